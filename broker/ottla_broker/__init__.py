@@ -1,0 +1,1 @@
+"""The broker process: every socket, file and clock of an Ottla cluster."""

@@ -1,0 +1,1 @@
+"""Drivers that run the pure state machines against sockets, files and the clock."""

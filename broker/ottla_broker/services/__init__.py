@@ -1,0 +1,1 @@
+"""What a broker does for a caller, whatever the transport."""

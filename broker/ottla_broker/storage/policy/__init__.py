@@ -1,0 +1,1 @@
+"""Pure storage rules: rolling, producer state, the idempotency window."""

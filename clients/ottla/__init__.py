@@ -1,0 +1,3 @@
+"""Ottla's Python SDK."""
+
+__all__: list[str] = []

@@ -1,0 +1,434 @@
+"""Every error that Ottla tells a caller, as one tree.
+
+    OttlaError
+    ├── InvalidRequestError          the request is wrong; sending it again cannot help
+    ├── NotFoundError                what it names does not exist
+    ├── ConflictError                it lost against a newer state: fenced, duplicate, out of order
+    ├── RoutingError                 it reached the wrong broker; refresh metadata and try again
+    ├── UnavailableError             it may work later
+    └── InternalError                the broker failed
+
+Each concrete class carries a `code` (Kafka's name where Kafka has one), the HTTP `status`, whether
+a retry may help (`retriable`) and whether the caller should look at fresh metadata first
+(`refresh_metadata`). On the wire an error is `application/problem+json` (RFC 9457): `problem()`
+renders it, `error_from_problem()` reads it back as the same class.
+
+Errors on writes also say what became of the write (`outcome`): NOT_APPLIED means that nothing was
+appended, UNKNOWN that it may have been. Only NOT_APPLIED may be retried without a producer id or an
+Idempotency-Key.
+"""
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+
+class Outcome(StrEnum):
+    """What became of a write that was answered with an error."""
+
+    NOT_APPLIED = "not_applied"
+    UNKNOWN = "unknown"
+
+
+class OttlaError(Exception):
+    """Base of every error that has a code.
+
+    Args:
+        detail: one sentence for a person, naming the field and the rule where there is one.
+        outcome: for writes, what became of it.
+        members: further problem members that the caller needs to go on (leader, bounds, index).
+    """
+
+    code: ClassVar[str] = "UNKNOWN_SERVER_ERROR"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Unknown server error"
+    retriable: ClassVar[bool] = False
+    refresh_metadata: ClassVar[bool] = False
+
+    def __init__(self, detail: str, *, outcome: Outcome | None = None, **members: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.outcome = outcome
+        self.members = members
+
+    def problem(self) -> dict[str, Any]:
+        """The error as the members of an RFC 9457 problem document."""
+        document: dict[str, Any] = {
+            "type": f"urn:ottla:error:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "retriable": self.retriable,
+        }
+        if self.outcome is not None:
+            document["outcome"] = self.outcome.value
+        document.update(self.members)
+        return document
+
+    def with_outcome(self, outcome: Outcome) -> "OttlaError":
+        """The same error, saying what became of the write unless it already says so."""
+        if self.outcome is None:
+            self.outcome = outcome
+        return self
+
+
+# --- the request is wrong -------------------------------------------------------------------
+
+
+class InvalidRequestError(OttlaError):
+    """A field or combination of fields breaks a rule; `detail` names both."""
+
+    code = "INVALID_REQUEST"
+    status = 422
+    title = "Invalid request"
+
+
+class MalformedBodyError(InvalidRequestError):
+    """The body does not parse; `detail` gives the position."""
+
+    code = "MALFORMED_BODY"
+    status = 400
+    title = "Malformed body"
+
+
+class InvalidTopicError(InvalidRequestError):
+    """The topic name breaks a naming rule."""
+
+    code = "INVALID_TOPIC_EXCEPTION"
+    title = "Invalid topic name"
+
+
+class InvalidPartitionsError(InvalidRequestError):
+    """The number of partitions is out of range."""
+
+    code = "INVALID_PARTITIONS"
+    title = "Invalid number of partitions"
+
+
+class InvalidReplicationFactorError(InvalidRequestError):
+    """The replication factor is below one or above the live brokers."""
+
+    code = "INVALID_REPLICATION_FACTOR"
+    title = "Invalid replication factor"
+
+
+class InvalidConfigError(InvalidRequestError):
+    """A topic config is unknown or out of range."""
+
+    code = "INVALID_CONFIG"
+    title = "Invalid config"
+
+
+class InvalidRequiredAcksError(InvalidRequestError):
+    """`acks` is none of 0, 1 and all."""
+
+    code = "INVALID_REQUIRED_ACKS"
+    title = "Invalid acks"
+
+
+class CorruptMessageError(InvalidRequestError):
+    """A record batch fails its checks: length, magic, count, CRC-32C or content."""
+
+    code = "CORRUPT_MESSAGE"
+    title = "Corrupt record batch"
+
+
+class IdempotencyKeyReusedError(InvalidRequestError):
+    """The Idempotency-Key was used before with another body."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+    title = "Idempotency key reused"
+
+
+class MessageTooLargeError(InvalidRequestError):
+    """A body, batch or record is over its limit."""
+
+    code = "MESSAGE_TOO_LARGE"
+    status = 413
+    title = "Message too large"
+
+
+class UnsupportedMediaTypeError(InvalidRequestError):
+    """The Content-Type or Content-Encoding is none that this call takes."""
+
+    code = "UNSUPPORTED_MEDIA_TYPE"
+    status = 415
+    title = "Unsupported media type"
+
+
+class MethodNotAllowedError(InvalidRequestError):
+    """The path exists but not with this method."""
+
+    code = "METHOD_NOT_ALLOWED"
+    status = 405
+    title = "Method not allowed"
+
+
+class OffsetOutOfRangeError(InvalidRequestError):
+    """The offset is outside [log start, log end]; both bounds are members."""
+
+    code = "OFFSET_OUT_OF_RANGE"
+    status = 416
+    title = "Offset out of range"
+    refresh_metadata = True
+
+
+class ClusterAuthorizationFailedError(InvalidRequestError):
+    """An internal call without the cluster's secret."""
+
+    code = "CLUSTER_AUTHORIZATION_FAILED"
+    status = 403
+    title = "Cluster authorization failed"
+
+
+class InconsistentClusterIdError(InvalidRequestError):
+    """The caller belongs to another cluster; both ids are named."""
+
+    code = "INCONSISTENT_CLUSTER_ID"
+    status = 403
+    title = "Inconsistent cluster id"
+
+
+# --- what it names does not exist -----------------------------------------------------------
+
+
+class NotFoundError(OttlaError):
+    """No such resource."""
+
+    code = "RESOURCE_NOT_FOUND"
+    status = 404
+    title = "Not found"
+
+
+class UnknownTopicOrPartitionError(NotFoundError):
+    """No topic or partition of that name."""
+
+    code = "UNKNOWN_TOPIC_OR_PARTITION"
+    title = "Unknown topic or partition"
+    refresh_metadata = True
+
+
+class UnknownTopicIdError(NotFoundError):
+    """The topic id is not the one that this broker knows for the name."""
+
+    code = "UNKNOWN_TOPIC_ID"
+    title = "Unknown topic id"
+    retriable = True
+    refresh_metadata = True
+
+
+# --- it lost against a newer state ----------------------------------------------------------
+
+
+class ConflictError(OttlaError):
+    """The request conflicts with the current state."""
+
+    code = "CONFLICT"
+    status = 409
+    title = "Conflict"
+
+
+class TopicAlreadyExistsError(ConflictError):
+    """The name, or one that equals it after swapping `.` and `_`, is taken."""
+
+    code = "TOPIC_ALREADY_EXISTS"
+    title = "Topic already exists"
+
+
+class FencedLeaderEpochError(ConflictError):
+    """The caller's leader epoch is older than this broker's."""
+
+    code = "FENCED_LEADER_EPOCH"
+    title = "Fenced leader epoch"
+    retriable = True
+    refresh_metadata = True
+
+
+class UnknownLeaderEpochError(ConflictError):
+    """The caller's leader epoch is newer than this broker knows yet."""
+
+    code = "UNKNOWN_LEADER_EPOCH"
+    title = "Unknown leader epoch"
+    retriable = True
+
+
+class StaleBrokerEpochError(ConflictError):
+    """The broker epoch is not that of the broker's current incarnation."""
+
+    code = "STALE_BROKER_EPOCH"
+    title = "Stale broker epoch"
+
+
+class DuplicateBrokerRegistrationError(ConflictError):
+    """Another live process holds this node id."""
+
+    code = "DUPLICATE_BROKER_REGISTRATION"
+    title = "Duplicate broker registration"
+    retriable = True
+
+
+class InvalidUpdateVersionError(ConflictError):
+    """A compare-and-set found a newer partition epoch."""
+
+    code = "INVALID_UPDATE_VERSION"
+    title = "Invalid update version"
+
+
+class IneligibleReplicaError(ConflictError):
+    """A replica proposed for the ISR is fenced or of another incarnation."""
+
+    code = "INELIGIBLE_REPLICA"
+    title = "Ineligible replica"
+
+
+class OutOfOrderSequenceNumberError(ConflictError):
+    """The batch's sequence does not follow the last one; the expected one is a member."""
+
+    code = "OUT_OF_ORDER_SEQUENCE_NUMBER"
+    title = "Out of order sequence number"
+
+
+class InvalidProducerEpochError(ConflictError):
+    """The producer epoch is older than one that this partition has seen."""
+
+    code = "INVALID_PRODUCER_EPOCH"
+    title = "Invalid producer epoch"
+
+
+class DuplicateSequenceNumberError(ConflictError):
+    """The sequence is older than the last five batches, so its offset is no longer known."""
+
+    code = "DUPLICATE_SEQUENCE_NUMBER"
+    title = "Duplicate sequence number"
+
+
+# --- it reached the wrong broker ------------------------------------------------------------
+
+
+class RoutingError(OttlaError):
+    """Another broker serves this; refresh metadata and try there."""
+
+    code = "ROUTING"
+    status = 421
+    title = "Misdirected request"
+    retriable = True
+    refresh_metadata = True
+
+
+class NotLeaderOrFollowerError(RoutingError):
+    """This broker does not lead the partition; the current leader is a member when known."""
+
+    code = "NOT_LEADER_OR_FOLLOWER"
+    title = "Not leader or follower"
+
+
+class NotControllerError(RoutingError):
+    """This node is not the active controller."""
+
+    code = "NOT_CONTROLLER"
+    title = "Not controller"
+
+
+# --- it may work later ----------------------------------------------------------------------
+
+
+class UnavailableError(OttlaError):
+    """The cluster cannot serve this now."""
+
+    code = "BROKER_NOT_AVAILABLE"
+    status = 503
+    title = "Broker not available"
+    retriable = True
+
+
+class LeaderNotAvailableError(UnavailableError):
+    """The partition has no leader, or its leader does not know its epoch yet."""
+
+    code = "LEADER_NOT_AVAILABLE"
+    title = "Leader not available"
+    refresh_metadata = True
+
+
+class ControllerNotAvailableError(UnavailableError):
+    """No controller is known, or it did not answer in time."""
+
+    code = "CONTROLLER_NOT_AVAILABLE"
+    title = "Controller not available"
+
+
+class OffsetNotAvailableError(UnavailableError):
+    """The new leader's high watermark has not reached its epoch's start yet."""
+
+    code = "OFFSET_NOT_AVAILABLE"
+    title = "Offset not available"
+
+
+class NotEnoughReplicasError(UnavailableError):
+    """Fewer replicas are in sync than `min.insync.replicas` asks; nothing was appended."""
+
+    code = "NOT_ENOUGH_REPLICAS"
+    title = "Not enough replicas"
+
+
+class NotEnoughReplicasAfterAppendError(UnavailableError):
+    """The ISR shrank below `min.insync.replicas` after the append: the outcome is unknown."""
+
+    code = "NOT_ENOUGH_REPLICAS_AFTER_APPEND"
+    title = "Not enough replicas after append"
+
+
+class OverloadedError(UnavailableError):
+    """A named limit of this broker is reached; come back after Retry-After."""
+
+    code = "THROTTLING_QUOTA_EXCEEDED"
+    title = "Overloaded"
+
+
+class RequestTimedOutError(UnavailableError):
+    """The deadline passed first."""
+
+    code = "REQUEST_TIMED_OUT"
+    status = 504
+    title = "Request timed out"
+
+
+# --- the broker failed ----------------------------------------------------------------------
+
+
+class InternalError(OttlaError):
+    """A defect or a failure inside the broker."""
+
+
+class StorageError(InternalError):
+    """The partition's files failed; the broker stops."""
+
+    code = "KAFKA_STORAGE_ERROR"
+    title = "Storage error"
+
+
+def _concrete(root: type[OttlaError]) -> dict[str, type[OttlaError]]:
+    classes = {root.code: root}
+    for child in root.__subclasses__():
+        for code, cls in _concrete(child).items():
+            classes.setdefault(code, cls)
+    return classes
+
+
+ERRORS_BY_CODE: dict[str, type[OttlaError]] = _concrete(OttlaError)
+"""Every code with the class that carries it."""
+
+_STANDARD_MEMBERS = frozenset(
+    {"type", "title", "status", "detail", "code", "retriable", "outcome"}
+)
+
+
+def error_from_problem(document: dict[str, Any]) -> OttlaError:
+    """The error that a problem document tells; an unknown code becomes a plain OttlaError."""
+    cls = ERRORS_BY_CODE.get(str(document.get("code")), OttlaError)
+    outcome = document.get("outcome")
+    members = {name: value for name, value in document.items() if name not in _STANDARD_MEMBERS}
+    return cls(
+        str(document.get("detail") or document.get("title") or "unknown error"),
+        outcome=Outcome(outcome) if outcome in set(Outcome) else None,
+        **members,
+    )

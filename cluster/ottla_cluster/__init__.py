@@ -1,0 +1,1 @@
+"""Ottla's state machines: pure, with time and randomness as arguments."""

@@ -1,0 +1,1 @@
+"""The controller: metadata records, the image they make, and the commands that produce them."""

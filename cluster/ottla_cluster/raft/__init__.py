@@ -1,0 +1,1 @@
+"""Raft-lite: the quorum that holds the cluster's metadata."""

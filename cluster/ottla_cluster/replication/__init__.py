@@ -1,0 +1,1 @@
+"""Partition replication: leader epochs, in-sync replicas and the high watermark."""

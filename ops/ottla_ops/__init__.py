@@ -1,0 +1,1 @@
+"""Running Ottla: the CLI, the supervisor and local clusters."""
