@@ -417,9 +417,7 @@ def _concrete(root: type[OttlaError]) -> dict[str, type[OttlaError]]:
 ERRORS_BY_CODE: dict[str, type[OttlaError]] = _concrete(OttlaError)
 """Every code with the class that carries it."""
 
-_STANDARD_MEMBERS = frozenset(
-    {"type", "title", "status", "detail", "code", "retriable", "outcome"}
-)
+_STANDARD_MEMBERS = frozenset({"type", "title", "status", "detail", "code", "retriable", "outcome"})
 
 
 def error_from_problem(document: dict[str, Any]) -> OttlaError:

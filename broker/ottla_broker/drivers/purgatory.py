@@ -1,0 +1,92 @@
+"""Where requests wait: long-polls for data, and acks for the high watermark.
+
+The purgatory bounds how many requests a broker parks at a time (a parked request costs memory and a
+connection, not a thread). A request that finds it full is told so at once instead of queueing.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+from ottla_protocol.errors import OttlaError, OverloadedError
+
+
+class Purgatory:
+    """Counts parked requests against `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.parked = 0
+
+    @contextmanager
+    def parked_request(self) -> Iterator[None]:
+        """Hold a place while the request waits.
+
+        Raises:
+            OverloadedError: `limit` requests are parked already.
+        """
+        if self.parked >= self.limit:
+            raise OverloadedError(
+                f"{self.limit} requests are waiting already (max_parked_requests)",
+                retry_after_seconds=1,
+            )
+        self.parked += 1
+        try:
+            yield
+        finally:
+            self.parked -= 1
+
+
+class OffsetWaiters:
+    """Futures that resolve once an offset that only grows has reached theirs."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
+        # Breaks ties between equal offsets, because futures have no order.
+        self._sequence = count()
+
+    def wait_for(self, offset: int) -> asyncio.Future[None]:
+        """A future that `reached(at least offset)` resolves."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._heap, (offset, next(self._sequence), future))
+        return future
+
+    def reached(self, offset: int) -> None:
+        """Resolve everything that waits for `offset` or less."""
+        while self._heap and self._heap[0][0] <= offset:
+            future = heapq.heappop(self._heap)[2]
+            if not future.done():
+                future.set_result(None)
+
+    def fail(self, error: OttlaError) -> None:
+        """Fail everything that still waits."""
+        waiting, self._heap = self._heap, []
+        for _, _, future in waiting:
+            if not future.done():
+                future.set_exception(error)
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+
+class Watchers:
+    """The long-polls that want to be woken when a partition changes."""
+
+    def __init__(self) -> None:
+        # Insertion-ordered, so that polls are woken in the order in which they came.
+        self._events: dict[asyncio.Event, None] = {}
+
+    def add(self, event: asyncio.Event) -> None:
+        """Set `event` at every change until it is removed."""
+        self._events[event] = None
+
+    def remove(self, event: asyncio.Event) -> None:
+        """Stop watching; unknown events are ignored."""
+        self._events.pop(event, None)
+
+    def wake(self) -> None:
+        """Tell every watcher."""
+        for event in self._events:
+            event.set()

@@ -1,0 +1,221 @@
+"""The broker's settings: flags over `OTTLA_*` environment over defaults, validated once, frozen.
+
+Lists are comma-separated (honcho's .env parser strips JSON's quotes). A name that starts with
+OTTLA_ and is no setting is an error that suggests the nearest one, because a misspelt limit that is
+silently ignored is found in production; the variables of clients and tools are left alone.
+"""
+
+import difflib
+import ipaddress
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ENVIRONMENT_PREFIX = "OTTLA_"
+CLIENT_VARIABLES = frozenset(
+    {"OTTLA_BOOTSTRAP", "OTTLA_CONTEXT", "OTTLA_TOKEN", "OTTLA_SIMULATION_SEEDS"}
+)
+"""Variables of the CLI, the SDKs and the tests: they never stop a broker."""
+
+MEBIBYTE = 1 << 20
+
+
+class SettingsError(Exception):
+    """A setting is missing, unknown or out of range; the message is one line for a person."""
+
+
+class Settings(BaseSettings):
+    """Everything that a broker process can be told. Sizes are bytes, times milliseconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        frozen=True,
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_prog_name="python -m ottla_broker",
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+        cli_exit_on_error=False,
+    )
+
+    node_id: int = Field(ge=1, description="this broker's id, unique in the cluster")
+    listen: str = Field("127.0.0.1:7101", description="host:port that clients and peers reach")
+    advertised_url: str = Field("", description="URL told to clients and peers; from --listen")
+    data_dir: Path | None = Field(None, description="where everything is kept; ./data/broker-<id>")
+    voters: Annotated[tuple[tuple[int, str], ...], NoDecode] = Field(
+        (), description="the metadata quorum, id@host:port,...; itself when empty"
+    )
+    cluster_id: str = Field("local", min_length=1, max_length=64, description="cluster's name")
+    cluster_secret: SecretStr | None = Field(None, description="authenticates internal calls")
+    insecure_listen: bool = Field(
+        default=False, description="listen beyond loopback without TLS and authentication"
+    )
+    rack: str = Field("", max_length=64, description="where replicas should not meet")
+    session_timeout_ms: int = Field(3000, ge=500, le=60_000, description="broker heartbeats")
+    replica_lag_time_max_ms: int = Field(
+        10_000, ge=500, le=600_000, description="a follower this far behind leaves the ISR"
+    )
+    default_replication_factor: int | None = Field(
+        None, ge=1, le=32, description="topic default; min(3, registered brokers) when unset"
+    )
+    num_partitions: int = Field(3, ge=1, le=10_000, description="topic default")
+    min_insync_replicas: int = Field(2, ge=1, le=32, description="topic default")
+    log_format: Literal["console", "json"] | None = Field(
+        None, description="console on a terminal, else json"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least")
+
+    max_json_body_bytes: int = Field(
+        8 * MEBIBYTE, ge=1024, le=256 * MEBIBYTE, description="JSON and form bodies, inflated"
+    )
+    max_binary_body_bytes: int = Field(
+        64 * MEBIBYTE, ge=1024, le=1024 * MEBIBYTE, description="binary produce bodies"
+    )
+    max_connections: int = Field(4096, ge=16, le=1_000_000, description="client connections")
+    max_parked_requests: int = Field(
+        16_384, ge=16, le=1_000_000, description="long-polls and acks waiting in purgatory"
+    )
+    max_inflight_produce_bytes: int = Field(
+        256 * MEBIBYTE, ge=MEBIBYTE, description="produce bodies being read or awaiting their ack"
+    )
+    tail_cache_bytes: int = Field(
+        64 * MEBIBYTE, ge=MEBIBYTE, description="newest batches kept in memory, whole broker"
+    )
+    max_open_segments: int = Field(
+        256, ge=4, le=100_000, description="segment files open at a time (a thread each)"
+    )
+
+    @field_validator("voters", mode="before")
+    @classmethod
+    def _parse_voters(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        voters = []
+        for part in filter(None, (piece.strip() for piece in value.split(","))):
+            node_id, at, address = part.partition("@")
+            if not at or not node_id.isdigit():
+                raise ValueError(f"'{part}' is not of the form id@host:port")
+            split_address(address)
+            voters.append((int(node_id), address))
+        if len({node_id for node_id, _ in voters}) != len(voters):
+            raise ValueError("a voter's id is named twice")
+        return tuple(voters)
+
+    @field_validator("listen")
+    @classmethod
+    def _check_listen(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+    @field_validator("advertised_url")
+    @classmethod
+    def _check_advertised_url(cls, value: str) -> str:
+        if value:
+            parts = urlsplit(value)
+            if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
+                raise ValueError("must look like http://host:port")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _refuse_open_listener(self) -> Self:
+        host, _ = split_address(self.listen)
+        if not self.insecure_listen and not _is_loopback(host):
+            raise ValueError(
+                f"listen: {self.listen} is beyond loopback, and this version has neither TLS nor "
+                "client authentication; set OTTLA_INSECURE_LISTEN=true to accept that"
+            )
+        if self.voters and self.node_id not in dict(self.voters):
+            raise ValueError(f"voters: must name this node ({self.node_id}@host:port)")
+        return self
+
+    @property
+    def url(self) -> str:
+        """The URL that clients and peers are told."""
+        return self.advertised_url or f"http://{self.listen}"
+
+    @property
+    def data_directory(self) -> Path:
+        """The data directory, with its default filled in."""
+        return self.data_dir or Path("data") / f"broker-{self.node_id}"
+
+    @property
+    def voter_urls(self) -> dict[int, str]:
+        """Every voter's base URL by node id, this one's included."""
+        if not self.voters:
+            return {self.node_id: self.url}
+        return {node_id: f"http://{address}" for node_id, address in self.voters}
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split `host:port` (IPv6 hosts in brackets).
+
+    Raises:
+        ValueError: it is not of that form or the port is out of range.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"'{address}' is not of the form host:port")
+    return host.strip("[]"), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings(
+    arguments: Sequence[str], environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """Read flags and environment once.
+
+    Raises:
+        SettingsError: with one line that names the setting and the rule.
+    """
+    _refuse_unknown_names(environment)
+    try:
+        return Settings(_cli_parse_args=list(arguments))  # type: ignore[call-arg]  # pydantic-settings takes its source options as keywords
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from error
+    except Exception as error:
+        if type(error).__module__.startswith("pydantic_settings"):
+            raise SettingsError(str(error).replace("\n", " ")) from error
+        raise
+
+
+def _refuse_unknown_names(environment: Mapping[str, str]) -> None:
+    known = {ENVIRONMENT_PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(environment):
+        if (
+            name.startswith(ENVIRONMENT_PREFIX)
+            and name not in known
+            and name not in CLIENT_VARIABLES
+        ):
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise SettingsError(f"unknown setting {name}{hint}")
+
+
+def _one_line(error: ValidationError) -> str:
+    first: Any = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not name:
+        return message
+    setting = name.replace("-", "_")
+    return f"{ENVIRONMENT_PREFIX}{setting.upper()} (--{setting.replace('_', '-')}): {message}"
+
+
+def exit_with_usage(error: Exception) -> int:
+    """Tell the one line that says why the broker cannot start; the exit code is 2."""
+    print(f"ottla broker: {error}", file=sys.stderr, flush=True)
+    return 2

@@ -1,0 +1,244 @@
+"""Requests and responses of the HTTP API, as msgspec structs.
+
+Requests refuse unknown fields; responses may gain fields, so readers ignore what they do not know.
+Offsets and timestamps are integers (milliseconds since the epoch); node ids are positive.
+The binary calls (`POST /v1/produce`, `POST /v1/fetch`) carry the same structs as MessagePack, with
+record batches as `bin`.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+ACKS_ALL = -1
+"""Wire value of `acks=all`: wait until the high watermark passes the last offset."""
+
+DEFAULT_PRODUCE_TIMEOUT_MS = 30_000
+MAX_PRODUCE_TIMEOUT_MS = 120_000
+MAX_WAIT_MS = 60_000
+"""The longest long-poll that a read may ask for."""
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of what clients send."""
+
+
+class Response(msgspec.Struct, frozen=True):
+    """Base of what brokers answer."""
+
+
+# --- cluster and metadata -------------------------------------------------------------------
+
+
+class BrokerDescription(Response, frozen=True):
+    """One registered broker. `state` is active, fenced or draining."""
+
+    id: int
+    url: str
+    rack: str
+    state: str
+    broker_epoch: int
+
+
+class ClusterDescription(Response, frozen=True):
+    """The cluster as this broker knows it: `controller` is None while none is elected."""
+
+    cluster_id: str
+    controller: int | None
+    controller_term: int
+    metadata_version: int
+    feature_level: int
+    brokers: list[BrokerDescription]
+    topics: int
+    partitions: int
+
+
+class BrokerList(Response, frozen=True):
+    """All registered brokers, by id."""
+
+    brokers: list[BrokerDescription]
+
+
+class PartitionDescription(Response, frozen=True):
+    """One partition's placement and leadership; `leader` is None while it has none."""
+
+    partition: int
+    leader: int | None
+    leader_epoch: int
+    replicas: list[int]
+    isr: list[int]
+
+
+class TopicDescription(Response, frozen=True):
+    """One topic; `warnings` is only filled by its creation."""
+
+    name: str
+    topic_id: str
+    partitions: list[PartitionDescription]
+    configs: dict[str, Any]
+    warnings: list[str] = []
+
+
+class TopicList(Response, frozen=True):
+    """Every topic, by name."""
+
+    topics: list[TopicDescription]
+
+
+class CreateTopicRequest(Request, frozen=True):
+    """`POST /v1/topics`. What is left out takes the broker's default."""
+
+    name: str
+    partitions: int | None = None
+    replication_factor: int | None = None
+    configs: dict[str, str | int | bool] = {}
+    validate_only: bool = False
+
+
+class MetadataResponse(Response, frozen=True):
+    """What an SDK needs to go direct: `urls` maps a node id to the broker's advertised URL."""
+
+    cluster_id: str
+    controller: int | None
+    metadata_version: int
+    brokers: list[BrokerDescription]
+    topics: list[TopicDescription]
+
+
+# --- produce --------------------------------------------------------------------------------
+
+
+class ProduceResult(Response, frozen=True):
+    """What became of one partition's records; `error` is a problem document or None.
+
+    Where `error` is set, `base_offset` and `timestamp` are -1.
+    """
+
+    partition: int
+    base_offset: int
+    count: int
+    timestamp: int
+    duplicate: bool = False
+    error: dict[str, Any] | None = None
+
+
+class RecordPosition(Response, frozen=True):
+    """Where one record of the request went; `offset` is -1 where its partition failed."""
+
+    partition: int
+    offset: int
+
+
+class ProduceResponse(Response, frozen=True):
+    """`records` is in the order of the request, `results` by partition."""
+
+    topic: str
+    results: list[ProduceResult]
+    records: list[RecordPosition]
+
+
+class BatchToAppend(Request, frozen=True):
+    """One record batch of a binary produce.
+
+    `idempotency` (32 bytes: digest of principal, topic and key, then of the body) is only taken
+    from brokers that forward a JSON produce.
+    """
+
+    topic: str
+    partition: int
+    batch: memoryview
+    topic_id: str | None = None
+    idempotency: bytes | None = None
+
+
+class BinaryProduceRequest(Request, frozen=True):
+    """`POST /v1/produce`. `acks` is 0, 1 or -1 (all)."""
+
+    batches: list[BatchToAppend]
+    acks: int = ACKS_ALL
+    timeout_ms: int = DEFAULT_PRODUCE_TIMEOUT_MS
+
+
+class AppendedBatch(Response, frozen=True):
+    """One result of a binary produce, in the order of the request."""
+
+    topic: str
+    partition: int
+    base_offset: int
+    count: int
+    timestamp: int
+    duplicate: bool = False
+    error: dict[str, Any] | None = None
+
+
+class BinaryProduceResponse(Response, frozen=True):
+    """Results in the order of the request's batches."""
+
+    results: list[AppendedBatch]
+
+
+# --- fetch ----------------------------------------------------------------------------------
+
+
+class PartitionToFetch(Request, frozen=True):
+    """One partition of a binary fetch; `leader_epoch` fences a client with stale metadata."""
+
+    topic: str
+    partition: int
+    offset: int
+    max_bytes: int = 1 << 20
+    leader_epoch: int | None = None
+
+
+class BinaryFetchRequest(Request, frozen=True):
+    """`POST /v1/fetch`: long-poll until `min_bytes` are there or `max_wait_ms` has passed."""
+
+    partitions: list[PartitionToFetch]
+    max_wait_ms: int = 500
+    min_bytes: int = 1
+    max_bytes: int = 16 << 20
+    isolation: Literal["read_uncommitted", "read_committed"] = "read_uncommitted"
+
+
+class FetchedPartition(Response, frozen=True):
+    """`batches` are whole record batches; the first may begin below the offset asked for."""
+
+    topic: str
+    partition: int
+    batches: list[bytes | memoryview]
+    high_watermark: int
+    log_start_offset: int
+    error: dict[str, Any] | None = None
+
+
+class BinaryFetchResponse(Response, frozen=True):
+    """Results in the order of the request's partitions."""
+
+    partitions: list[FetchedPartition]
+
+
+class OffsetResponse(Response, frozen=True):
+    """`GET …/offsets?at=earliest|latest`: `latest` is the high watermark."""
+
+    topic: str
+    partition: int
+    offset: int
+    leader_epoch: int
+
+
+# --- health ---------------------------------------------------------------------------------
+
+
+class Readiness(Response, frozen=True):
+    """`GET /readyz`: 200 with no reasons, or 503 with each reason why not."""
+
+    ready: bool
+    reasons: list[str]
+
+
+class VersionResponse(Response, frozen=True):
+    """`GET /version`."""
+
+    version: str
+    python: str
+    sqlite: str
