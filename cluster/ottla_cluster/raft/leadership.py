@@ -1,0 +1,239 @@
+"""What only a leader does: replicate, commit, keep its followers, confirm reads.
+
+One object lives as long as one leadership; losing the term drops it whole. It shares the log with
+its node and writes messages and confirmed reads into the node's `Outputs`.
+
+The leader counts its own log as durable up to its end. It may, because the driver persists a Ready
+before it hands in the next input, so what a follower can have acknowledged the leader has on disk,
+and because a single voter's committed entries are applied only after they were persisted.
+"""
+
+from typing import TYPE_CHECKING
+
+from ottla_cluster.raft.errors import RaftInvariantError
+from ottla_cluster.raft.messages import AppendRequest, AppendResponse, Entry
+from ottla_cluster.raft.progress import Progress
+from ottla_cluster.raft.quorum import reached_by_quorum
+from ottla_cluster.raft.reads import ReadRounds
+from ottla_protocol.errors import Outcome, OverloadedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ottla_cluster.raft.config import RaftConfig
+    from ottla_cluster.raft.log import RaftLog
+    from ottla_cluster.raft.ready import Outputs
+
+
+class Leadership:
+    """One term as leader.
+
+    Args:
+        config: the node's settings.
+        log: the node's log.
+        outputs: where messages and confirmed reads go.
+        term: the term that this node won.
+        now_ms: when it won.
+    """
+
+    __slots__ = (
+        "_config",
+        "_followers",
+        "_log",
+        "_outputs",
+        "_reads",
+        "_uncommitted_bytes",
+        "heartbeat_due_ms",
+        "term",
+    )
+
+    def __init__(
+        self, config: "RaftConfig", log: "RaftLog", outputs: "Outputs", *, term: int, now_ms: int
+    ) -> None:
+        self.term = term
+        self._config = config
+        self._log = log
+        self._outputs = outputs
+        self._followers = {
+            peer: Progress(
+                peer,
+                next_index=log.last_index + 1,
+                now_ms=now_ms,
+                max_inflight_appends=config.max_inflight_appends,
+            )
+            for peer in config.peers
+        }
+        self._reads = ReadRounds(max_rounds_in_flight=config.max_read_rounds_in_flight)
+        # Payload bytes of the entries above the commit index.
+        self._uncommitted_bytes = log.size_bytes(log.commit_index + 1, log.last_index)
+        self.heartbeat_due_ms = now_ms + self._heartbeat_interval_ms()
+
+    def _heartbeat_interval_ms(self) -> int:
+        """A leader without followers has nobody to show that it lives, and only idles."""
+        if self._followers:
+            return self._config.heartbeat_interval_ms
+        return self._config.election_timeout_max_ms
+
+    # --- appending and committing ---------------------------------------------------------------
+
+    def append(self, payloads: "Sequence[bytes]") -> None:
+        """Append entries of this term and send them on.
+
+        Raises:
+            OverloadedError: too much is uncommitted; nothing was appended.
+        """
+        size_bytes = sum(map(len, payloads))
+        limit_bytes = self._config.max_uncommitted_bytes
+        if size_bytes and self._uncommitted_bytes + size_bytes > limit_bytes:
+            raise OverloadedError(
+                f"{self._uncommitted_bytes} bytes of metadata are not committed yet, and "
+                f"max_uncommitted_bytes is {limit_bytes}",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        next_index = self._log.last_index + 1
+        self._log.append(
+            [Entry(index, self.term, payload) for index, payload in enumerate(payloads, next_index)]
+        )
+        self._uncommitted_bytes += size_bytes
+        self._advance_commit()
+        for progress in self._followers.values():
+            self._replicate(progress)
+        self._advance_reads()
+
+    def handle_response(self, response: AppendResponse, now_ms: int) -> None:
+        """Learn from a follower's answer in this term.
+
+        Raises:
+            RaftInvariantError: it acknowledges what this leader never sent.
+        """
+        if response.accepted and response.index > self._log.last_index:
+            raise RaftInvariantError(
+                f"node {response.sender} acknowledges index {response.index}, but the leader's "
+                f"log ends at {self._log.last_index}"
+            )
+        progress = self._followers[response.sender]
+        progress.answered(response.read_sequence, now_ms)
+        if response.accepted:
+            progress.accepted(response.index)
+            if self._advance_commit():
+                for follower in self._followers.values():
+                    self._replicate(follower)
+            else:
+                self._replicate(progress)
+        else:
+            agreed, _ = self._log.last_at_or_below(response.hint_index, response.hint_term)
+            if progress.refused(response.index, agreed + 1):
+                self._replicate(progress)
+        self._advance_reads()
+
+    def _advance_commit(self) -> bool:
+        """Commit what a majority holds, when it ends in an entry of this term (Raft §5.4.2).
+
+        An older term's entry on a majority may still be replaced (figure 8); it is committed with
+        the first entry of this term that follows it.
+        """
+        matches = [progress.match_index for progress in self._followers.values()]
+        index = reached_by_quorum([self._log.last_index, *matches])
+        committed_before = self._log.commit_index
+        if index <= committed_before or self._log.term_at(index) != self.term:
+            return False
+        self._log.commit_to(index)
+        self._uncommitted_bytes -= self._log.size_bytes(committed_before + 1, index)
+        return True
+
+    def _has_committed_in_term(self) -> bool:
+        return self._log.term_at(self._log.commit_index) == self.term
+
+    # --- sending --------------------------------------------------------------------------------
+
+    def _replicate(self, progress: Progress, *, must_send: bool = False) -> None:
+        """Send the entries that the follower's window allows, else news of the commit index.
+
+        With `must_send` at least one message leaves. Without entries it builds on match_index, so
+        it cannot be refused for overtaking an append, and still tells what the follower may apply.
+        """
+        has_sent = False
+        while progress.may_send_entries and progress.next_index <= self._log.last_index:
+            prev_index = progress.next_index - 1
+            entries = self._log.slice_from(
+                progress.next_index,
+                max_entries=self._config.max_append_entries,
+                max_bytes=self._config.max_append_bytes,
+            )
+            progress.sent(entries[-1].index)
+            self._send(progress, prev_index, entries)
+            has_sent = True
+        has_news = progress.commit_index_sent < min(self._log.commit_index, progress.match_index)
+        if not has_sent and (must_send or has_news):
+            self._send(progress, progress.match_index, ())
+
+    def _send(self, progress: Progress, prev_index: int, entries: tuple[Entry, ...]) -> None:
+        commit_index = self._log.commit_index
+        self._outputs.messages.append(
+            AppendRequest(
+                term=self.term,
+                sender=self._config.node_id,
+                receiver=progress.follower_id,
+                prev_index=prev_index,
+                prev_term=self._log.term_at(prev_index),
+                entries=entries,
+                commit_index=commit_index,
+                read_sequence=self._reads.sequence,
+            )
+        )
+        progress.commit_index_sent = max(
+            progress.commit_index_sent, min(commit_index, prev_index + len(entries))
+        )
+
+    # --- time and followers ---------------------------------------------------------------------
+
+    def tick(self, now_ms: int) -> None:
+        """Send heartbeats when they are due; they also find lost appends."""
+        if now_ms < self.heartbeat_due_ms:
+            return
+        self.heartbeat_due_ms = now_ms + self._heartbeat_interval_ms()
+        for progress in self._followers.values():
+            self._send(progress, progress.next_index - 1, ())
+
+    def has_quorum_contact(self, now_ms: int) -> bool:
+        """Whether a quorum has answered within an election timeout (check-quorum)."""
+        contacts = [progress.last_contact_ms for progress in self._followers.values()]
+        last_contact_ms = reached_by_quorum([now_ms, *contacts])
+        return now_ms - last_contact_ms < self._config.election_timeout_max_ms
+
+    def peer_refused(self, peer_id: int) -> None:
+        """The follower's process is gone: what was on its way to it is lost."""
+        self._followers[peer_id].probe()
+
+    # --- reads ----------------------------------------------------------------------------------
+
+    def request_read(self, token: int) -> None:
+        """Take a read and start its round at once, as soon as this term has committed.
+
+        Raises:
+            OverloadedError: too many reads wait.
+        """
+        if self._reads.pending_count >= self._config.max_pending_reads:
+            raise OverloadedError(
+                f"max_pending_reads is {self._config.max_pending_reads}: that many reads wait"
+            )
+        self._reads.add(token)
+        self._advance_reads()
+
+    def fail_reads(self) -> list[int]:
+        """End every unconfirmed read; their tokens."""
+        return self._reads.fail_all()
+
+    def _advance_reads(self) -> None:
+        """Confirm the rounds that a quorum has answered, and start the next one."""
+        self._confirm_reads()
+        if self._has_committed_in_term() and self._reads.start_round(self._log.commit_index):
+            for progress in self._followers.values():
+                self._replicate(progress, must_send=True)
+            # A single voter is its own quorum.
+            self._confirm_reads()
+
+    def _confirm_reads(self) -> None:
+        answered = [progress.answered_read_sequence for progress in self._followers.values()]
+        sequence = reached_by_quorum([self._reads.sequence, *answered])
+        self._outputs.confirmed_reads.extend(self._reads.confirm(sequence))

@@ -1,0 +1,150 @@
+"""What voters say to one another, and what each writes down.
+
+Every message carries its sender's current term, so that one rule holds everywhere: whoever sees a
+higher term than its own follows it (Raft §5.1). Two requests are excepted: a pre-vote request never
+moves the receiver's term (dissertation §9.6), and a vote request moves it only when the receiver
+has no live leader (dissertation §4.2.3).
+
+On the wire a batch of messages is one MessagePack array. Each message is an array too, tag first,
+so a field may be added at the end, with a default, and older nodes skip it.
+"""
+
+from typing import Annotated, Final
+
+import msgspec
+
+from ottla_protocol.errors import MalformedBodyError
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_NodeId = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One entry of the Raft log; indexes start at 1.
+
+    An empty payload is the no-op that a leader appends on its election (Raft §8).
+    """
+
+    index: _Count
+    term: _Count
+    payload: bytes
+
+
+class HardState(msgspec.Struct, frozen=True, array_like=True):
+    """What a voter must remember over a crash, beside its entries (Raft figure 2).
+
+    `term` and `voted_for` are safety: a voter that forgets them may vote twice in one term.
+    `commit_index` only saves time after a restart and may lag behind.
+    """
+
+    term: _Count = 0
+    voted_for: _NodeId | None = None
+    commit_index: _Count = 0
+
+
+class PreVoteRequest(msgspec.Struct, frozen=True, array_like=True, tag="pre_vote_request"):
+    """Would you vote for me in term + 1? Binds nobody; `term` is the sender's current term."""
+
+    term: _Count
+    sender: _NodeId
+    receiver: _NodeId
+    last_index: _Count
+    last_term: _Count
+
+
+class PreVoteResponse(msgspec.Struct, frozen=True, array_like=True, tag="pre_vote_response"):
+    """The answer; `request_term` repeats the request's term."""
+
+    term: _Count
+    sender: _NodeId
+    receiver: _NodeId
+    request_term: _Count
+    granted: bool
+
+
+class VoteRequest(msgspec.Struct, frozen=True, array_like=True, tag="vote_request"):
+    """Vote for me in `term`; my log ends with (last_index, last_term)."""
+
+    term: _Count
+    sender: _NodeId
+    receiver: _NodeId
+    last_index: _Count
+    last_term: _Count
+
+
+class VoteResponse(msgspec.Struct, frozen=True, array_like=True, tag="vote_response"):
+    """The answer: sent only after the vote is on disk."""
+
+    term: _Count
+    sender: _NodeId
+    receiver: _NodeId
+    granted: bool
+
+
+class AppendRequest(msgspec.Struct, frozen=True, array_like=True, tag="append_request"):
+    """Entries that follow (prev_index, prev_term); without entries a heartbeat or commit news.
+
+    `read_sequence` numbers the leader's read rounds; the response repeats it.
+    """
+
+    term: _Count
+    sender: _NodeId
+    receiver: _NodeId
+    prev_index: _Count
+    prev_term: _Count
+    entries: tuple[Entry, ...]
+    commit_index: _Count
+    read_sequence: _Count
+
+
+class AppendResponse(msgspec.Struct, frozen=True, array_like=True, tag="append_response"):
+    """The answer: sent only after the entries are on disk.
+
+    Accepted: the sender's log equals the leader's up to `index`. Refused: it holds no entry
+    (prev_index, prev_term) with prev_index = `index`; (`hint_index`, `hint_term`) is then the last
+    entry of the sender at or before it whose term is not above prev_term, so that the leader steps
+    back over whole terms at once (Raft §5.3, last paragraphs).
+    """
+
+    term: _Count
+    sender: _NodeId
+    receiver: _NodeId
+    accepted: bool
+    index: _Count
+    hint_index: _Count
+    hint_term: _Count
+    read_sequence: _Count
+
+
+Message = (
+    PreVoteRequest | PreVoteResponse | VoteRequest | VoteResponse | AppendRequest | AppendResponse
+)
+
+MAX_MESSAGES_PER_BATCH: Final = 4_096
+"""Messages that one encoded batch may hold; a peer that sends more is refused."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(
+    Annotated[list[Message], msgspec.Meta(max_length=MAX_MESSAGES_PER_BATCH)]
+)
+
+
+def encode_messages(messages: list[Message]) -> bytes:
+    """Messages for one receiver as MessagePack, in order.
+
+    The caller splits at MAX_MESSAGES_PER_BATCH.
+    """
+    assert len(messages) <= MAX_MESSAGES_PER_BATCH, "split the batch before encoding it"
+    return _encoder.encode(messages)
+
+
+def decode_messages(data: bytes) -> list[Message]:
+    """The messages of one batch, in order.
+
+    Raises:
+        MalformedBodyError: not MessagePack, not a batch of messages, or over the limit.
+    """
+    try:
+        return _decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise MalformedBodyError(f"not a batch of Raft messages: {error}") from error

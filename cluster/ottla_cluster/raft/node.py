@@ -1,0 +1,494 @@
+"""One voter of the metadata quorum: a pure Raft node.
+
+Inputs go in one at a time; each gives one `Ready`. The driver's contract, on which safety rests:
+
+1. Inputs are strictly serial. A Ready is persisted, then sent, then applied, before the next input.
+2. Persist: when `ready.must_persist`, one durable transaction deletes the entries from
+   `truncate_from` on, appends `entries` and stores `hard_state`. A failed write stops the process.
+3. Send: `messages` leave only then. They may be lost, repeated and reordered.
+4. Apply: `committed` in order, then answer `confirmed_reads` and `failed_reads`.
+5. `tick` is called at `next_deadline_ms()` at the latest. After every input, one that raised
+   included, the driver asks for it again: an input that raised may have left an output that is due.
+6. `now_ms` is monotonic and moves on while the process is suspended or blocked. A clock that steps
+   back counts as standing still.
+
+Because of rule 1 a leader counts its own entries as durable when the next input arrives, a reply
+never promises what is not on disk, and a single voter commits within one Ready: persisting comes
+before applying. `hard_state.commit_index` only saves time after a restart, so a commit alone
+persists nothing. A restarted node hands out all it knows to be committed with its first Ready.
+
+Roles:
+
+    FOLLOWER       election timeout → PRE_CANDIDATE
+    PRE_CANDIDATE  a quorum would vote → CANDIDATE; a quorum would not, or a leader → FOLLOWER
+    CANDIDATE      a quorum votes → LEADER; a quorum does not, or a leader → FOLLOWER
+    LEADER         no quorum heard for an election timeout → FOLLOWER
+    any            a higher term → FOLLOWER
+
+Against disruption: pre-vote (dissertation §9.6), check-quorum (§6.2), and a voter that heard from a
+live leader within the minimum election timeout helps nobody else to power (§4.2.3), save when that
+leader's connection was refused. Membership change and snapshots are not there yet.
+"""
+
+from typing import TYPE_CHECKING, assert_never
+
+from ottla_cluster.raft.errors import (
+    NotLeaderError,
+    RaftInvariantError,
+    RaftMessageRefusedError,
+    RaftStateCorruptError,
+)
+from ottla_cluster.raft.leadership import Leadership
+from ottla_cluster.raft.log import RaftLog
+from ottla_cluster.raft.messages import (
+    AppendRequest,
+    AppendResponse,
+    Entry,
+    HardState,
+    Message,
+    PreVoteRequest,
+    PreVoteResponse,
+    VoteRequest,
+    VoteResponse,
+)
+from ottla_cluster.raft.quorum import VoteResult, vote_result
+from ottla_cluster.raft.ready import Outputs, Proposed, Ready, Role
+from ottla_protocol.errors import MessageTooLargeError, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from random import Random
+
+    from ottla_cluster.raft.config import RaftConfig
+
+_REFUSED_LEADER_TIMEOUT_DIVISOR = 4
+"""A follower whose leader is gone campaigns within this part of the shortest election timeout."""
+
+
+class RaftNode:
+    """One voter.
+
+    Args:
+        config: identity, timing and limits.
+        hard_state: as persisted last; `HardState()` on the first start.
+        entries: every persisted entry, in order.
+        random: draws election timeouts; nothing else depends on it.
+        now_ms: the monotonic clock.
+        applied_index: how far the caller's state machine already is.
+
+    Raises:
+        RaftStateCorruptError: the persisted state contradicts itself, so entries are missing.
+    """
+
+    def __init__(
+        self,
+        config: "RaftConfig",
+        *,
+        hard_state: HardState,
+        entries: "Sequence[Entry]",
+        random: "Random",
+        now_ms: int,
+        applied_index: int = 0,
+    ) -> None:
+        self._config = config
+        self._random = random
+        self._now_ms = now_ms
+        self._log = RaftLog(
+            entries, commit_index=hard_state.commit_index, applied_index=applied_index
+        )
+        if self._log.last_term > hard_state.term:
+            raise RaftStateCorruptError(
+                f"the last entry is of term {self._log.last_term}, but the persisted term is "
+                f"{hard_state.term}"
+            )
+        # The term never falls. Per term this voter votes at most once, and _voted_for tells for
+        # whom; both are on disk before any message of the term leaves (Raft figure 2).
+        self._term = hard_state.term
+        self._voted_for = hard_state.voted_for
+        self._persisted_vote = (hard_state.term, hard_state.voted_for)
+        self._role = Role.FOLLOWER
+        # The leader of _term, when known. None while this node campaigns.
+        self._leader_id: int | None = None
+        # Present exactly while _role is LEADER.
+        self._leadership: Leadership | None = None
+        # Answers to this node's own campaign, while it is a candidate of either kind.
+        self._votes: dict[int, bool] = {}
+        self._leader_contact_ms = now_ms
+        self._election_deadline_ms = now_ms
+        self._outputs = Outputs()
+        if len(config.voters) > 1:
+            self._restart_election_timer()
+
+    # --- what the driver may ask ----------------------------------------------------------------
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+        return self._term
+
+    @property
+    def role(self) -> Role:
+        """The current role."""
+        return self._role
+
+    @property
+    def leader_id(self) -> int | None:
+        """The leader of this term, itself included; None while unknown."""
+        return self._leader_id
+
+    @property
+    def commit_index(self) -> int:
+        """How far the log is known to be committed."""
+        return self._log.commit_index
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last entry; 0 when there is none."""
+        return self._log.last_index
+
+    def next_deadline_ms(self) -> int:
+        """When `tick` must be called next at the latest, on the clock of `now_ms`."""
+        if self._outputs.pending:
+            return self._now_ms
+        if self._leadership is not None:
+            return self._leadership.heartbeat_due_ms
+        return self._election_deadline_ms
+
+    # --- inputs ---------------------------------------------------------------------------------
+
+    def tick(self, now_ms: int) -> Ready:
+        """Do what is due: campaign, heartbeat, step down."""
+        self._advance_clock(now_ms)
+        if self._leadership is not None:
+            self._leadership.tick(self._now_ms)
+        elif self._now_ms >= self._election_deadline_ms:
+            self._pre_campaign()
+        return self._ready()
+
+    def step(self, message: Message, now_ms: int) -> Ready:
+        """Handle one message from a peer.
+
+        Raises:
+            RaftMessageRefusedError: it is not for this voter or is malformed; nothing changed.
+            RaftInvariantError: it breaks a rule of Raft; the process must stop.
+        """
+        self._check_message(message)
+        self._advance_clock(now_ms)
+        match message:
+            case AppendRequest():
+                self._handle_append_request(message)
+            case AppendResponse():
+                self._observe_term(message.term)
+                if self._leadership is not None and message.term == self._term:
+                    self._leadership.handle_response(message, self._now_ms)
+            case PreVoteRequest():
+                self._handle_pre_vote_request(message)
+            case PreVoteResponse():
+                self._observe_term(message.term)
+                if self._role is Role.PRE_CANDIDATE and message.request_term == self._term:
+                    self._record_vote(message.sender, granted=message.granted)
+            case VoteRequest():
+                self._handle_vote_request(message)
+            case VoteResponse():
+                self._observe_term(message.term)
+                if self._role is Role.CANDIDATE and message.term == self._term:
+                    self._record_vote(message.sender, granted=message.granted)
+            case _:  # pragma: no cover
+                assert_never(message)
+        return self._ready()
+
+    def propose(self, payloads: "Sequence[bytes]", now_ms: int) -> Ready:
+        """Append payloads as consecutive entries; `Ready.proposed` tells where they went.
+
+        Args:
+            payloads: at least one, none of them empty (that is the election's no-op).
+            now_ms: the monotonic clock.
+
+        Raises:
+            NotLeaderError: this node does not lead, or has just noticed that it may not.
+            MessageTooLargeError: a payload is over `max_entry_bytes`.
+            OverloadedError: `max_uncommitted_bytes` is reached.
+        """
+        assert payloads, "a proposal has at least one payload"
+        assert all(payloads), "an empty payload is the election's no-op"
+        longest_bytes = max(map(len, payloads))
+        if longest_bytes > self._config.max_entry_bytes:
+            raise MessageTooLargeError(
+                f"a metadata entry has {longest_bytes} bytes, and max_entry_bytes is "
+                f"{self._config.max_entry_bytes}",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        leadership = self._require_leadership(now_ms)
+        first_index = self._log.last_index + 1
+        leadership.append(payloads)
+        return self._ready(Proposed(first_index, self._log.last_index, self._term))
+
+    def request_read(self, token: int, now_ms: int) -> Ready:
+        """Begin a linearizable read (dissertation §6.4).
+
+        The token comes back once, in `confirmed_reads` or in `failed_reads` of this Ready or a
+        later one.
+
+        Raises:
+            NotLeaderError: this node does not lead, or has just noticed that it may not.
+            OverloadedError: `max_pending_reads` is reached.
+        """
+        self._require_leadership(now_ms).request_read(token)
+        return self._ready()
+
+    def peer_refused(self, peer_id: int, now_ms: int) -> Ready:
+        """The connection to a voter was refused (ECONNREFUSED and nothing else): it has crashed.
+
+        A follower of that voter forgets it, grants pre-votes at once, and campaigns itself after a
+        short random delay.
+        """
+        assert peer_id in self._config.peers, f"node {peer_id} is no peer"
+        self._advance_clock(now_ms)
+        if self._leadership is not None:
+            self._leadership.peer_refused(peer_id)
+        elif self._leader_id == peer_id:
+            self._leader_id = None
+            longest_ms = self._config.election_timeout_min_ms // _REFUSED_LEADER_TIMEOUT_DIVISOR
+            self._election_deadline_ms = self._now_ms + self._random.randint(0, longest_ms)
+        return self._ready()
+
+    # --- shared by the inputs -------------------------------------------------------------------
+
+    def _advance_clock(self, now_ms: int) -> None:
+        """Take the time, before anything else: a leader that was away too long steps down first.
+
+        So a process that was paused neither proposes nor reads on the strength of answers that
+        waited in its socket meanwhile.
+        """
+        self._now_ms = max(self._now_ms, now_ms)
+        leadership = self._leadership
+        if leadership is not None and not leadership.has_quorum_contact(self._now_ms):
+            self._become_follower(self._term, None)
+
+    def _require_leadership(self, now_ms: int) -> Leadership:
+        self._advance_clock(now_ms)
+        if self._leadership is None:
+            raise NotLeaderError(self._leader_id)
+        return self._leadership
+
+    def _check_message(self, message: Message) -> None:
+        if message.receiver != self._config.node_id or message.sender not in self._config.peers:
+            raise RaftMessageRefusedError(
+                f"a message from node {message.sender} to node {message.receiver} reached node "
+                f"{self._config.node_id} of the voters {self._config.voters}"
+            )
+        if isinstance(message, AppendRequest):
+            previous_term = message.prev_term
+            for index, entry in enumerate(message.entries, message.prev_index + 1):
+                if entry.index != index or not previous_term <= entry.term <= message.term:
+                    raise RaftMessageRefusedError(
+                        f"entry ({entry.index}, term {entry.term}) cannot follow "
+                        f"({index - 1}, term {previous_term}) in an append of term {message.term}"
+                    )
+                previous_term = entry.term
+
+    def _observe_term(self, term: int) -> None:
+        if term > self._term:
+            self._become_follower(term, None)
+
+    def _ready(self, proposed: Proposed | None = None) -> Ready:
+        truncate_from, entries = self._log.take_changes()
+        vote = (self._term, self._voted_for)
+        hard_state = None
+        if entries or truncate_from is not None or vote != self._persisted_vote:
+            hard_state = HardState(self._term, self._voted_for, self._log.commit_index)
+            self._persisted_vote = vote
+        outputs = self._outputs
+        ready = Ready(
+            hard_state=hard_state,
+            truncate_from=truncate_from,
+            entries=entries,
+            messages=tuple(outputs.messages),
+            committed=self._log.take_committed(),
+            confirmed_reads=tuple(outputs.confirmed_reads),
+            failed_reads=tuple(outputs.failed_reads),
+            proposed=proposed,
+            term=self._term,
+            role=self._role,
+            leader_id=self._leader_id,
+            commit_index=self._log.commit_index,
+        )
+        outputs.clear()
+        return ready
+
+    # --- roles ----------------------------------------------------------------------------------
+
+    def _become_follower(self, term: int, leader_id: int | None) -> None:
+        """Follow `leader_id` (None: whoever wins) in `term`, which never falls."""
+        assert term >= self._term, "the term never falls"
+        if term > self._term:
+            self._term = term
+            self._voted_for = None
+        if self._leadership is not None:
+            self._outputs.failed_reads.extend(self._leadership.fail_reads())
+            self._leadership = None
+        # A follower that merely learns a term keeps its deadline: only a leader or a granted vote
+        # moves it (Raft §5.2), or stale candidates could hold off a fresh one for ever.
+        if self._role is not Role.FOLLOWER:
+            self._restart_election_timer()
+        self._role = Role.FOLLOWER
+        self._leader_id = leader_id
+        self._votes = {}
+
+    def _become_leader(self) -> None:
+        assert self._role is Role.CANDIDATE, "only a candidate wins"
+        assert self._voted_for == self._config.node_id, "a candidate has voted for itself"
+        self._role = Role.LEADER
+        self._leader_id = self._config.node_id
+        self._votes = {}
+        self._leadership = Leadership(
+            self._config, self._log, self._outputs, term=self._term, now_ms=self._now_ms
+        )
+        # The no-op commits what earlier terms left (Raft §8).
+        self._leadership.append((b"",))
+
+    def _restart_election_timer(self) -> None:
+        self._election_deadline_ms = self._now_ms + self._random.randint(
+            self._config.election_timeout_min_ms, self._config.election_timeout_max_ms
+        )
+
+    def _has_live_leader(self) -> bool:
+        """Whether a leader is known to have lived within the minimum election timeout."""
+        if self._leader_id is None:
+            return False
+        since_ms = self._now_ms - self._leader_contact_ms
+        return self._leadership is not None or since_ms < self._config.election_timeout_min_ms
+
+    # --- elections ------------------------------------------------------------------------------
+
+    def _pre_campaign(self) -> None:
+        """Ask whether a campaign would be won, without moving anybody's term (§9.6)."""
+        self._role = Role.PRE_CANDIDATE
+        self._leader_id = None
+        self._restart_election_timer()
+        self._votes = {}
+        for peer in self._config.peers:
+            self._outputs.messages.append(
+                PreVoteRequest(
+                    term=self._term,
+                    sender=self._config.node_id,
+                    receiver=peer,
+                    last_index=self._log.last_index,
+                    last_term=self._log.last_term,
+                )
+            )
+        self._record_vote(self._config.node_id, granted=True)
+
+    def _campaign(self) -> None:
+        """Begin a new term and vote for itself (Raft §5.2)."""
+        self._role = Role.CANDIDATE
+        self._term += 1
+        self._voted_for = self._config.node_id
+        self._restart_election_timer()
+        self._votes = {}
+        for peer in self._config.peers:
+            self._outputs.messages.append(
+                VoteRequest(
+                    term=self._term,
+                    sender=self._config.node_id,
+                    receiver=peer,
+                    last_index=self._log.last_index,
+                    last_term=self._log.last_term,
+                )
+            )
+        self._record_vote(self._config.node_id, granted=True)
+
+    def _record_vote(self, voter: int, *, granted: bool) -> None:
+        self._votes.setdefault(voter, granted)
+        result = vote_result(self._config.voters, self._votes)
+        if result is VoteResult.LOST:
+            self._become_follower(self._term, None)
+        elif result is VoteResult.WON and self._role is Role.PRE_CANDIDATE:
+            self._campaign()
+        elif result is VoteResult.WON:
+            self._become_leader()
+
+    def _handle_pre_vote_request(self, request: PreVoteRequest) -> None:
+        granted = (
+            request.term >= self._term
+            and not self._has_live_leader()
+            and self._log.is_up_to_date(request.last_index, request.last_term)
+        )
+        self._outputs.messages.append(
+            PreVoteResponse(
+                term=self._term,
+                sender=self._config.node_id,
+                receiver=request.sender,
+                request_term=request.term,
+                granted=granted,
+            )
+        )
+
+    def _handle_vote_request(self, request: VoteRequest) -> None:
+        if request.term > self._term:
+            if self._has_live_leader():
+                return
+            self._become_follower(request.term, None)
+        granted = (
+            request.term == self._term
+            and self._voted_for in (None, request.sender)
+            and self._leader_id is None
+            and self._log.is_up_to_date(request.last_index, request.last_term)
+        )
+        if granted:
+            self._voted_for = request.sender
+            self._restart_election_timer()
+        self._outputs.messages.append(
+            VoteResponse(
+                term=self._term,
+                sender=self._config.node_id,
+                receiver=request.sender,
+                granted=granted,
+            )
+        )
+
+    # --- following ------------------------------------------------------------------------------
+
+    def _handle_append_request(self, request: AppendRequest) -> None:
+        if request.term < self._term:
+            # The answer carries this term, and the old leader follows it.
+            self._answer_append(request, accepted=False, index=request.prev_index)
+            return
+        self._follow(request)
+        if not self._log.matches(request.prev_index, request.prev_term):
+            self._answer_append(request, accepted=False, index=request.prev_index)
+            return
+        self._log.merge(request.entries)
+        # Past these entries the log may still differ from the leader's.
+        last_agreed_index = request.prev_index + len(request.entries)
+        self._log.commit_to(min(request.commit_index, last_agreed_index))
+        self._answer_append(request, accepted=True, index=last_agreed_index)
+
+    def _follow(self, request: AppendRequest) -> None:
+        """The sender leads this term or a newer one (Raft §5.2)."""
+        leads_this_term = self._leader_id if request.term == self._term else None
+        if leads_this_term not in (None, request.sender):
+            raise RaftInvariantError(
+                f"nodes {leads_this_term} and {request.sender} both lead term {request.term}"
+            )
+        if request.term > self._term or self._leader_id != request.sender:
+            self._become_follower(request.term, request.sender)
+        self._leader_contact_ms = self._now_ms
+        self._restart_election_timer()
+
+    def _answer_append(self, request: AppendRequest, *, accepted: bool, index: int) -> None:
+        hint_index, hint_term = 0, 0
+        if not accepted:
+            hint_index, hint_term = self._log.last_at_or_below(index, request.prev_term)
+        self._outputs.messages.append(
+            AppendResponse(
+                term=self._term,
+                sender=self._config.node_id,
+                receiver=request.sender,
+                accepted=accepted,
+                index=index,
+                hint_index=hint_index,
+                hint_term=hint_term,
+                read_sequence=request.read_sequence,
+            )
+        )
