@@ -1,0 +1,245 @@
+"""The controller's commands and their responses, as they cross the wire between brokers.
+
+Commands and responses are maps that name their type, so either MessagePack or JSON carries them. A
+command with an unknown field is refused: the controller would ignore what the sender meant. A
+response may gain fields.
+"""
+
+import msgspec
+
+from ottla_cluster.controller.topic_configs import ConfigValue
+from ottla_protocol.errors import MalformedBodyError
+
+
+class _Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    """The encoding that all commands share."""
+
+
+class _Response(msgspec.Struct, frozen=True, tag_field="type"):
+    """The encoding that all responses share."""
+
+
+class FormCluster(_Command, frozen=True, tag="form_cluster"):
+    """Makes the log belong to a cluster; the first leader of a new cluster submits it."""
+
+    cluster_id: str
+
+
+class RegisterBroker(_Command, frozen=True, tag="register_broker"):
+    """A process takes its node id. Sent at its start, and again after StaleBrokerEpochError."""
+
+    node_id: int
+    incarnation_id: str
+    """New for every start of the process; the same when it repeats a registration."""
+    url: str
+    rack: str
+    cluster_id: str
+
+
+class Heartbeat(_Command, frozen=True, tag="heartbeat"):
+    """A registered broker is alive."""
+
+    node_id: int
+    broker_epoch: int
+    applied_version: int
+    """The version of the image that the broker acts on."""
+    draining: bool
+    """The broker wants to shut down."""
+
+
+class FenceBroker(_Command, frozen=True, tag="fence_broker"):
+    """The controller holds this incarnation for dead.
+
+    Its session expired, or it refused a connection of the controller itself.
+    """
+
+    node_id: int
+    broker_epoch: int
+    reason: str
+
+
+class IsrMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A proposed member of an ISR, as the incarnation that the leader knows in sync."""
+
+    node_id: int
+    broker_epoch: int
+
+
+class AlterPartition(_Command, frozen=True, tag="alter_partition"):
+    """A leader proposes a new ISR: compare-and-set on the epochs that it knows."""
+
+    node_id: int
+    broker_epoch: int
+    topic_id: str
+    partition: int
+    leader_epoch: int
+    partition_epoch: int
+    new_isr: tuple[IsrMember, ...]
+
+
+class CreateTopic(_Command, frozen=True, tag="create_topic"):
+    """Creates a topic; None takes the cluster's default."""
+
+    name: str
+    partitions: int | None = None
+    replication_factor: int | None = None
+    configs: dict[str, ConfigValue] = {}
+    validate_only: bool = False
+    internal: bool = False
+    """Set by brokers that create a topic of their own, never for a client."""
+
+
+class AlterTopicConfigs(_Command, frozen=True, tag="alter_topic_configs"):
+    """Sets some configs of a topic; None returns one to its default."""
+
+    name: str
+    configs: dict[str, ConfigValue | None]
+
+
+class DeleteTopic(_Command, frozen=True, tag="delete_topic"):
+    """Removes a topic with all its records."""
+
+    name: str
+
+
+class ElectPreferred(_Command, frozen=True, tag="elect_preferred"):
+    """Gives leadership back to every preferred leader that is active and in sync."""
+
+
+Command = (
+    FormCluster
+    | RegisterBroker
+    | Heartbeat
+    | FenceBroker
+    | AlterPartition
+    | CreateTopic
+    | AlterTopicConfigs
+    | DeleteTopic
+    | ElectPreferred
+)
+"""Any command of the controller."""
+
+
+class PartitionState(msgspec.Struct, frozen=True):
+    """A partition as the controller has it."""
+
+    partition: int
+    replicas: tuple[int, ...]
+    isr: tuple[int, ...]
+    leader: int | None
+    leader_epoch: int
+    partition_epoch: int
+
+
+class ClusterFormedResponse(_Response, frozen=True, tag="cluster_formed"):
+    """The log belongs to this cluster."""
+
+    cluster_id: str
+    feature_level: int
+
+
+class RegisterBrokerResponse(_Response, frozen=True, tag="broker_registered"):
+    """The incarnation's epoch; it is fenced until a heartbeat says that it has caught up."""
+
+    broker_epoch: int
+
+
+class HeartbeatResponse(_Response, frozen=True, tag="heartbeat_taken"):
+    """What the controller thinks of the broker."""
+
+    fenced: bool
+    version: int
+    """The controller's image version when it took the heartbeat."""
+    may_shut_down: bool
+    """Whether a draining broker has nothing left that another broker could still take over."""
+
+
+class BrokerFencedResponse(_Response, frozen=True, tag="broker_fenced"):
+    """The incarnation is fenced."""
+
+    was_fenced_before: bool
+
+
+class AlterPartitionResponse(_Response, frozen=True, tag="partition_altered"):
+    """The partition as it is now, for its leader to adopt."""
+
+    topic_id: str
+    state: PartitionState
+
+
+class CreateTopicResponse(_Response, frozen=True, tag="topic_created"):
+    """The topic as created, or as it would be if only validated (then it has no id)."""
+
+    name: str
+    topic_id: str | None
+    partitions: tuple[PartitionState, ...]
+    configs: dict[str, ConfigValue]
+    """All configs with their effective values."""
+    warnings: tuple[str, ...]
+
+
+class AlterTopicConfigsResponse(_Response, frozen=True, tag="topic_configs_altered"):
+    """All configs with their effective values."""
+
+    name: str
+    topic_id: str
+    configs: dict[str, ConfigValue]
+
+
+class DeleteTopicResponse(_Response, frozen=True, tag="topic_deleted"):
+    """The topic is removed."""
+
+    name: str
+    topic_id: str
+
+
+class ElectPreferredResponse(_Response, frozen=True, tag="preferred_elected"):
+    """How many leaderships returned."""
+
+    moved: int
+
+
+Response = (
+    ClusterFormedResponse
+    | RegisterBrokerResponse
+    | HeartbeatResponse
+    | BrokerFencedResponse
+    | AlterPartitionResponse
+    | CreateTopicResponse
+    | AlterTopicConfigsResponse
+    | DeleteTopicResponse
+    | ElectPreferredResponse
+)
+"""Any response of the controller."""
+
+_COMMAND_DECODER: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+_RESPONSE_DECODER: msgspec.msgpack.Decoder[Response] = msgspec.msgpack.Decoder(Response)
+
+
+def encode_message(message: Command | Response) -> bytes:
+    """A command or response as MessagePack."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode_command(body: bytes) -> Command:
+    """The command that a broker sent.
+
+    Raises:
+        MalformedBodyError: it does not parse, or has an unknown type or field.
+    """
+    try:
+        return _COMMAND_DECODER.decode(body)
+    except msgspec.DecodeError as error:
+        raise MalformedBodyError(f"A controller command does not parse: {error}") from error
+
+
+def decode_response(body: bytes) -> Response:
+    """The response that a controller sent.
+
+    Raises:
+        MalformedBodyError: it does not parse, or is of an unknown type.
+    """
+    try:
+        return _RESPONSE_DECODER.decode(body)
+    except msgspec.DecodeError as error:
+        raise MalformedBodyError(f"A controller response does not parse: {error}") from error

@@ -1,0 +1,106 @@
+"""Who leads a partition, and who leaves its ISR when a broker goes.
+
+Pure choices over one partition. The rules (Kafka's, with unclean election off): only an active
+member of the ISR leads, earlier replicas first; a broker that goes leaves the ISR unless it is the
+last member, for that member alone is known to hold every acknowledged record; a change of leader,
+also to none, raises the leader epoch.
+"""
+
+from ottla_cluster.controller.image import MetadataImage, Partition, Topic
+from ottla_cluster.controller.records import PartitionChanged
+from ottla_cluster.controller.topic_configs import MIN_INSYNC_REPLICAS, integer_config
+
+Change = tuple[PartitionChanged, ...]
+"""One changed partition, or nothing."""
+
+
+def effective_min_isr(topic: Topic) -> int:
+    """How many replicas must be in sync for an acks=all write.
+
+    The smaller of `min.insync.replicas` and the replication factor, so that a topic with one
+    replica can be written under a cluster-wide setting of two.
+    """
+    return min(integer_config(topic.configs, MIN_INSYNC_REPLICAS), topic.replication_factor)
+
+
+def elect_leader(
+    image: MetadataImage, partition: Partition, isr: tuple[int, ...], *, excluding: int
+) -> int | None:
+    """The first active replica within `isr`, in replica order, that is not `excluding`."""
+    for node_id in partition.replicas:
+        if node_id in isr and node_id != excluding and image.is_active(node_id):
+            return node_id
+    return None
+
+
+def change(partition: Partition, *, isr: tuple[int, ...], leader: int | None) -> Change:
+    """The record that gives the partition this ISR and leader; none if it has them."""
+    if isr == partition.isr and leader == partition.leader:
+        return ()
+    return (
+        PartitionChanged(
+            topic_id=partition.topic_id,
+            partition=partition.partition,
+            isr=isr,
+            leader=leader,
+            leader_epoch=partition.leader_epoch + (leader != partition.leader),
+            partition_epoch=partition.partition_epoch + 1,
+        ),
+    )
+
+
+def broker_fenced(image: MetadataImage, partition: Partition, node_id: int) -> Change:
+    """What a partition becomes when this broker is fenced or its process is replaced.
+
+    The last member of the ISR stays in it while the leader becomes none: it is elected again when
+    it returns.
+    """
+    if node_id not in partition.isr:
+        return ()
+    isr = without(partition.isr, node_id) or partition.isr
+    leader = partition.leader
+    if leader == node_id:
+        leader = elect_leader(image, partition, isr, excluding=node_id)
+    return change(partition, isr=isr, leader=leader)
+
+
+def broker_drains(image: MetadataImage, topic: Topic, partition: Partition, node_id: int) -> Change:
+    """What a partition becomes while this broker is shutting down.
+
+    Leadership goes to another active member of the ISR, if there is one. The broker leaves the ISR
+    where enough active members remain, so that acks=all writes do not wait for it once it has
+    stopped. Where too few would remain it stays until it is fenced: a whole cluster that shuts down
+    then keeps every ISR wide, and any of its members can lead first when the cluster returns.
+    """
+    if node_id not in partition.isr:
+        return ()
+    leader = partition.leader
+    if leader == node_id:
+        successor = elect_leader(image, partition, partition.isr, excluding=node_id)
+        leader = node_id if successor is None else successor
+    isr = partition.isr
+    remaining = without(isr, node_id)
+    active_count = sum(1 for member in remaining if image.is_active(member))
+    if leader != node_id and active_count >= effective_min_isr(topic):
+        isr = remaining
+    return change(partition, isr=isr, leader=leader)
+
+
+def broker_unfenced(partition: Partition, node_id: int) -> Change:
+    """What a leaderless partition becomes when this broker is active again."""
+    if partition.leader is not None or node_id not in partition.isr:
+        return ()
+    return change(partition, isr=partition.isr, leader=node_id)
+
+
+def preferred_leader_returns(image: MetadataImage, partition: Partition) -> Change:
+    """Gives leadership back to the first replica when it is active and in sync."""
+    preferred = partition.replicas[0]
+    if preferred not in partition.isr or not image.is_active(preferred):
+        return ()
+    return change(partition, isr=partition.isr, leader=preferred)
+
+
+def without(isr: tuple[int, ...], node_id: int) -> tuple[int, ...]:
+    """The ISR without one member."""
+    return tuple(member for member in isr if member != node_id)

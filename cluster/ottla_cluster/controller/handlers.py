@@ -1,0 +1,79 @@
+"""One entry to all handlers: (image, command, time, randomness) in, records and a response out.
+
+Handlers are pure. They read the speculative image, so they see what earlier commands did even
+before it is committed; the runtime holds back each response until what its handler saw is.
+"""
+
+from typing import TYPE_CHECKING, assert_never
+
+from ottla_cluster.controller.broker_handlers import (
+    fence_broker,
+    form_cluster,
+    heartbeat,
+    register_broker,
+)
+from ottla_cluster.controller.commands import (
+    AlterPartition,
+    AlterTopicConfigs,
+    Command,
+    CreateTopic,
+    DeleteTopic,
+    ElectPreferred,
+    FenceBroker,
+    FormCluster,
+    Heartbeat,
+    RegisterBroker,
+    Response,
+)
+from ottla_cluster.controller.image import MetadataImage
+from ottla_cluster.controller.partition_handlers import alter_partition, elect_preferred
+from ottla_cluster.controller.records import MetadataRecord
+from ottla_cluster.controller.result import Result
+from ottla_cluster.controller.topic_handlers import alter_topic_configs, create_topic, delete_topic
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from ottla_cluster.controller.config import ControllerConfig
+
+
+def handle(
+    image: MetadataImage,
+    command: Command,
+    now_ms: int,  # noqa: ARG001  part of every coordinator's signature; no metadata depends on time
+    random: "Random",
+    config: "ControllerConfig",
+) -> Result[MetadataRecord, Response]:
+    """Decides one command.
+
+    Args:
+        image: what has been appended so far, committed or not.
+        command: what is asked.
+        now_ms: the time of the decision.
+        random: for topic ids and ties in placement.
+        config: defaults.
+
+    Raises:
+        OttlaError: the command is refused; nothing changes. Each handler names its own.
+    """
+    match command:
+        case Heartbeat():
+            return heartbeat(image, command)
+        case AlterPartition():
+            return alter_partition(image, command)
+        case RegisterBroker():
+            return register_broker(image, command)
+        case FenceBroker():
+            return fence_broker(image, command)
+        case CreateTopic():
+            return create_topic(image, command, config, random)
+        case AlterTopicConfigs():
+            return alter_topic_configs(image, command, config)
+        case DeleteTopic():
+            return delete_topic(image, command)
+        case ElectPreferred():
+            return elect_preferred(image)
+        case FormCluster():
+            return form_cluster(image, command)
+        case _:
+            assert_never(command)

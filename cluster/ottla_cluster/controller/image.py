@@ -1,0 +1,400 @@
+"""The metadata image: what the metadata log says, as one immutable value.
+
+Every broker replays the log into an image, and the controller's handlers decide on one. `replay`
+is the only code that makes a new image out of an old one, so two images with the same version are
+equal on all brokers. Whatever a call of `replay` does not touch is shared between the old image and
+the new one, which makes `partitions_changed` a comparison of identities.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from ottla_cluster.controller.records import (
+    BrokerDraining,
+    BrokerFenced,
+    BrokerRegistered,
+    BrokerUnfenced,
+    ClusterFormed,
+    MetadataRecord,
+    PartitionChanged,
+    PartitionCreated,
+    TopicConfigsChanged,
+    TopicCreated,
+    TopicRemoved,
+)
+from ottla_cluster.controller.topic_configs import ConfigValue
+from ottla_protocol.errors import UnknownTopicIdError, UnknownTopicOrPartitionError
+
+
+class BrokerState(StrEnum):
+    """What a registered broker may do.
+
+    FENCED --heartbeat after it has caught up--> ACTIVE
+    ACTIVE --heartbeat that wants a shutdown--> DRAINING
+    ACTIVE, DRAINING --session expired, connection refused--> FENCED
+    any --a new incarnation registers--> FENCED
+    """
+
+    ACTIVE = "active"
+    """May lead and join ISRs."""
+    FENCED = "fenced"
+    """Leads nothing; is in an ISR only as its last member."""
+    DRAINING = "draining"
+    """Keeps only what nobody else can lead, and gains nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerRegistration:
+    """The current incarnation of one node id."""
+
+    node_id: int
+    broker_epoch: int
+    """Rises with every incarnation, over all brokers."""
+    incarnation_id: str
+    url: str
+    rack: str
+    """Empty when the broker names none."""
+    state: BrokerState
+    fenced_version: int
+    """The image version in which it was last registered or fenced: it is unfenced only after it
+    has applied that, so it never acts on a view that is older than its own fencing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One partition's placement and leadership.
+
+    Invariants: `isr` is not empty, in the order of `replicas` and a subset of them; the leader is
+    in `isr` or none; `leader_epoch` and `partition_epoch` only rise, and there is one leader (one
+    incarnation of one broker) per leader epoch.
+    """
+
+    topic_id: str
+    topic: str
+    partition: int
+    replicas: tuple[int, ...]
+    """Distinct node ids; the first is the preferred leader."""
+    isr: tuple[int, ...]
+    leader: int | None
+    leader_epoch: int
+    """Rises when the leader changes, also to none."""
+    partition_epoch: int
+    """Rises with every change; what compare-and-set proposals name."""
+
+    def __post_init__(self) -> None:
+        assert len(set(self.replicas)) == len(self.replicas) > 0, self
+        assert self.isr, self
+        assert self.isr == tuple(n for n in self.replicas if n in self.isr), self
+        assert self.leader is None or self.leader in self.isr, self
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic; a later topic of the same name has another id."""
+
+    topic_id: str
+    name: str
+    configs: Mapping[str, ConfigValue]
+    """What the topic sets itself, typed; defaults are in `topic_configs`."""
+    partitions: tuple[Partition, ...]
+    """Indexed by partition number."""
+
+    @property
+    def replication_factor(self) -> int:
+        """How many replicas its partitions have."""
+        return len(self.partitions[0].replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataImage:
+    """The replayed metadata log up to `version`. Never changed, only replaced."""
+
+    version: int = 0
+    """The Raft index of the last applied entry."""
+    cluster_id: str | None = None
+    """None until the first leader has formed the cluster."""
+    feature_level: int = 0
+    brokers: Mapping[int, BrokerRegistration] = field(default_factory=dict)
+    topics: Mapping[str, Topic] = field(default_factory=dict)
+    """By topic id."""
+    topic_ids: Mapping[str, str] = field(default_factory=dict)
+    """Topic ids by name."""
+    next_broker_epoch: int = 1
+    """Greater than every broker epoch given so far."""
+
+    def topic(self, name: str) -> Topic:
+        """The topic of that name.
+
+        Raises:
+            UnknownTopicOrPartitionError: there is none.
+        """
+        topic_id = self.topic_ids.get(name)
+        if topic_id is None:
+            raise UnknownTopicOrPartitionError(f"There is no topic {name!r}.")
+        return self.topics[topic_id]
+
+    def partition(self, name: str, partition: int) -> Partition:
+        """A partition by its topic's name.
+
+        Raises:
+            UnknownTopicOrPartitionError: there is no such topic or partition.
+        """
+        return _partition_of(self.topic(name), partition)
+
+    def partition_by_id(self, topic_id: str, partition: int) -> Partition:
+        """A partition by its topic's id.
+
+        Raises:
+            UnknownTopicIdError: there is no topic of that id, or no longer.
+            UnknownTopicOrPartitionError: the topic has no such partition.
+        """
+        topic = self.topics.get(topic_id)
+        if topic is None:
+            raise UnknownTopicIdError(f"There is no topic with the id {topic_id!r}.")
+        return _partition_of(topic, partition)
+
+    def all_partitions(self) -> Iterator[tuple[Topic, Partition]]:
+        """Every partition with its topic, in the order of creation."""
+        for topic in self.topics.values():
+            for partition in topic.partitions:
+                yield topic, partition
+
+    def active_brokers(self) -> tuple[BrokerRegistration, ...]:
+        """The brokers that may lead and join ISRs, by node id."""
+        return tuple(
+            self.brokers[node_id]
+            for node_id in sorted(self.brokers)
+            if self.brokers[node_id].state is BrokerState.ACTIVE
+        )
+
+    def is_active(self, node_id: int) -> bool:
+        """Whether the node id is registered and neither fenced nor draining."""
+        broker = self.brokers.get(node_id)
+        return broker is not None and broker.state is BrokerState.ACTIVE
+
+
+def _partition_of(topic: Topic, partition: int) -> Partition:
+    if not 0 <= partition < len(topic.partitions):
+        raise UnknownTopicOrPartitionError(
+            f"The topic {topic.name!r} has the partitions 0..{len(topic.partitions) - 1}, "
+            f"not {partition}."
+        )
+    return topic.partitions[partition]
+
+
+def replay(image: MetadataImage, records: Sequence[MetadataRecord], version: int) -> MetadataImage:
+    """The image after one more entry of the metadata log.
+
+    Args:
+        image: the image before; it stays as it is.
+        records: all records of the entry, in order; none for an entry that carries no metadata.
+        version: the entry's Raft index, above the image's version.
+
+    A record that contradicts the image is a programmer error: handlers wrote it, so the asserts
+    here state what every handler must keep.
+    """
+    assert version > image.version, (version, image.version)
+    if not records:
+        return replace(image, version=version)
+    draft = _Draft(image, version)
+    for record in records:
+        draft.apply(record)
+    return draft.finished()
+
+
+class _Draft:
+    """The image that one call of `replay` makes: copies a mapping when it first changes it."""
+
+    def __init__(self, image: MetadataImage, version: int) -> None:
+        self._image = image
+        self._version = version
+        self._cluster_id = image.cluster_id
+        self._feature_level = image.feature_level
+        self._next_broker_epoch = image.next_broker_epoch
+        self._brokers: dict[int, BrokerRegistration] | None = None
+        self._topics: dict[str, Topic] | None = None
+        self._topic_ids: dict[str, str] | None = None
+        self._partitions: dict[str, list[Partition]] = {}
+
+    def apply(self, record: MetadataRecord) -> None:
+        match record:
+            case ClusterFormed():
+                assert self._cluster_id is None, record
+                self._cluster_id = record.cluster_id
+                self._feature_level = record.feature_level
+            case BrokerRegistered():
+                self._register(record)
+            case BrokerFenced() | BrokerUnfenced() | BrokerDraining():
+                self._set_broker_state(record)
+            case TopicCreated():
+                self._create_topic(record)
+            case PartitionCreated():
+                self._create_partition(record)
+            case PartitionChanged():
+                self._change_partition(record)
+            case TopicConfigsChanged():
+                topics = self._own_topics()
+                topics[record.topic_id] = replace(topics[record.topic_id], configs=record.configs)
+            case TopicRemoved():
+                removed = self._own_topics().pop(record.topic_id)
+                del self._own_topic_ids()[removed.name]
+                self._partitions.pop(record.topic_id, None)
+
+    def finished(self) -> MetadataImage:
+        for topic_id, partitions in self._partitions.items():
+            assert partitions, f"topic {topic_id} has no partitions"
+            topics = self._own_topics()
+            topics[topic_id] = replace(topics[topic_id], partitions=tuple(partitions))
+        image = self._image
+        return MetadataImage(
+            version=self._version,
+            cluster_id=self._cluster_id,
+            feature_level=self._feature_level,
+            brokers=image.brokers if self._brokers is None else self._brokers,
+            topics=image.topics if self._topics is None else self._topics,
+            topic_ids=image.topic_ids if self._topic_ids is None else self._topic_ids,
+            next_broker_epoch=self._next_broker_epoch,
+        )
+
+    def _register(self, record: BrokerRegistered) -> None:
+        assert record.broker_epoch >= self._next_broker_epoch, record
+        self._next_broker_epoch = record.broker_epoch + 1
+        self._own_brokers()[record.node_id] = BrokerRegistration(
+            node_id=record.node_id,
+            broker_epoch=record.broker_epoch,
+            incarnation_id=record.incarnation_id,
+            url=record.url,
+            rack=record.rack,
+            state=BrokerState.FENCED,
+            fenced_version=self._version,
+        )
+
+    def _set_broker_state(self, record: BrokerFenced | BrokerUnfenced | BrokerDraining) -> None:
+        brokers = self._own_brokers()
+        broker = brokers[record.node_id]
+        assert broker.broker_epoch == record.broker_epoch, (broker, record)
+        match record:
+            case BrokerFenced():
+                assert broker.state is not BrokerState.FENCED, broker
+                broker = replace(broker, state=BrokerState.FENCED, fenced_version=self._version)
+            case BrokerUnfenced():
+                assert broker.state is BrokerState.FENCED, broker
+                broker = replace(broker, state=BrokerState.ACTIVE)
+            case BrokerDraining():
+                assert broker.state is BrokerState.ACTIVE, broker
+                broker = replace(broker, state=BrokerState.DRAINING)
+        brokers[record.node_id] = broker
+
+    def _create_topic(self, record: TopicCreated) -> None:
+        topics, topic_ids = self._own_topics(), self._own_topic_ids()
+        assert record.topic_id not in topics, record
+        assert record.name not in topic_ids, record
+        topics[record.topic_id] = Topic(
+            topic_id=record.topic_id, name=record.name, configs=record.configs, partitions=()
+        )
+        topic_ids[record.name] = record.topic_id
+        self._partitions[record.topic_id] = []
+
+    def _create_partition(self, record: PartitionCreated) -> None:
+        partitions = self._own_partitions(record.topic_id)
+        assert record.partition == len(partitions), record
+        partitions.append(
+            Partition(
+                topic_id=record.topic_id,
+                topic=self._own_topics()[record.topic_id].name,
+                partition=record.partition,
+                replicas=record.replicas,
+                isr=record.isr,
+                leader=record.leader,
+                leader_epoch=record.leader_epoch,
+                partition_epoch=record.partition_epoch,
+            )
+        )
+
+    def _change_partition(self, record: PartitionChanged) -> None:
+        partitions = self._own_partitions(record.topic_id)
+        before = partitions[record.partition]
+        leader_changes = record.leader != before.leader
+        assert record.partition_epoch == before.partition_epoch + 1, (before, record)
+        assert record.leader_epoch == before.leader_epoch + leader_changes, (before, record)
+        partitions[record.partition] = replace(
+            before,
+            isr=record.isr,
+            leader=record.leader,
+            leader_epoch=record.leader_epoch,
+            partition_epoch=record.partition_epoch,
+        )
+
+    def _own_brokers(self) -> dict[int, BrokerRegistration]:
+        if self._brokers is None:
+            self._brokers = dict(self._image.brokers)
+        return self._brokers
+
+    def _own_topics(self) -> dict[str, Topic]:
+        if self._topics is None:
+            self._topics = dict(self._image.topics)
+        return self._topics
+
+    def _own_topic_ids(self) -> dict[str, str]:
+        if self._topic_ids is None:
+            self._topic_ids = dict(self._image.topic_ids)
+        return self._topic_ids
+
+    def _own_partitions(self, topic_id: str) -> list[Partition]:
+        if topic_id not in self._partitions:
+            self._partitions[topic_id] = list(self._own_topics()[topic_id].partitions)
+        return self._partitions[topic_id]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageChanges:
+    """What differs between two images, for whoever acts on it (replica manager, caches)."""
+
+    partitions: tuple[Partition, ...]
+    """New or changed partitions as they are now."""
+    removed_partitions: tuple[Partition, ...]
+    """Partitions that are gone, as they last were. A topic that was removed and created again
+    under its name shows here and, with its new id, among `partitions`."""
+    reconfigured_topics: tuple[Topic, ...]
+    """Topics in both images whose configs changed, as they are now."""
+    brokers: tuple[int, ...]
+    """Node ids whose registration or state changed."""
+
+
+def partitions_changed(old: MetadataImage, new: MetadataImage) -> ImageChanges:
+    """What `new` changed since `old`, by the identity of what the two share.
+
+    Both must descend from one another by `replay`; images that do not (after a snapshot was
+    installed) compare by value and cost accordingly.
+    """
+    changed: list[Partition] = []
+    removed: list[Partition] = []
+    reconfigured: list[Topic] = []
+    if new.topics is not old.topics:
+        for topic_id, topic in old.topics.items():
+            if topic_id not in new.topics:
+                removed.extend(topic.partitions)
+        for topic_id, topic in new.topics.items():
+            before = old.topics.get(topic_id)
+            if before is topic:
+                continue
+            changed.extend(_partitions_since(before, topic))
+            if before is not None and before.configs != topic.configs:
+                reconfigured.append(topic)
+    brokers: tuple[int, ...] = ()
+    if new.brokers is not old.brokers:
+        brokers = tuple(
+            node_id for node_id, broker in new.brokers.items() if old.brokers.get(node_id) != broker
+        )
+    return ImageChanges(tuple(changed), tuple(removed), tuple(reconfigured), brokers)
+
+
+def _partitions_since(before: Topic | None, topic: Topic) -> Iterator[Partition]:
+    known = () if before is None else before.partitions
+    for partition in topic.partitions:
+        if partition.partition < len(known):
+            former = known[partition.partition]
+            if former is partition or former == partition:
+                continue
+        yield partition

@@ -1,0 +1,26 @@
+"""The controller's limits, by name.
+
+One metadata entry carries everything that one command changes, so these also bound the largest
+entry: fencing a broker that is in the ISR of every partition writes one record for each of them.
+"""
+
+MAX_BROKERS = 200
+"""Registered brokers in one cluster."""
+
+MAX_TOPICS = 10_000
+"""Topics in one cluster."""
+
+MAX_PARTITIONS = 20_000
+"""Partitions of all topics together."""
+
+MAX_PARTITIONS_PER_TOPIC = 1_000
+"""Partitions of one topic."""
+
+MAX_URL_LENGTH = 255
+"""Characters of a broker's advertised URL."""
+
+MAX_NAME_LENGTH = 255
+"""Characters of a rack, of an incarnation id and of a cluster id."""
+
+MAX_WAITING_REQUESTS = 1_000
+"""Commands whose response waits for a commit, at one runtime."""

@@ -1,0 +1,135 @@
+"""Handlers that change partitions: a leader's ISR proposal, preferred-leader election."""
+
+from typing import Any
+
+from ottla_cluster.controller.broker_handlers import current_incarnation
+from ottla_cluster.controller.commands import (
+    AlterPartition,
+    AlterPartitionResponse,
+    ElectPreferredResponse,
+    PartitionState,
+)
+from ottla_cluster.controller.elections import change, preferred_leader_returns
+from ottla_cluster.controller.image import BrokerState, MetadataImage, Partition
+from ottla_cluster.controller.records import MetadataRecord, PartitionChanged
+from ottla_cluster.controller.result import Result
+from ottla_protocol.errors import (
+    FencedLeaderEpochError,
+    IneligibleReplicaError,
+    InvalidRequestError,
+    InvalidUpdateVersionError,
+    NotControllerError,
+)
+
+
+def alter_partition(
+    image: MetadataImage, command: AlterPartition
+) -> Result[MetadataRecord, AlterPartitionResponse]:
+    """Takes a leader's ISR if the leader still knows the partition as it is.
+
+    The partition epoch rises, the leader epoch does not. An ISR that the partition has already is
+    answered without a change. Errors of the compare carry the current state as members.
+
+    Raises:
+        StaleBrokerEpochError: the proposer is not the registered incarnation.
+        UnknownTopicIdError, UnknownTopicOrPartitionError: no such partition, or no longer.
+        FencedLeaderEpochError: the proposer does not lead (any more).
+        InvalidUpdateVersionError: the partition has changed since.
+        NotControllerError: the proposer knows more than this controller.
+        IneligibleReplicaError: a member is fenced, draining or of another incarnation.
+        InvalidRequestError: the ISR lacks the leader, repeats a member or names a non-replica.
+    """
+    current_incarnation(image, command.node_id, command.broker_epoch)
+    partition = image.partition_by_id(command.topic_id, command.partition)
+    _check_epochs(partition, command)
+    isr = _proposed_isr(partition, command)
+    _check_eligible(image, partition, command)
+    records = change(partition, isr=isr, leader=partition.leader)
+    return Result(
+        records,
+        AlterPartitionResponse(
+            command.topic_id, partition_state(partition, records[0] if records else None)
+        ),
+    )
+
+
+def elect_preferred(image: MetadataImage) -> Result[MetadataRecord, ElectPreferredResponse]:
+    """Gives leadership back to every preferred leader that is active and in sync."""
+    records = tuple(
+        record
+        for _, partition in image.all_partitions()
+        for record in preferred_leader_returns(image, partition)
+    )
+    return Result(records, ElectPreferredResponse(len(records)))
+
+
+def partition_state(
+    partition: Partition, changed: PartitionChanged | None = None
+) -> PartitionState:
+    """The partition for a response, after a change that is still to be replayed."""
+    now = partition if changed is None else changed
+    return PartitionState(
+        partition=partition.partition,
+        replicas=partition.replicas,
+        isr=now.isr,
+        leader=now.leader,
+        leader_epoch=now.leader_epoch,
+        partition_epoch=now.partition_epoch,
+    )
+
+
+def _check_epochs(partition: Partition, command: AlterPartition) -> None:
+    """The compare of compare-and-set."""
+    where = f"Partition {partition.topic}-{partition.partition}"
+    current: dict[str, Any] = {
+        "leader": partition.leader,
+        "leader_epoch": partition.leader_epoch,
+        "partition_epoch": partition.partition_epoch,
+        "isr": list(partition.isr),
+    }
+    if (
+        command.leader_epoch > partition.leader_epoch
+        or command.partition_epoch > partition.partition_epoch
+    ):
+        raise NotControllerError(
+            f"{where} has epochs that this controller does not know: another one is active."
+        )
+    if command.leader_epoch < partition.leader_epoch:
+        raise FencedLeaderEpochError(
+            f"{where} is at leader epoch {partition.leader_epoch}, not {command.leader_epoch}.",
+            **current,
+        )
+    if command.node_id != partition.leader:
+        raise FencedLeaderEpochError(f"{where} is not led by broker {command.node_id}.", **current)
+    if command.partition_epoch < partition.partition_epoch:
+        raise InvalidUpdateVersionError(
+            f"{where} is at partition epoch {partition.partition_epoch}, "
+            f"not {command.partition_epoch}.",
+            **current,
+        )
+
+
+def _proposed_isr(partition: Partition, command: AlterPartition) -> tuple[int, ...]:
+    """The proposed ISR in replica order."""
+    members = [member.node_id for member in command.new_isr]
+    if command.node_id not in members:
+        raise InvalidRequestError("new_isr must contain the leader.")
+    isr = tuple(node_id for node_id in partition.replicas if node_id in members)
+    if len(isr) != len(members):
+        raise InvalidRequestError(
+            f"new_isr must name distinct replicas out of {list(partition.replicas)}, not {members}."
+        )
+    return isr
+
+
+def _check_eligible(image: MetadataImage, partition: Partition, command: AlterPartition) -> None:
+    """Every member must be the unfenced current incarnation, and a new one not on its way out."""
+    for member in command.new_isr:
+        broker = image.brokers.get(member.node_id)
+        if broker is None or broker.broker_epoch != member.broker_epoch:
+            raise IneligibleReplicaError(
+                f"Broker {member.node_id} is not registered with epoch {member.broker_epoch}."
+            )
+        joins = member.node_id not in partition.isr
+        if broker.state is BrokerState.FENCED or (joins and broker.state is BrokerState.DRAINING):
+            raise IneligibleReplicaError(f"Broker {member.node_id} is {broker.state.value}.")

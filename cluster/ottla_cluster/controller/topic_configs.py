@@ -1,0 +1,153 @@
+"""The topic configs that a broker honours, with their types, ranges and defaults.
+
+A config that nothing reads would be a promise that nobody keeps, so a name is listed here only
+once the broker obeys it; any other is refused. Values arrive from JSON and from command lines as
+text or numbers, and are stored as the config's own type.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from ottla_protocol.errors import InvalidConfigError
+
+ConfigValue = str | int | bool
+"""What a config's value may be on the wire and in the metadata log."""
+
+MIN_INSYNC_REPLICAS = "min.insync.replicas"
+SEGMENT_BYTES = "segment.bytes"
+DURABILITY = "durability"
+MAX_MESSAGE_BYTES = "max.message.bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerConfig:
+    """A whole number within [minimum, maximum]."""
+
+    name: str
+    default: int
+    minimum: int
+    maximum: int
+    doc: str
+
+    def parse(self, value: ConfigValue) -> int:
+        """The value as a number.
+
+        Raises:
+            InvalidConfigError: not a whole number, or out of range.
+        """
+        try:
+            number = int(value) if isinstance(value, str) else value
+        except ValueError:
+            number = None
+        if number is None or isinstance(number, bool):
+            raise InvalidConfigError(f"{self.name} must be a whole number, not {value!r}.")
+        if not self.minimum <= number <= self.maximum:
+            raise InvalidConfigError(
+                f"{self.name} must lie within {self.minimum}..{self.maximum}, not {number}."
+            )
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceConfig:
+    """One of a few words."""
+
+    name: str
+    default: str
+    choices: tuple[str, ...]
+    doc: str
+
+    def parse(self, value: ConfigValue) -> str:
+        """The value as one of the choices.
+
+        Raises:
+            InvalidConfigError: none of them.
+        """
+        if not isinstance(value, str) or value not in self.choices:
+            raise InvalidConfigError(
+                f"{self.name} must be one of {', '.join(self.choices)}, not {value!r}."
+            )
+        return value
+
+
+TopicConfig = IntegerConfig | ChoiceConfig
+
+_DEFINITIONS: tuple[TopicConfig, ...] = (
+    ChoiceConfig(
+        name=DURABILITY,
+        default="fsync",
+        choices=("fsync", "os"),
+        doc="When a replica counts a record as stored: after its fsync, or after the write to "
+        "the operating system.",
+    ),
+    IntegerConfig(
+        name=MAX_MESSAGE_BYTES,
+        default=1_048_588,
+        minimum=1_024,
+        maximum=64 * 1024 * 1024,
+        doc="The largest record batch that is accepted, in bytes, header included.",
+    ),
+    IntegerConfig(
+        name=MIN_INSYNC_REPLICAS,
+        default=2,
+        minimum=1,
+        maximum=100,
+        doc="How many replicas must be in sync for an acks=all write; the effective value is the "
+        "smaller of this and the replication factor.",
+    ),
+    IntegerConfig(
+        name=SEGMENT_BYTES,
+        default=1024 * 1024 * 1024,
+        minimum=1_024,
+        maximum=16 * 1024 * 1024 * 1024,
+        doc="The size at which a segment is sealed and the next one begins, in bytes.",
+    ),
+)
+
+TOPIC_CONFIGS: Mapping[str, TopicConfig] = {config.name: config for config in _DEFINITIONS}
+"""Every config that can be set on a topic, by name, in alphabetical order."""
+
+
+def parse_configs(configs: Mapping[str, ConfigValue]) -> dict[str, ConfigValue]:
+    """The configs as typed values, in alphabetical order of their names.
+
+    Raises:
+        InvalidConfigError: a name is unknown (the detail lists the known ones and suggests the
+            nearest) or a value is of the wrong type or out of range.
+    """
+    return {name: definition(name).parse(configs[name]) for name in sorted(configs)}
+
+
+def definition(name: str) -> TopicConfig:
+    """The definition of a config.
+
+    Raises:
+        InvalidConfigError: no such config; the detail lists the known ones.
+    """
+    known = TOPIC_CONFIGS.get(name)
+    if known is not None:
+        return known
+    nearest = get_close_matches(name, TOPIC_CONFIGS, n=1)
+    suggestion = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise InvalidConfigError(
+        f"The topic config {name!r} is unknown or not supported.{suggestion} "
+        f"Known: {', '.join(TOPIC_CONFIGS)}."
+    )
+
+
+def effective_configs(configs: Mapping[str, ConfigValue]) -> dict[str, ConfigValue]:
+    """Every known config: what the topic sets, else the default."""
+    return {name: configs.get(name, known.default) for name, known in TOPIC_CONFIGS.items()}
+
+
+def integer_config(configs: Mapping[str, ConfigValue], name: str) -> int:
+    """A numeric config's effective value.
+
+    Args:
+        configs: the topic's own configs, already parsed.
+        name: a config that is an IntegerConfig.
+    """
+    known = TOPIC_CONFIGS[name]
+    assert isinstance(known, IntegerConfig)
+    return known.parse(configs.get(name, known.default))

@@ -1,0 +1,199 @@
+"""Handlers that create, configure and remove topics."""
+
+from typing import TYPE_CHECKING
+
+from ottla_cluster.controller.commands import (
+    AlterTopicConfigs,
+    AlterTopicConfigsResponse,
+    CreateTopic,
+    CreateTopicResponse,
+    DeleteTopic,
+    DeleteTopicResponse,
+    PartitionState,
+)
+from ottla_cluster.controller.image import MetadataImage
+from ottla_cluster.controller.limits import MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_TOPICS
+from ottla_cluster.controller.placement import broker_load, place_partitions
+from ottla_cluster.controller.records import (
+    MetadataRecord,
+    PartitionCreated,
+    TopicConfigsChanged,
+    TopicCreated,
+    TopicRemoved,
+)
+from ottla_cluster.controller.result import Result
+from ottla_cluster.controller.topic_configs import (
+    MIN_INSYNC_REPLICAS,
+    ConfigValue,
+    definition,
+    effective_configs,
+    parse_configs,
+)
+from ottla_cluster.controller.topic_names import (
+    collides,
+    refuse_internal,
+    validate_topic_name,
+    warnings_for,
+)
+from ottla_protocol.errors import (
+    InvalidPartitionsError,
+    InvalidReplicationFactorError,
+    TopicAlreadyExistsError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from ottla_cluster.controller.config import ControllerConfig
+
+
+def create_topic(
+    image: MetadataImage, command: CreateTopic, config: "ControllerConfig", random: "Random"
+) -> Result[MetadataRecord, CreateTopicResponse]:
+    """Creates a topic and places its partitions on active brokers.
+
+    Raises:
+        InvalidTopicError: the name breaks a rule, or is the brokers' own.
+        TopicAlreadyExistsError: the name, or one that differs only in `.` and `_`, is taken.
+        InvalidPartitionsError: too few or too many partitions.
+        InvalidReplicationFactorError: below one, or above the active brokers.
+        InvalidConfigError: an unknown config or a value out of range.
+        UnavailableError: no broker is active.
+    """
+    _check_new_name(image, command)
+    configs = parse_configs(command.configs)
+    configs.setdefault(MIN_INSYNC_REPLICAS, config.default_min_insync_replicas)
+    partitions = _partition_count(image, command, config)
+    replication_factor = _replication_factor(image, command, config)
+    placed = place_partitions(
+        image.active_brokers(), partitions, replication_factor, broker_load(image), random
+    )
+    states = tuple(
+        PartitionState(
+            partition=partition,
+            replicas=replicas,
+            isr=replicas,
+            leader=replicas[0],
+            leader_epoch=0,
+            partition_epoch=0,
+        )
+        for partition, replicas in enumerate(placed)
+    )
+    topic_id = None if command.validate_only else _new_topic_id(image, random)
+    response = CreateTopicResponse(
+        name=command.name,
+        topic_id=topic_id,
+        partitions=states,
+        configs=effective_configs(configs),
+        warnings=warnings_for(command.name),
+    )
+    if topic_id is None:
+        return Result((), response)
+    created = TopicCreated(topic_id, command.name, configs)
+    return Result((created, *(_partition_created(topic_id, state) for state in states)), response)
+
+
+def alter_topic_configs(
+    image: MetadataImage, command: AlterTopicConfigs, config: "ControllerConfig"
+) -> Result[MetadataRecord, AlterTopicConfigsResponse]:
+    """Sets or resets some of a topic's configs; the others stay.
+
+    Raises:
+        UnknownTopicOrPartitionError: there is no such topic.
+        InvalidConfigError: an unknown config or a value out of range.
+    """
+    topic = image.topic(command.name)
+    configs: dict[str, ConfigValue] = dict(topic.configs)
+    for name in sorted(command.configs):
+        value = command.configs[name]
+        known = definition(name)
+        if value is not None:
+            configs[name] = known.parse(value)
+        elif name == MIN_INSYNC_REPLICAS:
+            configs[name] = config.default_min_insync_replicas
+        else:
+            configs.pop(name, None)
+    response = AlterTopicConfigsResponse(topic.name, topic.topic_id, effective_configs(configs))
+    if configs == topic.configs:
+        return Result((), response)
+    return Result((TopicConfigsChanged(topic.topic_id, configs),), response)
+
+
+def delete_topic(
+    image: MetadataImage, command: DeleteTopic
+) -> Result[MetadataRecord, DeleteTopicResponse]:
+    """Removes a topic.
+
+    Raises:
+        InvalidTopicError: the topic is the brokers' own.
+        UnknownTopicOrPartitionError: there is no such topic.
+    """
+    refuse_internal(command.name)
+    topic = image.topic(command.name)
+    return Result((TopicRemoved(topic.topic_id),), DeleteTopicResponse(topic.name, topic.topic_id))
+
+
+def _check_new_name(image: MetadataImage, command: CreateTopic) -> None:
+    validate_topic_name(command.name)
+    if not command.internal:
+        refuse_internal(command.name)
+    if command.name in image.topic_ids:
+        raise TopicAlreadyExistsError(f"The topic {command.name!r} exists already.")
+    other = collides(command.name, image.topic_ids)
+    if other is not None:
+        raise TopicAlreadyExistsError(
+            f"The topic {command.name!r} equals the existing {other!r} after swapping '.' and '_'."
+        )
+
+
+def _partition_count(image: MetadataImage, command: CreateTopic, config: "ControllerConfig") -> int:
+    if len(image.topics) >= MAX_TOPICS:
+        raise InvalidPartitionsError(f"The cluster has its maximum of {MAX_TOPICS} topics.")
+    partitions = config.default_partitions if command.partitions is None else command.partitions
+    if not 1 <= partitions <= MAX_PARTITIONS_PER_TOPIC:
+        raise InvalidPartitionsError(
+            f"A topic has 1..{MAX_PARTITIONS_PER_TOPIC} partitions, not {partitions}."
+        )
+    existing = sum(len(topic.partitions) for topic in image.topics.values())
+    if existing + partitions > MAX_PARTITIONS:
+        raise InvalidPartitionsError(
+            f"{partitions} partitions more than the existing {existing} would exceed the "
+            f"cluster's maximum of {MAX_PARTITIONS}."
+        )
+    return partitions
+
+
+def _replication_factor(
+    image: MetadataImage, command: CreateTopic, config: "ControllerConfig"
+) -> int:
+    active = len(image.active_brokers())
+    if active == 0:
+        raise UnavailableError("No broker is active, so there is nowhere to place partitions.")
+    if command.replication_factor is None:
+        return min(config.default_replication_factor, active)
+    if not 1 <= command.replication_factor <= active:
+        raise InvalidReplicationFactorError(
+            f"The replication factor must lie within 1..{active}, the number of active brokers, "
+            f"not {command.replication_factor}."
+        )
+    return command.replication_factor
+
+
+def _new_topic_id(image: MetadataImage, random: "Random") -> str:
+    """32 lower-case hex digits: usable in a folder's name on any file system."""
+    topic_id = f"{random.getrandbits(128):032x}"
+    assert topic_id not in image.topics
+    return topic_id
+
+
+def _partition_created(topic_id: str, state: PartitionState) -> PartitionCreated:
+    return PartitionCreated(
+        topic_id=topic_id,
+        partition=state.partition,
+        replicas=state.replicas,
+        isr=state.isr,
+        leader=state.leader,
+        leader_epoch=state.leader_epoch,
+        partition_epoch=state.partition_epoch,
+    )
