@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import msgspec
+
 from ottla_protocol.errors import CorruptMessageError, StorageError
 
 NO_EPOCH = -1

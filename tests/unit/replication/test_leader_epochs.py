@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ottla_cluster.replication.leader_epochs import (
     NO_EPOCH,
     UNKNOWN_EPOCH_END,
