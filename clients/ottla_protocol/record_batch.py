@@ -72,6 +72,8 @@ KNOWN_ATTRIBUTES = APPENDABLE_ATTRIBUTES | LOG_APPEND_TIME_BIT | CONTROL_BIT | D
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _OFFSET_AND_LENGTH = struct.Struct(">qi")
 _BASE_OFFSET = struct.Struct(">q")
+_BATCH_LENGTH = struct.Struct(">i")
+_BATCH_LENGTH_OFFSET = 8
 _LEADER_EPOCH = struct.Struct(">i")
 _LEADER_EPOCH_OFFSET = 12
 _MAGIC_OFFSET = 16
@@ -333,6 +335,15 @@ def patch_batch(buffer: bytearray | memoryview, *, base_offset: int, leader_epoc
     """Write what the leader assigns, in place; the CRC does not cover it and stays right."""
     _BASE_OFFSET.pack_into(buffer, 0, base_offset)
     _LEADER_EPOCH.pack_into(buffer, _LEADER_EPOCH_OFFSET, leader_epoch)
+
+
+def seal_batch(buffer: bytearray | memoryview) -> None:
+    """Make the batch length and the CRC those of the buffer, in place, after changing its content.
+
+    Never call it on what someone else sent: it makes any damage look right.
+    """
+    _BATCH_LENGTH.pack_into(buffer, _BATCH_LENGTH_OFFSET, len(buffer) - LENGTH_OVERHEAD_BYTES)
+    _CRC.pack_into(buffer, _CRC_OFFSET, checksum(buffer))
 
 
 def set_log_append_time(buffer: bytearray | memoryview, timestamp_ms: int) -> None:

@@ -1,0 +1,50 @@
+"""Idempotency digests tell every request from every other."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ottla_protocol.idempotency import IDEMPOTENCY_BYTES, Idempotency, idempotency_for
+
+request_parts = st.tuples(st.text(max_size=4), st.text(max_size=4), st.text(max_size=4))
+
+
+def test_digests_are_stable():
+    stored = idempotency_for("alice", "orders", "key-1", b"body").to_bytes()
+    assert stored.hex() == ("9fda7bcada7488f0d6414aaee9e4c73806b721c380b2160c50903e9f6c636b28")
+    assert len(stored) == IDEMPOTENCY_BYTES
+
+
+@given(request_parts, request_parts)
+def test_equal_key_digests_mean_the_same_principal_topic_and_key(one, other):
+    same = idempotency_for(*one, b"").key_digest == idempotency_for(*other, b"").key_digest
+    assert same == (one == other)
+
+
+def test_moving_a_boundary_changes_the_digest():
+    digests = {
+        idempotency_for(*parts, b"").key_digest
+        for parts in (("ab", "c", "d"), ("a", "bc", "d"), ("abc", "", "d"), ("", "abc", "d"))
+    }
+    assert len(digests) == 4
+
+
+def test_the_body_digest_depends_on_the_body_alone():
+    one = idempotency_for("a", "b", "c", b"body")
+    assert one.body_digest == idempotency_for("x", "y", "z", b"body").body_digest
+    assert one.body_digest != idempotency_for("a", "b", "c", b"body ").body_digest
+
+
+def test_stored_form_reads_back():
+    idempotency = idempotency_for("a", "b", "c", b"body")
+    assert Idempotency.from_bytes(idempotency.to_bytes()) == idempotency
+
+
+@pytest.mark.parametrize("size", [0, 16, 31, 33])
+def test_a_stored_form_of_another_size_is_refused(size):
+    with pytest.raises(ValueError, match="32"):
+        Idempotency.from_bytes(bytes(size))
+
+
+def test_a_key_of_undecodable_header_bytes_has_a_digest():
+    assert idempotency_for("a", "b", "\udcff", b"") != idempotency_for("a", "b", "\udcfe", b"")
