@@ -1,0 +1,168 @@
+"""The controller while this node leads the metadata quorum.
+
+It joins the speculative runtime, which decides commands, with what only the active controller
+knows: when it last heard of each broker, and when preferred leaders are due. One is made at the
+start of each leadership, from the committed image, and thrown away at its end.
+
+The driver's part: submit commands one after another (its own `due` ones too), propose each payload,
+report `appended` and `committed`, and give each answer to whoever asked.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ottla_cluster.controller.commands import (
+    Command,
+    ElectPreferred,
+    FormCluster,
+    Heartbeat,
+    RegisterBroker,
+    Response,
+)
+from ottla_cluster.controller.handlers import handle
+from ottla_cluster.controller.image import BrokerState, MetadataImage, replay
+from ottla_cluster.controller.partition_handlers import elect_preferred
+from ottla_cluster.controller.records import MetadataRecord, encode_records
+from ottla_cluster.controller.result import Result
+from ottla_cluster.controller.runtime import Completed, SpeculativeRuntime, Submitted
+from ottla_cluster.controller.sessions import BrokerSessions
+from ottla_protocol.errors import (
+    DuplicateBrokerRegistrationError,
+    NotControllerError,
+    OttlaError,
+    Outcome,
+)
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from ottla_cluster.controller.config import ControllerConfig
+
+
+class ControllerMachine:
+    """The metadata state machine as the runtime wants it."""
+
+    def __init__(self, config: "ControllerConfig", random: "Random") -> None:
+        self._config = config
+        self._random = random
+
+    def handle(
+        self, state: MetadataImage, command: Command, now_ms: int
+    ) -> Result[MetadataRecord, Response]:
+        """See `handlers.handle`."""
+        return handle(state, command, now_ms, self._random, self._config)
+
+    def replay(
+        self, state: MetadataImage, records: Sequence[MetadataRecord], version: int
+    ) -> MetadataImage:
+        """See `image.replay`."""
+        return replay(state, records, version)
+
+    def encode(self, records: Sequence[MetadataRecord]) -> bytes:
+        """See `records.encode_records`."""
+        return encode_records(records)
+
+
+class ActiveController:
+    """One leadership of the metadata quorum.
+
+    Args:
+        image: the committed image once this leader's own first entry is applied.
+        config: the controller's settings.
+        random: for topic ids and ties in placement.
+        now_ms: the start of leadership on the clock that all later calls use.
+    """
+
+    def __init__(
+        self, image: MetadataImage, config: "ControllerConfig", random: "Random", now_ms: int
+    ) -> None:
+        self._config = config
+        self._sessions = BrokerSessions(image, config.session_timeout_ms, now_ms)
+        self._preferred_election_due_ms = now_ms + config.preferred_election_interval_ms
+        self._runtime: SpeculativeRuntime[MetadataImage, Command, MetadataRecord, Response]
+        self._runtime = SpeculativeRuntime(
+            ControllerMachine(config, random),
+            image,
+            image.version,
+            lost_leadership_error=NotControllerError,
+        )
+
+    @property
+    def committed_image(self) -> MetadataImage:
+        """What is certain."""
+        return self._runtime.committed_state
+
+    @property
+    def speculative_image(self) -> MetadataImage:
+        """What the next command is decided on."""
+        return self._runtime.speculative_state
+
+    def due(self, now_ms: int) -> tuple[Command, ...]:
+        """The controller's own commands at this time, for the driver to submit.
+
+        Forming a new cluster, fencing brokers whose session is over, preferred-leader election.
+        What is still true at the next call is due again, so a refused command needs no care.
+        """
+        image = self.speculative_image
+        if image.cluster_id is None:
+            return (FormCluster(self._config.cluster_id),)
+        commands: list[Command] = list(self._sessions.expired(image, now_ms))
+        if now_ms >= self._preferred_election_due_ms:
+            self._preferred_election_due_ms = now_ms + self._config.preferred_election_interval_ms
+            if elect_preferred(image).records:
+                commands.append(ElectPreferred())
+        return tuple(commands)
+
+    def submit(self, command: Command, now_ms: int) -> Submitted[Response]:
+        """Decides a command; see `SpeculativeRuntime.submit`.
+
+        Raises:
+            DuplicateBrokerRegistrationError: another live process holds the node id.
+            OttlaError: the refusals of the runtime and of the command's handler.
+        """
+        if isinstance(command, RegisterBroker):
+            self._refuse_namesake(command, now_ms)
+        submitted = self._runtime.submit(command, now_ms)
+        if isinstance(command, Heartbeat):
+            self._touch(command.node_id, command.broker_epoch, now_ms)
+        return submitted
+
+    def appended(self, request_id: int, index: int) -> None:
+        """See `SpeculativeRuntime.appended`."""
+        self._runtime.appended(request_id, index)
+
+    def append_failed(self, request_id: int, error: OttlaError) -> tuple[Completed[Response], ...]:
+        """See `SpeculativeRuntime.append_failed`."""
+        return self._runtime.append_failed(request_id, error)
+
+    def committed(self, index: int) -> tuple[Completed[Response], ...]:
+        """See `SpeculativeRuntime.committed`."""
+        return self._runtime.committed(index)
+
+    def lost_leadership(self) -> tuple[Completed[Response], ...]:
+        """See `SpeculativeRuntime.lost_leadership`."""
+        return self._runtime.lost_leadership()
+
+    def _refuse_namesake(self, command: RegisterBroker, now_ms: int) -> None:
+        """Refuses a second process under a live broker's node id.
+
+        A restart comes from the same URL; another URL means another machine or port, and taking the
+        id from a broker that still heartbeats would make the two fence each other for ever.
+        """
+        holder = self.speculative_image.brokers.get(command.node_id)
+        if (
+            holder is not None
+            and holder.state is not BrokerState.FENCED
+            and holder.url != command.url
+            and self._sessions.is_alive(holder.node_id, holder.broker_epoch, now_ms)
+        ):
+            raise DuplicateBrokerRegistrationError(
+                f"Node id {command.node_id} belongs to a live broker at {holder.url}.",
+                outcome=Outcome.NOT_APPLIED,
+            )
+
+    def _touch(self, node_id: int, broker_epoch: int, now_ms: int) -> None:
+        """Prolongs the session, unless the heartbeat came from a former incarnation."""
+        broker = self.speculative_image.brokers.get(node_id)
+        if broker is not None and broker.broker_epoch == broker_epoch:
+            self._sessions.touched(node_id, broker_epoch, now_ms)
