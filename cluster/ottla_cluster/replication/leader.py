@@ -7,10 +7,10 @@ that is in the ISR, or that may be in it without our knowing, holds that offset 
 - Only fetches of this leader epoch count, and only those whose last fetched epoch matched: before
   its first one a follower's log is unknown, and no offset of an older epoch says anything.
 - While a proposal is in flight, committed and proposed ISR count together: the maximal ISR
-  (KIP-497). A proposal that failed may have been applied, or its copy may arrive late. What
-  rules it out is a newer partition epoch, because the controller compares and sets that one.
-  Until then the proposed members stay in the maximal ISR, and when nothing else is left to change,
-  the leader proposes the committed ISR itself, which moves the partition epoch.
+  (KIP-497). One that was never answered may have been applied, or may still arrive. Only a newer
+  partition epoch settles it, because the controller compares and sets that one. Until then its
+  members stay in the maximal ISR, and when the leader would change nothing else, it proposes the
+  committed ISR itself, to move the partition epoch.
 - Shrinking is always safe: fewer replicas must hold what all of them held. Expanding needs a log
   end at the high watermark or past it (what is committed under this leader) and at this epoch's
   start or past it (what was committed under earlier ones: a new leader's high watermark lags).
@@ -50,7 +50,8 @@ class IsrProposal(msgspec.Struct, frozen=True):
 
     The controller accepts it only from the leader of `leader_epoch`, while the partition is at
     `partition_epoch`, and only if every member is unfenced with the broker epoch named here.
-    Accepting always raises the partition epoch, also when the ISR stays as it is.
+    Accepting raises the partition epoch, also when the ISR stays as it is: that is how a leader
+    settles an earlier proposal that nobody answered.
     """
 
     isr: tuple[IsrMember, ...]
@@ -141,12 +142,12 @@ class PartitionLeader:
         # Unfenced brokers and their broker epochs, as of the last tick.
         self._eligible: Mapping[int, int] = {}
         self._in_flight: IsrProposal | None = None
-        # Replicas that some proposal with the current partition epoch named and that are not in
-        # the committed ISR: they may be members already, or become so when a copy arrives.
-        self._possible_members: tuple[int, ...] = ()
+        # Replicas outside the committed ISR that an unanswered proposal with the current partition
+        # epoch named: they may be members already, or become so when it arrives.
+        self._unsettled_members: frozenset[int] = frozenset()
+        # The committed ISR, the unsettled members, and the members of what is in flight.
+        self._maximal_isr: frozenset[int] = frozenset()
         self._propose_not_before_ms = now_ms
-        # A proposal failed since the partition epoch last moved.
-        self._unresolved = False
         self._adopt(isr, replicas, now_ms)
 
     # --- what it knows --------------------------------------------------------------------------
@@ -280,21 +281,33 @@ class PartitionLeader:
     def proposal_accepted(
         self, proposal: IsrProposal, partition_epoch: int, now_ms: int
     ) -> LeaderOutput:
-        """The controller committed `proposal`, which made the partition's epoch this one."""
-        assert partition_epoch > proposal.partition_epoch, (partition_epoch, proposal)
+        """The controller took `proposal`, and the partition's epoch is `partition_epoch` now."""
+        if partition_epoch == proposal.partition_epoch:
+            # It was the committed ISR already, and the controller let the partition epoch be.
+            return self.proposal_failed(proposal, now_ms, refused=True)
         isr = tuple(member.replica_id for member in proposal.isr)
         return self.partition_changed(isr, partition_epoch, self._replicas, now_ms)
 
-    def proposal_failed(self, proposal: IsrProposal, now_ms: int) -> LeaderOutput:
-        """The controller refused `proposal`, or gave no answer in time.
+    def proposal_failed(self, proposal: IsrProposal, now_ms: int, *, refused: bool) -> LeaderOutput:
+        """`proposal` was refused, or its outcome is unknown.
 
-        Its members stay in the maximal ISR until the partition epoch moves (see the module).
+        Args:
+            proposal: what failed; anything but the one in flight is settled already.
+            now_ms: the current time; the next proposal waits PROPOSAL_RETRY_BACKOFF_MS.
+            refused: the active controller itself decided against it (a ConflictError), and the
+                transport never delivers one attempt twice. False for a time-out, a broken
+                connection, a controller that lost its leadership: it may yet be applied, so its
+                members stay in the maximal ISR until the partition epoch moves.
         """
-        if proposal == self._in_flight:
-            self._in_flight = None
-            self._unresolved = True
-            self._propose_not_before_ms = now_ms + PROPOSAL_RETRY_BACKOFF_MS
-        return NOTHING
+        if proposal != self._in_flight:
+            return NOTHING
+        if not refused:
+            members = frozenset(member.replica_id for member in proposal.isr)
+            self._unsettled_members |= members.difference(self._isr)
+        self._in_flight = None
+        self._maximal_isr = self._unsettled_members.union(self._isr)
+        self._propose_not_before_ms = now_ms + PROPOSAL_RETRY_BACKOFF_MS
+        return self._output(now_ms, may_propose=False)
 
     # --- rules ----------------------------------------------------------------------------------
 
@@ -317,10 +330,12 @@ class PartitionLeader:
         self._replicas = tuple(replicas)
         # Every proposal so far carried an older partition epoch: it is in `isr`, or it never will.
         self._in_flight = None
-        self._possible_members = ()
-        self._unresolved = False
+        self._unsettled_members = frozenset()
+        self._maximal_isr = frozenset(isr)
 
     def _output(self, now_ms: int, *, may_propose: bool) -> LeaderOutput:
+        # In this order: who may join is measured against the high watermark as it is from here on,
+        # and from its proposal on the new member binds it.
         high_watermark = self._advance_high_watermark(now_ms)
         proposal = self._propose(now_ms) if may_propose else None
         if high_watermark is None and proposal is None:
@@ -333,7 +348,7 @@ class PartitionLeader:
         reached = self._log_end_offset
         for replica_id, follower in self._followers.items():
             if follower.log_end_offset < reached and (
-                self._counts_for_high_watermark(replica_id)
+                replica_id in self._maximal_isr
                 or self._is_about_to_join(replica_id, follower, now_ms)
             ):
                 reached = follower.log_end_offset
@@ -341,10 +356,6 @@ class PartitionLeader:
             return None
         self._high_watermark = reached
         return reached
-
-    def _counts_for_high_watermark(self, replica_id: int) -> bool:
-        """Whether the replica is in the maximal ISR."""
-        return replica_id in self._isr or replica_id in self._possible_members
 
     def _is_about_to_join(self, replica_id: int, follower: _FollowerProgress, now_ms: int) -> bool:
         """Whether the high watermark waits for a replica outside the ISR.
@@ -393,17 +404,12 @@ class PartitionLeader:
         if self._in_flight is not None or now_ms < self._propose_not_before_ms:
             return None
         wanted = self._wanted_isr(now_ms)
-        if not self._unresolved and frozenset(wanted) == frozenset(self._isr):
+        if not self._unsettled_members and frozenset(wanted) == frozenset(self._isr):
             return None
         if any(replica_id not in self._eligible for replica_id in wanted):
             # A member is fenced: the metadata that takes it out of the ISR is on its way.
             return None
         members = tuple(IsrMember(replica, self._eligible[replica]) for replica in wanted)
         self._in_flight = IsrProposal(members, self._leader_epoch, self._partition_epoch)
-        self._possible_members = tuple(
-            replica_id
-            for replica_id in self._replicas
-            if replica_id not in self._isr
-            and (replica_id in self._possible_members or replica_id in wanted)
-        )
+        self._maximal_isr = self._maximal_isr.union(wanted)
         return self._in_flight

@@ -140,7 +140,7 @@ def isr_wanted(leader, now_ms):
 def lead_like(leader):
     """The same leader with nothing in flight."""
     if leader._in_flight is not None:
-        leader.proposal_failed(leader._in_flight, -PROPOSAL_RETRY_BACKOFF_MS)
+        leader.proposal_failed(leader._in_flight, -PROPOSAL_RETRY_BACKOFF_MS, refused=True)
     return leader
 
 
@@ -216,7 +216,7 @@ def test_the_high_watermark_waits_for_a_caught_up_replica_that_is_about_to_join(
     fetch(leader, 2, 12)
     assert leader.high_watermark == 12
     assert fetch(leader, 3, 12).proposal == proposal(1, 2, 3)
-    leader.proposal_failed(proposal(1, 2, 3), 0)
+    leader.proposal_failed(proposal(1, 2, 3), 0, refused=True)
     leader.local_log_end_moved(15, 1)
     leader.partition_changed((1, 2), 21, (1, 2, 3), 1)
     assert fetch(leader, 2, 15, now_ms=2).high_watermark is None
@@ -242,20 +242,34 @@ def test_no_proposal_while_a_member_is_fenced():
 def test_a_failed_proposal_is_repeated_after_the_back_off():
     leader = expanding()
     first = fetch(leader, 3, 10).proposal
-    leader.proposal_failed(first, 100)
+    leader.proposal_failed(first, 100, refused=True)
     assert leader.tick(100 + PROPOSAL_RETRY_BACKOFF_MS - 1, EPOCHS) == NOTHING
     assert leader.tick(100 + PROPOSAL_RETRY_BACKOFF_MS, EPOCHS).proposal == first
 
 
-def test_members_of_a_failed_proposal_bind_the_high_watermark_until_the_epoch_moves():
+def test_members_of_a_refused_proposal_bind_the_high_watermark_no_longer():
+    leader = expanding()
+    sent = fetch(leader, 3, 10).proposal
+    assert fetch(leader, 2, 12).high_watermark == 10
+    assert leader.proposal_failed(sent, 0, refused=True).high_watermark == 12
+
+
+def test_members_of_an_unanswered_proposal_bind_the_high_watermark_until_the_epoch_moves():
     leader = expanding(start=10)
-    leader.proposal_failed(fetch(leader, 3, 10).proposal, 0)
+    leader.proposal_failed(fetch(leader, 3, 10).proposal, 0, refused=False)
     later = LAG_MS + PROPOSAL_RETRY_BACKOFF_MS + 1
     assert fetch(leader, 2, 12, now_ms=later).high_watermark == 10
     # Broker 3 is gone: the committed ISR itself is proposed, only to move the partition epoch.
     same = leader.tick(later, {1: 11, 2: 12}).proposal
     assert same == proposal(1, 2)
     assert leader.high_watermark == 10
+    # A refusal of this attempt settles nothing about the one before.
+    assert leader.proposal_failed(same, later, refused=True) == NOTHING
+    later += PROPOSAL_RETRY_BACKOFF_MS
+    assert leader.tick(later, {1: 11, 2: 12}).proposal == same
+    assert leader.proposal_accepted(same, 20, later) == NOTHING  # nor does an unmoved epoch
+    later += PROPOSAL_RETRY_BACKOFF_MS
+    assert leader.tick(later, {1: 11, 2: 12}).proposal == same
     assert leader.proposal_accepted(same, 21, later).high_watermark == 12
 
 
@@ -267,7 +281,7 @@ def test_newer_metadata_settles_what_was_in_flight():
     assert leader.partition_changed((1, 2), 21, (1, 2, 3), 0).high_watermark == 12
     assert leader.isr == (1, 2)
     # The outcome of the old proposal comes late and holds up nothing.
-    leader.proposal_failed(sent, 0)
+    leader.proposal_failed(sent, 0, refused=False)
     assert fetch(leader, 3, 12).proposal == proposal(1, 2, 3, partition_epoch=21)
 
 
