@@ -86,22 +86,26 @@ class LeaderEpochs:
 
         A new leader assigns its epoch at its log end; every append, at a leader or a follower,
         assigns the batch's epoch at its base offset. The latest epoch again changes nothing.
-        Epochs that started at or after `start_offset` hold no record and are replaced.
+        Epochs that started at or after `start_offset` hold no record and are replaced, also by an
+        older one: a leader that appended nothing may have to follow a log of older records.
 
         Raises:
-            CorruptMessageError: `epoch` is older than the latest one; epochs never fall in a log.
+            CorruptMessageError: `epoch` is older than that of the record before `start_offset`;
+                epochs never fall in a log.
         """
         assert epoch >= 0, epoch
         assert start_offset >= 0, start_offset
-        latest = self.latest_epoch
-        if epoch == latest:
+        if epoch == self.latest_epoch and start_offset >= self.entries[-1].start_offset:
             return self
-        if epoch < latest:
+        kept = self.truncate_to(start_offset)
+        if epoch < kept.latest_epoch:
             raise CorruptMessageError(
-                f"leader epoch {epoch} at offset {start_offset} is older than the log's {latest}"
+                f"leader epoch {epoch} at offset {start_offset} is older than the log's"
+                f" {kept.latest_epoch}"
             )
-        kept = self.truncate_to(start_offset).entries
-        return type(self)((*kept, EpochStart(epoch, start_offset)))
+        if epoch == kept.latest_epoch:
+            return kept
+        return type(self)((*kept.entries, EpochStart(epoch, start_offset)))
 
     def end_offset_for(self, requested_epoch: int, log_end_offset: int) -> EpochEnd:
         """Where this log leaves the largest of its epochs that is at most `requested_epoch`.

@@ -57,6 +57,12 @@ def test_an_epoch_without_records_gives_way_to_the_next_at_its_offset():
     assert EPOCHS.assign(8, 12).entries[1:] == (EpochStart(5, 10), EpochStart(8, 12))
 
 
+def test_an_epoch_without_records_gives_way_to_older_records_too():
+    """It led and appended nothing; now it follows a leader whose next records are older."""
+    assert LeaderEpochs.of([(3, 0)]).assign(1, 0) == LeaderEpochs.of([(1, 0)])
+    assert EPOCHS.assign(5, 12) == LeaderEpochs.of([(2, 0), (5, 10)])
+
+
 def test_truncating_the_end_keeps_the_epochs_that_still_hold_a_record():
     assert EPOCHS.truncate_to(12) == LeaderEpochs.of([(2, 0), (5, 10)])
     assert EPOCHS.truncate_to(11) == LeaderEpochs.of([(2, 0), (5, 10)])
