@@ -1,0 +1,56 @@
+import pytest
+
+from ottla_cluster.controller.topic_configs import (
+    TOPIC_CONFIGS,
+    effective_configs,
+    integer_config,
+    parse_configs,
+)
+from ottla_protocol.errors import InvalidConfigError
+
+
+def test_values_become_their_own_type():
+    parsed = parse_configs({"segment.bytes": "65536", "min.insync.replicas": 1, "durability": "os"})
+    assert parsed == {"durability": "os", "min.insync.replicas": 1, "segment.bytes": 65536}
+    assert list(parsed) == sorted(parsed)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("min.insync.replicas", 0),
+        ("min.insync.replicas", True),
+        ("min.insync.replicas", "two"),
+        ("min.insync.replicas", "1.5"),
+        ("segment.bytes", 10),
+        ("max.message.bytes", 10**12),
+        ("durability", "always"),
+        ("durability", 1),
+    ],
+)
+def test_wrong_values_are_refused_naming_the_config(name, value):
+    with pytest.raises(InvalidConfigError, match=name):
+        parse_configs({name: value})
+
+
+def test_an_unknown_config_lists_the_known_ones_and_the_nearest():
+    with pytest.raises(InvalidConfigError) as refused:
+        parse_configs({"min.isync.replica": 1})
+    assert "Did you mean 'min.insync.replicas'?" in refused.value.detail
+    assert all(name in refused.value.detail for name in TOPIC_CONFIGS)
+
+
+def test_a_config_that_no_broker_honours_yet_is_refused():
+    with pytest.raises(InvalidConfigError, match="not supported"):
+        parse_configs({"unclean.leader.election.enable": True})
+
+
+def test_every_default_is_a_legal_value():
+    defaults = {name: known.default for name, known in TOPIC_CONFIGS.items()}
+    assert parse_configs(defaults) == defaults == effective_configs({})
+
+
+def test_effective_values_prefer_what_the_topic_sets():
+    assert effective_configs({"durability": "os"})["durability"] == "os"
+    assert integer_config({"segment.bytes": 4096}, "segment.bytes") == 4096
+    assert integer_config({}, "segment.bytes") == TOPIC_CONFIGS["segment.bytes"].default
