@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ottla_protocol import record_batch as rb
+from ottla_protocol.compression import deflate
 from ottla_protocol.errors import CorruptMessageError, InvalidRequestError, MessageTooLargeError
 from ottla_protocol.record_codec import Record, RecordData, decode_batch, encode_batch
 
@@ -43,7 +44,7 @@ def decode(batch):
     return decode_batch(batch, max_inflated_bytes=MAX_INFLATED_BYTES)
 
 
-def batch_of_body(body, *, count=1, compression=0, last_offset_delta=None, max_inflated=None):
+def batch_of_body(body, *, count=1, compression=0, last_offset_delta=None):
     """A batch with a right length, count and CRC around any bytes as records."""
     batch = encode_batch([RecordData(1_000, None, None)])[: rb.HEADER_BYTES] + body
     batch[22] |= compression
@@ -203,15 +204,9 @@ def test_garbage_after_the_records_is_corrupt():
     for compression in rb.Compression:
         body = record_body() + b"\x00"
         if compression is not rb.Compression.NONE:
-            body = rb_deflate(compression, body)
+            body = deflate(compression, body)
         with pytest.raises(CorruptMessageError, match="unconsumed"):
             decode(batch_of_body(body, compression=compression))
-
-
-def rb_deflate(compression, body):
-    from ottla_protocol.compression import deflate
-
-    return deflate(compression, body)
 
 
 @pytest.mark.parametrize("deltas", [(0, 0), (1, 0), (0, 2), (-1, 0), (1, 1)])

@@ -1,0 +1,397 @@
+"""Records as JSON: what plain HTTP clients and the CLI write and read.
+
+    {"key": "text", "value": <any JSON>, "headers": {"name": "text"}, "timestamp": 1700000000000}
+
+A key or value is bytes; JSON knows none. So each has a field for every form that the bytes can be
+told in, at most one of which is there:
+
+    key         text, stored as its UTF-8     value        any JSON, stored as compact JSON text
+    key_b64     base64                        value_text   text, stored as its UTF-8
+                                              value_b64    base64
+                                              value: null  a tombstone
+
+Headers are `{name: form}`, or `[[name, form], ...]` where names repeat; a form is text,
+`{"b64": base64}` or null.
+
+JSON values pass through as text: never parsed into numbers and printed again, so `1.10`, `1e400`
+and 30-digit integers survive. Only the whitespace between tokens is dropped. Reading gives the same
+fields back, and parsing what was rendered gives the same record, save that JSON text which some
+binary producer stored with whitespace comes back compact.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from ottla_protocol.errors import InvalidRequestError, MalformedBodyError, MessageTooLargeError
+from ottla_protocol.record_codec import Record
+
+MAX_RECORDS_PER_REQUEST = 100_000
+MAX_HEADERS_PER_RECORD = 1_000
+MAX_TIMESTAMP = 2**63 - 1
+MAX_PARTITION = 2**31 - 1
+
+RecordFormat: TypeAlias = Literal["auto", "json", "text", "base64"]
+"""How keys and values are rendered.
+
+    auto    value is JSON if it parses, else text if it is UTF-8, else base64
+    json    as auto, but a value that is not JSON is an error
+    text    text if it is UTF-8, else base64
+    base64  key and value in base64, always
+"""
+
+Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
+
+
+class ParsedRecord(msgspec.Struct, frozen=True, gc=False):
+    """One record of a request.
+
+    Attributes:
+        key: the key's bytes, or None.
+        value: the value's bytes; None is a tombstone.
+        headers: in the order sent.
+        timestamp: ms since the epoch if the client gave it.
+        partition: the partition if the client chose it.
+    """
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    timestamp: int | None = None
+    partition: int | None = None
+
+
+# --- parsing --------------------------------------------------------------------------------
+
+
+class _Base64(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    b64: bytes
+
+
+_HeaderValue: TypeAlias = str | _Base64 | None
+
+
+class _JsonRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    key: str | None = None
+    key_b64: bytes | None = None
+    value: Raw | UnsetType = UNSET
+    value_text: str | UnsetType = UNSET
+    value_b64: bytes | UnsetType = UNSET
+    headers: dict[str, _HeaderValue] | list[tuple[str, _HeaderValue]] | None = None
+    timestamp: Annotated[int, Meta(ge=0, le=MAX_TIMESTAMP)] | None = None
+    partition: Annotated[int, Meta(ge=0, le=MAX_PARTITION)] | None = None
+
+
+class _JsonRecords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    records: list[_JsonRecord]
+
+
+_record_decoder = msgspec.json.Decoder(_JsonRecord)
+_records_decoder = msgspec.json.Decoder(_JsonRecords)
+
+_BYTE_POSITION = re.compile(r"\(byte (\d+)\)")
+_PATH = re.compile(r"(?P<rule>.*) - at `(?P<path>\$.*)`", re.DOTALL)
+_RECORD_PATH = re.compile(r"\$\.records\[(?P<index>\d+)\]\.?(?P<field>.*)", re.DOTALL)
+
+
+def parse_records(body: bytes) -> list[ParsedRecord]:
+    """Read `{"records": [...]}`.
+
+    Raises:
+        MalformedBodyError: it is not JSON; members `position` (bytes), `line` and `column`.
+        InvalidRequestError: a field breaks a rule; members `index` (of the record) and `path`
+            where they apply.
+        MessageTooLargeError: there are more than MAX_RECORDS_PER_REQUEST records.
+    """
+    _check_utf8(body)
+    try:
+        records = _records_decoder.decode(body).records
+    except msgspec.ValidationError as error:
+        _refuse_document(error)
+    except msgspec.DecodeError as error:
+        raise _malformed(error, body) from error
+    except RecursionError as error:
+        raise InvalidRequestError("body is nested too deeply") from error
+    if not records:
+        raise InvalidRequestError("records: at least one record is needed", path="$.records")
+    if len(records) > MAX_RECORDS_PER_REQUEST:
+        raise MessageTooLargeError(
+            f"records: {len(records)} records, at most {MAX_RECORDS_PER_REQUEST} are taken at once",
+            max_records=MAX_RECORDS_PER_REQUEST,
+        )
+    return [_parsed(record, index) for index, record in enumerate(records)]
+
+
+def parse_record_line(line: bytes, index: int) -> ParsedRecord:
+    """Read one line of NDJSON: one record, with the same fields as in `parse_records`.
+
+    Args:
+        line: the line, with or without its end.
+        index: number of the record in its request, from 0, for errors.
+
+    Raises:
+        MalformedBodyError: as in `parse_records`, with `index`; the position is in the line.
+        InvalidRequestError: as in `parse_records`.
+    """
+    _check_utf8(line, index=index)
+    try:
+        record = _record_decoder.decode(line)
+    except msgspec.ValidationError as error:
+        rule, path = _rule_and_path(error)
+        _refuse(index, path.removeprefix("$").removeprefix("."), rule)
+    except msgspec.DecodeError as error:
+        raise _malformed(error, line, index=index) from error
+    except RecursionError as error:
+        raise InvalidRequestError(f"record {index} is nested too deeply", index=index) from error
+    return _parsed(record, index)
+
+
+def _parsed(record: _JsonRecord, index: int) -> ParsedRecord:
+    key = record.key_b64
+    if record.key is not None:
+        if key is not None:
+            _refuse(index, "", "key and key_b64 exclude each other")
+        key = record.key.encode()
+    return ParsedRecord(
+        key,
+        _value_bytes(record, index),
+        _headers(record.headers, index) if record.headers else (),
+        record.timestamp,
+        record.partition,
+    )
+
+
+def _value_bytes(record: _JsonRecord, index: int) -> bytes | None:
+    """The value from whichever of its three fields is there."""
+    value, text, base64 = record.value, record.value_text, record.value_b64
+    if value is not UNSET:
+        if text is not UNSET or base64 is not UNSET:
+            other = "value_text" if text is not UNSET else "value_b64"
+            _refuse(index, "", f"value and {other} exclude each other")
+        raw = bytes(value)
+        if raw == b"null":
+            return None
+        return msgspec.json.format(raw, indent=-1) if _has_whitespace(raw) else raw
+    if text is not UNSET:
+        if base64 is not UNSET:
+            _refuse(index, "", "value_text and value_b64 exclude each other")
+        return text.encode()
+    if base64 is UNSET:
+        _refuse(index, "", "one of value, value_text and value_b64 is needed; null is a tombstone")
+    return base64
+
+
+def _headers(
+    headers: dict[str, _HeaderValue] | list[tuple[str, _HeaderValue]], index: int
+) -> Headers:
+    if len(headers) > MAX_HEADERS_PER_RECORD:
+        _refuse(index, "headers", f"{len(headers)} headers, at most {MAX_HEADERS_PER_RECORD}")
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return tuple([(name, _header_bytes(value)) for name, value in pairs])
+
+
+def _header_bytes(value: _HeaderValue) -> bytes | None:
+    if isinstance(value, str):
+        return value.encode()
+    return None if value is None else value.b64
+
+
+def _has_whitespace(text: bytes) -> bool:
+    """Whether there is any whitespace, within strings or between tokens."""
+    return 0x20 in text or 0x0A in text or 0x0D in text or 0x09 in text
+
+
+def _check_utf8(body: bytes, **members: Any) -> None:
+    """Refuse bytes that are not UTF-8; values that pass through undecoded are not checked later."""
+    if body.isascii():
+        return
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise _malformed_at(error.start, "invalid UTF-8", body, **members) from error
+
+
+def _malformed(error: msgspec.DecodeError, body: bytes, **members: Any) -> MalformedBodyError:
+    """The error with the position that msgspec's message tells; at the end where it tells none."""
+    found = _BYTE_POSITION.search(str(error))
+    if found is None:
+        return _malformed_at(len(body), "the JSON ends too early", body, **members)
+    rule = str(error)[: found.start()].strip().removeprefix("JSON is malformed: ")
+    # Only here msgspec tells the position behind the character that it stumbled over.
+    is_behind = rule == "trailing characters"
+    return _malformed_at(int(found[1]) - is_behind, rule, body, **members)
+
+
+def _malformed_at(position: int, rule: str, body: bytes, **members: Any) -> MalformedBodyError:
+    line = body.count(b"\n", 0, position) + 1
+    column = position - (body.rfind(b"\n", 0, position) + 1) + 1
+    where = f"record {members['index']}, " if "index" in members else ""
+    return MalformedBodyError(
+        f"{where}byte {position} (line {line}, column {column}): {rule}",
+        position=position,
+        line=line,
+        column=column,
+        **members,
+    )
+
+
+def _rule_and_path(error: msgspec.ValidationError) -> tuple[str, str]:
+    """The rule and the JSON path that msgspec's message tells; `$` where it tells none."""
+    found = _PATH.fullmatch(str(error))
+    return (found["rule"], found["path"]) if found is not None else (str(error), "$")
+
+
+def _refuse_document(error: msgspec.ValidationError) -> NoReturn:
+    rule, path = _rule_and_path(error)
+    found = _RECORD_PATH.fullmatch(path)
+    if found is not None:
+        _refuse(int(found["index"]), found["field"], rule)
+    field = path.removeprefix("$").removeprefix(".") or "body"
+    raise InvalidRequestError(f"{field}: {rule}", path=path)
+
+
+def _refuse(index: int, field: str, rule: str) -> NoReturn:
+    where = f"record {index}, {field}" if field else f"record {index}"
+    path = f"$.records[{index}]" + (f".{field}" if field else "")
+    raise InvalidRequestError(f"{where}: {rule}", index=index, path=path)
+
+
+# --- rendering ------------------------------------------------------------------------------
+
+
+class RenderedRecord(msgspec.Struct, frozen=True):
+    """One record of a response; unset fields are left out of the JSON."""
+
+    offset: int
+    timestamp: int
+    topic: str | UnsetType = UNSET
+    partition: int | UnsetType = UNSET
+    key: str | UnsetType | None = UNSET
+    key_b64: bytes | UnsetType = UNSET
+    value: Raw | UnsetType | None = UNSET
+    value_text: str | UnsetType = UNSET
+    value_b64: bytes | UnsetType = UNSET
+    headers: dict[str, str] | list[tuple[str, str | dict[str, bytes] | None]] = {}
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def render_record(
+    record: Record, fmt: RecordFormat, *, topic: str | None = None, partition: int | None = None
+) -> RenderedRecord:
+    """Render one record; see RecordFormat.
+
+    Args:
+        record: what to render.
+        fmt: how to tell key and value.
+        topic: given as a field where records of several topics stand together.
+        partition: given as a field where records of several partitions stand together.
+
+    Raises:
+        InvalidRequestError: `fmt` is `json` and the value is not JSON; member `offset`.
+    """
+    key_name, key = _render_key(record.key, fmt)
+    value_name, value = _render_value(record, fmt)
+    fields: dict[str, Any] = {key_name: key, value_name: value}
+    if topic is not None:
+        fields["topic"] = topic
+    if partition is not None:
+        fields["partition"] = partition
+    if record.headers:
+        fields["headers"] = _render_headers(record.headers)
+    return RenderedRecord(record.offset, record.timestamp, **fields)
+
+
+def render_records(
+    records: Sequence[Record],
+    fmt: RecordFormat,
+    *,
+    topic: str | None = None,
+    partition: int | None = None,
+) -> bytes:
+    """Render records as one JSON array, brackets included; `msgspec.Raw` embeds it in a response.
+
+    Arguments and errors are those of `render_record`.
+    """
+    return _encoder.encode(
+        [render_record(record, fmt, topic=topic, partition=partition) for record in records]
+    )
+
+
+def render_lines(
+    records: Sequence[Record],
+    fmt: RecordFormat,
+    *,
+    topic: str | None = None,
+    partition: int | None = None,
+) -> bytes:
+    """Render records as NDJSON, each line ended; otherwise as `render_records`."""
+    return _encoder.encode_lines(
+        [render_record(record, fmt, topic=topic, partition=partition) for record in records]
+    )
+
+
+def _render_key(key: bytes | None, fmt: RecordFormat) -> tuple[str, str | bytes | None]:
+    if key is None:
+        return "key", None
+    text = None if fmt == "base64" else _text(key)
+    return ("key_b64", key) if text is None else ("key", text)
+
+
+def _render_value(record: Record, fmt: RecordFormat) -> tuple[str, Raw | str | bytes | None]:
+    value = record.value
+    if value is None:
+        return "value", None
+    if fmt in ("auto", "json"):
+        compact = _compact_json(value)
+        # The JSON text null would read as a tombstone.
+        if compact is not None and compact != b"null":
+            return "value", Raw(compact)
+        if compact is None and fmt == "json":
+            raise InvalidRequestError(
+                f"the value at offset {record.offset} is not JSON; "
+                "read it with format auto, text or base64",
+                offset=record.offset,
+            )
+    text = None if fmt == "base64" else _text(value)
+    return ("value_b64", value) if text is None else ("value_text", text)
+
+
+def _compact_json(value: bytes) -> bytes | None:
+    """The value as compact JSON text, None if it is not JSON.
+
+    Compact also means without line ends, which would break NDJSON and event streams. JSON that is
+    nested too deeply to be checked counts as none.
+    """
+    if not value.isascii() and _text(value) is None:
+        return None
+    try:
+        return msgspec.json.format(value, indent=-1)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _text(value: bytes) -> str | None:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _render_headers(
+    headers: Headers,
+) -> dict[str, str] | list[tuple[str, str | dict[str, bytes] | None]]:
+    """An object where names are unique and all values text, else a list of pairs."""
+    texts = {name: _text(value) for name, value in headers if value is not None}
+    plain = {name: text for name, text in texts.items() if text is not None}
+    if len(plain) == len(headers):
+        return plain
+    pairs: list[tuple[str, str | dict[str, bytes] | None]] = []
+    for name, value in headers:
+        text = None if value is None else _text(value)
+        pairs.append((name, {"b64": value} if text is None and value is not None else text))
+    return pairs
