@@ -1,9 +1,15 @@
 """Stand-ins for the broker process."""
 
+import io
 import sys
+import tempfile
 import textwrap
+from contextlib import contextmanager
 
 import pytest
+
+from ottla_ops.cli.main import run
+from tests.unit.ops.fake_cluster import FakeCluster
 
 FAKE_BROKER = """
     import http.server, os, signal, sys, threading, time
@@ -45,3 +51,51 @@ def fake_broker(tmp_path):
     script = tmp_path / "fake_broker.py"
     script.write_text(textwrap.dedent(FAKE_BROKER))
     return (sys.executable, "-S", str(script))
+
+
+@pytest.fixture
+def cluster():
+    """One fake broker."""
+    with closing_cluster(1) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def three_brokers():
+    """Three fake brokers with common memory."""
+    with closing_cluster(3) as cluster:
+        yield cluster
+
+
+@contextmanager
+def closing_cluster(brokers):
+    cluster = FakeCluster(brokers)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+class Cli:
+    """Runs `ottla` in this process: exit code, stdout, stderr."""
+
+    def __init__(self, capsysbinary, monkeypatch):
+        self._capture = capsysbinary
+        self._monkeypatch = monkeypatch
+
+    def __call__(self, *arguments, stdin=b"", to=None):
+        with tempfile.TemporaryFile("w+b") as file:
+            file.write(stdin)
+            file.seek(0)
+            self._monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
+            bootstrap = ["--bootstrap", to.bootstrap] if to else []
+            code = run([*bootstrap, *map(str, arguments)])
+            sys.stdin.detach()
+        captured = self._capture.readouterr()
+        return code, captured.out.decode(errors="surrogateescape"), captured.err.decode()
+
+
+@pytest.fixture
+def cli(capsysbinary, monkeypatch):
+    """The command, run in this process."""
+    return Cli(capsysbinary, monkeypatch)

@@ -1,0 +1,71 @@
+"""The command tree of `ottla` and its global options.
+
+Building the tree needs every command's signature but none of its work, so command modules import
+HTTP clients, codecs and progress bars inside their functions: `ottla --help` answers before a
+person notices.
+"""
+
+from typing import Annotated
+
+import typer
+
+from ottla_ops.cli import (
+    cluster_commands,
+    consume_command,
+    dev_commands,
+    produce_command,
+    topic_commands,
+)
+from ottla_ops.cli.output import Output
+from ottla_ops.cli.session import DEFAULT_BOOTSTRAP, Session
+
+app = typer.Typer(
+    name="ottla",
+    no_args_is_help=True,
+    # Plain help and errors: rich would double the time that `--help` takes.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+app.add_typer(cluster_commands.app, name="cluster")
+app.add_typer(topic_commands.app, name="topic")
+app.command("produce")(produce_command.produce)
+app.command("consume")(consume_command.consume)
+app.add_typer(dev_commands.app, name="dev")
+
+
+def _print_version(requested: bool) -> None:  # noqa: FBT001 - typer calls it with the flag
+    if requested:
+        from importlib.metadata import version
+
+        print(f"ottla {version('ottla')}")
+        raise typer.Exit
+
+
+@app.callback()
+def ottla(
+    context: typer.Context,
+    *,
+    bootstrap: Annotated[
+        str, typer.Option(envvar="OTTLA_BOOTSTRAP", help="URLs of brokers, comma-separated.")
+    ] = DEFAULT_BOOTSTRAP,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: one object, or NDJSON for records.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 - the callback prints it
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Work with an Ottla cluster: a replicated, partitioned commit log over HTTP.
+
+    Data goes to stdout, everything else to stderr. Global options may stand anywhere.
+    Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 conflict, 5 unavailable or timeout,
+    6 denied, 130 interrupted.
+    """
+    context.obj = Session(bootstrap=bootstrap, output=Output(as_json=as_json, quiet=quiet))

@@ -1,0 +1,106 @@
+"""`ottla consume`: the records of a topic to stdout."""
+
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ottla_ops.cli.failures import usage_error
+from ottla_ops.cli.session import session_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ottla_ops.cli.consuming import PartitionRead
+
+
+class Format(StrEnum):
+    """How a record is printed."""
+
+    VALUE = "value"
+    KEY_VALUE = "key-value"
+    JSON = "json"
+
+
+def consume(
+    context: typer.Context,
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Topic to read.")],
+    *,
+    partition: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Only this partition; all of them without it."),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="START",
+            help="earliest, latest, an offset, or -N: the last N records of each partition.",
+        ),
+    ] = "earliest",
+    until_end: Annotated[
+        bool, typer.Option("--until-end", help="Stop at the end as it is now (the default).")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with records that are still to come.")
+    ] = False,
+    max_records: Annotated[
+        int | None,
+        typer.Option("--max-records", "-n", min=1, metavar="N", help="Stop after so many."),
+    ] = None,
+    output_format: Annotated[
+        Format, typer.Option("--format", help="How to print a record; --json is --format json.")
+    ] = Format.VALUE,
+    key_separator: Annotated[
+        str,
+        typer.Option(metavar="TEXT", help="What --format key-value prints between key and value."),
+    ] = "\t",
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.1, metavar="SECONDS", help="How long to keep trying an unavailable cluster."
+        ),
+    ] = 30.0,
+) -> None:
+    """Print the records of a topic, one a line.
+
+    Without --follow the partitions are printed one after the other; with it, records are printed as
+    they arrive, in order within each partition.
+    """
+    from ottla_ops.cli.consuming import ReadRequest, TopicReader
+
+    session = session_of(context)
+    if follow and until_end:
+        raise usage_error("--follow and --until-end exclude each other")
+    if not re.fullmatch(r"earliest|latest|-?[0-9]+", start):
+        raise usage_error(f"--from {start}: neither earliest, latest, an offset nor -N")
+    if session.output.as_json:
+        output_format = Format.JSON
+    request = ReadRequest(
+        topic=topic,
+        start=start,
+        # As base64 the bytes come out as they were stored, whatever they are.
+        value_format="auto" if output_format is Format.JSON else "base64",
+        max_records=max_records,
+        timeout_s=timeout,
+    )
+    reader = TopicReader(session.connect(), request)
+    partitions = reader.partitions() if partition is None else [partition]
+    reads = reader.follow(partitions) if follow else reader.read_until_end(partitions)
+    for read in reads:
+        session.output.lines(_formatted(topic, read, output_format, key_separator))
+
+
+def _formatted(
+    topic: str, read: "PartitionRead", output_format: Format, key_separator: str
+) -> "Iterator[bytes]":
+    from ottla_ops.cli import record_output
+
+    match output_format:
+        case Format.JSON:
+            return record_output.json_lines(topic, read)
+        case Format.VALUE:
+            return record_output.value_lines(read)
+        case Format.KEY_VALUE:
+            return record_output.key_value_lines(read, key_separator.encode())

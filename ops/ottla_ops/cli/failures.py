@@ -1,0 +1,120 @@
+"""How a command fails: one exception type, and the exit code that each kind of failure has.
+
+Scripts act on exit codes, people on one line, programs on `{code, message, hint, retriable}`; a
+`CommandError` carries all of it, whether the failure is ours, the network's or the broker's.
+
+    0 ok · 1 failure · 2 usage · 3 not found · 4 conflict · 5 unavailable or timeout · 6 denied
+    · 130 interrupted
+"""
+
+from enum import IntEnum
+from typing import Any, Final
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the `ottla` command."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    CONFLICT = 4
+    UNAVAILABLE = 5
+    DENIED = 6
+    INTERRUPTED = 130
+
+
+class CommandError(Exception):
+    """A command failed in a way that we can explain.
+
+    Args:
+        message: one sentence for a person.
+        code: Kafka's error name from the broker, or one of our own in the same spelling.
+        exit_code: what the process ends with.
+        hint: what to try next, empty when we do not know.
+        retriable: whether the same command may work later.
+        not_applied: for writes, whether it is certain that nothing was written.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        exit_code: ExitCode = ExitCode.FAILURE,
+        hint: str = "",
+        retriable: bool = False,
+        not_applied: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.exit_code = exit_code
+        self.hint = hint
+        self.retriable = retriable
+        self.not_applied = not_applied
+
+    def document(self) -> dict[str, Any]:
+        """The failure as `--json` prints it."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint or None,
+            "retriable": self.retriable,
+        }
+
+
+class UnreachableError(CommandError):
+    """No broker of the bootstrap list could be talked to; the message names each with its reason.
+
+    `retriable` stays False unless a broker has answered this process before: at first contact a
+    wrong address is likelier than a cluster that is about to come back.
+    """
+
+
+def usage_error(message: str, *, hint: str = "") -> CommandError:
+    """Options or arguments that make no sense together."""
+    return CommandError(message, code="USAGE", exit_code=ExitCode.USAGE, hint=hint)
+
+
+EXIT_CODES_BY_STATUS: Final = {
+    401: ExitCode.DENIED,
+    403: ExitCode.DENIED,
+    404: ExitCode.NOT_FOUND,
+    409: ExitCode.CONFLICT,
+    412: ExitCode.CONFLICT,
+    421: ExitCode.UNAVAILABLE,
+    429: ExitCode.UNAVAILABLE,
+    502: ExitCode.UNAVAILABLE,
+    503: ExitCode.UNAVAILABLE,
+    504: ExitCode.UNAVAILABLE,
+}
+
+HINTS_BY_CODE: Final = {
+    "UNKNOWN_TOPIC_OR_PARTITION": "`ottla topic list` shows the topics, "
+    "`ottla topic create NAME` makes one",
+    "TOPIC_ALREADY_EXISTS": "`ottla topic describe NAME` shows the one that exists",
+    "INVALID_REPLICATION_FACTOR": "`ottla cluster info` shows how many brokers are active",
+    "NOT_ENOUGH_REPLICAS": "`ottla cluster info` shows which brokers are missing",
+    "OFFSET_OUT_OF_RANGE": "`--from earliest` begins at the first record that is still kept",
+    "MESSAGE_TOO_LARGE": "a record has to fit into one request",
+}
+
+
+def error_from_answer(status: int, document: Any) -> CommandError:
+    """The failure that a broker's answer tells.
+
+    Args:
+        status: HTTP status of the answer.
+        document: its problem document (RFC 9457), or whatever else the body held.
+    """
+    problem: dict[str, Any] = document if isinstance(document, dict) else {}
+    code = str(problem.get("code") or f"HTTP_{status}")
+    return CommandError(
+        str(problem.get("detail") or problem.get("title") or f"the broker answered {status}"),
+        code=code,
+        exit_code=EXIT_CODES_BY_STATUS.get(status, ExitCode.FAILURE),
+        hint=HINTS_BY_CODE.get(code, ""),
+        retriable=bool(problem.get("retriable", status in {429, 502, 503, 504})),
+        not_applied=problem.get("outcome") == "not_applied",
+    )

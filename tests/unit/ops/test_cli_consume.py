@@ -1,0 +1,162 @@
+"""`ottla consume`: every record once, in order within its partition, byte for byte."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ottla_ops.cli import consuming
+from ottla_ops.cli.consuming import ReadRequest, TopicReader
+from ottla_ops.cli.http_connection import HttpConnection
+
+
+@pytest.fixture
+def orders(cluster):
+    """A topic of two partitions with three and two records."""
+    cluster.create("orders", 2)
+    cluster.append("orders", 0, "a", "b", "c")
+    cluster.append("orders", 1, "d", "e")
+    return cluster
+
+
+def test_all_partitions_are_printed_one_after_the_other(cli, orders):
+    assert cli("consume", "orders", to=orders) == (0, "a\nb\nc\nd\ne\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        (["--partition", "1"], "d\ne\n"),
+        (["--from", "latest"], ""),
+        (["--from", "-1"], "c\ne\n"),
+        (["--from", "-100"], "a\nb\nc\nd\ne\n"),
+        (["--from", "1"], "b\nc\ne\n"),
+        (["--partition", "0", "--from", "3"], ""),
+        (["--max-records", "4"], "a\nb\nc\nd\n"),
+        (["-n", "2", "--from", "1"], "b\nc\n"),
+        (["--until-end"], "a\nb\nc\nd\ne\n"),
+    ],
+)
+def test_where_to_start_and_to_stop(cli, orders, arguments, printed):
+    assert cli("consume", "orders", *arguments, to=orders) == (0, printed, "")
+
+
+def test_an_empty_topic_prints_nothing(cli, cluster):
+    cluster.create("orders", 3)
+    assert cli("consume", "orders", to=cluster) == (0, "", "")
+
+
+def test_more_than_one_answer_is_needed_for_many_records(cli, cluster, monkeypatch):
+    monkeypatch.setattr(consuming, "READ_RECORDS_MAX", 10)
+    cluster.create("orders")
+    lines = [str(number) for number in range(95)]
+    cluster.append("orders", 0, *lines)
+    assert cli("consume", "orders", to=cluster)[1].splitlines() == lines
+
+
+def test_what_was_produced_is_consumed_byte_for_byte(cli, cluster):
+    cluster.create("t")
+    data = b'text\n\n  {"a" : 1.10}\n\xff\xfe\x00binary\n"quoted"\n'
+    assert cli("produce", "t", stdin=data, to=cluster)[0] == 0
+    assert cli("consume", "t", to=cluster)[1].encode(errors="surrogateescape") == data
+
+
+def test_keys_and_values(cli, cluster):
+    cluster.create("t")
+    assert cli("produce", "t", "--key-separator", ":", stdin=b"k:v:w\n:x\n", to=cluster)[0] == 0
+    printed = cli("consume", "t", "--format", "key-value", "--key-separator", "=", to=cluster)[1]
+    assert printed == "k=v:w\n=x\n"
+
+
+@pytest.mark.parametrize("flags", [["--json"], ["--format", "json"]])
+def test_json_has_everything(cli, cluster, flags):
+    cluster.create("t")
+    cli("produce", "t", "--ndjson", "--key", "k", stdin=b'{"n":1}', to=cluster)
+    code, out, _ = cli("consume", "t", *flags, to=cluster)
+    assert code == 0
+    assert json.loads(out) == {
+        "topic": "t",
+        "partition": 0,
+        "offset": 0,
+        "timestamp": 1_700_000_000_000,
+        "key": "k",
+        "value": {"n": 1},
+        "headers": {},
+    }
+
+
+def test_a_tombstone_is_an_empty_line_and_null_in_json(cli, cluster):
+    cluster.create("t")
+    cli("produce", "t", "--ndjson", stdin=b"null", to=cluster)
+    assert cli("consume", "t", to=cluster)[1] == "\n"
+    assert json.loads(cli("consume", "t", "--json", to=cluster)[1])["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["orders", "--from", "5", "--partition", "0"], 1),
+        (["nope"], 3),
+        (["orders", "--partition", "7"], 3),
+        (["orders", "--from", "yesterday"], 2),
+        (["orders", "--follow", "--until-end"], 2),
+    ],
+)
+def test_failures_have_their_exit_codes(cli, orders, arguments, code):
+    assert cli("consume", *arguments, to=orders)[0] == code
+
+
+def test_an_offset_out_of_range_says_what_to_do(cli, orders):
+    _, _, err = cli("consume", "orders", "--from", "5", "--partition", "0", to=orders)
+    assert "`--from earliest`" in err
+
+
+def test_a_failover_repeats_no_record_and_skips_none(cli, three_brokers, monkeypatch):
+    monkeypatch.setattr(consuming, "READ_RECORDS_MAX", 2)
+    three_brokers.create("t")
+    three_brokers.append("t", 0, *"abcdefg")
+    three_brokers.refuse(503, "LEADER_NOT_AVAILABLE", times=5, retriable=True)
+    assert cli("consume", "t", to=three_brokers)[1] == "a\nb\nc\nd\ne\nf\ng\n"
+    assert {call.broker for call in three_brokers.calls()} > {1}
+
+
+def test_a_partition_that_does_not_get_on_is_told(cluster, monkeypatch):
+    monkeypatch.setattr(consuming, "READ_WAIT_MS", 10)
+    cluster.create("t")
+    reader = TopicReader(HttpConnection(cluster.bootstrap), ReadRequest("t", timeout_s=0.1))
+    reads = reader._read_partition_until(5, 0)
+    with pytest.raises(consuming.CommandError, match="stuck at offset 0 of 5"):
+        list(reads)
+
+
+def test_following_prints_what_is_still_to_come_from_every_partition(cluster):
+    cluster.create("t", 2)
+    cluster.append("t", 0, "before")
+    program = "import sys; from ottla._entry import main; sys.exit(main())"
+    arguments = ["consume", "t", "--follow", "-n", "3", "--bootstrap", cluster.bootstrap]
+    consume = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert consume.stdout.readline() == "before\n"
+        cluster.append("t", 1, "one")
+        assert consume.stdout.readline() == "one\n"
+        cluster.append("t", 0, "two")
+        assert consume.stdout.readline() == "two\n"
+        assert consume.wait(20) == 0
+    finally:
+        consume.kill()
+        consume.communicate()
+
+
+def test_a_follower_that_fails_for_good_ends_the_command(cli, cluster):
+    cluster.create("t", 2)
+    assert cli("consume", "t", "--follow", "--from", "9", to=cluster)[0] == 1
+
+
+def test_too_many_partitions_to_follow_is_told(cli, cluster):
+    cluster.create("t", consuming.FOLLOWED_PARTITIONS_MAX + 1)
+    code, _, err = cli("consume", "t", "--follow", to=cluster)
+    assert code == 2
+    assert "--partition" in err
