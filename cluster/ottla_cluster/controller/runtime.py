@@ -242,8 +242,8 @@ class SpeculativeRuntime(Generic[StateT, CommandT, RecordT, AnswerT]):
         read gets NOT_APPLIED.
         """
         self._leading = False
-        failed = tuple(
-            Completed[AnswerT](
+        failed: tuple[Completed[AnswerT], ...] = tuple(
+            Completed(
                 item.request_id,
                 self._lost_leadership_error(
                     "This node lost leadership before the request was committed.",

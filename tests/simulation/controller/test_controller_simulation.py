@@ -1,0 +1,206 @@
+"""Seeded lives of a controller keep the invariants, and planted bugs are caught."""
+
+from collections import Counter
+
+import pytest
+
+from ottla_cluster.controller import (
+    broker_handlers,
+    elections,
+    partition_handlers,
+    runtime,
+)
+from ottla_cluster.controller.elections import change, without
+from tests.simulation.controller.controller_simulation import ControllerSimulation
+
+SEEDS = 150
+STEPS = 200
+
+
+def first_failing_seed(seeds=SEEDS):
+    for seed in range(seeds):
+        try:
+            ControllerSimulation(seed).run(STEPS)
+        except AssertionError:
+            return seed
+    return None
+
+
+def test_random_lives_keep_the_invariants():
+    total = Counter()
+    for seed in range(SEEDS):
+        simulation = ControllerSimulation(seed)
+        try:
+            simulation.run(STEPS)
+        except AssertionError as failure:
+            raise AssertionError(f"seed {seed}: {failure}") from failure
+        total.update(simulation.counts)
+    # A simulation in which nothing happens proves nothing.
+    assert total["accepted"] > 20 * SEEDS
+    assert total["refused"] > 10 * SEEDS
+    assert total["altered"] > 8 * SEEDS
+    assert total["elected"] > 4 * SEEDS
+    assert total["leaderships"] > 2 * SEEDS
+
+
+def test_a_seed_is_a_life():
+    first, second = ControllerSimulation(42), ControllerSimulation(42)
+    first.run(STEPS)
+    second.run(STEPS)
+    assert first.log == second.log
+    assert first.replica == second.replica
+
+
+# --- planted bugs ---------------------------------------------------------------------------
+
+
+def fencing_empties_the_isr(monkeypatch):
+    def broker_fenced(image, partition, node_id):
+        if node_id not in partition.isr:
+            return ()
+        isr = without(partition.isr, node_id)
+        leader = elections.elect_leader(image, partition, isr, excluding=node_id)
+        return change(partition, isr=isr, leader=leader)
+
+    monkeypatch.setattr(broker_handlers, "broker_fenced", broker_fenced)
+
+
+def fencing_elects_an_unclean_leader(monkeypatch):
+    def broker_fenced(image, partition, node_id):
+        if node_id not in partition.isr:
+            return ()
+        replicas = partition.replicas
+        leader = elections.elect_leader(image, partition, replicas, excluding=node_id)
+        return change(partition, isr=partition.isr if leader is None else (leader,), leader=leader)
+
+    monkeypatch.setattr(broker_handlers, "broker_fenced", broker_fenced)
+
+
+def fencing_leaves_followers_in_sync(monkeypatch):
+    real = elections.broker_fenced
+
+    def broker_fenced(image, partition, node_id):
+        return real(image, partition, node_id) if partition.leader == node_id else ()
+
+    monkeypatch.setattr(broker_handlers, "broker_fenced", broker_fenced)
+
+
+def altering_ignores_the_partition_epoch(monkeypatch):
+    real = partition_handlers._check_epochs
+
+    def check_epochs(partition, command):
+        real(partition, _with(command, partition_epoch=partition.partition_epoch))
+
+    monkeypatch.setattr(partition_handlers, "_check_epochs", check_epochs)
+
+
+def altering_ignores_the_leader_epoch(monkeypatch):
+    real = partition_handlers._check_epochs
+
+    def check_epochs(partition, command):
+        current = {
+            "leader_epoch": partition.leader_epoch,
+            "partition_epoch": partition.partition_epoch,
+        }
+        real(partition, _with(command, **current))
+
+    monkeypatch.setattr(partition_handlers, "_check_epochs", check_epochs)
+
+
+def altering_ignores_eligibility(monkeypatch):
+    monkeypatch.setattr(partition_handlers, "_check_eligible", lambda *_: None)
+
+
+def a_restart_keeps_its_leadership(monkeypatch):
+    """The new incarnation even returns active, so that only its epochs can give it away."""
+    real = broker_handlers._leave_everything
+
+    def register_broker(image, command):
+        monkeypatch.setattr(broker_handlers, "_leave_everything", lambda *_: ())
+        try:
+            result = real_register(image, command)
+        finally:
+            monkeypatch.setattr(broker_handlers, "_leave_everything", real)
+        unfenced = tuple(
+            broker_handlers.BrokerUnfenced(record.node_id, record.broker_epoch)
+            for record in result.records
+        )
+        return broker_handlers.Result((*result.records, *unfenced), result.response)
+
+    real_register = broker_handlers.register_broker
+    monkeypatch.setattr("ottla_cluster.controller.handlers.register_broker", register_broker)
+
+
+def a_stale_view_is_unfenced(monkeypatch):
+    real = broker_handlers.heartbeat
+
+    def heartbeat(image, command):
+        return real(image, _with(command, applied_version=image.version))
+
+    monkeypatch.setattr("ottla_cluster.controller.handlers.heartbeat", heartbeat)
+
+
+def an_unfenced_broker_leads_what_it_is_not_in_sync_with(monkeypatch):
+    def broker_unfenced(partition, node_id):
+        if partition.leader is not None or node_id not in partition.replicas:
+            return ()
+        return change(partition, isr=(node_id,), leader=node_id)
+
+    monkeypatch.setattr(broker_handlers, "broker_unfenced", broker_unfenced)
+
+
+def handlers_see_only_what_is_committed(monkeypatch):
+    monkeypatch.setattr(
+        runtime.SpeculativeRuntime,
+        "speculative_state",
+        property(lambda self: self._committed_state),
+    )
+
+
+def refusals_do_not_wait(monkeypatch):
+    real = runtime.SpeculativeRuntime._wait
+
+    def wait(self, outcome, records):
+        if isinstance(outcome, Exception):
+            raise outcome
+        real(self, outcome, records)
+
+    monkeypatch.setattr(runtime.SpeculativeRuntime, "_wait", wait)
+
+
+def commits_release_everybody(monkeypatch):
+    real = runtime.SpeculativeRuntime.committed
+
+    def committed(self, index):
+        last = max((item.index or 0 for item in self._waiting), default=0)
+        return real(self, max(index, last))
+
+    monkeypatch.setattr(runtime.SpeculativeRuntime, "committed", committed)
+
+
+def _with(command, **fields):
+    known = {name: getattr(command, name) for name in command.__struct_fields__}
+    return type(command)(**(known | fields))
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        fencing_empties_the_isr,
+        fencing_elects_an_unclean_leader,
+        fencing_leaves_followers_in_sync,
+        altering_ignores_the_partition_epoch,
+        altering_ignores_the_leader_epoch,
+        altering_ignores_eligibility,
+        a_restart_keeps_its_leadership,
+        a_stale_view_is_unfenced,
+        an_unfenced_broker_leads_what_it_is_not_in_sync_with,
+        handlers_see_only_what_is_committed,
+        refusals_do_not_wait,
+        commits_release_everybody,
+    ],
+    ids=lambda plant: plant.__name__,
+)
+def test_a_planted_bug_is_caught(monkeypatch, plant):
+    plant(monkeypatch)
+    assert first_failing_seed() is not None
