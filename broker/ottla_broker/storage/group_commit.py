@@ -1,0 +1,252 @@
+"""The queue between those who append and the one task that writes.
+
+A commit costs one fsync, whatever is in it. So appends only queue; the writer takes everything
+that has gathered while the last commit ran and commits it as one transaction: the slower the
+disk, the larger the groups. Durability is told to waiters by offset: `durable_end` is the first
+offset that is not yet committed and only rises.
+
+The writer task belongs to the log. No request can cancel it: a client that goes away ends only
+its own wait. Any failure of a commit is final: what the disk holds is then unknown, so every wait
+ends with StorageError, and the broker stops.
+"""
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ottla_broker.storage.segment import Snapshot
+from ottla_broker.storage.stored_batch import Row, StoredBatch
+from ottla_broker.storage.tail_cache import BatchRun
+from ottla_cluster.replication.leader_epochs import EpochStart
+from ottla_protocol.errors import StorageError
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedBatch:
+    """A batch on its way to the disk; `follows_gap` when offsets before it are missing."""
+
+    batch: StoredBatch
+    row: Row
+    follows_gap: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRoll:
+    """Begin a segment at `base_offset`; the snapshot is the log's state right there."""
+
+    base_offset: int
+    snapshot: Snapshot
+
+
+Queued: TypeAlias = QueuedBatch | EpochStart | QueuedRoll
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What one transaction commits. `end_offset` follows its last batch, None without one."""
+
+    rows: list[Row]
+    epochs: list[EpochStart]
+    has_gaps: bool
+    size_bytes: int
+    end_offset: int | None
+
+
+class GroupCommit:
+    """Queue, waiters and writer task of one partition.
+
+    Args:
+        durable_end: where the log ends on disk now.
+        write: commits one group or begins one segment; raises StorageError.
+        on_durable: called with the new durable end after every commit.
+        on_failure: called once, with the first failure.
+        group_bytes_max: most batch bytes in one transaction, save for a single larger batch.
+    """
+
+    def __init__(
+        self,
+        durable_end: int,
+        *,
+        write: Callable[[Group | QueuedRoll], Awaitable[None]],
+        on_durable: Callable[[int], None],
+        on_failure: Callable[[StorageError], None],
+        group_bytes_max: int,
+    ) -> None:
+        self.durable_end = durable_end
+        self.pending_bytes = 0
+        """Bytes of batches that are queued or being written."""
+        self.failure: StorageError | None = None
+        self._write = write
+        self._on_durable = on_durable
+        self._on_failure = on_failure
+        self._group_bytes_max = group_bytes_max
+        self._queue: deque[Queued] = deque()
+        # Invariant: exactly the batches from durable_end on, those being written included.
+        self._pending = BatchRun()
+        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waiter_sequence = 0
+        # Items ever queued and ever written: what drain() counts by.
+        self._queued = 0
+        self._written = 0
+        self._drainers: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._writer_ended)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued or being written."""
+        return self._written == self._queued
+
+    def enqueue(self, item: Queued) -> None:
+        """Queue something for the next commit."""
+        assert not self._closing, "append to a closed log"
+        if isinstance(item, QueuedBatch):
+            self._pending.append(item.batch)
+            self.pending_bytes += len(item.batch.data)
+        self._queue.append(item)
+        self._queued += 1
+        self._wake.set()
+
+    def read_pending(
+        self, offset: int, *, max_bytes: int, limit: int
+    ) -> tuple[StoredBatch, ...] | None:
+        """Batches not yet durable from `offset` on; None when the offset is below them all."""
+        first = self._pending.first()
+        if offset < (self.durable_end if first is None else first.base_offset):
+            return None
+        return self._pending.read(offset, max_bytes=max_bytes, limit=limit)
+
+    async def wait_durable(self, next_offset: int) -> None:
+        """Wait until everything below `next_offset` is durable.
+
+        Raises:
+            StorageError: the log has failed; what it holds beyond the durable end is unknown.
+        """
+        if next_offset <= self.durable_end:
+            return
+        self.raise_if_failed()
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiter_sequence += 1
+        heapq.heappush(self._waiters, (next_offset, self._waiter_sequence, waiter))
+        await waiter
+
+    async def drain(self) -> None:
+        """Wait until everything queued so far, epochs and segments included, is written.
+
+        Raises:
+            StorageError: the log has failed.
+        """
+        self.raise_if_failed()
+        if not self.is_idle:
+            waiter = asyncio.get_running_loop().create_future()
+            self._drainers.append((self._queued, waiter))
+            await waiter
+
+    def reset(self, durable_end: int) -> None:
+        """The log was truncated, while idle, and ends at `durable_end` now."""
+        assert self.is_idle
+        self.durable_end = durable_end
+
+    async def close(self) -> None:
+        """Commit what is queued and end the writer."""
+        self._closing = True
+        self._wake.set()
+        await asyncio.wait((self._task,))
+
+    def fail(self, failure: StorageError) -> None:
+        """Mark the log as failed: every wait ends, and nothing is written any more."""
+        if self.failure is not None:
+            return
+        self.failure = failure
+        waiters = [waiter for _, _, waiter in self._waiters]
+        waiters += [waiter for _, waiter in self._drainers]
+        self._waiters.clear()
+        self._drainers.clear()
+        for waiter in waiters:
+            if not waiter.done():
+                error = StorageError(failure.detail)
+                error.__cause__ = failure
+                waiter.set_exception(error)
+        self._on_failure(failure)
+
+    def raise_if_failed(self) -> None:
+        """Raise the failure of an earlier commit, if there was one."""
+        if self.failure is not None:
+            raise StorageError(self.failure.detail) from self.failure
+
+    async def _run(self) -> None:
+        while True:
+            while self._queue:
+                before = len(self._queue)
+                item = self._take()
+                taken = before - len(self._queue)
+                await self._write(item)
+                self._written += taken
+                if isinstance(item, Group) and item.end_offset is not None:
+                    self._committed(len(item.rows), item.end_offset)
+                while self._drainers and self._drainers[0][0] <= self._written:
+                    _finish(self._drainers.popleft()[1])
+            if self._closing:
+                return
+            self._wake.clear()
+            await self._wake.wait()
+
+    def _take(self) -> Group | QueuedRoll:
+        """The next transaction: up to the byte limit, and never across the start of a segment."""
+        first = self._queue[0]
+        if isinstance(first, QueuedRoll):
+            self._queue.popleft()
+            return first
+        rows: list[Row] = []
+        epochs: list[EpochStart] = []
+        has_gaps = False
+        size_bytes = 0
+        end_offset = None
+        while self._queue:
+            item = self._queue[0]
+            if isinstance(item, QueuedRoll):
+                break
+            if isinstance(item, QueuedBatch):
+                batch_bytes = len(item.batch.data)
+                if rows and size_bytes + batch_bytes > self._group_bytes_max:
+                    break
+                size_bytes += batch_bytes
+                rows.append(item.row)
+                has_gaps = has_gaps or item.follows_gap
+                end_offset = item.batch.last_offset + 1
+            else:
+                epochs.append(item)
+            self._queue.popleft()
+        return Group(rows, epochs, has_gaps, size_bytes, end_offset)
+
+    def _committed(self, batches: int, end_offset: int) -> None:
+        for _ in range(batches):
+            self.pending_bytes -= len(self._pending.pop_first().data)
+        self.durable_end = end_offset
+        while self._waiters and self._waiters[0][0] <= end_offset:
+            _, _, waiter = heapq.heappop(self._waiters)
+            _finish(waiter)
+        self._on_durable(end_offset)
+
+    def _writer_ended(self, task: "asyncio.Task[None]") -> None:
+        if task.cancelled():
+            error: BaseException | None = asyncio.CancelledError("the writer task was cancelled")
+        else:
+            error = task.exception()
+        if error is None:
+            return
+        if not isinstance(error, StorageError):
+            failure = StorageError(f"the writer failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            error = failure
+        self.fail(error)
+
+
+def _finish(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)

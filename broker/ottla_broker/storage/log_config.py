@@ -1,0 +1,62 @@
+"""Settings and limits of one partition's log, and what an append answers."""
+
+from dataclasses import dataclass
+
+from ottla_broker.storage.policy.idempotency_window import (
+    IDEMPOTENCY_ENTRIES_MAX,
+    IDEMPOTENCY_WINDOW_MS,
+)
+from ottla_broker.storage.policy.producer_state import PRODUCERS_MAX
+from ottla_broker.storage.sqlite import Durability
+
+SEGMENT_BYTES = 1 << 30
+SEGMENT_MS = 7 * 24 * 60 * 60 * 1000
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+GROUP_COMMIT_MAX_BYTES = 16 * 1024 * 1024
+PENDING_MAX_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """Per-partition limits; a topic's configs override the defaults.
+
+    Attributes:
+        segment_bytes: batch bytes after which a segment is sealed (`segment.bytes`).
+        segment_ms: span of record timestamps after which it is (`segment.ms`).
+        durability: `fsync` or `os`, what an acknowledgement promises.
+        max_batch_bytes: largest batch that a leader appends.
+        group_commit_max_bytes: most batch bytes in one transaction, save for one larger batch.
+        pending_max_bytes: batch bytes queued for the disk beyond which appends are refused.
+        producers_max: producer ids remembered.
+        idempotency_entries_max: Idempotency-Keys remembered.
+        idempotency_window_ms: how long one is remembered.
+    """
+
+    segment_bytes: int = SEGMENT_BYTES
+    segment_ms: int = SEGMENT_MS
+    durability: str = Durability.FSYNC
+    max_batch_bytes: int = MAX_BATCH_BYTES
+    group_commit_max_bytes: int = GROUP_COMMIT_MAX_BYTES
+    pending_max_bytes: int = PENDING_MAX_BYTES
+    producers_max: int = PRODUCERS_MAX
+    idempotency_entries_max: int = IDEMPOTENCY_ENTRIES_MAX
+    idempotency_window_ms: int = IDEMPOTENCY_WINDOW_MS
+
+
+@dataclass(frozen=True, slots=True)
+class AppendInfo:
+    """Where a batch is in the log.
+
+    `duplicate` says that it was there before this append: nothing was added. `timestamp` is the
+    batch's largest, in ms.
+    """
+
+    base_offset: int
+    last_offset: int
+    timestamp: int
+    duplicate: bool = False
+
+    @property
+    def next_offset(self) -> int:
+        """What `wait_durable` and the high watermark must reach for the batch to be safe."""
+        return self.last_offset + 1

@@ -1,0 +1,716 @@
+"""One partition's log: batches in offset order over a run of segments, the last one active.
+
+Theory. The log is a sequence that only grows at its end, save for truncation after a change of
+leader. Three offsets describe it, always log_start_offset <= log_end_offset <= next_offset:
+
+    log_start_offset   first offset that is kept
+    log_end_offset     end of what is durable: everything below is committed and synced
+    next_offset        end of what is assigned: batches between the two are in memory, queued
+
+Appending is synchronous: checks, offsets and producer state are settled on the event loop before
+anything else can run, so appends have one order without a lock. The disk follows behind in group
+commits; whoever needs durability waits for an offset. The state that appends consult (producers,
+idempotent requests, epochs) belongs to `next_offset`; what a new segment begins with is therefore
+captured when the roll is decided, not when the writer gets there.
+
+All methods are called on the event loop's thread.
+"""
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from ottla_broker.storage import recovery, sqlite
+from ottla_broker.storage import segment as segments
+from ottla_broker.storage.group_commit import Group, GroupCommit, QueuedBatch, QueuedRoll
+from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_config import AppendInfo, LogConfig
+from ottla_broker.storage.policy.idempotency_window import StoredRequest
+from ottla_broker.storage.policy.producer_state import Duplicate, ProducerAppend
+from ottla_broker.storage.policy.rolling import SegmentFill, should_roll
+from ottla_broker.storage.recovery import LogState, RecoveredLog, RecoveryReport
+from ottla_broker.storage.replica_directory import prepare_replica_directory, remove_directory
+from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
+from ottla_broker.storage.segment_reader import find_timestamp, read_batches
+from ottla_broker.storage.shared_lock import SharedLock
+from ottla_broker.storage.stored_batch import StoredBatch, row_of
+from ottla_broker.storage.tail_cache import TailCache
+from ottla_cluster.replication.leader_epochs import EpochStart, LeaderEpochs
+from ottla_protocol.errors import (
+    CorruptMessageError,
+    FencedLeaderEpochError,
+    MessageTooLargeError,
+    OffsetOutOfRangeError,
+    Outcome,
+    OverloadedError,
+    StorageError,
+    UnavailableError,
+)
+from ottla_protocol.idempotency import IDEMPOTENCY_BYTES, Idempotency
+from ottla_protocol.record_batch import BatchHeader, Buffer, patch_batch, validate_batch
+
+__all__ = ["AppendInfo", "LogConfig", "PartitionLog", "RecoveryReport", "StoredBatch"]
+
+
+class FetchedBatch(Protocol):
+    """A batch as a leader sent it, with the idempotency column beside it."""
+
+    @property
+    def data(self) -> Buffer:
+        """The whole batch."""
+
+    @property
+    def idempotency(self) -> bytes | None:
+        """32 bytes, or None."""
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class PartitionLog:
+    """The log of one replica; make one with `PartitionLog.open`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        identity: SegmentIdentity,
+        config: LogConfig,
+        recovered: RecoveredLog,
+        *,
+        handles: HandlePool,
+        tail_cache: TailCache,
+        on_durable: Callable[[int], None],
+        on_failure: Callable[[StorageError], None],
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self.directory = directory
+        self.identity = identity
+        self.config = config
+        self.recovery: RecoveryReport = recovered.report
+        """What opening found; with `damaged_from` set the replica must refetch and not lead."""
+        self._handles = handles
+        self._clock_ms = clock_ms
+        # Invariant: base offsets rise; all but the last are sealed; never empty.
+        self._segments = recovered.segments
+        self._state = recovered.state
+        self._tail = tail_cache.partition()
+        self._tail.reset(recovered.state.next_offset)
+        self._files = SharedLock()
+        self._truncating = False
+        self._closed = False
+        self._commits = GroupCommit(
+            recovered.state.next_offset,
+            write=self._write,
+            on_durable=on_durable,
+            on_failure=on_failure,
+            group_bytes_max=config.group_commit_max_bytes,
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        directory: Path,
+        *,
+        topic: str,
+        topic_id: str,
+        partition: int,
+        config: LogConfig,
+        handles: HandlePool,
+        tail_cache: TailCache,
+        on_durable: Callable[[int], None],
+        on_failure: Callable[[StorageError], None],
+        clock_ms: Callable[[], int] = _wall_clock_ms,
+    ) -> "PartitionLog":
+        """Open the log in `directory`, or begin one, and recover what a crash left.
+
+        Args:
+            directory: `<data>/<topic>-<partition>`; made if it is absent.
+            topic: its name, kept in every segment.
+            topic_id: another id in the directory is an error: see `LogDirectory`.
+            partition: its number.
+            config: limits.
+            handles: the broker's pool of open files.
+            tail_cache: the broker's cache of newest batches.
+            on_durable: called on the event loop with `log_end_offset` after every commit.
+            on_failure: called once when a write fails; the broker must then stop.
+            clock_ms: this broker's clock, for the age of idempotent requests only.
+
+        Raises:
+            StorageError: the files cannot be used.
+        """
+        identity = SegmentIdentity(topic, topic_id, partition)
+        limits = recovery.StateLimits(
+            config.producers_max,
+            config.idempotency_entries_max,
+            config.idempotency_window_ms,
+            clock_ms(),
+        )
+
+        def recover() -> RecoveredLog:
+            prepare_replica_directory(directory, topic, topic_id, partition)
+            durability = sqlite.Durability(config.durability)
+            return recovery.recover(directory, identity, durability, limits)
+
+        recovered = await asyncio.to_thread(recover)
+        return cls(
+            directory,
+            identity,
+            config,
+            recovered,
+            handles=handles,
+            tail_cache=tail_cache,
+            on_durable=on_durable,
+            on_failure=on_failure,
+            clock_ms=clock_ms,
+        )
+
+    # --- what the log is ----------------------------------------------------------------------
+
+    @property
+    def log_start_offset(self) -> int:
+        """The first offset that is kept."""
+        return self._segments[0].base_offset
+
+    @property
+    def next_offset(self) -> int:
+        """The offset that the next record gets; may be ahead of the disk."""
+        return self._state.next_offset
+
+    @property
+    def log_end_offset(self) -> int:
+        """The durable end: everything below is committed, and synced unless durability is os."""
+        return self._commits.durable_end
+
+    @property
+    def leader_epochs(self) -> LeaderEpochs:
+        """Which epoch wrote which offsets, up to `next_offset`."""
+        return self._state.leader_epochs
+
+    @property
+    def last_batch_epoch(self) -> int:
+        """Leader epoch of the last batch; -1 in an empty log."""
+        return self._state.last_batch_epoch
+
+    @property
+    def size_bytes(self) -> int:
+        """File bytes of sealed segments and batch bytes of the active one."""
+        return sum(segment.size_bytes for segment in self._segments)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Batch bytes that are queued for the disk."""
+        return self._commits.pending_bytes
+
+    @property
+    def failure(self) -> StorageError | None:
+        """Why the log takes no more writes; None while it does."""
+        return self._commits.failure
+
+    # --- appending ----------------------------------------------------------------------------
+
+    def append_as_leader(
+        self,
+        batch: bytearray,
+        header: BatchHeader,
+        *,
+        leader_epoch: int,
+        now_ms: int,
+        idempotency: Idempotency | None = None,
+    ) -> AppendInfo:
+        """Give a validated batch its offsets and queue it for the disk.
+
+        The batch is patched in place and belongs to the log afterwards. A retry appends nothing
+        and answers the first append's offsets, which may not be durable or committed yet either.
+
+        Raises:
+            MessageTooLargeError: larger than `max_batch_bytes`.
+            OverloadedError: `pending_max_bytes` are queued.
+            FencedLeaderEpochError: the log has a newer epoch.
+            InvalidProducerEpochError, OutOfOrderSequenceNumberError, DuplicateSequenceNumberError:
+                see `ProducerStates.check`.
+            IdempotencyKeyReusedError: the key was used with another body.
+            UnavailableError: the log is closed or being truncated.
+            StorageError: the log has failed.
+        """
+        assert len(batch) == header.size_bytes, (len(batch), header.size_bytes)
+        self._require_writable()
+        if len(batch) > self.config.max_batch_bytes:
+            raise MessageTooLargeError(
+                f"the record batch has {len(batch)} bytes, at most "
+                f"{self.config.max_batch_bytes} are allowed",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        if leader_epoch < self.leader_epochs.latest_epoch:
+            raise FencedLeaderEpochError(
+                f"leader epoch {leader_epoch} is older than the log's "
+                f"{self.leader_epochs.latest_epoch}",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        if idempotency is not None:
+            stored = self.check_idempotency(idempotency.key_digest, idempotency.body_digest)
+            if stored is not None:
+                return stored
+        verdict = self._state.producers.check(header)
+        if isinstance(verdict, Duplicate):
+            return AppendInfo(
+                verdict.base_offset, verdict.last_offset, verdict.timestamp, duplicate=True
+            )
+        self._require_room(len(batch))
+        self.assign_epoch(leader_epoch)
+        base_offset = self._state.next_offset
+        last_offset = base_offset + header.last_offset - header.base_offset
+        patch_batch(batch, base_offset=base_offset, leader_epoch=leader_epoch)
+        stored_batch = StoredBatch(
+            base_offset,
+            last_offset,
+            leader_epoch,
+            batch,
+            None if idempotency is None else idempotency.to_bytes(),
+        )
+        self._append(header, stored_batch, now_ms)
+        return AppendInfo(base_offset, last_offset, header.max_timestamp)
+
+    def check_idempotency(self, key_digest: bytes, body_digest: bytes) -> AppendInfo | None:
+        """Where the request with this key went, None if it is new.
+
+        Raises:
+            IdempotencyKeyReusedError: the key was used with another body.
+        """
+        stored = self._state.requests.find(key_digest, body_digest)
+        if stored is None:
+            return None
+        return AppendInfo(stored.base_offset, stored.last_offset, stored.timestamp, duplicate=True)
+
+    def append_as_follower(self, batches: Sequence[FetchedBatch]) -> None:
+        """Queue what the leader sent, offsets and epochs as they are.
+
+        Offsets may be skipped, because the leader may have compacted them away. The batches
+        before a bad one stay appended.
+
+        Raises:
+            CorruptMessageError: a batch fails its checks, begins below `next_offset` or has an
+                older epoch than the log.
+            OverloadedError: `pending_max_bytes` are queued.
+            StorageError: the log has failed.
+        """
+        self._require_writable()
+        self._require_room(sum(len(batch.data) for batch in batches))
+        now_ms = self._clock_ms()
+        for fetched in batches:
+            header = validate_batch(fetched.data, on_append=False)
+            if fetched.idempotency is not None and len(fetched.idempotency) != IDEMPOTENCY_BYTES:
+                raise CorruptMessageError(
+                    f"fetched batch at {header.base_offset} has {len(fetched.idempotency)} bytes "
+                    f"of idempotency, not {IDEMPOTENCY_BYTES}"
+                )
+            if header.base_offset < self._state.next_offset:
+                raise CorruptMessageError(
+                    f"fetched batch begins at {header.base_offset}, below the log's end "
+                    f"{self._state.next_offset}"
+                )
+            if header.leader_epoch < max(self.leader_epochs.latest_epoch, 0):
+                raise CorruptMessageError(
+                    f"fetched batch at {header.base_offset} has leader epoch "
+                    f"{header.leader_epoch}, the log has {self.leader_epochs.latest_epoch}"
+                )
+            self._assign_epoch_at(header.leader_epoch, header.base_offset)
+            batch = StoredBatch(
+                header.base_offset,
+                header.last_offset,
+                header.leader_epoch,
+                fetched.data,
+                fetched.idempotency,
+            )
+            self._append(header, batch, now_ms)
+
+    def assign_epoch(self, leader_epoch: int) -> None:
+        """Record that `leader_epoch` begins at `next_offset`; durable with the next commit.
+
+        Raises:
+            CorruptMessageError: the log has a newer epoch.
+        """
+        self._assign_epoch_at(leader_epoch, self._state.next_offset)
+
+    async def begin_epoch(self, leader_epoch: int) -> None:
+        """`assign_epoch`, then wait until the record of it is durable.
+
+        Raises:
+            CorruptMessageError: the log has a newer epoch.
+            StorageError: the log has failed.
+        """
+        self._require_writable()
+        self.assign_epoch(leader_epoch)
+        await self._commits.drain()
+
+    async def wait_durable(self, next_offset: int) -> None:
+        """Wait until `log_end_offset` is at least `next_offset`.
+
+        Raises:
+            StorageError: the log has failed; whether the batch is on disk is unknown.
+        """
+        await self._commits.wait_durable(next_offset)
+
+    def _append(self, header: BatchHeader, batch: StoredBatch, now_ms: int) -> None:
+        """Queue one batch and bring the state up to it."""
+        state = self._state
+        size_bytes = len(batch.data)
+        if should_roll(
+            state.fill,
+            size_bytes,
+            header.max_timestamp,
+            segment_bytes=self.config.segment_bytes,
+            segment_ms=self.config.segment_ms,
+        ):
+            self._commits.enqueue(QueuedRoll(state.next_offset, _snapshot(state)))
+            state.fill = SegmentFill()
+        follows_gap = batch.base_offset != state.next_offset
+        self._commits.enqueue(QueuedBatch(batch, row_of(header, batch), follows_gap))
+        self._tail.append(batch)
+        state.fill = state.fill.with_batch(size_bytes, header.max_timestamp)
+        state.next_offset = batch.last_offset + 1
+        state.last_batch_epoch = batch.leader_epoch
+        if header.has_producer:
+            state.producers.append(
+                ProducerAppend(
+                    header.producer_id,
+                    header.producer_epoch,
+                    header.base_sequence,
+                    batch.base_offset,
+                    batch.last_offset,
+                    header.max_timestamp,
+                    header.is_transactional,
+                    header.is_control,
+                )
+            )
+        if batch.idempotency is not None:
+            request = Idempotency.from_bytes(batch.idempotency)
+            state.requests.remember(
+                request.key_digest,
+                StoredRequest(
+                    request.body_digest,
+                    batch.base_offset,
+                    batch.last_offset,
+                    header.max_timestamp,
+                    now_ms,
+                ),
+            )
+
+    def _assign_epoch_at(self, leader_epoch: int, start_offset: int) -> None:
+        before = self._state.leader_epochs
+        self._state.leader_epochs = before.assign(leader_epoch, start_offset)
+        if self._state.leader_epochs is not before:
+            self._commits.enqueue(EpochStart(leader_epoch, start_offset))
+
+    def _require_writable(self) -> None:
+        if self._closed or self._truncating:
+            raise UnavailableError(
+                f"the log of {self.identity.topic}-{self.identity.partition} is "
+                f"{'closed' if self._closed else 'being truncated'}",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        self._commits.raise_if_failed()
+
+    def _require_room(self, size_bytes: int) -> None:
+        pending_bytes = self._commits.pending_bytes
+        if pending_bytes > 0 and pending_bytes + size_bytes > self.config.pending_max_bytes:
+            raise OverloadedError(
+                f"{pending_bytes} bytes of {self.identity.topic}-{self.identity.partition} wait "
+                f"for the disk, at most {self.config.pending_max_bytes} may",
+                outcome=Outcome.NOT_APPLIED,
+            )
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def read_tail(
+        self, offset: int, *, max_bytes: int, limit: int
+    ) -> tuple[StoredBatch, ...] | None:
+        """As `read`, from memory alone; None when `offset` is not in memory."""
+        batches = self._tail.read(offset, max_bytes=max_bytes, limit=limit)
+        if batches is None:
+            batches = self._commits.read_pending(offset, max_bytes=max_bytes, limit=limit)
+        return batches
+
+    async def read(self, offset: int, *, max_bytes: int, limit: int) -> tuple[StoredBatch, ...]:
+        """Whole batches from the one that holds `offset` on, or the next one above a gap.
+
+        Args:
+            offset: where to begin.
+            max_bytes: most bytes in all; the first batch is returned even if it is larger.
+            limit: exclusive upper bound: only batches whose last offset is below it.
+
+        Returns:
+            The batches in order; empty when there is none below `limit`. Fewer than `max_bytes`
+            where a segment ends.
+
+        Raises:
+            OffsetOutOfRangeError: outside [log_start_offset, next_offset], which are its members.
+            StorageError: what is on disk is damaged or cannot be read.
+        """
+        async with self._files.shared():
+            if not self.log_start_offset <= offset <= self._state.next_offset:
+                raise OffsetOutOfRangeError(
+                    f"offset {offset} is outside [{self.log_start_offset}, "
+                    f"{self._state.next_offset}]",
+                    log_start_offset=self.log_start_offset,
+                    log_end_offset=self._state.next_offset,
+                )
+            while offset < limit:
+                batches = self.read_tail(offset, max_bytes=max_bytes, limit=limit)
+                if batches is not None:
+                    return batches
+                index = self._segment_index(offset)
+                end_offset = self._end_of_segment(index)
+                batches = await self._read_segment(
+                    index, offset, max_bytes=max_bytes, limit=limit, end_offset=end_offset
+                )
+                if batches:
+                    return batches
+                # Nothing from `offset` to the segment's end: a gap, or the limit is in between.
+                if end_offset <= offset or index + 1 == len(self._segments):
+                    return ()
+                offset = end_offset
+            return ()
+
+    async def find_timestamp(self, timestamp: int, *, limit: int) -> StoredBatch | None:
+        """The first batch with a record at or after `timestamp`, in ms, that ends below `limit`.
+
+        Raises:
+            StorageError: what is on disk is damaged or cannot be read.
+        """
+        await self._commits.wait_durable(min(limit, self._state.next_offset))
+        offset = self.log_start_offset
+        async with self._files.shared():
+            for index in range(self._segment_index(offset), len(self._segments)):
+                async with self._handles.use(self._segments[index]) as connection:
+                    found = await connection.run(
+                        "find timestamp",
+                        partial(find_timestamp, timestamp=timestamp, offset=offset),
+                    )
+                if found is not None:
+                    batches = await self._read_segment(
+                        index, found, max_bytes=0, limit=limit, end_offset=found
+                    )
+                    return batches[0] if batches else None
+        return None
+
+    async def _read_segment(
+        self, index: int, offset: int, *, max_bytes: int, limit: int, end_offset: int
+    ) -> tuple[StoredBatch, ...]:
+        segment = self._segments[index]
+
+        def read(connection: Any) -> tuple[StoredBatch, ...]:
+            return read_batches(
+                connection,
+                segment.path,
+                offset,
+                max_bytes=max_bytes,
+                limit=limit,
+                end_offset=end_offset,
+            )
+
+        async with self._handles.use(segment) as connection:
+            return await connection.run(f"read at offset {offset}", read)
+
+    def _segment_index(self, offset: int) -> int:
+        """The segment that holds `offset`: the last one that does not begin above it."""
+        index = bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
+        assert index >= 0, (offset, self.log_start_offset)
+        return index
+
+    def _end_of_segment(self, index: int) -> int:
+        """The offset up to which a segment's batches must be on disk."""
+        if index + 1 < len(self._segments):
+            return self._segments[index + 1].base_offset
+        return self.log_end_offset
+
+    # --- writing ------------------------------------------------------------------------------
+
+    async def _write(self, item: Group | QueuedRoll) -> None:
+        """Called by the writer task: one transaction, or the next segment."""
+        if isinstance(item, QueuedRoll):
+            await self._begin_segment(item.base_offset, item.snapshot, after_gap=False)
+            return
+        active = self._segments[-1]
+
+        def commit(connection: Any) -> None:
+            segments.insert(connection, item.rows, item.epochs, has_gaps=item.has_gaps)
+
+        async with self._handles.use(active) as connection:
+            await connection.run("commit", commit)
+        active.size_bytes += item.size_bytes
+
+    async def _begin_segment(
+        self, base_offset: int, snapshot: Snapshot, *, after_gap: bool
+    ) -> None:
+        """Seal the active segment and make the next one. A crash in between leaves the first."""
+        sealing = self._segments[-1]
+        assert base_offset > sealing.base_offset, (base_offset, sealing.path)
+        async with self._handles.use(sealing) as connection:
+            sealing.size_bytes = await connection.run(
+                "seal", partial(segments.seal, path=sealing.path, has_gaps=after_gap)
+            )
+            # Whoever opens the file next, after this connection is closed, opens it read-only.
+            sealing.sealed = True
+        await self._handles.close(sealing.path)
+        self._segments.append(await self._create_segment(base_offset, snapshot))
+
+    async def _create_segment(self, base_offset: int, snapshot: Snapshot) -> Segment:
+        segment = Segment(
+            segments.segment_path(self.directory, base_offset),
+            base_offset,
+            self.identity,
+            sqlite.Durability(self.config.durability),
+            sealed=False,
+            to_create=snapshot,
+        )
+        async with self._handles.use(segment):
+            segment.to_create = None
+        return segment
+
+    # --- truncation and the end ---------------------------------------------------------------
+
+    async def truncate_to(self, offset: int) -> None:
+        """Drop every batch that reaches `offset`, and every epoch that begins there or later.
+
+        Waits for queued batches first. Newest files go first, so a crash on the way leaves a
+        shorter log that is whole. Below `log_start_offset` it is `reset_to`.
+
+        Raises:
+            StorageError: the files failed; so has the log.
+        """
+        if offset < self.log_start_offset:
+            await self.reset_to(offset)
+            return
+        await self._change_files(partial(self._truncate_files, offset))
+
+    async def reset_to(self, offset: int) -> None:
+        """Drop everything and begin again, empty, at `offset`: for a replica that is out of range.
+
+        Raises:
+            StorageError: the files failed; so has the log.
+        """
+        await self._change_files(partial(self._reset_files, offset))
+
+    async def _change_files(self, change: Callable[[], Any]) -> None:
+        """Run `change` when nothing is queued and nobody reads; its failure is the log's."""
+        self._require_writable()
+        self._truncating = True
+        try:
+            await self._commits.drain()
+            async with self._files.exclusive():
+                try:
+                    await change()
+                except OSError as error:
+                    raise sqlite.storage_error(self.directory, "truncate", error) from error
+        except StorageError as error:
+            self._commits.fail(error)
+            raise
+        finally:
+            self._truncating = False
+
+    async def _truncate_files(self, offset: int) -> None:
+        if offset > self._state.next_offset:
+            return
+        while self._segments[-1].base_offset > offset:
+            await self._remove_segment(self._segments.pop())
+        active = self._segments[-1]
+        if active.sealed:
+            await self._handles.close(active.path)
+            await asyncio.to_thread(segments.unseal, active.path)
+            active.sealed = False
+
+        def truncate(connection: Any) -> tuple[int, LogState]:
+            end_offset = segments.delete_from(connection, offset)
+            return end_offset, recovery.load_state(connection, active.path, self._limits())
+
+        async with self._handles.use(active) as connection:
+            end_offset, state = await connection.run("truncate", truncate)
+        active.size_bytes = state.fill.bytes_used
+        if end_offset > state.next_offset:
+            # The batch before is gone by compaction: the end must not fall back over offsets that
+            # were used, and a segment's name is what remembers it.
+            await self._begin_segment(end_offset, _snapshot(state), after_gap=True)
+            state.fill = SegmentFill()
+            state.next_offset = end_offset
+        self._tail.truncate_to(state.next_offset)
+        self._restart_at(state)
+
+    async def _reset_files(self, offset: int) -> None:
+        while self._segments:
+            await self._remove_segment(self._segments.pop())
+        self._segments.append(await self._create_segment(offset, Snapshot()))
+        active = self._segments[-1]
+        async with self._handles.use(active) as connection:
+            state = await connection.run(
+                "read the new segment",
+                partial(recovery.load_state, path=active.path, limits=self._limits()),
+            )
+        self._tail.reset(state.next_offset)
+        self._restart_at(state)
+
+    async def _remove_segment(self, segment: Segment) -> None:
+        await self._handles.close(segment.path)
+        await asyncio.to_thread(segments.remove_file, segment.path)
+
+    def _restart_at(self, state: LogState) -> None:
+        self._state = state
+        self._commits.reset(state.next_offset)
+
+    def _limits(self) -> recovery.StateLimits:
+        return recovery.StateLimits(
+            self.config.producers_max,
+            self.config.idempotency_entries_max,
+            self.config.idempotency_window_ms,
+            self._clock_ms(),
+        )
+
+    async def close(self) -> None:
+        """Commit what is queued, checkpoint, and mark the end as verified for the next start.
+
+        Raises:
+            StorageError: the log has failed, now or before; its files are closed all the same.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._commits.close()
+            self._commits.raise_if_failed()
+            end_offset = self.log_end_offset
+            async with self._files.exclusive(), self._handles.use(self._segments[-1]) as connection:
+                await connection.run(
+                    "mark verified", partial(segments.mark_verified, end_offset=end_offset)
+                )
+        finally:
+            await self._close_files()
+
+    async def delete(self) -> None:
+        """Remove the log with its directory, newest segment first.
+
+        Raises:
+            StorageError: the files cannot be removed.
+        """
+        self._closed = True
+        await self._commits.close()
+        await self._close_files()
+        try:
+            await asyncio.to_thread(remove_directory, self.directory)
+        except OSError as error:
+            raise sqlite.storage_error(self.directory, "delete", error) from error
+
+    async def _close_files(self) -> None:
+        self._tail.reset(self._state.next_offset)
+        async with self._files.exclusive():
+            for segment in self._segments:
+                await self._handles.close(segment.path)
+
+
+def _snapshot(state: LogState) -> Snapshot:
+    return Snapshot(
+        state.leader_epochs.entries, state.producers.entries(), state.requests.entries()
+    )

@@ -1,0 +1,97 @@
+"""Which HTTP requests this partition has stored, so that a retry gets the first answer again.
+
+Kafka clients number their batches; a plain HTTP client names its request with an Idempotency-Key.
+The key's digest is stored in the row of the batch that it produced and travels with it to the
+followers, so the window is rebuilt from the log alone, and a new leader knows what the old one
+knew. The window forgets its oldest entries by count and by age; a retry later than that is a new
+request.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ottla_protocol.errors import IdempotencyKeyReusedError, Outcome
+
+IDEMPOTENCY_ENTRIES_MAX = 65_536
+"""Most requests that one partition remembers (about 20 MiB when full)."""
+
+IDEMPOTENCY_WINDOW_MS = 24 * 60 * 60 * 1000
+"""How long one request is remembered."""
+
+
+class StoredRequest(NamedTuple):
+    """Where the batch of one request went.
+
+    `seen_ms` is this broker's clock when it appended, fetched or recovered the batch. It only
+    bounds memory: record timestamps come from clients and cannot be trusted for that.
+    """
+
+    body_digest: bytes
+    base_offset: int
+    last_offset: int
+    timestamp: int
+    seen_ms: int
+
+
+class IdempotencyWindow:
+    """Requests by key digest, oldest first.
+
+    Args:
+        entries_max: most entries.
+        window_ms: age at which an entry is forgotten.
+    """
+
+    def __init__(
+        self,
+        *,
+        entries_max: int = IDEMPOTENCY_ENTRIES_MAX,
+        window_ms: int = IDEMPOTENCY_WINDOW_MS,
+    ) -> None:
+        assert entries_max > 0, entries_max
+        self._entries_max = entries_max
+        self._window_ms = window_ms
+        # Invariant: in order of offset, and so of seen_ms as far as the clock went forward.
+        self._requests: OrderedDict[bytes, StoredRequest] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def find(self, key_digest: bytes, body_digest: bytes) -> StoredRequest | None:
+        """The request stored under this key; None if there is none.
+
+        Raises:
+            IdempotencyKeyReusedError: the key was used with another body.
+        """
+        stored = self._requests.get(key_digest)
+        if stored is not None and stored.body_digest != body_digest:
+            raise IdempotencyKeyReusedError(
+                "the Idempotency-Key was used before with another body",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        return stored
+
+    def remember(self, key_digest: bytes, request: StoredRequest) -> None:
+        """Store a request as the newest, and forget what is over count or age."""
+        self._requests.pop(key_digest, None)
+        self._requests[key_digest] = request
+        if len(self._requests) > self._entries_max:
+            self._requests.popitem(last=False)
+        self.expire(request.seen_ms)
+
+    def expire(self, now_ms: int) -> None:
+        """Forget every entry that is `window_ms` old."""
+        oldest_ms = now_ms - self._window_ms
+        while self._requests:
+            key_digest = next(iter(self._requests))
+            if self._requests[key_digest].seen_ms > oldest_ms:
+                return
+            del self._requests[key_digest]
+
+    def entries(self) -> tuple[tuple[bytes, StoredRequest], ...]:
+        """Everything remembered, oldest first: the snapshot that a new segment begins with."""
+        return tuple(self._requests.items())
+
+    def load(self, entries: Iterable[tuple[bytes, StoredRequest]]) -> None:
+        """Replace everything by a snapshot, oldest first."""
+        self._requests = OrderedDict(entries)

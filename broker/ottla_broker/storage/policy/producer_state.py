@@ -1,0 +1,208 @@
+"""What this partition knows of idempotent producers: enough to tell a retry from a new batch.
+
+A producer numbers its records per partition (KIP-98). The log keeps, per producer id, its epoch
+and its last five batches, because a producer has at most five requests in flight: a batch that
+equals one of them is a retry and gets its first offsets again; one that continues the sequence is
+new; anything else is refused. The state is a function of the log: it is rebuilt from a segment's
+snapshot and the rows after it, and is the same at leader and follower.
+
+Rules, as in Kafka:
+- an older producer epoch than the last one is fenced;
+- a newer epoch begins at sequence 0;
+- a producer id without state may begin at any sequence: its state may have been evicted or
+  deleted by retention, and refusing it would stop a healthy producer for ever;
+- after 2**31 - 1 comes sequence 0.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ottla_protocol.errors import (
+    DuplicateSequenceNumberError,
+    InvalidProducerEpochError,
+    Outcome,
+    OutOfOrderSequenceNumberError,
+)
+from ottla_protocol.record_batch import MAX_SEQUENCE, NO_SEQUENCE, BatchHeader, add_sequence
+
+PRODUCER_BATCHES_MAX = 5
+"""Batches remembered per producer: Kafka's bound on requests in flight."""
+
+PRODUCERS_MAX = 10_000
+"""Most producer ids that one partition remembers; the one silent for longest is forgotten."""
+
+
+class ProducerBatch(NamedTuple):
+    """One appended batch of a producer."""
+
+    base_sequence: int
+    last_sequence: int
+    base_offset: int
+    last_offset: int
+    timestamp: int
+
+
+class Producer(NamedTuple):
+    """One producer id's state; immutable, so that a snapshot is a shallow copy.
+
+    `batches` are the newest of this epoch, oldest first, at most PRODUCER_BATCHES_MAX.
+    `transaction_start` is the first offset of its open transaction, None outside of one.
+    """
+
+    epoch: int
+    batches: tuple[ProducerBatch, ...]
+    transaction_start: int | None
+    last_timestamp: int
+
+
+class ProducerAppend(NamedTuple):
+    """What the state needs of a batch with a producer id, from its header or from its row."""
+
+    producer_id: int
+    producer_epoch: int
+    base_sequence: int
+    base_offset: int
+    last_offset: int
+    timestamp: int
+    is_transactional: bool
+    is_control: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The batch is new and may be appended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The batch is a retry of one that is in the log at these offsets."""
+
+    base_offset: int
+    last_offset: int
+    timestamp: int
+
+
+_ACCEPT = Accept()
+
+
+class ProducerStates:
+    """The state of every producer of one partition.
+
+    Args:
+        producers_max: most producer ids. The one whose last batch is oldest in the log is evicted
+            first, which is the same one on every replica.
+    """
+
+    def __init__(self, *, producers_max: int = PRODUCERS_MAX) -> None:
+        assert producers_max > 0, producers_max
+        self._producers_max = producers_max
+        # Invariant: in order of each producer's last batch, oldest first.
+        self._producers: OrderedDict[int, Producer] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._producers)
+
+    def get(self, producer_id: int) -> Producer | None:
+        """One producer's state."""
+        return self._producers.get(producer_id)
+
+    def check(self, header: BatchHeader) -> Accept | Duplicate:
+        """Judge a batch that a producer sent, without changing anything.
+
+        Raises:
+            InvalidProducerEpochError: a newer epoch of the producer was seen.
+            OutOfOrderSequenceNumberError: records before this batch are missing; the member
+                `expected_sequence` is the one that would be accepted.
+            DuplicateSequenceNumberError: the batch is older than the last five.
+        """
+        if not header.has_producer:
+            return _ACCEPT
+        producer = self._producers.get(header.producer_id)
+        if producer is None:
+            return _ACCEPT
+        if header.producer_epoch < producer.epoch:
+            raise InvalidProducerEpochError(
+                f"producer {header.producer_id} epoch {header.producer_epoch} is older than "
+                f"epoch {producer.epoch}",
+                outcome=Outcome.NOT_APPLIED,
+                producer_epoch=producer.epoch,
+            )
+        if header.base_sequence == NO_SEQUENCE:
+            return _ACCEPT
+        if header.producer_epoch > producer.epoch:
+            if header.base_sequence != 0:
+                raise _out_of_order(header, 0)
+            return _ACCEPT
+        return _check_sequence(header, producer)
+
+    def append(self, appended: ProducerAppend) -> None:
+        """Take in a batch that is now in the log."""
+        producer = self._producers.pop(appended.producer_id, None)
+        batches: tuple[ProducerBatch, ...] = ()
+        transaction_start = None
+        if producer is not None:
+            transaction_start = producer.transaction_start
+            if appended.producer_epoch == producer.epoch:
+                batches = producer.batches
+        if appended.is_control:
+            transaction_start = None
+        elif appended.is_transactional and transaction_start is None:
+            transaction_start = appended.base_offset
+        if appended.base_sequence != NO_SEQUENCE:
+            batch = ProducerBatch(
+                appended.base_sequence,
+                add_sequence(appended.base_sequence, appended.last_offset - appended.base_offset),
+                appended.base_offset,
+                appended.last_offset,
+                appended.timestamp,
+            )
+            batches = (*batches[1 - PRODUCER_BATCHES_MAX :], batch)
+        self._producers[appended.producer_id] = Producer(
+            appended.producer_epoch, batches, transaction_start, appended.timestamp
+        )
+        if len(self._producers) > self._producers_max:
+            self._producers.popitem(last=False)
+
+    def entries(self) -> tuple[tuple[int, Producer], ...]:
+        """Every producer, oldest first: the snapshot that a new segment begins with."""
+        return tuple(self._producers.items())
+
+    def load(self, entries: Iterable[tuple[int, Producer]]) -> None:
+        """Replace everything by a snapshot, oldest first."""
+        self._producers = OrderedDict(entries)
+
+
+def _check_sequence(header: BatchHeader, producer: Producer) -> Accept | Duplicate:
+    base, last = header.base_sequence, header.last_sequence
+    for batch in reversed(producer.batches):
+        if batch.base_sequence == base and batch.last_sequence == last:
+            return Duplicate(batch.base_offset, batch.last_offset, batch.timestamp)
+    # A producer known only by its transaction markers has no sequence yet in this epoch.
+    expected = add_sequence(producer.batches[-1].last_sequence, 1) if producer.batches else 0
+    if base == expected:
+        return _ACCEPT
+    oldest = producer.batches[0].base_sequence if producer.batches else expected
+    if _is_before(last, oldest):
+        raise DuplicateSequenceNumberError(
+            f"producer {header.producer_id} sequences {base} to {last} are older than its last "
+            f"{len(producer.batches)} batches; {expected} is next",
+            outcome=Outcome.NOT_APPLIED,
+            expected_sequence=expected,
+        )
+    raise _out_of_order(header, expected)
+
+
+def _is_before(sequence: int, other: int) -> bool:
+    """Whether `sequence` precedes `other` on the circle of 2**31 sequences, by less than half."""
+    return 0 < add_sequence(other, -sequence) <= MAX_SEQUENCE // 2
+
+
+def _out_of_order(header: BatchHeader, expected_sequence: int) -> OutOfOrderSequenceNumberError:
+    return OutOfOrderSequenceNumberError(
+        f"producer {header.producer_id} epoch {header.producer_epoch} sent sequence "
+        f"{header.base_sequence}, {expected_sequence} is next",
+        outcome=Outcome.NOT_APPLIED,
+        expected_sequence=expected_sequence,
+    )

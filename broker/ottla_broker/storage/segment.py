@@ -1,0 +1,424 @@
+"""One segment of a partition's log: one SQLite file of consecutive record batches.
+
+The newest segment is active: it is written, in WAL mode, by group commits. Older ones are sealed:
+out of WAL, with a time index, read-only, so that sqlite3, Datasette and backups can open them.
+
+A file is complete or absent: it is made under another name, with its leader epochs and with the
+snapshot of producers and idempotent requests as of its first offset, and renamed into place. So
+the newest segment alone, its snapshot and its rows, rebuilds all state of the log.
+
+Functions that take a driver connection run on the connection's thread; the rest runs on the event
+loop.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ottla_broker.storage import sqlite
+from ottla_broker.storage.policy.idempotency_window import StoredRequest
+from ottla_broker.storage.policy.producer_state import Producer, ProducerBatch
+from ottla_broker.storage.stored_batch import COLUMNS, DamagedSegmentError, Row
+from ottla_cluster.replication.leader_epochs import EpochStart, LeaderEpochs
+from ottla_protocol.errors import StorageError
+
+FORMAT_VERSION = 1
+"""Version of the schema below, in `meta`; a newer one is refused."""
+
+SUFFIX = ".sqlite"
+CREATING_SUFFIX = ".sqlite.creating"
+DAMAGED_SUFFIX = ".sqlite.damaged"
+
+BASE_OFFSET_DIGITS = 20
+
+_VARIABLES_MAX = 32_766
+ROWS_PER_INSERT_MAX = _VARIABLES_MAX // len(COLUMNS)
+"""Rows of one INSERT, by SQLite's limit on variables."""
+
+# STRICT would refuse the NULLs of older writers; plain types suffice, the reader checks each row.
+_SCHEMA = (
+    """CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID""",
+    """CREATE TABLE batches (
+        base_offset INTEGER PRIMARY KEY,
+        last_offset INTEGER NOT NULL,
+        leader_epoch INTEGER NOT NULL,
+        max_timestamp INTEGER NOT NULL,
+        record_count INTEGER NOT NULL,
+        producer_id INTEGER NOT NULL,
+        producer_epoch INTEGER NOT NULL,
+        base_sequence INTEGER NOT NULL,
+        attributes INTEGER NOT NULL,
+        idempotency BLOB,
+        size INTEGER NOT NULL,
+        data BLOB NOT NULL)""",
+    """CREATE TABLE leader_epochs (epoch INTEGER PRIMARY KEY, start_offset INTEGER NOT NULL)""",
+    """CREATE TABLE producer_snapshot (
+        position INTEGER PRIMARY KEY,
+        producer_id INTEGER NOT NULL,
+        epoch INTEGER NOT NULL,
+        last_batches BLOB NOT NULL,
+        transaction_start INTEGER,
+        last_timestamp INTEGER NOT NULL)""",
+    """CREATE TABLE idempotency_snapshot (
+        position INTEGER PRIMARY KEY,
+        key_digest BLOB NOT NULL,
+        body_digest BLOB NOT NULL,
+        base_offset INTEGER NOT NULL,
+        last_offset INTEGER NOT NULL,
+        timestamp INTEGER NOT NULL,
+        seen_ms INTEGER NOT NULL)""",
+    """CREATE TABLE aborted_transactions (
+        last_offset INTEGER PRIMARY KEY,
+        producer_id INTEGER NOT NULL,
+        first_offset INTEGER NOT NULL,
+        last_stable_offset INTEGER NOT NULL)""",
+)
+
+_TIME_INDEX = "CREATE INDEX IF NOT EXISTS batches_by_time ON batches (max_timestamp)"
+_PRODUCER_BATCHES = tuple[ProducerBatch, ...]
+
+VERIFIED_END = "verified_end"
+"""Meta: everything below this offset was verified, or written and checkpointed by a clean close."""
+
+HAS_GAPS = "has_gaps"
+"""Meta: batches of this segment, or the next segment, may begin above the previous batch's end."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentIdentity:
+    """Whose segment a file is."""
+
+    topic: str
+    topic_id: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The log's state at a segment's base offset, taken when the segment is decided on."""
+
+    leader_epochs: tuple[EpochStart, ...] = ()
+    producers: tuple[tuple[int, Producer], ...] = ()
+    requests: tuple[tuple[bytes, StoredRequest], ...] = ()
+
+
+@dataclass(slots=True)
+class Segment:
+    """One file of the log. Mutable: the log that owns it keeps it in step with the file."""
+
+    path: Path
+    base_offset: int
+    identity: SegmentIdentity
+    durability: sqlite.Durability
+    sealed: bool
+    size_bytes: int = 0
+    to_create: Snapshot | None = None
+    """The state that a segment not made yet begins with; opening it makes the file."""
+
+    async def open(self) -> sqlite.SegmentConnection:
+        """Open the file's one connection; use the handle pool instead of calling this."""
+        path, durability = self.path, self.durability
+        identity, to_create = self.identity, self.to_create
+        if to_create is not None:
+
+            def create() -> Any:
+                create_file(path, identity, to_create)
+                return sqlite.connect_active(path, durability)
+
+            return await sqlite.connect(path, create)
+        if self.sealed:
+            return await sqlite.connect(path, lambda: sqlite.connect_sealed(path))
+        return await sqlite.connect(path, lambda: sqlite.connect_active(path, durability))
+
+
+def segment_path(directory: Path, base_offset: int) -> Path:
+    """The file of the segment that begins at `base_offset`."""
+    assert base_offset >= 0, base_offset
+    return directory / f"{base_offset:0{BASE_OFFSET_DIGITS}d}{SUFFIX}"
+
+
+def base_offset_of(path: Path) -> int | None:
+    """The base offset in a segment's file name; None for any other file."""
+    stem = path.name.removesuffix(SUFFIX)
+    if stem == path.name or len(stem) != BASE_OFFSET_DIGITS or not stem.isdecimal():
+        return None
+    return int(stem)
+
+
+def create_file(path: Path, identity: SegmentIdentity, snapshot: Snapshot) -> None:
+    """Create an empty segment, durably and all at once. Blocking."""
+    publish_file(write_file(path, identity, snapshot), path)
+
+
+def write_file(
+    path: Path, identity: SegmentIdentity, snapshot: Snapshot, rows: Iterable[Row] = ()
+) -> Path:
+    """Write a whole segment under another name, synced; returns that name. Blocking.
+
+    Args:
+        path: the segment's own name, for `publish_file`.
+        identity: for `meta`.
+        snapshot: the log's state at the segment's base offset.
+        rows: batches to copy in, for recovery.
+    """
+    creating = path.with_name(path.name.removesuffix(SUFFIX) + CREATING_SUFFIX)
+    creating.unlink(missing_ok=True)
+    with closing(sqlite.connect_new(creating)) as connection:
+        connection.execute("BEGIN")
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        connection.executemany(
+            "INSERT INTO meta VALUES (?, ?)",
+            (
+                ("format_version", FORMAT_VERSION),
+                ("topic", identity.topic),
+                ("topic_id", identity.topic_id),
+                ("partition", identity.partition),
+            ),
+        )
+        _write_snapshot(connection, snapshot)
+        for row in rows:
+            connection.execute(_insert_statement(1), row)
+        connection.execute("COMMIT")
+    sqlite.fsync_file(creating)
+    return creating
+
+
+def publish_file(creating: Path, path: Path) -> None:
+    """Give a written segment its own name, durably, in place of any file there. Blocking."""
+    # A log left by an earlier file of this name would be replayed into the new one.
+    for sidecar in sqlite.sidecars(path):
+        sidecar.unlink(missing_ok=True)
+    creating.replace(path)
+    sqlite.fsync_directory(path.parent)
+
+
+def read_identity(connection: Any, path: Path) -> SegmentIdentity:
+    """Whose segment this is.
+
+    Raises:
+        StorageError: the format is newer than this program's.
+        DamagedSegmentError: `meta` misses rows.
+    """
+    meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    try:
+        version = meta["format_version"]
+        identity = SegmentIdentity(meta["topic"], meta["topic_id"], meta["partition"])
+    except KeyError as error:
+        raise DamagedSegmentError(f"{path}: meta has no {error}") from error
+    if version != FORMAT_VERSION:
+        raise StorageError(f"{path}: format version {version}, this broker reads {FORMAT_VERSION}")
+    return identity
+
+
+def insert(
+    connection: Any, rows: Sequence[Row], epochs: Sequence[EpochStart], *, has_gaps: bool
+) -> None:
+    """Commit one group: all rows and epochs or none of them, and one fsync."""
+    if len(rows) <= ROWS_PER_INSERT_MAX and not epochs and not has_gaps:
+        _insert_rows(connection, rows)
+        return
+    with Transaction(connection):
+        if has_gaps:
+            set_meta(connection, HAS_GAPS, 1)
+        for epoch in epochs:
+            # As LeaderEpochs.assign: an epoch replaces those that appended nothing.
+            connection.execute(
+                "DELETE FROM leader_epochs WHERE start_offset >= ?", (epoch.start_offset,)
+            )
+            connection.execute(
+                "INSERT INTO leader_epochs VALUES (?, ?)", (epoch.epoch, epoch.start_offset)
+            )
+        for start in range(0, len(rows), ROWS_PER_INSERT_MAX):
+            _insert_rows(connection, rows[start : start + ROWS_PER_INSERT_MAX])
+
+
+def delete_from(connection: Any, offset: int) -> int:
+    """Remove every batch that reaches `offset`, and every epoch that began there or later.
+
+    Returns:
+        Where the log ends now: `offset`, or the beginning of the batch that held it.
+    """
+    with Transaction(connection):
+        # Batches do not overlap, so at most one begins below the offset and reaches it.
+        found = connection.execute(
+            "SELECT base_offset, last_offset FROM batches WHERE base_offset < ? "
+            "ORDER BY base_offset DESC LIMIT 1",
+            (offset,),
+        ).fetchall()
+        end = found[0][0] if found and found[0][1] >= offset else offset
+        connection.execute("DELETE FROM batches WHERE base_offset >= ?", (end,))
+        connection.execute("DELETE FROM leader_epochs WHERE start_offset >= ?", (end,))
+        verified_end = get_meta(connection, VERIFIED_END)
+        if verified_end is not None and verified_end > end:
+            set_meta(connection, VERIFIED_END, end)
+    return int(end)
+
+
+def seal(connection: Any, path: Path, *, has_gaps: bool) -> int:
+    """Build the time index, leave WAL and make the file read-only. Close the connection next.
+
+    Returns:
+        The file's size in bytes.
+    """
+    if has_gaps:
+        set_meta(connection, HAS_GAPS, 1)
+    connection.execute(_TIME_INDEX)
+    sqlite.leave_wal(connection, path)
+    path.chmod(sqlite.SEALED_FILE_MODE)
+    sqlite.fsync_directory(path.parent)
+    return path.stat().st_size
+
+
+def unseal(path: Path) -> None:
+    """Make a sealed, closed file writable again; the next open for writing puts it into WAL."""
+    path.chmod(sqlite.FILE_MODE)
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether the file's mode says that it was sealed."""
+    return path.stat().st_mode & 0o200 == 0
+
+
+def mark_verified(connection: Any, end_offset: int) -> None:
+    """Record that every batch below `end_offset` is good, so that opening need not read them."""
+    set_meta(connection, VERIFIED_END, end_offset)
+
+
+def read_epochs(connection: Any) -> LeaderEpochs:
+    """The leader epochs up to this segment's end."""
+    rows = connection.execute("SELECT epoch, start_offset FROM leader_epochs ORDER BY epoch")
+    return LeaderEpochs.of(rows.fetchall())
+
+
+def read_snapshot(connection: Any) -> Snapshot:
+    """The state as of the segment's base offset; `leader_epochs` are those of `read_epochs`."""
+    producers = connection.execute(
+        "SELECT producer_id, epoch, last_batches, transaction_start, last_timestamp "
+        "FROM producer_snapshot ORDER BY position"
+    ).fetchall()
+    requests = connection.execute(
+        "SELECT key_digest, body_digest, base_offset, last_offset, timestamp, seen_ms "
+        "FROM idempotency_snapshot ORDER BY position"
+    ).fetchall()
+    return Snapshot(
+        leader_epochs=read_epochs(connection).entries,
+        producers=tuple(
+            (
+                producer_id,
+                Producer(
+                    epoch,
+                    msgspec.msgpack.decode(batches, type=_PRODUCER_BATCHES),
+                    transaction_start,
+                    last_timestamp,
+                ),
+            )
+            for producer_id, epoch, batches, transaction_start, last_timestamp in producers
+        ),
+        requests=tuple((key_digest, StoredRequest(*rest)) for key_digest, *rest in requests),
+    )
+
+
+def end_offset_of(connection: Any, base_offset: int) -> int:
+    """The offset that follows the segment's last batch; its base offset when it is empty."""
+    last = connection.execute(
+        "SELECT last_offset FROM batches ORDER BY base_offset DESC LIMIT 1"
+    ).fetchall()
+    return int(last[0][0]) + 1 if last else base_offset
+
+
+def drop_epochs_after(connection: Any, end_offset: int) -> None:
+    """Remove epochs that were recorded ahead of batches that never became durable."""
+    connection.execute("DELETE FROM leader_epochs WHERE start_offset > ?", (end_offset,))
+
+
+def get_meta(connection: Any, name: str) -> Any:
+    """A value of `meta`; None when it was never set."""
+    rows = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchall()
+    return rows[0][0] if rows else None
+
+
+def set_meta(connection: Any, name: str, value: Any) -> None:
+    """Set a value of `meta`."""
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
+class Transaction:
+    """BEGIN IMMEDIATE, then COMMIT or, if the block raised, ROLLBACK."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._connection.execute("COMMIT")
+        elif self._connection.in_transaction:
+            # SQLite itself has rolled back after a full disk or an IO error.
+            self._connection.execute("ROLLBACK")
+
+
+@lru_cache(maxsize=64)
+def _insert_statement(rows: int) -> str:
+    row = f"({', '.join('?' * len(COLUMNS))})"
+    return f"INSERT INTO batches VALUES {', '.join([row] * rows)}"  # noqa: S608 # only marks
+
+
+def _insert_rows(connection: Any, rows: Sequence[Row]) -> None:
+    if rows:
+        values = rows[0] if len(rows) == 1 else [value for row in rows for value in row]
+        connection.execute(_insert_statement(len(rows)), values)
+
+
+def _write_snapshot(connection: Any, snapshot: Snapshot) -> None:
+    connection.executemany(
+        "INSERT INTO leader_epochs VALUES (?, ?)",
+        ((epoch.epoch, epoch.start_offset) for epoch in snapshot.leader_epochs),
+    )
+    encode: Callable[[Any], bytes] = msgspec.msgpack.encode
+    connection.executemany(
+        "INSERT INTO producer_snapshot VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            (
+                position,
+                producer_id,
+                producer.epoch,
+                encode(producer.batches),
+                producer.transaction_start,
+                producer.last_timestamp,
+            )
+            for position, (producer_id, producer) in enumerate(snapshot.producers)
+        ),
+    )
+    connection.executemany(
+        "INSERT INTO idempotency_snapshot VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            (position, key_digest, *request)
+            for position, (key_digest, request) in enumerate(snapshot.requests)
+        ),
+    )
+
+
+def remove_file(path: Path) -> None:
+    """Remove a closed segment, durably. Blocking."""
+    sqlite.remove_database(path)
+
+
+def quarantine_name(path: Path) -> Path:
+    """Where a damaged segment is kept for the operator."""
+    return path.with_name(path.name.removesuffix(SUFFIX) + DAMAGED_SUFFIX)
+
+
+def link_damaged(path: Path) -> None:
+    """Keep a damaged file under its quarantine name, replacing an earlier one."""
+    quarantined = quarantine_name(path)
+    quarantined.unlink(missing_ok=True)
+    os.link(path, quarantined)

@@ -1,0 +1,117 @@
+"""Reading batches back from a segment, and believing nothing that comes from the disk.
+
+Each batch's CRC is checked, its columns are compared with its header, and batches must follow one
+another: a flipped bit in an interior page hides rows without touching a batch. Only a segment that
+says so (`has_gaps`: written by compaction, or fetched from a leader that compacts) may skip
+offsets.
+
+Everything here runs on the connection's thread.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ottla_broker.storage import sqlite
+from ottla_broker.storage.segment import HAS_GAPS, get_meta
+from ottla_broker.storage.stored_batch import COLUMNS, Row, StoredBatch, damaged, verified_batch
+
+_BLOB_BYTES = 32 * 1024
+"""From this average size on, batches are read one by one through SQLite's blob interface, which
+copies each once; below it, one SELECT for all of them costs less."""
+
+_COLUMNS_WITHOUT_DATA = ", ".join(COLUMNS[:-1])
+_SIZE = COLUMNS.index("size")
+_BASE_OFFSET = COLUMNS.index("base_offset")
+_LAST_OFFSET = COLUMNS.index("last_offset")
+
+
+def read_batches(
+    connection: Any,
+    path: Path,
+    offset: int,
+    *,
+    max_bytes: int,
+    limit: int,
+    end_offset: int,
+) -> tuple[StoredBatch, ...]:
+    """Whole batches from the one that holds `offset` on, or the next one above a gap.
+
+    Args:
+        connection: the driver connection.
+        path: the file, for errors.
+        offset: where to begin.
+        max_bytes: most bytes in all, but at least one batch.
+        limit: only batches whose last offset is below it.
+        end_offset: where the segment ends: what it holds below must be there.
+
+    Raises:
+        DamagedSegmentError: naming file and offset.
+    """
+    rows = _choose_rows(connection, path, offset, max_bytes, limit, end_offset)
+    if not rows:
+        return ()
+    return tuple(verified_batch(path, row)[0] for row in _with_data(connection, path, rows))
+
+
+def find_timestamp(connection: Any, timestamp: int, offset: int) -> int | None:
+    """Base offset of the first batch from `offset` on with a record at or after `timestamp`."""
+    found = connection.execute(
+        "SELECT base_offset FROM batches WHERE max_timestamp >= ? AND last_offset >= ? "
+        "ORDER BY base_offset LIMIT 1",
+        (timestamp, offset),
+    ).fetchall()
+    return found[0][0] if found else None
+
+
+def _choose_rows(
+    connection: Any, path: Path, offset: int, max_bytes: int, limit: int, end_offset: int
+) -> list[Row]:
+    """The rows to return, without their blobs, after checking that they follow one another."""
+    before = connection.execute(
+        "SELECT base_offset, last_offset FROM batches WHERE base_offset <= ? "
+        "ORDER BY base_offset DESC LIMIT 1",
+        (offset,),
+    ).fetchall()
+    start = before[0][0] if before and before[0][1] >= offset else offset
+    cursor = connection.execute(
+        f"SELECT {_COLUMNS_WITHOUT_DATA} FROM batches "  # noqa: S608 # constant names
+        "WHERE base_offset >= ? ORDER BY base_offset",
+        (start,),
+    )
+    chosen: list[Row] = []
+    size_bytes = 0
+    expected = start
+    row = None
+    for row in cursor:
+        if row[_BASE_OFFSET] != expected:
+            _require_gaps(connection, path, expected)
+        size_bytes += row[_SIZE]
+        if row[_LAST_OFFSET] >= limit or (chosen and size_bytes > max_bytes):
+            break
+        chosen.append(row)
+        expected = row[_LAST_OFFSET] + 1
+    else:
+        if expected < end_offset:
+            _require_gaps(connection, path, expected)
+    cursor.close()
+    return chosen
+
+
+def _require_gaps(connection: Any, path: Path, offset: int) -> None:
+    if not get_meta(connection, HAS_GAPS):
+        raise damaged(path, offset, "the batch is missing")
+
+
+def _with_data(connection: Any, path: Path, rows: list[Row]) -> list[Row]:
+    if sum(row[_SIZE] for row in rows) >= _BLOB_BYTES * len(rows):
+        return [
+            (*row, sqlite.read_blob(connection, "batches", "data", row[_BASE_OFFSET]))
+            for row in rows
+        ]
+    blobs = connection.execute(
+        "SELECT data FROM batches WHERE base_offset BETWEEN ? AND ? ORDER BY base_offset",
+        (rows[0][_BASE_OFFSET], rows[-1][_BASE_OFFSET]),
+    ).fetchall()
+    if len(blobs) != len(rows):
+        raise damaged(path, rows[0][_BASE_OFFSET], "rows appear and disappear")
+    return [(*row, blob) for row, (blob,) in zip(rows, blobs, strict=True)]
