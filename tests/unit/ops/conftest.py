@@ -19,7 +19,9 @@ FAKE_BROKER = """
     if mode == "exit":
         print("cannot bind", flush=True)
         sys.exit(3)
-    host, port = os.environ["OTTLA_LISTEN"].split(":")
+    print("pid", os.getpid(), flush=True)
+    flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+    host, port = (flags.get("--listen") or os.environ["OTTLA_LISTEN"]).split(":")
     ready_at = time.monotonic() + float(os.environ.get("FAKE_READY_AFTER_S", "0"))
 
     class Handler(http.server.BaseHTTPRequestHandler):

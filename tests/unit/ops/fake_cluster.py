@@ -312,7 +312,9 @@ def _handler(state, node_id):
                 {name.lower(): value for name, value in self.headers.items()},
                 json.loads(body) if body else None,
             )
-            state.calls.append(call)
+            with state.changed:
+                state.calls.append(call)
+                state.changed.notify_all()
             try:
                 status, document = api.answer(call)
             except ProblemError as problem:

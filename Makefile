@@ -1,0 +1,56 @@
+# What a developer types. Each target first installs what it needs into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PACKAGES := clients/ottla_protocol clients/ottla cluster/ottla_cluster broker/ottla_broker ops/ottla_ops
+PYTEST_ARGS ?= -n 2
+
+# `ottla` and `python` in the Procfile are those of .venv.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help start test lint bench demo load clean
+
+help:
+	@echo 'make start   a cluster of three brokers on ports 7101-7103; Ctrl-C stops it'
+	@echo 'make demo    kills leaders while records are written, and counts them'
+	@echo 'make test    all tests; PYTEST_ARGS="-k raft" for some'
+	@echo 'make lint    ruff, mypy and the import contracts'
+	@echo 'make bench   throughput and latency, one broker and three'
+	@echo 'make load    many clients over HTTP, with locust'
+	@echo 'make clean   remove caches and results; `ottla dev reset` removes the data'
+
+start: .venv/server-installed
+	$(BIN)/honcho start
+
+test: .venv/dev-installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/dev-installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/lint-imports
+
+bench: .venv/dev-installed
+	$(BIN)/python -m loadtests.bench
+
+demo: .venv/server-installed
+	$(BIN)/python -m loadtests.demo
+
+load: .venv/dev-installed
+	$(BIN)/python -m loadtests.load
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench-results dist
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/server-installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[server]'
+	touch $@
+
+.venv/dev-installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[dev]'
+	touch $@ .venv/server-installed
