@@ -1,7 +1,8 @@
 """The controller's limits, by name.
 
 One metadata entry carries everything that one command changes, so these also bound the largest
-entry: fencing a broker that is in the ISR of every partition writes one record for each of them.
+entry: fencing a broker that is in the ISR of every partition writes one record for each of them,
+and an entry that the log refuses for its size would leave that broker unfenced for ever.
 """
 
 MAX_BROKERS = 200
@@ -10,8 +11,8 @@ MAX_BROKERS = 200
 MAX_TOPICS = 10_000
 """Topics in one cluster."""
 
-MAX_PARTITIONS = 20_000
-"""Partitions of all topics together."""
+MAX_PARTITIONS = 10_000
+"""Partitions of all topics together; some 60 bytes each in the largest entry."""
 
 MAX_PARTITIONS_PER_TOPIC = 1_000
 """Partitions of one topic."""

@@ -24,7 +24,13 @@ from typing import Generic, Protocol, TypeVar
 
 from ottla_cluster.controller.limits import MAX_WAITING_REQUESTS
 from ottla_cluster.controller.result import Result
-from ottla_protocol.errors import OttlaError, Outcome, OverloadedError
+from ottla_protocol.errors import (
+    InternalError,
+    OttlaError,
+    Outcome,
+    OverloadedError,
+    UnavailableError,
+)
 
 StateT = TypeVar("StateT")
 CommandT = TypeVar("CommandT", contravariant=True)
@@ -100,7 +106,9 @@ class SpeculativeRuntime(Generic[StateT, CommandT, RecordT, AnswerT]):
         max_waiting: how many requests may wait for a commit.
 
     The driver must propose payloads in the order in which `submit` returned them, and report every
-    index in `appended` before it reports a commit that covers it.
+    index in `appended` before it reports a commit that covers it. It should submit the next command
+    only when the last payload is appended or refused: if the log refuses one payload and accepts a
+    later one, which was decided as if the first were there, the log contradicts itself.
     """
 
     def __init__(
@@ -193,22 +201,43 @@ class SpeculativeRuntime(Generic[StateT, CommandT, RecordT, AnswerT]):
             self._speculate_again(position)
 
     def append_failed(self, request_id: int, error: OttlaError) -> tuple[Completed[AnswerT], ...]:
-        """The log refused the request's payload: it and all later requests fail with `error`.
+        """The log refused the request's payload: it fails with `error`, and all later ones with it.
 
-        The later ones fail too because their handlers saw what is not going to be; none of them may
-        have been appended yet. All get the outcome NOT_APPLIED. The runtime goes on.
+        The later ones fail because their handlers saw what is not going to be. The runtime goes on.
+        A request that failed so before has nothing left to answer.
+
+        Raises:
+            InternalError: a later payload is on its way to the log, which may accept it although it
+                contradicts the log without this one. The driver must stop before it is appended;
+                one that proposes a payload only once the former is appended never gets here.
         """
-        position, _ = self._find(request_id)
-        failed: list[_Waiting[StateT, RecordT, AnswerT]] = []
-        while len(self._waiting) > position:
-            failed.append(self._waiting.pop())
-        assert all(item.index is None for item in failed), "a later request is appended already"
-        return tuple(
-            Completed(
-                item.request_id,
-                type(error)(error.detail, outcome=Outcome.NOT_APPLIED, **error.members),
+        assert error.outcome in {None, Outcome.NOT_APPLIED}, error
+        assert request_id <= self._last_request_id, f"request {request_id} is unknown"
+        if all(item.request_id != request_id for item in self._waiting):
+            return ()
+        position, refused = self._find(request_id)
+        later = list(self._waiting)[position + 1 :]
+        assert refused.index is None, f"request {request_id} is appended at {refused.index}"
+        log_is_closed = isinstance(error, self._lost_leadership_error)
+        if not log_is_closed and any(item.records for item in later):
+            raise InternalError(
+                f"Request {request_id} was not appended ({error.detail}) and later ones may be."
             )
-            for item in reversed(failed)
+        while len(self._waiting) > position:
+            self._waiting.pop()
+        kind = self._lost_leadership_error if log_is_closed else UnavailableError
+        return (
+            Completed(request_id, error.with_outcome(Outcome.NOT_APPLIED)),
+            *(
+                Completed(
+                    item.request_id,
+                    kind(
+                        f"A request that this one was decided on was refused: {error.detail}",
+                        outcome=Outcome.NOT_APPLIED,
+                    ),
+                )
+                for item in later
+            ),
         )
 
     def committed(self, index: int) -> tuple[Completed[AnswerT], ...]:

@@ -1,10 +1,18 @@
+import msgspec
 import pytest
 
 from ottla_cluster.controller.commands import FenceBroker, FormCluster, RegisterBroker
 from ottla_cluster.controller.config import ControllerConfig
 from ottla_cluster.controller.handlers import handle
 from ottla_cluster.controller.image import BrokerState, MetadataImage
-from ottla_cluster.controller.limits import MAX_BROKERS, MAX_URL_LENGTH
+from ottla_cluster.controller.limits import (
+    MAX_BROKERS,
+    MAX_PARTITIONS,
+    MAX_PARTITIONS_PER_TOPIC,
+    MAX_URL_LENGTH,
+)
+from ottla_cluster.controller.records import PartitionChanged, encode_records
+from ottla_cluster.raft.config import RaftConfig
 from ottla_protocol.errors import (
     ControllerNotAvailableError,
     InconsistentClusterIdError,
@@ -233,6 +241,20 @@ def test_fencing_all_keeps_the_last_isr_member_of_every_partition(metadata):
     assert all(p.leader is None for p in metadata.image.topic("orders").partitions)
     metadata.heartbeat(1)
     assert all(p.leader == 1 for p in metadata.image.topic("orders").partitions)
+
+
+def test_fencing_in_the_largest_cluster_fits_one_entry_of_the_log(metadata):
+    topic_count = MAX_PARTITIONS // MAX_PARTITIONS_PER_TOPIC
+    for number in range(topic_count):
+        metadata.create(f"topic{number}", partitions=MAX_PARTITIONS_PER_TOPIC)
+    metadata.fence(1)
+    assert len(metadata.last_records) == MAX_PARTITIONS + 1
+    widest = [
+        msgspec.structs.replace(record, leader_epoch=2**32, partition_epoch=2**32)
+        for record in metadata.last_records
+        if isinstance(record, PartitionChanged)
+    ]
+    assert len(encode_records(widest)) < RaftConfig(node_id=1, voters=(1,)).max_entry_bytes
 
 
 # --- controlled shutdown --------------------------------------------------------------------

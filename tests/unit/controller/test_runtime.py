@@ -4,8 +4,11 @@ import pytest
 
 from ottla_cluster.controller.result import Result
 from ottla_cluster.controller.runtime import Completed, SpeculativeRuntime
+from ottla_cluster.raft.errors import NotLeaderError
 from ottla_protocol.errors import (
     ConflictError,
+    InternalError,
+    MessageTooLargeError,
     NotControllerError,
     Outcome,
     OverloadedError,
@@ -157,13 +160,34 @@ def test_a_failed_append_takes_with_it_whoever_saw_it():
     running = runtime()
     first = propose(running, "+a", 11)
     lost, read = running.submit("+b", 0), running.submit("?", 0)
-    failed = running.append_failed(lost.request_id, OverloadedError("the log is full"))
+    too_large = MessageTooLargeError("too large for the log")
+    failed = running.append_failed(lost.request_id, too_large)
     assert [c.request_id for c in failed] == [lost.request_id, read.request_id]
-    assert all(c.outcome.outcome is Outcome.NOT_APPLIED for c in failed)
-    assert len({id(c.outcome) for c in failed}) == 2, "each caller gets its own exception"
+    assert [c.outcome.outcome for c in failed] == [Outcome.NOT_APPLIED] * 2
+    assert failed[0].outcome is too_large
+    assert failed[1].outcome.retriable, "the reader did nothing wrong"
+    assert running.append_failed(read.request_id, too_large) == ()
     assert running.speculative_state == (11, ("a",))
     assert running.submit("+b", 0).payload == b"b"
     assert running.committed(11)[0].request_id == first.request_id
+
+
+def test_a_log_that_is_closed_fails_every_proposal_on_its_way():
+    running = runtime()
+    first, second = running.submit("+a", 0), running.submit("+b", 0)
+    failed = running.append_failed(first.request_id, NotLeaderError(2))
+    assert [c.request_id for c in failed] == [first.request_id, second.request_id]
+    assert all(isinstance(c.outcome, NotControllerError) for c in failed)
+    assert running.append_failed(second.request_id, NotLeaderError(2)) == ()
+    assert running.lost_leadership() == ()
+
+
+def test_a_refused_payload_before_one_on_its_way_stops_the_driver():
+    """The log would accept `+b`, which was decided as if `a` were there."""
+    running = runtime()
+    first, _ = running.submit("+a", 0), running.submit("+b", 0)
+    with pytest.raises(InternalError, match="later ones may be"):
+        running.append_failed(first.request_id, OverloadedError("the log is full"))
 
 
 def test_no_more_requests_wait_than_the_limit():
