@@ -1,0 +1,204 @@
+"""One process of the simulated cluster: disk, driver and node.
+
+The disk keeps what was synced. A write that has begun is lost by a crash, or was durable just in
+time, as the schedule says. The driver obeys the contract of `ottla_cluster.raft.node`: persist,
+then send, then apply, then the next input. Mutants of it are in `mutants.py`.
+"""
+
+from collections import deque
+from random import Random
+
+from ottla_cluster.raft import HardState, NotLeaderError, RaftNode
+from ottla_protocol.errors import OverloadedError
+
+FINAL_PREFIX = b"final "
+"""Marks the proposals of the healed phase."""
+
+
+class Disk:
+    """Synced state, and at most one transaction on its way."""
+
+    def __init__(self):
+        self.hard_state = HardState()
+        self.entries = []
+        self.unsynced = None
+
+    def begin(self, ready):
+        assert self.unsynced is None
+        self.unsynced = ready
+
+    def sync(self):
+        ready, self.unsynced = self.unsynced, None
+        if ready.truncate_from is not None:
+            del self.entries[ready.truncate_from - 1 :]
+        for entry in ready.entries:
+            assert entry.index == len(self.entries) + 1, "the log on disk has no gap"
+            self.entries.append(entry)
+        self.hard_state = ready.hard_state
+
+    def lose(self):
+        self.unsynced = None
+
+
+class Host:
+    """A process that runs, is paused, or is down.
+
+    `world` gives: checker, hosts, host_clock_ms(host), send(messages), write(host) (which later
+    calls `host.synced(incarnation)`), wake(host) (arm the timer), note(...).
+    """
+
+    node_class = RaftNode
+
+    def __init__(self, world, config, seed):
+        self.world = world
+        self.config = config
+        self.node_id = config.node_id
+        self.disk = Disk()
+        self.node = None
+        self.incarnation = 0
+        self.is_paused = False
+        self.applied_index = 0
+        self.has_applied_final = False
+        self._seed = seed
+        self._inbox = deque()
+        self._writing = None
+
+    @property
+    def is_up(self):
+        return self.node is not None
+
+    @property
+    def is_writing(self):
+        return self._writing is not None
+
+    def start(self):
+        assert self.node is None
+        self.incarnation += 1
+        self.is_paused = False
+        self.applied_index = 0
+        self.has_applied_final = False
+        self.node = self.node_class(
+            self.config,
+            hard_state=self.disk.hard_state,
+            entries=self.disk.entries,
+            random=Random(self._seed * 1_000 + self.incarnation),
+            now_ms=self.world.host_clock_ms(self),
+        )
+        self.world.checker.on_start(self)
+        self.world.wake(self)
+
+    def crash(self, *, write_survives=False):
+        """Power loss: memory goes, and of the disk what was not synced, save by luck."""
+        if self.disk.unsynced is not None:
+            if write_survives:
+                self.disk.sync()
+            else:
+                self.disk.lose()
+        self.node = None
+        self._inbox.clear()
+        self._writing = None
+
+    def resume(self):
+        self.is_paused = False
+        if self._writing is not None and self.disk.unsynced is None:
+            self._after_sync()
+        self._drain()
+
+    # --- inputs: queued, and handled one at a time ----------------------------------------------
+
+    def tick(self):
+        self._give(("tick", None))
+
+    def receive(self, message):
+        self._give(("step", message))
+
+    def propose(self, payloads):
+        self._give(("propose", payloads))
+
+    def read(self, token):
+        self._give(("read", token))
+
+    def refused(self, peer_id):
+        self._give(("refused", peer_id))
+
+    def _give(self, item):
+        if self.node is None:
+            return
+        self._inbox.append(item)
+        self._drain()
+
+    def _drain(self):
+        while (
+            self._inbox and self._writing is None and self.node is not None and not self.is_paused
+        ):
+            self._handle(*self._inbox.popleft())
+
+    def _handle(self, kind, argument):
+        node = self.node
+        now_ms = self.world.host_clock_ms(self)
+        self.world.note(self.node_id, kind, argument)
+        try:
+            if kind == "step":
+                ready = node.step(argument, now_ms)
+            elif kind == "tick":
+                ready = node.tick(now_ms)
+            elif kind == "propose":
+                ready = node.propose(argument, now_ms)
+            elif kind == "read":
+                self.world.checker.on_read_started(argument)
+                ready = node.request_read(argument, now_ms)
+            else:
+                ready = node.peer_refused(argument, now_ms)
+        except (NotLeaderError, OverloadedError):
+            if kind == "read":
+                del self.world.checker.open_reads[argument]
+            self.world.wake(self)
+            return
+        self.world.checker.on_ready(self, ready)
+        self.carry_out(ready)
+
+    # --- the driver's contract ------------------------------------------------------------------
+
+    def carry_out(self, ready):
+        """Persist, then send, then apply."""
+        if ready.must_persist:
+            self.persist(ready)
+        else:
+            self.finish(ready)
+
+    def persist(self, ready):
+        self._writing = ready
+        self.disk.begin(ready)
+        self.world.write(self)
+
+    def synced(self, incarnation):
+        """The write that `persist` began is durable."""
+        if incarnation != self.incarnation or self._writing is None:
+            return
+        self.disk.sync()
+        if not self.is_paused:
+            self._after_sync()
+
+    def _after_sync(self):
+        ready, self._writing = self._writing, None
+        self.finish(ready)
+        self._drain()
+
+    def finish(self, ready):
+        self.send(ready.messages)
+        self.apply(ready)
+
+    def send(self, messages):
+        for message in messages:
+            self.world.checker.on_send(message)
+            self.world.send(message)
+
+    def apply(self, ready):
+        checker = self.world.checker
+        if ready.committed:
+            checker.on_apply(self, ready.committed, ready.term, self.world.hosts.values())
+            if any(entry.payload.startswith(FINAL_PREFIX) for entry in ready.committed):
+                self.has_applied_final = True
+        if ready.confirmed_reads or ready.failed_reads:
+            checker.on_reads_ended(self, ready)
+        self.world.wake(self)
