@@ -1,8 +1,9 @@
 """Raft-lite: the quorum that holds the cluster's metadata.
 
 `node` is the state machine and states the driver's contract. Below it, each importing only what
-follows: `leadership` (a leader's work), `ready` (what an input asks of the driver), `reads`,
-`progress`, `log`, `quorum`, `messages`, `config`, `errors`.
+follows: `campaign` (a candidate's votes), `leadership` (a leader's work), `ready` (what an input
+asks of the driver), `reads`, `progress`, `log`, `admission`, `quorum`, `messages`, `config`,
+`errors`.
 """
 
 from ottla_cluster.raft.config import MAX_VOTERS, RaftConfig

@@ -32,10 +32,11 @@ leader's connection was refused. Membership change and snapshots are not there y
 
 from typing import TYPE_CHECKING, assert_never
 
+from ottla_cluster.raft.admission import check_message
+from ottla_cluster.raft.campaign import Campaign
 from ottla_cluster.raft.errors import (
     NotLeaderError,
     RaftInvariantError,
-    RaftMessageRefusedError,
     RaftStateCorruptError,
 )
 from ottla_cluster.raft.leadership import Leadership
@@ -51,7 +52,7 @@ from ottla_cluster.raft.messages import (
     VoteRequest,
     VoteResponse,
 )
-from ottla_cluster.raft.quorum import VoteResult, vote_result
+from ottla_cluster.raft.quorum import VoteResult
 from ottla_cluster.raft.ready import Outputs, Proposed, Ready, Role
 from ottla_protocol.errors import MessageTooLargeError, Outcome
 
@@ -61,8 +62,8 @@ if TYPE_CHECKING:
 
     from ottla_cluster.raft.config import RaftConfig
 
-_REFUSED_LEADER_TIMEOUT_DIVISOR = 4
-"""A follower whose leader is gone campaigns within this part of the shortest election timeout."""
+_HASTENED_TIMEOUT_DIVISOR = 4
+"""When a voter is known to be gone, campaigns begin within this part of the shortest timeout."""
 
 
 class RaftNode:
@@ -111,8 +112,8 @@ class RaftNode:
         self._leader_id: int | None = None
         # Present exactly while _role is LEADER.
         self._leadership: Leadership | None = None
-        # Answers to this node's own campaign, while it is a candidate of either kind.
-        self._votes: dict[int, bool] = {}
+        # Answers to its own campaign; present exactly while it is a candidate of either kind.
+        self._campaign: Campaign | None = None
         self._leader_contact_ms = now_ms
         self._election_deadline_ms = now_ms
         self._outputs = Outputs()
@@ -162,7 +163,7 @@ class RaftNode:
         if self._leadership is not None:
             self._leadership.tick(self._now_ms)
         elif self._now_ms >= self._election_deadline_ms:
-            self._pre_campaign()
+            self._begin_pre_vote()
         return self._ready()
 
     def step(self, message: Message, now_ms: int) -> Ready:
@@ -172,7 +173,7 @@ class RaftNode:
             RaftMessageRefusedError: it is not for this voter or is malformed; nothing changed.
             RaftInvariantError: it breaks a rule of Raft; the process must stop.
         """
-        self._check_message(message)
+        check_message(message, self._config)
         self._advance_clock(now_ms)
         match message:
             case AppendRequest():
@@ -184,15 +185,11 @@ class RaftNode:
             case PreVoteRequest():
                 self._handle_pre_vote_request(message)
             case PreVoteResponse():
-                self._observe_term(message.term)
-                if self._role is Role.PRE_CANDIDATE and message.request_term == self._term:
-                    self._record_vote(message.sender, granted=message.granted)
+                self._handle_pre_vote_response(message)
             case VoteRequest():
                 self._handle_vote_request(message)
             case VoteResponse():
-                self._observe_term(message.term)
-                if self._role is Role.CANDIDATE and message.term == self._term:
-                    self._record_vote(message.sender, granted=message.granted)
+                self._handle_vote_response(message)
             case _:  # pragma: no cover
                 assert_never(message)
         return self._ready()
@@ -240,16 +237,19 @@ class RaftNode:
         """The connection to a voter was refused (ECONNREFUSED and nothing else): it has crashed.
 
         A follower of that voter forgets it, grants pre-votes at once, and campaigns itself after a
-        short random delay.
+        short random delay. A candidate counts it as refusing, so that a vote split between the
+        survivors is found and repeated at once.
         """
         assert peer_id in self._config.peers, f"node {peer_id} is no peer"
         self._advance_clock(now_ms)
         if self._leadership is not None:
             self._leadership.peer_refused(peer_id)
+        elif self._campaign is not None:
+            self._campaign.record_unreachable(peer_id)
+            self._conclude(self._campaign)
         elif self._leader_id == peer_id:
             self._leader_id = None
-            longest_ms = self._config.election_timeout_min_ms // _REFUSED_LEADER_TIMEOUT_DIVISOR
-            self._election_deadline_ms = self._now_ms + self._random.randint(0, longest_ms)
+            self._hasten_election()
         return self._ready()
 
     # --- shared by the inputs -------------------------------------------------------------------
@@ -270,22 +270,6 @@ class RaftNode:
         if self._leadership is None:
             raise NotLeaderError(self._leader_id)
         return self._leadership
-
-    def _check_message(self, message: Message) -> None:
-        if message.receiver != self._config.node_id or message.sender not in self._config.peers:
-            raise RaftMessageRefusedError(
-                f"a message from node {message.sender} to node {message.receiver} reached node "
-                f"{self._config.node_id} of the voters {self._config.voters}"
-            )
-        if isinstance(message, AppendRequest):
-            previous_term = message.prev_term
-            for index, entry in enumerate(message.entries, message.prev_index + 1):
-                if entry.index != index or not previous_term <= entry.term <= message.term:
-                    raise RaftMessageRefusedError(
-                        f"entry ({entry.index}, term {entry.term}) cannot follow "
-                        f"({index - 1}, term {previous_term}) in an append of term {message.term}"
-                    )
-                previous_term = entry.term
 
     def _observe_term(self, term: int) -> None:
         if term > self._term:
@@ -333,14 +317,14 @@ class RaftNode:
             self._restart_election_timer()
         self._role = Role.FOLLOWER
         self._leader_id = leader_id
-        self._votes = {}
+        self._campaign = None
 
     def _become_leader(self) -> None:
         assert self._role is Role.CANDIDATE, "only a candidate wins"
         assert self._voted_for == self._config.node_id, "a candidate has voted for itself"
         self._role = Role.LEADER
         self._leader_id = self._config.node_id
-        self._votes = {}
+        self._campaign = None
         self._leadership = Leadership(
             self._config, self._log, self._outputs, term=self._term, now_ms=self._now_ms
         )
@@ -352,6 +336,10 @@ class RaftNode:
             self._config.election_timeout_min_ms, self._config.election_timeout_max_ms
         )
 
+    def _hasten_election(self) -> None:
+        longest_ms = self._config.election_timeout_min_ms // _HASTENED_TIMEOUT_DIVISOR
+        self._election_deadline_ms = self._now_ms + self._random.randint(0, longest_ms)
+
     def _has_live_leader(self) -> bool:
         """Whether a leader is known to have lived within the minimum election timeout."""
         if self._leader_id is None:
@@ -361,34 +349,25 @@ class RaftNode:
 
     # --- elections ------------------------------------------------------------------------------
 
-    def _pre_campaign(self) -> None:
-        """Ask whether a campaign would be won, without moving anybody's term (§9.6)."""
+    def _begin_pre_vote(self) -> None:
+        """Ask whether an election would be won, without moving anybody's term (§9.6)."""
         self._role = Role.PRE_CANDIDATE
         self._leader_id = None
-        self._restart_election_timer()
-        self._votes = {}
-        for peer in self._config.peers:
-            self._outputs.messages.append(
-                PreVoteRequest(
-                    term=self._term,
-                    sender=self._config.node_id,
-                    receiver=peer,
-                    last_index=self._log.last_index,
-                    last_term=self._log.last_term,
-                )
-            )
-        self._record_vote(self._config.node_id, granted=True)
+        self._begin_campaign(PreVoteRequest)
 
-    def _campaign(self) -> None:
+    def _begin_election(self) -> None:
         """Begin a new term and vote for itself (Raft §5.2)."""
         self._role = Role.CANDIDATE
         self._term += 1
         self._voted_for = self._config.node_id
+        self._begin_campaign(VoteRequest)
+
+    def _begin_campaign(self, request_type: type[PreVoteRequest | VoteRequest]) -> None:
         self._restart_election_timer()
-        self._votes = {}
+        self._campaign = Campaign(self._config.voters)
         for peer in self._config.peers:
             self._outputs.messages.append(
-                VoteRequest(
+                request_type(
                     term=self._term,
                     sender=self._config.node_id,
                     receiver=peer,
@@ -396,17 +375,34 @@ class RaftNode:
                     last_term=self._log.last_term,
                 )
             )
-        self._record_vote(self._config.node_id, granted=True)
+        self._campaign.record(self._config.node_id, granted=True)
+        self._conclude(self._campaign)
 
-    def _record_vote(self, voter: int, *, granted: bool) -> None:
-        self._votes.setdefault(voter, granted)
-        result = vote_result(self._config.voters, self._votes)
+    def _conclude(self, campaign: Campaign) -> None:
+        """Move on when the round is decided."""
+        result = campaign.result
         if result is VoteResult.LOST:
             self._become_follower(self._term, None)
+            if campaign.is_worth_hurrying:
+                self._hasten_election()
         elif result is VoteResult.WON and self._role is Role.PRE_CANDIDATE:
-            self._campaign()
+            self._begin_election()
         elif result is VoteResult.WON:
             self._become_leader()
+
+    def _handle_pre_vote_response(self, response: PreVoteResponse) -> None:
+        self._observe_term(response.term)
+        campaign = self._campaign
+        if self._role is Role.PRE_CANDIDATE and response.request_term == self._term and campaign:
+            campaign.record(response.sender, granted=response.granted)
+            self._conclude(campaign)
+
+    def _handle_vote_response(self, response: VoteResponse) -> None:
+        self._observe_term(response.term)
+        campaign = self._campaign
+        if self._role is Role.CANDIDATE and response.term == self._term and campaign:
+            campaign.record(response.sender, granted=response.granted)
+            self._conclude(campaign)
 
     def _handle_pre_vote_request(self, request: PreVoteRequest) -> None:
         granted = (

@@ -149,9 +149,9 @@ class KeepsStaleTail(RaftNode):
 class SkipsPreVote(RaftNode):
     """A follower whose timer ends takes a new term at once."""
 
-    def _pre_campaign(self):
+    def _begin_pre_vote(self):
         self._leader_id = None
-        self._campaign()
+        self._begin_election()
 
 
 class IgnoresLiveLeader(RaftNode):

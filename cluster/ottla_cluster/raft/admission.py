@@ -1,0 +1,40 @@
+"""What a message must satisfy before a voter handles it.
+
+A message that fails here comes from outside the quorum or from a broken peer. It is refused before
+it changes anything, so the driver may answer the peer with the error and go on.
+"""
+
+from typing import TYPE_CHECKING
+
+from ottla_cluster.raft.errors import RaftMessageRefusedError
+from ottla_cluster.raft.messages import AppendRequest, Message
+
+if TYPE_CHECKING:
+    from ottla_cluster.raft.config import RaftConfig
+
+
+def check_message(message: Message, config: "RaftConfig") -> None:
+    """Check that a message is for this voter, from another one, and well-formed.
+
+    Raises:
+        RaftMessageRefusedError: it is not.
+    """
+    if message.receiver != config.node_id or message.sender not in config.peers:
+        raise RaftMessageRefusedError(
+            f"a message from node {message.sender} to node {message.receiver} reached node "
+            f"{config.node_id} of the voters {config.voters}"
+        )
+    if isinstance(message, AppendRequest):
+        _check_entries(message)
+
+
+def _check_entries(request: AppendRequest) -> None:
+    """Entries follow one another without a gap, and no term falls or is ahead of the sender's."""
+    previous_term = request.prev_term
+    for index, entry in enumerate(request.entries, request.prev_index + 1):
+        if entry.index != index or not previous_term <= entry.term <= request.term:
+            raise RaftMessageRefusedError(
+                f"entry ({entry.index}, term {entry.term}) cannot follow ({index - 1}, term "
+                f"{previous_term}) in an append of term {request.term}"
+            )
+        previous_term = entry.term
