@@ -7,6 +7,7 @@ import shutil
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
+from ottla_broker.storage.log_directory import LOCK_FILE
 from ottla_ops.cli.failures import CommandError, ExitCode
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BROKER_DIRECTORY_PATTERN: Final = "broker-*"
-LOCK_NAME: Final = "lock"
-"""File that a broker holds an exclusive `flock` on for as long as it runs."""
 
 
 def broker_directories(data: Path) -> list[Path]:
@@ -39,11 +38,12 @@ def delete_data(directories: Sequence[Path]) -> None:
 
 def _lock(directory: Path, locks: ExitStack) -> None:
     try:
-        lock = locks.enter_context((directory / LOCK_NAME).open("rb"))
+        lock = locks.enter_context((directory / LOCK_FILE).open("rb"))
     except FileNotFoundError:
         # No broker ever got far enough to lock it.
         return
     try:
+        # A broker holds this lock for as long as it runs.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise CommandError(

@@ -77,9 +77,7 @@ class HttpConnection:
         self.urls = parse_bootstrap(bootstrap)
         self._preferred = 0
         self._has_answered = False
-        self._pool = urllib3.PoolManager(
-            maxsize=CONNECTIONS_PER_BROKER_MAX, retries=False, headers={"User-Agent": "ottla-cli"}
-        )
+        self._pool = urllib3.PoolManager(maxsize=CONNECTIONS_PER_BROKER_MAX, retries=False)
 
     def request(
         self,
@@ -108,6 +106,9 @@ class HttpConnection:
             CommandError: the broker refused, or broke off a request that may not be repeated.
         """
         target = path + (f"?{_encode(query)}" if query else "")
+        sent_headers = {"User-Agent": "ottla-cli", **(headers or {})}
+        if body is not None:
+            sent_headers.setdefault("Content-Type", "application/json")
         may_repeat = method == "GET" if repeatable is None else repeatable
         reasons: dict[str, str] = {}
         was_sent = False
@@ -120,7 +121,7 @@ class HttpConnection:
                     method,
                     url + target,
                     body=body,
-                    headers={"Content-Type": "application/json", **(headers or {})},
+                    headers=sent_headers,
                     timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=answer_timeout_s),
                     redirect=False,
                 )

@@ -163,7 +163,7 @@ class _Api:
             case "DELETE", ["v1", "topics", topic]:
                 self.log_of(topic)
                 del self.state.topics[topic]
-                return 200, {}
+                return 204, {}
             case "POST", ["v1", "topics", topic, "records"]:
                 return 200, self.produce(call, topic, None)
             case "POST", ["v1", "topics", topic, "partitions", partition, "records"]:
@@ -332,7 +332,7 @@ def _handler(state, node_id):
             self.do_GET()
 
         def reply(self, status, document):
-            data = json.dumps(document).encode()
+            data = b"" if status == 204 else json.dumps(document).encode()
             kind = "application/json" if status < 400 else "application/problem+json"
             try:
                 self.send_response(status)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from ottla_broker.storage.log_directory import LOCK_FILE
 from ottla_ops import banner
 from ottla_ops.cli import confirmation
 
@@ -19,7 +20,7 @@ def data(tmp_path):
     """A data directory of two brokers, and something that is not theirs."""
     for name in ("broker-1", "broker-2"):
         (tmp_path / "data" / name / "orders-0").mkdir(parents=True)
-        (tmp_path / "data" / name / "lock").touch()
+        (tmp_path / "data" / name / LOCK_FILE).touch()
     (tmp_path / "data" / "notes.txt").write_text("mine")
     return tmp_path / "data"
 
@@ -43,7 +44,7 @@ def test_reset_on_a_terminal_asks(cli, data, monkeypatch):
 
 
 def test_reset_is_refused_while_a_broker_runs_and_deletes_nothing(cli, data):
-    with (data / "broker-2" / "lock").open("wb") as lock:
+    with (data / "broker-2" / LOCK_FILE).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         code, _, err = cli("--json", "dev", "reset", "--data", data, "--yes")
     assert code == 4
@@ -52,7 +53,7 @@ def test_reset_is_refused_while_a_broker_runs_and_deletes_nothing(cli, data):
 
 
 def test_reset_of_a_directory_that_no_broker_locked_yet(cli, data):
-    (data / "broker-1" / "lock").unlink()
+    (data / "broker-1" / LOCK_FILE).unlink()
     assert cli("dev", "reset", "--data", data, "--yes")[0] == 0
     assert not (data / "broker-1").exists()
 
