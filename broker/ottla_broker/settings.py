@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         10_000, ge=500, le=600_000, description="a follower this far behind leaves the ISR"
     )
     default_replication_factor: int | None = Field(
-        None, ge=1, le=32, description="topic default; min(3, registered brokers) when unset"
+        None, ge=1, le=32, description="topic default; min(3, voters) when unset"
     )
     num_partitions: int = Field(3, ge=1, le=10_000, description="topic default")
     min_insync_replicas: int = Field(2, ge=1, le=32, description="topic default")
@@ -77,7 +77,6 @@ class Settings(BaseSettings):
     max_binary_body_bytes: int = Field(
         64 * MEBIBYTE, ge=1024, le=1024 * MEBIBYTE, description="binary produce bodies"
     )
-    max_connections: int = Field(4096, ge=16, le=1_000_000, description="client connections")
     max_parked_requests: int = Field(
         16_384, ge=16, le=1_000_000, description="long-polls and acks waiting in purgatory"
     )

@@ -205,7 +205,7 @@ class FetchedPartition(Response, frozen=True):
 
     topic: str
     partition: int
-    batches: list[bytes | memoryview]
+    batches: list[memoryview]
     high_watermark: int
     log_start_offset: int
     error: dict[str, Any] | None = None

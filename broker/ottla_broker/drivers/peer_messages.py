@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 
-class FetchPosition(msgspec.Struct, frozen=True, array_like=True):
+class PartitionFetch(msgspec.Struct, frozen=True, array_like=True):
     """One partition in a follower's fetch.
 
     `offset` acknowledges that everything below it is durable at the follower, provided that
@@ -32,21 +32,21 @@ class ReplicaFetchRequest(msgspec.Struct, frozen=True, array_like=True):
     max_wait_ms: int
     min_bytes: int
     max_bytes: int
-    positions: list[FetchPosition]
+    positions: list[PartitionFetch]
 
 
 class ReplicatedBatch(msgspec.Struct, frozen=True, array_like=True):
     """A record batch as the leader stored it, with its idempotency column."""
 
-    data: memoryview | bytes | bytearray
+    data: memoryview
     idempotency: bytes | None
 
 
 class FetchResult(msgspec.Struct, frozen=True, array_like=True):
     """One partition's answer; partitions with nothing to tell are left out.
 
-    `diverging_epoch` and `diverging_end_offset` (KIP-595) are -1 unless the follower must truncate;
-    then there are no batches.
+    `diverging` (epoch, end offset; KIP-595) tells the follower to truncate; then there are no
+    batches.
     """
 
     topic_id: str
@@ -54,8 +54,7 @@ class FetchResult(msgspec.Struct, frozen=True, array_like=True):
     error_code: str | None
     high_watermark: int
     log_start_offset: int
-    diverging_epoch: int
-    diverging_end_offset: int
+    diverging: tuple[int, int] | None
     batches: list[ReplicatedBatch]
 
 

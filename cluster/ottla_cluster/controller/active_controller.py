@@ -143,6 +143,15 @@ class ActiveController:
         """See `SpeculativeRuntime.lost_leadership`."""
         return self._runtime.lost_leadership()
 
+    def restart_sessions(self, now_ms: int) -> None:
+        """Give every unfenced broker a full session from now.
+
+        For a controller that finds that it stood still: the silence may have been its own.
+        """
+        self._sessions = BrokerSessions(
+            self.speculative_image, self._config.session_timeout_ms, now_ms
+        )
+
     def _refuse_namesake(self, command: RegisterBroker, now_ms: int) -> None:
         """Refuses a second process under a live broker's node id.
 

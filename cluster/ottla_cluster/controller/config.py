@@ -14,7 +14,7 @@ class ControllerConfig:
     default_partitions: int = 3
     """Partitions of a topic that names no number."""
     default_replication_factor: int = 3
-    """Replicas of a topic that names no number; fewer while fewer brokers are active."""
+    """Replicas of a topic that names no number."""
     default_min_insync_replicas: int = 2
     """`min.insync.replicas` of a topic that sets none; written into the topic when it is created,
     so that every broker reads the same value whatever its own settings are."""

@@ -167,17 +167,23 @@ def _partition_count(image: MetadataImage, command: CreateTopic, config: "Contro
 def _replication_factor(
     image: MetadataImage, command: CreateTopic, config: "ControllerConfig"
 ) -> int:
+    """The wanted or default number of replicas.
+
+    A default above the active brokers is refused like any other: while brokers are missing, a topic
+    must not be made less durable than the cluster promises without anybody having said so.
+    """
     active = len(image.active_brokers())
     if active == 0:
         raise UnavailableError("No broker is active, so there is nowhere to place partitions.")
-    if command.replication_factor is None:
-        return min(config.default_replication_factor, active)
-    if not 1 <= command.replication_factor <= active:
+    wanted = command.replication_factor
+    if wanted is None:
+        wanted = config.default_replication_factor
+    if not 1 <= wanted <= active:
         raise InvalidReplicationFactorError(
             f"The replication factor must lie within 1..{active}, the number of active brokers, "
-            f"not {command.replication_factor}."
+            f"not {wanted}."
         )
-    return command.replication_factor
+    return wanted
 
 
 def _new_topic_id(image: MetadataImage, random: "Random") -> str:

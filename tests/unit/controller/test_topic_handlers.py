@@ -54,12 +54,16 @@ def test_defaults_come_from_the_config(metadata):
     assert (len(topic.partitions), topic.replication_factor, effective_min_isr(topic)) == (5, 2, 1)
 
 
-def test_the_default_replication_factor_is_what_the_active_brokers_allow():
+def test_a_default_replication_factor_above_the_active_brokers_is_refused():
     metadata = MetadataUnderTest(1)
+    with pytest.raises(InvalidReplicationFactorError, match=r"1\.\.1"):
+        metadata.apply(CreateTopic("orders"))
+
+
+def test_a_single_broker_can_write_its_own_topics():
+    metadata = MetadataUnderTest(1, default_replication_factor=1)
     metadata.apply(CreateTopic("orders"))
-    topic = metadata.image.topic("orders")
-    assert topic.replication_factor == 1
-    assert effective_min_isr(topic) == 1, "a single broker can write its own topics"
+    assert effective_min_isr(metadata.image.topic("orders")) == 1
 
 
 @pytest.mark.parametrize(("min_isr", "effective"), [(1, 1), (2, 2), (3, 2)])

@@ -1,0 +1,49 @@
+"""`python -m ottla_broker`: one broker process.
+
+Exit codes: 0 stopped in order, 1 failed (the supervisor starts it again), 2 cannot start with these
+settings or this data directory.
+"""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+
+from ottla_broker.settings import Settings, SettingsError, exit_with_usage, load_settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the settings, take the data directory, serve."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        settings = load_settings(arguments)
+    except SettingsError as error:
+        return exit_with_usage(error)
+    return _serve(settings)
+
+
+def _serve(settings: Settings) -> int:
+    # Imported late, so that --help and a wrong setting answer at once.
+    from ottla_broker.app import Broker
+    from ottla_broker.storage.log_directory import LogDirectory
+    from ottla_broker.telemetry import configure_logging
+    from ottla_protocol.errors import StorageError
+
+    configure_logging(settings.log_format, settings.log_level, broker=settings.node_id)
+    try:
+        directory = LogDirectory(settings.data_directory)
+        directory.claim(settings.node_id, settings.cluster_id)
+    except StorageError as error:
+        return exit_with_usage(error)
+
+    async def serve() -> int:
+        return await Broker(settings, directory).run()
+
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(serve())
+    return int(uvloop.run(serve()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,304 @@
+"""The composition root: the one module that knows every concrete class of a broker.
+
+Start: lock the data directory, listen, join the quorum, register, host replicas. The listener opens
+before the quorum forms, because voters reach one another through it; `/readyz` tells when clients
+may come. Stop: stop being ready, hand leadership over, wake the polls, commit, exit; within 4
+seconds, because honcho kills after 5.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from random import Random, SystemRandom
+
+import structlog
+from aiohttp import web
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.controller_client import ControllerClient
+from ottla_broker.drivers.controller_driver import ControllerDriver
+from ottla_broker.drivers.critical_task import start_critical_task
+from ottla_broker.drivers.isr_proposals import IsrProposals
+from ottla_broker.drivers.lifecycle import BrokerLifecycle
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_client import PeerClient
+from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.drivers.raft_driver import RaftDriver
+from ottla_broker.drivers.raft_store import RaftStore
+from ottla_broker.drivers.replica_logs import ReplicaLogs
+from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.http.application import build_application
+from ottla_broker.http.context import BrokerContext
+from ottla_broker.http.inflight import InflightBytes
+from ottla_broker.services.batch_fetch import BatchFetchService
+from ottla_broker.services.idempotency import IdempotencyService
+from ottla_broker.services.produce import ProduceService
+from ottla_broker.services.record_produce import RecordProduceService
+from ottla_broker.services.record_read import RecordReadService
+from ottla_broker.services.replication import ReplicationService
+from ottla_broker.services.topics import TopicService
+from ottla_broker.settings import Settings, split_address
+from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_directory import LogDirectory
+from ottla_broker.storage.sqlite import sqlite_version
+from ottla_broker.storage.tail_cache import TailCache
+from ottla_broker.telemetry import METRICS
+from ottla_cluster.controller.config import ControllerConfig
+from ottla_cluster.controller.image import MetadataImage, replay
+from ottla_cluster.controller.records import decode_records
+from ottla_cluster.raft.config import RaftConfig
+from ottla_cluster.raft.messages import Entry
+from ottla_protocol.errors import OttlaError
+from ottla_protocol.models import Readiness
+
+MAX_DEFAULT_REPLICATION_FACTOR = 3
+LISTEN_BACKLOG = 1_024
+CLOSE_TIMEOUT_SECONDS = 1.5
+"""How long open requests may still answer after the drain."""
+
+LOOP_LAG_INTERVAL_MS = 100
+EXIT_FAILURE = 1
+
+log = structlog.get_logger()
+
+
+class Broker:
+    """One broker process, from its settings to its exit."""
+
+    def __init__(self, settings: Settings, directory: LogDirectory) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._stopping = asyncio.Event()
+        self._ready = False
+        self._tasks: list[asyncio.Task[None]] = []
+        random = Random(SystemRandom().getrandbits(64))
+        secret = settings.cluster_secret
+        self._peers = PeerClient(
+            node_id=settings.node_id,
+            cluster_id=settings.cluster_id,
+            cluster_secret=secret.get_secret_value() if secret else None,
+        )
+        self._metadata = MetadataCache(MetadataImage())
+        self._purgatory = Purgatory(settings.max_parked_requests)
+        self._raft = RaftDriver(
+            config=RaftConfig(node_id=settings.node_id, voters=tuple(sorted(settings.voter_urls))),
+            store=RaftStore(directory.path / "raft.sqlite"),
+            peers=self._peers,
+            voter_urls=settings.voter_urls,
+            random=random,
+            on_committed=self._committed,
+            on_leadership=self._leadership_changed,
+            on_refused=self._peer_refused,
+            on_failure=self._fail,
+        )
+        self._controller = ControllerDriver(
+            config=ControllerConfig(
+                cluster_id=settings.cluster_id,
+                default_partitions=settings.num_partitions,
+                default_replication_factor=settings.default_replication_factor
+                or min(MAX_DEFAULT_REPLICATION_FACTOR, len(settings.voter_urls)),
+                default_min_insync_replicas=settings.min_insync_replicas,
+                session_timeout_ms=settings.session_timeout_ms,
+            ),
+            raft=self._raft,
+            metadata=self._metadata,
+            random=random,
+            on_failure=self._fail,
+        )
+        self._controller_client = ControllerClient(
+            node_id=settings.node_id,
+            raft=self._raft,
+            controller=self._controller,
+            metadata=self._metadata,
+            peers=self._peers,
+            voter_urls=settings.voter_urls,
+        )
+        self._lifecycle = BrokerLifecycle(
+            node_id=settings.node_id,
+            url=settings.url,
+            rack=settings.rack,
+            cluster_id=settings.cluster_id,
+            session_timeout_ms=settings.session_timeout_ms,
+            controller=self._controller_client,
+            metadata=self._metadata,
+            replicas=lambda: self._replicas,
+            on_fatal=self._fail,
+        )
+        self._isr_proposals = IsrProposals(
+            node_id=settings.node_id,
+            controller=self._controller_client,
+            broker_epoch=lambda: self._lifecycle.broker_epoch,
+        )
+        self._replicas = ReplicaManager(
+            node_id=settings.node_id,
+            metadata=self._metadata,
+            logs=ReplicaLogs(
+                directory=directory,
+                handles=HandlePool(settings.max_open_segments),
+                tail_cache=TailCache(settings.tail_cache_bytes),
+                on_failure=self._fail,
+            ),
+            peers=self._peers,
+            replica_lag_time_max_ms=settings.replica_lag_time_max_ms,
+            lease_valid=lambda: self._lifecycle.lease_is_valid,
+            propose=self._isr_proposals.propose,
+            broker_epoch=lambda: self._lifecycle.broker_epoch,
+            on_refused=self._controller_client.peer_refused,
+            on_failure=self._fail,
+        )
+        self._runner = web.AppRunner(
+            build_application(self._context()),
+            access_log=None,
+            auto_decompress=False,
+            handler_cancellation=True,
+            shutdown_timeout=CLOSE_TIMEOUT_SECONDS,
+        )
+
+    def _context(self) -> BrokerContext:
+        settings = self._settings
+        topics = TopicService(
+            metadata=self._metadata, controller=self._controller_client, raft=self._raft
+        )
+        produce = ProduceService(
+            node_id=settings.node_id,
+            metadata=self._metadata,
+            replicas=self._replicas,
+            peers=self._peers,
+            purgatory=self._purgatory,
+        )
+        idempotency = IdempotencyService(
+            node_id=settings.node_id,
+            metadata=self._metadata,
+            replicas=self._replicas,
+            peers=self._peers,
+        )
+        return BrokerContext(
+            settings=settings,
+            metadata=self._metadata,
+            peers=self._peers,
+            raft=self._raft,
+            controller=self._controller,
+            controller_client=self._controller_client,
+            topics=topics,
+            produce=produce,
+            record_produce=RecordProduceService(
+                topics=topics, produce=produce, idempotency=idempotency
+            ),
+            record_read=RecordReadService(self._replicas, self._purgatory),
+            batch_fetch=BatchFetchService(self._replicas, self._purgatory),
+            replication=ReplicationService(self._replicas, self._purgatory),
+            idempotency=idempotency,
+            inflight=InflightBytes(settings.max_inflight_produce_bytes),
+            readiness=self._readiness,
+        )
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Serve until told to stop; the exit code."""
+        self._handle_signals()
+        await self._peers.start()
+        await self._runner.setup()
+        host, port = split_address(self._settings.listen)
+        await web.TCPSite(self._runner, host, port, backlog=LISTEN_BACKLOG).start()
+        log.info(
+            "listening", url=self._settings.url, data=str(self._directory.path),
+            sqlite=sqlite_version(),
+        )  # fmt: skip
+        await self._raft.start()
+        self._replicas.start()
+        self._lifecycle.start()
+        self._ready = True
+        self._tasks = [
+            start_critical_task(self._measure(), name="measurements", on_failure=self._fail)
+        ]
+        await self._stopping.wait()
+        await self._stop()
+        return 0
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+
+    def _interrupted(self) -> None:
+        """The first SIGINT stops in order, as SIGTERM does; a second one stops at once."""
+        if self._stopping.is_set():
+            self._exit_now(130)
+        self._stopping.set()
+
+    async def _stop(self) -> None:
+        started_ms = monotonic_ms()
+        self._ready = False
+        await self._lifecycle.drain()
+        await self._lifecycle.stop()
+        for task in self._tasks:
+            task.cancel()
+        # Closing the replicas wakes every poll, so that the listener finds its requests answered.
+        replicas_closed = asyncio.create_task(self._replicas.stop())
+        await self._runner.cleanup()
+        await replicas_closed
+        await self._isr_proposals.stop()
+        await self._raft.stop()
+        await self._peers.close()
+        self._directory.close()
+        log.info("stopped", after_ms=monotonic_ms() - started_ms)
+
+    def _readiness(self) -> Readiness:
+        reasons = []
+        if not self._ready:
+            reasons.append("the broker is starting or stopping")
+        if self._raft.leader_id is None:
+            reasons.append("no controller is elected")
+        if self._lifecycle.fenced:
+            reasons.append("the broker is fenced: it has not caught up with the metadata yet")
+        elif not self._lifecycle.lease_is_valid:
+            reasons.append("the broker has not confirmed its session with the controller")
+        return Readiness(not reasons, reasons)
+
+    def _fail(self, error: OttlaError) -> None:
+        """Fail-stop: whatever the disk did not take must not be told as done by anybody.
+
+        Not sys.exit: it would wait for the threads of open connections, and one of them may hang.
+        """
+        log.critical("fail_stop", code=error.code, detail=error.detail)
+        self._exit_now(EXIT_FAILURE)
+
+    def _exit_now(self, code: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    # --- wiring -----------------------------------------------------------------------------
+
+    def _committed(self, entries: Sequence[Entry]) -> None:
+        image = self._metadata.image
+        for entry in entries:
+            image = replay(
+                image, decode_records(entry.payload) if entry.payload else (), entry.index
+            )
+        self._metadata.publish(image)
+        METRICS.metadata_version.set(image.version)
+        self._controller.applied(entries)
+
+    def _leadership_changed(self, term: int, leader_id: int | None, is_leader: bool) -> None:  # noqa: FBT001  the Raft driver's callback
+        self._controller.leadership_changed(term, leader_id, is_leader)
+
+    def _peer_refused(self, peer_id: int) -> None:
+        self._controller_client.peer_refused(peer_id)
+
+    async def _measure(self) -> None:
+        """Event-loop lag, and the gauges that are cheaper to sample than to keep."""
+        while True:
+            due_ms = monotonic_ms() + LOOP_LAG_INTERVAL_MS
+            await asyncio.sleep(LOOP_LAG_INTERVAL_MS / 1000)
+            METRICS.event_loop_lag_seconds.observe(max(0, monotonic_ms() - due_ms) / 1000)
+            METRICS.parked_requests.set(self._purgatory.parked)
+            led = list(self._replicas.leaders())
+            METRICS.partitions.labels("leader").set(len(led))
+            METRICS.partitions.labels("follower").set(len(self._replicas.partitions) - len(led))
+            METRICS.under_replicated.set(
+                sum(len(hosted.state.isr) < len(hosted.state.replicas) for hosted in led)
+            )

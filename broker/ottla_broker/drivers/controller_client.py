@@ -1,0 +1,150 @@
+"""This broker's way to the active controller, whether that is another node or this one."""
+
+import asyncio
+from collections.abc import Awaitable
+
+from ottla_broker.drivers.controller_driver import ControllerDriver
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
+from ottla_broker.drivers.peer_messages import CommitVersion, UnreachableBroker, encode
+from ottla_broker.drivers.raft_driver import RaftDriver
+from ottla_cluster.controller.commands import Command, Response, decode_response, encode_message
+from ottla_cluster.controller.image import BrokerState
+from ottla_protocol import routes
+from ottla_protocol.errors import (
+    ControllerNotAvailableError,
+    OttlaError,
+    Outcome,
+    RequestTimedOutError,
+)
+
+CATCH_UP_TIMEOUT_MS = 1_000
+"""How long a broker looks for news before it answers 'unknown topic'."""
+
+
+class ControllerClient:
+    """Sends commands to whichever node leads the quorum."""
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        raft: RaftDriver,
+        controller: ControllerDriver,
+        metadata: MetadataCache,
+        peers: PeerClient,
+        voter_urls: dict[int, str],
+    ) -> None:
+        self._node_id = node_id
+        self._raft = raft
+        self._controller = controller
+        self._metadata = metadata
+        self._peers = peers
+        self._voter_urls = voter_urls
+        self._catching_up: asyncio.Task[None] | None = None
+        self._reports: dict[int, asyncio.Task[None]] = {}
+
+    async def execute(self, command: Command, *, timeout_ms: int) -> Response:
+        """Have the active controller decide a command.
+
+        Raises:
+            ControllerNotAvailableError: none is known; nothing was applied.
+            PeerUnavailableError, RequestTimedOutError: it did not answer.
+            OttlaError: the controller's refusal.
+        """
+        leader_id = self._known_leader()
+        if leader_id == self._node_id:
+            return await _within(timeout_ms, self._controller.execute(command))
+        body = await self._post(
+            leader_id, routes.INTERNAL_CONTROLLER, encode_message(command), timeout_ms
+        )
+        return decode_response(body)
+
+    async def catch_up(self) -> None:
+        """Apply everything that the controller had committed when asked, within a second.
+
+        Callers at the same time share one question. Whoever cannot be asked changes nothing: the
+        answer is then as old as this broker's metadata, as it would be during a partition.
+        """
+        if self._catching_up is None:
+            task = asyncio.create_task(self._catch_up(), name="metadata-catch-up")
+            self._catching_up = task
+            task.add_done_callback(lambda _: setattr(self, "_catching_up", None))
+        await asyncio.shield(self._catching_up)
+
+    async def _catch_up(self) -> None:
+        try:
+            async with asyncio.timeout(CATCH_UP_TIMEOUT_MS / 1000):
+                version = await self._commit_version()
+                while self._metadata.image.version < version:
+                    await self._metadata.wait_for_change(timeout_ms=CATCH_UP_TIMEOUT_MS)
+        except (TimeoutError, OttlaError):
+            return
+
+    async def _commit_version(self) -> int:
+        leader_id = self._known_leader()
+        if leader_id == self._node_id:
+            return await self._controller.commit_version()
+        return (
+            await self._peers.call(
+                self._voter_urls[leader_id],
+                routes.INTERNAL_COMMIT_VERSION,
+                b"",
+                timeout_ms=CATCH_UP_TIMEOUT_MS,
+                answer=CommitVersion,
+            )
+        ).version
+
+    def peer_refused(self, node_id: int) -> None:
+        """A connection to that broker was refused: tell Raft, and the controller once at a time."""
+        self._raft.peer_refused(node_id)
+        broker = self._metadata.image.brokers.get(node_id)
+        if broker is None or broker.state is BrokerState.FENCED or node_id in self._reports:
+            return
+        report = asyncio.create_task(self._report(node_id, broker.broker_epoch))
+        self._reports[node_id] = report
+        report.add_done_callback(lambda _: self._reports.pop(node_id, None))
+
+    async def _report(self, node_id: int, broker_epoch: int) -> None:
+        try:
+            leader_id = self._known_leader()
+            if leader_id == self._node_id:
+                self._controller.report_unreachable(node_id, broker_epoch)
+            elif leader_id != node_id:
+                await self._post(
+                    leader_id,
+                    routes.INTERNAL_UNREACHABLE,
+                    encode(UnreachableBroker(node_id, broker_epoch)),
+                    CATCH_UP_TIMEOUT_MS,
+                )
+        except OttlaError:
+            # Whoever is refused again reports again.
+            return
+
+    def _known_leader(self) -> int:
+        leader_id = self._raft.leader_id
+        if leader_id is None:
+            raise ControllerNotAvailableError(
+                "no controller is elected at this moment", outcome=Outcome.NOT_APPLIED
+            )
+        return leader_id
+
+    async def _post(self, leader_id: int, path: str, body: bytes, timeout_ms: int) -> bytes:
+        try:
+            return await self._peers.post(
+                self._voter_urls[leader_id], path, body, timeout_ms=timeout_ms
+            )
+        except PeerUnavailableError as error:
+            if error.refused:
+                self.peer_refused(leader_id)
+            raise
+
+
+async def _within(timeout_ms: int, work: Awaitable[Response]) -> Response:
+    try:
+        async with asyncio.timeout(timeout_ms / 1000):
+            return await work
+    except TimeoutError:
+        raise RequestTimedOutError(
+            "the controller did not decide in time", outcome=Outcome.UNKNOWN
+        ) from None

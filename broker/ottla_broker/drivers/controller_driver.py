@@ -1,0 +1,254 @@
+"""The active controller: runs the pure handlers while this node leads the Raft quorum.
+
+A leadership begins once an entry of its own term is applied: only then does the committed image
+hold everything that former controllers decided. From there commands are handled one after another
+on the speculative image; each answer leaves when what it saw is committed. An answer that proposed
+nothing is confirmed by a read round instead, so that a controller that was deposed without knowing
+it renews no broker's lease.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from random import Random
+from urllib.parse import urlsplit
+
+import structlog
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.critical_task import start_critical_task
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.raft_driver import RaftDriver
+from ottla_broker.telemetry import METRICS
+from ottla_cluster.controller.active_controller import ActiveController
+from ottla_cluster.controller.commands import Command, FenceBroker, Response
+from ottla_cluster.controller.config import ControllerConfig
+from ottla_cluster.controller.image import BrokerState
+from ottla_cluster.controller.runtime import Completed, Submitted
+from ottla_cluster.raft.messages import Entry
+from ottla_cluster.raft.ready import Proposed
+from ottla_protocol.errors import NotControllerError, OttlaError, Outcome
+
+TICK_INTERVAL_MS = 100
+PROBE_TIMEOUT_MS = 500
+
+log = structlog.get_logger()
+
+
+class ControllerDriver:
+    """This node's controller: idle while another node leads.
+
+    Args:
+        config: defaults and intervals.
+        raft: the quorum that makes decisions durable.
+        metadata: the committed image, kept up to date by the caller of `applied`.
+        random: for topic ids and placement.
+        on_failure: a defect ended the controller's clock; the process must stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: ControllerConfig,
+        raft: RaftDriver,
+        metadata: MetadataCache,
+        random: Random,
+        on_failure: Callable[[OttlaError], None],
+    ) -> None:
+        self._config = config
+        self._random = random
+        self._raft = raft
+        self._on_failure = on_failure
+        self._metadata = metadata
+        # Set, with its ticker, exactly while this node is the active controller.
+        self._active: ActiveController | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        # The term of the leadership that has begun, or is about to once its no-op is applied.
+        self._leading_term: int | None = None
+        # Held from a decision until its records have a place in the log: what Raft refuses must not
+        # be followed by a proposal that was decided as if it were there.
+        self._appending = asyncio.Lock()
+        self._answers: dict[int, asyncio.Future[Response]] = {}
+        self._probes: dict[int, asyncio.Task[None]] = {}
+
+    @property
+    def is_active(self) -> bool:
+        """Whether this node is the active controller, as far as it knows."""
+        return self._active is not None
+
+    # --- leadership -------------------------------------------------------------------------
+
+    def leadership_changed(self, term: int, leader_id: int | None, is_leader: bool) -> None:  # noqa: FBT001  the Raft driver's callback
+        """Raft elected or deposed somebody."""
+        if self._leading_term is not None and not (is_leader and term == self._leading_term):
+            self._resign(leader_id)
+        if is_leader:
+            self._leading_term = term
+
+    def applied(self, entries: Sequence[Entry]) -> None:
+        """Entries were replayed into the metadata image."""
+        if self._active is not None:
+            self._answer(self._active.committed(entries[-1].index))
+        elif self._leading_term is not None and entries[-1].term == self._leading_term:
+            self._begin(self._leading_term)
+
+    def _begin(self, term: int) -> None:
+        image = self._metadata.image
+        self._active = ActiveController(image, self._config, self._random, monotonic_ms())
+        self._ticker = start_critical_task(
+            self._tick(self._active), name="controller-ticker", on_failure=self._on_failure
+        )
+        METRICS.is_controller.set(1)
+        log.info("controller_active", term=term, version=image.version)
+
+    def _resign(self, successor: int | None) -> None:
+        active, self._active = self._active, None
+        self._leading_term = None
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
+        for probe in self._probes.values():
+            probe.cancel()
+        METRICS.is_controller.set(0)
+        if active is not None:
+            self._answer(active.lost_leadership())
+            log.info("controller_resigned", successor=successor)
+
+    def _answer(self, completed: Sequence[Completed[Response]]) -> None:
+        for answer in completed:
+            waiting = self._answers.pop(answer.request_id, None)
+            if waiting is None or waiting.done():
+                continue
+            if isinstance(answer.outcome, OttlaError):
+                waiting.set_exception(answer.outcome)
+            else:
+                waiting.set_result(answer.outcome)
+
+    # --- commands ---------------------------------------------------------------------------
+
+    async def execute(self, command: Command) -> Response:
+        """Decide a command; returns once the decision is committed.
+
+        Raises:
+            NotControllerError: this node is not the active controller, or was deposed meanwhile.
+            OttlaError: the controller refuses the command.
+        """
+        active = self._active_controller()
+        try:
+            async with self._appending:
+                submitted = active.submit(command, monotonic_ms())
+                waiting = self._wait_for(submitted)
+                if submitted.payload is not None:
+                    await self._append(active, submitted.request_id, submitted.payload)
+        except OttlaError:
+            # A refusal is an answer too: it must not come from a controller that was deposed.
+            await self._raft.read_index()
+            raise
+        if waiting is not None:
+            return await waiting
+        await self._raft.read_index()
+        assert submitted.response is not None
+        return submitted.response
+
+    def _wait_for(self, submitted: Submitted[Response]) -> asyncio.Future[Response] | None:
+        """Where the answer will come, if it does not stand already."""
+        if submitted.response is not None:
+            return None
+        waiting: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._answers[submitted.request_id] = waiting
+        return waiting
+
+    async def _append(self, active: ActiveController, request_id: int, payload: bytes) -> None:
+        """Propose, and return once the proposal has its place or is refused; never raises."""
+        placed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def appended(result: Proposed | OttlaError) -> None:
+            if active is self._active:
+                if isinstance(result, OttlaError):
+                    self._answer(active.append_failed(request_id, result))
+                else:
+                    active.appended(request_id, result.last_index)
+            if not placed.done():
+                placed.set_result(None)
+
+        try:
+            self._raft.propose(payload, appended)
+        except OttlaError as error:
+            appended(error)
+        # Shielded: a caller that gives up must not release the lock before the log has decided.
+        await asyncio.shield(placed)
+
+    def _active_controller(self) -> ActiveController:
+        if self._active is None:
+            raise NotControllerError(
+                "this node is not the active controller",
+                outcome=Outcome.NOT_APPLIED,
+                controller=self._raft.leader_id,
+            )
+        return self._active
+
+    async def commit_version(self) -> int:
+        """A version that covers every change acknowledged before this call.
+
+        Raises:
+            NotControllerError: this node is not the active controller.
+        """
+        self._active_controller()
+        return await self._raft.read_index()
+
+    # --- brokers that are gone --------------------------------------------------------------
+
+    def report_unreachable(self, node_id: int, broker_epoch: int) -> None:
+        """A peer's connection to that broker was refused: try for ourselves, then fence it.
+
+        Raises:
+            NotControllerError: this node is not the active controller.
+        """
+        self._active_controller()
+        broker = self._metadata.image.brokers.get(node_id)
+        if (
+            broker is None
+            or broker.broker_epoch != broker_epoch
+            or broker.state is BrokerState.FENCED
+            or node_id in self._probes
+        ):
+            return
+        probe = asyncio.create_task(self._probe(node_id, broker_epoch, broker.url))
+        self._probes[node_id] = probe
+        probe.add_done_callback(lambda _: self._probes.pop(node_id, None))
+
+    async def _probe(self, node_id: int, broker_epoch: int, url: str) -> None:
+        address = urlsplit(url)
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_MS / 1000):
+                _, writer = await asyncio.open_connection(address.hostname, address.port)
+        except ConnectionRefusedError:
+            await self._try(FenceBroker(node_id, broker_epoch, "connection refused"))
+        except (OSError, TimeoutError):
+            # Not a proof: the session decides.
+            return
+        else:
+            writer.close()
+
+    async def _try(self, command: Command) -> None:
+        """Execute a command of the controller's own; a refusal is asked again at the next tick."""
+        try:
+            await self.execute(command)
+        except OttlaError as error:
+            log.info("controller_command_refused", command=type(command).__name__, code=error.code)
+        else:
+            if isinstance(command, FenceBroker):
+                log.warning("broker_fenced", broker=command.node_id, reason=command.reason)
+
+    # --- time -------------------------------------------------------------------------------
+
+    async def _tick(self, active: ActiveController) -> None:
+        last_tick_ms = monotonic_ms()
+        while True:
+            now_ms = monotonic_ms()
+            if now_ms - last_tick_ms > self._config.session_timeout_ms // 2:
+                # This process itself stood still, so the silence may have been its own.
+                active.restart_sessions(now_ms)
+            last_tick_ms = now_ms
+            for command in active.due(now_ms):
+                await self._try(command)
+            await asyncio.sleep(TICK_INTERVAL_MS / 1000)

@@ -1,0 +1,210 @@
+"""This broker's life in the cluster: register, heartbeat, hold the lease, drain.
+
+    starting ──registered──▶ fenced ──caught up──▶ active ──SIGTERM──▶ draining ──▶ gone
+                               ▲                     │
+                               └──── session lost ───┘
+
+The incarnation id is new in every process, so the controller never takes a restarted process for
+its former self. The lease counts from the sending of a heartbeat, and is confirmed only when the
+replicas here reflect the metadata that the controller had when it answered.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+
+import structlog
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.controller_client import ControllerClient
+from ottla_broker.drivers.critical_task import start_critical_task
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_cluster.controller.commands import (
+    Heartbeat,
+    HeartbeatResponse,
+    RegisterBroker,
+    RegisterBrokerResponse,
+)
+from ottla_cluster.replication.lease import BrokerLease
+from ottla_protocol.errors import (
+    DuplicateBrokerRegistrationError,
+    InvalidRequestError,
+    OttlaError,
+    StaleBrokerEpochError,
+)
+
+HEARTBEATS_PER_SESSION = 6
+RETRY_INTERVAL_MS = 50
+"""Between attempts while there is no controller, and between heartbeats while fenced."""
+
+DRAIN_TIMEOUT_MS = 1_000
+"""How long a stopping broker waits for others to take its leaderships."""
+
+NO_BROKER_EPOCH = -1
+
+log = structlog.get_logger()
+
+
+class BrokerLifecycle:
+    """Keeps this broker registered.
+
+    Args:
+        on_fatal: told the error that this process cannot live with (another cluster, a second
+            process with the same node id); the process must stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        url: str,
+        rack: str,
+        cluster_id: str,
+        session_timeout_ms: int,
+        controller: ControllerClient,
+        metadata: MetadataCache,
+        replicas: Callable[[], ReplicaManager],
+        on_fatal: Callable[[OttlaError], None],
+    ) -> None:
+        self.broker_epoch = NO_BROKER_EPOCH
+        self.lease = BrokerLease(session_timeout_ms)
+        self.fenced = True
+        self._node_id = node_id
+        self._url = url
+        self._rack = rack
+        self._cluster_id = cluster_id
+        self._session_timeout_ms = session_timeout_ms
+        self._interval_ms = session_timeout_ms // HEARTBEATS_PER_SESSION
+        self._controller = controller
+        self._metadata = metadata
+        self._replicas = replicas
+        self._on_fatal = on_fatal
+        self._incarnation_id = uuid.uuid4().hex
+        self._draining = False
+        self._may_shut_down = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to register."""
+        self._task = start_critical_task(
+            self._run(), name="broker-lifecycle", on_failure=self._on_fatal
+        )
+
+    async def stop(self) -> None:
+        """Stop heartbeating; the session ends by itself."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def lease_is_valid(self) -> bool:
+        """Whether this broker may act as a leader now."""
+        return self.lease.valid(monotonic_ms())
+
+    async def drain(self) -> None:
+        """Hand over every leadership within DRAIN_TIMEOUT_MS; skipped when nobody could take it."""
+        if self.broker_epoch == NO_BROKER_EPOCH or not self._others_live():
+            return
+        self._draining = True
+        self._hurry.set()
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_MS / 1000):
+                await self._may_shut_down.wait()
+        except TimeoutError:
+            log.warning("drain_timed_out", timeout_ms=DRAIN_TIMEOUT_MS)
+
+    def _others_live(self) -> bool:
+        return any(
+            broker.node_id != self._node_id for broker in self._metadata.image.active_brokers()
+        )
+
+    async def _run(self) -> None:
+        await self._register()
+        await self._activate_replicas()
+        while True:
+            await self._beat()
+
+    async def _register(self) -> None:
+        command = RegisterBroker(
+            node_id=self._node_id,
+            incarnation_id=self._incarnation_id,
+            url=self._url,
+            rack=self._rack,
+            cluster_id=self._cluster_id,
+        )
+        while True:
+            try:
+                response = await self._controller.execute(
+                    command, timeout_ms=self._session_timeout_ms
+                )
+            except InvalidRequestError:
+                raise
+            except DuplicateBrokerRegistrationError as error:
+                log.warning("registration_refused", detail=error.detail)
+                await asyncio.sleep(self._interval_ms / 1000)
+            except OttlaError:
+                await asyncio.sleep(RETRY_INTERVAL_MS / 1000)
+            else:
+                assert isinstance(response, RegisterBrokerResponse)
+                self.broker_epoch = response.broker_epoch
+                log.info("registered", broker_epoch=self.broker_epoch)
+                return
+
+    async def _activate_replicas(self) -> None:
+        """Host replicas only from the point on where the metadata knows this incarnation."""
+        while True:
+            own = self._metadata.image.brokers.get(self._node_id)
+            if own is not None and own.broker_epoch >= self.broker_epoch:
+                self._replicas().activate()
+                return
+            await self._metadata.wait_for_change(timeout_ms=self._interval_ms)
+
+    async def _beat(self) -> None:
+        self._hurry.clear()
+        sent_at_ms = monotonic_ms()
+        try:
+            response = await self._controller.execute(
+                Heartbeat(
+                    node_id=self._node_id,
+                    broker_epoch=self.broker_epoch,
+                    applied_version=self._replicas().applied_version,
+                    draining=self._draining,
+                ),
+                timeout_ms=self._session_timeout_ms,
+            )
+        except StaleBrokerEpochError:
+            raise
+        except OttlaError:
+            await asyncio.sleep(RETRY_INTERVAL_MS / 1000)
+            return
+        assert isinstance(response, HeartbeatResponse)
+        if response.may_shut_down:
+            self._may_shut_down.set()
+        if self.fenced != response.fenced:
+            log.info("fenced" if response.fenced else "unfenced", broker_epoch=self.broker_epoch)
+        self.fenced = response.fenced
+        if response.fenced:
+            self.lease.revoked()
+        elif await self._reflects(response.version):
+            self.lease.confirmed(sent_at_ms)
+        pause_ms = RETRY_INTERVAL_MS if response.fenced or self._draining else self._interval_ms
+        await self._pause(pause_ms - (monotonic_ms() - sent_at_ms))
+
+    async def _reflects(self, version: int) -> bool:
+        try:
+            async with asyncio.timeout(self._interval_ms / 1000):
+                await self._replicas().wait_applied(version)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _pause(self, pause_ms: int) -> None:
+        if pause_ms <= 0:
+            return
+        try:
+            async with asyncio.timeout(pause_ms / 1000):
+                await self._hurry.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,46 @@
+"""The metadata image of this broker: published by the Raft driver, read by everything else."""
+
+import asyncio
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.purgatory import OffsetWaiters
+from ottla_cluster.controller.image import MetadataImage
+
+
+class MetadataCache:
+    """The newest applied image, and those who wait for a newer one."""
+
+    def __init__(self, image: MetadataImage) -> None:
+        self.image = image
+        self._version_waiters = OffsetWaiters()
+        self._changed = asyncio.Event()
+
+    def publish(self, image: MetadataImage) -> None:
+        """Replace the image; its version never falls."""
+        assert image.version >= self.image.version, "the metadata log only grows"
+        self.image = image
+        self._version_waiters.reached(image.version)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def wait_for_version(self, version: int, *, deadline_ms: int) -> bool:
+        """Wait until `version` is applied; False when the deadline (monotonic) passes first."""
+        if self.image.version >= version:
+            return True
+        waiting = self._version_waiters.wait_for(version)
+        try:
+            async with asyncio.timeout(max(0, deadline_ms - monotonic_ms()) / 1000):
+                await waiting
+        except TimeoutError:
+            return False
+        return True
+
+    async def wait_for_change(self, *, timeout_ms: int) -> bool:
+        """Wait until an image newer than the present one is applied, at most `timeout_ms`."""
+        changed = self._changed
+        try:
+            async with asyncio.timeout(max(0, timeout_ms) / 1000):
+                await changed.wait()
+        except TimeoutError:
+            return False
+        return True

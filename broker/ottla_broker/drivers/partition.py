@@ -1,0 +1,367 @@
+"""One replica that this broker hosts: its log, its role, and who waits for it.
+
+The rules are elsewhere: `ottla_cluster.replication` decides about high watermark and ISR, the
+partition log about offsets and durability. This module joins them: every input goes to the pure
+machine, and what the machine puts out is done here: waiters wake, proposals leave.
+
+A replica has one of three roles. A *leader* appends and serves reads. A *follower* is filled by the
+fetcher of its leader's broker. A replica with no role waits for a leader to be elected.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.peer_messages import FetchResult
+from ottla_broker.drivers.purgatory import OffsetWaiters, Watchers
+from ottla_broker.storage.partition_log import AppendInfo, PartitionLog
+from ottla_cluster.controller.image import Partition as PartitionState
+from ottla_cluster.replication.follower import FetchPosition, FollowerOutput, PartitionFollower
+from ottla_cluster.replication.leader import IsrProposal, LeaderOutput, PartitionLeader
+from ottla_cluster.replication.leader_epochs import EpochEnd
+from ottla_protocol.errors import (
+    LeaderNotAvailableError,
+    NotEnoughReplicasAfterAppendError,
+    NotEnoughReplicasError,
+    NotLeaderOrFollowerError,
+    OffsetNotAvailableError,
+    OttlaError,
+    Outcome,
+    RequestTimedOutError,
+)
+from ottla_protocol.idempotency import Idempotency
+from ottla_protocol.record_batch import BatchHeader
+
+
+class Partition:
+    """A hosted replica.
+
+    Args:
+        log: its open log; the partition owns it from here on.
+        state: the metadata that made this broker a replica.
+        node_id: this broker.
+        high_watermark: the last one known from before a restart; the log's start when none is.
+        replica_lag_time_max_ms: how long a follower may lag before it leaves the ISR.
+        lease_valid: whether this broker may act as a leader now.
+        propose: takes an ISR proposal to the controller, and answers through `proposal_answered`
+            or `proposal_failed`.
+    """
+
+    def __init__(
+        self,
+        log: PartitionLog,
+        state: PartitionState,
+        *,
+        node_id: int,
+        high_watermark: int,
+        replica_lag_time_max_ms: int,
+        lease_valid: Callable[[], bool],
+        propose: Callable[["Partition", IsrProposal], None],
+    ) -> None:
+        self.log = log
+        self.state = state
+        # At most one of the two is set: the role under `state.leader_epoch`.
+        self.leader: PartitionLeader | None = None
+        self.follower: PartitionFollower | None = None
+        # Never above the log's end, and never moves back while this process lives.
+        self.high_watermark = min(max(high_watermark, log.log_start_offset), log.log_end_offset)
+        # Woken by every append (followers fetch what is not yet durable here, as in Raft).
+        self.append_watchers = Watchers()
+        # Woken when the high watermark or the role changes: consumers' long-polls.
+        self.watermark_watchers = Watchers()
+        self._ack_waiters = OffsetWaiters()
+        self._node_id = node_id
+        self._replica_lag_time_max_ms = replica_lag_time_max_ms
+        self._lease_valid = lease_valid
+        self._propose = propose
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Topic id and partition number: unlike the name, never used twice."""
+        return self.state.topic_id, self.state.partition
+
+    @property
+    def name(self) -> str:
+        """For people: topic-partition."""
+        return f"{self.state.topic}-{self.state.partition}"
+
+    # --- roles ------------------------------------------------------------------------------
+
+    async def become_leader(
+        self,
+        state: PartitionState,
+        *,
+        min_insync_replicas: int,
+        eligible: Mapping[int, int],
+    ) -> None:
+        """Lead `state.leader_epoch`, or take over a change of the epoch that is led already.
+
+        Args:
+            state: the partition's metadata, with this broker as leader.
+            min_insync_replicas: the effective one.
+            eligible: unfenced brokers and their broker epochs.
+        """
+        if self.leader is not None and self.state.leader_epoch == state.leader_epoch:
+            now_ms = monotonic_ms()
+            self.state = state
+            self._act(self.leader.min_insync_replicas_changed(min_insync_replicas, now_ms))
+            self._act(
+                self.leader.partition_changed(
+                    state.isr, state.partition_epoch, state.replicas, now_ms
+                )
+            )
+            return
+        self._step_down(state)
+        self.state = state
+        # The epoch begins at a durable end; nothing is appended here while there is no role.
+        await self.log.wait_durable(self.log.next_offset)
+        self.log.assign_epoch(state.leader_epoch)
+        now_ms = monotonic_ms()
+        self.leader = PartitionLeader(
+            local_id=self._node_id,
+            leader_epoch=state.leader_epoch,
+            partition_epoch=state.partition_epoch,
+            replicas=state.replicas,
+            isr=state.isr,
+            epoch_start_offset=self.log.log_end_offset,
+            log_end_offset=self.log.log_end_offset,
+            high_watermark=self.high_watermark,
+            min_insync_replicas=min_insync_replicas,
+            replica_lag_time_max_ms=self._replica_lag_time_max_ms,
+            now_ms=now_ms,
+        )
+        self._act(self.leader.tick(now_ms, eligible))
+        self._wake_all()
+
+    def become_follower(self, state: PartitionState) -> None:
+        """Follow `state.leader`; without one, wait for an election."""
+        self._step_down(state)
+        self.state = state
+        if state.leader is not None:
+            self.follower = PartitionFollower(
+                leader_id=state.leader,
+                leader_epoch=state.leader_epoch,
+                epochs=self.log.leader_epochs,
+                log_end_offset=self.log.log_end_offset,
+                high_watermark=self.high_watermark,
+            )
+        self._wake_all()
+
+    def _step_down(self, state: PartitionState) -> None:
+        """Whoever waits for an ack of the former epoch learns that its outcome is unknown."""
+        self.leader = None
+        self.follower = None
+        self._ack_waiters.fail(
+            NotLeaderOrFollowerError(
+                f"{self.name} moved to leader epoch {state.leader_epoch} before the ack",
+                outcome=Outcome.UNKNOWN,
+                leader=state.leader,
+                leader_epoch=state.leader_epoch,
+            )
+        )
+
+    def _wake_all(self) -> None:
+        self.append_watchers.wake()
+        self.watermark_watchers.wake()
+
+    def leading(self) -> PartitionLeader:
+        """The leader machine, if this broker may act as leader now.
+
+        Raises:
+            NotLeaderOrFollowerError: another broker leads.
+            LeaderNotAvailableError: nobody does, or this one has not confirmed its epoch within
+                its session (a paused process must ask before it serves).
+        """
+        if self.leader is None:
+            if self.state.leader is None or self.state.leader == self._node_id:
+                raise LeaderNotAvailableError(f"{self.name} has no leader at this moment")
+            raise NotLeaderOrFollowerError(
+                f"broker {self._node_id} does not lead {self.name}",
+                leader=self.state.leader,
+                leader_epoch=self.state.leader_epoch,
+            )
+        if not self._lease_valid():
+            raise LeaderNotAvailableError(
+                f"broker {self._node_id} has not confirmed that it still leads {self.name}"
+            )
+        return self.leader
+
+    # --- the leader's side ------------------------------------------------------------------
+
+    def append(
+        self,
+        batch: bytearray,
+        header: BatchHeader,
+        *,
+        acks_all: bool,
+        now_ms: int,
+        idempotency: Idempotency | None,
+    ) -> AppendInfo:
+        """Append a validated batch as leader; durable only once `acknowledged` returns.
+
+        Raises:
+            RoutingError, UnavailableError: this broker cannot append it now; nothing was.
+            ConflictError, InvalidRequestError: the producer's sequence or key refuses it.
+        """
+        leader = self.leading()
+        if acks_all and leader.is_under_min_isr:
+            raise NotEnoughReplicasError(
+                f"{self.name} has {len(leader.isr)} replicas in sync, "
+                "fewer than min.insync.replicas",
+                isr=list(leader.isr),
+                retry_after_seconds=1,
+            )
+        info = self.log.append_as_leader(
+            batch,
+            header,
+            leader_epoch=leader.leader_epoch,
+            now_ms=now_ms,
+            idempotency=idempotency,
+        )
+        if not info.duplicate:
+            self.append_watchers.wake()
+        return info
+
+    async def committed(self, info: AppendInfo, *, deadline_ms: int) -> None:
+        """Wait until the high watermark has passed the appended batch (acks=all).
+
+        Raises:
+            NotLeaderOrFollowerError: leadership moved first; the outcome is unknown.
+            NotEnoughReplicasAfterAppendError, RequestTimedOutError: the deadline passed first; the
+                outcome is unknown.
+        """
+        next_offset = info.last_offset + 1
+        if self.high_watermark >= next_offset:
+            return
+        waiting = self._ack_waiters.wait_for(next_offset)
+        try:
+            async with asyncio.timeout(max(0, deadline_ms - monotonic_ms()) / 1000):
+                await waiting
+        except TimeoutError:
+            raise self._late_ack() from None
+
+    async def durable(self, info: AppendInfo) -> None:
+        """Wait for the local commit alone (acks=1).
+
+        Raises:
+            NotLeaderOrFollowerError: leadership moved meanwhile; the outcome is unknown.
+            StorageError: the log failed.
+        """
+        await self.log.wait_durable(info.last_offset + 1)
+        try:
+            self.leading()
+        except OttlaError as error:
+            raise error.with_outcome(Outcome.UNKNOWN) from None
+
+    def _late_ack(self) -> OttlaError:
+        if self.leader is not None and self.leader.is_under_min_isr:
+            return NotEnoughReplicasAfterAppendError(
+                f"the ISR of {self.name} shrank below min.insync.replicas after the append",
+                outcome=Outcome.UNKNOWN,
+            )
+        return RequestTimedOutError(
+            f"{self.name} did not replicate the records in time", outcome=Outcome.UNKNOWN
+        )
+
+    def log_end_moved(self, log_end_offset: int) -> None:
+        """The log's group commit: everything below `log_end_offset` is durable here."""
+        if self.leader is not None:
+            self._act(self.leader.local_log_end_moved(log_end_offset, monotonic_ms()))
+
+    def follower_fetched(self, replica_id: int, broker_epoch: int, fetch_offset: int) -> None:
+        """A follower of this epoch asked from `fetch_offset`: all below is durable there.
+
+        Raises:
+            RoutingError, UnavailableError: this broker may not act as the leader now.
+            StaleBrokerEpochError: a newer incarnation of the follower has fetched before.
+        """
+        self._act(
+            self.leading().follower_fetched(replica_id, broker_epoch, fetch_offset, monotonic_ms())
+        )
+
+    def tick(self, eligible: Mapping[int, int]) -> None:
+        """Let time pass for the ISR; `eligible` are the unfenced brokers' epochs.
+
+        Without a valid lease nothing is concluded: a process that was paused must not take its own
+        silence for that of its followers.
+        """
+        if self.leader is not None and self._lease_valid():
+            self._act(self.leader.tick(monotonic_ms(), eligible))
+
+    def proposal_accepted(self, proposal: IsrProposal, partition_epoch: int) -> None:
+        """The controller committed the proposed ISR."""
+        if self.leader is not None and self.state.leader_epoch == proposal.leader_epoch:
+            self._act(self.leader.proposal_accepted(proposal, partition_epoch, monotonic_ms()))
+
+    def proposal_failed(self, proposal: IsrProposal, *, refused: bool) -> None:
+        """The proposal certainly was not applied (`refused`), or nobody knows."""
+        if self.leader is not None and self.state.leader_epoch == proposal.leader_epoch:
+            self._act(self.leader.proposal_failed(proposal, monotonic_ms(), refused=refused))
+
+    def latest_offset(self) -> int:
+        """The high watermark as `latest`.
+
+        Raises:
+            OffsetNotAvailableError: a new leader's has not reached its epoch's start yet.
+        """
+        leader = self.leading()
+        if not leader.latest_offset_available:
+            raise OffsetNotAvailableError(
+                f"the new leader of {self.name} does not know its high watermark yet"
+            )
+        return self.high_watermark
+
+    def _act(self, output: LeaderOutput) -> None:
+        if output.high_watermark is not None:
+            assert output.high_watermark >= self.high_watermark
+            self.high_watermark = output.high_watermark
+            self._ack_waiters.reached(output.high_watermark)
+            self.watermark_watchers.wake()
+        if output.proposal is not None:
+            self._propose(self, output.proposal)
+
+    # --- the follower's side ----------------------------------------------------------------
+
+    async def take_fetched(self, position: FetchPosition, result: FetchResult) -> int | None:
+        """Take a leader's answer to the fetch at `position`: truncate, or append its batches.
+
+        Returns:
+            The end of the log after a truncation, else None.
+
+        Raises:
+            CorruptMessageError: a batch is damaged; nothing of it or after it was appended.
+        """
+        follower = self.follower
+        if follower is None or position != follower.fetch_position:
+            return None
+        output = follower.fetch_answered(
+            position,
+            diverging=None if result.diverging is None else EpochEnd(*result.diverging),
+            leader_log_start_offset=result.log_start_offset,
+            leader_high_watermark=result.high_watermark,
+        )
+        self._follow(output)
+        assert output.restart_at is None, "no log start moves before there is retention"
+        if output.truncate_to is not None:
+            await self.log.truncate_to(output.truncate_to)
+            self.follower_log_changed()
+            return self.log.log_end_offset
+        if result.batches:
+            self.log.append_as_follower(result.batches)
+        return None
+
+    def follower_log_changed(self) -> None:
+        """The durable end moved: only now may the next fetch acknowledge it."""
+        if self.follower is not None:
+            self._follow(self.follower.log_changed(self.log.log_end_offset, self.log.leader_epochs))
+
+    def _follow(self, output: FollowerOutput) -> None:
+        if output.high_watermark is not None:
+            self.high_watermark = output.high_watermark
+            self.watermark_watchers.wake()
+
+    async def close(self) -> None:
+        """Fail what waits, then flush and close the log."""
+        self._step_down(self.state)
+        self._wake_all()
+        await self.log.close()

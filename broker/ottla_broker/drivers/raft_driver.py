@@ -1,0 +1,329 @@
+"""Runs the pure Raft node: persist, then send, then apply, in this one place.
+
+Inputs (messages, proposals, reads, refusals, the clock) wait in one bounded queue and are taken one
+at a time. Each Ready is persisted and fsynced before its messages leave and before its committed
+entries are applied; only then comes the next input. The node relies on exactly that order: a leader
+counts its own entry as matched because by the next input it is on disk.
+
+Messages that find a queue full are dropped: Raft repeats them. Proposals and reads that do are
+refused with an error.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import structlog
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.critical_task import start_critical_task
+from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
+from ottla_broker.drivers.raft_store import RaftStore
+from ottla_broker.telemetry import METRICS
+from ottla_cluster.raft.config import RaftConfig
+from ottla_cluster.raft.errors import NotLeaderError, RaftMessageRefusedError
+from ottla_cluster.raft.messages import MAX_MESSAGES_PER_BATCH, Entry, Message, encode_messages
+from ottla_cluster.raft.node import RaftNode
+from ottla_cluster.raft.ready import Proposed, Ready, Role
+from ottla_protocol import routes
+from ottla_protocol.errors import (
+    MessageTooLargeError,
+    NotControllerError,
+    OttlaError,
+    Outcome,
+    OverloadedError,
+)
+
+MAX_QUEUED_INPUTS = 4_096
+MAX_QUEUED_MESSAGES_PER_PEER = 1_024
+MESSAGE_TIMEOUT_MS = 1_000
+
+log = structlog.get_logger()
+
+
+Appended = Callable[[Proposed | OttlaError], None]
+"""Told where a proposal stands, before it can be applied, or why nothing was appended."""
+
+
+@dataclass(slots=True)
+class _Proposal:
+    payload: bytes
+    appended: Appended
+
+
+@dataclass(slots=True)
+class _Read:
+    done: asyncio.Future[int]
+
+
+@dataclass(slots=True)
+class _Refusal:
+    peer_id: int
+
+
+_Input = Message | _Proposal | _Read | _Refusal
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """Messages to one peer, in order; the oldest are dropped when the peer does not keep up."""
+
+    messages: deque[Message] = field(
+        default_factory=lambda: deque(maxlen=MAX_QUEUED_MESSAGES_PER_PEER)
+    )
+    filled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class RaftDriver:
+    """This process's voter.
+
+    Args:
+        on_committed: applies entries, in order, exactly once per process.
+        on_leadership: told (term, leader_id, is_leader) whenever one of them changes.
+        on_refused: a peer's process is gone: its connection was refused.
+        on_failure: the store failed or an invariant broke; the process must stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: RaftConfig,
+        store: RaftStore,
+        peers: PeerClient,
+        voter_urls: dict[int, str],
+        random: Random,
+        on_committed: Callable[[Sequence[Entry]], None],
+        on_leadership: Callable[[int, int | None, bool], None],
+        on_refused: Callable[[int], None],
+        on_failure: Callable[[OttlaError], None],
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._peers = peers
+        self._voter_urls = voter_urls
+        self._random = random
+        self._on_committed = on_committed
+        self._on_leadership = on_leadership
+        self._on_refused = on_refused
+        self._on_failure = on_failure
+        self._inputs: asyncio.Queue[_Input] = asyncio.Queue(maxsize=MAX_QUEUED_INPUTS)
+        self._outboxes = {peer: _Outbox() for peer in config.peers}
+        self._reads: dict[int, asyncio.Future[int]] = {}
+        self._next_read_token = 0
+        self._known_leadership: tuple[int, int | None, bool] = (0, None, False)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._node: RaftNode | None = None
+
+    async def start(self) -> None:
+        """Load what was persisted and begin to take inputs."""
+        hard_state, entries = await self._store.load()
+        self._node = RaftNode(
+            self._config,
+            hard_state=hard_state,
+            entries=entries,
+            random=self._random,
+            now_ms=monotonic_ms(),
+        )
+        self._tasks = [
+            start_critical_task(work, name=name, on_failure=self._on_failure)
+            for name, work in (
+                ("raft", self._run()),
+                *((f"raft-to-{peer}", self._send_to(peer)) for peer in self._config.peers),
+            )
+        ]
+
+    async def stop(self) -> None:
+        """Stop taking inputs and close the store; nothing acknowledged is lost."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for done in self._reads.values():
+            done.cancel()
+        await self._store.close()
+
+    @property
+    def node(self) -> RaftNode:
+        """The pure node, to be read only."""
+        assert self._node is not None, "start() comes first"
+        return self._node
+
+    @property
+    def leader_id(self) -> int | None:
+        """The leader that this voter knows, itself included."""
+        return self._node.leader_id if self._node else None
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+        return self._node.term if self._node else 0
+
+    # --- inputs -----------------------------------------------------------------------------
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Take messages from a peer."""
+        for message in messages:
+            with contextlib.suppress(asyncio.QueueFull):
+                self._inputs.put_nowait(message)
+
+    def peer_refused(self, peer_id: int) -> None:
+        """A connection to a voter was refused."""
+        if peer_id in self._outboxes:
+            with contextlib.suppress(asyncio.QueueFull):
+                self._inputs.put_nowait(_Refusal(peer_id))
+
+    def propose(self, payload: bytes, appended: Appended) -> None:
+        """Append an entry as leader; proposals keep their order.
+
+        `appended` is called once: with the entry's place before it can be applied, or with the
+        error (NotLeaderError, OverloadedError) when nothing was appended.
+
+        Raises:
+            OverloadedError: the queue of inputs is full; `appended` is not called.
+        """
+        self._put(_Proposal(payload, appended))
+
+    async def read_index(self) -> int:
+        """An index such that a state machine that applied it may serve a linearizable read.
+
+        Raises:
+            NotControllerError: this node does not lead, or leadership was lost meanwhile.
+        """
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._put(_Read(done))
+        return await done
+
+    def _put(self, item: _Input) -> None:
+        try:
+            self._inputs.put_nowait(item)
+        except asyncio.QueueFull:
+            raise OverloadedError(
+                f"{MAX_QUEUED_INPUTS} inputs wait for the metadata quorum",
+                outcome=Outcome.NOT_APPLIED,
+                retry_after_seconds=1,
+            ) from None
+
+    # --- the loop ---------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        await self._process(self.node.tick(monotonic_ms()))
+        while True:
+            item = await self._next_input()
+            if item is None:
+                await self._process(self.node.tick(monotonic_ms()))
+            else:
+                await self._take(item)
+
+    async def _next_input(self) -> _Input | None:
+        """The next input; None when the node's clock must be told first."""
+        wait_ms = self.node.next_deadline_ms() - monotonic_ms()
+        if wait_ms <= 0:
+            return None
+        try:
+            async with asyncio.timeout(wait_ms / 1000):
+                return await self._inputs.get()
+        except TimeoutError:
+            return None
+
+    async def _take(self, item: _Input) -> None:
+        now_ms = monotonic_ms()
+        match item:
+            case _Proposal():
+                await self._take_proposal(item, now_ms)
+            case _Read():
+                self._next_read_token += 1
+                self._reads[self._next_read_token] = item.done
+                try:
+                    ready = self.node.request_read(self._next_read_token, now_ms)
+                except OttlaError as error:
+                    _fail(self._reads.pop(self._next_read_token), error)
+                else:
+                    await self._process(ready)
+            case _Refusal():
+                await self._process(self.node.peer_refused(item.peer_id, now_ms))
+            case _:
+                try:
+                    ready = self.node.step(item, now_ms)
+                except RaftMessageRefusedError as error:
+                    log.warning("raft_message_refused", detail=error.detail)
+                else:
+                    await self._process(ready)
+
+    async def _take_proposal(self, proposal: _Proposal, now_ms: int) -> None:
+        try:
+            ready = self.node.propose([proposal.payload], now_ms)
+        except (NotLeaderError, OverloadedError, MessageTooLargeError) as error:
+            proposal.appended(error)
+            return
+        assert ready.proposed is not None
+        proposal.appended(ready.proposed)
+        await self._process(ready)
+
+    async def _process(self, ready: Ready) -> None:
+        """Persist, then send, then apply."""
+        if ready.must_persist:
+            assert ready.hard_state is not None
+            await self._store.persist(ready.hard_state, ready.truncate_from, ready.entries)
+        if ready.role is Role.LEADER:
+            # Before the no-op is applied, which is the moment in which the leadership begins.
+            self._tell_leadership(ready)
+        for message in ready.messages:
+            outbox = self._outboxes[message.receiver]
+            outbox.messages.append(message)
+            outbox.filled.set()
+        if ready.committed:
+            self._on_committed(ready.committed)
+        for read in ready.confirmed_reads:
+            done = self._reads.pop(read.token)
+            if not done.done():
+                done.set_result(read.index)
+        for token in ready.failed_reads:
+            _fail(
+                self._reads.pop(token),
+                NotControllerError("leadership was lost before the read was confirmed"),
+            )
+        self._tell_leadership(ready)
+
+    def _tell_leadership(self, ready: Ready) -> None:
+        leadership = (ready.term, ready.leader_id, ready.role is Role.LEADER)
+        if leadership == self._known_leadership:
+            return
+        previous, self._known_leadership = self._known_leadership, leadership
+        if ready.term != previous[0]:
+            METRICS.elections.inc()
+        if ready.leader_id is not None and (ready.term, ready.leader_id) != previous[:2]:
+            log.info("controller_elected", controller=ready.leader_id, term=ready.term)
+        self._on_leadership(*leadership)
+
+    # --- sending ----------------------------------------------------------------------------
+
+    async def _send_to(self, peer_id: int) -> None:
+        outbox = self._outboxes[peer_id]
+        while True:
+            await outbox.filled.wait()
+            outbox.filled.clear()
+            batch = [
+                outbox.messages.popleft()
+                for _ in range(min(len(outbox.messages), MAX_MESSAGES_PER_BATCH))
+            ]
+            try:
+                await self._peers.post(
+                    self._voter_urls[peer_id],
+                    routes.INTERNAL_RAFT,
+                    encode_messages(batch),
+                    timeout_ms=MESSAGE_TIMEOUT_MS,
+                )
+            except PeerUnavailableError as error:
+                # Lost messages are Raft's own business; a process that is gone is everybody's.
+                if error.refused:
+                    self.peer_refused(peer_id)
+                    self._on_refused(peer_id)
+            except OttlaError as error:
+                log.warning("raft_messages_refused", peer=peer_id, code=error.code)
+
+
+def _fail(done: asyncio.Future[int], error: OttlaError) -> None:
+    if not done.done():
+        done.set_exception(error)

@@ -1,0 +1,257 @@
+"""One loop per leader broker: everything that this broker follows there, in one long-poll.
+
+The order of the steps is the guarantee. A fetch acknowledges all below its offset, so it is sent
+only after those batches are committed and fsynced here; and it carries the epoch of the last batch,
+so that the leader can tell whether both logs agree before it counts the acknowledgement (KIP-595).
+A diverging follower truncates by epoch, never to a high watermark (KIP-101), and asks again.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.critical_task import start_critical_task
+from ottla_broker.drivers.partition import Partition
+from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
+from ottla_broker.drivers.peer_messages import (
+    FetchResult,
+    PartitionFetch,
+    ReplicaFetchRequest,
+    ReplicaFetchResponse,
+    encode,
+)
+from ottla_broker.telemetry import METRICS
+from ottla_cluster.replication.follower import FetchPosition
+from ottla_protocol import routes
+from ottla_protocol.errors import CorruptMessageError, OttlaError
+
+MAX_WAIT_MS = 500
+"""How long a leader parks a fetch that finds nothing; also how late a quiet high watermark is."""
+
+FETCH_TIMEOUT_MS = 10_000
+"""A leader that does not answer a parked fetch for this long counts as gone silent."""
+
+MAX_FETCH_BYTES = 16 << 20
+MAX_PARTITION_FETCH_BYTES = 4 << 20
+RETRY_BACKOFF_MS = 50
+"""After a refused connection or a partition's error: short, because a failover ends it."""
+
+log = structlog.get_logger()
+
+_Key = tuple[str, int]
+"""Topic id and partition."""
+
+
+@dataclass(slots=True)
+class _Followed:
+    partition: Partition
+    # Monotonic time before which the partition is left out of fetches, after an error.
+    not_before_ms: int = 0
+
+
+class ReplicaFetcher:
+    """Fetches from one leader broker.
+
+    Args:
+        leader_id: the broker that leads everything followed here.
+        leader_url: current URL of that broker, or None when it is not registered.
+        broker_epoch: this broker's present epoch.
+        on_refused: called when the leader's connection is refused: its process is gone.
+        on_failure: a log or this loop failed; the process must stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        leader_id: int,
+        peers: PeerClient,
+        leader_url: Callable[[], str | None],
+        broker_epoch: Callable[[], int],
+        on_refused: Callable[[int], None],
+        on_failure: Callable[[OttlaError], None],
+    ) -> None:
+        self.leader_id = leader_id
+        self._node_id = node_id
+        self._peers = peers
+        self._leader_url = leader_url
+        self._broker_epoch = broker_epoch
+        self._on_refused = on_refused
+        self._on_failure = on_failure
+        self._followed: dict[_Key, _Followed] = {}
+        # Held while an answer is taken into the logs, so that nobody changes a role under it.
+        self._processing = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._turn = 0
+
+    def start(self) -> None:
+        """Begin the loop."""
+        self._task = start_critical_task(
+            self._run(), name=f"replica-fetcher-{self.leader_id}", on_failure=self._on_failure
+        )
+
+    async def stop(self) -> None:
+        """End the loop; what was fetched already is committed first."""
+        async with self._processing:
+            self._followed.clear()
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def add(self, partition: Partition) -> None:
+        """Follow `partition` here from now on."""
+        self._followed[partition.key] = _Followed(partition)
+        self._changed.set()
+
+    async def remove(self, key: _Key) -> None:
+        """Stop following; on return nothing more will be appended for it from here."""
+        async with self._processing:
+            self._followed.pop(key, None)
+        self._changed.set()
+
+    def follows(self, key: _Key) -> bool:
+        """Whether the partition is followed here."""
+        return key in self._followed
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is followed here."""
+        return not self._followed
+
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            fetch = self._request()
+            url = self._leader_url()
+            if fetch is None or url is None:
+                await self._pause(RETRY_BACKOFF_MS if self._followed else None)
+                continue
+            request, positions = fetch
+            try:
+                response = await self._poll(url, request)
+            except PeerUnavailableError as error:
+                if error.refused:
+                    self._on_refused(self.leader_id)
+                await self._pause(RETRY_BACKOFF_MS)
+                continue
+            except OttlaError as error:
+                log.warning("replica_fetch_refused", leader=self.leader_id, code=error.code)
+                await self._pause(RETRY_BACKOFF_MS)
+                continue
+            if response is not None:
+                async with self._processing:
+                    await self._take(response, positions)
+
+    async def _pause(self, pause_ms: int | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if pause_ms is None else pause_ms / 1000):
+                await self._changed.wait()
+
+    def _request(self) -> tuple[ReplicaFetchRequest, dict[_Key, FetchPosition]] | None:
+        """The next fetch, with the position of each partition in it; None when there is none."""
+        now_ms = monotonic_ms()
+        positions = {
+            key: followed.partition.follower.fetch_position
+            for key, followed in self._followed.items()
+            if followed.not_before_ms <= now_ms and followed.partition.follower is not None
+        }
+        if not positions:
+            return None
+        held_back = len(positions) < len(self._followed)
+        fetches = [
+            PartitionFetch(
+                topic_id=topic_id,
+                partition=partition,
+                leader_epoch=position.leader_epoch,
+                offset=position.offset,
+                last_fetched_epoch=position.last_fetched_epoch,
+                max_bytes=MAX_PARTITION_FETCH_BYTES,
+            )
+            for (topic_id, partition), position in positions.items()
+        ]
+        # The leader fills MAX_FETCH_BYTES in this order: each partition comes first in its turn.
+        self._turn = (self._turn + 1) % len(fetches)
+        request = ReplicaFetchRequest(
+            replica_id=self._node_id,
+            broker_epoch=self._broker_epoch(),
+            # A partition that waits out an error must not wait for the others' long-poll.
+            max_wait_ms=RETRY_BACKOFF_MS if held_back else MAX_WAIT_MS,
+            min_bytes=1,
+            max_bytes=MAX_FETCH_BYTES,
+            positions=fetches[self._turn :] + fetches[: self._turn],
+        )
+        return request, positions
+
+    async def _poll(self, url: str, request: ReplicaFetchRequest) -> ReplicaFetchResponse | None:
+        """The leader's answer; None when the set of partitions changed during the wait."""
+        call = asyncio.create_task(
+            self._peers.call(
+                url,
+                routes.INTERNAL_FETCH,
+                encode(request),
+                timeout_ms=FETCH_TIMEOUT_MS,
+                answer=ReplicaFetchResponse,
+            )
+        )
+        changed = asyncio.create_task(self._changed.wait())
+        try:
+            await asyncio.wait({call, changed}, return_when=asyncio.FIRST_COMPLETED)
+            return await call if call.done() else None
+        finally:
+            for task in (call, changed):
+                if not task.done():
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, OttlaError):
+                        await task
+
+    async def _take(
+        self, response: ReplicaFetchResponse, positions: dict[_Key, FetchPosition]
+    ) -> None:
+        """Append everything first, so that the partitions' commits run at the same time."""
+        appended: list[Partition] = []
+        for result in response.results:
+            key = (result.topic_id, result.partition)
+            followed = self._followed.get(key)
+            if followed is None:
+                continue
+            if result.error_code is not None:
+                METRICS.replication_errors.labels(result.error_code).inc()
+                followed.not_before_ms = monotonic_ms() + RETRY_BACKOFF_MS
+                continue
+            try:
+                await self._take_result(followed.partition, positions[key], result)
+            except CorruptMessageError as error:
+                # Damaged in transit or at the leader; what came before it is good. Ask again.
+                METRICS.replication_errors.labels(error.code).inc()
+                log.warning(
+                    "replicated_batch_corrupt",
+                    partition=followed.partition.name,
+                    leader=self.leader_id,
+                    detail=error.detail,
+                )
+                followed.not_before_ms = monotonic_ms() + RETRY_BACKOFF_MS
+            appended.append(followed.partition)
+        for partition in appended:
+            await partition.log.wait_durable(partition.log.next_offset)
+            partition.follower_log_changed()
+
+    async def _take_result(
+        self, partition: Partition, position: FetchPosition, result: FetchResult
+    ) -> None:
+        truncated_to = await partition.take_fetched(position, result)
+        if truncated_to is not None:
+            log.info(
+                "replica_truncated",
+                partition=partition.name,
+                before=position.offset,
+                after=truncated_to,
+                leader=self.leader_id,
+                leader_epoch=position.leader_epoch,
+            )
+        METRICS.replicated_bytes.inc(sum(len(batch.data) for batch in result.batches))

@@ -1,0 +1,130 @@
+"""The replicas' logs in the data directory: opened, retired, and their high watermarks kept.
+
+A directory whose topic id is not wanted any more, or lies where a namesake's should, is moved aside
+before anything reads it, then removed.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+
+import structlog
+
+from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_config import LogConfig
+from ottla_broker.storage.log_directory import LogDirectory, ReplicaDirectory, high_watermark_key
+from ottla_broker.storage.partition_log import PartitionLog
+from ottla_broker.storage.tail_cache import TailCache
+from ottla_cluster.controller.image import Partition, Topic
+from ottla_cluster.controller.topic_configs import (
+    DURABILITY,
+    MAX_MESSAGE_BYTES,
+    SEGMENT_BYTES,
+    effective_configs,
+    integer_config,
+)
+from ottla_protocol.errors import StorageError
+
+log = structlog.get_logger()
+
+ReplicaKey = tuple[str, int]
+"""Topic id and partition."""
+
+
+class ReplicaLogs:
+    """Opens and removes logs; all blocking work runs on threads."""
+
+    def __init__(
+        self,
+        *,
+        directory: LogDirectory,
+        handles: HandlePool,
+        tail_cache: TailCache,
+        on_failure: Callable[[StorageError], None],
+    ) -> None:
+        self._directory = directory
+        self._handles = handles
+        self._tail_cache = tail_cache
+        self._on_failure = on_failure
+        self._high_watermarks: dict[str, int] = {}
+
+    async def prepare(self, wanted: Collection[ReplicaKey]) -> None:
+        """Read the checkpoint, and remove whatever on disk is not wanted (any more).
+
+        Raises:
+            StorageError: the directory cannot be read or changed.
+        """
+        self._high_watermarks = await asyncio.to_thread(self._directory.read_high_watermarks)
+        await asyncio.to_thread(self._directory.remove_retired)
+        for replica in await asyncio.to_thread(self._directory.replicas):
+            if (replica.topic_id, replica.partition) not in wanted:
+                await self._remove(replica)
+
+    async def open(
+        self, topic: Topic, state: Partition, on_durable: Callable[[int], None]
+    ) -> PartitionLog:
+        """Open the replica's log, or begin one.
+
+        Raises:
+            StorageError: its files cannot be used.
+        """
+        opened = await PartitionLog.open(
+            self._directory.replica_path(topic.name, state.partition),
+            topic=topic.name,
+            topic_id=topic.topic_id,
+            partition=state.partition,
+            config=LogConfig(
+                segment_bytes=integer_config(topic.configs, SEGMENT_BYTES),
+                max_batch_bytes=integer_config(topic.configs, MAX_MESSAGE_BYTES),
+                durability=str(effective_configs(topic.configs)[DURABILITY]),
+            ),
+            handles=self._handles,
+            tail_cache=self._tail_cache,
+            on_durable=on_durable,
+            on_failure=self._on_failure,
+        )
+        if opened.recovery.damaged_from is not None:
+            log.error(
+                "log_damaged",
+                partition=f"{topic.name}-{state.partition}",
+                damaged_from=opened.recovery.damaged_from,
+                recovered_to=opened.log_end_offset,
+            )
+        return opened
+
+    async def delete(self, closed: PartitionLog) -> None:
+        """Remove a closed log: moved aside at once, so that a namesake may come.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        identity = closed.identity
+        await self._remove(
+            ReplicaDirectory(
+                identity.topic, identity.topic_id, identity.partition, closed.directory
+            )
+        )
+        self._high_watermarks.pop(high_watermark_key(identity.topic_id, identity.partition), None)
+
+    async def _remove(self, replica: ReplicaDirectory) -> None:
+        await asyncio.to_thread(self._directory.retire, replica)
+        await asyncio.to_thread(self._directory.remove_retired)
+        log.info(
+            "replica_removed",
+            partition=f"{replica.topic}-{replica.partition}",
+            topic_id=replica.topic_id,
+        )
+
+    def high_watermark(self, key: ReplicaKey) -> int:
+        """As last written down; 0 when it never was."""
+        return self._high_watermarks.get(high_watermark_key(*key), 0)
+
+    async def write_high_watermarks(self, high_watermarks: Mapping[ReplicaKey, int]) -> None:
+        """Write down the high watermarks of all hosted replicas.
+
+        Raises:
+            StorageError: they cannot be written.
+        """
+        by_key = {high_watermark_key(*key): value for key, value in high_watermarks.items()}
+        if by_key != self._high_watermarks:
+            await asyncio.to_thread(self._directory.write_high_watermarks, by_key)
+            self._high_watermarks = by_key

@@ -1,0 +1,302 @@
+"""Makes the replicas on this broker what the metadata says they are.
+
+One task takes one image after the other, the newest always: it opens logs, changes roles, moves
+followers between fetchers, and removes what the metadata no longer knows. Nothing is hosted before
+the broker has caught up with its own registration (`activate`): a restarted process must not act on
+metadata that still calls its former self the leader.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import structlog
+
+from ottla_broker.drivers.critical_task import start_critical_task
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.partition import Partition
+from ottla_broker.drivers.peer_client import PeerClient
+from ottla_broker.drivers.purgatory import OffsetWaiters
+from ottla_broker.drivers.replica_fetcher import ReplicaFetcher
+from ottla_broker.drivers.replica_logs import ReplicaLogs
+from ottla_cluster.controller.elections import effective_min_isr
+from ottla_cluster.controller.image import MetadataImage, Topic
+from ottla_cluster.controller.image import Partition as PartitionState
+from ottla_cluster.replication.leader import IsrProposal
+from ottla_protocol.errors import (
+    LeaderNotAvailableError,
+    NotLeaderOrFollowerError,
+    OttlaError,
+    UnknownTopicIdError,
+)
+
+TICK_INTERVAL_MS = 250
+"""How often leaders look for followers that lag or have caught up."""
+
+CHECKPOINT_INTERVAL_MS = 5_000
+"""How often the high watermarks are written down."""
+
+log = structlog.get_logger()
+
+
+class ReplicaManager:
+    """All replicas of this broker.
+
+    Args:
+        logs: opens and removes their logs.
+        lease_valid: whether this broker may act as a leader now.
+        propose: takes an ISR proposal to the controller.
+        broker_epoch: this broker's present epoch.
+        on_refused: a leader's connection was refused.
+        on_failure: a log or a loop failed; the process must stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        metadata: MetadataCache,
+        logs: ReplicaLogs,
+        peers: PeerClient,
+        replica_lag_time_max_ms: int,
+        lease_valid: Callable[[], bool],
+        propose: Callable[[Partition, IsrProposal], None],
+        broker_epoch: Callable[[], int],
+        on_refused: Callable[[int], None],
+        on_failure: Callable[[OttlaError], None],
+    ) -> None:
+        self.partitions: dict[tuple[str, int], Partition] = {}
+        self._node_id = node_id
+        self._metadata = metadata
+        self._logs = logs
+        self._peers = peers
+        self._replica_lag_time_max_ms = replica_lag_time_max_ms
+        self._lease_valid = lease_valid
+        self._propose = propose
+        self._broker_epoch = broker_epoch
+        self._on_refused = on_refused
+        self._on_failure = on_failure
+        self._fetchers: dict[int, ReplicaFetcher] = {}
+        self._applied: MetadataImage | None = None
+        self._applied_waiters = OffsetWaiters()
+        self._activated = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def applied_version(self) -> int:
+        """The metadata version that the replicas here reflect; 0 before activation."""
+        return self._applied.version if self._applied else 0
+
+    def start(self) -> None:
+        """Begin to follow the metadata; nothing is hosted before `activate`."""
+        self._tasks = [
+            start_critical_task(work, name=name, on_failure=self._on_failure)
+            for name, work in (
+                ("replica-manager", self._follow_metadata()),
+                ("isr-ticker", self._tick_leaders()),
+                ("high-watermark-checkpoint", self._checkpoint()),
+            )
+        ]
+
+    def activate(self) -> None:
+        """The broker has caught up with its own registration: host what the metadata says."""
+        self._activated.set()
+
+    async def stop(self) -> None:
+        """Stop fetching, answer what waits, flush and close every log."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(fetcher.stop() for fetcher in self._fetchers.values()))
+        await self._write_checkpoint()
+        await asyncio.gather(*(partition.close() for partition in self.partitions.values()))
+
+    # --- look-ups ---------------------------------------------------------------------------
+
+    def hosted(self, topic: str, partition: int) -> Partition:
+        """The replica on this broker, whatever its role.
+
+        Raises:
+            UnknownTopicOrPartitionError: the metadata has no such partition.
+            NotLeaderOrFollowerError: this broker is no replica of it.
+            LeaderNotAvailableError: it is one, but has not opened the log yet.
+        """
+        state = self._metadata.image.partition(topic, partition)
+        hosted = self.partitions.get((state.topic_id, partition))
+        if hosted is None and self._node_id in state.replicas:
+            raise LeaderNotAvailableError(f"the replica of {topic}-{partition} is not open yet")
+        if hosted is None:
+            raise NotLeaderOrFollowerError(
+                f"broker {self._node_id} has no replica of {topic}-{partition}",
+                leader=state.leader,
+                leader_epoch=state.leader_epoch,
+                replicas=list(state.replicas),
+            )
+        return hosted
+
+    def by_topic_id(self, topic_id: str, partition: int) -> Partition:
+        """The replica by topic id.
+
+        Raises:
+            UnknownTopicIdError: not (or not yet, or no longer) hosted here.
+        """
+        hosted = self.partitions.get((topic_id, partition))
+        if hosted is None:
+            raise UnknownTopicIdError(f"no replica of topic id {topic_id}, partition {partition}")
+        return hosted
+
+    def leaders(self) -> Iterator[Partition]:
+        """Every partition that this broker leads."""
+        return (hosted for hosted in self.partitions.values() if hosted.leader is not None)
+
+    async def wait_applied(self, version: int) -> None:
+        """Wait until the replicas reflect metadata `version`."""
+        if self.applied_version < version:
+            await self._applied_waiters.wait_for(version)
+
+    # --- following the metadata -------------------------------------------------------------
+
+    async def _follow_metadata(self) -> None:
+        await self._activated.wait()
+        while True:
+            image = self._metadata.image
+            if self._applied is not image:
+                await self._apply(image)
+                self._applied = image
+                self._applied_waiters.reached(image.version)
+            if self._metadata.image is image:
+                await self._metadata.wait_for_change(timeout_ms=60_000)
+
+    async def _apply(self, image: MetadataImage) -> None:
+        previous = self._applied
+        wanted: dict[tuple[str, int], tuple[Topic, PartitionState]] = {
+            (state.topic_id, state.partition): (topic, state)
+            for topic, state in image.all_partitions()
+            if self._node_id in state.replicas
+        }
+        for key in [key for key in self.partitions if key not in wanted]:
+            await self._remove(key)
+        if previous is None:
+            await self._logs.prepare(wanted.keys())
+        await asyncio.gather(
+            *(
+                self._open(topic, state)
+                for key, (topic, state) in wanted.items()
+                if key not in self.partitions
+            )
+        )
+        for key, (topic, state) in wanted.items():
+            hosted = self.partitions[key]
+            # What an image does not change it shares with the one before.
+            if previous is None or previous.topics.get(key[0]) is not topic:
+                await self._assume_role(hosted, topic, state, image)
+        await self._stop_idle_fetchers()
+
+    async def _open(self, topic: Topic, state: PartitionState) -> None:
+        key = (state.topic_id, state.partition)
+        partition_log = await self._logs.open(
+            topic, state, lambda log_end_offset: self._log_end_moved(key, log_end_offset)
+        )
+        self.partitions[key] = Partition(
+            partition_log,
+            state,
+            node_id=self._node_id,
+            high_watermark=self._logs.high_watermark(key),
+            replica_lag_time_max_ms=self._replica_lag_time_max_ms,
+            lease_valid=self._lease_valid,
+            propose=self._propose,
+        )
+
+    def _log_end_moved(self, key: tuple[str, int], log_end_offset: int) -> None:
+        hosted = self.partitions.get(key)
+        if hosted is not None:
+            hosted.log_end_moved(log_end_offset)
+
+    async def _assume_role(
+        self, hosted: Partition, topic: Topic, state: PartitionState, image: MetadataImage
+    ) -> None:
+        same_epoch = state.leader_epoch == hosted.state.leader_epoch
+        if state.leader == self._node_id:
+            # Nothing of the former leader may still arrive once this broker leads.
+            await self._stop_following(hosted)
+            if hosted.leader is None or not same_epoch:
+                log.info("leading", partition=hosted.name, leader_epoch=state.leader_epoch)
+            await hosted.become_leader(
+                state,
+                min_insync_replicas=effective_min_isr(topic),
+                eligible=_eligible(image),
+            )
+        elif same_epoch and hosted.leader is None and self._is_followed(hosted):
+            hosted.state = state
+        else:
+            await self._stop_following(hosted)
+            hosted.become_follower(state)
+            if state.leader is not None:
+                log.info(
+                    "following",
+                    partition=hosted.name,
+                    leader=state.leader,
+                    leader_epoch=state.leader_epoch,
+                )
+                self._fetcher(state.leader).add(hosted)
+
+    def _is_followed(self, hosted: Partition) -> bool:
+        return any(fetcher.follows(hosted.key) for fetcher in self._fetchers.values())
+
+    async def _stop_following(self, hosted: Partition) -> None:
+        for fetcher in self._fetchers.values():
+            if fetcher.follows(hosted.key):
+                await fetcher.remove(hosted.key)
+
+    def _fetcher(self, leader_id: int) -> ReplicaFetcher:
+        fetcher = self._fetchers.get(leader_id)
+        if fetcher is None:
+            fetcher = self._fetchers[leader_id] = ReplicaFetcher(
+                node_id=self._node_id,
+                leader_id=leader_id,
+                peers=self._peers,
+                leader_url=lambda: self._url_of(leader_id),
+                broker_epoch=self._broker_epoch,
+                on_refused=self._on_refused,
+                on_failure=self._on_failure,
+            )
+            fetcher.start()
+        return fetcher
+
+    def _url_of(self, node_id: int) -> str | None:
+        registration = self._metadata.image.brokers.get(node_id)
+        return registration.url if registration else None
+
+    async def _stop_idle_fetchers(self) -> None:
+        for leader_id in [key for key, fetcher in self._fetchers.items() if fetcher.is_idle]:
+            await self._fetchers.pop(leader_id).stop()
+
+    async def _remove(self, key: tuple[str, int]) -> None:
+        hosted = self.partitions[key]
+        await self._stop_following(hosted)
+        del self.partitions[key]
+        await hosted.close()
+        await self._logs.delete(hosted.log)
+
+    # --- time -------------------------------------------------------------------------------
+
+    async def _tick_leaders(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_INTERVAL_MS / 1000)
+            eligible = _eligible(self._metadata.image)
+            for hosted in self.leaders():
+                hosted.tick(eligible)
+
+    async def _checkpoint(self) -> None:
+        while True:
+            await asyncio.sleep(CHECKPOINT_INTERVAL_MS / 1000)
+            await self._write_checkpoint()
+
+    async def _write_checkpoint(self) -> None:
+        await self._logs.write_high_watermarks(
+            {key: hosted.high_watermark for key, hosted in self.partitions.items()}
+        )
+
+
+def _eligible(image: MetadataImage) -> dict[int, int]:
+    """The brokers that may be in an ISR, with their present broker epochs."""
+    return {broker.node_id: broker.broker_epoch for broker in image.active_brokers()}

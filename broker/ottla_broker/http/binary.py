@@ -1,0 +1,163 @@
+"""`POST /v1/produce` and `POST /v1/fetch`: the SDK's calls, MessagePack with batches as bin.
+
+They are served by the leader alone. Another broker answers 421 with the current leader and its URL,
+so that the caller learns the way instead of paying for a detour on every call.
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.http.bodies import read_body
+from ottla_broker.http.context import BrokerContext, context_of
+from ottla_broker.http.query import Query
+from ottla_broker.services.produce import NO_OFFSET, ProduceOptions
+from ottla_broker.telemetry import METRICS
+from ottla_protocol import routes
+from ottla_protocol.errors import (
+    InvalidRequestError,
+    MalformedBodyError,
+    OttlaError,
+    Outcome,
+    UnknownTopicOrPartitionError,
+)
+from ottla_protocol.models import (
+    MAX_PRODUCE_TIMEOUT_MS,
+    AppendedBatch,
+    BatchToAppend,
+    BinaryFetchRequest,
+    BinaryFetchResponse,
+    BinaryProduceRequest,
+    BinaryProduceResponse,
+    FetchedPartition,
+    PartitionToFetch,
+)
+
+MAX_FETCH_REQUEST_BYTES = 4 << 20
+MAX_BATCHES_PER_REQUEST = 10_000
+
+_produce_decoder = msgspec.msgpack.Decoder(BinaryProduceRequest)
+_fetch_decoder = msgspec.msgpack.Decoder(BinaryFetchRequest)
+_encoder = msgspec.msgpack.Encoder()
+
+MessageT = TypeVar("MessageT")
+
+
+def decode(decoder: "msgspec.msgpack.Decoder[MessageT]", body: bytes | bytearray) -> MessageT:
+    """A MessagePack body as its model.
+
+    Raises:
+        MalformedBodyError: no MessagePack, or cut off.
+        InvalidRequestError: a field is missing, unknown or of the wrong type.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(str(error)) from error
+    except msgspec.DecodeError as error:
+        raise MalformedBodyError(str(error)) from error
+
+
+def msgpack_response(document: object, status: int = 200) -> web.Response:
+    """A struct as MessagePack."""
+    return web.Response(status=status, body=_encoder.encode(document), content_type=routes.MSGPACK)
+
+
+async def produce(request: web.Request) -> web.Response:
+    """`POST /v1/produce`."""
+    context = context_of(request)
+    try:
+        Query(request, ())
+        limit = context.settings.max_binary_body_bytes
+        with context.inflight.hold(request.content_length or limit):
+            wanted = decode(_produce_decoder, await read_body(request, limit))
+            _check(wanted)
+            await _look_for_unknown_topics(context, wanted.batches)
+            results = await context.produce.append_here(
+                wanted.batches, ProduceOptions.checked(wanted.acks, wanted.timeout_ms)
+            )
+    except OttlaError as error:
+        raise error.with_outcome(Outcome.NOT_APPLIED) from error
+    return produce_response(context, wanted, results, one_status=True)
+
+
+def _check(wanted: BinaryProduceRequest) -> None:
+    if not 1 <= len(wanted.batches) <= MAX_BATCHES_PER_REQUEST:
+        raise InvalidRequestError(f"batches must have 1 to {MAX_BATCHES_PER_REQUEST} entries")
+    if not 1 <= wanted.timeout_ms <= MAX_PRODUCE_TIMEOUT_MS:
+        raise InvalidRequestError(f"timeout_ms must be from 1 to {MAX_PRODUCE_TIMEOUT_MS}")
+    if any(batch.idempotency is not None for batch in wanted.batches):
+        raise InvalidRequestError("idempotency is for brokers; clients send a producer id")
+
+
+async def _look_for_unknown_topics(
+    context: BrokerContext, items: Sequence[BatchToAppend | PartitionToFetch]
+) -> None:
+    """Catch up once before any of these topics is called unknown."""
+    if any(item.topic not in context.metadata.image.topic_ids for item in items):
+        await context.controller_client.catch_up()
+
+
+def produce_response(
+    context: BrokerContext,
+    wanted: BinaryProduceRequest,
+    results: Sequence[AppendedBatch | OttlaError],
+    *,
+    one_status: bool,
+) -> web.Response:
+    """Results in request order; with `one_status` the status tells of them (207 when mixed).
+
+    Raises:
+        OttlaError: every batch failed and `one_status` is set: the first one's error.
+    """
+    errors = [_with_leader(context, item) for item in results if isinstance(item, OttlaError)]
+    if one_status and errors and len(errors) == len(results):
+        raise errors[0]
+    answers = [
+        AppendedBatch(batch.topic, batch.partition, NO_OFFSET, 0, NO_OFFSET, error=result.problem())
+        if isinstance(result, OttlaError)
+        else result
+        for batch, result in zip(wanted.batches, results, strict=True)
+    ]
+    status = 207 if one_status and errors else 200
+    return msgpack_response(BinaryProduceResponse(answers), status)
+
+
+async def fetch(request: web.Request) -> web.Response:
+    """`POST /v1/fetch`."""
+    context = context_of(request)
+    Query(request, ())
+    started_ms = monotonic_ms()
+    wanted = decode(_fetch_decoder, await read_body(request, MAX_FETCH_REQUEST_BYTES))
+    if not wanted.partitions:
+        raise InvalidRequestError("partitions must not be empty")
+    await _look_for_unknown_topics(context, wanted.partitions)
+    results = await context.batch_fetch.fetch(wanted)
+    errors = [_with_leader(context, item) for item in results if isinstance(item, OttlaError)]
+    if errors and len(errors) == len(results):
+        raise errors[0]
+    answers = [
+        FetchedPartition(
+            asked.topic, asked.partition, [], NO_OFFSET, NO_OFFSET, error=result.problem()
+        )
+        if isinstance(result, OttlaError)
+        else result
+        for asked, result in zip(wanted.partitions, results, strict=True)
+    ]
+    METRICS.fetch_seconds.labels("binary").observe((monotonic_ms() - started_ms) / 1000)
+    METRICS.fetched_bytes.labels("binary").inc(
+        sum(len(batch) for answer in answers for batch in answer.batches)
+    )
+    return msgpack_response(BinaryFetchResponse(answers), 207 if errors else 200)
+
+
+def _with_leader(context: BrokerContext, error: OttlaError) -> OttlaError:
+    """Add the leader's URL where the error names a leader."""
+    leader = error.members.get("leader")
+    registration = context.metadata.image.brokers.get(leader) if leader is not None else None
+    if registration is not None and not isinstance(error, UnknownTopicOrPartitionError):
+        error.members["leader_url"] = registration.url
+    return error

@@ -1,0 +1,51 @@
+"""Reads request bodies within their limits.
+
+aiohttp's own inflating is switched off (it has no cap on the output): `Content-Encoding` is undone
+here, bounded. A body that ends early raises before anything is parsed.
+"""
+
+from aiohttp import web
+
+from ottla_protocol.compression import inflate_content
+from ottla_protocol.errors import (
+    MalformedBodyError,
+    MessageTooLargeError,
+    UnsupportedMediaTypeError,
+)
+
+CONTENT_ENCODINGS = ("gzip", "zstd")
+
+
+async def read_body(request: web.Request, limit_bytes: int) -> bytes | bytearray:
+    """The whole body, inflated.
+
+    Raises:
+        MessageTooLargeError: it is longer than `limit_bytes`, as sent or inflated.
+        UnsupportedMediaTypeError: an encoding other than gzip and zstd.
+        MalformedBodyError: the body was cut off, or does not inflate.
+    """
+    declared = request.content_length
+    if declared is not None and declared > limit_bytes:
+        raise _too_large(limit_bytes)
+    body = bytearray()
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > limit_bytes:
+                raise _too_large(limit_bytes)
+    except web.RequestPayloadError as error:
+        raise MalformedBodyError(f"the body was cut off: {error}") from error
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding == "identity":
+        return body
+    if encoding not in CONTENT_ENCODINGS:
+        raise UnsupportedMediaTypeError(
+            f"Content-Encoding '{encoding}' is none of: {', '.join(CONTENT_ENCODINGS)}"
+        )
+    return inflate_content(encoding, body, limit_bytes)
+
+
+def _too_large(limit_bytes: int) -> MessageTooLargeError:
+    return MessageTooLargeError(
+        f"the body is over this call's limit of {limit_bytes} bytes", limit_bytes=limit_bytes
+    )

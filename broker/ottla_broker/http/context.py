@@ -1,0 +1,51 @@
+"""What the handlers of the HTTP API share: the services, and this broker's identity."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from ottla_broker.drivers.controller_client import ControllerClient
+from ottla_broker.drivers.controller_driver import ControllerDriver
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_client import PeerClient
+from ottla_broker.drivers.raft_driver import RaftDriver
+from ottla_broker.http.inflight import InflightBytes
+from ottla_broker.services.batch_fetch import BatchFetchService
+from ottla_broker.services.idempotency import IdempotencyService
+from ottla_broker.services.produce import ProduceService
+from ottla_broker.services.record_produce import RecordProduceService
+from ottla_broker.services.record_read import RecordReadService
+from ottla_broker.services.replication import ReplicationService
+from ottla_broker.services.topics import TopicService
+from ottla_broker.settings import Settings
+from ottla_protocol.models import Readiness
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerContext:
+    """Everything that a handler may call."""
+
+    settings: Settings
+    metadata: MetadataCache
+    peers: PeerClient
+    raft: RaftDriver
+    controller: ControllerDriver
+    controller_client: ControllerClient
+    topics: TopicService
+    produce: ProduceService
+    record_produce: RecordProduceService
+    record_read: RecordReadService
+    batch_fetch: BatchFetchService
+    replication: ReplicationService
+    idempotency: IdempotencyService
+    inflight: InflightBytes
+    readiness: Callable[[], Readiness]
+
+
+CONTEXT = web.AppKey("context", BrokerContext)
+
+
+def context_of(request: web.Request) -> BrokerContext:
+    """The broker that serves `request`."""
+    return request.app[CONTEXT]

@@ -1,0 +1,117 @@
+"""Passes a read on to the partition's leader: one hop, streamed, and never in a circle."""
+
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+from aiohttp import web
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.peer_client import CONNECT_TIMEOUT_MS, PeerUnavailableError, unavailable
+from ottla_broker.http.context import context_of
+from ottla_broker.telemetry import METRICS
+from ottla_cluster.controller.image import Partition
+from ottla_protocol import routes
+from ottla_protocol.errors import (
+    LeaderNotAvailableError,
+    NotLeaderOrFollowerError,
+    OttlaError,
+    RoutingError,
+)
+
+LEADER_WAIT_MS = 5_000
+"""How long a read waits for a leader before it answers 503."""
+
+RETRY_INTERVAL_MS = 50
+FORWARD_TIMEOUT_MS = 70_000
+"""Longer than any long-poll."""
+
+CHUNK_BYTES = 256 << 10
+_PASSED_ON = ("Content-Type", "Content-Length", "Cache-Control", "Retry-After", "Allow")
+
+ServeHere = Callable[[], Awaitable[web.StreamResponse]]
+
+
+async def serve_at_leader(
+    request: web.Request, topic: str, partition: int, serve_here: ServeHere
+) -> web.StreamResponse:
+    """Serve the read here when this broker leads, else have the leader's answer streamed through.
+
+    A read has no effects, so a leader that cannot be reached is looked for again.
+
+    Raises:
+        NotLeaderOrFollowerError: the request was forwarded to this broker, which does not lead.
+        LeaderNotAvailableError: no leader within LEADER_WAIT_MS.
+    """
+    context = context_of(request)
+    was_forwarded = routes.HEADER_FORWARDED_BY in request.headers
+    deadline_ms = monotonic_ms() + LEADER_WAIT_MS
+    while True:
+        state = await context.topics.find_partition(topic, partition)
+        try:
+            if state.leader == context.settings.node_id:
+                response = await serve_here()
+                response.headers[routes.HEADER_LEADER] = str(state.leader)
+                return response
+            return await _forward(request, _next_hop(state, was_forwarded=was_forwarded))
+        except (RoutingError, LeaderNotAvailableError, PeerUnavailableError) as error:
+            if was_forwarded or monotonic_ms() >= deadline_ms:
+                raise _for_client(error, topic, partition) from error
+        await context.metadata.wait_for_change(timeout_ms=RETRY_INTERVAL_MS)
+
+
+def _next_hop(state: Partition, *, was_forwarded: bool) -> int:
+    if was_forwarded:
+        raise NotLeaderOrFollowerError(
+            f"this broker does not lead {state.topic}-{state.partition}",
+            leader=state.leader,
+            leader_epoch=state.leader_epoch,
+        )
+    if state.leader is None:
+        raise LeaderNotAvailableError(
+            f"{state.topic}-{state.partition} has no leader at this moment"
+        )
+    return state.leader
+
+
+async def _forward(request: web.Request, leader: int) -> web.StreamResponse:
+    context = context_of(request)
+    registration = context.metadata.image.brokers.get(leader)
+    if registration is None:
+        raise LeaderNotAvailableError(f"broker {leader} is not registered")
+    try:
+        upstream = await context.peers.session.get(
+            registration.url + request.raw_path,
+            headers={name: value for name, value in request.headers.items() if name == "Accept"},
+            timeout=aiohttp.ClientTimeout(
+                total=FORWARD_TIMEOUT_MS / 1000, sock_connect=CONNECT_TIMEOUT_MS / 1000
+            ),
+            allow_redirects=False,
+        )
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        METRICS.forwarded_requests.labels("read", "unreachable").inc()
+        raise unavailable(registration.url, error) from error
+    async with upstream:
+        if upstream.status in (421, 503):
+            # The leader moved: look again instead of passing its refusal on.
+            METRICS.forwarded_requests.labels("read", "moved").inc()
+            raise LeaderNotAvailableError(f"broker {leader} does not lead any more")
+        response = web.StreamResponse(status=upstream.status)
+        for name in _PASSED_ON:
+            if name in upstream.headers:
+                response.headers[name] = upstream.headers[name]
+        response.headers[routes.HEADER_SERVED_BY] = str(leader)
+        response.headers[routes.HEADER_LEADER] = str(leader)
+        await response.prepare(request)
+        async for chunk in upstream.content.iter_chunked(CHUNK_BYTES):
+            await response.write(chunk)
+        await response.write_eof()
+    METRICS.forwarded_requests.labels("read", "ok").inc()
+    return response
+
+
+def _for_client(error: OttlaError, topic: str, partition: int) -> OttlaError:
+    if isinstance(error, PeerUnavailableError):
+        return LeaderNotAvailableError(
+            f"the leader of {topic}-{partition} cannot be reached: {error.detail}"
+        )
+    return error

@@ -1,0 +1,132 @@
+"""Query and path parameters: typed, bounded, and none unknown."""
+
+from collections.abc import Collection
+from typing import Literal
+
+from aiohttp import web
+
+from ottla_protocol.errors import (
+    InvalidRequestError,
+    InvalidRequiredAcksError,
+    UnknownTopicOrPartitionError,
+)
+from ottla_protocol.models import ACKS_ALL, DEFAULT_PRODUCE_TIMEOUT_MS, MAX_PRODUCE_TIMEOUT_MS
+
+_MAX_DIGITS = 19
+"""More digits than a 64-bit integer has; longer numbers are refused unparsed."""
+
+
+class Query:
+    """The parameters of one request.
+
+    Args:
+        request: whose query it is.
+        allowed: every name that the call knows.
+
+    Raises:
+        InvalidRequestError: another name is given, or one is given twice.
+    """
+
+    def __init__(self, request: web.Request, allowed: Collection[str]) -> None:
+        self._values: dict[str, str] = {}
+        for name, value in request.query.items():
+            if name not in allowed:
+                raise InvalidRequestError(
+                    f"unknown query parameter '{name}'; this call takes: "
+                    f"{', '.join(sorted(allowed)) or 'none'}",
+                    parameter=name,
+                )
+            if name in self._values:
+                raise InvalidRequestError(f"query parameter '{name}' is given twice")
+            self._values[name] = value
+
+    def text(self, name: str) -> str | None:
+        """The value as it is, or None."""
+        return self._values.get(name)
+
+    def number(self, name: str, default: int, *, minimum: int, maximum: int) -> int:
+        """A whole number within bounds.
+
+        Raises:
+            InvalidRequestError: it is none, or out of bounds.
+        """
+        value = self._values.get(name)
+        if value is None:
+            return default
+        number = parse_integer(value)
+        if number is None or not minimum <= number <= maximum:
+            raise InvalidRequestError(
+                f"{name} must be a whole number from {minimum} to {maximum}, not '{value}'",
+                parameter=name,
+            )
+        return number
+
+    def choice(self, name: str, default: str, choices: Collection[str]) -> str:
+        """One of some words.
+
+        Raises:
+            InvalidRequestError: it is another.
+        """
+        value = self._values.get(name, default)
+        if value not in choices:
+            raise InvalidRequestError(
+                f"{name} must be one of {', '.join(choices)}, not '{value}'", parameter=name
+            )
+        return value
+
+    def acks(self) -> int:
+        """`acks` as the wire value.
+
+        Raises:
+            InvalidRequiredAcksError: none of 0, 1, all and -1.
+        """
+        value = self._values.get("acks", "all")
+        known = {"0": 0, "1": 1, "all": ACKS_ALL, "-1": ACKS_ALL}
+        if value not in known:
+            raise InvalidRequiredAcksError(f"acks must be 0, 1 or all, not '{value}'")
+        return known[value]
+
+    def timeout_ms(self) -> int:
+        """`timeout_ms` of a produce."""
+        return self.number(
+            "timeout_ms", DEFAULT_PRODUCE_TIMEOUT_MS, minimum=1, maximum=MAX_PRODUCE_TIMEOUT_MS
+        )
+
+    def position(self, name: str) -> "int | Literal['earliest', 'latest']":
+        """An offset, `earliest`, `latest`, or -N from the latest.
+
+        Raises:
+            InvalidRequestError: none of these.
+        """
+        value = self._values.get(name, "earliest")
+        if value == "earliest":
+            return "earliest"
+        if value == "latest":
+            return "latest"
+        number = parse_integer(value)
+        if number is None:
+            raise InvalidRequestError(
+                f"{name} must be an offset, earliest, latest or -N, not '{value}'", parameter=name
+            )
+        return number
+
+
+def parse_integer(value: str) -> int | None:
+    """A decimal integer in ASCII digits; None for everything else."""
+    digits = value.removeprefix("-")
+    if not digits.isascii() or not digits.isdigit() or len(digits) > _MAX_DIGITS:
+        return None
+    return int(value)
+
+
+def partition_of(request: web.Request) -> int:
+    """The partition of the path.
+
+    Raises:
+        UnknownTopicOrPartitionError: it is no number, so there is none such.
+    """
+    text = request.match_info["partition"]
+    number = parse_integer(text)
+    if number is None or number < 0:
+        raise UnknownTopicOrPartitionError(f"'{text}' is no partition number")
+    return number

@@ -1,0 +1,158 @@
+"""`…/records` and `…/offsets`: produce and read as JSON."""
+
+import asyncio
+from typing import Literal, cast
+
+import msgspec
+from aiohttp import web
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.http.bodies import read_body
+from ottla_broker.http.context import context_of
+from ottla_broker.http.forwarding import serve_at_leader
+from ottla_broker.http.query import Query, partition_of
+from ottla_broker.services.produce import ProduceOptions
+from ottla_broker.services.record_read import ReadOptions, RecordsRead
+from ottla_broker.telemetry import METRICS
+from ottla_protocol import routes
+from ottla_protocol.errors import (
+    InvalidRequestError,
+    OttlaError,
+    Outcome,
+    UnsupportedMediaTypeError,
+)
+from ottla_protocol.json_records import RecordFormat, parse_records, render_records
+from ottla_protocol.models import MAX_WAIT_MS, OffsetResponse
+
+DEFAULT_READ_BYTES = 1 << 20
+MAX_READ_BYTES = 64 << 20
+DEFAULT_READ_RECORDS = 500
+MAX_READ_RECORDS = 100_000
+DEFAULT_WAIT_MS = 500
+
+MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
+BODY_BYTES_PARSED_INLINE = 256 << 10
+"""Larger bodies are parsed on a thread, so that heartbeats go on meanwhile."""
+
+FORMATS = ("auto", "json", "text", "base64")
+
+
+async def produce(request: web.Request) -> web.Response:
+    """`POST /v1/topics/{topic}/records` and `…/partitions/{partition}/records`."""
+    context = context_of(request)
+    limit = context.settings.max_json_body_bytes
+    try:
+        query = Query(request, {"acks", "timeout_ms"})
+        acks, timeout_ms = query.acks(), query.timeout_ms()
+        partition = partition_of(request) if "partition" in request.match_info else None
+        key = _idempotency_key(request)
+        _require_json(request)
+        with context.inflight.hold(request.content_length or limit):
+            body = bytes(await read_body(request, limit))
+            if len(body) > BODY_BYTES_PARSED_INLINE:
+                records = await asyncio.to_thread(parse_records, body)
+            else:
+                records = parse_records(body)
+            response = await context.record_produce.produce(
+                request.match_info["topic"],
+                records,
+                ProduceOptions.checked(acks, timeout_ms),
+                partition=partition,
+                idempotency_key=key,
+                body=body,
+            )
+    except OttlaError as error:
+        # Everything that is known to come after an append says so itself.
+        raise error.with_outcome(Outcome.NOT_APPLIED) from error
+    mixed = any(result.error is not None for result in response.results)
+    return web.Response(
+        status=207 if mixed else 200,
+        body=msgspec.json.encode(response),
+        content_type=routes.JSON,
+    )
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    key = request.headers.get(routes.HEADER_IDEMPOTENCY_KEY)
+    if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS:
+        raise InvalidRequestError(
+            f"{routes.HEADER_IDEMPOTENCY_KEY} must have 1 to "
+            f"{MAX_IDEMPOTENCY_KEY_CHARACTERS} characters"
+        )
+    return key
+
+
+def _require_json(request: web.Request) -> None:
+    # curl's default for -d; refusing it would only teach everybody the flag that overrides it.
+    accepted = (routes.JSON, "application/x-www-form-urlencoded", routes.OCTET_STREAM)
+    if request.content_type not in accepted:
+        raise UnsupportedMediaTypeError(
+            f"Content-Type '{request.content_type}' is not {routes.JSON}", accepted=[routes.JSON]
+        )
+
+
+async def read(request: web.Request) -> web.StreamResponse:
+    """`GET /v1/topics/{topic}/partitions/{partition}/records`."""
+    context = context_of(request)
+    query = Query(
+        request,
+        {"offset", "max_bytes", "max_records", "min_bytes", "max_wait_ms", "format", "replica"},
+    )
+    options = ReadOptions(
+        position=query.position("offset"),
+        max_bytes=query.number("max_bytes", DEFAULT_READ_BYTES, minimum=1, maximum=MAX_READ_BYTES),
+        max_records=query.number(
+            "max_records", DEFAULT_READ_RECORDS, minimum=1, maximum=MAX_READ_RECORDS
+        ),
+        min_bytes=query.number("min_bytes", 1, minimum=0, maximum=MAX_READ_BYTES),
+        max_wait_ms=query.number("max_wait_ms", DEFAULT_WAIT_MS, minimum=0, maximum=MAX_WAIT_MS),
+    )
+    record_format = cast(RecordFormat, query.choice("format", "auto", FORMATS))
+    local = query.choice("replica", "leader", ("leader", "local")) == "local"
+    topic, partition = request.match_info["topic"], partition_of(request)
+
+    async def serve_here() -> web.Response:
+        started_ms = monotonic_ms()
+        found = await context.record_read.read(topic, partition, options, local=local)
+        METRICS.fetch_seconds.labels("json").observe((monotonic_ms() - started_ms) / 1000)
+        METRICS.fetched_bytes.labels("json").inc(found.size_bytes)
+        return _render(topic, partition, found, record_format)
+
+    if local:
+        await context.topics.find_partition(topic, partition)
+        return await serve_here()
+    return await serve_at_leader(request, topic, partition, serve_here)
+
+
+def _render(
+    topic: str, partition: int, found: RecordsRead, record_format: RecordFormat
+) -> web.Response:
+    body = b'{"topic":%b,"partition":%d,"records":%b,"next_offset":%d,' % (
+        msgspec.json.encode(topic),
+        partition,
+        render_records(found.records, record_format),
+        found.next_offset,
+    ) + b'"high_watermark":%d,"log_start_offset":%d}' % (
+        found.high_watermark,
+        found.log_start_offset,
+    )
+    return web.Response(body=body, content_type=routes.JSON, headers={"Cache-Control": "no-store"})
+
+
+async def offsets(request: web.Request) -> web.StreamResponse:
+    """`GET /v1/topics/{topic}/partitions/{partition}/offsets?at=earliest|latest`."""
+    context = context_of(request)
+    query = Query(request, {"at"})
+    at = cast(Literal["earliest", "latest"], query.choice("at", "latest", ("earliest", "latest")))
+    topic, partition = request.match_info["topic"], partition_of(request)
+
+    async def serve_here() -> web.Response:
+        offset = context.record_read.offset_at(topic, partition, at)
+        leader_epoch = context.metadata.image.partition(topic, partition).leader_epoch
+        return web.Response(
+            body=msgspec.json.encode(OffsetResponse(topic, partition, offset, leader_epoch)),
+            content_type=routes.JSON,
+            headers={"Cache-Control": "no-store"},
+        )
+
+    return await serve_at_leader(request, topic, partition, serve_here)

@@ -1,0 +1,128 @@
+"""Finds an Idempotency-Key that was used with another body, wherever that body's records went.
+
+A batch that a retry repeats meets its original in the same partition, and the append itself
+recognises it. Another body may go to other partitions, so those are asked before anything is
+appended. What this cannot see is two first uses of one key at the same moment.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_client import PeerClient
+from ottla_broker.drivers.peer_messages import IdempotencyHit, IdempotencyLookup, encode
+from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.services.produce import RETRY_INTERVAL_MS, ProduceOptions
+from ottla_cluster.controller.image import Topic
+from ottla_protocol import routes
+from ottla_protocol.errors import (
+    IdempotencyKeyReusedError,
+    LeaderNotAvailableError,
+    OttlaError,
+    Outcome,
+)
+from ottla_protocol.idempotency import Idempotency
+
+
+class IdempotencyService:
+    """Looks keys up at the leaders of a topic's partitions."""
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        metadata: MetadataCache,
+        replicas: ReplicaManager,
+        peers: PeerClient,
+    ) -> None:
+        self._node_id = node_id
+        self._metadata = metadata
+        self._replicas = replicas
+        self._peers = peers
+
+    def look_up_here(self, lookup: IdempotencyLookup) -> list[IdempotencyHit]:
+        """Which of these partitions, all led here, hold the key's records.
+
+        Raises:
+            IdempotencyKeyReusedError: one holds it with another body.
+            RoutingError, UnavailableError: this broker does not lead one of them now.
+        """
+        idempotency = Idempotency.from_bytes(lookup.idempotency)
+        hits = []
+        for number in lookup.partitions:
+            partition = self._replicas.by_topic_id(lookup.topic_id, number)
+            partition.leading()
+            info = partition.log.check_idempotency(idempotency.key_digest, idempotency.body_digest)
+            if info is not None:
+                hits.append(
+                    IdempotencyHit(number, info.base_offset, info.last_offset, info.timestamp)
+                )
+        return hits
+
+    async def refuse_reuse(
+        self,
+        topic: Topic,
+        partitions: Sequence[int],
+        idempotency: Idempotency,
+        options: ProduceOptions,
+    ) -> None:
+        """Ask the leaders of `partitions`, through a failover if need be.
+
+        Raises:
+            IdempotencyKeyReusedError: the key was used with another body.
+            UnavailableError: a leader could not be asked in time; nothing was applied.
+        """
+        while partitions:
+            try:
+                await self._ask_all(topic, partitions, idempotency, options)
+            except IdempotencyKeyReusedError as error:
+                raise error.with_outcome(Outcome.NOT_APPLIED) from None
+            except OttlaError as error:
+                # Asking changes nothing, whatever became of the question.
+                error.outcome = Outcome.NOT_APPLIED
+                if not error.retriable or options.remaining_ms <= 0:
+                    raise
+                await self._metadata.wait_for_change(
+                    timeout_ms=min(RETRY_INTERVAL_MS, options.remaining_ms)
+                )
+            else:
+                return
+
+    async def _ask_all(
+        self,
+        topic: Topic,
+        partitions: Sequence[int],
+        idempotency: Idempotency,
+        options: ProduceOptions,
+    ) -> None:
+        by_leader: dict[int, list[int]] = {}
+        for number in partitions:
+            leader = self._metadata.image.partition_by_id(topic.topic_id, number).leader
+            if leader is None:
+                raise LeaderNotAvailableError(f"{topic.name}-{number} has no leader at this moment")
+            by_leader.setdefault(leader, []).append(number)
+        await asyncio.gather(
+            *(
+                self._ask(
+                    leader,
+                    IdempotencyLookup(topic.topic_id, numbers, idempotency.to_bytes()),
+                    options,
+                )
+                for leader, numbers in by_leader.items()
+            )
+        )
+
+    async def _ask(self, leader: int, lookup: IdempotencyLookup, options: ProduceOptions) -> None:
+        if leader == self._node_id:
+            self.look_up_here(lookup)
+            return
+        registration = self._metadata.image.brokers.get(leader)
+        if registration is None:
+            raise LeaderNotAvailableError(f"broker {leader} is not registered")
+        await self._peers.call(
+            registration.url,
+            routes.INTERNAL_IDEMPOTENCY,
+            encode(lookup),
+            timeout_ms=max(1, options.remaining_ms),
+            answer=list[IdempotencyHit],
+        )

@@ -1,0 +1,287 @@
+"""Produce: append where this broker leads, forward to the leader where it does not.
+
+A write has one of two fates, and every error says which: NOT_APPLIED errors come from before the
+append, UNKNOWN ones from after it or from a forward that broke. Only the former are tried again
+here, until the request's own deadline: during a failover the caller waits instead of failing.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.partition import Partition
+from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
+from ottla_broker.drivers.peer_messages import encode
+from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.storage.partition_log import AppendInfo
+from ottla_broker.telemetry import METRICS
+from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES, integer_config
+from ottla_protocol import routes
+from ottla_protocol.errors import (
+    InvalidRequiredAcksError,
+    LeaderNotAvailableError,
+    MessageTooLargeError,
+    NotEnoughReplicasError,
+    OttlaError,
+    Outcome,
+    UnknownTopicIdError,
+    error_from_problem,
+)
+from ottla_protocol.idempotency import Idempotency
+from ottla_protocol.models import (
+    ACKS_ALL,
+    AppendedBatch,
+    BatchToAppend,
+    BinaryProduceRequest,
+    BinaryProduceResponse,
+)
+from ottla_protocol.record_batch import validate_batch
+
+RETRY_INTERVAL_MS = 50
+"""How soon a write that found no leader looks again; new metadata wakes it earlier."""
+
+FORWARD_GRACE_MS = 1_000
+"""How much longer than the leader a forwarder waits, so that the leader's own timeout arrives."""
+
+NO_OFFSET = -1
+_ACKS_LABELS = {0: "0", 1: "1", ACKS_ALL: "all"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProduceOptions:
+    """How a produce is to be acknowledged; `deadline_ms` is of the monotonic clock."""
+
+    acks: int
+    deadline_ms: int
+
+    @classmethod
+    def checked(cls, acks: int, timeout_ms: int) -> "ProduceOptions":
+        """Options from a request.
+
+        Raises:
+            InvalidRequiredAcksError: acks is none of 0, 1 and -1.
+        """
+        if acks not in _ACKS_LABELS:
+            raise InvalidRequiredAcksError(f"acks must be 0, 1 or all (-1), not {acks}")
+        return cls(acks, monotonic_ms() + timeout_ms)
+
+    @property
+    def remaining_ms(self) -> int:
+        """Time left; never negative."""
+        return max(0, self.deadline_ms - monotonic_ms())
+
+
+class ProduceService:
+    """Appends record batches for whoever asks: binary clients, JSON clients, forwarding brokers."""
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        metadata: MetadataCache,
+        replicas: ReplicaManager,
+        peers: PeerClient,
+        purgatory: Purgatory,
+    ) -> None:
+        self._node_id = node_id
+        self._metadata = metadata
+        self._replicas = replicas
+        self._peers = peers
+        self._purgatory = purgatory
+
+    async def append_here(
+        self, batches: Sequence[BatchToAppend], options: ProduceOptions
+    ) -> list[AppendedBatch | OttlaError]:
+        """Append batches that this broker leads; each succeeds or fails for itself.
+
+        All are appended before any is waited for, so they share group commits.
+        """
+        started = monotonic_ms()
+        with self._purgatory.parked_request():
+            pending = [self._append(batch, options) for batch in batches]
+            results: list[AppendedBatch | OttlaError] = [
+                item
+                if isinstance(item, OttlaError)
+                else await self._acknowledge(batch, *item, options)
+                for batch, item in zip(batches, pending, strict=True)
+            ]
+        METRICS.produce_seconds.labels(_ACKS_LABELS[options.acks]).observe(
+            (monotonic_ms() - started) / 1000
+        )
+        return results
+
+    def _append(
+        self, batch: BatchToAppend, options: ProduceOptions
+    ) -> tuple[Partition, AppendInfo] | OttlaError:
+        try:
+            partition = self._replicas.hosted(batch.topic, batch.partition)
+            if batch.topic_id is not None and batch.topic_id != partition.state.topic_id:
+                raise UnknownTopicIdError(f"{batch.topic} was deleted and created again")
+            self._check_size(partition, batch)
+            header = validate_batch(batch.batch, on_append=True)
+            info = partition.append(
+                bytearray(batch.batch),
+                header,
+                acks_all=options.acks == ACKS_ALL,
+                now_ms=wall_clock_ms(),
+                idempotency=Idempotency.from_bytes(batch.idempotency)
+                if batch.idempotency is not None
+                else None,
+            )
+        except OttlaError as error:
+            METRICS.produce_errors.labels(error.code).inc()
+            return error.with_outcome(Outcome.NOT_APPLIED)
+        if info.duplicate:
+            METRICS.duplicates.inc()
+        else:
+            METRICS.produced_batches.inc()
+            METRICS.produced_records.inc(header.record_count)
+            METRICS.produced_bytes.inc(header.size_bytes)
+        return partition, info
+
+    def _check_size(self, partition: Partition, batch: BatchToAppend) -> None:
+        topic = self._metadata.image.topics.get(partition.state.topic_id)
+        if topic is None:
+            raise UnknownTopicIdError(f"{batch.topic} was deleted")
+        limit = integer_config(topic.configs, MAX_MESSAGE_BYTES)
+        if len(batch.batch) > limit:
+            raise MessageTooLargeError(
+                f"a record batch of {len(batch.batch)} bytes is over {MAX_MESSAGE_BYTES} "
+                f"({limit}) of {batch.topic}",
+                limit_bytes=limit,
+            )
+
+    async def _acknowledge(
+        self,
+        batch: BatchToAppend,
+        partition: Partition,
+        info: AppendInfo,
+        options: ProduceOptions,
+    ) -> AppendedBatch | OttlaError:
+        try:
+            if options.acks == ACKS_ALL:
+                await partition.committed(info, deadline_ms=options.deadline_ms)
+            elif options.acks == 1:
+                await partition.durable(info)
+        except OttlaError as error:
+            METRICS.produce_errors.labels(error.code).inc()
+            return error.with_outcome(Outcome.UNKNOWN)
+        acknowledged = options.acks != 0
+        return AppendedBatch(
+            topic=batch.topic,
+            partition=batch.partition,
+            # With acks=0 no offset is certain, and an uncertain one must not look like one.
+            base_offset=info.base_offset if acknowledged else NO_OFFSET,
+            count=info.last_offset - info.base_offset + 1,
+            timestamp=info.timestamp if acknowledged else NO_OFFSET,
+            duplicate=info.duplicate,
+        )
+
+    async def deliver(
+        self, batches: Sequence[BatchToAppend], options: ProduceOptions
+    ) -> list[AppendedBatch | OttlaError]:
+        """Append batches wherever their leaders are, trying again what was not applied.
+
+        Args:
+            batches: at most one per partition, with their topic's id.
+            options: acks and the deadline for all attempts together.
+        """
+        results: dict[int, AppendedBatch | OttlaError] = {}
+        todo = list(range(len(batches)))
+        while True:
+            attempt = await self._deliver_once([batches[index] for index in todo], options)
+            results.update(zip(todo, attempt, strict=True))
+            todo = [index for index in todo if _may_try_again(results[index])]
+            if not todo or options.remaining_ms <= 0:
+                return [results[index] for index in range(len(batches))]
+            await self._metadata.wait_for_change(
+                timeout_ms=min(RETRY_INTERVAL_MS, options.remaining_ms)
+            )
+
+    async def _deliver_once(
+        self, batches: Sequence[BatchToAppend], options: ProduceOptions
+    ) -> list[AppendedBatch | OttlaError]:
+        results: dict[int, AppendedBatch | OttlaError] = {}
+        by_leader: dict[int, list[int]] = {}
+        for index, batch in enumerate(batches):
+            leader = self._leader_of(batch)
+            if isinstance(leader, OttlaError):
+                results[index] = leader
+            else:
+                by_leader.setdefault(leader, []).append(index)
+        answers = await asyncio.gather(
+            *(
+                self._deliver_to(leader, [batches[index] for index in indexes], options)
+                for leader, indexes in by_leader.items()
+            )
+        )
+        for indexes, answer in zip(by_leader.values(), answers, strict=True):
+            results.update(zip(indexes, answer, strict=True))
+        return [results[index] for index in range(len(batches))]
+
+    def _leader_of(self, batch: BatchToAppend) -> int | OttlaError:
+        try:
+            assert batch.topic_id is not None
+            leader = self._metadata.image.partition_by_id(batch.topic_id, batch.partition).leader
+            if leader is None:
+                raise LeaderNotAvailableError(
+                    f"{batch.topic}-{batch.partition} has no leader at this moment"
+                )
+        except OttlaError as error:
+            return error.with_outcome(Outcome.NOT_APPLIED)
+        return leader
+
+    async def _deliver_to(
+        self, leader: int, batches: list[BatchToAppend], options: ProduceOptions
+    ) -> list[AppendedBatch | OttlaError]:
+        if leader == self._node_id:
+            return await self.append_here(batches, options)
+        request = BinaryProduceRequest(batches, options.acks, options.remaining_ms)
+        registration = self._metadata.image.brokers.get(leader)
+        try:
+            if registration is None:
+                raise LeaderNotAvailableError(
+                    f"broker {leader} is not registered", outcome=Outcome.NOT_APPLIED
+                )
+            answer = await self._peers.call(
+                registration.url,
+                routes.INTERNAL_PRODUCE,
+                encode(request),
+                timeout_ms=options.remaining_ms + FORWARD_GRACE_MS,
+                answer=BinaryProduceResponse,
+            )
+        except OttlaError as error:
+            outcome = error.with_outcome(Outcome.UNKNOWN).outcome
+            METRICS.forwarded_requests.labels("produce", outcome).inc()
+            return [_for_batch(error, batch) for batch in batches]
+        METRICS.forwarded_requests.labels("produce", "ok").inc()
+        return [
+            result if result.error is None else error_from_problem(result.error)
+            for result in answer.results
+        ]
+
+
+def _for_batch(error: OttlaError, batch: BatchToAppend) -> OttlaError:
+    """The failed forward as this batch's own error: what a peer does must not pass for a 421."""
+    if isinstance(error, PeerUnavailableError):
+        return LeaderNotAvailableError(
+            f"the leader of {batch.topic}-{batch.partition} did not answer: {error.detail}",
+            outcome=error.outcome,
+        )
+    return error
+
+
+def _may_try_again(result: AppendedBatch | OttlaError) -> bool:
+    """Whether another attempt may help and cannot double anything.
+
+    Too few in-sync replicas is told at once: it lasts longer than a caller wants to wait.
+    """
+    return (
+        isinstance(result, OttlaError)
+        and result.retriable
+        and result.outcome is Outcome.NOT_APPLIED
+        and not isinstance(result, NotEnoughReplicasError)
+    )

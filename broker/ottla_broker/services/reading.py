@@ -1,0 +1,201 @@
+"""Long-polls over partitions: one way of reading for followers, consumers and plain HTTP.
+
+A poll looks, and when it has found less than it wants it parks until one of its partitions changes
+or its time is up, then looks again. It holds no transaction and no connection while it waits.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.partition import Partition
+from ottla_broker.drivers.purgatory import Purgatory, Watchers
+from ottla_broker.storage.partition_log import StoredBatch
+from ottla_protocol.errors import (
+    FencedLeaderEpochError,
+    NotLeaderOrFollowerError,
+    OffsetOutOfRangeError,
+    OttlaError,
+    UnknownLeaderEpochError,
+)
+
+
+class PartitionRead(ABC):
+    """One partition of a poll: where it reads, how far it may, and what it has found."""
+
+    def __init__(self, partition: Partition, offset: int, max_bytes: int) -> None:
+        self.partition = partition
+        self.offset = offset
+        self.max_bytes = max_bytes
+        self.batches: Sequence[StoredBatch] = ()
+        self.error: OttlaError | None = None
+
+    @property
+    @abstractmethod
+    def watchers(self) -> Watchers:
+        """What wakes this read."""
+
+    @abstractmethod
+    def limit(self) -> int:
+        """Offset that the read must not reach.
+
+        Raises:
+            OttlaError: this broker may not serve the read (any more).
+        """
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes found."""
+        return sum(len(batch.data) for batch in self.batches)
+
+    async def look(self, budget_bytes: int) -> None:
+        """Read what is there now; an error is kept as this partition's result."""
+        try:
+            limit = self.limit()
+            self._check_range()
+            if self.offset >= limit:
+                self.batches = ()
+                return
+            max_bytes = min(self.max_bytes, budget_bytes)
+            log = self.partition.log
+            batches = log.read_tail(self.offset, max_bytes=max_bytes, limit=limit)
+            if batches is None:
+                batches = await log.read(self.offset, max_bytes=max_bytes, limit=limit)
+                # The role may have changed during the wait for the disk.
+                self.limit()
+            self.batches = batches
+        except OttlaError as error:
+            self.batches = ()
+            self.error = error
+
+    def _check_range(self) -> None:
+        log = self.partition.log
+        if not log.log_start_offset <= self.offset <= log.next_offset:
+            raise OffsetOutOfRangeError(
+                f"offset {self.offset} of {self.partition.name} is outside "
+                f"[{log.log_start_offset}, {log.next_offset}]",
+                log_start_offset=log.log_start_offset,
+                log_end_offset=log.next_offset,
+                high_watermark=self.partition.high_watermark,
+            )
+
+
+class LeaderRead(PartitionRead):
+    """A consumer's read at the leader, up to the high watermark."""
+
+    @property
+    def watchers(self) -> Watchers:
+        """The high watermark and the role."""
+        return self.partition.watermark_watchers
+
+    def limit(self) -> int:
+        """The high watermark, while this broker leads."""
+        self.partition.leading()
+        return self.partition.high_watermark
+
+
+class LocalRead(PartitionRead):
+    """A read of this broker's own copy (`replica=local`), up to its own high watermark."""
+
+    @property
+    def watchers(self) -> Watchers:
+        """The high watermark and the role."""
+        return self.partition.watermark_watchers
+
+    def limit(self) -> int:
+        """The high watermark that this replica knows."""
+        return self.partition.high_watermark
+
+
+class ReplicaRead(PartitionRead):
+    """A follower's fetch in one leader epoch, up to the end of the log.
+
+    It reaches past the high watermark, and past what is durable here: replicating while the leader
+    commits makes an ack wait for the slower of the two, not for their sum.
+    """
+
+    def __init__(
+        self, partition: Partition, offset: int, max_bytes: int, leader_epoch: int
+    ) -> None:
+        super().__init__(partition, offset, max_bytes)
+        self.leader_epoch = leader_epoch
+
+    @property
+    def watchers(self) -> Watchers:
+        """Every append, and the role."""
+        return self.partition.append_watchers
+
+    def limit(self) -> int:
+        """The log's end, while this broker leads the epoch that the follower names."""
+        leader = self.partition.leader
+        state = self.partition.state
+        if self.leader_epoch > state.leader_epoch:
+            raise UnknownLeaderEpochError(
+                f"leader epoch {self.leader_epoch} of {self.partition.name} is not known here yet"
+            )
+        if self.leader_epoch < state.leader_epoch:
+            raise FencedLeaderEpochError(
+                f"{self.partition.name} is in leader epoch {state.leader_epoch}",
+                leader_epoch=state.leader_epoch,
+            )
+        if leader is None:
+            raise NotLeaderOrFollowerError(
+                f"this broker does not lead {self.partition.name}", leader=state.leader
+            )
+        return self.partition.log.next_offset
+
+
+async def poll(
+    reads: Sequence[PartitionRead],
+    *,
+    min_bytes: int,
+    max_bytes: int,
+    max_wait_ms: int,
+    purgatory: Purgatory,
+) -> None:
+    """Fill each read's `batches` or `error`.
+
+    Returns as soon as `min_bytes` are found in all, any read has an error, or `max_wait_ms` have
+    passed. `max_bytes` bounds the total, save that the first partition that has data always gives
+    at least one batch.
+
+    Raises:
+        OverloadedError: the purgatory is full.
+    """
+    deadline_ms = monotonic_ms() + max_wait_ms
+    if await _look_at_all(reads, max_bytes) >= min_bytes or max_wait_ms <= 0:
+        return
+    changed = asyncio.Event()
+    for read in reads:
+        read.watchers.add(changed)
+    try:
+        with purgatory.parked_request():
+            # Looked at again after watching began: a change in between wakes nobody.
+            while await _look_at_all(reads, max_bytes) < min_bytes:
+                remaining_ms = deadline_ms - monotonic_ms()
+                if remaining_ms <= 0:
+                    return
+                try:
+                    async with asyncio.timeout(remaining_ms / 1000):
+                        await changed.wait()
+                except TimeoutError:
+                    return
+                changed.clear()
+    finally:
+        for read in reads:
+            read.watchers.remove(changed)
+
+
+async def _look_at_all(reads: Sequence[PartitionRead], max_bytes: int) -> float:
+    """Bytes found in all; infinite when a read has an error to tell at once."""
+    total = 0
+    for read in reads:
+        if total >= max_bytes:
+            read.batches = ()
+            continue
+        await read.look(max_bytes - total)
+        if read.error is not None:
+            return float("inf")
+        total += read.size_bytes
+    return total

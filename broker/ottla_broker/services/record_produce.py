@@ -1,0 +1,209 @@
+"""Produce of plain records: choose partitions, encode batches, deliver, and tell each its offset.
+
+A request's records of one partition become one record batch, appended whole or not at all. With an
+Idempotency-Key every batch carries the key's digest and the body's; the split into partitions is a
+function of the request and the key alone, so a retry finds its own batches whichever broker it
+reaches and whoever leads by then.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+from ottla_broker.drivers.clock import wall_clock_ms
+from ottla_broker.services.idempotency import IdempotencyService
+from ottla_broker.services.produce import NO_OFFSET, ProduceOptions, ProduceService
+from ottla_broker.services.topics import TopicService
+from ottla_cluster.controller.image import Topic
+from ottla_protocol.errors import InvalidRequestError, OttlaError, UnknownTopicOrPartitionError
+from ottla_protocol.idempotency import Idempotency, idempotency_for
+from ottla_protocol.json_records import ParsedRecord
+from ottla_protocol.models import (
+    AppendedBatch,
+    BatchToAppend,
+    ProduceResponse,
+    ProduceResult,
+    RecordPosition,
+)
+from ottla_protocol.partitioning import partition_for_key
+from ottla_protocol.record_codec import RecordData, encode_batch
+
+ANONYMOUS = "anonymous"
+"""The principal of every client until there is authentication."""
+
+RECORDS_ENCODED_INLINE = 2_000
+"""More records than this are encoded on a thread, so that heartbeats go on meanwhile."""
+
+
+class RecordProduceService:
+    """Serves `POST …/records`."""
+
+    def __init__(
+        self, *, topics: TopicService, produce: ProduceService, idempotency: IdempotencyService
+    ) -> None:
+        self._topics = topics
+        self._produce = produce
+        self._idempotency = idempotency
+
+    async def produce(
+        self,
+        topic_name: str,
+        records: Sequence[ParsedRecord],
+        options: ProduceOptions,
+        *,
+        partition: int | None = None,
+        idempotency_key: str | None = None,
+        body: bytes = b"",
+    ) -> ProduceResponse:
+        """Append records and answer for each partition and each record.
+
+        Args:
+            topic_name: an existing topic.
+            records: in the order of the request; not empty.
+            options: acks and deadline.
+            partition: the partition of the path; then no record may name another.
+            idempotency_key: makes a retry with the same body harmless.
+            body: the request's body, for the key's digest.
+
+        Raises:
+            OttlaError: every partition failed with it (or it was refused as a whole); where only
+                some failed, their results carry the error.
+        """
+        topic = await self._topics.find(topic_name)
+        if partition is not None:
+            self._check_partition(topic, partition)
+        idempotency: Idempotency | None = None
+        if idempotency_key is not None:
+            idempotency = idempotency_for(ANONYMOUS, topic.name, idempotency_key, body)
+        split = _split(topic, records, partition, idempotency_key)
+        if idempotency is not None:
+            await self._idempotency.refuse_reuse(
+                topic,
+                [number for number in range(len(topic.partitions)) if number not in split],
+                idempotency,
+                options,
+            )
+        batches = await _encode(topic, records, split, idempotency)
+        results = await self._produce.deliver(batches, options)
+        return _response(topic, records, split, results)
+
+    def _check_partition(self, topic: Topic, partition: int) -> None:
+        if not 0 <= partition < len(topic.partitions):
+            raise UnknownTopicOrPartitionError(
+                f"topic {topic.name} has partitions 0 to {len(topic.partitions) - 1}, "
+                f"not {partition}"
+            )
+
+
+def _split(
+    topic: Topic,
+    records: Sequence[ParsedRecord],
+    partition: int | None,
+    idempotency_key: str | None,
+) -> dict[int, list[int]]:
+    """Indexes of the records by partition, each in request order.
+
+    A record goes where the path or it says, else where murmur2 of its key does. Those with neither
+    go to one partition together: by the Idempotency-Key, so that a retry meets them, else any.
+    """
+    count = len(topic.partitions)
+    keyless = (
+        random.randrange(count)
+        if idempotency_key is None
+        else partition_for_key(idempotency_key.encode(), count)
+    )
+    split: dict[int, list[int]] = {}
+    for index, record in enumerate(records):
+        if partition is not None:
+            if record.partition not in (None, partition):
+                raise InvalidRequestError(
+                    f"records[{index}].partition is {record.partition}, the path says {partition}",
+                    index=index,
+                )
+            target = partition
+        elif record.partition is not None:
+            if record.partition >= count:
+                raise UnknownTopicOrPartitionError(
+                    f"records[{index}].partition is {record.partition}, topic {topic.name} has "
+                    f"{count} partitions",
+                    index=index,
+                )
+            target = record.partition
+        elif record.key is not None:
+            target = partition_for_key(record.key, count)
+        else:
+            target = keyless
+        split.setdefault(target, []).append(index)
+    return split
+
+
+async def _encode(
+    topic: Topic,
+    records: Sequence[ParsedRecord],
+    split: dict[int, list[int]],
+    idempotency: Idempotency | None,
+) -> list[BatchToAppend]:
+    now_ms = wall_clock_ms()
+
+    def encode_all() -> list[BatchToAppend]:
+        return [
+            BatchToAppend(
+                topic=topic.name,
+                partition=partition,
+                batch=memoryview(
+                    encode_batch([_record_data(records[index], now_ms) for index in indexes])
+                ),
+                topic_id=topic.topic_id,
+                idempotency=idempotency.to_bytes() if idempotency else None,
+            )
+            for partition, indexes in split.items()
+        ]
+
+    if len(records) > RECORDS_ENCODED_INLINE:
+        return await asyncio.to_thread(encode_all)
+    return encode_all()
+
+
+def _record_data(record: ParsedRecord, now_ms: int) -> RecordData:
+    return RecordData(
+        timestamp=now_ms if record.timestamp is None else record.timestamp,
+        key=record.key,
+        value=record.value,
+        headers=record.headers,
+    )
+
+
+def _response(
+    topic: Topic,
+    records: Sequence[ParsedRecord],
+    split: dict[int, list[int]],
+    results: Sequence[AppendedBatch | OttlaError],
+) -> ProduceResponse:
+    first_error = next((item for item in results if isinstance(item, OttlaError)), None)
+    if first_error is not None and all(isinstance(item, OttlaError) for item in results):
+        raise first_error
+    positions: list[RecordPosition | None] = [None] * len(records)
+    answers: list[ProduceResult] = []
+    for (partition, indexes), result in zip(split.items(), results, strict=True):
+        error = result if isinstance(result, OttlaError) else None
+        appended = None if isinstance(result, OttlaError) else result
+        base_offset = appended.base_offset if appended else NO_OFFSET
+        for position, index in enumerate(indexes):
+            offset = NO_OFFSET if base_offset == NO_OFFSET else base_offset + position
+            positions[index] = RecordPosition(partition, offset)
+        answers.append(
+            ProduceResult(
+                partition=partition,
+                base_offset=base_offset,
+                count=len(indexes),
+                timestamp=appended.timestamp if appended else NO_OFFSET,
+                duplicate=appended.duplicate if appended else False,
+                error=error.problem() if error else None,
+            )
+        )
+    answers.sort(key=lambda answer: answer.partition)
+    return ProduceResponse(
+        topic=topic.name,
+        results=answers,
+        records=[position for position in positions if position is not None],
+    )

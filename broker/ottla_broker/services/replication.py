@@ -1,0 +1,114 @@
+"""What a leader answers to its followers."""
+
+from ottla_broker.drivers.partition import Partition
+from ottla_broker.drivers.peer_messages import (
+    FetchResult,
+    PartitionFetch,
+    ReplicaFetchRequest,
+    ReplicaFetchResponse,
+    ReplicatedBatch,
+)
+from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.services.reading import ReplicaRead, poll
+from ottla_broker.telemetry import METRICS
+from ottla_cluster.replication.follower import check_divergence
+from ottla_cluster.replication.leader_epochs import EpochEnd
+from ottla_protocol.errors import OttlaError
+
+MAX_FETCH_BYTES = 64 << 20
+MAX_WAIT_MS = 5_000
+
+
+class ReplicationService:
+    """Serves `/internal/fetch`."""
+
+    def __init__(self, replicas: ReplicaManager, purgatory: Purgatory) -> None:
+        self._replicas = replicas
+        self._purgatory = purgatory
+
+    async def fetch(self, request: ReplicaFetchRequest) -> ReplicaFetchResponse:
+        """Acknowledge what the follower holds, then give it what follows, or wait for it."""
+        answered: list[FetchResult] = []
+        reads: list[ReplicaRead] = []
+        for position in request.positions:
+            try:
+                read = self._begin(request, position)
+            except OttlaError as error:
+                answered.append(_failed(position.topic_id, position.partition, error))
+                continue
+            if isinstance(read, FetchResult):
+                answered.append(read)
+            else:
+                reads.append(read)
+        # Whoever must hear something else than records hears it at once.
+        max_wait_ms = 0 if answered else min(request.max_wait_ms, MAX_WAIT_MS)
+        await poll(
+            reads,
+            min_bytes=request.min_bytes,
+            max_bytes=min(request.max_bytes, MAX_FETCH_BYTES),
+            max_wait_ms=max_wait_ms,
+            purgatory=self._purgatory,
+        )
+        answered.extend(_result(read) for read in reads)
+        METRICS.fetched_bytes.labels("replica").inc(sum(read.size_bytes for read in reads))
+        return ReplicaFetchResponse(answered)
+
+    def _begin(
+        self, request: ReplicaFetchRequest, position: PartitionFetch
+    ) -> ReplicaRead | FetchResult:
+        partition = self._replicas.by_topic_id(position.topic_id, position.partition)
+        read = ReplicaRead(partition, position.offset, position.max_bytes, position.leader_epoch)
+        read.limit()
+        diverging = check_divergence(
+            partition.log.leader_epochs,
+            partition.log.next_offset,
+            position.last_fetched_epoch,
+            position.offset,
+        )
+        if diverging is not None:
+            return _diverged(partition, diverging)
+        # Only now does the offset acknowledge anything: both logs agree below it.
+        partition.follower_fetched(request.replica_id, request.broker_epoch, position.offset)
+        return read
+
+
+def _result(read: ReplicaRead) -> FetchResult:
+    partition = read.partition
+    if read.error is not None:
+        return _failed(*partition.key, read.error)
+    return FetchResult(
+        topic_id=partition.state.topic_id,
+        partition=partition.state.partition,
+        error_code=None,
+        high_watermark=partition.high_watermark,
+        log_start_offset=partition.log.log_start_offset,
+        diverging=None,
+        batches=[
+            ReplicatedBatch(memoryview(batch.data), batch.idempotency) for batch in read.batches
+        ],
+    )
+
+
+def _diverged(partition: Partition, diverging: EpochEnd) -> FetchResult:
+    return FetchResult(
+        topic_id=partition.state.topic_id,
+        partition=partition.state.partition,
+        error_code=None,
+        high_watermark=partition.high_watermark,
+        log_start_offset=partition.log.log_start_offset,
+        diverging=(diverging.epoch, diverging.end_offset),
+        batches=[],
+    )
+
+
+def _failed(topic_id: str, partition: int, error: OttlaError) -> FetchResult:
+    return FetchResult(
+        topic_id=topic_id,
+        partition=partition,
+        error_code=error.code,
+        high_watermark=-1,
+        log_start_offset=-1,
+        diverging=None,
+        batches=[],
+    )

@@ -1,0 +1,183 @@
+"""Topics and the cluster, as clients see them."""
+
+from ottla_broker.drivers.controller_client import ControllerClient
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.raft_driver import RaftDriver
+from ottla_cluster.controller.commands import (
+    CreateTopic,
+    CreateTopicResponse,
+    DeleteTopic,
+    PartitionState,
+)
+from ottla_cluster.controller.image import BrokerRegistration, Partition, Topic
+from ottla_cluster.controller.topic_configs import effective_configs
+from ottla_protocol.errors import OttlaError, Outcome, UnknownTopicOrPartitionError
+from ottla_protocol.models import (
+    BrokerDescription,
+    ClusterDescription,
+    CreateTopicRequest,
+    MetadataResponse,
+    PartitionDescription,
+    TopicDescription,
+)
+
+ADMIN_TIMEOUT_MS = 10_000
+"""How long a change of topics may take, a controller's election included."""
+
+RETRY_INTERVAL_MS = 100
+
+
+class TopicService:
+    """Describes, creates and deletes topics."""
+
+    def __init__(
+        self, *, metadata: MetadataCache, controller: ControllerClient, raft: RaftDriver
+    ) -> None:
+        self._metadata = metadata
+        self._controller = controller
+        self._raft = raft
+
+    async def find(self, name: str) -> Topic:
+        """The topic of that name, after a look for news when it seems not to exist.
+
+        Raises:
+            UnknownTopicOrPartitionError: the controller knows none either.
+        """
+        try:
+            return self._metadata.image.topic(name)
+        except UnknownTopicOrPartitionError:
+            await self._controller.catch_up()
+            return self._metadata.image.topic(name)
+
+    async def find_partition(self, name: str, partition: int) -> Partition:
+        """A partition, looked for as `find` does.
+
+        Raises:
+            UnknownTopicOrPartitionError: there is no such topic or partition.
+        """
+        topic = await self.find(name)
+        return self._metadata.image.partition(topic.name, partition)
+
+    async def create(self, request: CreateTopicRequest) -> TopicDescription:
+        """Create a topic, or only validate it.
+
+        Raises:
+            InvalidRequestError: a rule is broken; `detail` names it.
+            TopicAlreadyExistsError: the name, or its namesake under `.` and `_`, is taken.
+            UnavailableError: no controller decided in time.
+        """
+        command = CreateTopic(
+            name=request.name,
+            partitions=request.partitions,
+            replication_factor=request.replication_factor,
+            configs=dict(request.configs),
+            validate_only=request.validate_only,
+        )
+        response = await self._decide(command)
+        assert isinstance(response, CreateTopicResponse)
+        return TopicDescription(
+            name=response.name,
+            topic_id=response.topic_id or "",
+            partitions=[_describe_partition(state) for state in response.partitions],
+            configs=dict(response.configs),
+            warnings=list(response.warnings),
+        )
+
+    async def delete(self, name: str) -> None:
+        """Delete a topic with all its records.
+
+        Raises:
+            UnknownTopicOrPartitionError: there is none.
+            UnavailableError: no controller decided in time.
+        """
+        await self._decide(DeleteTopic(name=name))
+
+    async def _decide(self, command: CreateTopic | DeleteTopic) -> object:
+        """Have the controller decide, through an election if one is under way.
+
+        Only what was certainly not applied is sent again: a creation whose answer was lost must
+        not come back as 'already exists'.
+        """
+        attempts = ADMIN_TIMEOUT_MS // RETRY_INTERVAL_MS
+        while True:
+            attempts -= 1
+            try:
+                return await self._controller.execute(command, timeout_ms=ADMIN_TIMEOUT_MS)
+            except OttlaError as error:
+                again = error.retriable and error.outcome is Outcome.NOT_APPLIED
+                if not again or attempts <= 0:
+                    raise
+            await self._metadata.wait_for_change(timeout_ms=RETRY_INTERVAL_MS)
+
+    def list_topics(self) -> list[TopicDescription]:
+        """Every topic, by name."""
+        topics = self._metadata.image.topics.values()
+        return [describe(topic) for topic in sorted(topics, key=lambda topic: topic.name)]
+
+    def brokers(self) -> list[BrokerDescription]:
+        """Every registered broker, by id."""
+        brokers = self._metadata.image.brokers
+        return [_describe_broker(brokers[node_id]) for node_id in sorted(brokers)]
+
+    def cluster(self) -> ClusterDescription:
+        """The cluster as this broker knows it."""
+        image = self._metadata.image
+        return ClusterDescription(
+            cluster_id=image.cluster_id or "",
+            controller=self._raft.leader_id,
+            controller_term=self._raft.term,
+            metadata_version=image.version,
+            feature_level=image.feature_level,
+            brokers=self.brokers(),
+            topics=len(image.topics),
+            partitions=sum(len(topic.partitions) for topic in image.topics.values()),
+        )
+
+    async def metadata(self, names: list[str] | None) -> MetadataResponse:
+        """What an SDK needs to go direct; every topic when `names` is None.
+
+        Raises:
+            UnknownTopicOrPartitionError: a named topic does not exist.
+        """
+        if names is None:
+            topics = self.list_topics()
+        else:
+            topics = [describe(await self.find(name)) for name in names]
+        image = self._metadata.image
+        return MetadataResponse(
+            cluster_id=image.cluster_id or "",
+            controller=self._raft.leader_id,
+            metadata_version=image.version,
+            brokers=self.brokers(),
+            topics=topics,
+        )
+
+
+def describe(topic: Topic) -> TopicDescription:
+    """A topic as clients see it."""
+    return TopicDescription(
+        name=topic.name,
+        topic_id=topic.topic_id,
+        partitions=[_describe_partition(partition) for partition in topic.partitions],
+        configs=dict(effective_configs(topic.configs)),
+    )
+
+
+def _describe_partition(state: PartitionState | Partition) -> PartitionDescription:
+    return PartitionDescription(
+        partition=state.partition,
+        leader=state.leader,
+        leader_epoch=state.leader_epoch,
+        replicas=list(state.replicas),
+        isr=list(state.isr),
+    )
+
+
+def _describe_broker(broker: BrokerRegistration) -> BrokerDescription:
+    return BrokerDescription(
+        id=broker.node_id,
+        url=broker.url,
+        rack=broker.rack,
+        state=broker.state.value,
+        broker_epoch=broker.broker_epoch,
+    )

@@ -1,0 +1,147 @@
+"""Logs and metrics of one broker process.
+
+Logs are structlog events: `console` for a terminal, `json` for everything else; never the contents
+of records, never secrets. Metrics are Prometheus', in a registry of this process's own; names and
+labels are fixed here so that dashboards can rely on them. No label holds anything that a client can
+make up without bound.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+LATENCY_BUCKETS_SECONDS = (
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
+)  # fmt: skip
+COMMIT_BYTES_BUCKETS = tuple(float(1 << exponent) for exponent in range(8, 27, 2))
+
+
+class Metrics:
+    """Every metric that the broker exports."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.http_requests = Counter(
+            "ottla_http_requests", "Requests by route, method and status",
+            ["route", "method", "status"], registry=registry,
+        )  # fmt: skip
+        self.produce_seconds = _latency(
+            registry, "ottla_produce_seconds", "From a parsed produce to its ack", ["acks"]
+        )
+        self.produced_bytes = Counter(
+            "ottla_produced_bytes", "Record batch bytes appended as leader", registry=registry
+        )
+        self.produced_batches = Counter(
+            "ottla_produced_batches", "Record batches appended as leader", registry=registry
+        )
+        self.produced_records = Counter(
+            "ottla_produced_records", "Records appended as leader", registry=registry
+        )
+        self.produce_errors = Counter(
+            "ottla_produce_errors", "Failed appends by error code", ["code"], registry=registry
+        )
+        self.duplicates = Counter(
+            "ottla_produce_duplicates", "Retries answered with the original offsets",
+            registry=registry,
+        )  # fmt: skip
+        self.fetch_seconds = _latency(
+            registry, "ottla_fetch_seconds", "Reads by kind, long-poll wait included", ["kind"]
+        )
+        self.fetched_bytes = Counter(
+            "ottla_fetched_bytes", "Record batch bytes served by kind", ["kind"], registry=registry
+        )
+        self.forwarded_requests = Counter(
+            "ottla_forwarded_requests", "Requests passed on to a leader by kind and outcome",
+            ["kind", "outcome"], registry=registry,
+        )  # fmt: skip
+        self.replicated_bytes = Counter(
+            "ottla_replicated_bytes", "Bytes appended as follower", registry=registry
+        )
+        self.replication_errors = Counter(
+            "ottla_replication_errors", "Errors of replica fetches by code", ["code"],
+            registry=registry,
+        )  # fmt: skip
+        self.isr_changes = Counter(
+            "ottla_isr_changes", "ISR proposals accepted by direction", ["direction"],
+            registry=registry,
+        )  # fmt: skip
+        self.elections = Counter(
+            "ottla_elections", "Controller terms that this node began or saw begin",
+            registry=registry,
+        )  # fmt: skip
+        self.is_controller = Gauge(
+            "ottla_is_controller", "1 while this node is the active controller", registry=registry
+        )
+        self.metadata_version = Gauge(
+            "ottla_metadata_version", "Applied version of the metadata log", registry=registry
+        )
+        self.partitions = Gauge(
+            "ottla_partitions", "Hosted replicas by role", ["role"], registry=registry
+        )
+        self.under_replicated = Gauge(
+            "ottla_under_replicated_partitions", "Led partitions whose ISR is not complete",
+            registry=registry,
+        )  # fmt: skip
+        self.parked_requests = Gauge(
+            "ottla_parked_requests", "Requests waiting in purgatory", registry=registry
+        )
+        self.inflight_produce_bytes = Gauge(
+            "ottla_inflight_produce_bytes", "Produce bodies not yet answered", registry=registry
+        )
+        self.event_loop_lag_seconds = _latency(
+            registry, "ottla_event_loop_lag_seconds", "How late a timer fires", []
+        )
+
+    def render(self) -> bytes:
+        """The exposition text."""
+        return generate_latest(self.registry)
+
+
+def _latency(registry: CollectorRegistry, name: str, text: str, labels: list[str]) -> Histogram:
+    return Histogram(name, text, labels, registry=registry, buckets=LATENCY_BUCKETS_SECONDS)
+
+
+METRICS = Metrics()
+"""The process's metrics: one broker is one process, so one instance serves it."""
+
+
+def configure_logging(log_format: str | None, level: str, **context: Any) -> None:
+    """Send structlog to stdout: `console` or `json`, by terminal when None.
+
+    Args:
+        log_format: console, json or None.
+        level: debug, info, warning or error.
+        context: bound to every line of this process.
+    """
+    console = log_format == "console" or (log_format is None and sys.stdout.isatty())
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), pad_event_to=28)
+        if console
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(**context)
+    # aiohttp reports what a handler did not catch through the standard library.
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
