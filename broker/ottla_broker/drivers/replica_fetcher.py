@@ -101,8 +101,7 @@ class ReplicaFetcher:
             self._followed.clear()
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
 
     def add(self, partition: Partition) -> None:
         """Follow `partition` here from now on."""
@@ -204,11 +203,10 @@ class ReplicaFetcher:
             await asyncio.wait({call, changed}, return_when=asyncio.FIRST_COMPLETED)
             return await call if call.done() else None
         finally:
-            for task in (call, changed):
-                if not task.done():
-                    task.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, OttlaError):
-                        await task
+            call.cancel()
+            changed.cancel()
+            # Gathered, not awaited: a cancellation of this loop itself must not be swallowed.
+            await asyncio.gather(call, changed, return_exceptions=True)
 
     async def _take(
         self, response: ReplicaFetchResponse, positions: dict[_Key, FetchPosition]
