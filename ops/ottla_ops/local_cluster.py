@@ -161,9 +161,15 @@ class LocalBroker:
         self.is_paused = False
 
     def pause(self) -> None:
-        """SIGSTOP: the process keeps its sockets and locks and does nothing, as in a long stall."""
+        """SIGSTOP: the process keeps its sockets and locks and does nothing, as in a long stall.
+
+        On Linux it stands still when this returns.
+        """
         assert self.is_running, f"broker {self.node_id} is not running"
-        self._started_process().send_signal(signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
+        if hasattr(os, "waitid"):  # macOS has none before Python 3.13.
+            # Threads stop one after the other. WNOWAIT leaves an exit for Popen to collect.
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         self.is_paused = True
 
     def resume(self) -> None:

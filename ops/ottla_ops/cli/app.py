@@ -16,8 +16,9 @@ from ottla_ops.cli import (
     produce_command,
     topic_commands,
 )
+from ottla_ops.cli.bootstrap import DEFAULT_BOOTSTRAP
 from ottla_ops.cli.output import Output
-from ottla_ops.cli.session import DEFAULT_BOOTSTRAP, Session
+from ottla_ops.cli.session import Session
 
 app = typer.Typer(
     name="ottla",

@@ -25,7 +25,7 @@ def supervise(
 def banner(context: typer.Context) -> None:
     """Wait until the cluster is ready, say how to use it, and sleep until SIGTERM."""
     from ottla_ops.banner import show_banner
-    from ottla_ops.cli.http_connection import parse_bootstrap
+    from ottla_ops.cli.bootstrap import parse_bootstrap
 
     show_banner(parse_bootstrap(session_of(context).bootstrap))
 

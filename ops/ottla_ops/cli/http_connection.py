@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import msgspec
 import urllib3
 
+from ottla_ops.cli.bootstrap import parse_bootstrap
 from ottla_ops.cli.failures import (
     CommandError,
     ExitCode,
     UnreachableError,
     error_from_answer,
-    usage_error,
 )
 
 T = TypeVar("T")
@@ -174,30 +174,6 @@ class HttpConnection:
             retriable=self._has_answered,
             not_applied=True,
         )
-
-
-def parse_bootstrap(bootstrap: str) -> tuple[str, ...]:
-    """The base URLs of a comma-separated list, without trailing slashes.
-
-    Raises:
-        CommandError: (usage) the list is empty or one of its members is no http(s) URL.
-    """
-    urls = []
-    for part in filter(None, (piece.strip() for piece in bootstrap.split(","))):
-        url = (part if "://" in part else f"http://{part}").rstrip("/")
-        try:
-            parts = urlsplit(url)
-            is_base_url = parts.scheme in {"http", "https"} and bool(parts.hostname)
-            is_base_url = is_base_url and not parts.path and parts.port != 0
-        except ValueError:
-            # The port is no number or out of range.
-            is_base_url = False
-        if not is_base_url:
-            raise usage_error(f"'{part}' in --bootstrap is not of the form http://host:port")
-        urls.append(url)
-    if not urls:
-        raise usage_error("--bootstrap names no broker")
-    return tuple(urls)
 
 
 def path_of(template: str, **parts: object) -> str:

@@ -184,8 +184,9 @@ class _Progress:
     def summarize(self, topic: str, prefix: str = "") -> None:
         self._stop_bar()
         elapsed_s = max(self._elapsed_s, 1e-3)
+        noun = "record" if self.records == 1 else "records"
         self._output.note(
-            f"{prefix}{self.records:,} records written to {topic} in {elapsed_s:.1f} s "
+            f"{prefix}{self.records:,} {noun} written to {topic} in {elapsed_s:.1f} s "
             f"({self.records / elapsed_s:,.0f} records/s, "
             f"{self.input_bytes / elapsed_s / 1e6:.1f} MB/s)"
         )

@@ -1,7 +1,7 @@
 """What the global options of `ottla` say, handed to every command through typer's context."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ottla_ops.cli.output import Output
 
@@ -9,9 +9,6 @@ if TYPE_CHECKING:
     import typer
 
     from ottla_ops.cli.http_connection import HttpConnection
-
-DEFAULT_BOOTSTRAP: Final = "http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1:7103"
-"""The brokers of `make start`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from ottla_ops.cli.bootstrap import parse_bootstrap
 from ottla_ops.cli.failures import CommandError
-from ottla_ops.cli.http_connection import parse_bootstrap
 from ottla_ops.cli.main import hoist_global_options
 from ottla_ops.local_cluster import free_ports
 

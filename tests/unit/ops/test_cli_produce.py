@@ -223,5 +223,5 @@ def test_a_terminal_is_told_what_to_do_and_ctrl_d_ends(cluster):
     _, stderr = produce.communicate(timeout=20)
     os.close(controller)
     assert produce.returncode == 0
-    assert b"1 records written" in stderr
+    assert b"1 record written" in stderr
     assert cluster.values("t") == [b"typed"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ottla_broker.settings import Settings
-from ottla_ops.cli.session import DEFAULT_BOOTSTRAP
+from ottla_ops.cli.bootstrap import DEFAULT_BOOTSTRAP
 from ottla_ops.local_cluster import free_ports
 
 ROOT = Path(__file__).parents[3]
