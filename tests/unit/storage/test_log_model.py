@@ -1,0 +1,234 @@
+"""The log against a list in memory, through any run of appends, truncations and restarts."""
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from ottla_broker.storage.policy.producer_state import PRODUCER_BATCHES_MAX
+from ottla_broker.storage.tail_cache import TailCache
+from ottla_protocol.errors import OffsetOutOfRangeError
+from tests.unit.storage.log_harness import (
+    UNLIMITED,
+    LogHarness,
+    append,
+    read_all,
+    request,
+    stored_batch,
+)
+
+PRODUCER_ID = 4
+
+
+class LogAgainstModel(RuleBasedStateMachine):
+    """`batches` is what the log must hold: (base, last, epoch, bytes, idempotency, sequence)."""
+
+    def __init__(self):
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.root = Path(tempfile.mkdtemp(prefix="ottla-log-model-"))
+        self.batches = []
+        self.start = 0
+        self.end = 0
+        self.epoch = 0
+        self.requests = 0
+        self.crashes = 0
+
+    def run(self, awaitable):
+        return self.loop.run_until_complete(awaitable)
+
+    @initialize(
+        segment_bytes=st.sampled_from((1, 400, 1_500)),
+        cache_bytes=st.sampled_from((0, 600, 1 << 20)),
+    )
+    def begin(self, segment_bytes, cache_bytes):
+        self.config = {"segment_bytes": segment_bytes, "group_commit_max_bytes": 1_000}
+
+        async def begin():
+            self.harness = LogHarness(self.root, tail_cache=TailCache(cache_bytes))
+            self.log = await self.harness.open(**self.config)
+
+        self.run(begin())
+
+    def teardown(self):
+        if hasattr(self, "log"):
+            self.run(self.harness.close())
+            assert self.harness.failures == []
+        self.loop.close()
+        shutil.rmtree(self.root)
+
+    def take(self, info, data, idempotency=None, sequence=None):
+        self.batches.append(
+            (info.base_offset, info.last_offset, self.epoch, bytes(data), idempotency, sequence)
+        )
+        self.end = info.last_offset + 1
+
+    def expected_sequence(self):
+        sequences = [batch[5] for batch in self.batches if batch[5] is not None]
+        return sequences[-1][1] + 1 if sequences else 0
+
+    @rule(
+        records=st.integers(1, 3),
+        value_bytes=st.sampled_from((1, 200, 900)),
+        fill=st.integers(0, 9),
+    )
+    def append_plain(self, records, value_bytes, fill):
+        info = self.append(records, value_bytes=value_bytes, fill=fill)
+        assert not info.duplicate
+
+    @rule(records=st.integers(1, 3))
+    def append_request(self, records):
+        self.requests += 1
+        info = self.append(records, idempotency=request(self.requests))
+        assert not info.duplicate
+
+    @rule(records=st.integers(1, 3))
+    def append_sequenced(self, records):
+        sequence = self.expected_sequence()
+        info = self.append(
+            records, producer_id=PRODUCER_ID, producer_epoch=0, base_sequence=sequence
+        )
+        assert not info.duplicate
+
+    def append(self, records, **fields):
+        async def append_one():
+            return append(self.log, records, leader_epoch=self.epoch, **fields)
+
+        info = self.run(append_one())
+        assert (info.base_offset, info.last_offset) == (self.end, self.end + records - 1)
+        (found,) = self.run(self.log.read(info.base_offset, max_bytes=1, limit=UNLIMITED))
+        sequence = fields.get("base_sequence")
+        idempotency = fields.get("idempotency")
+        self.take(
+            info,
+            found.data,
+            None if idempotency is None else idempotency.to_bytes(),
+            None if sequence is None else (sequence, sequence + records - 1),
+        )
+        return info
+
+    @rule(gap=st.sampled_from((0, 0, 1, 5)), records=st.integers(1, 3))
+    def append_fetched(self, gap, records):
+        batch = stored_batch(self.end + gap, records, leader_epoch=self.epoch, value_bytes=100)
+
+        async def append_one():
+            self.log.append_as_follower([batch])
+
+        self.run(append_one())
+        self.take(batch, batch.data)
+
+    @rule()
+    def begin_epoch(self):
+        self.epoch += 1
+        self.run(self.log.begin_epoch(self.epoch))
+
+    @precondition(lambda self: any(batch[4] for batch in self.batches))
+    @rule(data=st.data())
+    def retry_request(self, data):
+        stored = data.draw(st.sampled_from([batch for batch in self.batches if batch[4]]))
+        found = self.log.check_idempotency(stored[4][:16], stored[4][16:])
+        assert (found.base_offset, found.last_offset) == stored[:2]
+
+    @precondition(lambda self: any(batch[5] for batch in self.batches))
+    @rule(data=st.data())
+    def retry_sequenced(self, data):
+        known = [batch for batch in self.batches if batch[5]][-PRODUCER_BATCHES_MAX:]
+        stored = data.draw(st.sampled_from(known))
+        info = append(
+            self.log,
+            stored[1] - stored[0] + 1,
+            leader_epoch=self.epoch,
+            producer_id=PRODUCER_ID,
+            producer_epoch=0,
+            base_sequence=stored[5][0],
+        )
+        assert (info.duplicate, info.base_offset, info.last_offset) == (True, *stored[:2])
+
+    @rule(back=st.integers(0, 12))
+    def truncate(self, back):
+        offset = max(self.end - back, self.start)
+        self.run(self.log.truncate_to(offset))
+        cut = [batch[0] for batch in self.batches if batch[1] >= offset]
+        forgotten = [batch for batch in self.batches if batch[1] >= offset and batch[4]]
+        self.batches = [batch for batch in self.batches if batch[1] < offset]
+        self.end = min([offset, *cut])
+        self.epoch = max(self.log.leader_epochs.latest_epoch, 0)
+        for batch in forgotten:
+            assert self.log.check_idempotency(batch[4][:16], batch[4][16:]) is None
+
+    @rule(ahead=st.integers(0, 5))
+    def reset(self, ahead):
+        self.run(self.log.reset_to(self.end + ahead))
+        self.start = self.end = self.end + ahead
+        self.batches = []
+        self.epoch = 0
+
+    @rule()
+    def restart(self):
+        self.log = self.run(self.harness.reopen(self.log, **self.config))
+        assert self.log.recovery.verified_batches == 0
+        assert self.log.recovery.damaged_from is None
+
+    @rule()
+    def crash(self):
+        """Everything durable is there after a crash; nothing else was promised."""
+        self.run(self.log.wait_durable(self.end))
+        self.crashes += 1
+        target = self.root / f"crash-{self.crashes}"
+        shutil.copytree(self.log.directory, target)
+        self.run(self.log.close())
+        self.log = self.run(self.harness.open(target, **self.config))
+        assert self.log.recovery.damaged_from is None
+        assert not self.log.recovery.suspect_tail
+
+    @rule(
+        at=st.integers(-1, 40), max_bytes=st.sampled_from((0, 500, 1 << 20)), back=st.integers(0, 5)
+    )
+    def read(self, at, max_bytes, back):
+        offset, limit = self.start + at, self.end - back
+        try:
+            found = self.run(self.log.read(offset, max_bytes=max_bytes, limit=limit))
+        except OffsetOutOfRangeError:
+            assert not self.start <= offset <= self.end
+            return
+        wanted = [batch for batch in self.batches if batch[1] >= offset and batch[1] < limit]
+        assert self.content(found) == [batch[:5] for batch in wanted[: len(found)]]
+        assert len(found) > 0 or not wanted or offset >= limit
+        assert len(found) <= 1 or sum(len(batch.data) for batch in found) <= max_bytes
+
+    def content(self, batches):
+        return [
+            (b.base_offset, b.last_offset, b.leader_epoch, bytes(b.data), b.idempotency)
+            for b in batches
+        ]
+
+    @invariant()
+    def ends_agree(self):
+        if not hasattr(self, "log"):
+            return
+        assert self.log.log_start_offset == self.start
+        assert self.log.next_offset == self.end
+        assert self.start <= self.log.log_end_offset <= self.end
+        if self.batches:
+            assert self.log.last_batch_epoch == self.batches[-1][2]
+
+    @rule()
+    def everything_is_there(self):
+        assert self.content(self.run(read_all(self.log))) == [batch[:5] for batch in self.batches]
+        for base_offset, _, epoch, *_ in self.batches:
+            assert self.log.leader_epochs.epoch_at(base_offset) == epoch
+
+
+TestLogAgainstModel = pytest.mark.timeout(120)(LogAgainstModel.TestCase)
+TestLogAgainstModel.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
