@@ -20,7 +20,7 @@ that is in the ISR, or that may be in it without our knowing, holds that offset 
   few disks is neither acknowledged nor shown to readers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,8 +89,8 @@ class PartitionLeader:
     """One partition at its leader, for one leader epoch.
 
     Every input returns the LeaderOutput that follows from it. A new leader epoch is a new
-    PartitionLeader; a leader whose lease has run out must not be given inputs until it holds it
-    again, so that a paused process does not take its own silence for that of its followers.
+    PartitionLeader; a leader whose lease has run out is given neither ticks nor fetches until it
+    holds it again, so that a paused process does not take its own silence for its followers'.
     """
 
     def __init__(
@@ -141,6 +141,7 @@ class PartitionLeader:
         self._followers: dict[int, _FollowerProgress] = {}
         # Unfenced brokers and their broker epochs, as of the last tick.
         self._eligible: Mapping[int, int] = {}
+        self._draining: Collection[int] = ()
         self._in_flight: IsrProposal | None = None
         # Replicas outside the committed ISR that an unanswered proposal with the current partition
         # epoch named: they may be members already, or become so when it arrives.
@@ -249,14 +250,18 @@ class PartitionLeader:
         follower.leader_log_end_at_last_fetch = self._log_end_offset
         return self._output(now_ms, may_propose=replica_id not in self._isr)
 
-    def tick(self, now_ms: int, eligible: Mapping[int, int]) -> LeaderOutput:
+    def tick(
+        self, now_ms: int, eligible: Mapping[int, int], draining: Collection[int] = ()
+    ) -> LeaderOutput:
         """Time passed; look for followers to propose in or out of the ISR.
 
         Args:
             now_ms: the current time.
             eligible: unfenced brokers and their current broker epochs, from the metadata image.
+            draining: those of them that are about to stop: they may stay in the ISR, not join.
         """
         self._eligible = eligible
+        self._draining = draining
         return self._output(now_ms, may_propose=True)
 
     def partition_changed(
@@ -363,13 +368,14 @@ class PartitionLeader:
         Not for safety: under steady appends a follower that keeps up, though a round trip behind,
         would otherwise never meet a high watermark that runs with the faster ones.
         """
-        return self._is_current_incarnation(replica_id, follower) and self._is_caught_up(
-            follower, now_ms
-        )
+        return self._is_eligible(replica_id, follower) and self._is_caught_up(follower, now_ms)
 
-    def _is_current_incarnation(self, replica_id: int, follower: _FollowerProgress) -> bool:
-        """Whether the unfenced incarnation of the broker is the one that fetched."""
-        return self._eligible.get(replica_id) == follower.broker_epoch
+    def _is_eligible(self, replica_id: int, follower: _FollowerProgress) -> bool:
+        """Whether the broker's unfenced incarnation is the one that fetched, and means to stay."""
+        return (
+            self._eligible.get(replica_id) == follower.broker_epoch
+            and replica_id not in self._draining
+        )
 
     def _is_caught_up(self, follower: _FollowerProgress, now_ms: int) -> bool:
         return (
@@ -382,7 +388,7 @@ class PartitionLeader:
         return (
             follower.log_end_offset >= self._high_watermark
             and follower.log_end_offset >= self._epoch_start_offset
-            and self._is_current_incarnation(replica_id, follower)
+            and self._is_eligible(replica_id, follower)
             and now_ms - follower.last_fetch_ms <= self._replica_lag_time_max_ms
         )
 

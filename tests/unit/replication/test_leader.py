@@ -197,6 +197,13 @@ def test_one_that_is_fenced_or_of_another_incarnation_is_not(eligible):
     assert fetch(leader, 3, 12) == NOTHING
 
 
+def test_one_that_is_draining_is_not_but_may_stay():
+    leader = expanding()
+    leader.tick(0, EPOCHS, draining=(2, 3))
+    assert fetch(leader, 3, 12) == NOTHING
+    assert leader.tick(0, EPOCHS, draining=(2,)).proposal == proposal(1, 2, 3)
+
+
 def test_one_that_stopped_fetching_is_not():
     leader = lead(isr=(1, 2), end=12)
     fetch(leader, 3, 12, now_ms=0)
