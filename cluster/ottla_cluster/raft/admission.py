@@ -19,7 +19,8 @@ def check_message(message: Message, config: "RaftConfig") -> None:
     Raises:
         RaftMessageRefusedError: it is not.
     """
-    if message.receiver != config.node_id or message.sender not in config.peers:
+    is_from_peer = message.sender in config.voters and message.sender != config.node_id
+    if message.receiver != config.node_id or not is_from_peer:
         raise RaftMessageRefusedError(
             f"a message from node {message.sender} to node {message.receiver} reached node "
             f"{config.node_id} of the voters {config.voters}"

@@ -226,6 +226,8 @@ class Leadership:
 
     def _advance_reads(self) -> None:
         """Confirm the rounds that a quorum has answered, and start the next one."""
+        if not self._reads.has_pending:
+            return
         self._confirm_reads()
         if self._has_committed_in_term() and self._reads.start_round(self._log.commit_index):
             for progress in self._followers.values():

@@ -38,6 +38,11 @@ class ReadRounds:
         self._waiting: list[int] = []
 
     @property
+    def has_pending(self) -> bool:
+        """Whether any read is neither confirmed nor failed."""
+        return bool(self._rounds or self._waiting)
+
+    @property
     def pending_count(self) -> int:
         """Reads that are neither confirmed nor failed."""
         return len(self._waiting) + sum(len(tokens) for _, _, tokens in self._rounds)
