@@ -97,7 +97,7 @@ HINTS_BY_CODE: Final = {
     "INVALID_REPLICATION_FACTOR": "`ottla cluster info` shows how many brokers are active",
     "NOT_ENOUGH_REPLICAS": "`ottla cluster info` shows which brokers are missing",
     "OFFSET_OUT_OF_RANGE": "`--from earliest` begins at the first record that is still kept",
-    "MESSAGE_TOO_LARGE": "a record has to fit into one request",
+    "MESSAGE_TOO_LARGE": "the topic's max.message.bytes bounds a record",
 }
 
 

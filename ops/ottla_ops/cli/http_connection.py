@@ -26,8 +26,11 @@ from ottla_ops.cli.failures import (
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 2.0
-ANSWER_TIMEOUT_S: Final = 15.0
-"""How long a plain request may take after the connection stands."""
+READ_TIMEOUT_S: Final = 5.0
+"""How long a broker may take to answer a plain read; after that the next one is asked."""
+
+WRITE_TIMEOUT_S: Final = 15.0
+"""How long a write may take: it waits for the controller, maybe for the election of one."""
 
 CONNECTIONS_PER_BROKER_MAX: Final = 64
 
@@ -87,7 +90,7 @@ class HttpConnection:
         query: Mapping[str, object] | None = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        answer_timeout_s: float | None = None,
         repeatable: bool | None = None,
     ) -> Answer:
         """Send a request to the preferred broker, then to the others in turn.
@@ -98,7 +101,8 @@ class HttpConnection:
             query: query parameters; those that are None are left out.
             body: request body, JSON unless `headers` say otherwise.
             headers: further headers.
-            answer_timeout_s: how long each broker may take to answer.
+            answer_timeout_s: how long each broker may take to answer; by default as long as a plain
+                read or write may.
             repeatable: whether sending it twice does no harm; by default true of GET.
 
         Raises:
@@ -109,6 +113,8 @@ class HttpConnection:
         sent_headers = {"User-Agent": "ottla-cli", **(headers or {})}
         if body is not None:
             sent_headers.setdefault("Content-Type", "application/json")
+        if answer_timeout_s is None:
+            answer_timeout_s = READ_TIMEOUT_S if method == "GET" else WRITE_TIMEOUT_S
         may_repeat = method == "GET" if repeatable is None else repeatable
         reasons: dict[str, str] = {}
         was_sent = False

@@ -18,8 +18,9 @@ import msgspec
 from ottla_ops.cli.failures import CommandError
 
 BATCH_RECORDS_MAX: Final = 1_000
-BATCH_BYTES_MAX: Final = 1 << 20
-"""A batch is closed by the record that reaches this size; a broker takes bodies of 8 MiB."""
+BATCH_BYTES_MAX: Final = 1_000_000
+"""A topic's `max.message.bytes` is 1 MiB by default, and JSON is longer than what is stored of it.
+Only a record that is longer by itself makes a longer batch, for the broker to judge."""
 
 LINE_BYTES_MAX: Final = 6 << 20
 """Longest line: as base64 it still fits into a broker's body limit."""
@@ -73,22 +74,25 @@ def read_batches(descriptor: int, record_format: RecordFormat) -> Iterator[Batch
     input_bytes = 0
     line_number = 0
     for line in read_lines(descriptor):
+        record: bytes | None = None
         if line is not None:
             line_number += 1
-            input_bytes += len(line) + 1
             try:
                 record = encode_record(line, record_format)
             except ValueError as error:
                 if records:
                     yield _batch(records, input_bytes)
                 raise CommandError(f"line {line_number}: {error}", code="INVALID_RECORD") from error
-            if record is not None:
-                records.append(record)
-                batch_bytes += len(record)
-        is_full = len(records) >= BATCH_RECORDS_MAX or batch_bytes >= BATCH_BYTES_MAX
+        is_full = len(records) == BATCH_RECORDS_MAX or (
+            record is not None and batch_bytes + len(record) > BATCH_BYTES_MAX
+        )
         if records and (line is None or is_full):
             yield _batch(records, input_bytes)
             records, batch_bytes, input_bytes = [], 0, 0
+        if record is not None:
+            records.append(record)
+            batch_bytes += len(record)
+        input_bytes += 0 if line is None else len(line) + 1
     if records:
         yield _batch(records, input_bytes)
 

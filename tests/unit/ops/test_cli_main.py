@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
+from ottla_ops.cli import http_connection
 from ottla_ops.cli.bootstrap import parse_bootstrap
 from ottla_ops.cli.failures import CommandError
 from ottla_ops.cli.main import hoist_global_options
@@ -78,6 +80,25 @@ def test_the_next_url_is_tried_when_one_is_down(cli, three_brokers):
     assert code == 0
     assert "orders" in out
     assert three_brokers.calls()[0].broker == 2
+
+
+def test_a_broker_that_does_not_answer_is_left_for_the_next(cli, three_brokers, monkeypatch):
+    monkeypatch.setattr(http_connection, "READ_TIMEOUT_S", 0.2)
+    three_brokers.create("orders")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        urls = f"127.0.0.1:{silent.getsockname()[1]},{three_brokers.bootstrap}"
+        code, out, _ = cli("topic", "list", "--bootstrap", urls)
+    assert code == 0
+    assert "orders" in out
+
+
+def test_silence_everywhere_is_a_timeout(cli, monkeypatch):
+    monkeypatch.setattr(http_connection, "READ_TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        code, _, err = cli("topic", "list", "--bootstrap", url)
+    assert code == 5
+    assert f"no answer ({url}: no answer within 0.1 s)" in err
 
 
 def test_a_write_whose_answer_was_lost_is_not_sent_again(cli, three_brokers):

@@ -125,13 +125,15 @@ def test_batches_are_bounded_by_records():
 
 
 def test_batches_are_bounded_by_bytes():
-    size = record_input.BATCH_BYTES_MAX // 4
+    size = record_input.BATCH_BYTES_MAX // 4 - 100
     with tempfile.TemporaryFile() as file:
         file.write((b"x" * size + b"\n") * 9)
+        file.write(b"x" * 2 * record_input.BATCH_BYTES_MAX)
         file.seek(0)
         batches = list(read_batches(file.fileno(), TEXT))
-    assert [batch.records for batch in batches] == [4, 4, 1]
-    assert sum(batch.input_bytes for batch in batches) == 9 * (size + 1)
+    assert [batch.records for batch in batches] == [4, 4, 1, 1]
+    assert [batch.input_bytes for batch in batches[:3]] == [4 * (size + 1)] * 2 + [size + 1]
+    assert max(len(batch.body) for batch in batches[:3]) < record_input.BATCH_BYTES_MAX + 100
 
 
 def test_a_line_without_end_is_refused(monkeypatch):
