@@ -115,9 +115,8 @@ class GroupCommit:
     def read_pending(
         self, offset: int, *, max_bytes: int, limit: int
     ) -> tuple[StoredBatch, ...] | None:
-        """Batches not yet durable from `offset` on; None when the offset is below them all."""
-        first = self._pending.first()
-        if offset < (self.durable_end if first is None else first.base_offset):
+        """Batches not yet durable from `offset` on; None when the offset is on disk."""
+        if offset < self.durable_end:
             return None
         return self._pending.read(offset, max_bytes=max_bytes, limit=limit)
 

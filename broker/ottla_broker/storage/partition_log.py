@@ -471,8 +471,7 @@ class PartitionLog:
                 if batches:
                     return batches
                 # Nothing from `offset` to the segment's end: a gap, or the limit is in between.
-                if end_offset <= offset or index + 1 == len(self._segments):
-                    return ()
+                assert end_offset > offset, (end_offset, offset)
                 offset = end_offset
             return ()
 

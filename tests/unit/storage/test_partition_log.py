@@ -376,6 +376,17 @@ async def test_a_follower_takes_gaps_and_readers_step_over_them(harness):
     assert [b.base_offset for b in await log.read(12, max_bytes=1, limit=UNLIMITED)] == [50]
 
 
+async def test_a_read_finds_what_is_queued_above_a_gap(harness):
+    log = await harness.open(segment_bytes=1)
+    log.append_as_follower([stored_batch(0)])
+    await log.wait_durable(1)
+    log.append_as_follower([stored_batch(7)])
+    for offset in (1, 5, 7):
+        batches = await log.read(offset, max_bytes=1, limit=UNLIMITED)
+        assert [batch.base_offset for batch in batches] == [7]
+    await log.wait_durable(8)
+
+
 @pytest.mark.parametrize(
     ("batch", "reason"),
     [
