@@ -1,6 +1,7 @@
 """Opens logs under one directory with one handle pool and one tail cache, and makes batches."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,8 +137,18 @@ class LogHarness:
     def copy(self, name: str) -> Path:
         """What a crash of the process right now would leave: every file as it is."""
         target = self.root / name
-        shutil.copytree(self.directory, target)
+        target.mkdir()
+        for path in sorted(self.directory.iterdir()):
+            # A file that is just being renamed into place is not there yet.
+            with suppress(FileNotFoundError):
+                shutil.copy2(path, target / path.name)
         return target
+
+    async def copy_while_writing(self, log: PartitionLog, name: str) -> Path:
+        """The same while the log is written: on the thread that commits and checkpoints, because
+        a database copied before and its log copied after a checkpoint are no moment in time."""
+        async with self.handles.use(log._segments[-1]) as connection:
+            return await connection.run("copy", lambda _: self.copy(name))
 
     async def close(self) -> None:
         for log in self._opened:

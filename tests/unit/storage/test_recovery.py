@@ -73,7 +73,8 @@ async def test_whatever_was_acknowledged_survives_a_crash_at_any_moment(harness,
         await asyncio.sleep(rng.choice((0, 0, 0.001)))
         if rng.random() < 0.15:
             promised = acknowledged
-            crashes.append((promised, harness.copy(f"crash-{number}")))
+            directory = await harness.copy_while_writing(log, f"crash-{number}")
+            crashes.append((promised, directory))
     await asyncio.gather(*waits)
     assert crashes
     for promised, directory in crashes:
