@@ -10,7 +10,7 @@ from ottla_broker.drivers.partition import Partition
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.commands import AlterPartition, AlterPartitionResponse, IsrMember
 from ottla_cluster.replication.leader import IsrProposal
-from ottla_protocol.errors import OttlaError, Outcome
+from ottla_protocol.errors import ConflictError, OttlaError
 
 PROPOSAL_TIMEOUT_MS = 2_000
 MAX_PROPOSALS_IN_FLIGHT = 32
@@ -60,7 +60,8 @@ class IsrProposals:
                 response = await self._controller.execute(command, timeout_ms=PROPOSAL_TIMEOUT_MS)
         except OttlaError as error:
             log.info("isr_proposal_refused", partition=partition.name, code=error.code)
-            partition.proposal_failed(proposal, refused=error.outcome is Outcome.NOT_APPLIED)
+            # Only the active controller's own verdict rules the proposal out for good.
+            partition.proposal_failed(proposal, refused=isinstance(error, ConflictError))
             return
         assert isinstance(response, AlterPartitionResponse)
         partition.proposal_accepted(proposal, response.state.partition_epoch)

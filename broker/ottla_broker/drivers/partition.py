@@ -9,7 +9,7 @@ fetcher of its leader's broker. A replica with no role waits for a leader to be 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.peer_messages import FetchResult
@@ -93,6 +93,7 @@ class Partition:
         *,
         min_insync_replicas: int,
         eligible: Mapping[int, int],
+        draining: Collection[int],
     ) -> None:
         """Lead `state.leader_epoch`, or take over a change of the epoch that is led already.
 
@@ -100,6 +101,7 @@ class Partition:
             state: the partition's metadata, with this broker as leader.
             min_insync_replicas: the effective one.
             eligible: unfenced brokers and their broker epochs.
+            draining: those of them that are about to stop.
         """
         if self.leader is not None and self.state.leader_epoch == state.leader_epoch:
             now_ms = monotonic_ms()
@@ -130,7 +132,7 @@ class Partition:
             replica_lag_time_max_ms=self._replica_lag_time_max_ms,
             now_ms=now_ms,
         )
-        self._act(self.leader.tick(now_ms, eligible))
+        self._act(self.leader.tick(now_ms, eligible, draining))
         self._wake_all()
 
     def become_follower(self, state: PartitionState) -> None:
@@ -279,14 +281,14 @@ class Partition:
             self.leading().follower_fetched(replica_id, broker_epoch, fetch_offset, monotonic_ms())
         )
 
-    def tick(self, eligible: Mapping[int, int]) -> None:
-        """Let time pass for the ISR; `eligible` are the unfenced brokers' epochs.
+    def tick(self, eligible: Mapping[int, int], draining: Collection[int]) -> None:
+        """Let time pass for the ISR; arguments as in `become_leader`.
 
         Without a valid lease nothing is concluded: a process that was paused must not take its own
         silence for that of its followers.
         """
         if self.leader is not None and self._lease_valid():
-            self._act(self.leader.tick(monotonic_ms(), eligible))
+            self._act(self.leader.tick(monotonic_ms(), eligible, draining))
 
     def proposal_accepted(self, proposal: IsrProposal, partition_epoch: int) -> None:
         """The controller committed the proposed ISR."""

@@ -19,7 +19,7 @@ from ottla_broker.drivers.purgatory import OffsetWaiters
 from ottla_broker.drivers.replica_fetcher import ReplicaFetcher
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_cluster.controller.elections import effective_min_isr
-from ottla_cluster.controller.image import MetadataImage, Topic
+from ottla_cluster.controller.image import BrokerState, MetadataImage, Topic
 from ottla_cluster.controller.image import Partition as PartitionState
 from ottla_cluster.replication.leader import IsrProposal
 from ottla_protocol.errors import (
@@ -224,6 +224,7 @@ class ReplicaManager:
                 state,
                 min_insync_replicas=effective_min_isr(topic),
                 eligible=_eligible(image),
+                draining=_draining(image),
             )
         elif same_epoch and hosted.leader is None and self._is_followed(hosted):
             hosted.state = state
@@ -282,9 +283,10 @@ class ReplicaManager:
     async def _tick_leaders(self) -> None:
         while True:
             await asyncio.sleep(TICK_INTERVAL_MS / 1000)
-            eligible = _eligible(self._metadata.image)
+            image = self._metadata.image
+            eligible, draining = _eligible(image), _draining(image)
             for hosted in self.leaders():
-                hosted.tick(eligible)
+                hosted.tick(eligible, draining)
 
     async def _checkpoint(self) -> None:
         while True:
@@ -299,4 +301,15 @@ class ReplicaManager:
 
 def _eligible(image: MetadataImage) -> dict[int, int]:
     """The brokers that may be in an ISR, with their present broker epochs."""
-    return {broker.node_id: broker.broker_epoch for broker in image.active_brokers()}
+    return {
+        broker.node_id: broker.broker_epoch
+        for broker in image.brokers.values()
+        if broker.state is not BrokerState.FENCED
+    }
+
+
+def _draining(image: MetadataImage) -> tuple[int, ...]:
+    """The brokers that may stay in an ISR, but not join one."""
+    return tuple(
+        broker.node_id for broker in image.brokers.values() if broker.state is BrokerState.DRAINING
+    )

@@ -9,7 +9,7 @@ from ottla_cluster.controller.commands import (
     ElectPreferredResponse,
     PartitionState,
 )
-from ottla_cluster.controller.elections import change, preferred_leader_returns
+from ottla_cluster.controller.elections import preferred_leader_returns
 from ottla_cluster.controller.image import BrokerState, MetadataImage, Partition
 from ottla_cluster.controller.records import MetadataRecord, PartitionChanged
 from ottla_cluster.controller.result import Result
@@ -27,8 +27,10 @@ def alter_partition(
 ) -> Result[MetadataRecord, AlterPartitionResponse]:
     """Takes a leader's ISR if the leader still knows the partition as it is.
 
-    The partition epoch rises, the leader epoch does not. An ISR that the partition has already is
-    answered without a change. Errors of the compare carry the current state as members.
+    The partition epoch rises, the leader epoch does not. It rises for an ISR that the partition has
+    already, too: a leader that never heard what became of a proposal proposes the committed ISR to
+    rule the other one out, and only a newer partition epoch does. Errors of the compare carry the
+    current state as members.
 
     Raises:
         StaleBrokerEpochError: the proposer is not the registered incarnation.
@@ -44,12 +46,16 @@ def alter_partition(
     _check_epochs(partition, command)
     isr = _proposed_isr(partition, command)
     _check_eligible(image, partition, command)
-    records = change(partition, isr=isr, leader=partition.leader)
+    changed = PartitionChanged(
+        topic_id=partition.topic_id,
+        partition=partition.partition,
+        isr=isr,
+        leader=partition.leader,
+        leader_epoch=partition.leader_epoch,
+        partition_epoch=partition.partition_epoch + 1,
+    )
     return Result(
-        records,
-        AlterPartitionResponse(
-            command.topic_id, partition_state(partition, records[0] if records else None)
-        ),
+        (changed,), AlterPartitionResponse(command.topic_id, partition_state(partition, changed))
     )
 
 
@@ -63,18 +69,15 @@ def elect_preferred(image: MetadataImage) -> Result[MetadataRecord, ElectPreferr
     return Result(records, ElectPreferredResponse(len(records)))
 
 
-def partition_state(
-    partition: Partition, changed: PartitionChanged | None = None
-) -> PartitionState:
+def partition_state(partition: Partition, changed: PartitionChanged) -> PartitionState:
     """The partition for a response, after a change that is still to be replayed."""
-    now = partition if changed is None else changed
     return PartitionState(
         partition=partition.partition,
         replicas=partition.replicas,
-        isr=now.isr,
-        leader=now.leader,
-        leader_epoch=now.leader_epoch,
-        partition_epoch=now.partition_epoch,
+        isr=changed.isr,
+        leader=changed.leader,
+        leader_epoch=changed.leader_epoch,
+        partition_epoch=changed.partition_epoch,
     )
 
 

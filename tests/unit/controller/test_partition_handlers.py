@@ -35,10 +35,13 @@ def test_a_leader_shrinks_and_expands_its_isr(metadata):
     assert metadata.partition().isr == before.replicas
 
 
-def test_the_isr_that_it_has_already_changes_nothing(metadata):
-    response = metadata.set_isr(metadata.partition().isr)
-    assert metadata.last_records == ()
-    assert response.state.partition_epoch == 0
+def test_the_isr_that_it_has_already_still_raises_the_partition_epoch(metadata):
+    """Only a newer partition epoch rules out a proposal whose answer was lost."""
+    before = metadata.partition()
+    response = metadata.set_isr(before.isr)
+    assert response.state.isr == before.isr
+    assert metadata.partition().partition_epoch == before.partition_epoch + 1
+    assert metadata.partition().leader_epoch == before.leader_epoch
 
 
 def test_a_proposal_made_before_another_change_is_refused_with_the_current_state(metadata):
