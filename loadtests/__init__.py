@@ -1,0 +1,1 @@
+"""Load on real brokers: the demo, the bench and the locust run."""

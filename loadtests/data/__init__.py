@@ -1,0 +1,1 @@
+"""The flights sample and the script that makes it."""

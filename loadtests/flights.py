@@ -1,0 +1,73 @@
+"""Flights as records: what the demo and the load run write.
+
+A flight's key is its aircraft (`tailnum`), so the flights of one aircraft stay in order; cancelled
+flights without an aircraft have no key. The value is the line of the file as it is. A header says
+which one in the run it is, so that a copy can be told from an equal flight.
+"""
+
+import gzip
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from loadtests.data.make_sample import SAMPLE_PATH
+
+SEQUENCE_HEADER = "sequence"
+
+
+class Flight(msgspec.Struct, frozen=True, gc=False):
+    """One record to write.
+
+    Attributes:
+        sequence: its number in the run, from 0.
+        key: the aircraft, or None.
+        value: the flight as JSON.
+    """
+
+    sequence: int
+    key: str | None
+    value: msgspec.Raw
+
+
+class _Aircraft(msgspec.Struct):
+    tailnum: str | None
+
+
+_aircraft_decoder = msgspec.json.Decoder(_Aircraft)
+
+
+def read_flights(path: Path = SAMPLE_PATH, limit: int | None = None) -> Iterator[Flight]:
+    """The flights of a gzipped NDJSON file, at most `limit`, numbered from 0.
+
+    Raises:
+        OSError: the file is missing or not gzip.
+        msgspec.DecodeError: a line is no flight.
+    """
+    with gzip.open(path) as lines:
+        for sequence, line in enumerate(islice(lines, limit)):
+            text = line.rstrip(b"\n")
+            yield Flight(sequence, _aircraft_decoder.decode(text).tailnum, msgspec.Raw(text))
+
+
+class _Record(msgspec.Struct):
+    key: str | None
+    value: msgspec.Raw
+    headers: dict[str, str]
+
+
+class _Records(msgspec.Struct):
+    records: list[_Record]
+
+
+def produce_body(flights: list[Flight]) -> bytes:
+    """The flights as the body of a JSON produce."""
+    return msgspec.json.encode(
+        _Records(
+            [
+                _Record(flight.key, flight.value, {SEQUENCE_HEADER: str(flight.sequence)})
+                for flight in flights
+            ]
+        )
+    )
