@@ -33,13 +33,14 @@ from ottla_broker.http.application import build_application
 from ottla_broker.http.context import BrokerContext
 from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.services.batch_fetch import BatchFetchService
+from ottla_broker.services.forwarder import ProduceForwarder
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
 from ottla_broker.services.topics import TopicService
-from ottla_broker.settings import Settings, split_address
+from ottla_broker.settings import Settings, SettingsError, split_address
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_directory import LogDirectory
 from ottla_broker.storage.sqlite import sqlite_version
@@ -165,7 +166,7 @@ class Broker:
             node_id=settings.node_id,
             metadata=self._metadata,
             replicas=self._replicas,
-            peers=self._peers,
+            forwarder=ProduceForwarder(metadata=self._metadata, peers=self._peers),
             purgatory=self._purgatory,
         )
         idempotency = IdempotencyService(
@@ -191,18 +192,22 @@ class Broker:
             replication=ReplicationService(self._replicas, self._purgatory),
             idempotency=idempotency,
             inflight=InflightBytes(settings.max_inflight_produce_bytes),
+            purgatory=self._purgatory,
             readiness=self._readiness,
         )
 
     # --- life -------------------------------------------------------------------------------
 
     async def run(self) -> int:
-        """Serve until told to stop; the exit code."""
+        """Serve until told to stop; the exit code.
+
+        Raises:
+            SettingsError: the address cannot be listened on.
+        """
         self._handle_signals()
         await self._peers.start()
         await self._runner.setup()
-        host, port = split_address(self._settings.listen)
-        await web.TCPSite(self._runner, host, port, backlog=LISTEN_BACKLOG).start()
+        await self._listen()
         log.info(
             "listening", url=self._settings.url, data=str(self._directory.path),
             sqlite=sqlite_version(),
@@ -218,6 +223,18 @@ class Broker:
         await self._stop()
         return 0
 
+    async def _listen(self) -> None:
+        host, port = split_address(self._settings.listen)
+        try:
+            await web.TCPSite(self._runner, host, port, backlog=LISTEN_BACKLOG).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            await self._peers.close()
+            reason = os.strerror(error.errno) if (error.errno or 0) > 0 else str(error)
+            raise SettingsError(
+                f"OTTLA_LISTEN (--listen): cannot listen on {self._settings.listen}: {reason}"
+            ) from error
+
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
@@ -232,11 +249,13 @@ class Broker:
     async def _stop(self) -> None:
         started_ms = monotonic_ms()
         self._ready = False
+        self._purgatory.release()
         await self._lifecycle.drain()
         await self._lifecycle.stop()
         for task in self._tasks:
             task.cancel()
-        # Closing the replicas wakes every poll, so that the listener finds its requests answered.
+        # Closing the replicas fails every waiting ack, so that the listener finds its requests
+        # answered.
         replicas_closed = asyncio.create_task(self._replicas.stop())
         await self._runner.cleanup()
         await replicas_closed

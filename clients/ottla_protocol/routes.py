@@ -27,7 +27,7 @@ INTERNAL_PRODUCE: Final = "/internal/produce"
 INTERNAL_IDEMPOTENCY: Final = "/internal/idempotency"
 
 HEADER_CLUSTER_ID: Final = "Ottla-Cluster-Id"
-HEADER_CLUSTER_SECRET: Final = "Ottla-Cluster-Secret"
+HEADER_CLUSTER_SECRET: Final = "Ottla-Cluster-Secret"  # noqa: S105  a header's name
 HEADER_FORWARDED_BY: Final = "Ottla-Forwarded-By"
 """Node id of the broker that forwarded the call: it is never forwarded a second time."""
 HEADER_SERVED_BY: Final = "Ottla-Served-By"

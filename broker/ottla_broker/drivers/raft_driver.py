@@ -114,6 +114,7 @@ class RaftDriver:
         self._reads: dict[int, asyncio.Future[int]] = {}
         self._next_read_token = 0
         self._known_leadership: tuple[int, int | None, bool] = (0, None, False)
+        self._announced_term = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._node: RaftNode | None = None
 
@@ -293,7 +294,9 @@ class RaftDriver:
         previous, self._known_leadership = self._known_leadership, leadership
         if ready.term != previous[0]:
             METRICS.elections.inc()
-        if ready.leader_id is not None and (ready.term, ready.leader_id) != previous[:2]:
+        if ready.leader_id is not None and ready.term != self._announced_term:
+            # A term has one leader at most: forgetting and meeting it again is no news.
+            self._announced_term = ready.term
             log.info("controller_elected", controller=ready.leader_id, term=ready.term)
         self._on_leadership(*leadership)
 

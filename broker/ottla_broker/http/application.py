@@ -4,7 +4,6 @@ from aiohttp import web
 
 from ottla_broker.http import binary, health, internal, records, topics
 from ottla_broker.http.context import CONTEXT, BrokerContext
-from ottla_broker.http.internal import same_cluster
 from ottla_broker.http.problems import problems
 from ottla_protocol import routes
 
@@ -12,7 +11,7 @@ from ottla_protocol import routes
 def build_application(context: BrokerContext) -> web.Application:
     """The aiohttp application of one broker."""
     application = web.Application(
-        middlewares=[problems, same_cluster],
+        middlewares=[problems],
         client_max_size=0,  # Bodies are bounded per route in `bodies`.
     )
     application[CONTEXT] = context
@@ -35,13 +34,16 @@ def build_application(context: BrokerContext) -> web.Application:
             web.get(routes.PARTITION_OFFSETS, records.offsets),
             web.post(routes.PRODUCE, binary.produce),
             web.post(routes.FETCH, binary.fetch),
-            web.post(routes.INTERNAL_RAFT, internal.raft),
-            web.post(routes.INTERNAL_CONTROLLER, internal.controller),
-            web.post(routes.INTERNAL_COMMIT_VERSION, internal.commit_version),
-            web.post(routes.INTERNAL_UNREACHABLE, internal.unreachable_broker),
-            web.post(routes.INTERNAL_FETCH, internal.fetch),
-            web.post(routes.INTERNAL_PRODUCE, internal.produce),
-            web.post(routes.INTERNAL_IDEMPOTENCY, internal.idempotency),
         ]
     )
+    for path, handler in (
+        (routes.INTERNAL_RAFT, internal.raft),
+        (routes.INTERNAL_CONTROLLER, internal.controller),
+        (routes.INTERNAL_COMMIT_VERSION, internal.commit_version),
+        (routes.INTERNAL_UNREACHABLE, internal.unreachable_broker),
+        (routes.INTERNAL_FETCH, internal.fetch),
+        (routes.INTERNAL_PRODUCE, internal.produce),
+        (routes.INTERNAL_IDEMPOTENCY, internal.idempotency),
+    ):
+        application.router.add_post(path, internal.of_same_cluster(handler))
     return application

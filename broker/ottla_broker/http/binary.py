@@ -14,7 +14,8 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import BrokerContext, context_of
 from ottla_broker.http.query import Query
-from ottla_broker.services.produce import NO_OFFSET, ProduceOptions
+from ottla_broker.services.produce import NO_OFFSET
+from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.telemetry import METRICS
 from ottla_protocol import routes
 from ottla_protocol.errors import (

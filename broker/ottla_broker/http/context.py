@@ -9,6 +9,7 @@ from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.controller_driver import ControllerDriver
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient
+from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.services.batch_fetch import BatchFetchService
@@ -40,6 +41,7 @@ class BrokerContext:
     replication: ReplicationService
     idempotency: IdempotencyService
     inflight: InflightBytes
+    purgatory: Purgatory
     readiness: Callable[[], Readiness]
 
 

@@ -78,8 +78,9 @@ async def _forward(request: web.Request, leader: int) -> web.StreamResponse:
     registration = context.metadata.image.brokers.get(leader)
     if registration is None:
         raise LeaderNotAvailableError(f"broker {leader} is not registered")
-    try:
-        upstream = await context.peers.session.get(
+
+    async def ask() -> aiohttp.ClientResponse:
+        return await context.peers.session.get(
             registration.url + request.raw_path,
             headers={name: value for name, value in request.headers.items() if name == "Accept"},
             timeout=aiohttp.ClientTimeout(
@@ -87,6 +88,10 @@ async def _forward(request: web.Request, leader: int) -> web.StreamResponse:
             ),
             allow_redirects=False,
         )
+
+    try:
+        # The leader may park the read for a minute; this broker's stop does not wait for that.
+        upstream = await context.purgatory.unless_released(ask())
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         METRICS.forwarded_requests.labels("read", "unreachable").inc()
         raise unavailable(registration.url, error) from error

@@ -18,7 +18,7 @@ from ottla_broker.http.binary import decode, msgpack_response, produce_response
 from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import context_of
 from ottla_broker.http.problems import Handler
-from ottla_broker.services.produce import ProduceOptions
+from ottla_broker.services.produce_options import ProduceOptions
 from ottla_cluster.controller.commands import decode_command, encode_message
 from ottla_cluster.raft.messages import decode_messages
 from ottla_protocol import routes
@@ -35,10 +35,10 @@ _unreachable_decoder = msgspec.msgpack.Decoder(UnreachableBroker)
 _lookup_decoder = msgspec.msgpack.Decoder(IdempotencyLookup)
 
 
-@web.middleware
-async def same_cluster(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse internal calls from other clusters and from whoever lacks the secret."""
-    if request.path.startswith(routes.INTERNAL_PREFIX):
+def of_same_cluster(handler: Handler) -> Handler:
+    """A handler that refuses calls from other clusters and from whoever lacks the secret."""
+
+    async def checked(request: web.Request) -> web.StreamResponse:
         settings = context_of(request).settings
         theirs = request.headers.get(routes.HEADER_CLUSTER_ID)
         if theirs != settings.cluster_id:
@@ -51,7 +51,9 @@ async def same_cluster(request: web.Request, handler: Handler) -> web.StreamResp
             settings.cluster_secret.get_secret_value().encode(),
         ):
             raise ClusterAuthorizationFailedError("the cluster secret is missing or wrong")
-    return await handler(request)
+        return await handler(request)
+
+    return checked
 
 
 async def raft(request: web.Request) -> web.Response:

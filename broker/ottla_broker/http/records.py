@@ -11,7 +11,7 @@ from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import context_of
 from ottla_broker.http.forwarding import serve_at_leader
 from ottla_broker.http.query import Query, partition_of
-from ottla_broker.services.produce import ProduceOptions
+from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.services.record_read import ReadOptions, RecordsRead
 from ottla_broker.telemetry import METRICS
 from ottla_protocol import routes

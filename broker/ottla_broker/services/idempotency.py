@@ -12,7 +12,8 @@ from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.peer_messages import IdempotencyHit, IdempotencyLookup, encode
 from ottla_broker.drivers.replica_manager import ReplicaManager
-from ottla_broker.services.produce import RETRY_INTERVAL_MS, ProduceOptions
+from ottla_broker.services.produce import RETRY_INTERVAL_MS
+from ottla_broker.services.produce_options import ProduceOptions
 from ottla_cluster.controller.image import Topic
 from ottla_protocol import routes
 from ottla_protocol.errors import (

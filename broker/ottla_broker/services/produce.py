@@ -7,71 +7,33 @@ here, until the request's own deadline: during a failover the caller waits inste
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.partition import Partition
-from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
-from ottla_broker.drivers.peer_messages import encode
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.services.forwarder import ProduceForwarder
+from ottla_broker.services.produce_options import ACKS_LABELS, ProduceOptions
 from ottla_broker.storage.partition_log import AppendInfo
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES, integer_config
-from ottla_protocol import routes
 from ottla_protocol.errors import (
-    InvalidRequiredAcksError,
     LeaderNotAvailableError,
     MessageTooLargeError,
     NotEnoughReplicasError,
     OttlaError,
     Outcome,
     UnknownTopicIdError,
-    error_from_problem,
 )
 from ottla_protocol.idempotency import Idempotency
-from ottla_protocol.models import (
-    ACKS_ALL,
-    AppendedBatch,
-    BatchToAppend,
-    BinaryProduceRequest,
-    BinaryProduceResponse,
-)
+from ottla_protocol.models import ACKS_ALL, AppendedBatch, BatchToAppend
 from ottla_protocol.record_batch import validate_batch
 
 RETRY_INTERVAL_MS = 50
 """How soon a write that found no leader looks again; new metadata wakes it earlier."""
 
-FORWARD_GRACE_MS = 1_000
-"""How much longer than the leader a forwarder waits, so that the leader's own timeout arrives."""
-
 NO_OFFSET = -1
-_ACKS_LABELS = {0: "0", 1: "1", ACKS_ALL: "all"}
-
-
-@dataclass(frozen=True, slots=True)
-class ProduceOptions:
-    """How a produce is to be acknowledged; `deadline_ms` is of the monotonic clock."""
-
-    acks: int
-    deadline_ms: int
-
-    @classmethod
-    def checked(cls, acks: int, timeout_ms: int) -> "ProduceOptions":
-        """Options from a request.
-
-        Raises:
-            InvalidRequiredAcksError: acks is none of 0, 1 and -1.
-        """
-        if acks not in _ACKS_LABELS:
-            raise InvalidRequiredAcksError(f"acks must be 0, 1 or all (-1), not {acks}")
-        return cls(acks, monotonic_ms() + timeout_ms)
-
-    @property
-    def remaining_ms(self) -> int:
-        """Time left; never negative."""
-        return max(0, self.deadline_ms - monotonic_ms())
 
 
 class ProduceService:
@@ -83,13 +45,13 @@ class ProduceService:
         node_id: int,
         metadata: MetadataCache,
         replicas: ReplicaManager,
-        peers: PeerClient,
+        forwarder: ProduceForwarder,
         purgatory: Purgatory,
     ) -> None:
         self._node_id = node_id
         self._metadata = metadata
         self._replicas = replicas
-        self._peers = peers
+        self._forwarder = forwarder
         self._purgatory = purgatory
 
     async def append_here(
@@ -108,7 +70,7 @@ class ProduceService:
                 else await self._acknowledge(batch, *item, options)
                 for batch, item in zip(batches, pending, strict=True)
             ]
-        METRICS.produce_seconds.labels(_ACKS_LABELS[options.acks]).observe(
+        METRICS.produce_seconds.labels(ACKS_LABELS[options.acks]).observe(
             (monotonic_ms() - started) / 1000
         )
         return results
@@ -239,39 +201,7 @@ class ProduceService:
     ) -> list[AppendedBatch | OttlaError]:
         if leader == self._node_id:
             return await self.append_here(batches, options)
-        request = BinaryProduceRequest(batches, options.acks, options.remaining_ms)
-        registration = self._metadata.image.brokers.get(leader)
-        try:
-            if registration is None:
-                raise LeaderNotAvailableError(
-                    f"broker {leader} is not registered", outcome=Outcome.NOT_APPLIED
-                )
-            answer = await self._peers.call(
-                registration.url,
-                routes.INTERNAL_PRODUCE,
-                encode(request),
-                timeout_ms=options.remaining_ms + FORWARD_GRACE_MS,
-                answer=BinaryProduceResponse,
-            )
-        except OttlaError as error:
-            outcome = error.with_outcome(Outcome.UNKNOWN).outcome
-            METRICS.forwarded_requests.labels("produce", outcome).inc()
-            return [_for_batch(error, batch) for batch in batches]
-        METRICS.forwarded_requests.labels("produce", "ok").inc()
-        return [
-            result if result.error is None else error_from_problem(result.error)
-            for result in answer.results
-        ]
-
-
-def _for_batch(error: OttlaError, batch: BatchToAppend) -> OttlaError:
-    """The failed forward as this batch's own error: what a peer does must not pass for a 421."""
-    if isinstance(error, PeerUnavailableError):
-        return LeaderNotAvailableError(
-            f"the leader of {batch.topic}-{batch.partition} did not answer: {error.detail}",
-            outcome=error.outcome,
-        )
-    return error
+        return await self._forwarder.forward(leader, batches, options)
 
 
 def _may_try_again(result: AppendedBatch | OttlaError) -> bool:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from ottla_broker.drivers.clock import wall_clock_ms
 from ottla_broker.services.idempotency import IdempotencyService
-from ottla_broker.services.produce import NO_OFFSET, ProduceOptions, ProduceService
+from ottla_broker.services.produce import NO_OFFSET, ProduceService
+from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.services.topics import TopicService
 from ottla_cluster.controller.image import Topic
 from ottla_protocol.errors import InvalidRequestError, OttlaError, UnknownTopicOrPartitionError
