@@ -6,7 +6,8 @@ settings or this data directory.
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from ottla_broker.settings import Settings, SettingsError, exit_with_usage, load_settings
 
@@ -41,8 +42,13 @@ def _serve(settings: Settings) -> int:
     try:
         import uvloop
     except ImportError:
-        return asyncio.run(serve())
-    return int(uvloop.run(serve()))
+        run: Callable[[Coroutine[Any, Any, int]], int] = asyncio.run
+    else:
+        run = uvloop.run
+    try:
+        return run(serve())
+    except SettingsError as error:
+        return exit_with_usage(error)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 """Where requests wait: long-polls for data, and acks for the high watermark.
 
 The purgatory bounds how many requests a broker parks at a time (a parked request costs memory and a
-connection, not a thread). A request that finds it full is told so at once instead of queueing.
+connection, not a thread). A request that finds it full is told so at once instead of queueing. When
+the broker stops it releases the clients' polls: they answer with what they have.
 """
 
 import asyncio
 import heapq
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from itertools import count
+from typing import Any, TypeVar
 
-from ottla_protocol.errors import OttlaError, OverloadedError
+from ottla_protocol.errors import OttlaError, OverloadedError, UnavailableError
+
+ResultT = TypeVar("ResultT")
 
 
 class Purgatory:
@@ -19,6 +23,8 @@ class Purgatory:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.parked = 0
+        self._released = asyncio.Event()
+        self._polls = Watchers()
 
     @contextmanager
     def parked_request(self) -> Iterator[None]:
@@ -37,6 +43,44 @@ class Purgatory:
             yield
         finally:
             self.parked -= 1
+
+    @property
+    def is_released(self) -> bool:
+        """Whether clients' polls must not wait any more."""
+        return self._released.is_set()
+
+    def release(self) -> None:
+        """The broker stops: wake every poll of a client, and let none wait from here on."""
+        self._released.set()
+        self._polls.wake()
+
+    @contextmanager
+    def released_into(self, event: asyncio.Event) -> Iterator[None]:
+        """Set `event` at the release, should it come while the context is open."""
+        self._polls.add(event)
+        try:
+            yield
+        finally:
+            self._polls.remove(event)
+
+    async def unless_released(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+        """The result of `work`, which waits for another broker on a client's behalf.
+
+        Raises:
+            UnavailableError: the release came first; `work` is cancelled.
+        """
+        working = asyncio.create_task(work)
+        released = asyncio.create_task(self._released.wait())
+        try:
+            await asyncio.wait({working, released}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return await working
+            raise UnavailableError("this broker is stopping; another one serves the request")
+        finally:
+            working.cancel()
+            released.cancel()
+            # Gathered, not awaited: a cancellation of the request itself must not be swallowed.
+            await asyncio.gather(working, released, return_exceptions=True)
 
 
 class OffsetWaiters:

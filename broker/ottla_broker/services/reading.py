@@ -153,12 +153,13 @@ async def poll(
     max_bytes: int,
     max_wait_ms: int,
     purgatory: Purgatory,
+    for_client: bool = True,
 ) -> None:
     """Fill each read's `batches` or `error`.
 
-    Returns as soon as `min_bytes` are found in all, any read has an error, or `max_wait_ms` have
-    passed. `max_bytes` bounds the total, save that the first partition that has data always gives
-    at least one batch.
+    Returns as soon as `min_bytes` are found in all, any read has an error, `max_wait_ms` have
+    passed, or, if `for_client`, the purgatory releases the polls. `max_bytes` bounds the total,
+    save that the first partition that has data always gives at least one batch.
 
     Raises:
         OverloadedError: the purgatory is full.
@@ -170,9 +171,11 @@ async def poll(
     for read in reads:
         read.watchers.add(changed)
     try:
-        with purgatory.parked_request():
+        with purgatory.parked_request(), purgatory.released_into(changed):
             # Looked at again after watching began: a change in between wakes nobody.
             while await _look_at_all(reads, max_bytes) < min_bytes:
+                if for_client and purgatory.is_released:
+                    return
                 remaining_ms = deadline_ms - monotonic_ms()
                 if remaining_ms <= 0:
                     return

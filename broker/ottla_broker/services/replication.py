@@ -49,6 +49,7 @@ class ReplicationService:
             max_bytes=min(request.max_bytes, MAX_FETCH_BYTES),
             max_wait_ms=max_wait_ms,
             purgatory=self._purgatory,
+            for_client=False,
         )
         answered.extend(_result(read) for read in reads)
         METRICS.fetched_bytes.labels("replica").inc(sum(read.size_bytes for read in reads))

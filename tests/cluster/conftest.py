@@ -1,0 +1,55 @@
+"""Real broker processes for the tests in this directory.
+
+`shared` is one cluster for every test that harms nobody; a test that kills, pauses or reconfigures
+brokers starts its own with `start_cluster`.
+"""
+
+from itertools import count
+
+import pytest
+
+from ottla_ops.local_cluster import LocalCluster
+from tests.cluster.cluster_client import ClusterClient
+from tests.cluster.http_client import HttpClient
+
+
+@pytest.fixture(scope="session")
+def http():
+    client = HttpClient()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory, http):
+    """Three brokers that no test stops, pauses or fills."""
+    with LocalCluster(tmp_path_factory.mktemp("shared")) as cluster:
+        yield ClusterClient(cluster, http)
+
+
+_topic_numbers = count(1)
+
+
+@pytest.fixture
+def topic(shared):
+    """The name of a fresh topic of the shared cluster, with one partition on three brokers."""
+    name = f"topic-{next(_topic_numbers)}"
+    shared.create_topic(name, partitions=1, replication_factor=3)
+    return name
+
+
+@pytest.fixture
+def start_cluster(tmp_path, http):
+    """Starts a cluster of this test's own, ready for use; stopped after the test."""
+    started = []
+
+    def start(**arguments):
+        cluster = LocalCluster(tmp_path / f"cluster-{len(started)}", **arguments)
+        started.append(cluster)
+        cluster.start()
+        cluster.wait_ready()
+        return ClusterClient(cluster, http)
+
+    yield start
+    for cluster in started:
+        cluster.stop()
