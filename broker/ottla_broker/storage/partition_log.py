@@ -18,25 +18,22 @@ All methods are called on the event loop's thread.
 
 import asyncio
 import time
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ottla_broker.storage import recovery, sqlite
-from ottla_broker.storage import segment as segments
 from ottla_broker.storage.group_commit import Group, GroupCommit, QueuedBatch, QueuedRoll
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import AppendInfo, LogConfig
+from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.policy.idempotency_window import StoredRequest
 from ottla_broker.storage.policy.producer_state import Duplicate, ProducerAppend
 from ottla_broker.storage.policy.rolling import SegmentFill, should_roll
-from ottla_broker.storage.recovery import LogState, RecoveredLog, RecoveryReport
-from ottla_broker.storage.replica_directory import prepare_replica_directory, remove_directory
-from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
-from ottla_broker.storage.segment_reader import find_timestamp, read_batches
-from ottla_broker.storage.shared_lock import SharedLock
+from ottla_broker.storage.recovery import LogState, RecoveredLog, RecoveryReport, StateLimits
+from ottla_broker.storage.replica_directory import prepare_replica_directory
+from ottla_broker.storage.segment import SegmentIdentity
 from ottla_broker.storage.stored_batch import StoredBatch, row_of
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.replication.leader_epochs import EpochStart, LeaderEpochs
@@ -93,14 +90,13 @@ class PartitionLog:
         self.config = config
         self.recovery: RecoveryReport = recovered.report
         """What opening found; with `damaged_from` set the replica must refetch and not lead."""
-        self._handles = handles
         self._clock_ms = clock_ms
-        # Invariant: base offsets rise; all but the last are sealed; never empty.
-        self._segments = recovered.segments
         self._state = recovered.state
         self._tail = tail_cache.partition()
         self._tail.reset(recovered.state.next_offset)
-        self._files = SharedLock()
+        self._files = LogFiles(
+            directory, identity, sqlite.Durability(config.durability), recovered.segments, handles
+        )
         self._truncating = False
         self._closed = False
         self._commits = GroupCommit(
@@ -144,12 +140,7 @@ class PartitionLog:
             StorageError: the files cannot be used.
         """
         identity = SegmentIdentity(topic, topic_id, partition)
-        limits = recovery.StateLimits(
-            config.producers_max,
-            config.idempotency_entries_max,
-            config.idempotency_window_ms,
-            clock_ms(),
-        )
+        limits = _state_limits(config, clock_ms())
 
         def recover() -> RecoveredLog:
             prepare_replica_directory(directory, topic, topic_id, partition)
@@ -174,7 +165,7 @@ class PartitionLog:
     @property
     def log_start_offset(self) -> int:
         """The first offset that is kept."""
-        return self._segments[0].base_offset
+        return self._files.log_start_offset
 
     @property
     def next_offset(self) -> int:
@@ -199,7 +190,7 @@ class PartitionLog:
     @property
     def size_bytes(self) -> int:
         """File bytes of sealed segments and batch bytes of the active one."""
-        return sum(segment.size_bytes for segment in self._segments)
+        return self._files.size_bytes
 
     @property
     def pending_bytes(self) -> int:
@@ -366,7 +357,7 @@ class PartitionLog:
             segment_bytes=self.config.segment_bytes,
             segment_ms=self.config.segment_ms,
         ):
-            self._commits.enqueue(QueuedRoll(state.next_offset, _snapshot(state)))
+            self._commits.enqueue(QueuedRoll(state.next_offset, state.snapshot()))
             state.fill = SegmentFill()
         follows_gap = batch.base_offset != state.next_offset
         self._commits.enqueue(QueuedBatch(batch, row_of(header, batch), follows_gap))
@@ -451,7 +442,7 @@ class PartitionLog:
             OffsetOutOfRangeError: outside [log_start_offset, next_offset], which are its members.
             StorageError: what is on disk is damaged or cannot be read.
         """
-        async with self._files.shared():
+        async with self._files.lock.shared():
             if not self.log_start_offset <= offset <= self._state.next_offset:
                 raise OffsetOutOfRangeError(
                     f"offset {offset} is outside [{self.log_start_offset}, "
@@ -463,10 +454,8 @@ class PartitionLog:
                 batches = self.read_tail(offset, max_bytes=max_bytes, limit=limit)
                 if batches is not None:
                     return batches
-                index = self._segment_index(offset)
-                end_offset = self._end_of_segment(index)
-                batches = await self._read_segment(
-                    index, offset, max_bytes=max_bytes, limit=limit, end_offset=end_offset
+                batches, end_offset = await self._files.read(
+                    offset, max_bytes=max_bytes, limit=limit, durable_end=self.log_end_offset
                 )
                 if batches:
                     return batches
@@ -476,100 +465,21 @@ class PartitionLog:
             return ()
 
     async def find_timestamp(self, timestamp: int, *, limit: int) -> StoredBatch | None:
-        """The first batch with a record at or after `timestamp`, in ms, that ends below `limit`.
+        """The first batch with a record at or after `timestamp`, in ms, if it ends below `limit`.
 
         Raises:
             StorageError: what is on disk is damaged or cannot be read.
         """
         await self._commits.wait_durable(min(limit, self._state.next_offset))
-        offset = self.log_start_offset
-        async with self._files.shared():
-            for index in range(self._segment_index(offset), len(self._segments)):
-                async with self._handles.use(self._segments[index]) as connection:
-                    found = await connection.run(
-                        "find timestamp",
-                        partial(find_timestamp, timestamp=timestamp, offset=offset),
-                    )
-                if found is not None:
-                    batches = await self._read_segment(
-                        index, found, max_bytes=0, limit=limit, end_offset=found
-                    )
-                    return batches[0] if batches else None
-        return None
-
-    async def _read_segment(
-        self, index: int, offset: int, *, max_bytes: int, limit: int, end_offset: int
-    ) -> tuple[StoredBatch, ...]:
-        segment = self._segments[index]
-
-        def read(connection: Any) -> tuple[StoredBatch, ...]:
-            return read_batches(
-                connection,
-                segment.path,
-                offset,
-                max_bytes=max_bytes,
-                limit=limit,
-                end_offset=end_offset,
-            )
-
-        async with self._handles.use(segment) as connection:
-            return await connection.run(f"read at offset {offset}", read)
-
-    def _segment_index(self, offset: int) -> int:
-        """The segment that holds `offset`: the last one that does not begin above it."""
-        index = bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
-        assert index >= 0, (offset, self.log_start_offset)
-        return index
-
-    def _end_of_segment(self, index: int) -> int:
-        """The offset up to which a segment's batches must be on disk."""
-        if index + 1 < len(self._segments):
-            return self._segments[index + 1].base_offset
-        return self.log_end_offset
-
-    # --- writing ------------------------------------------------------------------------------
+        async with self._files.lock.shared():
+            return await self._files.find_timestamp(timestamp, limit=limit)
 
     async def _write(self, item: Group | QueuedRoll) -> None:
-        """Called by the writer task: one transaction, or the next segment."""
+        """Called by the writer task alone: the next transaction, or the next segment."""
         if isinstance(item, QueuedRoll):
-            await self._begin_segment(item.base_offset, item.snapshot, after_gap=False)
-            return
-        active = self._segments[-1]
-
-        def commit(connection: Any) -> None:
-            segments.insert(connection, item.rows, item.epochs, has_gaps=item.has_gaps)
-
-        async with self._handles.use(active) as connection:
-            await connection.run("commit", commit)
-        active.size_bytes += item.size_bytes
-
-    async def _begin_segment(
-        self, base_offset: int, snapshot: Snapshot, *, after_gap: bool
-    ) -> None:
-        """Seal the active segment and make the next one. A crash in between leaves the first."""
-        sealing = self._segments[-1]
-        assert base_offset > sealing.base_offset, (base_offset, sealing.path)
-        async with self._handles.use(sealing) as connection:
-            sealing.size_bytes = await connection.run(
-                "seal", partial(segments.seal, path=sealing.path, has_gaps=after_gap)
-            )
-            # Whoever opens the file next, after this connection is closed, opens it read-only.
-            sealing.sealed = True
-        await self._handles.close(sealing.path)
-        self._segments.append(await self._create_segment(base_offset, snapshot))
-
-    async def _create_segment(self, base_offset: int, snapshot: Snapshot) -> Segment:
-        segment = Segment(
-            segments.segment_path(self.directory, base_offset),
-            base_offset,
-            self.identity,
-            sqlite.Durability(self.config.durability),
-            sealed=False,
-            to_create=snapshot,
-        )
-        async with self._handles.use(segment):
-            segment.to_create = None
-        return segment
+            await self._files.begin_segment(item.base_offset, item.snapshot)
+        else:
+            await self._files.commit(item)
 
     # --- truncation and the end ---------------------------------------------------------------
 
@@ -585,7 +495,9 @@ class PartitionLog:
         if offset < self.log_start_offset:
             await self.reset_to(offset)
             return
-        await self._change_files(partial(self._truncate_files, offset))
+        if offset > self._state.next_offset:
+            return
+        await self._change_files(partial(self._files.truncate_to, offset), self._tail.truncate_to)
 
     async def reset_to(self, offset: int) -> None:
         """Drop everything and begin again, empty, at `offset`: for a replica that is out of range.
@@ -593,80 +505,34 @@ class PartitionLog:
         Raises:
             StorageError: the files failed; so has the log.
         """
-        await self._change_files(partial(self._reset_files, offset))
+        await self._change_files(partial(self._files.reset_to, offset), self._tail.reset)
 
-    async def _change_files(self, change: Callable[[], Any]) -> None:
+    async def _change_files(
+        self,
+        change: Callable[[StateLimits], Awaitable[LogState]],
+        forget: Callable[[int], None],
+    ) -> None:
         """Run `change` when nothing is queued and nobody reads; its failure is the log's."""
         self._require_writable()
         self._truncating = True
         try:
             await self._commits.drain()
-            async with self._files.exclusive():
+            async with self._files.lock.exclusive():
                 try:
-                    await change()
+                    state = await change(self._limits())
                 except OSError as error:
                     raise sqlite.storage_error(self.directory, "truncate", error) from error
+                self._state = state
+                self._commits.reset(state.next_offset)
+                forget(state.next_offset)
         except StorageError as error:
             self._commits.fail(error)
             raise
         finally:
             self._truncating = False
 
-    async def _truncate_files(self, offset: int) -> None:
-        if offset > self._state.next_offset:
-            return
-        while self._segments[-1].base_offset > offset:
-            await self._remove_segment(self._segments.pop())
-        active = self._segments[-1]
-        if active.sealed:
-            await self._handles.close(active.path)
-            await asyncio.to_thread(segments.unseal, active.path)
-            active.sealed = False
-
-        def truncate(connection: Any) -> tuple[int, LogState]:
-            end_offset = segments.delete_from(connection, offset)
-            return end_offset, recovery.load_state(connection, active.path, self._limits())
-
-        async with self._handles.use(active) as connection:
-            end_offset, state = await connection.run("truncate", truncate)
-        active.size_bytes = state.fill.bytes_used
-        if end_offset > state.next_offset:
-            # The batch before is gone by compaction: the end must not fall back over offsets that
-            # were used, and a segment's name is what remembers it.
-            await self._begin_segment(end_offset, _snapshot(state), after_gap=True)
-            state.fill = SegmentFill()
-            state.next_offset = end_offset
-        self._tail.truncate_to(state.next_offset)
-        self._restart_at(state)
-
-    async def _reset_files(self, offset: int) -> None:
-        while self._segments:
-            await self._remove_segment(self._segments.pop())
-        self._segments.append(await self._create_segment(offset, Snapshot()))
-        active = self._segments[-1]
-        async with self._handles.use(active) as connection:
-            state = await connection.run(
-                "read the new segment",
-                partial(recovery.load_state, path=active.path, limits=self._limits()),
-            )
-        self._tail.reset(state.next_offset)
-        self._restart_at(state)
-
-    async def _remove_segment(self, segment: Segment) -> None:
-        await self._handles.close(segment.path)
-        await asyncio.to_thread(segments.remove_file, segment.path)
-
-    def _restart_at(self, state: LogState) -> None:
-        self._state = state
-        self._commits.reset(state.next_offset)
-
-    def _limits(self) -> recovery.StateLimits:
-        return recovery.StateLimits(
-            self.config.producers_max,
-            self.config.idempotency_entries_max,
-            self.config.idempotency_window_ms,
-            self._clock_ms(),
-        )
+    def _limits(self) -> StateLimits:
+        return _state_limits(self.config, self._clock_ms())
 
     async def close(self) -> None:
         """Commit what is queued, checkpoint, and mark the end as verified for the next start.
@@ -680,11 +546,7 @@ class PartitionLog:
         try:
             await self._commits.close()
             self._commits.raise_if_failed()
-            end_offset = self.log_end_offset
-            async with self._files.exclusive(), self._handles.use(self._segments[-1]) as connection:
-                await connection.run(
-                    "mark verified", partial(segments.mark_verified, end_offset=end_offset)
-                )
+            await self._files.mark_verified(self.log_end_offset)
         finally:
             await self._close_files()
 
@@ -698,18 +560,17 @@ class PartitionLog:
         await self._commits.close()
         await self._close_files()
         try:
-            await asyncio.to_thread(remove_directory, self.directory)
+            await self._files.remove()
         except OSError as error:
             raise sqlite.storage_error(self.directory, "delete", error) from error
 
     async def _close_files(self) -> None:
         self._tail.reset(self._state.next_offset)
-        async with self._files.exclusive():
-            for segment in self._segments:
-                await self._handles.close(segment.path)
+        async with self._files.lock.exclusive():
+            await self._files.close()
 
 
-def _snapshot(state: LogState) -> Snapshot:
-    return Snapshot(
-        state.leader_epochs.entries, state.producers.entries(), state.requests.entries()
+def _state_limits(config: LogConfig, now_ms: int) -> StateLimits:
+    return StateLimits(
+        config.producers_max, config.idempotency_entries_max, config.idempotency_window_ms, now_ms
     )

@@ -17,7 +17,7 @@ Everything here blocks and runs on a thread.
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,16 @@ class LogState:
     leader_epochs: LeaderEpochs
     producers: ProducerStates
     requests: IdempotencyWindow
+
+    def snapshot(self) -> Snapshot:
+        """A copy that later appends do not change: what a segment at `next_offset` begins with."""
+        return Snapshot(
+            self.leader_epochs.entries, self.producers.entries(), self.requests.entries()
+        )
+
+    def at_new_segment(self, base_offset: int) -> "LogState":
+        """The same state when an empty segment has been begun at `base_offset`."""
+        return replace(self, next_offset=base_offset, fill=SegmentFill())
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,10 +337,7 @@ def _good_rows(connection: Any, path: Path) -> Iterator[Row]:
 def _snapshot_at_end(path: Path, limits: StateLimits) -> Snapshot:
     """The log's state at a sealed segment's end, as the snapshot of the next one."""
     with closing(sqlite.connect_sealed(path)) as connection:
-        state = load_state(connection, path, limits)
-    return Snapshot(
-        state.leader_epochs.entries, state.producers.entries(), state.requests.entries()
-    )
+        return load_state(connection, path, limits).snapshot()
 
 
 def _report(verification: _Verification, end_offset: int) -> RecoveryReport:

@@ -222,7 +222,7 @@ def insert(
 ) -> None:
     """Commit one group: all rows and epochs or none of them, and one fsync."""
     if len(rows) <= ROWS_PER_INSERT_MAX and not epochs and not has_gaps:
-        _insert_rows(connection, rows)
+        insert_rows(connection, rows)
         return
     with Transaction(connection):
         if has_gaps:
@@ -236,7 +236,7 @@ def insert(
                 "INSERT INTO leader_epochs VALUES (?, ?)", (epoch.epoch, epoch.start_offset)
             )
         for start in range(0, len(rows), ROWS_PER_INSERT_MAX):
-            _insert_rows(connection, rows[start : start + ROWS_PER_INSERT_MAX])
+            insert_rows(connection, rows[start : start + ROWS_PER_INSERT_MAX])
 
 
 def delete_from(connection: Any, offset: int) -> int:
@@ -271,6 +271,9 @@ def seal(connection: Any, path: Path, *, has_gaps: bool) -> int:
         set_meta(connection, HAS_GAPS, 1)
     connection.execute(_TIME_INDEX)
     sqlite.leave_wal(connection, path)
+    # Everything is in the file now; a rollback journal is kept, empty, while the lock is held.
+    for sidecar in sqlite.sidecars(path):
+        sidecar.unlink(missing_ok=True)
     path.chmod(sqlite.SEALED_FILE_MODE)
     sqlite.fsync_directory(path.parent)
     return path.stat().st_size
@@ -372,7 +375,8 @@ def _insert_statement(rows: int) -> str:
     return f"INSERT INTO batches VALUES {', '.join([row] * rows)}"  # noqa: S608 # only marks
 
 
-def _insert_rows(connection: Any, rows: Sequence[Row]) -> None:
+def insert_rows(connection: Any, rows: Sequence[Row]) -> None:
+    """Insert at most ROWS_PER_INSERT_MAX rows in one statement."""
     if rows:
         values = rows[0] if len(rows) == 1 else [value for row in rows for value in row]
         connection.execute(_insert_statement(len(rows)), values)

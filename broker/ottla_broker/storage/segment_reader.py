@@ -53,12 +53,11 @@ def read_batches(
     return tuple(verified_batch(path, row)[0] for row in _with_data(connection, path, rows))
 
 
-def find_timestamp(connection: Any, timestamp: int, offset: int) -> int | None:
-    """Base offset of the first batch from `offset` on with a record at or after `timestamp`."""
+def find_timestamp(connection: Any, timestamp: int) -> int | None:
+    """Base offset of the first batch with a record at or after `timestamp`, in ms."""
     found = connection.execute(
-        "SELECT base_offset FROM batches WHERE max_timestamp >= ? AND last_offset >= ? "
-        "ORDER BY base_offset LIMIT 1",
-        (timestamp, offset),
+        "SELECT base_offset FROM batches WHERE max_timestamp >= ? ORDER BY base_offset LIMIT 1",
+        (timestamp,),
     ).fetchall()
     return found[0][0] if found else None
 

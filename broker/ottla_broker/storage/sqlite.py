@@ -118,6 +118,8 @@ class SegmentConnection(aiosqlite.Connection):
     def __init__(self, connector: Callable[[], Any], path: Path) -> None:
         super().__init__(connector, _ITER_CHUNK_ROWS)
         self.path = path
+        self.is_bulk = False
+        """Whether an active segment is out of WAL for large commits; see `set_bulk`."""
 
     async def run(self, action: str, function: Callable[[Any], T]) -> T:
         """Run `function(driver connection)` on the connection's thread.
@@ -201,6 +203,16 @@ def checkpoint(connection: Any, path: Path) -> None:
     (busy, _, _), *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     if busy:
         raise StorageError(f"{path}: checkpoint found the file busy")
+
+
+def set_bulk(connection: Any, path: Path, *, bulk: bool) -> None:
+    """Change an active segment to the rollback journal, or back to WAL. Runs on the thread.
+
+    With an exclusive lock DELETE does not delete: a commit ends by overwriting the journal's
+    header, and synchronous=FULL syncs that, so the commit is durable when it returns.
+    """
+    mode = "DELETE" if bulk else "WAL"
+    _require(connection, path, f"journal_mode={mode}", mode.lower())
 
 
 def leave_wal(connection: Any, path: Path) -> None:

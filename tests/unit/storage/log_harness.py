@@ -147,7 +147,7 @@ class LogHarness:
     async def copy_while_writing(self, log: PartitionLog, name: str) -> Path:
         """The same while the log is written: on the thread that commits and checkpoints, because
         a database copied before and its log copied after a checkpoint are no moment in time."""
-        async with self.handles.use(log._segments[-1]) as connection:
+        async with self.handles.use(log._files.active) as connection:
             return await connection.run("copy", lambda _: self.copy(name))
 
     async def close(self) -> None:

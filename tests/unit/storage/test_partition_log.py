@@ -29,7 +29,7 @@ from tests.unit.storage.log_harness import (
 
 
 async def count_rows(harness, log):
-    async with harness.handles.use(log._segments[-1]) as connection:
+    async with harness.handles.use(log._files.active) as connection:
         return await connection.run(
             "count", lambda raw: raw.execute("SELECT count(*) FROM batches").fetchall()[0][0]
         )

@@ -45,7 +45,7 @@ async def test_an_active_segment_has_the_settings_that_durability_rests_on(
         names = ("page_size", "journal_mode", "synchronous", "locking_mode", "wal_autocheckpoint")
         return [connection.execute(f"PRAGMA {name}").fetchall()[0][0] for name in names]
 
-    async with harness.handles.use(log._segments[-1]) as connection:
+    async with harness.handles.use(log._files.active) as connection:
         found = await connection.run("settings", settings)
     assert found == [16384, "wal", synchronous, "exclusive", 512]
     assert not list(harness.directory.glob("*-shm"))
@@ -65,7 +65,7 @@ async def test_a_driver_error_becomes_a_storage_error_with_its_cause(harness):
     def fail(connection):
         connection.execute("SELECT * FROM absent")
 
-    async with harness.handles.use(log._segments[-1]) as connection:
+    async with harness.handles.use(log._files.active) as connection:
         with pytest.raises(StorageError, match="no such table") as raised:
             await connection.run("test", fail)
     assert isinstance(raised.value.__cause__, sqlite.DriverError)

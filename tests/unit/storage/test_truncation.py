@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from ottla_broker.storage import partition_log, sqlite
+from ottla_broker.storage import segment as segments
+from ottla_broker.storage import sqlite
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_protocol.errors import OffsetOutOfRangeError, StorageError, UnavailableError
 from tests.unit.storage.log_harness import (
@@ -122,7 +123,7 @@ async def test_a_crash_on_the_way_leaves_a_shorter_log_that_is_whole(
     harness, log, monkeypatch, survivors
 ):
     await log.wait_durable(30)
-    remove = partition_log.segments.remove_file
+    remove = segments.remove_file
     left = [survivors]
 
     def crash(path):
@@ -131,7 +132,7 @@ async def test_a_crash_on_the_way_leaves_a_shorter_log_that_is_whole(
         left[0] -= 1
         remove(path)
 
-    monkeypatch.setattr(partition_log.segments, "remove_file", crash)
+    monkeypatch.setattr(segments, "remove_file", crash)
     if survivors < 4:
         with pytest.raises(StorageError):
             await log.truncate_to(3)
@@ -150,7 +151,7 @@ async def test_a_failed_truncation_fails_the_log(log, harness, monkeypatch):
     def fail(*_):
         raise sqlite.driver.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(partition_log.segments, "delete_from", fail)
+    monkeypatch.setattr(segments, "delete_from", fail)
     with pytest.raises(StorageError):
         await log.truncate_to(2)
     assert len(harness.failures) == 1

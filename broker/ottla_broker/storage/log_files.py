@@ -1,0 +1,232 @@
+"""The segment files of one partition: what is written to them, read from them and cut off.
+
+`PartitionLog` decides; this module does it, one connection at a time, on the handles' threads.
+Writing, rolling and truncating are called by one task at a time (the writer, or the log while the
+writer is idle). Readers come at any time; they are held off only while files are taken away.
+"""
+
+import asyncio
+from bisect import bisect_right
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ottla_broker.storage import recovery, sqlite
+from ottla_broker.storage import segment as segments
+from ottla_broker.storage.group_commit import Group
+from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.policy.journaling import JournalChoice
+from ottla_broker.storage.recovery import LogState, StateLimits
+from ottla_broker.storage.replica_directory import remove_directory
+from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
+from ottla_broker.storage.segment_reader import find_timestamp, read_batches
+from ottla_broker.storage.shared_lock import SharedLock
+from ottla_broker.storage.sqlite import Durability
+from ottla_broker.storage.stored_batch import StoredBatch
+
+
+class LogFiles:
+    """The segments of one log, oldest first; the last one is active, all others are sealed.
+
+    Args:
+        directory: where they are.
+        identity: whose they are.
+        durability: what a commit promises.
+        recovered: the segments that recovery found; never empty.
+        handles: the broker's pool of open files.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        identity: SegmentIdentity,
+        durability: Durability,
+        recovered: list[Segment],
+        handles: HandlePool,
+    ) -> None:
+        assert recovered
+        self.directory = directory
+        self.lock = SharedLock()
+        """Held shared by readers, and exclusively while files are taken away."""
+        self._identity = identity
+        self._durability = durability
+        self._handles = handles
+        self._journal = JournalChoice()
+        # Invariant: base offsets rise; all but the last are sealed; empty only under the lock.
+        self._segments = list(recovered)
+
+    @property
+    def log_start_offset(self) -> int:
+        """The first offset that is kept."""
+        return self._segments[0].base_offset
+
+    @property
+    def size_bytes(self) -> int:
+        """File bytes of sealed segments and batch bytes of the active one."""
+        return sum(segment.size_bytes for segment in self._segments)
+
+    @property
+    def active(self) -> Segment:
+        """The segment that is written."""
+        return self._segments[-1]
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    # --- writing ------------------------------------------------------------------------------
+
+    async def commit(self, group: Group) -> None:
+        """Write one group as one transaction; it is durable when this returns."""
+        active = self.active
+        bulk = self._durability is Durability.FSYNC and self._journal.next_is_bulk(group.size_bytes)
+        async with self._handles.use(active) as connection:
+
+            def commit(raw: Any) -> None:
+                if bulk != connection.is_bulk:
+                    sqlite.set_bulk(raw, active.path, bulk=bulk)
+                    connection.is_bulk = bulk
+                segments.insert(raw, group.rows, group.epochs, has_gaps=group.has_gaps)
+
+            await connection.run("commit", commit)
+        active.size_bytes += group.size_bytes
+
+    async def begin_segment(
+        self, base_offset: int, snapshot: Snapshot, *, after_gap: bool = False
+    ) -> None:
+        """Seal the active segment and make the next one. A crash in between leaves the first."""
+        sealing = self.active
+        assert base_offset > sealing.base_offset, (base_offset, sealing.path)
+        async with self._handles.use(sealing) as connection:
+            sealing.size_bytes = await connection.run(
+                "seal", partial(segments.seal, path=sealing.path, has_gaps=after_gap)
+            )
+            # Whoever opens the file next, after this connection is closed, opens it read-only.
+            sealing.sealed = True
+        await self._handles.close(sealing.path)
+        self._segments.append(await self._create_segment(base_offset, snapshot))
+
+    async def mark_verified(self, end_offset: int) -> None:
+        """Record that everything below `end_offset` needs no check when it is opened next."""
+        async with self._handles.use(self.active) as connection:
+            await connection.run(
+                "mark verified", partial(segments.mark_verified, end_offset=end_offset)
+            )
+
+    async def _create_segment(self, base_offset: int, snapshot: Snapshot) -> Segment:
+        segment = Segment(
+            segments.segment_path(self.directory, base_offset),
+            base_offset,
+            self._identity,
+            self._durability,
+            sealed=False,
+            to_create=snapshot,
+        )
+        async with self._handles.use(segment):
+            segment.to_create = None
+        return segment
+
+    # --- reading, with the lock held shared ---------------------------------------------------
+
+    async def read(
+        self, offset: int, *, max_bytes: int, limit: int, durable_end: int
+    ) -> tuple[tuple[StoredBatch, ...], int]:
+        """Batches from the segment that holds `offset`, and where that segment ends.
+
+        No batches means that there are none from `offset` to the segment's end below `limit`.
+        """
+        index = self._index_of(offset)
+        is_last = index + 1 == len(self._segments)
+        end_offset = durable_end if is_last else self._segments[index + 1].base_offset
+        batches = await self._read_segment(
+            self._segments[index], offset, max_bytes=max_bytes, limit=limit, end_offset=end_offset
+        )
+        return batches, end_offset
+
+    async def find_timestamp(self, timestamp: int, *, limit: int) -> StoredBatch | None:
+        """The first batch with a record at or after `timestamp`, if it ends below `limit`."""
+        for segment in tuple(self._segments):
+            async with self._handles.use(segment) as connection:
+                found = await connection.run(
+                    "find timestamp", partial(find_timestamp, timestamp=timestamp)
+                )
+            if found is not None:
+                batches = await self._read_segment(
+                    segment, found, max_bytes=0, limit=limit, end_offset=found
+                )
+                return batches[0] if batches else None
+        return None
+
+    async def _read_segment(
+        self, segment: Segment, offset: int, *, max_bytes: int, limit: int, end_offset: int
+    ) -> tuple[StoredBatch, ...]:
+        def read(connection: Any) -> tuple[StoredBatch, ...]:
+            return read_batches(
+                connection,
+                segment.path,
+                offset,
+                max_bytes=max_bytes,
+                limit=limit,
+                end_offset=end_offset,
+            )
+
+        async with self._handles.use(segment) as connection:
+            return await connection.run(f"read at offset {offset}", read)
+
+    def _index_of(self, offset: int) -> int:
+        """The segment that holds `offset`: the last one that does not begin above it."""
+        index = bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
+        assert index >= 0, (offset, self.log_start_offset)
+        return index
+
+    # --- taking away, with the lock held exclusively ------------------------------------------
+
+    async def truncate_to(self, offset: int, limits: StateLimits) -> LogState:
+        """Drop every batch that reaches `offset`; returns the state of what is left.
+
+        Newest files go first, so that a crash on the way leaves a shorter log that is whole.
+        """
+        while self.active.base_offset > offset:
+            await self._remove(self._segments.pop())
+        active = self.active
+        if active.sealed:
+            await self._handles.close(active.path)
+            await asyncio.to_thread(segments.unseal, active.path)
+            active.sealed = False
+
+        def truncate(connection: Any) -> tuple[int, LogState]:
+            end_offset = segments.delete_from(connection, offset)
+            return end_offset, recovery.load_state(connection, active.path, limits)
+
+        async with self._handles.use(active) as connection:
+            end_offset, state = await connection.run("truncate", truncate)
+        active.size_bytes = state.fill.bytes_used
+        if end_offset > state.next_offset:
+            # The batches before are gone by compaction: the end must not fall back over offsets
+            # that were used, and a segment's name is what remembers it.
+            await self.begin_segment(end_offset, state.snapshot(), after_gap=True)
+            state = state.at_new_segment(end_offset)
+        return state
+
+    async def reset_to(self, offset: int, limits: StateLimits) -> LogState:
+        """Drop everything and begin an empty segment at `offset`; returns the empty state."""
+        while self._segments:
+            await self._remove(self._segments.pop())
+        self._segments.append(await self._create_segment(offset, Snapshot()))
+        async with self._handles.use(self.active) as connection:
+            return await connection.run(
+                "read the new segment",
+                partial(recovery.load_state, path=self.active.path, limits=limits),
+            )
+
+    async def close(self) -> None:
+        """Close every file, with a checkpoint of the active one."""
+        for segment in self._segments:
+            await self._handles.close(segment.path)
+
+    async def remove(self) -> None:
+        """Remove the closed files with their directory, newest segment first."""
+        await asyncio.to_thread(remove_directory, self.directory)
+
+    async def _remove(self, segment: Segment) -> None:
+        await self._handles.close(segment.path)
+        await asyncio.to_thread(segments.remove_file, segment.path)
