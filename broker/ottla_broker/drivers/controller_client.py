@@ -41,7 +41,9 @@ class ControllerClient:
         self._metadata = metadata
         self._peers = peers
         self._voter_urls = voter_urls
+        # The question that is on its way, and the one that is asked after it.
         self._catching_up: asyncio.Task[None] | None = None
+        self._next_catch_up: asyncio.Task[None] | None = None
         self._reports: dict[int, asyncio.Task[None]] = {}
 
     async def execute(self, command: Command, *, timeout_ms: int) -> Response:
@@ -61,18 +63,20 @@ class ControllerClient:
         return decode_response(body)
 
     async def catch_up(self) -> None:
-        """Apply everything that the controller had committed when asked, within a second.
+        """Apply everything that the controller had committed at this call, within a second or two.
 
-        Callers at the same time share one question. Whoever cannot be asked changes nothing: the
-        answer is then as old as this broker's metadata, as it would be during a partition.
+        Callers at the same time share one question, but never one that was asked before they came:
+        its answer may be older than what they must see. Whoever cannot be asked changes nothing:
+        the answer is then as old as this broker's metadata, as it would be during a partition.
         """
-        if self._catching_up is None:
-            task = asyncio.create_task(self._catch_up(), name="metadata-catch-up")
-            self._catching_up = task
-            task.add_done_callback(lambda _: setattr(self, "_catching_up", None))
-        await asyncio.shield(self._catching_up)
+        if self._next_catch_up is None:
+            self._next_catch_up = asyncio.create_task(self._catch_up(), name="metadata-catch-up")
+        await asyncio.shield(self._next_catch_up)
 
     async def _catch_up(self) -> None:
+        if self._catching_up is not None:
+            await asyncio.wait({self._catching_up})
+        self._catching_up, self._next_catch_up = self._next_catch_up, None
         try:
             async with asyncio.timeout(CATCH_UP_TIMEOUT_MS / 1000):
                 version = await self._commit_version()

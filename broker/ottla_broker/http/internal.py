@@ -22,7 +22,12 @@ from ottla_broker.services.produce_options import ProduceOptions
 from ottla_cluster.controller.commands import decode_command, encode_message
 from ottla_cluster.raft.messages import decode_messages
 from ottla_protocol import routes
-from ottla_protocol.errors import ClusterAuthorizationFailedError, InconsistentClusterIdError
+from ottla_protocol.errors import (
+    ClusterAuthorizationFailedError,
+    InconsistentClusterIdError,
+    OttlaError,
+    Outcome,
+)
 from ottla_protocol.models import BinaryProduceRequest
 
 MAX_RAFT_BODY_BYTES = 64 << 20
@@ -93,10 +98,13 @@ async def produce(request: web.Request) -> web.Response:
     """Batches that another broker forwards; errors stand in the results."""
     context = context_of(request)
     limit = context.settings.max_binary_body_bytes
-    wanted = decode(_produce_decoder, await read_body(request, limit))
-    results = await context.produce.append_here(
-        wanted.batches, ProduceOptions.checked(wanted.acks, wanted.timeout_ms)
-    )
+    try:
+        wanted = decode(_produce_decoder, await read_body(request, limit))
+        results = await context.produce.append_here(
+            wanted.batches, ProduceOptions.checked(wanted.acks, wanted.timeout_ms)
+        )
+    except OttlaError as error:
+        raise error.with_outcome(Outcome.NOT_APPLIED) from error
     return produce_response(context, wanted, results, one_status=False)
 
 

@@ -21,8 +21,12 @@ from ottla_protocol.errors import (
     LeaderNotAvailableError,
     OttlaError,
     Outcome,
+    UnknownTopicOrPartitionError,
 )
 from ottla_protocol.idempotency import Idempotency
+
+LOOK_UP_TIMEOUT_MS = 2_000
+"""How long one leader may take to answer: one that is silent is about to be replaced."""
 
 
 class IdempotencyService:
@@ -97,8 +101,11 @@ class IdempotencyService:
         options: ProduceOptions,
     ) -> None:
         by_leader: dict[int, list[int]] = {}
+        image = self._metadata.image
+        if topic.topic_id not in image.topics:
+            raise UnknownTopicOrPartitionError(f"the topic {topic.name!r} was deleted")
         for number in partitions:
-            leader = self._metadata.image.partition_by_id(topic.topic_id, number).leader
+            leader = image.partition_by_id(topic.topic_id, number).leader
             if leader is None:
                 raise LeaderNotAvailableError(f"{topic.name}-{number} has no leader at this moment")
             by_leader.setdefault(leader, []).append(number)
@@ -124,6 +131,6 @@ class IdempotencyService:
             registration.url,
             routes.INTERNAL_IDEMPOTENCY,
             encode(lookup),
-            timeout_ms=max(1, options.remaining_ms),
+            timeout_ms=max(1, min(LOOK_UP_TIMEOUT_MS, options.remaining_ms)),
             answer=list[IdempotencyHit],
         )

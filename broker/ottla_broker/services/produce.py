@@ -25,6 +25,7 @@ from ottla_protocol.errors import (
     OttlaError,
     Outcome,
     UnknownTopicIdError,
+    UnknownTopicOrPartitionError,
 )
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.models import ACKS_ALL, AppendedBatch, BatchToAppend
@@ -79,6 +80,10 @@ class ProduceService:
         self, batch: BatchToAppend, options: ProduceOptions
     ) -> tuple[Partition, AppendInfo] | OttlaError:
         try:
+            if batch.topic_id is not None:
+                # A forwarder may know a topic before this broker does, which must not pass for
+                # 'unknown topic': this error can be tried again.
+                self._metadata.image.partition_by_id(batch.topic_id, batch.partition)
             partition = self._replicas.hosted(batch.topic, batch.partition)
             if batch.topic_id is not None and batch.topic_id != partition.state.topic_id:
                 raise UnknownTopicIdError(f"{batch.topic} was deleted and created again")
@@ -174,11 +179,13 @@ class ProduceService:
                 results[index] = leader
             else:
                 by_leader.setdefault(leader, []).append(index)
-        answers = await asyncio.gather(
-            *(
-                self._deliver_to(leader, [batches[index] for index in indexes], options)
-                for leader, indexes in by_leader.items()
-            )
+        deliveries = [
+            self._deliver_to(leader, [batches[index] for index in indexes], options)
+            for leader, indexes in by_leader.items()
+        ]
+        # One leader, the usual case, needs no task of its own.
+        answers = (
+            [await deliveries[0]] if len(deliveries) == 1 else await asyncio.gather(*deliveries)
         )
         for indexes, answer in zip(by_leader.values(), answers, strict=True):
             results.update(zip(indexes, answer, strict=True))
@@ -187,7 +194,11 @@ class ProduceService:
     def _leader_of(self, batch: BatchToAppend) -> int | OttlaError:
         try:
             assert batch.topic_id is not None
-            leader = self._metadata.image.partition_by_id(batch.topic_id, batch.partition).leader
+            image = self._metadata.image
+            if batch.topic_id not in image.topics:
+                # It was there when the caller looked it up, so it was deleted meanwhile.
+                raise UnknownTopicOrPartitionError(f"the topic {batch.topic!r} was deleted")
+            leader = image.partition_by_id(batch.topic_id, batch.partition).leader
             if leader is None:
                 raise LeaderNotAvailableError(
                     f"{batch.topic}-{batch.partition} has no leader at this moment"

@@ -75,6 +75,7 @@ class TopicService:
         )
         response = await self._decide(command)
         assert isinstance(response, CreateTopicResponse)
+        await self._controller.catch_up()
         return TopicDescription(
             name=response.name,
             topic_id=response.topic_id or "",
@@ -91,12 +92,14 @@ class TopicService:
             UnavailableError: no controller decided in time.
         """
         await self._decide(DeleteTopic(name=name))
+        await self._controller.catch_up()
 
     async def _decide(self, command: CreateTopic | DeleteTopic) -> object:
         """Have the controller decide, through an election if one is under way.
 
         Only what was certainly not applied is sent again: a creation whose answer was lost must
-        not come back as 'already exists'.
+        not come back as 'already exists'. Callers catch up afterwards, so that this broker shows
+        what it has answered.
         """
         attempts = ADMIN_TIMEOUT_MS // RETRY_INTERVAL_MS
         while True:
