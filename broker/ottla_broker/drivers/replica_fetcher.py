@@ -87,6 +87,8 @@ class ReplicaFetcher:
         self._processing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        # The fetch that is parked at the leader, if one is.
+        self._call: asyncio.Task[ReplicaFetchResponse] | None = None
         self._turn = 0
 
     def start(self) -> None:
@@ -106,13 +108,13 @@ class ReplicaFetcher:
     def add(self, partition: Partition) -> None:
         """Follow `partition` here from now on."""
         self._followed[partition.key] = _Followed(partition)
-        self._changed.set()
+        self._interrupt()
 
     async def remove(self, key: _Key) -> None:
         """Stop following; on return nothing more will be appended for it from here."""
         async with self._processing:
             self._followed.pop(key, None)
-        self._changed.set()
+        self._interrupt()
 
     def follows(self, key: _Key) -> bool:
         """Whether the partition is followed here."""
@@ -189,7 +191,7 @@ class ReplicaFetcher:
 
     async def _poll(self, url: str, request: ReplicaFetchRequest) -> ReplicaFetchResponse | None:
         """The leader's answer; None when the set of partitions changed during the wait."""
-        call = asyncio.create_task(
+        self._call = asyncio.create_task(
             self._peers.call(
                 url,
                 routes.INTERNAL_FETCH,
@@ -198,15 +200,20 @@ class ReplicaFetcher:
                 answer=ReplicaFetchResponse,
             )
         )
-        changed = asyncio.create_task(self._changed.wait())
         try:
-            await asyncio.wait({call, changed}, return_when=asyncio.FIRST_COMPLETED)
-            return await call if call.done() else None
+            # Waited for, not awaited: a call that `_interrupt` cancels must not cancel the loop.
+            await asyncio.wait((self._call,))
+            return None if self._call.cancelled() else self._call.result()
         finally:
-            call.cancel()
-            changed.cancel()
-            # Gathered, not awaited: a cancellation of this loop itself must not be swallowed.
-            await asyncio.gather(call, changed, return_exceptions=True)
+            self._call.cancel()
+            await asyncio.gather(self._call, return_exceptions=True)
+            self._call = None
+
+    def _interrupt(self) -> None:
+        """Have the loop look at the set of partitions anew, also from within a long-poll."""
+        self._changed.set()
+        if self._call is not None:
+            self._call.cancel()
 
     async def _take(
         self, response: ReplicaFetchResponse, positions: dict[_Key, FetchPosition]
