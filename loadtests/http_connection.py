@@ -6,7 +6,7 @@ client does. It speaks to Ottla's brokers only: answers without a Content-Length
 """
 
 import asyncio
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 HEAD_BYTES_MAX = 64 << 10
@@ -44,8 +44,8 @@ class _Exchange(asyncio.Protocol):
         return self.transport is not None and not self.transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports are no subclasses of asyncio's.
+        self.transport = cast(asyncio.Transport, transport)
 
     def send(self, request: bytes, body: bytes) -> asyncio.Future[Answer]:
         assert self.transport is not None
@@ -158,8 +158,13 @@ class HttpConnection:
             self.head(method, target, len(body), *fields), body, timeout_s=timeout_s
         )
 
-    async def exchange(self, request: bytes, body: bytes = b"", *, timeout_s: float) -> Answer:
-        """Send a request that was made beforehand; raises as `request` does."""
+    async def exchange(
+        self, request: bytes, body: bytes = b"", *, timeout_s: float | None
+    ) -> Answer:
+        """Send a request that was made beforehand; raises as `request` does.
+
+        Without `timeout_s` the caller bounds the wait: a timer for each request costs.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 exchange = self._exchange

@@ -1,0 +1,161 @@
+"""The command: `python -m loadtests.bench` (`make bench`).
+
+Starts its own brokers on free ports in a temporary directory, runs every group of rows once, prints
+one table and writes one JSON file.
+"""
+
+import argparse
+import asyncio
+import gc
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import uvloop
+from rich.console import Console
+
+from loadtests.bench.environment import (
+    FULL_BOUNDS,
+    QUICK_BOUNDS,
+    BenchError,
+    Environment,
+    machine_facts,
+)
+from loadtests.bench.fetch_rows import measure_fetch
+from loadtests.bench.footprint_rows import (
+    measure_cold_starts,
+    measure_disk,
+    measure_memory,
+    measure_restart,
+)
+from loadtests.bench.json_rows import measure_json
+from loadtests.bench.latency_rows import measure_latency
+from loadtests.bench.produce_rows import measure_produce
+from loadtests.bench.report import (
+    FORMAT,
+    Run,
+    missed_targets,
+    print_comparison,
+    print_run,
+    read_run,
+    write_run,
+)
+from loadtests.bench.rows import Row
+from ottla_ops.local_cluster import LocalClusterError
+
+GROUPS = ("start", "memory", "json", "latency", "produce", "disk", "fetch", "restart")
+RESULTS = Path("bench-results")
+RUN_TIMEOUT_S = 360.0
+READY_TIMEOUT_S = 30.0
+TABLE_WIDTH_MIN = 200
+
+
+async def measure(
+    environment: Environment, groups: Sequence[str]
+) -> tuple[dict[str, str | int | float], list[Row]]:
+    """Run the groups in their order; returns the machine's facts and the rows.
+
+    Raises:
+        BenchError, LocalClusterError, TimeoutError, ExceptionGroup: a row could not be measured.
+    """
+    rows: list[Row] = []
+    if "start" in groups:
+        rows += await measure_cold_starts(environment)
+    cluster = environment.cluster("main")
+    try:
+        await asyncio.to_thread(cluster.start)
+        await asyncio.to_thread(cluster.wait_ready, READY_TIMEOUT_S)
+        facts = await machine_facts(cluster.urls[0])
+        if "memory" in groups:
+            rows.append(await measure_memory(environment, cluster, "an idle"))
+        if "json" in groups:
+            rows += await measure_json(environment, cluster)
+        if "latency" in groups:
+            rows += await measure_latency(environment, cluster)
+        if "produce" in groups:
+            rows += await measure_produce(environment, cluster)
+        if "disk" in groups:
+            rows += await measure_disk(environment, cluster)
+        if "memory" in groups:
+            rows.append(await measure_memory(environment, cluster, "a loaded"))
+        if "fetch" in groups:
+            rows += await measure_fetch(environment, cluster)
+        if "restart" in groups:
+            rows += await measure_restart(environment, cluster)
+    finally:
+        await asyncio.to_thread(cluster.stop)
+    return facts, rows
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.bench",
+        description="Throughput, latency and footprint of brokers on this machine.",
+    )
+    parser.add_argument("--quick", action="store_true", help="a smoke test: short rows")
+    parser.add_argument("--seconds", type=float, help="length of each throughput row")
+    parser.add_argument(
+        "--only", action="append", choices=GROUPS, metavar="GROUP", help=f"{', '.join(GROUPS)}"
+    )
+    parser.add_argument("--json", type=Path, help="result file; bench-results/<time>.json if unset")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="ratios to an earlier result")
+    parser.add_argument(
+        "--profile", type=Path, metavar="DIRECTORY", help="run brokers under cProfile (slower)"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the bench; 0 when it came to its end, 1 when not. Missed targets are only told."""
+    chosen = _arguments(arguments)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=TABLE_WIDTH_MIN)
+    created = datetime.now(UTC)
+    bounds = QUICK_BOUNDS if chosen.quick else FULL_BOUNDS
+    if chosen.seconds is not None:
+        bounds = replace(bounds, seconds=chosen.seconds)
+    command = None
+    if chosen.profile is not None:
+        chosen.profile.mkdir(parents=True, exist_ok=True)
+        module = "loadtests.bench.profiled_broker"
+        command = (sys.executable, "-m", module, str(chosen.profile.resolve()))
+    try:
+        before = read_run(chosen.compare) if chosen.compare is not None else None
+        with tempfile.TemporaryDirectory(prefix="ottla-bench-") as directory:
+            environment = Environment(
+                Path(directory), bounds, lambda text: print(f"  {text}", flush=True), command
+            )
+            gc.freeze()
+            facts, rows = uvloop.run(
+                asyncio.wait_for(measure(environment, chosen.only or GROUPS), RUN_TIMEOUT_S)
+            )
+    except (BenchError, LocalClusterError, TimeoutError, OSError, msgspec.DecodeError) as error:
+        print(f"bench: {str(error) or type(error).__name__}", file=sys.stderr)
+        return 1
+    except ExceptionGroup as group:
+        print(f"bench: {group.exceptions[0]!r}", file=sys.stderr)
+        return 1
+    run = Run(
+        format=FORMAT,
+        created=created.isoformat(timespec="seconds"),
+        quick=chosen.quick,
+        machine=facts,
+        rows=rows,
+        missed_targets=missed_targets(rows),
+    )
+    print_run(run, console)
+    if before is not None:
+        print_comparison(before, run, console)
+    path = chosen.json or RESULTS / f"{created:%Y%m%d-%H%M%S}.json"
+    write_run(run, path)
+    print(f"written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Single-record JSON POSTs, as curl or a web service sends them.
+
+Requests are made before the clock starts. With "any broker" connection i talks to broker i modulo
+three and the record's key decides its partition, so two of three requests are forwarded; with
+"leaders" each connection writes to partitions at their leader.
+"""
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+
+from loadtests.bench.closed_loop import Lane, run_lanes
+from loadtests.bench.environment import (
+    BenchError,
+    Environment,
+    TopicLayout,
+    create_topic,
+    measure_cpu,
+)
+from loadtests.bench.rows import Row
+from loadtests.flights import Flight, produce_body, read_flights
+from loadtests.http_connection import HttpConnection
+from ottla_ops.local_cluster import LocalCluster
+from ottla_protocol.routes import HEADER_IDEMPOTENCY_KEY, JSON
+
+PARTITIONS = 6
+CONNECTIONS = (1, 32)
+FLIGHTS = 600
+REQUESTS_MAX = 100_000
+
+TOPIC = "bench-json"
+
+
+async def measure_json(environment: Environment, cluster: LocalCluster) -> list[Row]:
+    """1 and 32 connections, to any broker and to leaders; and with Idempotency-Keys."""
+    flights = [flight for flight in read_flights(limit=FLIGHTS) if flight.key is not None]
+    layout = await create_topic(cluster, TOPIC, partitions=PARTITIONS, replication_factor=3)
+    rows = []
+    for connections in CONNECTIONS:
+        for direct in (False, True):
+            where = "leaders" if direct else "any broker"
+            plural = "s" if connections > 1 else ""
+            name = f"json post {connections} connection{plural}, {where}"
+            environment.say(name)
+            rows.append(
+                await _measure(
+                    environment, cluster, layout, name, flights, connections, direct=direct
+                )
+            )
+    name = f"json post {CONNECTIONS[-1]} connections, any broker, Idempotency-Key"
+    environment.say(name)
+    rows.append(
+        await _measure(environment, cluster, layout, name, flights, CONNECTIONS[-1], keyed=True)
+    )
+    return rows
+
+
+async def _measure(
+    environment: Environment,
+    cluster: LocalCluster,
+    layout: TopicLayout,
+    name: str,
+    flights: Sequence[Flight],
+    connections: int,
+    *,
+    direct: bool = False,
+    keyed: bool = False,
+) -> Row:
+    lanes, opened = [], []
+    for number in range(connections):
+        lane, lane_connections = (
+            _leader_lane(layout, flights, number)
+            if direct
+            else _any_broker_lane(cluster.urls, layout.name, flights, number, keyed=keyed)
+        )
+        lanes.append(lane)
+        opened += lane_connections
+    try:
+        await run_lanes(
+            lanes,
+            seconds_max=environment.bounds.warm_up_seconds,
+            requests_max=REQUESTS_MAX,
+        )
+        with measure_cpu(cluster) as cpu:
+            done = await run_lanes(
+                lanes, seconds_max=environment.bounds.seconds, requests_max=REQUESTS_MAX
+            )
+    finally:
+        for connection in opened:
+            connection.close()
+    return Row(
+        name,
+        {
+            "partitions": PARTITIONS,
+            "replication_factor": 3,
+            "body_bytes": len(produce_body([flights[0]])),
+            "requests": done.requests,
+        },
+        {
+            "requests_per_s": done.requests / done.seconds,
+            **done.latencies.values(),
+            **cpu.values,
+        },
+    )
+
+
+def _any_broker_lane(
+    urls: Sequence[str], topic: str, flights: Sequence[Flight], number: int, *, keyed: bool
+) -> tuple[Lane, list[HttpConnection]]:
+    connection = HttpConnection(urls[number % len(urls)])
+    bodies = [produce_body([flight]) for flight in flights]
+    # Lanes begin at different flights, so that they do not all write one partition at a time.
+    start = number * len(bodies) // 32 % len(bodies)
+    turns = islice(cycle(bodies), start, None)
+    target = f"/v1/topics/{topic}/records"
+    heads = {
+        len(body): connection.head("POST", target, len(body), ("Content-Type", JSON))
+        for body in bodies
+    }
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        body = next(turns)
+        if keyed:
+            sent += 1
+            key = (HEADER_IDEMPOTENCY_KEY, f"bench-{id(connection)}-{sent}")
+            head = connection.head("POST", target, len(body), ("Content-Type", JSON), key)
+        else:
+            head = heads[len(body)]
+        answer = await connection.exchange(head, body, timeout_s=None)
+        if answer.status != 200:
+            raise BenchError(f"a POST was refused: {answer.status} {answer.body[:300]!r}")
+
+    return send, [connection]
+
+
+def _leader_lane(
+    layout: TopicLayout, flights: Sequence[Flight], number: int
+) -> tuple[Lane, list[HttpConnection]]:
+    """A lane that goes round the partitions, over a connection to each leader."""
+    connections = {url: HttpConnection(url) for url in layout.leader_urls}
+    requests = []
+    for index, flight in enumerate(flights):
+        partition = (number + index) % len(layout.leader_urls)
+        connection = connections[layout.leader_urls[partition]]
+        body = produce_body([flight])
+        target = f"/v1/topics/{layout.name}/partitions/{partition}/records"
+        head = connection.head("POST", target, len(body), ("Content-Type", JSON))
+        requests.append((connection, head + body))
+    turns = cycle(requests)
+
+    async def send() -> None:
+        connection, request = next(turns)
+        answer = await connection.exchange(request, timeout_s=None)
+        if answer.status != 200:
+            raise BenchError(f"a POST was refused: {answer.status} {answer.body[:300]!r}")
+
+    return send, list(connections.values())
