@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ottla_broker.storage import recovery, sqlite
 from ottla_broker.storage import segment as segments
+from ottla_broker.storage import sqlite
 from ottla_broker.storage.group_commit import Group
 from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_state import LogState, StateLimits, load_state
 from ottla_broker.storage.policy.journaling import JournalChoice
-from ottla_broker.storage.recovery import LogState, StateLimits
 from ottla_broker.storage.replica_directory import remove_directory
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
 from ottla_broker.storage.segment_reader import find_timestamp, read_batches
@@ -195,7 +195,7 @@ class LogFiles:
 
         def truncate(connection: Any) -> tuple[int, LogState]:
             end_offset = segments.delete_from(connection, offset)
-            return end_offset, recovery.load_state(connection, active.path, limits)
+            return end_offset, load_state(connection, active.path, limits)
 
         async with self._handles.use(active) as connection:
             end_offset, state = await connection.run("truncate", truncate)
@@ -215,7 +215,7 @@ class LogFiles:
         async with self._handles.use(self.active) as connection:
             return await connection.run(
                 "read the new segment",
-                partial(recovery.load_state, path=self.active.path, limits=limits),
+                partial(load_state, path=self.active.path, limits=limits),
             )
 
     async def close(self) -> None:

@@ -21,20 +21,19 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from ottla_broker.storage import recovery, sqlite
 from ottla_broker.storage.group_commit import Group, GroupCommit, QueuedBatch, QueuedRoll
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import AppendInfo, LogConfig
 from ottla_broker.storage.log_files import LogFiles
-from ottla_broker.storage.policy.idempotency_window import StoredRequest
-from ottla_broker.storage.policy.producer_state import Duplicate, ProducerAppend
+from ottla_broker.storage.log_state import LogState, StateLimits
+from ottla_broker.storage.policy.producer_state import Duplicate
 from ottla_broker.storage.policy.rolling import SegmentFill, should_roll
-from ottla_broker.storage.recovery import LogState, RecoveredLog, RecoveryReport, StateLimits
+from ottla_broker.storage.recovery import RecoveredLog, RecoveryReport
 from ottla_broker.storage.replica_directory import prepare_replica_directory
 from ottla_broker.storage.segment import SegmentIdentity
-from ottla_broker.storage.stored_batch import StoredBatch, row_of
+from ottla_broker.storage.stored_batch import FetchedBatch, StoredBatch, row_of
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.replication.leader_epochs import EpochStart, LeaderEpochs
 from ottla_protocol.errors import (
@@ -48,21 +47,9 @@ from ottla_protocol.errors import (
     UnavailableError,
 )
 from ottla_protocol.idempotency import IDEMPOTENCY_BYTES, Idempotency
-from ottla_protocol.record_batch import BatchHeader, Buffer, patch_batch, validate_batch
+from ottla_protocol.record_batch import BatchHeader, patch_batch, validate_batch
 
 __all__ = ["AppendInfo", "LogConfig", "PartitionLog", "RecoveryReport", "StoredBatch"]
-
-
-class FetchedBatch(Protocol):
-    """A batch as a leader sent it, with the idempotency column beside it."""
-
-    @property
-    def data(self) -> Buffer:
-        """The whole batch."""
-
-    @property
-    def idempotency(self) -> bytes | None:
-        """32 bytes, or None."""
 
 
 def _wall_clock_ms() -> int:
@@ -252,7 +239,7 @@ class PartitionLog:
                 verdict.base_offset, verdict.last_offset, verdict.timestamp, duplicate=True
             )
         self._require_room(len(batch))
-        self.assign_epoch(leader_epoch)
+        self._assign_epoch_at(leader_epoch, self._state.next_offset)
         base_offset = self._state.next_offset
         last_offset = base_offset + header.last_offset - header.base_offset
         patch_batch(batch, base_offset=base_offset, leader_epoch=leader_epoch)
@@ -325,6 +312,7 @@ class PartitionLog:
         Raises:
             CorruptMessageError: the log has a newer epoch.
         """
+        self._require_writable()
         self._assign_epoch_at(leader_epoch, self._state.next_offset)
 
     async def begin_epoch(self, leader_epoch: int) -> None:
@@ -334,7 +322,6 @@ class PartitionLog:
             CorruptMessageError: the log has a newer epoch.
             StorageError: the log has failed.
         """
-        self._require_writable()
         self.assign_epoch(leader_epoch)
         await self._commits.drain()
 
@@ -362,34 +349,7 @@ class PartitionLog:
         follows_gap = batch.base_offset != state.next_offset
         self._commits.enqueue(QueuedBatch(batch, row_of(header, batch), follows_gap))
         self._tail.append(batch)
-        state.fill = state.fill.with_batch(size_bytes, header.max_timestamp)
-        state.next_offset = batch.last_offset + 1
-        state.last_batch_epoch = batch.leader_epoch
-        if header.has_producer:
-            state.producers.append(
-                ProducerAppend(
-                    header.producer_id,
-                    header.producer_epoch,
-                    header.base_sequence,
-                    batch.base_offset,
-                    batch.last_offset,
-                    header.max_timestamp,
-                    header.is_transactional,
-                    header.is_control,
-                )
-            )
-        if batch.idempotency is not None:
-            request = Idempotency.from_bytes(batch.idempotency)
-            state.requests.remember(
-                request.key_digest,
-                StoredRequest(
-                    request.body_digest,
-                    batch.base_offset,
-                    batch.last_offset,
-                    header.max_timestamp,
-                    now_ms,
-                ),
-            )
+        state.append(header, batch, now_ms)
 
     def _assign_epoch_at(self, leader_epoch: int, start_offset: int) -> None:
         before = self._state.leader_epochs

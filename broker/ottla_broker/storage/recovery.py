@@ -17,7 +17,7 @@ Everything here blocks and runs on a thread.
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,7 @@ import msgspec
 
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
-from ottla_broker.storage.policy.idempotency_window import IdempotencyWindow, StoredRequest
-from ottla_broker.storage.policy.producer_state import ProducerAppend, ProducerStates
-from ottla_broker.storage.policy.rolling import SegmentFill
+from ottla_broker.storage.log_state import LogState, StateLimits, load_state
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
 from ottla_broker.storage.stored_batch import (
     COLUMNS,
@@ -38,15 +36,7 @@ from ottla_broker.storage.stored_batch import (
     verified_batch,
 )
 from ottla_broker.storage.wal_inspection import WalState, inspect_wal
-from ottla_cluster.replication.leader_epochs import LeaderEpochs
 from ottla_protocol.errors import StorageError
-from ottla_protocol.idempotency import Idempotency
-from ottla_protocol.record_batch import (
-    CONTROL_BIT,
-    NO_LEADER_EPOCH,
-    NO_PRODUCER_ID,
-    TRANSACTIONAL_BIT,
-)
 
 _ALL = ", ".join(COLUMNS)
 """Columns of `batches` as a select list."""
@@ -69,28 +59,6 @@ class RecoveryReport:
     reason: str = ""
 
 
-@dataclass(slots=True)
-class LogState:
-    """Everything that the active segment tells of the log, at its end."""
-
-    next_offset: int
-    last_batch_epoch: int
-    fill: SegmentFill
-    leader_epochs: LeaderEpochs
-    producers: ProducerStates
-    requests: IdempotencyWindow
-
-    def snapshot(self) -> Snapshot:
-        """A copy that later appends do not change: what a segment at `next_offset` begins with."""
-        return Snapshot(
-            self.leader_epochs.entries, self.producers.entries(), self.requests.entries()
-        )
-
-    def at_new_segment(self, base_offset: int) -> "LogState":
-        """The same state when an empty segment has been begun at `base_offset`."""
-        return replace(self, next_offset=base_offset, fill=SegmentFill())
-
-
 @dataclass(frozen=True, slots=True)
 class RecoveredLog:
     """The segments, oldest first, the last one active, and the state at the end."""
@@ -98,16 +66,6 @@ class RecoveredLog:
     segments: list[Segment]
     state: LogState
     report: RecoveryReport
-
-
-@dataclass(frozen=True, slots=True)
-class StateLimits:
-    """Bounds of the state that is rebuilt, and the clock for the window's entries."""
-
-    producers_max: int
-    idempotency_entries_max: int
-    idempotency_window_ms: int
-    now_ms: int
 
 
 def recover(
@@ -143,9 +101,11 @@ def _recover(
     verification = _verify_active(active_path, identity, durability)
     if verification.damage is not None:
         previous = paths[-2] if len(paths) > 1 else None
-        _replace_damaged(active_path, identity, durability, previous, limits)
+        _replace_damaged(
+            active_path, identity, durability, previous, limits, verification.end_offset
+        )
     with closing(sqlite.connect_active(active_path, durability)) as connection:
-        end_offset = segments.end_offset_of(connection, _base_offset(active_path))
+        end_offset = segments.end_offset_of(connection, segments.required_base_offset(active_path))
         with segments.Transaction(connection):
             segments.drop_epochs_after(connection, end_offset)
             segments.mark_verified(connection, end_offset)
@@ -154,7 +114,7 @@ def _recover(
     log_segments = [
         Segment(
             path=path,
-            base_offset=_base_offset(path),
+            base_offset=segments.required_base_offset(path),
             identity=identity,
             durability=durability,
             sealed=path != active_path,
@@ -163,48 +123,6 @@ def _recover(
         for path in paths
     ]
     return RecoveredLog(log_segments, state, report)
-
-
-def load_state(connection: Any, path: Path, limits: StateLimits) -> LogState:
-    """Rebuild the log's state from an active segment's snapshot and the columns of its rows.
-
-    Raises:
-        StorageError: the columns are not those of a log.
-    """
-    base_offset = _base_offset(path)
-    snapshot = segments.read_snapshot(connection)
-    producers = ProducerStates(producers_max=limits.producers_max)
-    producers.load(snapshot.producers)
-    requests = IdempotencyWindow(
-        entries_max=limits.idempotency_entries_max, window_ms=limits.idempotency_window_ms
-    )
-    requests.load(snapshot.requests)
-    rows = connection.execute(
-        f"SELECT {', '.join(COLUMNS[:-1])} FROM batches "  # noqa: S608 # constant names
-        "WHERE producer_id >= 0 OR idempotency IS NOT NULL ORDER BY base_offset"
-    )
-    for row in rows:
-        _replay(row, producers, requests, limits.now_ms)
-    requests.expire(limits.now_ms)
-    ((batches, size_bytes),) = connection.execute(
-        "SELECT count(*), coalesce(sum(size), 0) FROM batches"
-    ).fetchall()
-    first = connection.execute(
-        "SELECT max_timestamp FROM batches ORDER BY base_offset LIMIT 1"
-    ).fetchall()
-    last = connection.execute(
-        "SELECT leader_epoch FROM batches ORDER BY base_offset DESC LIMIT 1"
-    ).fetchall()
-    next_offset = segments.end_offset_of(connection, base_offset)
-    leader_epochs = LeaderEpochs(snapshot.leader_epochs)
-    return LogState(
-        next_offset=next_offset,
-        last_batch_epoch=last[0][0] if last else leader_epochs.epoch_at(next_offset - 1),
-        fill=SegmentFill(size_bytes, batches, first[0][0] if first else -1),
-        leader_epochs=leader_epochs,
-        producers=producers,
-        requests=requests,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,19 +147,20 @@ def _verify_active(
             if found != identity:
                 raise StorageError(f"{path}: belongs to {found}, not to {identity}")
             wal = inspect_wal(connection, path)
+            segments.read_snapshot(connection, path)
             end_offset, batches, damage = _verify_rows(connection, path)
             return _Verification(end_offset, batches, damage, wal)
     except sqlite.DriverError as error:
         if not sqlite.is_damage(error):
             raise
-        return _Verification(_base_offset(path), damage=error)
+        return _Verification(segments.required_base_offset(path), damage=error)
     except DamagedSegmentError as error:
-        return _Verification(_base_offset(path), damage=error)
+        return _Verification(segments.required_base_offset(path), damage=error)
 
 
 def _verify_rows(connection: Any, path: Path) -> tuple[int, int, Exception | None]:
     """The end of the good batches, how many were read, and the damage after them if any."""
-    base_offset = _base_offset(path)
+    base_offset = segments.required_base_offset(path)
     has_gaps = bool(segments.get_meta(connection, segments.HAS_GAPS))
     verified_end = segments.get_meta(connection, segments.VERIFIED_END) or base_offset
     expected = base_offset
@@ -254,17 +173,14 @@ def _verify_rows(connection: Any, path: Path) -> tuple[int, int, Exception | Non
     if expected != verified_end and not has_gaps:
         return expected, 0, damaged(path, expected, f"the log was verified up to {verified_end}")
     batches = 0
-    epoch = NO_LEADER_EPOCH
+    epochs = segments.read_epochs(connection)
     try:
         for batch in read_verified(connection, path, verified_end):
             if batch.base_offset < expected or (batch.base_offset > expected and not has_gaps):
                 raise damaged(path, expected, f"the next batch begins at {batch.base_offset}")
-            if batch.leader_epoch < epoch:
-                raise damaged(
-                    path, batch.base_offset, f"leader epoch {batch.leader_epoch} < {epoch}"
-                )
+            if batch.leader_epoch != epochs.epoch_at(batch.base_offset):
+                raise damaged(path, expected, "the leader epochs do not have the batch's")
             batches += 1
-            epoch = batch.leader_epoch
             expected = batch.last_offset + 1
     except DamagedSegmentError as error:
         return expected, batches, error
@@ -292,13 +208,16 @@ def _replace_damaged(
     durability: sqlite.Durability,
     previous: Path | None,
     limits: StateLimits,
+    good_end: int,
 ) -> None:
-    """Put the damaged segment's good batches into a new file, and keep the old one aside."""
+    """Put the damaged segment's batches below `good_end` into a new file, and keep the old one aside."""
     creating = None
     try:
         with closing(sqlite.connect_active(path, durability)) as connection:
-            snapshot = segments.read_snapshot(connection)
-            creating = segments.write_file(path, identity, snapshot, _good_rows(connection, path))
+            snapshot = segments.read_snapshot(connection, path)
+            creating = segments.write_file(
+                path, identity, snapshot, _good_rows(connection, path, good_end)
+            )
     except (sqlite.DriverError, ValueError, StorageError, msgspec.MsgspecError) as error:
         if isinstance(error, sqlite.DriverError) and not sqlite.is_damage(error):
             raise
@@ -309,10 +228,13 @@ def _replace_damaged(
     segments.publish_file(creating, path)
 
 
-def _good_rows(connection: Any, path: Path) -> Iterator[Row]:
-    """The segment's rows up to the first that is damaged or does not follow."""
+def _good_rows(connection: Any, path: Path, good_end: int) -> Iterator[Row]:
+    """The segment's rows below `good_end`, up to the first that is damaged or does not follow.
+
+    Those below the last verified offset have not been read before.
+    """
     has_gaps = bool(segments.get_meta(connection, segments.HAS_GAPS))
-    expected = _base_offset(path)
+    expected = segments.required_base_offset(path)
     cursor = connection.execute(
         f"SELECT {_ALL} FROM batches ORDER BY base_offset"  # noqa: S608 # constant names
     )
@@ -329,6 +251,8 @@ def _good_rows(connection: Any, path: Path) -> Iterator[Row]:
                 raise
             return
         if batch.base_offset < expected or (batch.base_offset > expected and not has_gaps):
+            return
+        if batch.last_offset >= good_end:
             return
         expected = batch.last_offset + 1
         yield row
@@ -380,45 +304,3 @@ def _remove_leftovers(directory: Path) -> list[Path]:
             path.unlink()
     sqlite.fsync_directory(directory)
     return paths
-
-
-def _base_offset(path: Path) -> int:
-    base_offset = segments.base_offset_of(path)
-    assert base_offset is not None, path
-    return base_offset
-
-
-def _replay(row: Row, producers: ProducerStates, requests: IdempotencyWindow, now_ms: int) -> None:
-    """Take one row, without its blob, into producer state and window."""
-    (
-        base_offset,
-        last_offset,
-        _,
-        max_timestamp,
-        _,
-        producer_id,
-        producer_epoch,
-        base_sequence,
-        attributes,
-        idempotency,
-        _,
-    ) = row
-    if producer_id != NO_PRODUCER_ID:
-        producers.append(
-            ProducerAppend(
-                producer_id=producer_id,
-                producer_epoch=producer_epoch,
-                base_sequence=base_sequence,
-                base_offset=base_offset,
-                last_offset=last_offset,
-                timestamp=max_timestamp,
-                is_transactional=attributes & TRANSACTIONAL_BIT != 0,
-                is_control=attributes & CONTROL_BIT != 0,
-            )
-        )
-    if idempotency is not None:
-        request = Idempotency.from_bytes(idempotency)
-        requests.remember(
-            request.key_digest,
-            StoredRequest(request.body_digest, base_offset, last_offset, max_timestamp, now_ms),
-        )

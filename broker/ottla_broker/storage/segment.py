@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import msgspec
 
 from ottla_broker.storage import sqlite
@@ -86,6 +87,9 @@ _PRODUCER_BATCHES = tuple[ProducerBatch, ...]
 VERIFIED_END = "verified_end"
 """Meta: everything below this offset was verified, or written and checkpointed by a clean close."""
 
+SNAPSHOT_CRC = "snapshot_crc"
+"""Meta: checksum of the snapshot, which no batch's CRC covers."""
+
 HAS_GAPS = "has_gaps"
 """Meta: batches of this segment, or the next segment, may begin above the previous batch's end."""
 
@@ -151,6 +155,13 @@ def base_offset_of(path: Path) -> int | None:
     return int(stem)
 
 
+def required_base_offset(path: Path) -> int:
+    """The base offset of a path that is known to be a segment's."""
+    base_offset = base_offset_of(path)
+    assert base_offset is not None, path
+    return base_offset
+
+
 def create_file(path: Path, identity: SegmentIdentity, snapshot: Snapshot) -> None:
     """Create an empty segment, durably and all at once. Blocking."""
     publish_file(write_file(path, identity, snapshot), path)
@@ -183,6 +194,7 @@ def write_file(
             ),
         )
         _write_snapshot(connection, snapshot)
+        set_meta(connection, SNAPSHOT_CRC, _snapshot_crc(snapshot))
         for row in rows:
             connection.execute(_insert_statement(1), row)
         connection.execute("COMMIT")
@@ -300,8 +312,12 @@ def read_epochs(connection: Any) -> LeaderEpochs:
     return LeaderEpochs.of(rows.fetchall())
 
 
-def read_snapshot(connection: Any) -> Snapshot:
-    """The state as of the segment's base offset; `leader_epochs` are those of `read_epochs`."""
+def read_snapshot(connection: Any, path: Path) -> Snapshot:
+    """The state as of the segment's base offset; `leader_epochs` are those of `read_epochs`.
+
+    Raises:
+        DamagedSegmentError: it is not what was written.
+    """
     producers = connection.execute(
         "SELECT producer_id, epoch, last_batches, transaction_start, last_timestamp "
         "FROM producer_snapshot ORDER BY position"
@@ -310,22 +326,35 @@ def read_snapshot(connection: Any) -> Snapshot:
         "SELECT key_digest, body_digest, base_offset, last_offset, timestamp, seen_ms "
         "FROM idempotency_snapshot ORDER BY position"
     ).fetchall()
-    return Snapshot(
-        leader_epochs=read_epochs(connection).entries,
-        producers=tuple(
-            (
-                producer_id,
-                Producer(
-                    epoch,
-                    msgspec.msgpack.decode(batches, type=_PRODUCER_BATCHES),
-                    transaction_start,
-                    last_timestamp,
-                ),
-            )
-            for producer_id, epoch, batches, transaction_start, last_timestamp in producers
-        ),
-        requests=tuple((key_digest, StoredRequest(*rest)) for key_digest, *rest in requests),
-    )
+    try:
+        snapshot = Snapshot(
+            leader_epochs=read_epochs(connection).entries,
+            producers=tuple(
+                (
+                    producer_id,
+                    Producer(
+                        epoch,
+                        msgspec.msgpack.decode(batches, type=_PRODUCER_BATCHES),
+                        transaction_start,
+                        last_timestamp,
+                    ),
+                )
+                for producer_id, epoch, batches, transaction_start, last_timestamp in producers
+            ),
+            requests=tuple((key_digest, StoredRequest(*rest)) for key_digest, *rest in requests),
+        )
+        is_whole = _snapshot_crc(snapshot) == get_meta(connection, SNAPSHOT_CRC)
+    except (msgspec.MsgspecError, TypeError, StorageError) as error:
+        raise DamagedSegmentError(f"{path}: the snapshot is damaged: {error}") from error
+    if not is_whole:
+        raise DamagedSegmentError(f"{path}: the snapshot is damaged: its CRC-32C differs")
+    return snapshot
+
+
+def _snapshot_crc(snapshot: Snapshot) -> int:
+    """CRC-32C over producers and requests; the epochs change later and are checked by batch."""
+    content = msgspec.msgpack.encode((snapshot.producers, snapshot.requests))
+    return int(google_crc32c.value(content))
 
 
 def end_offset_of(connection: Any, base_offset: int) -> int:

@@ -7,7 +7,7 @@ from disk checks the batch's own CRC and that columns and header agree.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ottla_protocol.errors import CorruptMessageError, StorageError
 from ottla_protocol.idempotency import IDEMPOTENCY_BYTES
@@ -54,6 +54,18 @@ class StoredBatch:
     leader_epoch: int
     data: Buffer
     idempotency: bytes | None = None
+
+
+class FetchedBatch(Protocol):
+    """A batch as a leader sent it, with the idempotency column beside it."""
+
+    @property
+    def data(self) -> Buffer:
+        """The whole batch."""
+
+    @property
+    def idempotency(self) -> bytes | None:
+        """32 bytes, or None."""
 
 
 def row_of(header: BatchHeader, batch: StoredBatch) -> Row:

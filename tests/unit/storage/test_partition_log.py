@@ -451,8 +451,13 @@ async def test_closing_commits_what_is_queued(harness):
 async def test_a_closed_log_takes_nothing(harness):
     log = await harness.open()
     await log.close()
-    with pytest.raises(UnavailableError):
-        append(log)
+    for operation in (
+        lambda: append(log),
+        lambda: log.append_as_follower([stored_batch(0)]),
+        lambda: log.assign_epoch(3),
+    ):
+        with pytest.raises(UnavailableError):
+            operation()
 
 
 async def test_a_deleted_log_leaves_nothing(harness):

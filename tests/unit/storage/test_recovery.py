@@ -457,3 +457,48 @@ async def test_a_full_disk_is_no_damage(harness, monkeypatch):
         await harness.open()
     monkeypatch.undo()
     assert await bases(await harness.open()) == [0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE producer_snapshot SET epoch = epoch + 1",
+        "UPDATE producer_snapshot SET last_batches = x'c1'",
+        "UPDATE idempotency_snapshot SET base_offset = 0 WHERE position = 1",
+        "DELETE FROM idempotency_snapshot WHERE position = 0",
+    ],
+)
+async def test_a_damaged_snapshot_is_rebuilt_from_the_segment_before(harness, change):
+    """A wrong sequence or key would answer a new request as a retry, and lose it."""
+    log = await harness.open(segment_bytes=3_000)
+    for number in range(5):
+        await append_durably(
+            log,
+            value_bytes=1_000,
+            producer_id=1,
+            producer_epoch=0,
+            base_sequence=number,
+            idempotency=request(number),
+        )
+    await log.close()
+    newest = max(harness.directory.glob("*.sqlite"))
+    base_offset = segments.base_offset_of(newest)
+    connection = sqlite.driver.connect(newest, isolation_level=None)
+    connection.execute(change)
+    connection.close()
+    log = await harness.open(segment_bytes=3_000)
+    assert log.recovery.damaged_from == log.next_offset == base_offset
+    assert "snapshot" in log.recovery.reason
+    for number in range(base_offset):
+        assert append(log, idempotency=request(number)).base_offset == number
+    sequenced = {"producer_id": 1, "producer_epoch": 0, "base_sequence": base_offset}
+    assert append(log, **sequenced).base_offset == base_offset
+
+
+async def test_epochs_that_contradict_the_batches_are_damage(harness):
+    directory = await checkpointed(harness)
+    connection = sqlite.driver.connect(only_segment(directory), isolation_level=None)
+    connection.execute("UPDATE leader_epochs SET start_offset = 12 WHERE epoch = 1")
+    connection.close()
+    log = await harness.open(directory)
+    assert log.recovery.damaged_from == 10

@@ -1,0 +1,167 @@
+"""What appends consult, and how it is rebuilt from a segment.
+
+Producers, idempotent requests, leader epochs and the end offset are a function of the log. They
+are kept as of `next_offset`, ahead of the disk, and after a restart or a truncation they come from
+the active segment: the snapshot as of its base offset, then the columns of its rows.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ottla_broker.storage import segment as segments
+from ottla_broker.storage.policy.idempotency_window import IdempotencyWindow, StoredRequest
+from ottla_broker.storage.policy.producer_state import ProducerAppend, ProducerStates
+from ottla_broker.storage.policy.rolling import SegmentFill
+from ottla_broker.storage.segment import Snapshot
+from ottla_broker.storage.stored_batch import StoredBatch
+from ottla_cluster.replication.leader_epochs import LeaderEpochs
+from ottla_protocol.idempotency import Idempotency
+from ottla_protocol.record_batch import (
+    CONTROL_BIT,
+    NO_PRODUCER_ID,
+    TRANSACTIONAL_BIT,
+    BatchHeader,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StateLimits:
+    """Bounds of the state that is rebuilt, and the clock for the window's entries."""
+
+    producers_max: int
+    idempotency_entries_max: int
+    idempotency_window_ms: int
+    now_ms: int
+
+
+@dataclass(slots=True)
+class LogState:
+    """Everything that the active segment tells of the log, at its end."""
+
+    next_offset: int
+    last_batch_epoch: int
+    fill: SegmentFill
+    leader_epochs: LeaderEpochs
+    producers: ProducerStates
+    requests: IdempotencyWindow
+
+    def append(self, header: BatchHeader, batch: StoredBatch, now_ms: int) -> None:
+        """Take in a batch that was appended at the end; its epoch must be assigned already."""
+        self.fill = self.fill.with_batch(header.size_bytes, header.max_timestamp)
+        self.next_offset = batch.last_offset + 1
+        self.last_batch_epoch = batch.leader_epoch
+        if header.has_producer:
+            self.producers.append(
+                ProducerAppend(
+                    header.producer_id,
+                    header.producer_epoch,
+                    header.base_sequence,
+                    batch.base_offset,
+                    batch.last_offset,
+                    header.max_timestamp,
+                    header.is_transactional,
+                    header.is_control,
+                )
+            )
+        if batch.idempotency is not None:
+            _remember(
+                self.requests,
+                batch.idempotency,
+                batch.base_offset,
+                batch.last_offset,
+                header.max_timestamp,
+                now_ms,
+            )
+
+    def snapshot(self) -> Snapshot:
+        """A copy that later appends do not change: what a segment at `next_offset` begins with."""
+        return Snapshot(
+            self.leader_epochs.entries, self.producers.entries(), self.requests.entries()
+        )
+
+    def at_new_segment(self, base_offset: int) -> "LogState":
+        """The same state when an empty segment has been begun at `base_offset`."""
+        return replace(self, next_offset=base_offset, fill=SegmentFill())
+
+
+def load_state(connection: Any, path: Path, limits: StateLimits) -> LogState:
+    """Rebuild the log's state from an active segment's snapshot and the columns of its rows.
+
+    Raises:
+        StorageError: the columns are not those of a log.
+    """
+    base_offset = segments.required_base_offset(path)
+    snapshot = segments.read_snapshot(connection, path)
+    producers, requests = _replay_rows(connection, snapshot, limits)
+    ((batches, size_bytes),) = connection.execute(
+        "SELECT count(*), coalesce(sum(size), 0) FROM batches"
+    ).fetchall()
+    first = connection.execute(
+        "SELECT max_timestamp FROM batches ORDER BY base_offset LIMIT 1"
+    ).fetchall()
+    last = connection.execute(
+        "SELECT leader_epoch FROM batches ORDER BY base_offset DESC LIMIT 1"
+    ).fetchall()
+    next_offset = segments.end_offset_of(connection, base_offset)
+    leader_epochs = LeaderEpochs(snapshot.leader_epochs)
+    return LogState(
+        next_offset=next_offset,
+        last_batch_epoch=last[0][0] if last else leader_epochs.epoch_at(next_offset - 1),
+        fill=SegmentFill(size_bytes, batches, first[0][0] if first else -1),
+        leader_epochs=leader_epochs,
+        producers=producers,
+        requests=requests,
+    )
+
+
+def _replay_rows(
+    connection: Any, snapshot: Snapshot, limits: StateLimits
+) -> tuple[ProducerStates, IdempotencyWindow]:
+    """Producers and requests after the segment's rows; the others need not be read."""
+    producers = ProducerStates(producers_max=limits.producers_max)
+    producers.load(snapshot.producers)
+    requests = IdempotencyWindow(
+        entries_max=limits.idempotency_entries_max, window_ms=limits.idempotency_window_ms
+    )
+    requests.load(snapshot.requests)
+    rows = connection.execute(
+        "SELECT base_offset, last_offset, max_timestamp, producer_id, producer_epoch, "
+        "base_sequence, attributes, idempotency FROM batches "
+        "WHERE producer_id >= 0 OR idempotency IS NOT NULL ORDER BY base_offset"
+    )
+    for base, last, timestamp, producer_id, epoch, sequence, attributes, idempotency in rows:
+        if producer_id != NO_PRODUCER_ID:
+            is_transactional = attributes & TRANSACTIONAL_BIT != 0
+            is_control = attributes & CONTROL_BIT != 0
+            producers.append(
+                ProducerAppend(
+                    producer_id,
+                    epoch,
+                    sequence,
+                    base,
+                    last,
+                    timestamp,
+                    is_transactional,
+                    is_control,
+                )
+            )
+        if idempotency is not None:
+            _remember(requests, idempotency, base, last, timestamp, limits.now_ms)
+    requests.expire(limits.now_ms)
+    return producers, requests
+
+
+def _remember(
+    requests: IdempotencyWindow,
+    idempotency: bytes,
+    base_offset: int,
+    last_offset: int,
+    timestamp: int,
+    seen_ms: int,
+) -> None:
+    request = Idempotency.from_bytes(idempotency)
+    requests.remember(
+        request.key_digest,
+        StoredRequest(request.body_digest, base_offset, last_offset, timestamp, seen_ms),
+    )
