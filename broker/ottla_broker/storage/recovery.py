@@ -210,7 +210,7 @@ def _replace_damaged(
     limits: StateLimits,
     good_end: int,
 ) -> None:
-    """Put the damaged segment's batches below `good_end` into a new file, and keep the old one aside."""
+    """Put the batches below `good_end` into a new file, and keep the damaged one aside."""
     creating = None
     try:
         with closing(sqlite.connect_active(path, durability)) as connection:
