@@ -157,3 +157,12 @@ async def test_a_failed_truncation_fails_the_log(log, harness, monkeypatch):
     assert len(harness.failures) == 1
     with pytest.raises(StorageError):
         append(log, leader_epoch=9)
+
+
+async def test_truncation_lowers_the_verified_mark(harness, log):
+    """Otherwise a crash right after it would look like rows lost below the mark."""
+    log = await harness.reopen(log, segment_bytes=1 << 20)
+    await log.truncate_to(28)
+    crashed = await harness.open(await harness.copy_while_writing(log, "crashed"))
+    assert crashed.recovery.damaged_from is None
+    assert crashed.next_offset == 27
