@@ -68,6 +68,8 @@ class ControllerDriver:
         # be followed by a proposal that was decided as if it were there.
         self._appending = asyncio.Lock()
         self._answers: dict[int, asyncio.Future[Response]] = {}
+        # Strong references: the event loop keeps only weak ones to its tasks.
+        self._deciding: set[asyncio.Task[Response]] = set()
         self._probes: dict[int, asyncio.Task[None]] = {}
 
     @property
@@ -132,6 +134,19 @@ class ControllerDriver:
             NotControllerError: this node is not the active controller, or was deposed meanwhile.
             OttlaError: the controller refuses the command.
         """
+        # In a task of its own, which a caller that gives up does not cancel: what was decided must
+        # find its place in the log before the next decision is made.
+        deciding = asyncio.create_task(self._execute(command))
+        self._deciding.add(deciding)
+        deciding.add_done_callback(self._decided)
+        return await asyncio.shield(deciding)
+
+    def _decided(self, deciding: "asyncio.Task[Response]") -> None:
+        self._deciding.discard(deciding)
+        if not deciding.cancelled():
+            deciding.exception()  # Retrieved, for the case that nobody waits any more.
+
+    async def _execute(self, command: Command) -> Response:
         active = self._active_controller()
         try:
             async with self._appending:
@@ -174,8 +189,7 @@ class ControllerDriver:
             self._raft.propose(payload, appended)
         except OttlaError as error:
             appended(error)
-        # Shielded: a caller that gives up must not release the lock before the log has decided.
-        await asyncio.shield(placed)
+        await placed
 
     def _active_controller(self) -> ActiveController:
         if self._active is None:

@@ -16,6 +16,9 @@ from ottla_protocol.errors import OttlaError, OverloadedError, UnavailableError
 
 ResultT = TypeVar("ResultT")
 
+PRUNE_AT_LEAST = 64
+"""Waiters on one offset before those that gave up are looked for."""
+
 
 class Purgatory:
     """Counts parked requests against `limit`."""
@@ -90,12 +93,21 @@ class OffsetWaiters:
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
         # Breaks ties between equal offsets, because futures have no order.
         self._sequence = count()
+        self._prune_at = PRUNE_AT_LEAST
 
     def wait_for(self, offset: int) -> asyncio.Future[None]:
         """A future that `reached(at least offset)` resolves."""
+        if len(self._heap) >= self._prune_at:
+            self._forget_those_who_left()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._heap, (offset, next(self._sequence), future))
         return future
+
+    def _forget_those_who_left(self) -> None:
+        """Drop waits that timed out, so that an offset that stands still holds no garbage."""
+        self._heap = [waiting for waiting in self._heap if not waiting[2].done()]
+        heapq.heapify(self._heap)
+        self._prune_at = max(PRUNE_AT_LEAST, 2 * len(self._heap))
 
     def reached(self, offset: int) -> None:
         """Resolve everything that waits for `offset` or less."""

@@ -1,5 +1,6 @@
 """Topics and the cluster, as clients see them."""
 
+from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.raft_driver import RaftDriver
@@ -101,14 +102,14 @@ class TopicService:
         not come back as 'already exists'. Callers catch up afterwards, so that this broker shows
         what it has answered.
         """
-        attempts = ADMIN_TIMEOUT_MS // RETRY_INTERVAL_MS
+        deadline_ms = monotonic_ms() + ADMIN_TIMEOUT_MS
         while True:
-            attempts -= 1
+            remaining_ms = max(1, deadline_ms - monotonic_ms())
             try:
-                return await self._controller.execute(command, timeout_ms=ADMIN_TIMEOUT_MS)
+                return await self._controller.execute(command, timeout_ms=remaining_ms)
             except OttlaError as error:
                 again = error.retriable and error.outcome is Outcome.NOT_APPLIED
-                if not again or attempts <= 0:
+                if not again or monotonic_ms() >= deadline_ms:
                     raise
             await self._metadata.wait_for_change(timeout_ms=RETRY_INTERVAL_MS)
 

@@ -118,7 +118,7 @@ class RaftNode:
         self._election_deadline_ms = now_ms
         self._outputs = Outputs()
         if len(config.voters) > 1:
-            self._restart_election_timer()
+            self._start_election_timer()
 
     # --- what the driver may ask ----------------------------------------------------------------
 
@@ -330,6 +330,17 @@ class RaftNode:
         )
         # The no-op commits what earlier terms left (Raft §8).
         self._leadership.append((b"",))
+
+    def _start_election_timer(self) -> None:
+        """Wait less than usual for a leader after a start: long enough to hear a living one.
+
+        Voters of a new cluster start together and need not wait out a timeout that is meant for
+        noticing a leader's death. Where a leader lives, the others refuse the pre-vote.
+        """
+        self._election_deadline_ms = self._now_ms + self._random.randint(
+            2 * self._config.heartbeat_interval_ms,
+            max(2 * self._config.heartbeat_interval_ms, self._config.election_timeout_min_ms),
+        )
 
     def _restart_election_timer(self) -> None:
         self._election_deadline_ms = self._now_ms + self._random.randint(
