@@ -59,6 +59,11 @@ class ClusterClient:
         """The leader's node id; waits until there is one."""
         return eventually(lambda: self.partition(topic, partition, via=via)["leader"])
 
+    def wait_led(self, topic, *, partitions=1):
+        """Wait until the leader of each partition serves it."""
+        for partition in range(partitions):
+            eventually(lambda partition=partition: self.offset(topic, partition).status == 200)
+
     def controller(self):
         """The active controller, agreed on by all live brokers."""
 

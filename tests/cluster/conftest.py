@@ -35,6 +35,7 @@ def topic(shared):
     """The name of a fresh topic of the shared cluster, with one partition on three brokers."""
     name = f"topic-{next(_topic_numbers)}"
     shared.create_topic(name, partitions=1, replication_factor=3)
+    shared.wait_led(name)
     return name
 
 

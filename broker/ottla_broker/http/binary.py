@@ -16,6 +16,7 @@ from ottla_broker.http.context import BrokerContext, context_of
 from ottla_broker.http.query import Query
 from ottla_broker.services.produce import NO_OFFSET
 from ottla_broker.services.produce_options import ProduceOptions
+from ottla_broker.services.shared_failure import shared_failure
 from ottla_broker.telemetry import METRICS
 from ottla_protocol import routes
 from ottla_protocol.errors import (
@@ -112,11 +113,12 @@ def produce_response(
     """Results in request order; with `one_status` the status tells of them (207 when mixed).
 
     Raises:
-        OttlaError: every batch failed and `one_status` is set: the first one's error.
+        OttlaError: every batch failed alike and `one_status` is set: the first one's error.
     """
     errors = [_with_leader(context, item) for item in results if isinstance(item, OttlaError)]
-    if one_status and errors and len(errors) == len(results):
-        raise errors[0]
+    failure = shared_failure(results) if one_status else None
+    if failure is not None:
+        raise failure
     answers = [
         AppendedBatch(batch.topic, batch.partition, NO_OFFSET, 0, NO_OFFSET, error=result.problem())
         if isinstance(result, OttlaError)
@@ -138,8 +140,9 @@ async def fetch(request: web.Request) -> web.Response:
     await _look_for_unknown_topics(context, wanted.partitions)
     results = await context.batch_fetch.fetch(wanted)
     errors = [_with_leader(context, item) for item in results if isinstance(item, OttlaError)]
-    if errors and len(errors) == len(results):
-        raise errors[0]
+    failure = shared_failure(results)
+    if failure is not None:
+        raise failure
     answers = [
         FetchedPartition(
             asked.topic, asked.partition, [], NO_OFFSET, NO_OFFSET, error=result.problem()

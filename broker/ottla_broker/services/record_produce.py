@@ -14,6 +14,7 @@ from ottla_broker.drivers.clock import wall_clock_ms
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.produce import NO_OFFSET, ProduceService
 from ottla_broker.services.produce_options import ProduceOptions
+from ottla_broker.services.shared_failure import shared_failure
 from ottla_broker.services.topics import TopicService
 from ottla_cluster.controller.image import Topic
 from ottla_protocol.errors import InvalidRequestError, OttlaError, UnknownTopicOrPartitionError
@@ -67,8 +68,8 @@ class RecordProduceService:
             body: the request's body, for the key's digest.
 
         Raises:
-            OttlaError: every partition failed with it (or it was refused as a whole); where only
-                some failed, their results carry the error.
+            OttlaError: every partition failed with it (or it was refused as a whole); where some
+                failed, or each in its own way, their results carry the errors.
         """
         topic = await self._topics.find(topic_name)
         if partition is not None:
@@ -180,9 +181,9 @@ def _response(
     split: dict[int, list[int]],
     results: Sequence[AppendedBatch | OttlaError],
 ) -> ProduceResponse:
-    first_error = next((item for item in results if isinstance(item, OttlaError)), None)
-    if first_error is not None and all(isinstance(item, OttlaError) for item in results):
-        raise first_error
+    failure = shared_failure(results)
+    if failure is not None:
+        raise failure
     positions: list[RecordPosition | None] = [None] * len(records)
     answers: list[ProduceResult] = []
     for (partition, indexes), result in zip(split.items(), results, strict=True):
