@@ -230,7 +230,7 @@ class Broker:
         except OSError as error:
             await self._runner.cleanup()
             await self._peers.close()
-            reason = os.strerror(error.errno) if (error.errno or 0) > 0 else str(error)
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             raise SettingsError(
                 f"OTTLA_LISTEN (--listen): cannot listen on {self._settings.listen}: {reason}"
             ) from error
