@@ -197,7 +197,7 @@ class Partition:
 
     def append(
         self,
-        batch: bytearray,
+        batch: bytearray | memoryview,
         header: BatchHeader,
         *,
         acks_all: bool,

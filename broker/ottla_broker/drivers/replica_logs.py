@@ -82,14 +82,28 @@ class ReplicaLogs:
             on_durable=on_durable,
             on_failure=self._on_failure,
         )
+        self._report_losses(opened, f"{topic.name}-{state.partition}")
+        return opened
+
+    def _report_losses(self, opened: PartitionLog, name: str) -> None:
+        identity = opened.identity
+        high_watermark = self.high_watermark((identity.topic_id, identity.partition))
         if opened.recovery.damaged_from is not None:
             log.error(
                 "log_damaged",
-                partition=f"{topic.name}-{state.partition}",
+                partition=name,
                 damaged_from=opened.recovery.damaged_from,
                 recovered_to=opened.log_end_offset,
+                reason=opened.recovery.reason,
             )
-        return opened
+        if opened.log_end_offset < high_watermark:
+            # Records that were committed are missing here: an old copy, or a lost file.
+            log.error(
+                "log_shortened",
+                partition=name,
+                log_end_offset=opened.log_end_offset,
+                high_watermark=high_watermark,
+            )
 
     async def delete(self, closed: PartitionLog) -> None:
         """Remove a closed log: moved aside at once, so that a namesake may come.

@@ -90,7 +90,7 @@ class ProduceService:
             self._check_size(partition, batch)
             header = validate_batch(batch.batch, on_append=True)
             info = partition.append(
-                bytearray(batch.batch),
+                _own(batch.batch),
                 header,
                 acks_all=options.acks == ACKS_ALL,
                 now_ms=wall_clock_ms(),
@@ -213,6 +213,15 @@ class ProduceService:
         if leader == self._node_id:
             return await self.append_here(batches, options)
         return await self._forwarder.forward(leader, batches, options)
+
+
+def _own(batch: memoryview) -> memoryview | bytearray:
+    """The batch as memory that the log may patch and keep.
+
+    A view of a request's body is that already: nobody else looks at the body again. What was
+    inflated is read-only and has to be copied.
+    """
+    return bytearray(batch) if batch.readonly else batch
 
 
 def _may_try_again(result: AppendedBatch | OttlaError) -> bool:

@@ -193,7 +193,7 @@ class PartitionLog:
 
     def append_as_leader(
         self,
-        batch: bytearray,
+        batch: bytearray | memoryview,
         header: BatchHeader,
         *,
         leader_epoch: int,
