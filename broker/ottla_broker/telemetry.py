@@ -66,6 +66,9 @@ class Metrics:
         self.replicated_bytes = Counter(
             "ottla_replicated_bytes", "Bytes appended as follower", registry=registry
         )
+        self.replication_seconds = _latency(
+            registry, "ottla_replication_seconds", "From a leader's answer to its commit here", []
+        )
         self.replication_errors = Counter(
             "ottla_replication_errors", "Errors of replica fetches by code", ["code"],
             registry=registry,

@@ -146,8 +146,10 @@ class ReplicaFetcher:
                 await self._pause(RETRY_BACKOFF_MS)
                 continue
             if response is not None:
+                answered_ms = monotonic_ms()
                 async with self._processing:
                     await self._take(response, positions)
+                METRICS.replication_seconds.observe((monotonic_ms() - answered_ms) / 1000)
 
     async def _pause(self, pause_ms: int | None) -> None:
         with contextlib.suppress(TimeoutError):

@@ -1,0 +1,96 @@
+"""Settings are read once, checked, and told about in one line."""
+
+import pytest
+
+from ottla_broker.settings import SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("OTTLA_"):
+            monkeypatch.delenv(name)
+
+
+def load(*arguments):
+    return load_settings(arguments)
+
+
+def test_a_node_id_is_all_that_a_single_broker_needs():
+    settings = load("--node-id", "7")
+    assert settings.url == "http://127.0.0.1:7101"
+    assert settings.voter_urls == {7: "http://127.0.0.1:7101"}
+    assert str(settings.data_directory) == "data/broker-7"
+    assert settings.cluster_id == "local"
+
+
+def test_flags_win_over_the_environment(monkeypatch):
+    monkeypatch.setenv("OTTLA_NODE_ID", "1")
+    monkeypatch.setenv("OTTLA_SESSION_TIMEOUT_MS", "5000")
+    settings = load("--node-id", "2")
+    assert (settings.node_id, settings.session_timeout_ms) == (2, 5000)
+
+
+def test_voters_are_a_comma_separated_list(monkeypatch):
+    monkeypatch.setenv("OTTLA_VOTERS", "1@127.0.0.1:7101, 2@127.0.0.1:7102,")
+    settings = load("--node-id", "1")
+    assert settings.voter_urls == {1: "http://127.0.0.1:7101", 2: "http://127.0.0.1:7102"}
+
+
+def test_the_advertised_url_is_what_peers_are_told():
+    settings = load("--node-id", "1", "--advertised-url", "http://127.0.0.2:80/")
+    assert settings.url == "http://127.0.0.2:80"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ["OTTLA_NODE_ID", "--node-id"]),
+        (("--node-id", "0"), ["OTTLA_NODE_ID", "greater"]),
+        (("--node-id", "x"), ["OTTLA_NODE_ID", "integer"]),
+        (("--node-id", "1", "--listen", "nowhere"), ["OTTLA_LISTEN", "host:port"]),
+        (("--node-id", "1", "--listen", "127.0.0.1:99999"), ["OTTLA_LISTEN", "host:port"]),
+        (("--node-id", "1", "--listen", "0.0.0.0:7101"), ["OTTLA_INSECURE_LISTEN"]),
+        (("--node-id", "1", "--voters", "1=127.0.0.1:1"), ["OTTLA_VOTERS", "id@host:port"]),
+        (("--node-id", "1", "--voters", "1@h:1,1@h:2"), ["OTTLA_VOTERS", "twice"]),
+        (("--node-id", "1", "--voters", "2@127.0.0.1:1"), ["voters", "1@host:port"]),
+        (("--node-id", "1", "--session-timeout-ms", "4"), ["OTTLA_SESSION_TIMEOUT_MS", "500"]),
+        (("--node-id", "1", "--advertised-url", "ftp://x"), ["OTTLA_ADVERTISED_URL", "http://"]),
+        (("--node-id", "1", "--log-format", "xml"), ["OTTLA_LOG_FORMAT", "json"]),
+        (("--node-id", "1", "--colour", "red"), ["--colour"]),
+    ],
+)
+def test_a_wrong_setting_is_told_in_one_line_that_names_it_and_the_rule(arguments, words):
+    with pytest.raises(SettingsError) as caught:
+        load(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_a_listener_beyond_loopback_can_be_insisted_on():
+    assert load("--node-id", "1", "--listen", "0.0.0.0:7101", "--insecure-listen").insecure_listen
+
+
+@pytest.mark.parametrize("address", ["127.0.0.5:1", "localhost:1", "[::1]:1"])
+def test_loopback_needs_no_insistence(address):
+    assert load("--node-id", "1", "--listen", address).listen == address
+
+
+def test_an_unknown_name_suggests_the_nearest(monkeypatch):
+    monkeypatch.setenv("OTTLA_SESION_TIMEOUT_MS", "3000")
+    with pytest.raises(SettingsError, match="did you mean OTTLA_SESSION_TIMEOUT_MS"):
+        load_settings(("--node-id", "1"))
+
+
+def test_the_variables_of_clients_never_stop_a_broker(monkeypatch):
+    monkeypatch.setenv("OTTLA_BOOTSTRAP", "http://127.0.0.1:1")
+    assert load_settings(("--node-id", "1")).node_id == 1
+
+
+def test_the_secret_is_not_in_the_settings_text():
+    settings = load("--node-id", "1", "--cluster-secret", "hunter2")
+    assert "hunter2" not in repr(settings)
