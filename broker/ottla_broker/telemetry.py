@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -146,5 +147,17 @@ def configure_logging(log_format: str | None, level: str, **context: Any) -> Non
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(**context)
-    # aiohttp reports what a handler did not catch through the standard library.
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, handlers=[_StandardLibraryHandler()])
+
+
+class _StandardLibraryHandler(logging.Handler):
+    """Makes what aiohttp and asyncio report lines like all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        log = structlog.get_logger()
+        if isinstance(error, HttpProcessingError):
+            # Its text quotes what a client sent in place of HTTP, which may be anything.
+            log.info("malformed_http", error=type(error).__name__)
+        else:
+            log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=error)

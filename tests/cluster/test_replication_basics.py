@@ -1,0 +1,189 @@
+"""ISR, catching up, health and metrics of a cluster whose followers stall and return."""
+
+import json
+import time
+
+import pytest
+
+from tests.cluster.awaiting import eventually
+
+pytestmark = pytest.mark.cluster
+
+FAST_LAG = {"OTTLA_REPLICA_LAG_TIME_MAX_MS": "1000"}
+
+
+class TestStalledFollower:
+    def test_it_leaves_the_isr_and_returns_when_it_has_caught_up(self, start_cluster):
+        client = start_cluster(settings=FAST_LAG)
+        client.create_topic("t", partitions=1)
+        client.append("t", "before")
+        leader = client.leader("t")
+        controller = client.controller()
+        follower = next(node for node in client.others(leader) if node != controller)
+        stalled = client.cluster.broker(follower)
+        stalled.pause()
+
+        started_s = time.monotonic()
+        assert client.append("t", "during", via=leader) == 1  # Waits until the follower is out.
+        assert time.monotonic() - started_s < 6
+        eventually(lambda: follower not in client.partition("t", via=leader)["isr"], 2)
+        started_s = time.monotonic()
+        for number in range(20):
+            client.append("t", number, via=leader)
+        assert time.monotonic() - started_s < 5
+        assert client.partition("t", via=leader)["leader_epoch"] == 0
+
+        stalled.resume()
+        client.wait_isr("t", 3)
+        copies = client.wait_replicas_equal("t")
+        assert len(copies[0]) == 22
+        assert client.metric(leader, 'ottla_isr_changes_total{direction="expand"}') >= 1
+
+    def test_the_high_watermark_reaches_followers_without_further_writes(self, start_cluster):
+        client = start_cluster()
+        client.create_topic("t", partitions=1)
+        client.append("t", "only")
+        for node_id in client.node_ids:
+            eventually(
+                lambda node_id=node_id: client.local_records(node_id, "t")[0] == 1, timeout_s=3
+            )
+
+
+class TestHealth:
+    def test_live_ready_version(self, shared):
+        for node_id in shared.node_ids:
+            url = shared.url(node_id)
+            assert shared.http.get(f"{url}/livez").expect(200).document == {"live": True}
+            ready = shared.http.get(f"{url}/readyz").expect(200).document
+            assert ready == {"ready": True, "reasons": []}
+            version = shared.http.get(f"{url}/version").expect(200).document
+            assert set(version) == {"version", "python", "sqlite"}
+            assert all(part.isdigit() for part in version["sqlite"].split("."))
+
+    def test_a_broker_without_a_quorum_is_alive_but_not_ready_and_says_why(self, start_cluster):
+        client = start_cluster()
+        client.create_topic("t", partitions=1)
+        client.append("t", "x")
+        eventually(lambda: client.local_records(3, "t")[0] == 1)
+        for node_id in (1, 2):
+            client.cluster.broker(node_id).kill()
+        url = client.url(3)
+
+        def unready():
+            answer = client.http.get(f"{url}/readyz")
+            assert answer.status == 503
+            return answer.document
+
+        document = eventually(unready)
+        assert document["ready"] is False
+        assert document["reasons"]
+        client.http.get(f"{url}/livez").expect(200)
+        # Its own copy stays readable.
+        assert len(client.local_records(3, "t")[1]) == 1
+
+
+METRICS = {
+    "ottla_http_requests_total": "counter",
+    "ottla_produce_seconds": "histogram",
+    "ottla_produced_bytes_total": "counter",
+    "ottla_produced_batches_total": "counter",
+    "ottla_produced_records_total": "counter",
+    "ottla_produce_errors_total": "counter",
+    "ottla_produce_duplicates_total": "counter",
+    "ottla_fetch_seconds": "histogram",
+    "ottla_fetched_bytes_total": "counter",
+    "ottla_forwarded_requests_total": "counter",
+    "ottla_replicated_bytes_total": "counter",
+    "ottla_replication_errors_total": "counter",
+    "ottla_isr_changes_total": "counter",
+    "ottla_elections_total": "counter",
+    "ottla_is_controller": "gauge",
+    "ottla_metadata_version": "gauge",
+    "ottla_partitions": "gauge",
+    "ottla_under_replicated_partitions": "gauge",
+    "ottla_parked_requests": "gauge",
+    "ottla_inflight_produce_bytes": "gauge",
+    "ottla_event_loop_lag_seconds": "histogram",
+    "process_resident_memory_bytes": "gauge",
+}
+
+
+class TestMetrics:
+    def test_every_documented_name_is_there_with_its_type(self, shared, topic):
+        shared.append(topic, "x")
+        answer = shared.http.get(f"{shared.any_url()}/metrics").expect(200)
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        types = dict(
+            line.split()[2:4] for line in answer.text.splitlines() if line.startswith("# TYPE")
+        )
+        for name, kind in METRICS.items():
+            assert types.get(name) == kind, name
+
+    def test_the_values_tell_what_happened(self, shared, topic):
+        leader = shared.leader(topic)
+        follower = shared.others(leader)[0]
+        names = (
+            "ottla_produced_records_total",
+            "ottla_produced_batches_total",
+            "ottla_produced_bytes_total",
+            "ottla_produce_duplicates_total",
+        )
+        before = {name: shared.metric(leader, name) for name in names}
+        replicated = shared.metric(follower, "ottla_replicated_bytes_total")
+        for _ in range(2):
+            shared.produce(
+                topic, [{"value": 1}] * 5, partition=0, headers={"Idempotency-Key": "k"}
+            ).expect(200)
+        told = {name: shared.metric(leader, name) - before[name] for name in names}
+        assert told["ottla_produced_records_total"] == 5
+        assert told["ottla_produced_batches_total"] == 1
+        assert told["ottla_produced_bytes_total"] > 61
+        assert told["ottla_produce_duplicates_total"] == 1
+        eventually(
+            lambda: (
+                shared.metric(follower, "ottla_replicated_bytes_total") - replicated
+                >= told["ottla_produced_bytes_total"]
+            )
+        )
+
+    def test_one_controller_and_nothing_under_replicated(self, shared, topic):
+        nodes = shared.node_ids
+        assert sum(shared.metric(node, "ottla_is_controller") for node in nodes) == 1
+        assert shared.metric(shared.controller(), "ottla_is_controller") == 1
+        eventually(
+            lambda: all(
+                shared.metric(node, "ottla_under_replicated_partitions") == 0 for node in nodes
+            )
+        )
+        partitions = [
+            state for found in shared.http.get(f"{shared.any_url()}/v1/topics").document["topics"]
+            for state in found["partitions"]
+        ]  # fmt: skip
+
+        def counted(role):
+            name = f'ottla_partitions{{role="{role}"}}'
+            return sum(shared.metric(node, name) for node in nodes)
+
+        eventually(lambda: counted("leader") == len(partitions))
+        replicas = sum(len(state["replicas"]) for state in partitions)
+        eventually(lambda: counted("leader") + counted("follower") == replicas)
+
+    def test_no_label_is_of_a_clients_making(self, shared):
+        shared.http.get(f"{shared.any_url()}/v1/canary-path")
+        shared.http.get(f"{shared.any_url()}/v1/topics/canary-topic")
+        shared.http.call("CANARY", f"{shared.any_url()}/v1/topics")
+        text = shared.http.get(f"{shared.any_url()}/metrics").text
+        assert "canary" not in text.lower()
+
+
+class TestLogs:
+    def test_lines_are_json_and_hold_no_record(self, shared, topic):
+        shared.append(topic, "canary-value")
+        shared.produce(topic, [{"key": "canary-key", "value": 1}], acks=5)
+        shared.http.call("CANARY", shared.any_url())
+        for broker in shared.cluster.brokers:
+            text = broker.log_path.read_text()
+            assert "canary" not in text
+            for line in text.splitlines():
+                entry = json.loads(line)
+                assert {"event", "level", "timestamp", "broker"} <= set(entry)
