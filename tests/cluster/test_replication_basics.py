@@ -78,6 +78,13 @@ class TestHealth:
         assert document["ready"] is False
         assert document["reasons"]
         client.http.get(f"{url}/livez").expect(200)
+        # What it does not know may exist: that is for a controller to say.
+        for answer in (
+            client.http.get(f"{url}/v1/topics/absent"),
+            client.produce("absent", [{"value": 1}], via=3),
+        ):
+            problem = answer.expect(503).document
+            assert (problem["code"], problem["retriable"]) == ("CONTROLLER_NOT_AVAILABLE", True)
         # Its own copy stays readable.
         assert len(client.local_records(3, "t")[1]) == 1
 

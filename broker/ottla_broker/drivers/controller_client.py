@@ -42,8 +42,8 @@ class ControllerClient:
         self._peers = peers
         self._voter_urls = voter_urls
         # The question that is on its way, and the one that is asked after it.
-        self._catching_up: asyncio.Task[None] | None = None
-        self._next_catch_up: asyncio.Task[None] | None = None
+        self._catching_up: asyncio.Task[bool] | None = None
+        self._next_catch_up: asyncio.Task[bool] | None = None
         self._reports: dict[int, asyncio.Task[None]] = {}
 
     async def execute(self, command: Command, *, timeout_ms: int) -> Response:
@@ -62,18 +62,21 @@ class ControllerClient:
         )
         return decode_response(body)
 
-    async def catch_up(self) -> None:
+    async def catch_up(self) -> bool:
         """Apply everything that the controller had committed at this call, within a second or two.
 
         Callers at the same time share one question, but never one that was asked before they came:
-        its answer may be older than what they must see. Whoever cannot be asked changes nothing:
-        the answer is then as old as this broker's metadata, as it would be during a partition.
+        its answer may be older than what they must see.
+
+        Returns:
+            Whether that was achieved; if not, this broker's metadata may be as old as it likes, and
+            what is missing there may exist.
         """
         if self._next_catch_up is None:
             self._next_catch_up = asyncio.create_task(self._catch_up(), name="metadata-catch-up")
-        await asyncio.shield(self._next_catch_up)
+        return await asyncio.shield(self._next_catch_up)
 
-    async def _catch_up(self) -> None:
+    async def _catch_up(self) -> bool:
         if self._catching_up is not None:
             await asyncio.wait({self._catching_up})
         self._catching_up, self._next_catch_up = self._next_catch_up, None
@@ -83,7 +86,8 @@ class ControllerClient:
                 while self._metadata.image.version < version:
                     await self._metadata.wait_for_change(timeout_ms=CATCH_UP_TIMEOUT_MS)
         except (TimeoutError, OttlaError):
-            return
+            return False
+        return True
 
     async def _commit_version(self) -> int:
         leader_id = self._known_leader()

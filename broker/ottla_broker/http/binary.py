@@ -29,13 +29,11 @@ from ottla_protocol.errors import (
 from ottla_protocol.models import (
     MAX_PRODUCE_TIMEOUT_MS,
     AppendedBatch,
-    BatchToAppend,
     BinaryFetchRequest,
     BinaryFetchResponse,
     BinaryProduceRequest,
     BinaryProduceResponse,
     FetchedPartition,
-    PartitionToFetch,
 )
 
 MAX_FETCH_REQUEST_BYTES = 4 << 20
@@ -77,7 +75,7 @@ async def produce(request: web.Request) -> web.Response:
         with context.inflight.hold(request.content_length or limit):
             wanted = decode(_produce_decoder, await read_body(request, limit))
             _check(wanted)
-            await _look_for_unknown_topics(context, wanted.batches)
+            await context.topics.look_for(batch.topic for batch in wanted.batches)
             results = await context.produce.append_here(
                 wanted.batches, ProduceOptions.checked(wanted.acks, wanted.timeout_ms)
             )
@@ -93,14 +91,6 @@ def _check(wanted: BinaryProduceRequest) -> None:
         raise InvalidRequestError(f"timeout_ms must be from 1 to {MAX_PRODUCE_TIMEOUT_MS}")
     if any(batch.idempotency is not None for batch in wanted.batches):
         raise InvalidRequestError("idempotency is for brokers; clients send a producer id")
-
-
-async def _look_for_unknown_topics(
-    context: BrokerContext, items: Sequence[BatchToAppend | PartitionToFetch]
-) -> None:
-    """Catch up once before any of these topics is called unknown."""
-    if any(item.topic not in context.metadata.image.topic_ids for item in items):
-        await context.controller_client.catch_up()
 
 
 def produce_response(
@@ -137,7 +127,7 @@ async def fetch(request: web.Request) -> web.Response:
     wanted = decode(_fetch_decoder, await read_body(request, MAX_FETCH_REQUEST_BYTES))
     if not wanted.partitions:
         raise InvalidRequestError("partitions must not be empty")
-    await _look_for_unknown_topics(context, wanted.partitions)
+    await context.topics.look_for(asked.topic for asked in wanted.partitions)
     results = await context.batch_fetch.fetch(wanted)
     errors = [_with_leader(context, item) for item in results if isinstance(item, OttlaError)]
     failure = shared_failure(results)

@@ -1,5 +1,7 @@
 """Topics and the cluster, as clients see them."""
 
+from collections.abc import Iterable
+
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.metadata import MetadataCache
@@ -12,7 +14,7 @@ from ottla_cluster.controller.commands import (
 )
 from ottla_cluster.controller.image import BrokerRegistration, Partition, Topic
 from ottla_cluster.controller.topic_configs import effective_configs
-from ottla_protocol.errors import OttlaError, Outcome, UnknownTopicOrPartitionError
+from ottla_protocol.errors import ControllerNotAvailableError, OttlaError, Outcome
 from ottla_protocol.models import (
     BrokerDescription,
     ClusterDescription,
@@ -43,12 +45,23 @@ class TopicService:
 
         Raises:
             UnknownTopicOrPartitionError: the controller knows none either.
+            ControllerNotAvailableError: there is none to ask; that is no proof against the topic.
         """
-        try:
-            return self._metadata.image.topic(name)
-        except UnknownTopicOrPartitionError:
-            await self._controller.catch_up()
-            return self._metadata.image.topic(name)
+        await self.look_for([name])
+        return self._metadata.image.topic(name)
+
+    async def look_for(self, names: Iterable[str]) -> None:
+        """Catch up, unless every one of these topics is known already.
+
+        Raises:
+            ControllerNotAvailableError: one is unknown here, and no controller can be asked.
+        """
+        if all(name in self._metadata.image.topic_ids for name in names):
+            return
+        if not await self._controller.catch_up():
+            raise ControllerNotAvailableError(
+                "a topic is unknown here, and no controller can be asked whether it exists"
+            )
 
     async def find_partition(self, name: str, partition: int) -> Partition:
         """A partition, looked for as `find` does.
