@@ -26,12 +26,13 @@ def build_application(context: BrokerContext) -> web.Application:
             web.get(routes.METADATA, topics.metadata),
             web.get(routes.TOPICS, topics.list_topics),
             web.post(routes.TOPICS, topics.create_topic),
-            web.get(routes.TOPIC, topics.describe_topic),
-            web.delete(routes.TOPIC, topics.delete_topic),
+            # Paths with a name in them are tried in this order: the busy ones first.
             web.post(routes.TOPIC_RECORDS, records.produce),
             web.post(routes.PARTITION_RECORDS, records.produce),
             web.get(routes.PARTITION_RECORDS, records.read),
             web.get(routes.PARTITION_OFFSETS, records.offsets),
+            web.get(routes.TOPIC, topics.describe_topic),
+            web.delete(routes.TOPIC, topics.delete_topic),
             web.post(routes.PRODUCE, binary.produce),
             web.post(routes.FETCH, binary.fetch),
         ]

@@ -4,6 +4,8 @@ aiohttp's own inflating is switched off (it has no cap on the output): `Content-
 here, bounded. A body that ends early raises before anything is parsed.
 """
 
+import asyncio
+
 from aiohttp import web
 
 from ottla_protocol.compression import inflate_content
@@ -14,6 +16,9 @@ from ottla_protocol.errors import (
 )
 
 CONTENT_ENCODINGS = ("gzip", "zstd")
+
+SMALL_BODY_BYTES = 32 << 10
+"""A body this small mostly arrives whole, and is read in one step."""
 
 
 async def read_body(request: web.Request, limit_bytes: int) -> bytes | bytearray:
@@ -27,13 +32,13 @@ async def read_body(request: web.Request, limit_bytes: int) -> bytes | bytearray
     declared = request.content_length
     if declared is not None and declared > limit_bytes:
         raise _too_large(limit_bytes)
-    body = bytearray()
+    body: bytes | bytearray
     try:
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > limit_bytes:
-                raise _too_large(limit_bytes)
-    except web.RequestPayloadError as error:
+        if declared is not None and declared <= SMALL_BODY_BYTES:
+            body = await request.content.readexactly(declared)
+        else:
+            body = await _gather(request, limit_bytes)
+    except (web.RequestPayloadError, asyncio.IncompleteReadError) as error:
         raise MalformedBodyError(f"the body was cut off: {error}") from error
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding == "identity":
@@ -43,6 +48,16 @@ async def read_body(request: web.Request, limit_bytes: int) -> bytes | bytearray
             f"Content-Encoding '{encoding}' is none of: {', '.join(CONTENT_ENCODINGS)}"
         )
     return inflate_content(encoding, body, limit_bytes)
+
+
+async def _gather(request: web.Request, limit_bytes: int) -> bytearray:
+    """A body of any length in one piece of memory of its own, which its batches may stay in."""
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+    return body
 
 
 def _too_large(limit_bytes: int) -> MessageTooLargeError:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import structlog
 from aiohttp import web
+from prometheus_client import Counter
 
 from ottla_broker.http.context import context_of
 from ottla_broker.telemetry import METRICS
@@ -25,6 +26,11 @@ from ottla_protocol.errors import (
 )
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+UNMATCHED = "unmatched"
+
+# Looking a labelled counter up costs more than counting; bounded by routes, methods and statuses.
+_counters: dict[tuple[str, str, int], Counter] = {}
 
 log = structlog.get_logger()
 
@@ -42,6 +48,17 @@ def problem_response(error: OttlaError) -> web.Response:
     )
 
 
+def _count(request: web.Request, status: int) -> None:
+    resource = request.match_info.route.resource
+    # Where no route matched, path and method are the client's to make up: they are no labels.
+    route, method = (resource.canonical, request.method) if resource else (UNMATCHED, UNMATCHED)
+    counter = _counters.get((route, method, status))
+    if counter is None:
+        counter = METRICS.http_requests.labels(route, method, status)
+        _counters[route, method, status] = counter
+    counter.inc()
+
+
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer errors, count requests, and name the broker that served."""
@@ -52,7 +69,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPMethodNotAllowed as error:
         response = problem_response(
             MethodNotAllowedError(
-                f"{request.method} is none of: {', '.join(error.allowed_methods)}"
+                f"{request.method} is none of: {', '.join(sorted(error.allowed_methods))}"
             )
         )
         response.headers["Allow"] = error.headers["Allow"]
@@ -68,10 +85,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         response = problem_response(
             InternalError("the broker failed; its log tells more", outcome=outcome)
         )
-    resource = request.match_info.route.resource
-    METRICS.http_requests.labels(
-        resource.canonical if resource else "unmatched", request.method, response.status
-    ).inc()
+    _count(request, response.status)
     if not response.prepared and routes.HEADER_SERVED_BY not in response.headers:
         node_id = context_of(request).settings.node_id
         response.headers[routes.HEADER_SERVED_BY] = str(node_id)
