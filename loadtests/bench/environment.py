@@ -135,6 +135,14 @@ class CpuUsage:
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
+        self.brokers_seconds = 0.0
+
+    def per_request(self, requests: int) -> dict[str, float]:
+        """`values`, and the brokers' CPU for each request.
+
+        The latter hardly depends on what else the machine does, unlike all rates and latencies.
+        """
+        return {**self.values, "brokers_cpu_us_per_request": self.brokers_seconds / requests * 1e6}
 
 
 @contextmanager
@@ -149,6 +157,7 @@ def measure_cpu(cluster: LocalCluster) -> Iterator[CpuUsage]:
     yield usage
     seconds = time.perf_counter() - started
     brokers_used = sum(_cpu_seconds(process) for process in brokers) - brokers_before
+    usage.brokers_seconds = brokers_used
     usage.values = {
         "brokers_cpu_percent": brokers_used / seconds * 100,
         "client_cpu_percent": (_cpu_seconds(itself) - itself_before) / seconds * 100,

@@ -98,7 +98,7 @@ async def _measure(
         {
             "requests_per_s": done.requests / done.seconds,
             **done.latencies.values(),
-            **cpu.values,
+            **cpu.per_request(done.requests),
         },
     )
 

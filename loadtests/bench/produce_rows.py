@@ -185,7 +185,7 @@ async def _measure(
             "mb_per_s": records * record_bytes / done.seconds / 1e6,
             "records_per_s": records / done.seconds,
             **done.latencies.values(),
-            **cpu.values,
+            **cpu.per_request(done.requests),
         },
     )
 

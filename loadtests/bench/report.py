@@ -19,6 +19,7 @@ _SHOWN = {
     "p50_ms": ("p50 ms", "{:,.2f}"),
     "p99_ms": ("p99 ms", "{:,.2f}"),
     "brokers_cpu_percent": ("brokers CPU %", "{:,.0f}"),
+    "brokers_cpu_us_per_request": ("CPU us/request", "{:,.0f}"),
     "client_cpu_percent": ("client CPU %", "{:,.0f}"),
 }
 
