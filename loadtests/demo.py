@@ -23,7 +23,7 @@ import msgspec
 
 from loadtests.data.make_sample import SAMPLE_PATH
 from loadtests.flight_stream import FlightStream, PartitionGap, StreamError
-from loadtests.flights import Flight, read_flights
+from loadtests.flights import Flight, read_flights, repeat_flights
 from loadtests.history import HistoryCheck, Verdict
 from loadtests.http_connection import HttpConnection
 from loadtests.progress import Progress, open_progress
@@ -231,7 +231,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m loadtests.demo",
         description="Kill a leader while records are written, and count them.",
     )
-    parser.add_argument("--records", type=int, help="how many flights; the whole sample when unset")
+    parser.add_argument(
+        "--records",
+        type=int,
+        help="how many flights, repeating the file if need be; the whole file when unset",
+    )
     parser.add_argument(
         "--kill", action=argparse.BooleanOptionalAction, default=True, help="kill a leader halfway"
     )
@@ -252,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _arguments(arguments)
     try:
         flights = list(read_flights(chosen.full or SAMPLE_PATH, chosen.records))
+        flights = repeat_flights(flights, chosen.records or len(flights))
         with _directory(chosen.data_dir) as directory, open_progress(len(flights)) as progress:
             progress.say(f"starting {BROKERS} brokers in {directory}")
             with LocalCluster(directory, brokers=BROKERS) as cluster:

@@ -7,7 +7,7 @@ which one in the run it is, so that a copy can be told from an equal flight.
 
 import gzip
 from collections.abc import Iterator
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import msgspec
@@ -59,6 +59,15 @@ class _Record(msgspec.Struct):
 
 class _Records(msgspec.Struct):
     records: list[_Record]
+
+
+def repeat_flights(flights: list[Flight], count: int) -> list[Flight]:
+    """`count` flights: `flights` again and again, numbered on."""
+    assert flights, "nothing to repeat"
+    return [
+        Flight(sequence, flight.key, flight.value)
+        for sequence, flight in enumerate(islice(cycle(flights), count))
+    ]
 
 
 def produce_body(flights: list[Flight]) -> bytes:

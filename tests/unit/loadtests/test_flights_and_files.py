@@ -15,7 +15,7 @@ from loadtests.acknowledgements import (
 )
 from loadtests.data.make_sample import EVERY_NTH, SAMPLE_BYTES_MAX, SAMPLE_PATH, make_sample
 from loadtests.flight_stream import PartitionGap
-from loadtests.flights import produce_body, read_flights
+from loadtests.flights import produce_body, read_flights, repeat_flights
 from loadtests.history import Acknowledged, Verdict, fingerprint
 from loadtests.progress import PlainProgress
 
@@ -54,6 +54,12 @@ def test_a_body_has_key_value_and_sequence_of_each_flight():
     assert [r["key"] for r in records] == [f.key for f in flights]
     assert [r["headers"] for r in records] == [{"sequence": str(n)} for n in range(3)]
     assert [r["value"] for r in records] == [json.loads(bytes(f.value)) for f in flights]
+
+
+def test_repeated_flights_are_numbered_on():
+    repeated = repeat_flights(list(read_flights(limit=3)), 7)
+    assert [f.sequence for f in repeated] == list(range(7))
+    assert [f.key for f in repeated[3:6]] == [f.key for f in repeated[:3]]
 
 
 def test_acknowledgements_survive_their_file(tmp_path):
