@@ -304,6 +304,7 @@ class Broker:
 
     def _leadership_changed(self, term: int, leader_id: int | None, is_leader: bool) -> None:  # noqa: FBT001  the Raft driver's callback
         self._controller.leadership_changed(term, leader_id, is_leader)
+        self._controller_client.leadership_changed()
 
     def _peer_refused(self, peer_id: int) -> None:
         self._controller_client.peer_refused(peer_id)

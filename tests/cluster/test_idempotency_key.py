@@ -23,8 +23,8 @@ def keyed(client, topic, key, records=RECORDS, **arguments):
 
 def check_repeat(client, first, again):
     """The same offsets as at first, marked as a repetition."""
-    assert again.document["records"] == first["records"]
-    for before, after in zip(first["results"], again.expect(200).document["results"], strict=True):
+    assert again.expect(200).document["records"] == first["records"]
+    for before, after in zip(first["results"], again.document["results"], strict=True):
         assert after == {**before, "duplicate": True}
 
 

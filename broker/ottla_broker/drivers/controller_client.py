@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Awaitable
 
+import msgspec
+
 from ottla_broker.drivers.controller_driver import ControllerDriver
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
 from ottla_broker.drivers.peer_messages import CommitVersion, UnreachableBroker, encode
+from ottla_broker.drivers.racing import unless
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_cluster.controller.commands import Command, Response, decode_response, encode_message
 from ottla_cluster.controller.image import BrokerState
@@ -45,6 +48,7 @@ class ControllerClient:
         self._catching_up: asyncio.Task[bool] | None = None
         self._next_catch_up: asyncio.Task[bool] | None = None
         self._reports: dict[int, asyncio.Task[None]] = {}
+        self._leadership_moved = asyncio.Event()
 
     async def execute(self, command: Command, *, timeout_ms: int) -> Response:
         """Have the active controller decide a command.
@@ -93,15 +97,17 @@ class ControllerClient:
         leader_id = self._known_leader()
         if leader_id == self._node_id:
             return await self._controller.commit_version()
-        return (
-            await self._peers.call(
-                self._voter_urls[leader_id],
-                routes.INTERNAL_COMMIT_VERSION,
-                b"",
-                timeout_ms=CATCH_UP_TIMEOUT_MS,
-                answer=CommitVersion,
-            )
-        ).version
+        body = await self._post(leader_id, routes.INTERNAL_COMMIT_VERSION, b"", CATCH_UP_TIMEOUT_MS)
+        return msgspec.msgpack.decode(body, type=CommitVersion).version
+
+    def leadership_changed(self) -> None:
+        """The quorum has another leader, or none: calls to a replaced one need no more patience."""
+        moved, self._leadership_moved = self._leadership_moved, asyncio.Event()
+        moved.set()
+
+    async def _until_replaced(self, leader_id: int) -> None:
+        while self._raft.leader_id in (None, leader_id):
+            await self._leadership_moved.wait()
 
     def peer_refused(self, node_id: int) -> None:
         """A connection to that broker was refused: tell Raft, and the controller once at a time."""
@@ -139,8 +145,14 @@ class ControllerClient:
 
     async def _post(self, leader_id: int, path: str, body: bytes, timeout_ms: int) -> bytes:
         try:
-            return await self._peers.post(
-                self._voter_urls[leader_id], path, body, timeout_ms=timeout_ms
+            return await unless(
+                self._peers.post(self._voter_urls[leader_id], path, body, timeout_ms=timeout_ms),
+                self._until_replaced(leader_id),
+                PeerUnavailableError(
+                    f"controller {leader_id} was replaced before it answered",
+                    refused=False,
+                    outcome=Outcome.UNKNOWN,
+                ),
             )
         except PeerUnavailableError as error:
             if error.refused:

@@ -4,7 +4,7 @@ import asyncio
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.purgatory import OffsetWaiters
-from ottla_cluster.controller.image import MetadataImage
+from ottla_cluster.controller.image import BrokerState, MetadataImage
 
 
 class MetadataCache:
@@ -34,6 +34,18 @@ class MetadataCache:
         except TimeoutError:
             return False
         return True
+
+    async def wait_until_replaced(self, node_id: int, broker_epoch: int) -> None:
+        """Wait until that incarnation of the broker is fenced or no longer the registered one."""
+        while True:
+            broker = self.image.brokers.get(node_id)
+            if (
+                broker is None
+                or broker.broker_epoch != broker_epoch
+                or broker.state is BrokerState.FENCED
+            ):
+                return
+            await self.wait_for_change(timeout_ms=60_000)
 
     async def wait_for_change(self, *, timeout_ms: int) -> bool:
         """Wait until an image newer than the present one is applied, at most `timeout_ms`."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any, TypeVar
 
+from ottla_broker.drivers.racing import unless
 from ottla_protocol.errors import OttlaError, OverloadedError, UnavailableError
 
 ResultT = TypeVar("ResultT")
@@ -72,18 +73,8 @@ class Purgatory:
         Raises:
             UnavailableError: the release came first; `work` is cancelled.
         """
-        working = asyncio.create_task(work)
-        released = asyncio.create_task(self._released.wait())
-        try:
-            await asyncio.wait({working, released}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                return await working
-            raise UnavailableError("this broker is stopping; another one serves the request")
-        finally:
-            working.cancel()
-            released.cancel()
-            # Gathered, not awaited: a cancellation of the request itself must not be swallowed.
-            await asyncio.gather(working, released, return_exceptions=True)
+        stopping = UnavailableError("this broker is stopping; another one serves the request")
+        return await unless(work, self._released.wait(), stopping)
 
 
 class OffsetWaiters:

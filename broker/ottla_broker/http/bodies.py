@@ -34,7 +34,7 @@ async def read_body(request: web.Request, limit_bytes: int) -> bytes | bytearray
         raise _too_large(limit_bytes)
     body: bytes | bytearray
     try:
-        if declared is not None and declared <= SMALL_BODY_BYTES:
+        if declared is not None and 0 < declared <= SMALL_BODY_BYTES:
             body = await request.content.readexactly(declared)
         else:
             body = await _gather(request, limit_bytes)

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.peer_client import CONNECT_TIMEOUT_MS, PeerUnavailableError, unavailable
+from ottla_broker.drivers.racing import unless
 from ottla_broker.http.context import context_of
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.image import Partition
@@ -90,8 +91,15 @@ async def _forward(request: web.Request, leader: int) -> web.StreamResponse:
         )
 
     try:
-        # The leader may park the read for a minute; this broker's stop does not wait for that.
-        upstream = await context.purgatory.unless_released(ask())
+        # The leader may park the read for a minute, or stand still: neither this broker's stop nor
+        # a reader who could be served by a new leader waits for that.
+        upstream = await context.purgatory.unless_released(
+            unless(
+                ask(),
+                context.metadata.wait_until_replaced(leader, registration.broker_epoch),
+                LeaderNotAvailableError(f"broker {leader} was fenced before it answered"),
+            )
+        )
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         METRICS.forwarded_requests.labels("read", "unreachable").inc()
         raise unavailable(registration.url, error) from error

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
 from ottla_broker.drivers.peer_messages import encode
+from ottla_broker.drivers.racing import unless
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.telemetry import METRICS
+from ottla_cluster.controller.image import BrokerRegistration, BrokerState
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     LeaderNotAvailableError,
@@ -110,12 +112,21 @@ class ProduceForwarder:
 
     async def _call(self, leader: int, request: BinaryProduceRequest) -> Results:
         try:
-            answer = await self._peers.call(
-                self._url_of(leader),
-                routes.INTERNAL_PRODUCE,
-                encode(request),
-                timeout_ms=request.timeout_ms + FORWARD_GRACE_MS,
-                answer=BinaryProduceResponse,
+            registration = self._registration_of(leader)
+            answer = await unless(
+                self._peers.call(
+                    registration.url,
+                    routes.INTERNAL_PRODUCE,
+                    encode(request),
+                    timeout_ms=request.timeout_ms + FORWARD_GRACE_MS,
+                    answer=BinaryProduceResponse,
+                ),
+                self._metadata.wait_until_replaced(leader, registration.broker_epoch),
+                PeerUnavailableError(
+                    f"broker {leader} was fenced before it answered",
+                    refused=False,
+                    outcome=Outcome.UNKNOWN,
+                ),
             )
         except OttlaError as error:
             outcome = error.with_outcome(Outcome.UNKNOWN).outcome
@@ -127,13 +138,13 @@ class ProduceForwarder:
             for result in answer.results
         ]
 
-    def _url_of(self, leader: int) -> str:
+    def _registration_of(self, leader: int) -> BrokerRegistration:
         registration = self._metadata.image.brokers.get(leader)
-        if registration is None:
+        if registration is None or registration.state is BrokerState.FENCED:
             raise LeaderNotAvailableError(
-                f"broker {leader} is not registered", outcome=Outcome.NOT_APPLIED
+                f"broker {leader} is not there now", outcome=Outcome.NOT_APPLIED
             )
-        return registration.url
+        return registration
 
 
 def _for_batch(error: OttlaError, batch: BatchToAppend) -> OttlaError:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.peer_messages import IdempotencyHit, IdempotencyLookup, encode
+from ottla_broker.drivers.racing import unless
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.produce import RETRY_INTERVAL_MS
 from ottla_broker.services.produce_options import ProduceOptions
@@ -24,9 +25,6 @@ from ottla_protocol.errors import (
     UnknownTopicOrPartitionError,
 )
 from ottla_protocol.idempotency import Idempotency
-
-LOOK_UP_TIMEOUT_MS = 2_000
-"""How long one leader may take to answer: one that is silent is about to be replaced."""
 
 
 class IdempotencyService:
@@ -127,10 +125,14 @@ class IdempotencyService:
         registration = self._metadata.image.brokers.get(leader)
         if registration is None:
             raise LeaderNotAvailableError(f"broker {leader} is not registered")
-        await self._peers.call(
-            registration.url,
-            routes.INTERNAL_IDEMPOTENCY,
-            encode(lookup),
-            timeout_ms=max(1, min(LOOK_UP_TIMEOUT_MS, options.remaining_ms)),
-            answer=list[IdempotencyHit],
+        await unless(
+            self._peers.call(
+                registration.url,
+                routes.INTERNAL_IDEMPOTENCY,
+                encode(lookup),
+                timeout_ms=max(1, options.remaining_ms),
+                answer=list[IdempotencyHit],
+            ),
+            self._metadata.wait_until_replaced(leader, registration.broker_epoch),
+            LeaderNotAvailableError(f"broker {leader} was fenced before it answered"),
         )

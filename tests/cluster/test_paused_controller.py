@@ -1,0 +1,92 @@
+"""The controller, which leads partitions too, stands still for longer than every session."""
+
+import threading
+import time
+
+import pytest
+
+from tests.cluster.awaiting import eventually
+from tests.cluster.paused_broker import Wakeup, check_woken
+from tests.cluster.writers import Writers
+
+pytestmark = pytest.mark.cluster
+
+PAUSE_S = 15.0
+ELECTION_LIMIT_S = 4.0
+
+
+def create_meanwhile(client, via):
+    """Create a topic, unless an attempt whose outcome nobody knew has done so."""
+    url = f"{client.url(via)}/v1/topics"
+    answer = client.http.post(url, {"name": "meanwhile", "partitions": 1, "replication_factor": 2})
+    if answer.code == "TOPIC_ALREADY_EXISTS":
+        answer = client.http.get(f"{url}/meanwhile")
+    return answer.document if answer.status in {200, 201} else False
+
+
+def test_a_woken_controller_decides_nothing_that_its_successor_did_not(start_cluster):
+    client = start_cluster()
+    client.create_topic("t", partitions=1)
+    # A topic of one partition that the controller leads.
+    controller = client.controller()
+    topic = "t"
+    for number in range(12):
+        if client.leader(topic) == controller:
+            break
+        topic = f"t-{number}"
+        client.create_topic(topic, partitions=1)
+    client.wait_led(topic)
+    others = client.others(controller)
+    paused = client.cluster.broker(controller)
+
+    with Writers(client, topic, threads=2, via=others) as writers:
+        writers.wait_for_more()
+        paused.pause()
+        started_s = time.monotonic()
+        # Whoever asked the stopped controller hears within an election that it must ask again.
+        made = eventually(lambda: create_meanwhile(client, others[0]), ELECTION_LIMIT_S)
+        writers.wait_for_more(10)
+        while time.monotonic() - started_s < PAUSE_S:
+            writers.wait_for_more(1)
+        assert client.controller() != controller
+        assert client.leader(topic, via=others[0]) != controller
+    before = client.offset(topic, via=others[0]).expect(200).document["offset"]
+
+    # Commands that wait at the stopped controller are the first thing that it sees.
+    answers = {}
+
+    def create(name):
+        answers[name] = client.http.post(
+            f"{paused.url}/v1/topics",
+            {"name": name, "partitions": 1, "replication_factor": 2},
+        )
+
+    commands = [threading.Thread(target=create, args=(f"pending-{n}",)) for n in range(3)]
+    for command in commands:
+        command.start()
+    woken = Wakeup(client, controller, topic).run(paused.resume, for_s=3)
+    for command in commands:
+        command.join(30)
+
+    client.wait_isr(topic, 3)
+    check_woken(client, topic, woken, acknowledged_before=before)
+    writers.check(client.wait_replicas_equal(topic))
+    for name, answer in answers.items():
+        assert answer.status == 201 or answer.document["outcome"] in {"not_applied", "unknown"}
+        for node in client.node_ids:
+            status = client.http.get(f"{client.url(node)}/v1/topics/{name}").status
+            if answer.status == 201:
+                assert status == 200
+            elif answer.document["outcome"] == "not_applied":
+                assert status == 404
+
+    def same_everywhere():
+        described = [
+            client.http.get(f"{client.url(node)}/v1/topics").expect(200).document
+            for node in client.node_ids
+        ]
+        return described[0] == described[1] == described[2]
+
+    eventually(same_everywhere)
+    assert client.describe("meanwhile")["topic_id"] == made["topic_id"]
+    assert client.controller()
