@@ -10,6 +10,7 @@ fetcher of its leader's broker. A replica with no role waits for a leader to be 
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.peer_messages import FetchResult
@@ -31,6 +32,14 @@ from ottla_protocol.errors import (
 )
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.record_batch import BatchHeader
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """An append, with the leadership under which its offsets were given."""
+
+    info: AppendInfo
+    leader_epoch: int
 
 
 class Partition:
@@ -203,8 +212,8 @@ class Partition:
         acks_all: bool,
         now_ms: int,
         idempotency: Idempotency | None,
-    ) -> AppendInfo:
-        """Append a validated batch as leader; durable only once `acknowledged` returns.
+    ) -> "Appended":
+        """Append a validated batch as leader; safe only once `committed` or `durable` returns.
 
         Raises:
             RoutingError, UnavailableError: this broker cannot append it now; nothing was.
@@ -227,9 +236,9 @@ class Partition:
         )
         if not info.duplicate:
             self.append_watchers.wake()
-        return info
+        return Appended(info, leader.leader_epoch)
 
-    async def committed(self, info: AppendInfo, *, deadline_ms: int) -> None:
+    async def committed(self, appended: "Appended", *, deadline_ms: int) -> None:
         """Wait until the high watermark has passed the appended batch (acks=all).
 
         Raises:
@@ -237,7 +246,8 @@ class Partition:
             NotEnoughReplicasAfterAppendError, RequestTimedOutError: the deadline passed first; the
                 outcome is unknown.
         """
-        next_offset = info.last_offset + 1
+        self._require_leadership_of(appended)
+        next_offset = appended.info.next_offset
         if self.high_watermark >= next_offset:
             return
         waiting = self._ack_waiters.wait_for(next_offset)
@@ -247,18 +257,33 @@ class Partition:
         except TimeoutError:
             raise self._late_ack() from None
 
-    async def durable(self, info: AppendInfo) -> None:
+    async def durable(self, appended: "Appended") -> None:
         """Wait for the local commit alone (acks=1).
 
         Raises:
             NotLeaderOrFollowerError: leadership moved meanwhile; the outcome is unknown.
             StorageError: the log failed.
         """
-        await self.log.wait_durable(info.last_offset + 1)
+        await self.log.wait_durable(appended.info.next_offset)
+        self._require_leadership_of(appended)
         try:
             self.leading()
         except OttlaError as error:
             raise error.with_outcome(Outcome.UNKNOWN) from None
+
+    def _require_leadership_of(self, appended: "Appended") -> None:
+        """Offsets mean what they meant only while the leadership lasts that gave them.
+
+        When leadership has moved in the meantime the batch may have been truncated and its offsets
+        given to others: a high watermark beyond them then says nothing about it.
+        """
+        if self.leader is None or self.leader.leader_epoch != appended.leader_epoch:
+            raise NotLeaderOrFollowerError(
+                f"{self.name} left leader epoch {appended.leader_epoch} before the ack",
+                outcome=Outcome.UNKNOWN,
+                leader=self.state.leader,
+                leader_epoch=self.state.leader_epoch,
+            )
 
     def _late_ack(self) -> OttlaError:
         if self.leader is not None and self.leader.is_under_min_isr:

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 
 from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
 from ottla_broker.drivers.metadata import MetadataCache
-from ottla_broker.drivers.partition import Partition
+from ottla_broker.drivers.partition import Appended, Partition
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.forwarder import ProduceForwarder
 from ottla_broker.services.produce_options import ACKS_LABELS, ProduceOptions
-from ottla_broker.storage.partition_log import AppendInfo
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES, integer_config
 from ottla_protocol.errors import (
@@ -78,7 +77,7 @@ class ProduceService:
 
     def _append(
         self, batch: BatchToAppend, options: ProduceOptions
-    ) -> tuple[Partition, AppendInfo] | OttlaError:
+    ) -> tuple[Partition, Appended] | OttlaError:
         try:
             if batch.topic_id is not None:
                 # A forwarder may know a topic before this broker does, which must not pass for
@@ -89,7 +88,7 @@ class ProduceService:
                 raise UnknownTopicIdError(f"{batch.topic} was deleted and created again")
             self._check_size(partition, batch)
             header = validate_batch(batch.batch, on_append=True)
-            info = partition.append(
+            appended = partition.append(
                 _own(batch.batch),
                 header,
                 acks_all=options.acks == ACKS_ALL,
@@ -101,13 +100,13 @@ class ProduceService:
         except OttlaError as error:
             METRICS.produce_errors.labels(error.code).inc()
             return error.with_outcome(Outcome.NOT_APPLIED)
-        if info.duplicate:
+        if appended.info.duplicate:
             METRICS.duplicates.inc()
         else:
             METRICS.produced_batches.inc()
             METRICS.produced_records.inc(header.record_count)
             METRICS.produced_bytes.inc(header.size_bytes)
-        return partition, info
+        return partition, appended
 
     def _check_size(self, partition: Partition, batch: BatchToAppend) -> None:
         topic = self._metadata.image.topics.get(partition.state.topic_id)
@@ -125,18 +124,19 @@ class ProduceService:
         self,
         batch: BatchToAppend,
         partition: Partition,
-        info: AppendInfo,
+        appended: Appended,
         options: ProduceOptions,
     ) -> AppendedBatch | OttlaError:
         try:
             if options.acks == ACKS_ALL:
-                await partition.committed(info, deadline_ms=options.deadline_ms)
+                await partition.committed(appended, deadline_ms=options.deadline_ms)
             elif options.acks == 1:
-                await partition.durable(info)
+                await partition.durable(appended)
         except OttlaError as error:
             METRICS.produce_errors.labels(error.code).inc()
             return error.with_outcome(Outcome.UNKNOWN)
         acknowledged = options.acks != 0
+        info = appended.info
         return AppendedBatch(
             topic=batch.topic,
             partition=batch.partition,

@@ -1,0 +1,175 @@
+"""What one replica promises, and what a change of leadership takes back."""
+
+import asyncio
+
+import pytest
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.partition import Partition
+from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.partition_log import LogConfig, PartitionLog
+from ottla_broker.storage.tail_cache import TailCache
+from ottla_cluster.controller.image import Partition as PartitionState
+from ottla_protocol.errors import (
+    LeaderNotAvailableError,
+    NotEnoughReplicasError,
+    NotLeaderOrFollowerError,
+    Outcome,
+    RequestTimedOutError,
+)
+from ottla_protocol.record_batch import validate_batch
+from ottla_protocol.record_codec import RecordData, encode_batch
+
+LOCAL, OTHER = 1, 2
+BROKER_EPOCHS = {LOCAL: 11, OTHER: 12}
+FAR_MS = 60_000
+
+
+def state(leader, leader_epoch, *, isr=(LOCAL, OTHER)):
+    return PartitionState(
+        topic_id="t" * 32,
+        topic="orders",
+        partition=0,
+        replicas=(LOCAL, OTHER),
+        isr=isr,
+        leader=leader,
+        leader_epoch=leader_epoch,
+        partition_epoch=leader_epoch * 10 + len(isr),
+    )
+
+
+class Hosted:
+    """A partition on a real log, with a lease that the test holds."""
+
+    def __init__(self):
+        self.leased = True
+        self.proposals = []
+        self.partition = None
+
+    async def open(self, path):
+        log = await PartitionLog.open(
+            path / "orders-0",
+            topic="orders",
+            topic_id="t" * 32,
+            partition=0,
+            config=LogConfig(),
+            handles=HandlePool(8),
+            tail_cache=TailCache(1 << 20),
+            on_durable=lambda end: self.partition and self.partition.log_end_moved(end),
+            on_failure=lambda error: pytest.fail(str(error)),
+        )
+        self.partition = Partition(
+            log,
+            state(None, 0),
+            node_id=LOCAL,
+            high_watermark=0,
+            replica_lag_time_max_ms=FAR_MS,
+            lease_valid=lambda: self.leased,
+            propose=lambda partition, proposal: self.proposals.append(proposal),
+        )
+        return self
+
+    async def lead(self, leader_epoch, **changes):
+        await self.partition.become_leader(
+            state(LOCAL, leader_epoch, **changes),
+            min_insync_replicas=2,
+            eligible=BROKER_EPOCHS,
+            draining=(),
+        )
+
+    def append(self, value=b"v"):
+        batch = encode_batch([RecordData(timestamp=1, key=None, value=value)])
+        return self.partition.append(
+            batch,
+            validate_batch(batch, on_append=True),
+            acks_all=True,
+            now_ms=1,
+            idempotency=None,
+        )
+
+    def follower_has(self, offset):
+        self.partition.follower_fetched(OTHER, BROKER_EPOCHS[OTHER], offset)
+
+
+@pytest.fixture
+async def hosted(tmp_path):
+    hosted = await Hosted().open(tmp_path)
+    yield hosted
+    await hosted.partition.close()
+
+
+def soon():
+    return monotonic_ms() + FAR_MS
+
+
+async def test_an_append_is_committed_once_the_isr_holds_it(hosted):
+    await hosted.lead(0)
+    appended = hosted.append()
+    await hosted.partition.log.wait_durable(1)
+    with pytest.raises(RequestTimedOutError) as caught:
+        await hosted.partition.committed(appended, deadline_ms=monotonic_ms() + 10)
+    assert caught.value.outcome is Outcome.UNKNOWN
+    hosted.follower_has(1)
+    await hosted.partition.committed(appended, deadline_ms=soon())
+    assert hosted.partition.high_watermark == 1
+
+
+async def test_a_high_watermark_of_a_later_epoch_acknowledges_nothing_of_an_earlier_one(hosted):
+    """The batch may have been truncated, and its offset given to another record."""
+    await hosted.lead(0)
+    appended = hosted.append(b"lost")
+    await hosted.partition.log.wait_durable(1)
+    hosted.partition.become_follower(state(OTHER, 1))
+    await hosted.partition.log.truncate_to(0)
+    hosted.partition.follower_log_changed()
+    await hosted.lead(2)
+    again = hosted.append(b"another")
+    await hosted.partition.log.wait_durable(1)
+    hosted.follower_has(1)
+    assert hosted.partition.high_watermark == 1
+    for wait in (
+        hosted.partition.committed(appended, deadline_ms=soon()),
+        hosted.partition.durable(appended),
+    ):
+        with pytest.raises(NotLeaderOrFollowerError) as caught:
+            await wait
+        assert caught.value.outcome is Outcome.UNKNOWN
+    await hosted.partition.committed(again, deadline_ms=soon())
+
+
+async def test_losing_the_leadership_fails_whoever_waits(hosted):
+    await hosted.lead(0)
+    appended = hosted.append()
+    task = asyncio.create_task(hosted.partition.committed(appended, deadline_ms=soon()))
+    await asyncio.sleep(0)
+    hosted.partition.become_follower(state(OTHER, 1))
+    with pytest.raises(NotLeaderOrFollowerError) as caught:
+        await task
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert caught.value.members["leader"] == OTHER
+
+
+async def test_without_a_lease_nothing_is_appended_or_concluded(hosted):
+    await hosted.lead(0)
+    hosted.leased = False
+    with pytest.raises(LeaderNotAvailableError):
+        hosted.append()
+    with pytest.raises(LeaderNotAvailableError):
+        hosted.follower_has(0)
+    hosted.partition.tick(BROKER_EPOCHS, ())
+    assert hosted.partition.log.next_offset == 0
+    assert hosted.proposals == []
+
+
+async def test_below_min_isr_an_append_with_acks_all_is_refused_beforehand(hosted):
+    await hosted.lead(0, isr=(LOCAL,))
+    with pytest.raises(NotEnoughReplicasError):
+        hosted.append()
+    assert hosted.partition.log.next_offset == 0
+
+
+async def test_a_follower_refuses_appends_and_names_the_leader(hosted):
+    hosted.partition.become_follower(state(OTHER, 3))
+    with pytest.raises(NotLeaderOrFollowerError) as caught:
+        hosted.append()
+    assert caught.value.members == {"leader": OTHER, "leader_epoch": 3}
