@@ -9,6 +9,8 @@ import urllib3
 from ottla_protocol import routes
 from tests.cluster.awaiting import eventually
 
+MAX_PLACEMENTS = 12
+
 LOCAL_READ = {"replica": "local", "format": "base64", "max_wait_ms": 0, "max_records": 100_000}
 
 
@@ -58,6 +60,15 @@ class ClusterClient:
     def leader(self, topic, partition=0, *, via=None):
         """The leader's node id; waits until there is one."""
         return eventually(lambda: self.partition(topic, partition, via=via)["leader"])
+
+    def create_topic_led_by(self, node_id):
+        """Create a topic of one partition that this broker leads; returns its name."""
+        for number in range(MAX_PLACEMENTS):
+            name = f"led-by-{node_id}-{number}"
+            if self.create_topic(name, partitions=1)["partitions"][0]["leader"] == node_id:
+                self.wait_led(name)
+                return name
+        raise AssertionError(f"no topic was placed on broker {node_id}")
 
     def wait_led(self, topic, *, partitions=1):
         """Wait until the leader of each partition serves it."""

@@ -26,21 +26,14 @@ def create_meanwhile(client, via):
 
 def test_a_woken_controller_decides_nothing_that_its_successor_did_not(start_cluster):
     client = start_cluster()
-    client.create_topic("t", partitions=1)
-    # A topic of one partition that the controller leads.
     controller = client.controller()
-    topic = "t"
-    for number in range(12):
-        if client.leader(topic) == controller:
-            break
-        topic = f"t-{number}"
-        client.create_topic(topic, partitions=1)
-    client.wait_led(topic)
+    topic = client.create_topic_led_by(controller)
     others = client.others(controller)
     paused = client.cluster.broker(controller)
 
     with Writers(client, topic, threads=2, via=others) as writers:
         writers.wait_for_more()
+        wakeup = Wakeup(client, controller, topic)
         paused.pause()
         started_s = time.monotonic()
         # Whoever asked the stopped controller hears within an election that it must ask again.
@@ -64,7 +57,7 @@ def test_a_woken_controller_decides_nothing_that_its_successor_did_not(start_clu
     commands = [threading.Thread(target=create, args=(f"pending-{n}",)) for n in range(3)]
     for command in commands:
         command.start()
-    woken = Wakeup(client, controller, topic).run(paused.resume, for_s=3)
+    woken = wakeup.run(paused.resume, for_s=3)
     for command in commands:
         command.join(30)
 
