@@ -99,12 +99,26 @@ def test_a_leader_is_killed_and_back_before_anyone_notices(client):
             writers.wait_for_more(10)
             partition = client.partition("t", 0)
             leader, epoch = partition["leader"], partition["leader_epoch"]
-            client.cluster.broker(leader).restart()
+            restart_unnoticed(client, leader)
             eventually(lambda e=epoch: client.partition("t", 0)["leader_epoch"] > e)
             client.cluster.wait_ready()
             client.wait_isr("t", 3)
             writers.wait_for_more(10)
     check_everything(client, writers)
+
+
+def restart_unnoticed(client, node_id):
+    """Kill and start a broker while the others stand still, so that none is refused a connection.
+
+    When they wake, whatever they were sending has broken, and the broker answers already.
+    """
+    others = [client.cluster.broker(other) for other in client.others(node_id)]
+    for other in others:
+        other.pause()
+    client.cluster.broker(node_id).restart()
+    eventually(lambda: client.answers_quickly(node_id))
+    for other in others:
+        other.resume()
 
 
 def test_all_are_killed_under_load(client):
