@@ -72,8 +72,9 @@ async def produce(request: web.Request) -> web.Response:
     try:
         Query(request, ())
         limit = context.settings.max_binary_body_bytes
-        with context.inflight.hold(request.content_length or limit):
-            wanted = decode(_produce_decoder, await read_body(request, limit))
+        with context.inflight.hold() as held:
+            body = await read_body(request, limit, held.grow)
+            wanted = decode(_produce_decoder, body)
             _check(wanted)
             await context.topics.look_for(batch.topic for batch in wanted.batches)
             results = await context.produce.append_here(

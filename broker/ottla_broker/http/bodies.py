@@ -5,6 +5,7 @@ here, bounded. A body that ends early raises before anything is parsed.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -12,6 +13,7 @@ from ottla_protocol.compression import inflate_content
 from ottla_protocol.errors import (
     MalformedBodyError,
     MessageTooLargeError,
+    RequestTimedOutError,
     UnsupportedMediaTypeError,
 )
 
@@ -21,10 +23,26 @@ SMALL_BODY_BYTES = 32 << 10
 """A body this small mostly arrives whole, and is read in one step."""
 
 
-async def read_body(request: web.Request, limit_bytes: int) -> bytes | bytearray:
+BODY_IDLE_TIMEOUT_MS = 15_000
+"""How long a body may stand still before the request is given up."""
+
+
+def _arrived(_: int) -> None:
+    """Nobody counts the bytes."""
+
+
+async def read_body(
+    request: web.Request, limit_bytes: int, arrived: Callable[[int], None] = _arrived
+) -> bytes | bytearray:
     """The whole body, inflated.
 
+    Args:
+        request: whose body it is.
+        limit_bytes: most bytes, as sent and inflated.
+        arrived: told the size of each part as it comes; what it raises ends the reading.
+
     Raises:
+        RequestTimedOutError: nothing came for BODY_IDLE_TIMEOUT_MS.
         MessageTooLargeError: it is longer than `limit_bytes`, as sent or inflated.
         UnsupportedMediaTypeError: an encoding other than gzip and zstd.
         MalformedBodyError: the body was cut off, or does not inflate.
@@ -34,10 +52,16 @@ async def read_body(request: web.Request, limit_bytes: int) -> bytes | bytearray
         raise _too_large(limit_bytes)
     body: bytes | bytearray
     try:
-        if declared is not None and 0 < declared <= SMALL_BODY_BYTES:
-            body = await request.content.readexactly(declared)
-        else:
-            body = await _gather(request, limit_bytes)
+        async with asyncio.timeout(BODY_IDLE_TIMEOUT_MS / 1000) as deadline:
+            if declared is not None and 0 < declared <= SMALL_BODY_BYTES:
+                body = await request.content.readexactly(declared)
+                arrived(declared)
+            else:
+                body = await _gather(request, limit_bytes, arrived, deadline)
+    except TimeoutError:
+        raise RequestTimedOutError(
+            f"nothing more of the body came for {BODY_IDLE_TIMEOUT_MS} ms"
+        ) from None
     except (web.RequestPayloadError, asyncio.IncompleteReadError) as error:
         raise MalformedBodyError(f"the body was cut off: {error}") from error
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
@@ -50,10 +74,18 @@ async def read_body(request: web.Request, limit_bytes: int) -> bytes | bytearray
     return inflate_content(encoding, body, limit_bytes)
 
 
-async def _gather(request: web.Request, limit_bytes: int) -> bytearray:
+async def _gather(
+    request: web.Request,
+    limit_bytes: int,
+    arrived: Callable[[int], None],
+    deadline: asyncio.Timeout,
+) -> bytearray:
     """A body of any length in one piece of memory of its own, which its batches may stay in."""
     body = bytearray()
+    clock = asyncio.get_running_loop().time
     async for chunk in request.content.iter_any():
+        deadline.reschedule(clock() + BODY_IDLE_TIMEOUT_MS / 1000)
+        arrived(len(chunk))
         body += chunk
         if len(body) > limit_bytes:
             raise _too_large(limit_bytes)

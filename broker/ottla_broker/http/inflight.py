@@ -1,4 +1,8 @@
-"""A bound on the bytes of produce bodies that are being read or wait for their ack."""
+"""A bound on the bytes of produce bodies that are being read or wait for their ack.
+
+Bytes count as they arrive. What a client has only announced costs nothing, so clients that announce
+much and send nothing keep nobody else out.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,23 +19,38 @@ class InflightBytes:
         self.held_bytes = 0
 
     @contextmanager
-    def hold(self, size_bytes: int) -> Iterator[None]:
-        """Hold `size_bytes` until the request is answered.
+    def hold(self) -> Iterator["HeldBytes"]:
+        """What one request holds until it is answered."""
+        held = HeldBytes(self)
+        try:
+            yield held
+        finally:
+            self.held_bytes -= held.size_bytes
+            METRICS.inflight_produce_bytes.set(self.held_bytes)
+
+
+class HeldBytes:
+    """The share of one request."""
+
+    def __init__(self, inflight: InflightBytes) -> None:
+        self.size_bytes = 0
+        self._inflight = inflight
+
+    def grow(self, size_bytes: int) -> None:
+        """Hold that many bytes more.
 
         Raises:
-            OverloadedError: the limit is reached; nothing was read or applied.
+            OverloadedError: the limit is reached; nothing was applied.
         """
-        if self.held_bytes and self.held_bytes + size_bytes > self.limit_bytes:
+        inflight = self._inflight
+        others_hold_bytes = inflight.held_bytes - self.size_bytes
+        if others_hold_bytes and inflight.held_bytes + size_bytes > inflight.limit_bytes:
             raise OverloadedError(
-                f"produce bodies in flight are at their limit of {self.limit_bytes} bytes "
+                f"produce bodies in flight are at their limit of {inflight.limit_bytes} bytes "
                 "(max_inflight_produce_bytes)",
                 outcome=Outcome.NOT_APPLIED,
                 retry_after_seconds=1,
             )
-        self.held_bytes += size_bytes
-        METRICS.inflight_produce_bytes.set(self.held_bytes)
-        try:
-            yield
-        finally:
-            self.held_bytes -= size_bytes
-            METRICS.inflight_produce_bytes.set(self.held_bytes)
+        self.size_bytes += size_bytes
+        inflight.held_bytes += size_bytes
+        METRICS.inflight_produce_bytes.set(inflight.held_bytes)

@@ -47,8 +47,8 @@ async def produce(request: web.Request) -> web.Response:
         partition = partition_of(request) if "partition" in request.match_info else None
         key = _idempotency_key(request)
         _require_json(request)
-        with context.inflight.hold(request.content_length or limit):
-            body = bytes(await read_body(request, limit))
+        with context.inflight.hold() as held:
+            body = bytes(await read_body(request, limit, held.grow))
             if len(body) > BODY_BYTES_PARSED_INLINE:
                 records = await asyncio.to_thread(parse_records, body)
             else:
