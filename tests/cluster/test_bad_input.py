@@ -335,6 +335,19 @@ class TestIdempotencyKeys:
                 )
         assert [shared.values(name, partition) for partition in range(4)] == [{0: 1}, {}, {}, {}]
 
+    def test_the_same_body_to_another_path_is_422(self, shared, topic):
+        """It is another request, and must not be stored a second time as if it were a repeat."""
+        name = f"{topic}-wide"
+        shared.create_topic(name, partitions=2)
+        records = [{"value": 1}]
+        self.keyed(shared, name, "k", records, partition=0).expect(200)
+        for partition in (1, None):
+            answer = self.keyed(shared, name, "k", records, partition=partition)
+            refused(answer, 422, "IDEMPOTENCY_KEY_REUSED")
+        repeat = self.keyed(shared, name, "k", records, partition=0).expect(200).document
+        assert repeat["results"][0]["duplicate"] is True
+        assert [shared.values(name, partition) for partition in (0, 1)] == [{0: 1}, {}]
+
     def test_keys_of_other_topics_do_not_meet(self, shared, topic):
         shared.create_topic(f"{topic}-b", partitions=1)
         self.keyed(shared, topic, "k", [{"value": 1}]).expect(200)

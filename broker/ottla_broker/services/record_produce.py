@@ -76,7 +76,9 @@ class RecordProduceService:
             self._check_partition(topic, partition)
         idempotency: Idempotency | None = None
         if idempotency_key is not None:
-            idempotency = idempotency_for(ANONYMOUS, topic.name, idempotency_key, body)
+            # The same body to the path of another partition is another request.
+            request = body if partition is None else b"%d\n%b" % (partition, body)
+            idempotency = idempotency_for(ANONYMOUS, topic.name, idempotency_key, request)
         split = _split(topic, records, partition, idempotency_key)
         if idempotency is not None:
             await self._idempotency.refuse_reuse(
