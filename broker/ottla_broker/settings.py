@@ -51,7 +51,9 @@ class Settings(BaseSettings):
     voters: Annotated[tuple[tuple[int, str], ...], NoDecode] = Field(
         (), description="the metadata quorum, id@host:port,...; itself when empty"
     )
-    cluster_id: str = Field("local", min_length=1, max_length=64, description="cluster's name")
+    cluster_id: str = Field(
+        "local", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="cluster's name"
+    )
     cluster_secret: SecretStr | None = Field(None, description="authenticates internal calls")
     insecure_listen: bool = Field(
         default=False, description="listen beyond loopback without TLS and authentication"
@@ -110,6 +112,14 @@ class Settings(BaseSettings):
     @classmethod
     def _check_listen(cls, value: str) -> str:
         split_address(value)
+        return value
+
+    @field_validator("cluster_secret")
+    @classmethod
+    def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        secret = value.get_secret_value() if value else "x"
+        if not secret or not all("!" <= character <= "~" for character in secret):
+            raise ValueError("must be printable ASCII without blanks: it travels in a header")
         return value
 
     @field_validator("advertised_url")

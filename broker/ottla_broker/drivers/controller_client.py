@@ -143,7 +143,9 @@ class ControllerClient:
             )
         return leader_id
 
-    async def _post(self, leader_id: int, path: str, body: bytes, timeout_ms: int) -> bytes:
+    async def _post(
+        self, leader_id: int, path: str, body: bytes, timeout_ms: int
+    ) -> bytes | bytearray:
         try:
             return await unless(
                 self._peers.post(self._voter_urls[leader_id], path, body, timeout_ms=timeout_ms),

@@ -94,11 +94,6 @@ class Partition:
         """For people: topic-partition."""
         return f"{self.state.topic}-{self.state.partition}"
 
-    @property
-    def waiting_acks(self) -> int:
-        """How many appends wait for the high watermark."""
-        return len(self._ack_waiters)
-
     # --- roles ------------------------------------------------------------------------------
 
     async def become_leader(

@@ -1,22 +1,30 @@
 """Calls from this broker to its peers.
 
-Every call carries the cluster id and, where one is set, the cluster secret; none follows redirects.
+Calls with a MessagePack body go over the connections of `peer_pool`; reads that are streamed
+through to a client go over an aiohttp session. Every call carries the cluster id and, where one is
+set, the cluster secret; none follows redirects.
+
 What went wrong is sorted by what it proves: a refused connection proves that the process is gone
 and that nothing was applied; a failure to connect proves only the latter; anything after the
 request went out proves nothing.
 """
 
+import asyncio
 import errno
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 
+from ottla_broker.drivers.peer_connection import Answer
+from ottla_broker.drivers.peer_pool import (
+    MAX_CONNECTIONS_PER_PEER,
+    ConnectFailedError,
+    PeerPool,
+)
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome, UnavailableError, error_from_problem
-
-CONNECT_TIMEOUT_MS = 1_000
-MAX_CONNECTIONS_PER_PEER = 256
 
 Message = TypeVar("Message")
 
@@ -35,7 +43,7 @@ class PeerUnavailableError(UnavailableError):
 
 
 class PeerClient:
-    """One pool of connections to all peers."""
+    """The way to every peer."""
 
     def __init__(self, *, node_id: int, cluster_id: str, cluster_secret: str | None) -> None:
         self._headers = {
@@ -45,6 +53,9 @@ class PeerClient:
         if cluster_secret is not None:
             self._headers[routes.HEADER_CLUSTER_SECRET] = cluster_secret
         self._session: aiohttp.ClientSession | None = None
+        self._pool = PeerPool()
+        # Heads by (base URL, path): bounded by the brokers' URLs and the internal routes.
+        self._heads: dict[tuple[str, str], bytes] = {}
 
     @property
     def headers(self) -> dict[str, str]:
@@ -62,12 +73,13 @@ class PeerClient:
 
     async def close(self) -> None:
         """Close every connection."""
+        self._pool.close()
         if self._session is not None:
             await self._session.close()
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The pool, for callers that stream."""
+        """For callers that stream an answer."""
         assert self._session is not None, "start() comes first"
         return self._session
 
@@ -84,24 +96,43 @@ class PeerClient:
             await self.post(base_url, path, body, timeout_ms=timeout_ms), type=answer
         )
 
-    async def post(self, base_url: str, path: str, body: bytes, *, timeout_ms: int) -> bytes:
+    async def post(
+        self, base_url: str, path: str, body: bytes, *, timeout_ms: int
+    ) -> bytes | bytearray:
         """POST and return the body of a 2xx answer; raises as `call` does."""
         try:
-            async with self.session.post(
-                base_url + path,
-                data=body,
-                headers={"Content-Type": routes.MSGPACK},
-                timeout=aiohttp.ClientTimeout(
-                    total=timeout_ms / 1000, sock_connect=CONNECT_TIMEOUT_MS / 1000
-                ),
-                allow_redirects=False,
-            ) as response:
-                payload = await response.read()
-                if response.status >= 300:
-                    raise _error_of(response, payload, base_url)
-                return payload
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise unavailable(base_url, error) from error
+            async with (
+                asyncio.timeout(timeout_ms / 1000),
+                self._pool.connection(base_url) as connection,
+            ):
+                answer = await connection.exchange(self._head(base_url, path, len(body)), body)
+        except ConnectFailedError as error:
+            raise PeerUnavailableError(
+                f"{base_url}: {error}", refused=error.refused, outcome=Outcome.NOT_APPLIED
+            ) from error
+        except (ConnectionError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {timeout_ms} ms"
+            raise PeerUnavailableError(
+                f"{base_url}: {reason}", refused=False, outcome=Outcome.UNKNOWN
+            ) from error
+        if answer.status >= 300:
+            raise _error_of(answer, base_url)
+        return answer.body
+
+    def _head(self, base_url: str, path: str, body_bytes: int) -> bytes:
+        """The request line and headers; all but the length is the same every time."""
+        head = self._heads.get((base_url, path))
+        if head is None:
+            lines = [
+                f"POST {path} HTTP/1.1",
+                f"Host: {urlsplit(base_url).netloc}",
+                f"Content-Type: {routes.MSGPACK}",
+                *(f"{name}: {value}" for name, value in self._headers.items()),
+                "Content-Length: ",
+            ]
+            head = "\r\n".join(lines).encode("ascii")
+            self._heads[base_url, path] = head
+        return b"%b%d\r\n\r\n" % (head, body_bytes)
 
 
 def unavailable(base_url: str, error: BaseException) -> PeerUnavailableError:
@@ -119,12 +150,12 @@ def unavailable(base_url: str, error: BaseException) -> PeerUnavailableError:
     )
 
 
-def _error_of(response: aiohttp.ClientResponse, payload: bytes, base_url: str) -> OttlaError:
-    if response.content_type == routes.PROBLEM_JSON:
+def _error_of(answer: Answer, base_url: str) -> OttlaError:
+    if answer.content_type == routes.PROBLEM_JSON:
         try:
-            return error_from_problem(msgspec.json.decode(payload, type=dict[str, object]))
+            return error_from_problem(msgspec.json.decode(answer.body, type=dict[str, object]))
         except msgspec.DecodeError:
             pass
     return PeerUnavailableError(
-        f"{base_url}: unexpected status {response.status}", refused=False, outcome=Outcome.UNKNOWN
+        f"{base_url}: unexpected status {answer.status}", refused=False, outcome=Outcome.UNKNOWN
     )

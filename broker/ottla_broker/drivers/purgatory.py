@@ -27,6 +27,8 @@ class Purgatory:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.parked = 0
+        # Those of the parked requests that wait for an acknowledgement.
+        self.parked_acks = 0
         self._released = asyncio.Event()
         self._polls = Watchers()
 
@@ -47,6 +49,20 @@ class Purgatory:
             yield
         finally:
             self.parked -= 1
+
+    @contextmanager
+    def parked_ack(self) -> Iterator[None]:
+        """Hold a place for a request that waits until its records are safe.
+
+        Raises:
+            OverloadedError: as `parked_request`.
+        """
+        with self.parked_request():
+            self.parked_acks += 1
+            try:
+                yield
+            finally:
+                self.parked_acks -= 1
 
     @property
     def is_released(self) -> bool:

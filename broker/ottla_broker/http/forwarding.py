@@ -6,7 +6,8 @@ import aiohttp
 from aiohttp import web
 
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.drivers.peer_client import CONNECT_TIMEOUT_MS, PeerUnavailableError, unavailable
+from ottla_broker.drivers.peer_client import PeerUnavailableError, unavailable
+from ottla_broker.drivers.peer_pool import CONNECT_TIMEOUT_MS
 from ottla_broker.drivers.racing import unless
 from ottla_broker.http.context import context_of
 from ottla_broker.telemetry import METRICS

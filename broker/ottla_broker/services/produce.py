@@ -62,7 +62,7 @@ class ProduceService:
         All are appended before any is waited for, so they share group commits.
         """
         started = monotonic_ms()
-        with self._purgatory.parked_request():
+        with self._purgatory.parked_ack():
             pending = [self._append(batch, options) for batch in batches]
             results: list[AppendedBatch | OttlaError] = [
                 item

@@ -22,11 +22,11 @@ from ottla_protocol.errors import OttlaError
 MAX_FETCH_BYTES = 64 << 20
 MAX_WAIT_MS = 5_000
 
-GATHER_MS = 2
+GATHER_MS = 3
 """How long an answer under load waits for more to carry."""
 
-GATHER_WAITING_ACKS = 4
-"""From how many waiting acknowledgements on a broker is under load."""
+GATHER_PARKED_ACKS = 2
+"""From how many requests that wait for an ack a broker is busy: one client alone never waits."""
 
 GATHER_BYTES = 256 << 10
 """An answer this large is worth its round already."""
@@ -74,11 +74,9 @@ class ReplicationService:
         Each answer costs the follower a round of fetch, commit and acknowledgement, whether it
         holds one small batch or twenty. Where nobody else is waiting, nothing is held back.
         """
-        filled = [read for read in reads if read.batches]
-        if (
-            sum(read.size_bytes for read in filled) < GATHER_BYTES
-            and sum(read.partition.waiting_acks for read in filled) >= GATHER_WAITING_ACKS
-        ):
+        found_bytes = sum(read.size_bytes for read in reads)
+        busy = self._purgatory.parked_acks >= GATHER_PARKED_ACKS
+        if busy and 0 < found_bytes < GATHER_BYTES:
             await asyncio.sleep(GATHER_MS / 1000)
             for read in reads:
                 await read.look(read.max_bytes)

@@ -233,7 +233,7 @@ def decode_command(body: bytes) -> Command:
         raise MalformedBodyError(f"A controller command does not parse: {error}") from error
 
 
-def decode_response(body: bytes) -> Response:
+def decode_response(body: bytes | bytearray) -> Response:
     """The response that a controller sent.
 
     Raises:

@@ -1,0 +1,149 @@
+"""Calls to peers: what goes out, what comes back, and what a failure proves."""
+
+import asyncio
+import socket
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
+from ottla_protocol.errors import NotControllerError, Outcome
+
+TIMEOUT_MS = 5_000
+
+
+@pytest.fixture
+async def peers():
+    client = PeerClient(node_id=7, cluster_id="tests", cluster_secret="s3cret")
+    await client.start()
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def peer():
+    """An aiohttp server whose answers the test chooses."""
+    seen = []
+
+    async def handle(request):
+        body = await request.read()
+        seen.append((request.path, dict(request.headers), body, request.transport))
+        if request.path == "/refuse":
+            problem = NotControllerError("elsewhere", outcome=Outcome.NOT_APPLIED, controller=2)
+            return web.Response(
+                status=421,
+                body=msgspec.json.encode(problem.problem()),
+                content_type="application/problem+json",
+            )
+        if request.path == "/slow":
+            await asyncio.sleep(30)
+        if request.path == "/odd":
+            return web.Response(status=500, text="?")
+        return web.Response(body=body)
+
+    application = web.Application(client_max_size=0)
+    application.router.add_post("/{any}", handle)
+    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}", seen
+    await runner.cleanup()
+
+
+async def raw_peer(answer):
+    """A server that sends `answer` to whatever comes, then closes."""
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000, 3_000_000])
+async def test_a_body_arrives_and_comes_back_whole(peers, peer, size):
+    url, seen = peer
+    body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    assert await peers.post(url, "/echo", body, timeout_ms=TIMEOUT_MS) == body
+    path, headers, received, _ = seen[0]
+    assert (path, received) == ("/echo", body)
+    assert headers["Ottla-Cluster-Id"] == "tests"
+    assert headers["Ottla-Cluster-Secret"] == "s3cret"
+    assert headers["Ottla-Forwarded-By"] == "7"
+    assert headers["Content-Type"] == "application/msgpack"
+
+
+async def test_calls_one_after_another_share_a_connection(peers, peer):
+    url, seen = peer
+    for _ in range(5):
+        await peers.post(url, "/echo", b"x", timeout_ms=TIMEOUT_MS)
+    assert len({id(transport) for *_, transport in seen}) == 1
+
+
+async def test_calls_at_the_same_time_do_not_mix(peers, peer):
+    url, _ = peer
+    bodies = [f"body {number}".encode() * number for number in range(1, 40)]
+    answers = await asyncio.gather(
+        *(peers.post(url, "/echo", body, timeout_ms=TIMEOUT_MS) for body in bodies)
+    )
+    assert [bytes(answer) for answer in answers] == bodies
+
+
+async def test_the_peers_error_comes_back_as_itself(peers, peer):
+    url, _ = peer
+    with pytest.raises(NotControllerError) as caught:
+        await peers.post(url, "/refuse", b"", timeout_ms=TIMEOUT_MS)
+    assert (caught.value.outcome, caught.value.members) == (
+        Outcome.NOT_APPLIED,
+        {"controller": 2},
+    )
+
+
+async def test_an_answer_that_is_no_problem_document_proves_nothing(peers, peer):
+    url, _ = peer
+    with pytest.raises(PeerUnavailableError, match="unexpected status 500") as caught:
+        await peers.post(url, "/odd", b"", timeout_ms=TIMEOUT_MS)
+    assert (caught.value.refused, caught.value.outcome) == (False, Outcome.UNKNOWN)
+
+
+async def test_a_refused_connection_proves_that_nothing_was_applied(peers):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with pytest.raises(PeerUnavailableError) as caught:
+        await peers.post(url, "/echo", b"", timeout_ms=TIMEOUT_MS)
+    assert (caught.value.refused, caught.value.outcome) == (True, Outcome.NOT_APPLIED)
+
+
+async def test_a_call_that_is_too_slow_may_have_been_applied_and_its_connection_is_not_used_again(
+    peers, peer
+):
+    url, seen = peer
+    await peers.post(url, "/echo", b"1", timeout_ms=TIMEOUT_MS)
+    with pytest.raises(PeerUnavailableError, match="within 50 ms") as caught:
+        await peers.post(url, "/slow", b"2", timeout_ms=50)
+    assert (caught.value.refused, caught.value.outcome) == (False, Outcome.UNKNOWN)
+    assert await peers.post(url, "/echo", b"3", timeout_ms=TIMEOUT_MS) == b"3"
+    transports = [id(transport) for *_, transport in seen]
+    assert transports[0] == transports[1] != transports[2]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+        b"\x00\x01 no HTTP at all\r\n\r\n",
+    ],
+)
+async def test_a_broken_answer_may_stand_for_an_applied_call(peers, answer):
+    server, url = await raw_peer(answer)
+    async with server:
+        with pytest.raises(PeerUnavailableError) as caught:
+            await peers.post(url, "/echo", b"", timeout_ms=TIMEOUT_MS)
+    assert (caught.value.refused, caught.value.outcome) == (False, Outcome.UNKNOWN)
