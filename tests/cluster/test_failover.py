@@ -1,5 +1,6 @@
 """Brokers die while clients write: nothing acknowledged is lost, nothing is told twice."""
 
+import json
 import time
 
 import pytest
@@ -39,6 +40,10 @@ def check_everything(client, writers):
         assert all(other == first for other in others), partition
         epochs = [epoch for _, _, epoch, _ in first]
         assert epochs == sorted(epochs)
+    for broker in client.cluster.brokers:
+        lines = [json.loads(line) for line in broker.log_path.read_text().splitlines()]
+        assert {line["broker"] for line in lines} == {broker.node_id}
+        assert not [line for line in lines if line["level"] in {"error", "critical"}]
 
 
 def test_a_leader_is_killed_under_load(client):

@@ -115,12 +115,14 @@ def test_keys_survive_the_leaders_death_and_a_restart_of_all(start_cluster):
     client.cluster.kill()
     client.cluster.start()
     client.cluster.wait_ready()
+    client.wait_isr("t", 3)
     client.wait_led("t", partitions=4)
     for key, first in firsts.items():
         check_repeat(client, first, keyed(client, "t", key))
     assert set(client.cluster.stop().values()) == {0}
     client.cluster.start()
     client.cluster.wait_ready()
+    client.wait_isr("t", 3)
     client.wait_led("t", partitions=4)
     for key, first in firsts.items():
         check_repeat(client, first, keyed(client, "t", key))

@@ -40,8 +40,7 @@ def test_a_stopping_broker_hands_over_and_answers_its_polls(start_cluster):
         assert at_leader.result(5).expect(200).document["records"] == []
         assert fetched(fetch.result(5).expect(200))[0].batches == []
         # The follower's own client never hears of the stop: its broker goes on at the new leader.
-        successor = client.leader("t", via=other)
-        assert successor != leader
+        eventually(lambda: client.leader("t", via=other) != leader, 3)
         assert client.append("t", "b", via=other) == 1
         through = through_follower.result(5).expect(200).document
         assert [record["value"] for record in through["records"]] in ([], ["b"])

@@ -251,7 +251,7 @@ class ControllerDriver:
             log.info("controller_command_refused", command=type(command).__name__, code=error.code)
         else:
             if isinstance(command, FenceBroker):
-                log.warning("broker_fenced", broker=command.node_id, reason=command.reason)
+                log.warning("broker_fenced", fenced_broker=command.node_id, reason=command.reason)
 
     # --- time -------------------------------------------------------------------------------
 

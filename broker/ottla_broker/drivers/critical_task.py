@@ -35,4 +35,7 @@ def start_critical_task(
             log.exception("task_failed", task=name)
             on_failure(InternalError(f"{name} failed: {type(error).__name__}: {error}"))
 
-    return asyncio.create_task(guarded(), name=name)
+    task = asyncio.create_task(guarded(), name=name)
+    # A task that is cancelled before its first step leaves its work behind unawaited.
+    task.add_done_callback(lambda _: work.close())
+    return task
