@@ -14,15 +14,15 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help:
 	@echo 'make start   a cluster of three brokers on ports 7101-7103; Ctrl-C stops it'
-	@echo 'make demo    kills leaders while records are written, and counts them'
+	@echo 'make demo    kills a leader while records are written, and counts them'
 	@echo 'make test    all tests; PYTEST_ARGS="-k raft" for some'
 	@echo 'make lint    ruff, mypy and the import contracts'
 	@echo 'make bench   throughput and latency, one broker and three'
 	@echo 'make load    many clients over HTTP, with locust'
-	@echo 'make clean   remove caches and results; `ottla dev reset` removes the data'
+	@echo 'make clean   remove caches and results; `.venv/bin/ottla dev reset` removes the data'
 
 start: .venv/server-installed
-	$(BIN)/honcho start
+	$(BIN)/honcho start || test $$? -eq 130  # Ctrl-C is how it ends
 
 test: .venv/dev-installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -49,9 +49,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 .venv/server-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'installing into .venv, about a minute'
 	$(INSTALL) -e '.[server]'
 	touch $@
 
 .venv/dev-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'installing into .venv, about a minute'
 	$(INSTALL) -e '.[dev]'
 	touch $@ .venv/server-installed

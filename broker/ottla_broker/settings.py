@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         cli_prog_name="python -m ottla_broker",
         cli_avoid_json=True,
         cli_implicit_flags=True,
+        cli_hide_none_type=True,
         cli_exit_on_error=False,
     )
 
@@ -71,7 +72,9 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] | None = Field(
         None, description="console on a terminal, else json"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe line that is logged"
+    )
 
     max_json_body_bytes: int = Field(
         8 * MEBIBYTE, ge=1024, le=256 * MEBIBYTE, description="JSON and form bodies, inflated"

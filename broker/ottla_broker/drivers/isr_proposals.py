@@ -59,7 +59,7 @@ class IsrProposals:
             async with self._in_flight:
                 response = await self._controller.execute(command, timeout_ms=PROPOSAL_TIMEOUT_MS)
         except OttlaError as error:
-            log.info("isr_proposal_refused", partition=partition.name, code=error.code)
+            log.debug("isr_proposal_refused", partition=partition.name, code=error.code)
             # Only the active controller's own verdict rules the proposal out for good.
             partition.proposal_failed(proposal, refused=isinstance(error, ConflictError))
             return

@@ -1,8 +1,9 @@
 """Produce: append where this broker leads, forward to the leader where it does not.
 
 A write has one of two fates, and every error says which: NOT_APPLIED errors come from before the
-append, UNKNOWN ones from after it or from a forward that broke. Only the former are tried again
-here, until the request's own deadline: during a failover the caller waits instead of failing.
+append, UNKNOWN ones from after it or from a forward that broke. The former are tried again here
+until the request's own deadline, and with an Idempotency-Key the latter too: during a failover the
+caller waits instead of failing.
 """
 
 import asyncio
@@ -89,7 +90,7 @@ class ProduceService:
             self._check_size(partition, batch)
             header = validate_batch(batch.batch, on_append=True)
             appended = partition.append(
-                _own(batch.batch),
+                _own(batch),
                 header,
                 acks_all=options.acks == ACKS_ALL,
                 now_ms=wall_clock_ms(),
@@ -161,7 +162,7 @@ class ProduceService:
         while True:
             attempt = await self._deliver_once([batches[index] for index in todo], options)
             results.update(zip(todo, attempt, strict=True))
-            todo = [index for index in todo if _may_try_again(results[index])]
+            todo = [index for index in todo if _may_try_again(batches[index], results[index])]
             if not todo or options.remaining_ms <= 0:
                 return [results[index] for index in range(len(batches))]
             await self._metadata.wait_for_change(
@@ -215,23 +216,27 @@ class ProduceService:
         return await self._forwarder.forward(leader, batches, options)
 
 
-def _own(batch: memoryview) -> memoryview | bytearray:
+def _own(batch: BatchToAppend) -> memoryview | bytearray:
     """The batch as memory that the log may patch and keep.
 
     A view of a request's body is that already: nobody else looks at the body again. What was
-    inflated is read-only and has to be copied.
+    inflated is read-only and has to be copied, and so has what may be appended a second time.
     """
-    return bytearray(batch) if batch.readonly else batch
+    if batch.batch.readonly or batch.idempotency is not None:
+        return bytearray(batch.batch)
+    return batch.batch
 
 
-def _may_try_again(result: AppendedBatch | OttlaError) -> bool:
+def _may_try_again(batch: BatchToAppend, result: AppendedBatch | OttlaError) -> bool:
     """Whether another attempt may help and cannot double anything.
 
-    Too few in-sync replicas is told at once: it lasts longer than a caller wants to wait.
+    What certainly was not applied can be sent again; with an Idempotency-Key so can what perhaps
+    was, because the leader answers a batch that it holds with the original offsets. Too few in-sync
+    replicas is told at once: it lasts longer than a caller wants to wait.
     """
     return (
         isinstance(result, OttlaError)
         and result.retriable
-        and result.outcome is Outcome.NOT_APPLIED
+        and (result.outcome is Outcome.NOT_APPLIED or batch.idempotency is not None)
         and not isinstance(result, NotEnoughReplicasError)
     )
