@@ -156,13 +156,20 @@ class ControllerDriver:
                     await self._append(active, submitted.request_id, submitted.payload)
         except OttlaError:
             # A refusal is an answer too: it must not come from a controller that was deposed.
-            await self._raft.read_index()
+            await self._confirm_leadership()
             raise
         if waiting is not None:
             return await waiting
-        await self._raft.read_index()
+        await self._confirm_leadership()
         assert submitted.response is not None
         return submitted.response
+
+    async def _confirm_leadership(self) -> None:
+        try:
+            await self._raft.read_index()
+        except OttlaError as error:
+            # Nothing was proposed, so nothing can have been applied.
+            raise error.with_outcome(Outcome.NOT_APPLIED) from error
 
     def _wait_for(self, submitted: Submitted[Response]) -> asyncio.Future[Response] | None:
         """Where the answer will come, if it does not stand already."""

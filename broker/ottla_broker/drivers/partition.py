@@ -74,6 +74,12 @@ class Partition:
         self.follower: PartitionFollower | None = None
         # Never above the log's end, and never moves back while this process lives.
         self.high_watermark = min(max(high_watermark, log.log_start_offset), log.log_end_offset)
+        # High watermark that a damaged or shortened log must reach as follower; 0 for a sound one.
+        self._refill_to = (
+            max(high_watermark, log.recovery.damaged_from or 0, 1)
+            if log.recovery.damaged_from is not None or log.log_end_offset < high_watermark
+            else 0
+        )
         # Woken by every append (followers fetch what is not yet durable here, as in Raft).
         self.append_watchers = Watchers()
         # Woken when the high watermark or the role changes: consumers' long-polls.
@@ -83,6 +89,22 @@ class Partition:
         self._replica_lag_time_max_ms = replica_lag_time_max_ms
         self._lease_valid = lease_valid
         self._propose = propose
+
+    @property
+    def is_fit_to_lead(self) -> bool:
+        """Whether this log holds what it is known to have held.
+
+        A replica that came back damaged or shortened would, as leader, make the others truncate
+        what it lost. It has to be refilled as a follower first; a lone replica has nobody to be
+        refilled from.
+        """
+        return self._refill_to == 0 or len(self.state.replicas) == 1
+
+    async def stand_aside(self, state: PartitionState) -> None:
+        """Take no role, though the metadata says to lead: see `is_fit_to_lead`."""
+        self._step_down(state)
+        self.state = state
+        self._wake_all()
 
     @property
     def key(self) -> tuple[str, int]:
@@ -144,10 +166,14 @@ class Partition:
         self._act(self.leader.tick(now_ms, eligible, draining))
         self._wake_all()
 
-    def become_follower(self, state: PartitionState) -> None:
+    async def become_follower(self, state: PartitionState) -> None:
         """Follow `state.leader`; without one, wait for an election."""
         self._step_down(state)
         self.state = state
+        self._wake_all()
+        # What was appended as leader and is still queued may diverge: it has to be in the log, and
+        # in the fetch position, before the new leader is asked whether both agree.
+        await self.log.wait_durable(self.log.next_offset)
         if state.leader is not None:
             self.follower = PartitionFollower(
                 leader_id=state.leader,
@@ -252,14 +278,22 @@ class Partition:
         except TimeoutError:
             raise self._late_ack() from None
 
-    async def durable(self, appended: "Appended") -> None:
+    async def durable(self, appended: "Appended", *, deadline_ms: int) -> None:
         """Wait for the local commit alone (acks=1).
 
         Raises:
             NotLeaderOrFollowerError: leadership moved meanwhile; the outcome is unknown.
+            RequestTimedOutError: the deadline passed first; the outcome is unknown.
             StorageError: the log failed.
         """
-        await self.log.wait_durable(appended.info.next_offset)
+        try:
+            async with asyncio.timeout(max(0, deadline_ms - monotonic_ms()) / 1000):
+                await self.log.wait_durable(appended.info.next_offset)
+        except TimeoutError:
+            raise RequestTimedOutError(
+                f"the disk did not take the records of {self.name} in time",
+                outcome=Outcome.UNKNOWN,
+            ) from None
         self._require_leadership_of(appended)
         try:
             self.leading()
@@ -386,6 +420,8 @@ class Partition:
         if output.high_watermark is not None:
             self.high_watermark = output.high_watermark
             self.watermark_watchers.wake()
+            if output.high_watermark >= self._refill_to:
+                self._refill_to = 0
 
     async def close(self) -> None:
         """Fail what waits, then flush and close the log."""

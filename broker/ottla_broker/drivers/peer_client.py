@@ -92,9 +92,15 @@ class PeerClient:
             PeerUnavailableError: no answer; `outcome` says whether it may have been applied.
             OttlaError: the error that the peer told.
         """
-        return msgspec.msgpack.decode(
-            await self.post(base_url, path, body, timeout_ms=timeout_ms), type=answer
-        )
+        received = await self.post(base_url, path, body, timeout_ms=timeout_ms)
+        try:
+            return msgspec.msgpack.decode(received, type=answer)
+        except msgspec.MsgspecError as error:
+            raise PeerUnavailableError(
+                f"{base_url}: not an answer to {path}: {error}",
+                refused=False,
+                outcome=Outcome.UNKNOWN,
+            ) from error
 
     async def post(
         self, base_url: str, path: str, body: bytes, *, timeout_ms: int

@@ -267,13 +267,13 @@ class RaftDriver:
         if ready.must_persist:
             assert ready.hard_state is not None
             await self._store.persist(ready.hard_state, ready.truncate_from, ready.entries)
-        if ready.role is Role.LEADER:
-            # Before the no-op is applied, which is the moment in which the leadership begins.
-            self._tell_leadership(ready)
         for message in ready.messages:
             outbox = self._outboxes[message.receiver]
             outbox.messages.append(message)
             outbox.filled.set()
+        # Before anything is applied: a leadership begins with its own no-op, and one that has ended
+        # must not answer for entries that replaced its own.
+        self._tell_leadership(ready)
         if ready.committed:
             self._on_committed(ready.committed)
         for read in ready.confirmed_reads:
@@ -285,7 +285,6 @@ class RaftDriver:
                 self._reads.pop(token),
                 NotControllerError("leadership was lost before the read was confirmed"),
             )
-        self._tell_leadership(ready)
 
     def _tell_leadership(self, ready: Ready) -> None:
         leadership = (ready.term, ready.leader_id, ready.role is Role.LEADER)

@@ -138,7 +138,10 @@ class ReplicaLogs:
         Raises:
             StorageError: they cannot be written.
         """
-        by_key = {high_watermark_key(*key): value for key, value in high_watermarks.items()}
+        # Merged: those whose logs are still being opened keep what was written down before.
+        by_key = self._high_watermarks | {
+            high_watermark_key(*key): value for key, value in high_watermarks.items()
+        }
         if by_key != self._high_watermarks:
             await asyncio.to_thread(self._directory.write_high_watermarks, by_key)
             self._high_watermarks = by_key

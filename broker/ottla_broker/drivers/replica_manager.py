@@ -218,6 +218,10 @@ class ReplicaManager:
         if state.leader == self._node_id:
             # Nothing of the former leader may still arrive once this broker leads.
             await self._stop_following(hosted)
+            if not hosted.is_fit_to_lead:
+                log.critical("unfit_to_lead", partition=hosted.name)
+                await hosted.stand_aside(state)
+                return
             if hosted.leader is None or not same_epoch:
                 log.info("leading", partition=hosted.name, leader_epoch=state.leader_epoch)
             await hosted.become_leader(
@@ -230,7 +234,7 @@ class ReplicaManager:
             hosted.state = state
         else:
             await self._stop_following(hosted)
-            hosted.become_follower(state)
+            await hosted.become_follower(state)
             if state.leader is not None:
                 log.info(
                     "following",

@@ -116,9 +116,17 @@ async def _forward(request: web.Request, leader: int) -> web.StreamResponse:
         response.headers[routes.HEADER_SERVED_BY] = str(leader)
         response.headers[routes.HEADER_LEADER] = str(leader)
         await response.prepare(request)
-        async for chunk in upstream.content.iter_chunked(CHUNK_BYTES):
-            await response.write(chunk)
-        await response.write_eof()
+        try:
+            async for chunk in upstream.content.iter_chunked(CHUNK_BYTES):
+                await response.write(chunk)
+            await response.write_eof()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            # Half of the answer is out: an error document would be taken for the rest of it. A cut
+            # connection is what tells the client.
+            METRICS.forwarded_requests.labels("read", "cut").inc()
+            if request.transport is not None:
+                request.transport.abort()
+            return response
     METRICS.forwarded_requests.labels("read", "ok").inc()
     return response
 

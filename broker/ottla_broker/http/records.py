@@ -34,6 +34,9 @@ MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 BODY_BYTES_PARSED_INLINE = 256 << 10
 """Larger bodies are parsed on a thread, so that heartbeats go on meanwhile."""
 
+BYTES_RENDERED_INLINE = 256 << 10
+"""Larger answers are rendered on a thread, for the same reason."""
+
 FORMATS = ("auto", "json", "text", "base64")
 
 
@@ -116,6 +119,8 @@ async def read(request: web.Request) -> web.StreamResponse:
         found = await context.record_read.read(topic, partition, options, local=local)
         METRICS.fetch_seconds.labels("json").observe((monotonic_ms() - started_ms) / 1000)
         METRICS.fetched_bytes.labels("json").inc(found.size_bytes)
+        if found.size_bytes > BYTES_RENDERED_INLINE:
+            return await asyncio.to_thread(_render, topic, partition, found, record_format)
         return _render(topic, partition, found, record_format)
 
     if local:

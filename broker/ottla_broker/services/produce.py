@@ -34,6 +34,9 @@ from ottla_protocol.record_batch import validate_batch
 RETRY_INTERVAL_MS = 50
 """How soon a write that found no leader looks again; new metadata wakes it earlier."""
 
+PINNED_BODY_FACTOR = 4
+"""A batch may keep a body of this many times its size in memory, instead of being copied."""
+
 NO_OFFSET = -1
 
 
@@ -132,7 +135,7 @@ class ProduceService:
             if options.acks == ACKS_ALL:
                 await partition.committed(appended, deadline_ms=options.deadline_ms)
             elif options.acks == 1:
-                await partition.durable(appended)
+                await partition.durable(appended, deadline_ms=options.deadline_ms)
         except OttlaError as error:
             METRICS.produce_errors.labels(error.code).inc()
             return error.with_outcome(Outcome.UNKNOWN)
@@ -168,6 +171,9 @@ class ProduceService:
             await self._metadata.wait_for_change(
                 timeout_ms=min(RETRY_INTERVAL_MS, options.remaining_ms)
             )
+            if options.remaining_ms <= 0:
+                # No last attempt without time: it could only turn NOT_APPLIED into UNKNOWN.
+                return [results[index] for index in range(len(batches))]
 
     async def _deliver_once(
         self, batches: Sequence[BatchToAppend], options: ProduceOptions
@@ -220,9 +226,11 @@ def _own(batch: BatchToAppend) -> memoryview | bytearray:
     """The batch as memory that the log may patch and keep.
 
     A view of a request's body is that already: nobody else looks at the body again. What was
-    inflated is read-only and has to be copied, and so has what may be appended a second time.
+    inflated is read-only and has to be copied, and so has what may be appended a second time, and
+    what is a small part of a body that would otherwise stay in memory with it.
     """
-    if batch.batch.readonly or batch.idempotency is not None:
+    small_part = batch.batch.nbytes * PINNED_BODY_FACTOR < memoryview(batch.batch.obj).nbytes
+    if batch.batch.readonly or batch.idempotency is not None or small_part:
         return bytearray(batch.batch)
     return batch.batch
 

@@ -10,11 +10,12 @@ from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.reading import LeaderRead, LocalRead, PartitionRead, poll
 from ottla_broker.storage.stored_batch import StoredBatch
+from ottla_protocol.errors import MessageTooLargeError
 from ottla_protocol.record_batch import read_header
 from ottla_protocol.record_codec import Record, decode_batch
 
 MAX_INFLATED_BYTES = 64 << 20
-"""What the records of one batch may take uncompressed before a reader is refused them."""
+"""What the records of one read may take uncompressed: it ends before the batch that takes more."""
 
 BYTES_DECODED_INLINE = 64 << 10
 """More bytes than this are decoded on a thread, so that heartbeats go on meanwhile."""
@@ -121,11 +122,19 @@ def _records(
     """Records from `offset` on; the first batch may begin below it."""
     found: list[Record] = []
     next_offset = offset
+    budget_bytes = MAX_INFLATED_BYTES
     for batch in batches:
         if read_header(batch.data).is_control:
             next_offset = batch.last_offset + 1
             continue
-        records = decode_batch(batch.data, max_inflated_bytes=MAX_INFLATED_BYTES)
+        try:
+            records = decode_batch(batch.data, max_inflated_bytes=budget_bytes)
+        except MessageTooLargeError:
+            if not found:
+                raise
+            return found, next_offset
+        budget_bytes -= sum(len(record.value or b"") + len(record.key or b"") for record in records)
+        budget_bytes = max(budget_bytes, 0)
         wanted = [record for record in records if record.offset >= offset]
         room = max_records - len(found)
         if len(wanted) > room:

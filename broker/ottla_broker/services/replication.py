@@ -102,6 +102,11 @@ class ReplicationService:
 
 def _result(read: ReplicaRead) -> FetchResult:
     partition = read.partition
+    try:
+        # Once more: the role may have changed while another partition's read waited for the disk.
+        read.limit()
+    except OttlaError as error:
+        return _failed(*partition.key, error)
     if read.error is not None:
         return _failed(*partition.key, read.error)
     return FetchResult(

@@ -6,6 +6,7 @@ import pytest
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.partition import Partition
+from ottla_broker.drivers.peer_messages import FetchResult, ReplicatedBatch
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.partition_log import LogConfig, PartitionLog
 from ottla_broker.storage.tail_cache import TailCache
@@ -46,7 +47,7 @@ class Hosted:
         self.proposals = []
         self.partition = None
 
-    async def open(self, path):
+    async def open(self, path, *, high_watermark=0):
         log = await PartitionLog.open(
             path / "orders-0",
             topic="orders",
@@ -62,7 +63,7 @@ class Hosted:
             log,
             state(None, 0),
             node_id=LOCAL,
-            high_watermark=0,
+            high_watermark=high_watermark,
             replica_lag_time_max_ms=FAR_MS,
             lease_valid=lambda: self.leased,
             propose=lambda partition, proposal: self.proposals.append(proposal),
@@ -119,7 +120,7 @@ async def test_a_high_watermark_of_a_later_epoch_acknowledges_nothing_of_an_earl
     await hosted.lead(0)
     appended = hosted.append(b"lost")
     await hosted.partition.log.wait_durable(1)
-    hosted.partition.become_follower(state(OTHER, 1))
+    await hosted.partition.become_follower(state(OTHER, 1))
     await hosted.partition.log.truncate_to(0)
     hosted.partition.follower_log_changed()
     await hosted.lead(2)
@@ -129,7 +130,7 @@ async def test_a_high_watermark_of_a_later_epoch_acknowledges_nothing_of_an_earl
     assert hosted.partition.high_watermark == 1
     for wait in (
         hosted.partition.committed(appended, deadline_ms=soon()),
-        hosted.partition.durable(appended),
+        hosted.partition.durable(appended, deadline_ms=soon()),
     ):
         with pytest.raises(NotLeaderOrFollowerError) as caught:
             await wait
@@ -142,7 +143,7 @@ async def test_losing_the_leadership_fails_whoever_waits(hosted):
     appended = hosted.append()
     task = asyncio.create_task(hosted.partition.committed(appended, deadline_ms=soon()))
     await asyncio.sleep(0)
-    hosted.partition.become_follower(state(OTHER, 1))
+    await hosted.partition.become_follower(state(OTHER, 1))
     with pytest.raises(NotLeaderOrFollowerError) as caught:
         await task
     assert caught.value.outcome is Outcome.UNKNOWN
@@ -169,7 +170,35 @@ async def test_below_min_isr_an_append_with_acks_all_is_refused_beforehand(hoste
 
 
 async def test_a_follower_refuses_appends_and_names_the_leader(hosted):
-    hosted.partition.become_follower(state(OTHER, 3))
+    await hosted.partition.become_follower(state(OTHER, 3))
     with pytest.raises(NotLeaderOrFollowerError) as caught:
         hosted.append()
     assert caught.value.members == {"leader": OTHER, "leader_epoch": 3}
+
+
+async def test_a_log_shorter_than_its_high_watermark_does_not_lead_before_it_is_refilled(tmp_path):
+    hosted = await Hosted().open(tmp_path, high_watermark=1)
+    partition = hosted.partition
+    assert not partition.is_fit_to_lead
+    await partition.become_follower(state(OTHER, 1))
+    position = partition.follower.fetch_position
+    batch = encode_batch([RecordData(timestamp=1, key=None, value=b"v")], leader_epoch=1)
+    await partition.take_fetched(
+        position,
+        FetchResult("t" * 32, 0, None, 1, 0, None, [ReplicatedBatch(memoryview(batch), None)]),
+    )
+    await partition.log.wait_durable(1)
+    assert not partition.is_fit_to_lead
+    partition.follower_log_changed()
+    assert partition.high_watermark == 1
+    assert partition.is_fit_to_lead
+    await partition.close()
+
+
+async def test_a_former_leader_asks_the_next_one_only_from_what_is_durable_here(hosted):
+    """Otherwise its queued tail could come to stand below a high watermark that is not its own."""
+    await hosted.lead(0)
+    hosted.append()
+    assert hosted.partition.log.log_end_offset == 0
+    await hosted.partition.become_follower(state(OTHER, 1))
+    assert hosted.partition.follower.fetch_position.offset == 1
