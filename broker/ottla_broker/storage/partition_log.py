@@ -171,7 +171,11 @@ class PartitionLog:
 
     @property
     def last_batch_epoch(self) -> int:
-        """Leader epoch of the last batch; -1 in an empty log."""
+        """Leader epoch of the last batch; -1 in an empty log.
+
+        Where a truncation has left missing offsets behind the last batch (only a log that was
+        fetched from a compacted one has any), it may be that of the missing ones after a restart.
+        """
         return self._state.last_batch_epoch
 
     @property

@@ -220,7 +220,7 @@ class LogAgainstModel(RuleBasedStateMachine):
         assert self.log.log_start_offset == self.start
         assert self.log.next_offset == self.end
         assert self.start <= self.log.log_end_offset <= self.end
-        if self.batches:
+        if self.batches and self.batches[-1][1] == self.end - 1:
             assert self.log.last_batch_epoch == self.batches[-1][2]
 
     @rule()
