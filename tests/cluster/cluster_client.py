@@ -189,6 +189,15 @@ class ClusterClient:
                 return float(value)
         raise AssertionError(f"broker {node_id} has no metric {name}")
 
+    def wait_parked(self, leader, polls=1):
+        """Wait until that many polls of clients are parked at a broker that all others follow.
+
+        Followers' fetches are parked there too, one of each, and come and go; where nothing is
+        written, what is parked beyond them is clients'.
+        """
+        wanted = len(self.node_ids) - 1 + polls
+        eventually(lambda: self.metric(leader, "ottla_parked_requests") >= wanted)
+
     def answers_quickly(self, node_id):
         """Whether that broker's event loop answers at all."""
         try:

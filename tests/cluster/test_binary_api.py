@@ -207,7 +207,7 @@ class TestLongPoll:
         leader = shared.leader(topic)
         with ThreadPoolExecutor(1) as threads:
             parked = threads.submit(fetch, shared, topic, to=leader, max_wait_ms=20_000)
-            eventually(lambda: shared.metric(leader, "ottla_parked_requests") >= 3)
+            shared.wait_parked(leader)
             started_s = time.monotonic()
             shared.append(topic, "x")
             [partition] = fetched(parked.result(10).expect(200))

@@ -269,7 +269,7 @@ class TestReading:
             with ThreadPoolExecutor(1) as threads:
                 poll = threads.submit(shared.read, filled, via=via, offset=end, max_wait_ms=20_000)
                 leader = shared.leader(filled)
-                wait_until_parked(shared, leader, filled)
+                shared.wait_parked(leader)
                 started_s = time.monotonic()
                 shared.append(filled, f"news-{via}")
                 document = poll.result(10).expect(200).document
@@ -280,7 +280,7 @@ class TestReading:
         leader = shared.leader(topic)
         with ThreadPoolExecutor(1) as threads:
             poll = threads.submit(shared.read, topic, via=leader, min_bytes=600, max_wait_ms=20_000)
-            wait_until_parked(shared, leader, topic)
+            shared.wait_parked(leader)
             shared.append(topic, "x" * 100)
             shared.append(topic, "x" * 100)
             assert not poll.done()
@@ -297,7 +297,7 @@ class TestReading:
                 threads.submit(shared.read, topic, via=1 + i % 3, offset=0, max_wait_ms=20_000)
                 for i in range(20)
             ]
-            wait_until_parked(shared, shared.leader(topic), topic, polls=20)
+            shared.wait_parked(shared.leader(topic), polls=20)
             shared.append(topic, "wake")
             for poll in polls:
                 [record] = poll.result(10).expect(200).document["records"]
@@ -334,16 +334,6 @@ class TestReading:
         assert "twice" in shared.http.get(url).expect(422).document["detail"]
 
 
-def wait_until_parked(client, leader, topic, polls=1):
-    """Wait until that many client polls of the topic are parked at its leader.
-
-    Followers' fetches are parked there too, and come and go; a poll at the end of a topic that
-    nothing is written to only goes when its time is up, so the metric settles above the others.
-    """
-    followers = len(client.node_ids) - 1
-    eventually(lambda: client.metric(leader, "ottla_parked_requests") >= followers + polls)
-
-
 class TestReplicas:
     def test_local_reads_this_brokers_copy(self, shared, topic):
         shared.append(topic, "a", "b")
@@ -362,7 +352,7 @@ class TestReplicas:
         eventually(lambda: shared.read(topic, **local, max_wait_ms=0).status == 200)
         with ThreadPoolExecutor(1) as threads:
             poll = threads.submit(shared.read, topic, **local, offset=0, max_wait_ms=20_000)
-            wait_until_parked(shared, follower, topic)
+            shared.wait_parked(follower)
             started_s = time.monotonic()
             shared.append(topic, "x")
             assert len(poll.result(10).expect(200).document["records"]) == 1

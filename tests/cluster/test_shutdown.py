@@ -21,7 +21,6 @@ def test_a_stopping_broker_hands_over_and_answers_its_polls(start_cluster):
     client.append("t", "a")
     leader = client.leader("t")
     follower, other = client.others(leader)
-    quiet = client.metric(leader, "ottla_parked_requests")
     with ThreadPoolExecutor(3) as threads:
         at_leader = threads.submit(client.read, "t", via=leader, offset=1, max_wait_ms=30_000)
         through_follower = threads.submit(
@@ -33,7 +32,7 @@ def test_a_stopping_broker_hands_over_and_answers_its_polls(start_cluster):
             [PartitionToFetch("t", 0, 1)],
             max_wait_ms=30_000,
         )
-        eventually(lambda: client.metric(leader, "ottla_parked_requests") >= quiet + 3)
+        client.wait_parked(leader, polls=3)
         started_s = time.monotonic()
         assert client.cluster.broker(leader).terminate() == 0
         assert time.monotonic() - started_s < STOP_LIMIT_S
@@ -53,10 +52,9 @@ def test_a_poll_forwarded_by_a_stopping_broker_is_answered(start_cluster):
     client.append("t", "a")
     leader = client.leader("t")
     follower = client.others(leader)[0]
-    quiet = client.metric(leader, "ottla_parked_requests")
     with ThreadPoolExecutor(1) as threads:
         poll = threads.submit(client.read, "t", via=follower, offset=1, max_wait_ms=30_000)
-        eventually(lambda: client.metric(leader, "ottla_parked_requests") >= quiet + 1)
+        client.wait_parked(leader)
         started_s = time.monotonic()
         assert client.cluster.broker(follower).terminate() == 0
         assert time.monotonic() - started_s < STOP_LIMIT_S
