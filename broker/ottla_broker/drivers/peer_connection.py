@@ -40,6 +40,8 @@ class PeerConnection(asyncio.Protocol):
         self._waiting: asyncio.Future[Answer] | None = None
         self._keep_alive = True
         self._content_type = ""
+        self._declared_bytes = 0
+        self._received_bytes = 0
         self._body = bytearray()
 
     async def exchange(self, head: bytes, body: bytes | bytearray) -> Answer:
@@ -109,17 +111,30 @@ class PeerConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """An answer begins."""
         self._content_type = ""
-        self._body = bytearray()
+        self._declared_bytes = 0
+        self._received_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header line."""
-        if name.lower() == b"content-type":
+        lowered = name.lower()
+        if lowered == b"content-type":
             self._content_type = value.decode("latin-1").partition(";")[0].strip().lower()
+        elif lowered == b"content-length" and value.isdigit():
+            self._declared_bytes = int(value)
+
+    def on_headers_complete(self) -> None:
+        """The body follows: take memory for the whole of it, since growing would copy it often."""
+        if self._declared_bytes > MAX_ANSWER_BYTES:
+            self._fail(ConnectionResetError(f"an answer over {MAX_ANSWER_BYTES} bytes"))
+            self._declared_bytes = 0
+        self._body = bytearray(self._declared_bytes)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
-        self._body += body
-        if len(self._body) > MAX_ANSWER_BYTES:
+        end = self._received_bytes + len(body)
+        self._body[self._received_bytes : end] = body
+        self._received_bytes = end
+        if end > MAX_ANSWER_BYTES:
             self._fail(ConnectionResetError(f"an answer over {MAX_ANSWER_BYTES} bytes"))
 
     def on_message_complete(self) -> None:

@@ -81,15 +81,18 @@ async def _gather(
     deadline: asyncio.Timeout,
 ) -> bytearray:
     """A body of any length in one piece of memory of its own, which its batches may stay in."""
-    body = bytearray()
+    # Joined once: a growing bytearray would be copied again and again.
+    chunks: list[bytes] = []
+    size_bytes = 0
     clock = asyncio.get_running_loop().time
     async for chunk in request.content.iter_any():
         deadline.reschedule(clock() + BODY_IDLE_TIMEOUT_MS / 1000)
         arrived(len(chunk))
-        body += chunk
-        if len(body) > limit_bytes:
+        chunks.append(chunk)
+        size_bytes += len(chunk)
+        if size_bytes > limit_bytes:
             raise _too_large(limit_bytes)
-    return body
+    return bytearray().join(chunks)
 
 
 def _too_large(limit_bytes: int) -> MessageTooLargeError:
