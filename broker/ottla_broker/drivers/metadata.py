@@ -2,8 +2,6 @@
 
 import asyncio
 
-from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.drivers.purgatory import OffsetWaiters
 from ottla_cluster.controller.image import BrokerState, MetadataImage
 
 
@@ -12,28 +10,14 @@ class MetadataCache:
 
     def __init__(self, image: MetadataImage) -> None:
         self.image = image
-        self._version_waiters = OffsetWaiters()
         self._changed = asyncio.Event()
 
     def publish(self, image: MetadataImage) -> None:
         """Replace the image; its version never falls."""
         assert image.version >= self.image.version, "the metadata log only grows"
         self.image = image
-        self._version_waiters.reached(image.version)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-
-    async def wait_for_version(self, version: int, *, deadline_ms: int) -> bool:
-        """Wait until `version` is applied; False when the deadline (monotonic) passes first."""
-        if self.image.version >= version:
-            return True
-        waiting = self._version_waiters.wait_for(version)
-        try:
-            async with asyncio.timeout(max(0, deadline_ms - monotonic_ms()) / 1000):
-                await waiting
-        except TimeoutError:
-            return False
-        return True
 
     async def wait_until_replaced(self, node_id: int, broker_epoch: int) -> None:
         """Wait until that incarnation of the broker is fenced or no longer the registered one."""

@@ -57,11 +57,6 @@ class PeerClient:
         # Heads by (base URL, path): bounded by the brokers' URLs and the internal routes.
         self._heads: dict[tuple[str, str], bytes] = {}
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """What identifies this broker to a peer."""
-        return dict(self._headers)
-
     async def start(self) -> None:
         """Open the pool; must run on the event loop."""
         self._session = aiohttp.ClientSession(
