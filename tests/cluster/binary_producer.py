@@ -44,6 +44,7 @@ class BinaryProducer:
         def taken():
             answer = self.send(sequence, *values, **options)
             assert answer.status == 200 or answer.document["retriable"], answer.body
-            return produced(answer)[0] if answer.status == 200 else None
+            # Never None, which `eventually` takes for a check that has passed.
+            return answer.status == 200 and produced(answer)[0]
 
         return eventually(taken)
