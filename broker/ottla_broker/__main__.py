@@ -15,6 +15,12 @@ from ottla_broker.settings import Settings, SettingsError, exit_with_usage, load
 GC_THRESHOLD = 20_000
 """Allocations between two looks of the cyclic collector at the youngest objects."""
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long the event loop may keep the interpreter from a storage thread that has just committed.
+
+Python's own 5 ms is longer than a commit, and every acknowledgement waits for several in a row.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the settings, take the data directory, serve."""
@@ -44,6 +50,7 @@ def _serve(settings: Settings) -> int:
     # the many short-lived objects of a request die by their reference counts.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     async def serve() -> int:
         return await Broker(settings, directory).run()

@@ -31,9 +31,8 @@ Kafka's `DefaultRecordBatch`.
 import ctypes
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import google_crc32c
 
@@ -102,8 +101,7 @@ class Compression(IntEnum):
 _COMPRESSIONS = tuple(Compression)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchHeader:
+class BatchHeader(NamedTuple):
     """The fixed fields of one batch, as they stand in it.
 
     `last_offset_delta` is `record_count - 1` when a producer sends the batch, and may be larger
@@ -190,7 +188,7 @@ def read_header(buffer: Buffer) -> BatchHeader:
         raise CorruptMessageError(
             f"record batch of {len(buffer)} bytes is shorter than its header of {HEADER_BYTES}"
         )
-    header = BatchHeader(*_HEADER.unpack_from(buffer))
+    header = BatchHeader._make(_HEADER.unpack_from(buffer))
     if header.magic != MAGIC:
         raise CorruptMessageError(f"record batch has magic {header.magic}, only 2 is supported")
     return header

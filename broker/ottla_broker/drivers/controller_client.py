@@ -9,7 +9,7 @@ from ottla_broker.drivers.controller_driver import ControllerDriver
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
 from ottla_broker.drivers.peer_messages import CommitVersion, UnreachableBroker, encode
-from ottla_broker.drivers.racing import unless
+from ottla_broker.drivers.racing import Unless
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_cluster.controller.commands import Command, Response, decode_response, encode_message
 from ottla_cluster.controller.image import BrokerState
@@ -48,7 +48,8 @@ class ControllerClient:
         self._catching_up: asyncio.Task[bool] | None = None
         self._next_catch_up: asyncio.Task[bool] | None = None
         self._reports: dict[int, asyncio.Task[None]] = {}
-        self._leadership_moved = asyncio.Event()
+        # By the leader that was asked; bounded by the voters.
+        self._replacements: dict[int, asyncio.Future[None]] = {}
 
     async def execute(self, command: Command, *, timeout_ms: int) -> Response:
         """Have the active controller decide a command.
@@ -102,12 +103,22 @@ class ControllerClient:
 
     def leadership_changed(self) -> None:
         """The quorum has another leader, or none: calls to a replaced one need no more patience."""
-        moved, self._leadership_moved = self._leadership_moved, asyncio.Event()
-        moved.set()
+        for leader_id in [key for key in self._replacements if self._is_replaced(key)]:
+            self._replacements.pop(leader_id).set_result(None)
 
-    async def _until_replaced(self, leader_id: int) -> None:
-        while self._raft.leader_id in (None, leader_id):
-            await self._leadership_moved.wait()
+    def _is_replaced(self, leader_id: int) -> bool:
+        return self._raft.leader_id not in (None, leader_id)
+
+    def _replacement_of(self, leader_id: int) -> "asyncio.Future[None]":
+        """Done once the quorum has another leader; shared by all calls to this one."""
+        replacement = self._replacements.get(leader_id)
+        if replacement is None:
+            replacement = asyncio.get_running_loop().create_future()
+            if self._is_replaced(leader_id):
+                replacement.set_result(None)
+            else:
+                self._replacements[leader_id] = replacement
+        return replacement
 
     def peer_refused(self, node_id: int) -> None:
         """A connection to that broker was refused: tell Raft, and the controller once at a time."""
@@ -147,15 +158,17 @@ class ControllerClient:
         self, leader_id: int, path: str, body: bytes, timeout_ms: int
     ) -> bytes | bytearray:
         try:
-            return await unless(
-                self._peers.post(self._voter_urls[leader_id], path, body, timeout_ms=timeout_ms),
-                self._until_replaced(leader_id),
+            with Unless(
+                self._replacement_of(leader_id),
                 PeerUnavailableError(
                     f"controller {leader_id} was replaced before it answered",
                     refused=False,
                     outcome=Outcome.UNKNOWN,
                 ),
-            )
+            ):
+                return await self._peers.post(
+                    self._voter_urls[leader_id], path, body, timeout_ms=timeout_ms
+                )
         except PeerUnavailableError as error:
             if error.refused:
                 self.peer_refused(leader_id)

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.clock import monotonic_ms, within
 from ottla_broker.drivers.peer_messages import FetchResult
 from ottla_broker.drivers.purgatory import OffsetWaiters, Watchers
 from ottla_broker.storage.partition_log import AppendInfo, PartitionLog
@@ -273,8 +273,7 @@ class Partition:
             return
         waiting = self._ack_waiters.wait_for(next_offset)
         try:
-            async with asyncio.timeout(max(0, deadline_ms - monotonic_ms()) / 1000):
-                await waiting
+            await within(deadline_ms - monotonic_ms(), waiting)
         except TimeoutError:
             raise self._late_ack() from None
 

@@ -7,15 +7,12 @@ the broker stops it releases the clients' polls: they answer with what they have
 
 import asyncio
 import heapq
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, TypeVar
 
-from ottla_broker.drivers.racing import unless
+from ottla_broker.drivers.racing import Unless
 from ottla_protocol.errors import OttlaError, OverloadedError, UnavailableError
-
-ResultT = TypeVar("ResultT")
 
 PRUNE_AT_LEAST = 64
 """Waiters on one offset before those that gave up are looked for."""
@@ -29,7 +26,9 @@ class Purgatory:
         self.parked = 0
         # Those of the parked requests that wait for an acknowledgement.
         self.parked_acks = 0
-        self._released = asyncio.Event()
+        self._is_released = False
+        # Made when first asked for, because a purgatory may be made before its event loop.
+        self._released: asyncio.Future[None] | None = None
         self._polls = Watchers()
 
     @contextmanager
@@ -67,11 +66,13 @@ class Purgatory:
     @property
     def is_released(self) -> bool:
         """Whether clients' polls must not wait any more."""
-        return self._released.is_set()
+        return self._is_released
 
     def release(self) -> None:
         """The broker stops: wake every poll of a client, and let none wait from here on."""
-        self._released.set()
+        self._is_released = True
+        if self._released is not None and not self._released.done():
+            self._released.set_result(None)
         self._polls.wake()
 
     @contextmanager
@@ -83,14 +84,18 @@ class Purgatory:
         finally:
             self._polls.remove(event)
 
-    async def unless_released(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-        """The result of `work`, which waits for another broker on a client's behalf.
+    def unless_released(self) -> Unless:
+        """A context for waits for another broker on a client's behalf: the release ends them.
 
         Raises:
-            UnavailableError: the release came first; `work` is cancelled.
+            UnavailableError: on the way out of the context, when that happened.
         """
+        if self._released is None:
+            self._released = asyncio.get_running_loop().create_future()
+            if self._is_released:
+                self._released.set_result(None)
         stopping = UnavailableError("this broker is stopping; another one serves the request")
-        return await unless(work, self._released.wait(), stopping)
+        return Unless(self._released, stopping)
 
 
 class OffsetWaiters:

@@ -8,7 +8,7 @@ from aiohttp import web
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.peer_client import PeerUnavailableError, unavailable
 from ottla_broker.drivers.peer_pool import CONNECT_TIMEOUT_MS
-from ottla_broker.drivers.racing import unless
+from ottla_broker.drivers.racing import Unless
 from ottla_broker.http.context import context_of
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.image import Partition
@@ -80,27 +80,26 @@ async def _forward(request: web.Request, leader: int) -> web.StreamResponse:
     registration = context.metadata.image.brokers.get(leader)
     if registration is None:
         raise LeaderNotAvailableError(f"broker {leader} is not registered")
-
-    async def ask() -> aiohttp.ClientResponse:
-        return await context.peers.session.get(
-            registration.url + request.raw_path,
-            headers={name: value for name, value in request.headers.items() if name == "Accept"},
-            timeout=aiohttp.ClientTimeout(
-                total=FORWARD_TIMEOUT_MS / 1000, sock_connect=CONNECT_TIMEOUT_MS / 1000
-            ),
-            allow_redirects=False,
-        )
-
     try:
         # The leader may park the read for a minute, or stand still: neither this broker's stop nor
         # a reader who could be served by a new leader waits for that.
-        upstream = await context.purgatory.unless_released(
-            unless(
-                ask(),
-                context.metadata.wait_until_replaced(leader, registration.broker_epoch),
+        with (
+            context.purgatory.unless_released(),
+            Unless(
+                context.metadata.replacement_of(leader, registration.broker_epoch),
                 LeaderNotAvailableError(f"broker {leader} was fenced before it answered"),
+            ),
+        ):
+            upstream = await context.peers.session.get(
+                registration.url + request.raw_path,
+                headers={
+                    name: value for name, value in request.headers.items() if name == "Accept"
+                },
+                timeout=aiohttp.ClientTimeout(
+                    total=FORWARD_TIMEOUT_MS / 1000, sock_connect=CONNECT_TIMEOUT_MS / 1000
+                ),
+                allow_redirects=False,
             )
-        )
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         METRICS.forwarded_requests.labels("read", "unreachable").inc()
         raise unavailable(registration.url, error) from error

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.peer_messages import IdempotencyHit, IdempotencyLookup, encode
-from ottla_broker.drivers.racing import unless
+from ottla_broker.drivers.racing import Unless
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.produce import RETRY_INTERVAL_MS
 from ottla_broker.services.produce_options import ProduceOptions
@@ -125,14 +125,14 @@ class IdempotencyService:
         registration = self._metadata.image.brokers.get(leader)
         if registration is None:
             raise LeaderNotAvailableError(f"broker {leader} is not registered")
-        await unless(
-            self._peers.call(
+        with Unless(
+            self._metadata.replacement_of(leader, registration.broker_epoch),
+            LeaderNotAvailableError(f"broker {leader} was fenced before it answered"),
+        ):
+            await self._peers.call(
                 registration.url,
                 routes.INTERNAL_IDEMPOTENCY,
                 encode(lookup),
                 timeout_ms=max(1, options.remaining_ms),
                 answer=list[IdempotencyHit],
-            ),
-            self._metadata.wait_until_replaced(leader, registration.broker_epoch),
-            LeaderNotAvailableError(f"broker {leader} was fenced before it answered"),
-        )
+            )

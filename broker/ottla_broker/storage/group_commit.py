@@ -15,7 +15,7 @@ import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ottla_broker.storage.segment import Snapshot
 from ottla_broker.storage.stored_batch import Row, StoredBatch
@@ -24,8 +24,7 @@ from ottla_cluster.replication.leader_epochs import EpochStart
 from ottla_protocol.errors import StorageError
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedBatch:
+class QueuedBatch(NamedTuple):
     """A batch on its way to the disk; `follows_gap` when offsets before it are missing."""
 
     batch: StoredBatch

@@ -5,9 +5,8 @@ queries need not touch the blob, and so that a flipped bit in either is seen: wh
 from disk checks the batch's own CRC and that columns and header agree.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ottla_protocol.errors import CorruptMessageError, StorageError
 from ottla_protocol.idempotency import IDEMPOTENCY_BYTES
@@ -41,8 +40,7 @@ class DamagedSegmentError(StorageError):
     """A segment's content is not what was written; `offset` is a member where it is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredBatch:
+class StoredBatch(NamedTuple):
     """A record batch with its final offsets; whoever gets one must not change `data`.
 
     `idempotency` is the 32 bytes of the request that produced it, None without an

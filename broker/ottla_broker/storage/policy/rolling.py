@@ -5,14 +5,13 @@ how long sealing takes. The decision is made when a batch is appended, from what
 assigned so far, so that leader and follower need no clock for it.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 SEGMENT_BATCHES_MAX = 1 << 20
 """Most batches in one segment: bounds recovery and the time index even when batches are tiny."""
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentFill:
+class SegmentFill(NamedTuple):
     """What the active segment holds, batches that are still queued included.
 
     Invariant: `batches == 0` exactly when `bytes_used == 0`; `first_timestamp` means nothing then.
