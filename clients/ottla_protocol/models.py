@@ -177,6 +177,17 @@ class BinaryProduceResponse(Response, frozen=True):
     results: list[AppendedBatch]
 
 
+class AllocateProducerIdRequest(Request, frozen=True):
+    """`POST /v1/producer-ids`; there is nothing to choose."""
+
+
+class ProducerIdentity(Response, frozen=True):
+    """A producer id that nobody else was or will be given, and the epoch to begin with."""
+
+    producer_id: int
+    producer_epoch: int
+
+
 # --- fetch ----------------------------------------------------------------------------------
 
 

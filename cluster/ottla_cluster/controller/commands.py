@@ -106,6 +106,13 @@ class ElectPreferred(_Command, frozen=True, tag="elect_preferred"):
     """Gives leadership back to every preferred leader that is active and in sync."""
 
 
+class AllocateProducerIds(_Command, frozen=True, tag="allocate_producer_ids"):
+    """A broker takes its next block of producer ids; sent twice, it takes two."""
+
+    node_id: int
+    broker_epoch: int
+
+
 Command = (
     FormCluster
     | RegisterBroker
@@ -116,6 +123,7 @@ Command = (
     | AlterTopicConfigs
     | DeleteTopic
     | ElectPreferred
+    | AllocateProducerIds
 )
 """Any command of the controller."""
 
@@ -199,6 +207,13 @@ class ElectPreferredResponse(_Response, frozen=True, tag="preferred_elected"):
     moved: int
 
 
+class AllocateProducerIdsResponse(_Response, frozen=True, tag="producer_ids_allocated"):
+    """The block: `count` ids from `first_producer_id` on."""
+
+    first_producer_id: int
+    count: int
+
+
 Response = (
     ClusterFormedResponse
     | RegisterBrokerResponse
@@ -209,6 +224,7 @@ Response = (
     | AlterTopicConfigsResponse
     | DeleteTopicResponse
     | ElectPreferredResponse
+    | AllocateProducerIdsResponse
 )
 """Any response of the controller."""
 

@@ -13,6 +13,7 @@ from ottla_cluster.controller.broker_handlers import (
     register_broker,
 )
 from ottla_cluster.controller.commands import (
+    AllocateProducerIds,
     AlterPartition,
     AlterTopicConfigs,
     Command,
@@ -27,6 +28,7 @@ from ottla_cluster.controller.commands import (
 )
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.controller.partition_handlers import alter_partition, elect_preferred
+from ottla_cluster.controller.producer_id_handlers import allocate_producer_ids
 from ottla_cluster.controller.records import MetadataRecord
 from ottla_cluster.controller.result import Result
 from ottla_cluster.controller.topic_handlers import alter_topic_configs, create_topic, delete_topic
@@ -73,6 +75,8 @@ def handle(
             return delete_topic(image, command)
         case ElectPreferred():
             return elect_preferred(image)
+        case AllocateProducerIds():
+            return allocate_producer_ids(image, command)
         case FormCluster():
             return form_cluster(image, command)
         case _:

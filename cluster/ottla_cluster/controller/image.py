@@ -19,6 +19,7 @@ from ottla_cluster.controller.records import (
     MetadataRecord,
     PartitionChanged,
     PartitionCreated,
+    ProducerIdsAllocated,
     TopicConfigsChanged,
     TopicCreated,
     TopicRemoved,
@@ -122,6 +123,8 @@ class MetadataImage:
     """Topic ids by name."""
     next_broker_epoch: int = 1
     """Greater than every broker epoch given so far."""
+    next_producer_id: int = 0
+    """Greater than every producer id in a block that a broker was given so far."""
 
     def topic(self, name: str) -> Topic:
         """The topic of that name.
@@ -212,6 +215,7 @@ class _Draft:
         self._cluster_id = image.cluster_id
         self._feature_level = image.feature_level
         self._next_broker_epoch = image.next_broker_epoch
+        self._next_producer_id = image.next_producer_id
         self._brokers: dict[int, BrokerRegistration] | None = None
         self._topics: dict[str, Topic] | None = None
         self._topic_ids: dict[str, str] | None = None
@@ -240,6 +244,9 @@ class _Draft:
                 removed = self._own_topics().pop(record.topic_id)
                 del self._own_topic_ids()[removed.name]
                 self._partitions.pop(record.topic_id, None)
+            case ProducerIdsAllocated():
+                assert record.next_producer_id > self._next_producer_id, record
+                self._next_producer_id = record.next_producer_id
 
     def finished(self) -> MetadataImage:
         for topic_id, partitions in self._partitions.items():
@@ -255,6 +262,7 @@ class _Draft:
             topics=image.topics if self._topics is None else self._topics,
             topic_ids=image.topic_ids if self._topic_ids is None else self._topic_ids,
             next_broker_epoch=self._next_broker_epoch,
+            next_producer_id=self._next_producer_id,
         )
 
     def _register(self, record: BrokerRegistered) -> None:

@@ -23,5 +23,11 @@ MAX_URL_LENGTH = 255
 MAX_NAME_LENGTH = 255
 """Characters of a rack, of an incarnation id and of a cluster id."""
 
+PRODUCER_ID_BLOCK_SIZE = 1_000
+"""Producer ids that a broker takes at once; what it has not handed out when it stops is lost."""
+
+MAX_PRODUCER_ID = 2**63 - 1
+"""The largest number that a record batch's producer id can be."""
+
 MAX_WAITING_REQUESTS = 1_000
 """Commands whose response waits for a commit, at one runtime."""

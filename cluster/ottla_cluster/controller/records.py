@@ -114,6 +114,17 @@ class TopicRemoved(_Record, frozen=True, tag="tr"):
     topic_id: str
 
 
+class ProducerIdsAllocated(_Record, frozen=True, tag="pi"):
+    """A broker took the producer ids from the former `next_producer_id` up to this one.
+
+    Nobody else ever gets them, whatever becomes of the broker.
+    """
+
+    node_id: int
+    broker_epoch: int
+    next_producer_id: int
+
+
 MetadataRecord = (
     ClusterFormed
     | BrokerRegistered
@@ -125,6 +136,7 @@ MetadataRecord = (
     | PartitionChanged
     | TopicConfigsChanged
     | TopicRemoved
+    | ProducerIdsAllocated
 )
 """Any record of the metadata log."""
 

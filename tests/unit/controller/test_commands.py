@@ -2,6 +2,7 @@ import msgspec
 import pytest
 
 from ottla_cluster.controller.commands import (
+    AllocateProducerIds,
     AlterPartition,
     AlterPartitionResponse,
     AlterTopicConfigs,
@@ -34,6 +35,7 @@ from ottla_protocol.errors import MalformedBodyError
         AlterTopicConfigs("t", {"durability": None}),
         DeleteTopic("t"),
         ElectPreferred(),
+        AllocateProducerIds(1, 2),
     ],
     ids=lambda command: type(command).__name__,
 )

@@ -12,6 +12,7 @@ from ottla_cluster.controller.records import (
     CorruptMetadataError,
     PartitionChanged,
     PartitionCreated,
+    ProducerIdsAllocated,
     TopicConfigsChanged,
     TopicCreated,
     TopicRemoved,
@@ -38,6 +39,7 @@ RECORD = st.one_of(
     st.builds(PartitionChanged, TEXT, NUMBER, NODES, LEADER, NUMBER, NUMBER),
     st.builds(TopicConfigsChanged, TEXT, CONFIGS),
     st.builds(TopicRemoved, TEXT),
+    st.builds(ProducerIdsAllocated, NUMBER, NUMBER, NUMBER),
 )
 
 
