@@ -32,6 +32,7 @@ from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.http.application import build_application
 from ottla_broker.http.context import BrokerContext
 from ottla_broker.http.inflight import InflightBytes
+from ottla_broker.http.listener import Listener
 from ottla_broker.services.batch_fetch import BatchFetchService
 from ottla_broker.services.forwarder import ProduceForwarder
 from ottla_broker.services.idempotency import IdempotencyService
@@ -55,7 +56,6 @@ from ottla_protocol.errors import OttlaError
 from ottla_protocol.models import Readiness
 
 MAX_DEFAULT_REPLICATION_FACTOR = 3
-LISTEN_BACKLOG = 1_024
 CLOSE_TIMEOUT_SECONDS = 1.5
 """How long open requests may still answer after the drain."""
 
@@ -149,13 +149,19 @@ class Broker:
             on_refused=self._controller_client.peer_refused,
             on_failure=self._fail,
         )
+        context = self._context()
         self._runner = web.AppRunner(
-            build_application(self._context()),
+            build_application(context),
             access_log=None,
             auto_decompress=False,
             handler_cancellation=True,
             shutdown_timeout=CLOSE_TIMEOUT_SECONDS,
         )
+        self._listener = Listener(context, self._aiohttp_connection)
+
+    def _aiohttp_connection(self) -> asyncio.Protocol:
+        assert self._runner.server is not None, "setup() comes first"
+        return self._runner.server()
 
     def _context(self) -> BrokerContext:
         settings = self._settings
@@ -226,7 +232,7 @@ class Broker:
     async def _listen(self) -> None:
         host, port = split_address(self._settings.listen)
         try:
-            await web.TCPSite(self._runner, host, port, backlog=LISTEN_BACKLOG).start()
+            await self._listener.start(host, port)
         except OSError as error:
             await self._runner.cleanup()
             await self._peers.close()
@@ -257,7 +263,9 @@ class Broker:
         # Closing the replicas fails every waiting ack, so that the listener finds its requests
         # answered.
         replicas_closed = asyncio.create_task(self._replicas.stop())
-        await self._runner.cleanup()
+        await asyncio.gather(
+            self._listener.stop(timeout_s=CLOSE_TIMEOUT_SECONDS), self._runner.cleanup()
+        )
         await replicas_closed
         await self._isr_proposals.stop()
         await self._raft.stop()

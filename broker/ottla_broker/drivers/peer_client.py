@@ -91,11 +91,7 @@ class PeerClient:
         try:
             return msgspec.msgpack.decode(received, type=answer)
         except msgspec.MsgspecError as error:
-            raise PeerUnavailableError(
-                f"{base_url}: not an answer to {path}: {error}",
-                refused=False,
-                outcome=Outcome.UNKNOWN,
-            ) from error
+            raise not_an_answer(base_url, path, error) from error
 
     async def post(
         self, base_url: str, path: str, body: bytes, *, timeout_ms: int
@@ -134,6 +130,13 @@ class PeerClient:
             head = "\r\n".join(lines).encode("ascii")
             self._heads[base_url, path] = head
         return b"%b%d\r\n\r\n" % (head, body_bytes)
+
+
+def not_an_answer(base_url: str, path: str, error: Exception) -> PeerUnavailableError:
+    """The peer took the call, and what it said makes no sense."""
+    return PeerUnavailableError(
+        f"{base_url}: not an answer to {path}: {error}", refused=False, outcome=Outcome.UNKNOWN
+    )
 
 
 def unavailable(base_url: str, error: BaseException) -> PeerUnavailableError:

@@ -17,6 +17,14 @@ import httptools
 MAX_ANSWER_BYTES = 128 << 20
 """An answer longer than this ends the connection."""
 
+MAX_HEAD_BYTES = 16 << 10
+
+_HEAD_END = b"\r\n\r\n"
+_NO_ANSWER = (ConnectionError, httptools.HttpParserError, httptools.HttpParserUpgrade)
+
+# Shared by all connections: what is read into it is taken out before anything else can run.
+_scratch = memoryview(bytearray(64 << 10))
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -27,7 +35,27 @@ class Answer:
     body: bytearray
 
 
-class PeerConnection(asyncio.Protocol):
+@dataclass(slots=True)
+class _Head:
+    """The head of an answer, filled in by httptools."""
+
+    status: int = 0
+    content_type: str = ""
+    content_length: int = 0
+    keep_alive: bool = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header line; httptools calls it."""
+        lowered = name.lower()
+        if lowered == b"content-type":
+            self.content_type = value.decode("latin-1").partition(";")[0].strip().lower()
+        elif lowered == b"content-length" and value.isdigit():
+            self.content_length = int(value)
+        elif lowered == b"transfer-encoding":
+            raise ConnectionResetError("an answer of unknown length")
+
+
+class PeerConnection(asyncio.BufferedProtocol):
     """A connection; made by `loop.create_connection`.
 
     Once `is_reusable` is False it can only be closed.
@@ -35,14 +63,15 @@ class PeerConnection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
         # Set while an exchange waits for its answer.
         self._waiting: asyncio.Future[Answer] | None = None
         self._keep_alive = True
-        self._content_type = ""
-        self._declared_bytes = 0
-        self._received_bytes = 0
+        # The bytes of an incomplete head; empty from the head's end on.
+        self._received = bytearray()
+        # Invariant: both set from the head's end on; the body's first `_filled` bytes have come.
+        self._head: _Head | None = None
         self._body = bytearray()
+        self._filled = 0
 
     async def exchange(self, head: bytes, body: bytes | bytearray) -> Answer:
         """Send a request and wait for its answer.
@@ -79,68 +108,74 @@ class PeerConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # --- asyncio.Protocol -------------------------------------------------------------------
+    # --- asyncio.BufferedProtocol -------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Part of asyncio.Protocol."""
+        """Part of asyncio.BaseProtocol."""
         # A cast, because uvloop's transports are no subclass of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
-        """Part of asyncio.Protocol."""
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
+        """Part of asyncio.BufferedProtocol."""
+        if self._head is None:
+            return _scratch
+        return memoryview(self._body)[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Part of asyncio.BufferedProtocol."""
         if self._waiting is None:
             # Nobody asked: whatever this is, no later answer could be trusted.
             self.close()
             return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(ConnectionResetError(f"not an HTTP answer: {error}"))
+        if self._head is not None:
+            self._filled += nbytes
+        else:
+            self._received += _scratch[:nbytes]
+            try:
+                self._take_head()
+            except _NO_ANSWER as error:
+                self._fail(ConnectionResetError(f"not an HTTP answer: {error}"))
+                return
+        if self._head is not None and self._filled == self._head.content_length:
+            self._finish(self._head)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Part of asyncio.Protocol."""
+        """Part of asyncio.BaseProtocol."""
         self._fail(ConnectionResetError(f"the connection was closed: {exc or 'by the peer'}"))
+
+    def _take_head(self) -> None:
+        """Parse the head, once it is whole, and take memory for the body.
+
+        Raises:
+            ConnectionError, HttpParserError: this is no answer of a peer.
+        """
+        end = self._received.find(_HEAD_END) + len(_HEAD_END)
+        if end < len(_HEAD_END):
+            if len(self._received) > MAX_HEAD_BYTES or not self._received.startswith(
+                b"HTTP/1.1 "[: len(self._received)]
+            ):
+                raise ConnectionResetError("its head does not end, or is none")
+            return
+        head = _Head()
+        parser = httptools.HttpResponseParser(head)
+        parser.feed_data(self._received[:end])
+        head.status = parser.get_status_code()
+        head.keep_alive = parser.should_keep_alive()
+        self._filled = len(self._received) - end
+        if not self._filled <= head.content_length <= MAX_ANSWER_BYTES:
+            raise ConnectionResetError(f"a body of {head.content_length} bytes is announced")
+        self._body = bytearray(head.content_length)
+        self._body[: self._filled] = memoryview(self._received)[end:]
+        self._received = bytearray()
+        self._head = head
+
+    def _finish(self, head: _Head) -> None:
+        body, self._body, self._head = self._body, bytearray(), None
+        self._keep_alive = self._keep_alive and head.keep_alive
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(Answer(head.status, head.content_type, body))
 
     def _fail(self, error: ConnectionError) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(error)
         self.close()
-
-    # --- httptools callbacks ----------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        """An answer begins."""
-        self._content_type = ""
-        self._declared_bytes = 0
-        self._received_bytes = 0
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header line."""
-        lowered = name.lower()
-        if lowered == b"content-type":
-            self._content_type = value.decode("latin-1").partition(";")[0].strip().lower()
-        elif lowered == b"content-length" and value.isdigit():
-            self._declared_bytes = int(value)
-
-    def on_headers_complete(self) -> None:
-        """The body follows: take memory for the whole of it, since growing would copy it often."""
-        if self._declared_bytes > MAX_ANSWER_BYTES:
-            self._fail(ConnectionResetError(f"an answer over {MAX_ANSWER_BYTES} bytes"))
-            self._declared_bytes = 0
-        self._body = bytearray(self._declared_bytes)
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
-        end = self._received_bytes + len(body)
-        self._body[self._received_bytes : end] = body
-        self._received_bytes = end
-        if end > MAX_ANSWER_BYTES:
-            self._fail(ConnectionResetError(f"an answer over {MAX_ANSWER_BYTES} bytes"))
-
-    def on_message_complete(self) -> None:
-        """The answer is whole."""
-        self._keep_alive = self._keep_alive and self._parser.should_keep_alive()
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(
-                Answer(self._parser.get_status_code(), self._content_type, self._body)
-            )

@@ -1,12 +1,19 @@
 """What brokers say to one another under `/internal/`, as MessagePack.
 
 The frequent structs are arrays on the wire: field order is the format, so new fields go last and
-get a default. Record batches travel as `bin` and are read as views of the body, never copied.
+get a default. Forwarded batches travel as `bin`; fetched ones follow the message that describes
+them. Both are read as views of the body, never copied.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import msgspec
+
+from ottla_protocol.record_batch import Buffer
+
+_LENGTH_BYTES = 4
 
 
 class PartitionFetch(msgspec.Struct, frozen=True, array_like=True):
@@ -35,14 +42,30 @@ class ReplicaFetchRequest(msgspec.Struct, frozen=True, array_like=True):
     positions: list[PartitionFetch]
 
 
-class ReplicatedBatch(msgspec.Struct, frozen=True, array_like=True):
+class ReplicatedBatch(NamedTuple):
     """A record batch as the leader stored it, with its idempotency column."""
 
-    data: memoryview
+    data: Buffer
     idempotency: bytes | None
 
 
-class FetchResult(msgspec.Struct, frozen=True, array_like=True):
+class _BatchDescription(msgspec.Struct, frozen=True, array_like=True):
+    size_bytes: int
+    idempotency: bytes | None
+
+
+class _ResultDescription(msgspec.Struct, frozen=True, array_like=True):
+    topic_id: str
+    partition: int
+    error_code: str | None
+    high_watermark: int
+    log_start_offset: int
+    diverging: tuple[int, int] | None
+    batches: list[_BatchDescription]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
     """One partition's answer; partitions with nothing to tell are left out.
 
     `diverging` (epoch, end offset; KIP-595) tells the follower to truncate; then there are no
@@ -55,13 +78,7 @@ class FetchResult(msgspec.Struct, frozen=True, array_like=True):
     high_watermark: int
     log_start_offset: int
     diverging: tuple[int, int] | None
-    batches: list[ReplicatedBatch]
-
-
-class ReplicaFetchResponse(msgspec.Struct, frozen=True, array_like=True):
-    """The leader's answer, in the order of the request's positions."""
-
-    results: list[FetchResult]
+    batches: Sequence[ReplicatedBatch]
 
 
 class CommitVersion(msgspec.Struct, frozen=True, array_like=True):
@@ -97,3 +114,67 @@ class IdempotencyHit(msgspec.Struct, frozen=True, array_like=True):
 def encode(message: Any) -> bytes:
     """MessagePack of any of the structs above."""
     return msgspec.msgpack.encode(message)
+
+
+def encode_fetch_answer(results: Sequence[FetchResult]) -> tuple[Buffer, ...]:
+    """A leader's answer to a fetch, in parts that are sent one after the other.
+
+    The length of the descriptions (4 bytes, big-endian), the descriptions in MessagePack, then the
+    bytes of every batch in the same order: the batches are never copied into a message.
+    """
+    descriptions = msgspec.msgpack.encode(
+        [
+            _ResultDescription(
+                result.topic_id,
+                result.partition,
+                result.error_code,
+                result.high_watermark,
+                result.log_start_offset,
+                result.diverging,
+                [_BatchDescription(len(data), key) for data, key in result.batches],
+            )
+            for result in results
+        ]
+    )
+    batches = [batch.data for result in results for batch in result.batches]
+    return (len(descriptions).to_bytes(_LENGTH_BYTES, "big") + descriptions, *batches)
+
+
+def decode_fetch_answer(body: bytes | bytearray) -> list[FetchResult]:
+    """The answer's results; their batches are views of `body`.
+
+    Raises:
+        ValueError: it is no such answer, or is cut off.
+    """
+    view = memoryview(body)
+    start = _LENGTH_BYTES + int.from_bytes(view[:_LENGTH_BYTES], "big")
+    try:
+        descriptions = _descriptions.decode(view[_LENGTH_BYTES:start])
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"its descriptions do not parse: {error}") from error
+    results = []
+    for described in descriptions:
+        batches = []
+        for batch in described.batches:
+            end = start + batch.size_bytes
+            if not start < end <= len(view):
+                raise ValueError(f"a batch of {batch.size_bytes} bytes does not fit its body")
+            batches.append(ReplicatedBatch(view[start:end], batch.idempotency))
+            start = end
+        results.append(
+            FetchResult(
+                described.topic_id,
+                described.partition,
+                described.error_code,
+                described.high_watermark,
+                described.log_start_offset,
+                described.diverging,
+                batches,
+            )
+        )
+    if start != len(view):
+        raise ValueError(f"{len(view) - start} bytes follow its last batch")
+    return results
+
+
+_descriptions = msgspec.msgpack.Decoder(list[_ResultDescription])

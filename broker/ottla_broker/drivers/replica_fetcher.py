@@ -8,7 +8,7 @@ A diverging follower truncates by epoch, never to a high watermark (KIP-101), an
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -16,14 +16,15 @@ import structlog
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import start_critical_task
 from ottla_broker.drivers.partition import Partition
-from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
+from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, not_an_answer
 from ottla_broker.drivers.peer_messages import (
     FetchResult,
     PartitionFetch,
     ReplicaFetchRequest,
-    ReplicaFetchResponse,
+    decode_fetch_answer,
     encode,
 )
+from ottla_broker.drivers.racing import Unless
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.replication.follower import FetchPosition
 from ottla_protocol import routes
@@ -44,6 +45,10 @@ log = structlog.get_logger()
 
 _Key = tuple[str, int]
 """Topic id and partition."""
+
+
+class _InterruptedError(Exception):
+    """The set of partitions changed."""
 
 
 @dataclass(slots=True)
@@ -87,8 +92,8 @@ class ReplicaFetcher:
         self._processing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        # The fetch that is parked at the leader, if one is.
-        self._call: asyncio.Task[ReplicaFetchResponse] | None = None
+        # Set while a fetch is parked at the leader: ends it.
+        self._interruption: asyncio.Future[None] | None = None
         self._turn = 0
 
     def start(self) -> None:
@@ -135,7 +140,7 @@ class ReplicaFetcher:
                 continue
             request, positions = fetch
             try:
-                response = await self._poll(url, request)
+                results = await self._poll(url, request)
             except PeerUnavailableError as error:
                 if error.refused:
                     self._on_refused(self.leader_id)
@@ -145,10 +150,10 @@ class ReplicaFetcher:
                 log.warning("replica_fetch_refused", leader=self.leader_id, code=error.code)
                 await self._pause(RETRY_BACKOFF_MS)
                 continue
-            if response is not None:
+            if results is not None:
                 answered_ms = monotonic_ms()
                 async with self._processing:
-                    await self._take(response, positions)
+                    await self._take(results, positions)
                 METRICS.replication_seconds.observe((monotonic_ms() - answered_ms) / 1000)
 
     async def _pause(self, pause_ms: int | None) -> None:
@@ -191,38 +196,35 @@ class ReplicaFetcher:
         )
         return request, positions
 
-    async def _poll(self, url: str, request: ReplicaFetchRequest) -> ReplicaFetchResponse | None:
+    async def _poll(self, url: str, request: ReplicaFetchRequest) -> list[FetchResult] | None:
         """The leader's answer; None when the set of partitions changed during the wait."""
-        self._call = asyncio.create_task(
-            self._peers.call(
-                url,
-                routes.INTERNAL_FETCH,
-                encode(request),
-                timeout_ms=FETCH_TIMEOUT_MS,
-                answer=ReplicaFetchResponse,
-            )
-        )
+        self._interruption = asyncio.get_running_loop().create_future()
         try:
-            # Waited for, not awaited: a call that `_interrupt` cancels must not cancel the loop.
-            await asyncio.wait((self._call,))
-            return None if self._call.cancelled() else self._call.result()
+            with Unless(self._interruption, _InterruptedError()):
+                body = await self._peers.post(
+                    url, routes.INTERNAL_FETCH, encode(request), timeout_ms=FETCH_TIMEOUT_MS
+                )
+        except _InterruptedError:
+            return None
         finally:
-            self._call.cancel()
-            await asyncio.gather(self._call, return_exceptions=True)
-            self._call = None
+            self._interruption = None
+        try:
+            return decode_fetch_answer(body)
+        except ValueError as error:
+            raise not_an_answer(url, routes.INTERNAL_FETCH, error) from error
 
     def _interrupt(self) -> None:
         """Have the loop look at the set of partitions anew, also from within a long-poll."""
         self._changed.set()
-        if self._call is not None:
-            self._call.cancel()
+        if self._interruption is not None and not self._interruption.done():
+            self._interruption.set_result(None)
 
     async def _take(
-        self, response: ReplicaFetchResponse, positions: dict[_Key, FetchPosition]
+        self, results: Sequence[FetchResult], positions: dict[_Key, FetchPosition]
     ) -> None:
         """Append everything first, so that the partitions' commits run at the same time."""
         appended: list[Partition] = []
-        for result in response.results:
+        for result in results:
             key = (result.topic_id, result.partition)
             followed = self._followed.get(key)
             if followed is None:

@@ -2,10 +2,14 @@
 
 from aiohttp import web
 
-from ottla_broker.http import binary, health, internal, records, topics
-from ottla_broker.http.context import CONTEXT, BrokerContext
-from ottla_broker.http.problems import problems
+from ottla_broker.http import health, records, topics
+from ottla_broker.http.bodies import read_body
+from ottla_broker.http.context import CONTEXT, BrokerContext, context_of
+from ottla_broker.http.post import Post, PostRoute
+from ottla_broker.http.post_routes import POST_ROUTES
+from ottla_broker.http.problems import Handler, problems, web_response
 from ottla_protocol import routes
+from ottla_protocol.errors import OttlaError, Outcome
 
 
 def build_application(context: BrokerContext) -> web.Application:
@@ -26,25 +30,37 @@ def build_application(context: BrokerContext) -> web.Application:
             web.get(routes.METADATA, topics.metadata),
             web.get(routes.TOPICS, topics.list_topics),
             web.post(routes.TOPICS, topics.create_topic),
-            # Paths with a name in them are tried in this order: the busy ones first.
-            web.post(routes.TOPIC_RECORDS, records.produce),
-            web.post(routes.PARTITION_RECORDS, records.produce),
             web.get(routes.PARTITION_RECORDS, records.read),
             web.get(routes.PARTITION_OFFSETS, records.offsets),
             web.get(routes.TOPIC, topics.describe_topic),
             web.delete(routes.TOPIC, topics.delete_topic),
-            web.post(routes.PRODUCE, binary.produce),
-            web.post(routes.FETCH, binary.fetch),
         ]
     )
-    for path, handler in (
-        (routes.INTERNAL_RAFT, internal.raft),
-        (routes.INTERNAL_CONTROLLER, internal.controller),
-        (routes.INTERNAL_COMMIT_VERSION, internal.commit_version),
-        (routes.INTERNAL_UNREACHABLE, internal.unreachable_broker),
-        (routes.INTERNAL_FETCH, internal.fetch),
-        (routes.INTERNAL_PRODUCE, internal.produce),
-        (routes.INTERNAL_IDEMPOTENCY, internal.idempotency),
-    ):
-        application.router.add_post(path, internal.of_same_cluster(handler))
+    for route in POST_ROUTES:
+        application.router.add_post(route.path, _served(route))
     return application
+
+
+def _served(route: PostRoute) -> Handler:
+    """A handler, for aiohttp, of a POST that did not take the short way: see `connection`."""
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        context = context_of(request)
+        try:
+            route.admit(context, request.headers)
+            limit_bytes = route.limit_bytes(context.settings)
+            if not route.is_write:
+                body = await read_body(request, limit_bytes)
+                return web_response(await route.handler(context, _post(request, body)))
+            with context.inflight.hold() as held:
+                body = await read_body(request, limit_bytes, held.grow)
+                return web_response(await route.handler(context, _post(request, body)))
+        except OttlaError as error:
+            # Errors after an append say so themselves.
+            raise error.with_outcome(Outcome.NOT_APPLIED) if route.is_write else error from None
+
+    return serve
+
+
+def _post(request: web.Request, body: bytes | bytearray) -> Post:
+    return Post(request.match_info, list(request.query.items()), request.headers, body)

@@ -8,17 +8,15 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
-from aiohttp import web
 
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.http.bodies import read_body
-from ottla_broker.http.context import BrokerContext, context_of
+from ottla_broker.http.context import BrokerContext
+from ottla_broker.http.post import Answer, Post, msgpack_answer
 from ottla_broker.http.query import Query
 from ottla_broker.services.produce import NO_OFFSET
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.services.shared_failure import shared_failure
 from ottla_broker.telemetry import METRICS
-from ottla_protocol import routes
 from ottla_protocol.errors import (
     InvalidRequestError,
     MalformedBodyError,
@@ -41,7 +39,6 @@ MAX_BATCHES_PER_REQUEST = 10_000
 
 _produce_decoder = msgspec.msgpack.Decoder(BinaryProduceRequest)
 _fetch_decoder = msgspec.msgpack.Decoder(BinaryFetchRequest)
-_encoder = msgspec.msgpack.Encoder()
 
 MessageT = TypeVar("MessageT")
 
@@ -61,28 +58,19 @@ def decode(decoder: "msgspec.msgpack.Decoder[MessageT]", body: bytes | bytearray
         raise MalformedBodyError(str(error)) from error
 
 
-def msgpack_response(document: object, status: int = 200) -> web.Response:
-    """A struct as MessagePack."""
-    return web.Response(status=status, body=_encoder.encode(document), content_type=routes.MSGPACK)
-
-
-async def produce(request: web.Request) -> web.Response:
+async def produce(context: BrokerContext, post: Post) -> Answer:
     """`POST /v1/produce`."""
-    context = context_of(request)
     try:
-        Query(request, ())
-        limit = context.settings.max_binary_body_bytes
-        with context.inflight.hold() as held:
-            body = await read_body(request, limit, held.grow)
-            wanted = decode(_produce_decoder, body)
-            _check(wanted)
-            await context.topics.look_for(batch.topic for batch in wanted.batches)
-            results = await context.produce.append_here(
-                wanted.batches, ProduceOptions.checked(wanted.acks, wanted.timeout_ms)
-            )
+        Query(post.query, ())
+        wanted = decode(_produce_decoder, post.body)
+        _check(wanted)
+        await context.topics.look_for(batch.topic for batch in wanted.batches)
+        results = await context.produce.append_here(
+            wanted.batches, ProduceOptions.checked(wanted.acks, wanted.timeout_ms)
+        )
     except OttlaError as error:
         raise error.with_outcome(Outcome.NOT_APPLIED) from error
-    return produce_response(context, wanted, results, one_status=True)
+    return produce_answer(context, wanted, results, one_status=True)
 
 
 def _check(wanted: BinaryProduceRequest) -> None:
@@ -94,13 +82,13 @@ def _check(wanted: BinaryProduceRequest) -> None:
         raise InvalidRequestError("idempotency is for brokers; clients send a producer id")
 
 
-def produce_response(
+def produce_answer(
     context: BrokerContext,
     wanted: BinaryProduceRequest,
     results: Sequence[AppendedBatch | OttlaError],
     *,
     one_status: bool,
-) -> web.Response:
+) -> Answer:
     """Results in request order; with `one_status` the status tells of them (207 when mixed).
 
     Raises:
@@ -117,15 +105,14 @@ def produce_response(
         for batch, result in zip(wanted.batches, results, strict=True)
     ]
     status = 207 if one_status and errors else 200
-    return msgpack_response(BinaryProduceResponse(answers), status)
+    return msgpack_answer(BinaryProduceResponse(answers), status)
 
 
-async def fetch(request: web.Request) -> web.Response:
+async def fetch(context: BrokerContext, post: Post) -> Answer:
     """`POST /v1/fetch`."""
-    context = context_of(request)
-    Query(request, ())
+    Query(post.query, ())
     started_ms = monotonic_ms()
-    wanted = decode(_fetch_decoder, await read_body(request, MAX_FETCH_REQUEST_BYTES))
+    wanted = decode(_fetch_decoder, post.body)
     if not wanted.partitions:
         raise InvalidRequestError("partitions must not be empty")
     await context.topics.look_for(asked.topic for asked in wanted.partitions)
@@ -146,7 +133,7 @@ async def fetch(request: web.Request) -> web.Response:
     METRICS.fetched_bytes.labels("binary").inc(
         sum(len(batch) for answer in answers for batch in answer.batches)
     )
-    return msgpack_response(BinaryFetchResponse(answers), 207 if errors else 200)
+    return msgpack_answer(BinaryFetchResponse(answers), 207 if errors else 200)
 
 
 def _with_leader(context: BrokerContext, error: OttlaError) -> OttlaError:

@@ -25,12 +25,11 @@ class InflightBytes:
         try:
             yield held
         finally:
-            self.held_bytes -= held.size_bytes
-            METRICS.inflight_produce_bytes.set(self.held_bytes)
+            held.release()
 
 
 class HeldBytes:
-    """The share of one request."""
+    """The share of one request; whoever makes one must release it."""
 
     def __init__(self, inflight: InflightBytes) -> None:
         self.size_bytes = 0
@@ -54,3 +53,9 @@ class HeldBytes:
         self.size_bytes += size_bytes
         inflight.held_bytes += size_bytes
         METRICS.inflight_produce_bytes.set(inflight.held_bytes)
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self._inflight.held_bytes -= self.size_bytes
+        self.size_bytes = 0
+        METRICS.inflight_produce_bytes.set(self._inflight.held_bytes)

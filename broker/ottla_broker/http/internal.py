@@ -4,20 +4,27 @@ Every call must name the same cluster, and carry the cluster secret where one is
 """
 
 import hmac
+from collections.abc import Mapping
 
 import msgspec
-from aiohttp import web
 
 from ottla_broker.drivers.peer_messages import (
     CommitVersion,
     IdempotencyLookup,
     ReplicaFetchRequest,
     UnreachableBroker,
+    encode_fetch_answer,
 )
-from ottla_broker.http.binary import decode, msgpack_response, produce_response
-from ottla_broker.http.bodies import read_body
-from ottla_broker.http.context import context_of
-from ottla_broker.http.problems import Handler
+from ottla_broker.http.binary import decode, produce_answer
+from ottla_broker.http.context import BrokerContext
+from ottla_broker.http.post import (
+    NO_CONTENT,
+    Answer,
+    Post,
+    PostHandler,
+    PostRoute,
+    msgpack_answer,
+)
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_cluster.controller.commands import decode_command, encode_message
 from ottla_cluster.raft.messages import decode_messages
@@ -34,81 +41,99 @@ MAX_RAFT_BODY_BYTES = 64 << 20
 MAX_COMMAND_BYTES = 4 << 20
 MAX_FETCH_REQUEST_BYTES = 16 << 20
 
+_CLUSTER_ID = routes.HEADER_CLUSTER_ID.lower()
+_CLUSTER_SECRET = routes.HEADER_CLUSTER_SECRET.lower()
+
 _produce_decoder = msgspec.msgpack.Decoder(BinaryProduceRequest)
 _fetch_decoder = msgspec.msgpack.Decoder(ReplicaFetchRequest)
 _unreachable_decoder = msgspec.msgpack.Decoder(UnreachableBroker)
 _lookup_decoder = msgspec.msgpack.Decoder(IdempotencyLookup)
 
 
-def of_same_cluster(handler: Handler) -> Handler:
-    """A handler that refuses calls from other clusters and from whoever lacks the secret."""
+def admit_member(context: BrokerContext, headers: Mapping[str, str]) -> None:
+    """Refuse calls from other clusters and from whoever lacks the secret.
 
-    async def checked(request: web.Request) -> web.StreamResponse:
-        settings = context_of(request).settings
-        theirs = request.headers.get(routes.HEADER_CLUSTER_ID)
-        if theirs != settings.cluster_id:
-            raise InconsistentClusterIdError(
-                f"this broker belongs to cluster '{settings.cluster_id}', "
-                f"the caller to '{theirs or 'none'}'"
-            )
-        if settings.cluster_secret is not None and not hmac.compare_digest(
-            request.headers.get(routes.HEADER_CLUSTER_SECRET, "").encode(),
-            settings.cluster_secret.get_secret_value().encode(),
-        ):
-            raise ClusterAuthorizationFailedError("the cluster secret is missing or wrong")
-        return await handler(request)
+    Raises:
+        InconsistentClusterIdError: the caller names another cluster, or none.
+        ClusterAuthorizationFailedError: the secret is missing or wrong.
+    """
+    settings = context.settings
+    theirs = headers.get(_CLUSTER_ID)
+    if theirs != settings.cluster_id:
+        raise InconsistentClusterIdError(
+            f"this broker belongs to cluster '{settings.cluster_id}', "
+            f"the caller to '{theirs or 'none'}'"
+        )
+    if settings.cluster_secret is not None and not hmac.compare_digest(
+        headers.get(_CLUSTER_SECRET, "").encode(errors="surrogateescape"),
+        settings.cluster_secret.get_secret_value().encode(),
+    ):
+        raise ClusterAuthorizationFailedError("the cluster secret is missing or wrong")
 
-    return checked
 
-
-async def raft(request: web.Request) -> web.Response:
+async def raft(context: BrokerContext, post: Post) -> Answer:
     """Messages from another voter."""
-    body = await read_body(request, MAX_RAFT_BODY_BYTES)
-    context_of(request).raft.receive(decode_messages(bytes(body)))
-    return web.Response(status=204)
+    context.raft.receive(decode_messages(bytes(post.body)))
+    return NO_CONTENT
 
 
-async def controller(request: web.Request) -> web.Response:
+async def controller(context: BrokerContext, post: Post) -> Answer:
     """A command for the active controller."""
-    command = decode_command(bytes(await read_body(request, MAX_COMMAND_BYTES)))
-    response = await context_of(request).controller.execute(command)
-    return web.Response(body=encode_message(response), content_type=routes.MSGPACK)
+    response = await context.controller.execute(decode_command(bytes(post.body)))
+    return Answer(200, routes.MSGPACK, (encode_message(response),))
 
 
-async def commit_version(request: web.Request) -> web.Response:
+async def commit_version(context: BrokerContext, _: Post) -> Answer:
     """What the active controller knows to be committed."""
-    version = await context_of(request).controller.commit_version()
-    return msgpack_response(CommitVersion(version))
+    return msgpack_answer(CommitVersion(await context.controller.commit_version()))
 
 
-async def unreachable_broker(request: web.Request) -> web.Response:
+async def unreachable_broker(context: BrokerContext, post: Post) -> Answer:
     """A peer was refused a connection to some broker."""
-    report = decode(_unreachable_decoder, await read_body(request, MAX_COMMAND_BYTES))
-    context_of(request).controller.report_unreachable(report.node_id, report.broker_epoch)
-    return web.Response(status=204)
+    report = decode(_unreachable_decoder, post.body)
+    context.controller.report_unreachable(report.node_id, report.broker_epoch)
+    return NO_CONTENT
 
 
-async def fetch(request: web.Request) -> web.Response:
+async def fetch(context: BrokerContext, post: Post) -> Answer:
     """A follower's fetch."""
-    wanted = decode(_fetch_decoder, await read_body(request, MAX_FETCH_REQUEST_BYTES))
-    return msgpack_response(await context_of(request).replication.fetch(wanted))
+    results = await context.replication.fetch(decode(_fetch_decoder, post.body))
+    return Answer(200, routes.OCTET_STREAM, encode_fetch_answer(results))
 
 
-async def produce(request: web.Request) -> web.Response:
+async def produce(context: BrokerContext, post: Post) -> Answer:
     """Batches that another broker forwards; errors stand in the results."""
-    context = context_of(request)
-    limit = context.settings.max_binary_body_bytes
     try:
-        wanted = decode(_produce_decoder, await read_body(request, limit))
+        wanted = decode(_produce_decoder, post.body)
         results = await context.produce.append_here(
             wanted.batches, ProduceOptions.checked(wanted.acks, wanted.timeout_ms)
         )
     except OttlaError as error:
         raise error.with_outcome(Outcome.NOT_APPLIED) from error
-    return produce_response(context, wanted, results, one_status=False)
+    return produce_answer(context, wanted, results, one_status=False)
 
 
-async def idempotency(request: web.Request) -> web.Response:
+async def idempotency(context: BrokerContext, post: Post) -> Answer:
     """Whether partitions led here hold an Idempotency-Key."""
-    lookup = decode(_lookup_decoder, await read_body(request, MAX_COMMAND_BYTES))
-    return msgpack_response(context_of(request).idempotency.look_up_here(lookup))
+    lookup = decode(_lookup_decoder, post.body)
+    return msgpack_answer(context.idempotency.look_up_here(lookup))
+
+
+def _route(path: str, handler: PostHandler, limit_bytes: int | None) -> PostRoute:
+    return PostRoute(
+        path,
+        handler,
+        lambda settings: settings.max_binary_body_bytes if limit_bytes is None else limit_bytes,
+        admit=admit_member,
+    )
+
+
+ROUTES = (
+    _route(routes.INTERNAL_RAFT, raft, MAX_RAFT_BODY_BYTES),
+    _route(routes.INTERNAL_CONTROLLER, controller, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_COMMIT_VERSION, commit_version, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_UNREACHABLE, unreachable_broker, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_FETCH, fetch, MAX_FETCH_REQUEST_BYTES),
+    _route(routes.INTERNAL_PRODUCE, produce, None),
+    _route(routes.INTERNAL_IDEMPOTENCY, idempotency, MAX_COMMAND_BYTES),
+)

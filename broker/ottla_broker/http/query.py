@@ -1,9 +1,7 @@
 """Query and path parameters: typed, bounded, and none unknown."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Literal
-
-from aiohttp import web
 
 from ottla_protocol.errors import (
     InvalidRequestError,
@@ -20,16 +18,16 @@ class Query:
     """The parameters of one request.
 
     Args:
-        request: whose query it is.
+        sent: names and values, decoded.
         allowed: every name that the call knows.
 
     Raises:
         InvalidRequestError: another name is given, or one is given twice.
     """
 
-    def __init__(self, request: web.Request, allowed: Collection[str]) -> None:
+    def __init__(self, sent: Iterable[tuple[str, str]], allowed: Collection[str]) -> None:
         self._values: dict[str, str] = {}
-        for name, value in request.query.items():
+        for name, value in sent:
             if name not in allowed:
                 raise InvalidRequestError(
                     f"unknown query parameter '{name}'; this call takes: "
@@ -119,13 +117,12 @@ def parse_integer(value: str) -> int | None:
     return int(value)
 
 
-def partition_of(request: web.Request) -> int:
-    """The partition of the path.
+def partition_number(text: str) -> int:
+    """The partition that a path names.
 
     Raises:
         UnknownTopicOrPartitionError: it is no number, so there is none such.
     """
-    text = request.match_info["partition"]
     number = parse_integer(text)
     if number is None or number < 0:
         raise UnknownTopicOrPartitionError(f"'{text}' is no partition number")

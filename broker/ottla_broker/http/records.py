@@ -7,10 +7,10 @@ import msgspec
 from aiohttp import web
 
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.http.bodies import read_body
-from ottla_broker.http.context import context_of
+from ottla_broker.http.context import BrokerContext, context_of
 from ottla_broker.http.forwarding import serve_at_leader
-from ottla_broker.http.query import Query, partition_of
+from ottla_broker.http.post import Answer, Post
+from ottla_broker.http.query import Query, partition_number
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.services.record_read import ReadOptions, RecordsRead
 from ottla_broker.telemetry import METRICS
@@ -39,44 +39,41 @@ BYTES_RENDERED_INLINE = 256 << 10
 
 FORMATS = ("auto", "json", "text", "base64")
 
+_IDEMPOTENCY_KEY = routes.HEADER_IDEMPOTENCY_KEY.lower()
+_encoder = msgspec.json.Encoder()
 
-async def produce(request: web.Request) -> web.Response:
+
+async def produce(context: BrokerContext, post: Post) -> Answer:
     """`POST /v1/topics/{topic}/records` and `…/partitions/{partition}/records`."""
-    context = context_of(request)
-    limit = context.settings.max_json_body_bytes
     try:
-        query = Query(request, {"acks", "timeout_ms"})
-        acks, timeout_ms = query.acks(), query.timeout_ms()
-        partition = partition_of(request) if "partition" in request.match_info else None
-        key = _idempotency_key(request)
-        _require_json(request)
-        with context.inflight.hold() as held:
-            body = bytes(await read_body(request, limit, held.grow))
-            if len(body) > BODY_BYTES_PARSED_INLINE:
-                records = await asyncio.to_thread(parse_records, body)
-            else:
-                records = parse_records(body)
-            response = await context.record_produce.produce(
-                request.match_info["topic"],
-                records,
-                ProduceOptions.checked(acks, timeout_ms),
-                partition=partition,
-                idempotency_key=key,
-                body=body,
-            )
+        query = Query(post.query, ("acks", "timeout_ms"))
+        options = ProduceOptions.checked(query.acks(), query.timeout_ms())
+        partition = post.values.get("partition")
+        number = None if partition is None else partition_number(partition)
+        key = _idempotency_key(post)
+        _require_json(post)
+        body = bytes(post.body)
+        if len(body) > BODY_BYTES_PARSED_INLINE:
+            records = await asyncio.to_thread(parse_records, body)
+        else:
+            records = parse_records(body)
+        response = await context.record_produce.produce(
+            post.values["topic"],
+            records,
+            options,
+            partition=number,
+            idempotency_key=key,
+            body=body,
+        )
     except OttlaError as error:
         # Everything that is known to come after an append says so itself.
         raise error.with_outcome(Outcome.NOT_APPLIED) from error
     mixed = any(result.error is not None for result in response.results)
-    return web.Response(
-        status=207 if mixed else 200,
-        body=msgspec.json.encode(response),
-        content_type=routes.JSON,
-    )
+    return Answer(207 if mixed else 200, routes.JSON, (_encoder.encode(response),))
 
 
-def _idempotency_key(request: web.Request) -> str | None:
-    key = request.headers.get(routes.HEADER_IDEMPOTENCY_KEY)
+def _idempotency_key(post: Post) -> str | None:
+    key = post.headers.get(_IDEMPOTENCY_KEY)
     if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS:
         raise InvalidRequestError(
             f"{routes.HEADER_IDEMPOTENCY_KEY} must have 1 to "
@@ -85,12 +82,12 @@ def _idempotency_key(request: web.Request) -> str | None:
     return key
 
 
-def _require_json(request: web.Request) -> None:
+def _require_json(post: Post) -> None:
     # curl's default for -d; refusing it would only teach everybody the flag that overrides it.
     accepted = (routes.JSON, "application/x-www-form-urlencoded", routes.OCTET_STREAM)
-    if request.content_type not in accepted:
+    if post.media_type not in accepted:
         raise UnsupportedMediaTypeError(
-            f"Content-Type '{request.content_type}' is not {routes.JSON}", accepted=[routes.JSON]
+            f"Content-Type '{post.media_type}' is not {routes.JSON}", accepted=[routes.JSON]
         )
 
 
@@ -98,7 +95,7 @@ async def read(request: web.Request) -> web.StreamResponse:
     """`GET /v1/topics/{topic}/partitions/{partition}/records`."""
     context = context_of(request)
     query = Query(
-        request,
+        request.query.items(),
         {"offset", "max_bytes", "max_records", "min_bytes", "max_wait_ms", "format", "replica"},
     )
     options = ReadOptions(
@@ -112,7 +109,10 @@ async def read(request: web.Request) -> web.StreamResponse:
     )
     record_format = cast(RecordFormat, query.choice("format", "auto", FORMATS))
     local = query.choice("replica", "leader", ("leader", "local")) == "local"
-    topic, partition = request.match_info["topic"], partition_of(request)
+    topic, partition = (
+        request.match_info["topic"],
+        partition_number(request.match_info["partition"]),
+    )
 
     async def serve_here() -> web.Response:
         started_ms = monotonic_ms()
@@ -147,9 +147,12 @@ def _render(
 async def offsets(request: web.Request) -> web.StreamResponse:
     """`GET /v1/topics/{topic}/partitions/{partition}/offsets?at=earliest|latest`."""
     context = context_of(request)
-    query = Query(request, {"at"})
+    query = Query(request.query.items(), {"at"})
     at = cast(Literal["earliest", "latest"], query.choice("at", "latest", ("earliest", "latest")))
-    topic, partition = request.match_info["topic"], partition_of(request)
+    topic, partition = (
+        request.match_info["topic"],
+        partition_number(request.match_info["partition"]),
+    )
 
     async def serve_here() -> web.Response:
         offset = context.record_read.offset_at(topic, partition, at)

@@ -41,14 +41,14 @@ def parse_json(body: bytes | bytearray, model: type[RequestT]) -> RequestT:
 
 async def list_topics(request: web.Request) -> web.Response:
     """`GET /v1/topics`."""
-    Query(request, ())
+    Query(request.query.items(), ())
     return json_response(TopicList(context_of(request).topics.list_topics()))
 
 
 async def create_topic(request: web.Request) -> web.Response:
     """`POST /v1/topics`."""
     try:
-        Query(request, ())
+        Query(request.query.items(), ())
         body = await read_body(request, MAX_ADMIN_BODY_BYTES)
         wanted = parse_json(body, CreateTopicRequest)
     except OttlaError as error:
@@ -59,7 +59,7 @@ async def create_topic(request: web.Request) -> web.Response:
 
 async def describe_topic(request: web.Request) -> web.Response:
     """`GET /v1/topics/{topic}`."""
-    Query(request, ())
+    Query(request.query.items(), ())
     return json_response(
         describe(await context_of(request).topics.find(request.match_info["topic"]))
     )
@@ -67,26 +67,26 @@ async def describe_topic(request: web.Request) -> web.Response:
 
 async def delete_topic(request: web.Request) -> web.Response:
     """`DELETE /v1/topics/{topic}`."""
-    Query(request, ())
+    Query(request.query.items(), ())
     await context_of(request).topics.delete(request.match_info["topic"])
     return web.Response(status=204)
 
 
 async def cluster(request: web.Request) -> web.Response:
     """`GET /v1/cluster`."""
-    Query(request, ())
+    Query(request.query.items(), ())
     return json_response(context_of(request).topics.cluster())
 
 
 async def brokers(request: web.Request) -> web.Response:
     """`GET /v1/brokers`."""
-    Query(request, ())
+    Query(request.query.items(), ())
     return json_response(BrokerList(context_of(request).topics.brokers()))
 
 
 async def metadata(request: web.Request) -> web.Response:
     """`GET /v1/metadata?topics=a,b`."""
-    wanted = Query(request, {"topics"}).text("topics")
+    wanted = Query(request.query.items(), {"topics"}).text("topics")
     names = None if wanted is None else [name for name in wanted.split(",") if name]
     if names is not None and len(names) > MAX_METADATA_TOPICS:
         raise InvalidRequestError(f"topics names more than {MAX_METADATA_TOPICS}")

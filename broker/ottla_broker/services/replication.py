@@ -8,7 +8,6 @@ from ottla_broker.drivers.peer_messages import (
     FetchResult,
     PartitionFetch,
     ReplicaFetchRequest,
-    ReplicaFetchResponse,
     ReplicatedBatch,
 )
 from ottla_broker.drivers.purgatory import Purgatory
@@ -39,7 +38,7 @@ class ReplicationService:
         self._replicas = replicas
         self._purgatory = purgatory
 
-    async def fetch(self, request: ReplicaFetchRequest) -> ReplicaFetchResponse:
+    async def fetch(self, request: ReplicaFetchRequest) -> list[FetchResult]:
         """Acknowledge what the follower holds, then give it what follows, or wait for it."""
         answered: list[FetchResult] = []
         reads: list[ReplicaRead] = []
@@ -66,7 +65,7 @@ class ReplicationService:
         await self._gather(reads)
         answered.extend(_result(read) for read in reads)
         METRICS.fetched_bytes.labels("replica").inc(sum(read.size_bytes for read in reads))
-        return ReplicaFetchResponse(answered)
+        return answered
 
     async def _gather(self, reads: Sequence[ReplicaRead]) -> None:
         """Under load, wait a moment for the appends that come with the first one.
@@ -116,9 +115,7 @@ def _result(read: ReplicaRead) -> FetchResult:
         high_watermark=partition.high_watermark,
         log_start_offset=partition.log.log_start_offset,
         diverging=None,
-        batches=[
-            ReplicatedBatch(memoryview(batch.data), batch.idempotency) for batch in read.batches
-        ],
+        batches=[ReplicatedBatch(batch.data, batch.idempotency) for batch in read.batches],
     )
 
 

@@ -1,0 +1,54 @@
+"""What every answer goes through, whichever way its request came: errors, and the count of both.
+
+What a handler raises as OttlaError is rendered as it is. Anything else is a defect: it is logged
+with its traceback, answered as 500, and says of a write that its outcome is unknown.
+"""
+
+import structlog
+from prometheus_client import Counter
+
+from ottla_broker.http.context import BrokerContext
+from ottla_broker.http.post import Answer, Post, PostRoute, problem_answer
+from ottla_broker.telemetry import METRICS
+from ottla_protocol.errors import InternalError, OttlaError, Outcome
+
+# Looking a labelled counter up costs more than counting; bounded by routes, methods and statuses.
+_counters: dict[tuple[str, str, int], Counter] = {}
+
+log = structlog.get_logger()
+
+
+def count(route: str, method: str, status: int) -> None:
+    """Count one answer. No label may be the client's to make up."""
+    counter = _counters.get((route, method, status))
+    if counter is None:
+        counter = METRICS.http_requests.labels(route, method, status)
+        _counters[route, method, status] = counter
+    counter.inc()
+
+
+def defect(method: str) -> OttlaError:
+    """What the client hears of an exception that nobody foresaw."""
+    outcome = Outcome.UNKNOWN if method == "POST" else None
+    return InternalError("the broker failed; its log tells more", outcome=outcome)
+
+
+def refusal(route: PostRoute, error: OttlaError) -> Answer:
+    """The answer to a request that fails before its handler."""
+    if route.is_write:
+        error = error.with_outcome(Outcome.NOT_APPLIED)
+    count(route.path, "POST", error.status)
+    return problem_answer(error)
+
+
+async def answer_post(context: BrokerContext, route: PostRoute, post: Post) -> Answer:
+    """Serve one POST; raises nothing but the cancellation of its task."""
+    try:
+        answer = await route.handler(context, post)
+    except OttlaError as error:
+        answer = problem_answer(error)
+    except Exception:
+        log.exception("request_failed", method="POST", path=route.path)
+        answer = problem_answer(defect("POST"))
+    count(route.path, "POST", answer.status)
+    return answer

@@ -1,0 +1,306 @@
+"""The short way from a socket to a handler and back, for the POSTs that a broker lives by.
+
+Appends, fetches and what brokers say to one another are small exchanges in great number, or bodies
+of megabytes. A general server spends more on each than the broker itself does: objects that nobody
+asks for, and several copies of every body. This connection reads a body into the memory in which
+its batches stay, and sends an answer from the memory in which they lie.
+
+Whatever is not a plain POST to one of these routes is left to aiohttp, which takes the connection
+over with the bytes of that request, and keeps it.
+
+States, one after the other for each request:
+
+    head     `_received` holds less than a head
+    body     `_request` is set; the body gathers in `_received`, or directly in its own memory
+    serving  `_serving` is set; what comes meanwhile waits in `_received`
+
+Nothing here trusts an announcement: memory for a body is taken when a good part of it has come.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from ottla_broker.http.answering import answer_post, refusal
+from ottla_broker.http.inflight import HeldBytes
+from ottla_broker.http.post import Answer, Post, PostRoute
+from ottla_protocol.errors import OttlaError, RequestTimedOutError
+
+if TYPE_CHECKING:
+    from ottla_broker.http.listener import Listener
+
+HEAD_BYTES_MAX = 16 << 10
+"""A longer head is left to aiohttp, which has its own limits."""
+
+DIRECT_BODY_BYTES_MIN = 32 << 10
+"""When this much of a body has come, memory for the whole is taken and the rest read into it."""
+
+PIPELINED_BYTES_MAX = 64 << 10
+"""How much may come of the next request while one is served, before reading stops."""
+
+KEEP_ALIVE_S = 75.0
+"""How long a connection may be idle between requests."""
+
+RECEIVE_IDLE_S = 15.0
+"""How long a head or a body that has begun may stand still."""
+
+SEND_IDLE_S = 60.0
+"""How long a client may take nothing of its answer."""
+
+_METHOD = b"POST "
+_HEAD_END = b"\r\n\r\n"
+
+
+@dataclass(slots=True)
+class IncomingRequest:
+    """A request whose head has come."""
+
+    route: PostRoute
+    values: Mapping[str, str]
+    query: Sequence[tuple[str, str]]
+    headers: Mapping[str, str]
+    content_length: int
+    keep_alive: bool
+    held: HeldBytes | None
+    """The share of the bound on produce bodies, for writes."""
+
+    def arrived(self, size_bytes: int) -> None:
+        """Count the body's bytes, `size_bytes` in all until now.
+
+        Raises:
+            OverloadedError: the bodies of all requests together are too large.
+        """
+        if self.held is not None:
+            self.held.grow(size_bytes - self.held.size_bytes)
+
+    def release(self) -> None:
+        """The request is over."""
+        if self.held is not None:
+            self.held.release()
+
+
+class ServerConnection(asyncio.BufferedProtocol):
+    """One accepted connection; the listener makes it."""
+
+    def __init__(self, listener: "Listener") -> None:
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._received = bytearray()
+        self._request: IncomingRequest | None = None
+        # Invariant: set only while the body is read directly; the first `_filled` bytes have come.
+        self._body: bytearray | None = None
+        self._filled = 0
+        self._serving: asyncio.Task[None] | None = None
+        self._is_closing = False
+        self._is_reading_paused = False
+        self._changed_s = self._loop.time()
+        # Set while the client takes its answer slower than it is written.
+        self._send_blocked: asyncio.Event | None = None
+        self._unsent_bytes = 0
+
+    # --- asyncio.BufferedProtocol -------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of asyncio.BaseProtocol."""
+        # A cast, because uvloop's transports are no subclass of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._listener.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
+        """Part of asyncio.BaseProtocol: whoever goes away frees what its request holds."""
+        self._listener.closed(self)
+        self._is_closing = True
+        if self._serving is not None:
+            self._serving.cancel()
+        elif self._request is not None:
+            self._request.release()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
+        """Part of asyncio.BufferedProtocol."""
+        if self._body is None:
+            return self._listener.scratch
+        return memoryview(self._body)[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Part of asyncio.BufferedProtocol."""
+        self._changed_s = self._loop.time()
+        if self._body is not None:
+            self._filled += nbytes
+            if self._filled == len(self._body):
+                body, self._body = self._body, None
+                self._serve(body)
+            return
+        self._received += self._listener.scratch[:nbytes]
+        if self._serving is None:
+            self._advance()
+        elif len(self._received) > PIPELINED_BYTES_MAX and not self._is_reading_paused:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        """Part of asyncio.BaseProtocol."""
+        self._send_blocked = asyncio.Event()
+
+    def resume_writing(self) -> None:
+        """Part of asyncio.BaseProtocol."""
+        if self._send_blocked is not None:
+            self._send_blocked.set()
+            self._send_blocked = None
+
+    # --- receiving ----------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Go as far as the received bytes reach."""
+        if self._is_closing:
+            return
+        try:
+            if self._request is None:
+                self._begin()
+            if self._request is not None:
+                self._gather_body(self._request)
+        except OttlaError as error:
+            self._refuse(error)
+
+    def _begin(self) -> None:
+        """Read a head, if a whole one has come, or leave the connection to aiohttp."""
+        received = self._received
+        end = received.find(_HEAD_END)
+        if end < 0:
+            is_post = _METHOD.startswith(received[: len(_METHOD)])
+            if not is_post or len(received) > HEAD_BYTES_MAX:
+                self._leave_to_aiohttp()
+            return
+        end += len(_HEAD_END)
+        request = self._listener.recognise(bytes(received[:end]))
+        if request is None:
+            self._leave_to_aiohttp()
+            return
+        del received[:end]
+        self._request = request
+        self._listener.admit(request)
+
+    def _gather_body(self, request: IncomingRequest) -> None:
+        length, received = request.content_length, self._received
+        if len(received) >= length:
+            request.arrived(length)
+            body = received[:length]
+            del received[:length]
+            self._serve(body)
+        elif len(received) >= DIRECT_BODY_BYTES_MIN:
+            request.arrived(length)
+            self._filled = len(received)
+            self._body = bytearray(length)
+            self._body[: self._filled] = received
+            received.clear()
+        else:
+            request.arrived(len(received))
+
+    def _leave_to_aiohttp(self) -> None:
+        """Nothing of the request is taken yet, so aiohttp sees the connection as if it were new."""
+        self._listener.closed(self)
+        transport, received = self._transport, bytes(self._received)
+        successor = self._listener.successor()
+        # The event loop chooses how to read when reading begins.
+        transport.pause_reading()
+        transport.set_protocol(successor)
+        successor.connection_made(transport)
+        transport.resume_reading()
+        if received:
+            successor.data_received(received)
+
+    # --- serving ------------------------------------------------------------------------------
+
+    def _serve(self, body: bytearray) -> None:
+        assert self._request is not None
+        self._serving = self._loop.create_task(self._answer(self._request, body))
+
+    async def _answer(self, request: IncomingRequest, body: bytearray) -> None:
+        try:
+            post = Post(request.values, request.query, request.headers, body)
+            answer = await answer_post(self._listener.context, request.route, post)
+        finally:
+            request.release()
+        self._send(answer, keep_alive=request.keep_alive)
+        if self._send_blocked is not None:
+            self._unsent_bytes = self._transport.get_write_buffer_size()
+            await self._send_blocked.wait()
+        self._serving = None
+        self._request = None
+        self._changed_s = self._loop.time()
+        if self._is_closing or not request.keep_alive:
+            self.close()
+            return
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            self._transport.resume_reading()
+        if self._received:
+            self._advance()
+
+    def _send(self, answer: Answer, *, keep_alive: bool) -> None:
+        keep_alive = keep_alive and not self._is_closing
+        self._transport.writelines(
+            (self._listener.render_head(answer, keep_alive=keep_alive), *answer.body)
+        )
+
+    def _refuse(self, error: OttlaError) -> None:
+        """Answer without reading further: what follows on the connection is of no use then."""
+        assert self._request is not None
+        self._request.release()
+        self._send(refusal(self._request.route, error), keep_alive=False)
+        self.close()
+
+    # --- ending -------------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request has begun."""
+        return self._request is None and not self._received
+
+    def stop(self) -> None:
+        """Close as soon as no request is being served."""
+        self._is_closing = True
+        if self._serving is None:
+            self.close()
+
+    def close(self) -> None:
+        """Close when what is written has been sent."""
+        self._is_closing = True
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._is_closing = True
+        self._transport.abort()
+
+    def check_deadline(self, now_s: float) -> None:
+        """Give up on a client that stands still; called about once a second."""
+        still_s = now_s - self._changed_s
+        if self._serving is not None:
+            self._check_sending(now_s, still_s)
+        elif self.is_idle:
+            if still_s > KEEP_ALIVE_S:
+                self.close()
+        elif self._is_closing:
+            # An answer, and then the end: whoever does not take it is left.
+            if still_s > RECEIVE_IDLE_S:
+                self.abort()
+        elif still_s > RECEIVE_IDLE_S:
+            if self._request is None:
+                self.close()
+            else:
+                self._refuse(
+                    RequestTimedOutError(
+                        f"nothing more of the body came for {RECEIVE_IDLE_S * 1000:.0f} ms"
+                    )
+                )
+
+    def _check_sending(self, now_s: float, still_s: float) -> None:
+        if self._send_blocked is None:
+            return
+        unsent_bytes = self._transport.get_write_buffer_size()
+        if unsent_bytes != self._unsent_bytes:
+            self._unsent_bytes = unsent_bytes
+            self._changed_s = now_s
+        elif still_s > SEND_IDLE_S:
+            self.abort()

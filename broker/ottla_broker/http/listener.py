@@ -1,0 +1,160 @@
+"""The broker's listening socket, and the connections that are not aiohttp's."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+
+from ottla_broker.http.connection import IncomingRequest, ServerConnection
+from ottla_broker.http.context import BrokerContext
+from ottla_broker.http.inflight import HeldBytes
+from ottla_broker.http.post import Answer
+from ottla_broker.http.post_routes import Found, find_post_route
+from ottla_broker.http.request_head import RequestHead, parse_head
+from ottla_protocol import routes
+
+LISTEN_BACKLOG = 1_024
+SCRATCH_BYTES = 256 << 10
+SWEEP_INTERVAL_S = 1.0
+
+BODY_BYTES_MAX = 4 << 20
+"""Longer bodies are left to aiohttp, which takes memory for them only as they come."""
+
+KNOWN_HEADS = 1_024
+KNOWN_HEAD_BYTES_MAX = 1 << 10
+"""A client sends the same head again and again: so many, no longer than this, are remembered."""
+
+
+def _understand(head: bytes) -> tuple[RequestHead, Found] | None:
+    """What a head asks for; it depends on nothing but the head's bytes."""
+    parsed = parse_head(head)
+    found = find_post_route(parsed.target) if parsed is not None else None
+    return None if parsed is None or found is None else (parsed, found)
+
+
+_recall = lru_cache(KNOWN_HEADS)(_understand)
+
+
+class Listener:
+    """Accepts connections.
+
+    Args:
+        context: for the handlers.
+        successor: makes the protocol for a connection that is left to aiohttp.
+    """
+
+    def __init__(self, context: BrokerContext, successor: Callable[[], asyncio.Protocol]) -> None:
+        self.context = context
+        self.successor = successor
+        # Shared: what is read into it is taken out before anything else can run.
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self._connections: set[ServerConnection] = set()
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._no_connection = asyncio.Event()
+        self._served_by = str(context.settings.node_id)
+        # Bounded by statuses and content types.
+        self._heads: dict[tuple[int, str | None], str] = {}
+        self._date = ""
+        self._date_s = 0
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: ServerConnection(self), host, port, backlog=LISTEN_BACKLOG
+        )
+        self._sweep()
+
+    async def stop(self, *, timeout_s: float) -> None:
+        """Accept no more, let open requests be answered for `timeout_s`, then close everything."""
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self._connections):
+            connection.stop()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._connections:
+                    self._no_connection.clear()
+                    await self._no_connection.wait()
+        except TimeoutError:
+            for connection in tuple(self._connections):
+                connection.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        for connection in tuple(self._connections):
+            connection.check_deadline(now_s)
+        self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+
+    # --- called by connections ----------------------------------------------------------------
+
+    def opened(self, connection: ServerConnection) -> None:
+        """A connection was accepted."""
+        self._connections.add(connection)
+
+    def closed(self, connection: ServerConnection) -> None:
+        """A connection ended, or is aiohttp's from now on."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._no_connection.set()
+
+    def recognise(self, head: bytes) -> IncomingRequest | None:
+        """The request that begins with this head; None where it is aiohttp's."""
+        known = _understand(head) if len(head) > KNOWN_HEAD_BYTES_MAX else _recall(head)
+        if known is None:
+            return None
+        parsed, (route, values, query) = known
+        limit_bytes = min(BODY_BYTES_MAX, route.limit_bytes(self.context.settings))
+        if parsed.content_length > limit_bytes:
+            return None
+        held = HeldBytes(self.context.inflight) if route.is_write else None
+        return IncomingRequest(
+            route,
+            values,
+            query,
+            parsed.headers,
+            parsed.content_length,
+            parsed.keep_alive,
+            held,
+        )
+
+    def admit(self, request: IncomingRequest) -> None:
+        """Let the route refuse by the headers alone; raises what it raises."""
+        request.route.admit(self.context, request.headers)
+
+    def render_head(self, answer: Answer, *, keep_alive: bool) -> bytes:
+        """The status line and the headers of an answer."""
+        known = (answer.status, answer.content_type)
+        head = self._heads.get(known)
+        if head is None:
+            head = f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
+            if answer.content_type is not None:
+                head += f"Content-Type: {answer.content_type}\r\n"
+            head += f"{routes.HEADER_SERVED_BY}: {self._served_by}\r\n"
+            self._heads[known] = head
+        # A 204 has no body and must not say how long it is (RFC 9110 section 8.6).
+        if answer.status != HTTPStatus.NO_CONTENT:
+            head += f"Content-Length: {sum(len(part) for part in answer.body)}\r\n"
+        for name, value in answer.headers:
+            head += f"{name}: {value}\r\n"
+        if not keep_alive:
+            head += "Connection: close\r\n"
+        return f"{head}Date: {self._now()}\r\n\r\n".encode("latin-1")
+
+    def _now(self) -> str:
+        """The time for the Date field, made once a second."""
+        now_s = int(time.time())
+        if now_s != self._date_s:
+            self._date_s = now_s
+            self._date = formatdate(now_s, usegmt=True)
+        return self._date

@@ -1,0 +1,97 @@
+"""A POST that has arrived whole, and its answer: what the busy calls are written against.
+
+Requests reach these handlers in two ways, by `connection` (short and quick) and by aiohttp (for
+everything out of the ordinary), and must not be able to tell which.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from ottla_broker.http.context import BrokerContext
+from ottla_broker.settings import Settings
+from ottla_protocol import routes
+from ottla_protocol.errors import OttlaError
+from ottla_protocol.record_batch import Buffer
+
+DEFAULT_CONTENT_TYPE = routes.OCTET_STREAM
+"""What a request without a Content-Type carries, by RFC 9110 section 8.3."""
+
+
+class Post(NamedTuple):
+    """One request.
+
+    Attributes:
+        values: the names in the route's path, as `{topic}`, with their values.
+        query: the query's names and values, decoded, in order.
+        headers: the header fields; look them up by lower-case names.
+        body: the whole body without its Content-Encoding; the handler may keep and change it.
+    """
+
+    values: Mapping[str, str]
+    query: Sequence[tuple[str, str]]
+    headers: Mapping[str, str]
+    body: bytes | bytearray
+
+    @property
+    def media_type(self) -> str:
+        """The Content-Type without its parameters, in lower case."""
+        content_type = self.headers.get("content-type", DEFAULT_CONTENT_TYPE)
+        return content_type.partition(";")[0].strip().lower() or DEFAULT_CONTENT_TYPE
+
+
+class Answer(NamedTuple):
+    """One answer; the parts of the body are sent one after the other, without being joined."""
+
+    status: int
+    content_type: str | None
+    body: tuple[Buffer, ...]
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+NO_CONTENT = Answer(204, None, ())
+
+_msgpack = msgspec.msgpack.Encoder()
+
+
+def msgpack_answer(document: object, status: int = 200) -> Answer:
+    """A struct as MessagePack."""
+    return Answer(status, routes.MSGPACK, (_msgpack.encode(document),))
+
+
+def problem_answer(error: OttlaError) -> Answer:
+    """The error as application/problem+json, with Retry-After where trying again may help later."""
+    headers: tuple[tuple[str, str], ...] = ()
+    if error.status == 503:
+        headers = (("Retry-After", str(error.members.get("retry_after_seconds", 1))),)
+    body = msgspec.json.encode(error.problem())
+    return Answer(error.status, routes.PROBLEM_JSON, (body,), headers)
+
+
+PostHandler: TypeAlias = Callable[[BrokerContext, Post], Awaitable[Answer]]
+
+
+def _admit_anybody(context: BrokerContext, headers: Mapping[str, str]) -> None:
+    """Public routes look at the request alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostRoute:
+    """One path, and how its requests are served.
+
+    Attributes:
+        path: with `{name}` for what varies; a label of the metrics.
+        handler: serves it.
+        limit_bytes: the longest body, as sent and inflated.
+        is_write: failures before the handler carry the outcome `not_applied`, and the bytes of
+            bodies count against `max_inflight_produce_bytes`.
+        admit: looks at the headers before the body is read; raises OttlaError to refuse.
+    """
+
+    path: str
+    handler: PostHandler
+    limit_bytes: Callable[[Settings], int]
+    is_write: bool = False
+    admit: Callable[[BrokerContext, Mapping[str, str]], None] = _admit_anybody

@@ -1,0 +1,61 @@
+"""The table of POSTs that take the short way, and the look-up of a path in it."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+from urllib.parse import parse_qsl
+
+from ottla_broker.http import binary, internal, records
+from ottla_broker.http.post import PostRoute
+from ottla_protocol import routes
+
+POST_ROUTES = (
+    PostRoute(
+        routes.TOPIC_RECORDS,
+        records.produce,
+        lambda settings: settings.max_json_body_bytes,
+        is_write=True,
+    ),
+    PostRoute(
+        routes.PARTITION_RECORDS,
+        records.produce,
+        lambda settings: settings.max_json_body_bytes,
+        is_write=True,
+    ),
+    PostRoute(
+        routes.PRODUCE,
+        binary.produce,
+        lambda settings: settings.max_binary_body_bytes,
+        is_write=True,
+    ),
+    PostRoute(routes.FETCH, binary.fetch, lambda _: binary.MAX_FETCH_REQUEST_BYTES),
+    *internal.ROUTES,
+)
+
+_BY_PATTERN = {route.path: route for route in POST_ROUTES}
+_TOPIC_RECORDS = _BY_PATTERN[routes.TOPIC_RECORDS]
+_PARTITION_RECORDS = _BY_PATTERN[routes.PARTITION_RECORDS]
+
+_NEEDS_A_ROUTER = frozenset("%#{}")
+
+Found: TypeAlias = tuple[PostRoute, dict[str, str], Sequence[tuple[str, str]]]
+"""A route, the values in its path, and the query."""
+
+
+def find_post_route(target: str) -> Found | None:
+    """What a request target asks for.
+
+    None where there is no such route, or where the path needs decoding: aiohttp decides then.
+    """
+    path, has_query, raw_query = target.partition("?")
+    if not _NEEDS_A_ROUTER.isdisjoint(path) or "#" in raw_query:
+        return None
+    query = parse_qsl(raw_query, keep_blank_values=True) if has_query else ()
+    route = _BY_PATTERN.get(path)
+    if route is not None:
+        return route, {}, query
+    match path.split("/"):
+        case ["", "v1", "topics", topic, "records"] if topic:
+            return _TOPIC_RECORDS, {"topic": topic}, query
+        case ["", "v1", "topics", topic, "partitions", partition, "records"] if topic and partition:
+            return _PARTITION_RECORDS, {"topic": topic, "partition": partition}, query
+    return None

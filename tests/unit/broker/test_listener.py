@@ -1,0 +1,346 @@
+"""The listener on real sockets: both ways give one answer, and what a client does wrong ends."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from aiohttp import web
+
+from ottla_broker.http import connection as connections
+from ottla_broker.http import listener as listeners
+from ottla_broker.http.inflight import InflightBytes
+from ottla_broker.http.listener import Listener
+from ottla_broker.http.post import Answer, PostRoute
+from ottla_protocol.errors import ClusterAuthorizationFailedError, NotControllerError
+
+LIMIT_BYTES = 3 << 20
+FAR_S = 60.0
+
+
+class Broker:
+    """A listener with one route of the test's own, before an aiohttp server that says so."""
+
+    def __init__(self, inflight_bytes):
+        self.posts = []
+        self.clients = []
+        self.handler = self.echo
+        self.cancelled = asyncio.Event()
+        self.serving = asyncio.Event()
+        self.refuse = None
+        self.context = SimpleNamespace(
+            settings=SimpleNamespace(node_id=3), inflight=InflightBytes(inflight_bytes)
+        )
+
+    async def echo(self, context, post):
+        return Answer(200, "a/b", (b"<", post.body, b">"), (("X", "1"),))
+
+    async def park(self, context, post):
+        self.serving.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.cancelled.set()
+
+    def admit(self, context, headers):
+        if self.refuse is not None:
+            raise self.refuse
+
+    async def handle(self, context, post):
+        self.posts.append(post)
+        return await self.handler(context, post)
+
+    def find(self, target):
+        path, _, query = target.partition("?")
+        if path != "/here":
+            return None
+        return self.route, {}, [("query", query)] if query else ()
+
+    async def start(self, *, is_write=True):
+        self.route = PostRoute(
+            "/here", self.handle, lambda _: LIMIT_BYTES, is_write=is_write, admit=self.admit
+        )
+
+        async def elsewhere(request):
+            return web.Response(text=f"aiohttp {request.method} {await request.text()}")
+
+        application = web.Application(client_max_size=0)
+        application.router.add_route("*", "/{any:.*}", elsewhere)
+        self.runner = web.AppRunner(application, shutdown_timeout=0)
+        await self.runner.setup()
+        self.listener = Listener(self.context, self.runner.server)
+        await self.listener.start("127.0.0.1", 0)
+        self.port = self.listener._server.sockets[0].getsockname()[1]
+
+    async def stop(self):
+        for client in self.clients:
+            client.writer.transport.abort()
+        # Closed sockets are let go by the event loop's next turn.
+        await asyncio.sleep(0)
+        await self.listener.stop(timeout_s=0)
+        await self.runner.cleanup()
+
+    async def connect(self):
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.clients.append(client)
+        return client
+
+
+class Client:
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+
+    def send(self, body=b"", *, target="/here", method="POST", announced=None, fields=()):
+        lines = [f"{method} {target} HTTP/1.1", "Host: x", *fields]
+        if method == "POST":
+            lines.append(f"Content-Length: {len(body) if announced is None else announced}")
+        self.writer.write("\r\n".join((*lines, "", "")).encode() + body)
+        return self
+
+    async def answer(self):
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+        fields = dict(line.split(": ", 1) for line in head[1:] if line)
+        body = await self.reader.readexactly(int(fields.get("content-length", 0)))
+        return int(head[0].split()[1]), fields, body
+
+    async def ended(self):
+        return await self.reader.read() == b""
+
+
+async def until(condition):
+    """Let the event loop turn until it holds; pytest's own time-out ends it."""
+    while not condition():  # noqa: ASYNC110  what is waited for has no event
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def broker(monkeypatch):
+    made = Broker(inflight_bytes=8 << 20)
+    listeners._recall.cache_clear()
+    monkeypatch.setattr(listeners, "find_post_route", made.find)
+    await made.start()
+    yield made
+    await made.stop()
+    listeners._recall.cache_clear()
+
+
+@pytest.fixture
+async def client(broker):
+    return await broker.connect()
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000, LIMIT_BYTES])
+async def test_a_body_comes_whole_and_an_answer_goes_whole(broker, client, size):
+    body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    for _ in range(2):
+        client.send(body, target="/here?a=1", fields=("X-Y: z",))
+        status, fields, answered = await client.answer()
+        assert (status, answered) == (200, b"<" + body + b">")
+    assert fields["content-type"] == "a/b"
+    assert fields["x"] == "1"
+    assert fields["ottla-served-by"] == "3"
+    assert "date" in fields
+    post = broker.posts[-1]
+    assert (post.headers["x-y"], list(post.query)) == ("z", [("query", "a=1")])
+    assert isinstance(post.body, bytearray)
+    assert broker.context.inflight.held_bytes == 0
+
+
+async def test_a_request_that_comes_byte_by_byte(broker, client):
+    request = b"POST /here HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"
+    for position in range(len(request)):
+        client.writer.write(request[position : position + 1])
+        await client.writer.drain()
+        await asyncio.sleep(0)
+    assert (await client.answer())[2] == b"<abc>"
+
+
+async def test_requests_that_are_sent_at_once_are_answered_in_order(broker, client):
+    bodies = [b"a" * 10, b"b" * 200_000, b"", b"c"]
+    for body in bodies:
+        client.send(body)
+    assert [(await client.answer())[2] for _ in bodies] == [b"<" + body + b">" for body in bodies]
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda client: client.send(method="GET"),
+        lambda client: client.send(b"x", target="/there"),
+        lambda client: client.send(b"x", fields=("Content-Encoding: identity",)),
+        lambda client: client.writer.write(
+            b"POST /here HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        ),
+    ],
+)
+async def test_what_is_not_its_own_goes_to_aiohttp_with_every_byte(broker, client, request_of):
+    client.send(b"first")
+    request_of(client)
+    assert (await client.answer())[2] == b"<first>"
+    status, _, body = await client.answer()
+    assert (status, body[:7]) == (200, b"aiohttp")
+    client.send(b"stays there")
+    assert (await client.answer())[2] == b"aiohttp POST stays there"
+
+
+async def test_a_body_over_the_limit_is_aiohttps_to_refuse(broker, client):
+    client.send(b"x" * (LIMIT_BYTES + 1))
+    assert (await client.answer())[2].startswith(b"aiohttp POST xxx")
+
+
+async def test_errors_become_problems_and_the_connection_goes_on(broker, client):
+    async def fail(context, post):
+        raise NotControllerError("elsewhere") if post.body else KeyError("a defect")
+
+    broker.handler = fail
+    status, fields, body = await client.send(b"x").answer()
+    assert (status, fields["content-type"]) == (421, "application/problem+json")
+    assert b"NOT_CONTROLLER" in body
+    status, _, body = await client.send(b"").answer()
+    assert status == 500
+    assert b"unknown" in body
+    broker.handler = broker.echo
+    assert (await client.send(b"x").answer())[0] == 200
+
+
+async def test_whoever_is_not_admitted_hears_it_before_his_body_is_read(broker, client):
+    broker.refuse = ClusterAuthorizationFailedError("no")
+    client.send(b"", announced=1_000_000)
+    status, fields, body = await client.answer()
+    assert (status, fields["connection"]) == (403, "close")
+    assert b"not_applied" in body
+    assert await client.ended()
+
+
+async def test_announcements_take_nothing_and_bytes_count_as_they_come(broker, client):
+    inflight = broker.context.inflight
+    others = [await broker.connect() for _ in range(20)]
+    for other in others:
+        other.send(b"x" * 100, announced=LIMIT_BYTES)
+    await until(lambda: inflight.held_bytes >= 2_000)
+    assert inflight.held_bytes == 2_000
+    assert (await client.send(b"y" * LIMIT_BYTES).answer())[0] == 200
+    for other in others:
+        other.writer.close()
+    await until(lambda: not inflight.held_bytes)
+
+
+async def test_bodies_over_the_bound_are_refused_and_freed(broker, client):
+    broker.handler = broker.park
+    others = [await broker.connect() for _ in range(2)]
+    for other in others:
+        broker.serving.clear()
+        other.send(b"x" * LIMIT_BYTES)
+        await broker.serving.wait()
+    status, _, body = await client.send(b"y" * LIMIT_BYTES).answer()
+    assert status == 503
+    assert b"not_applied" in body
+    for other in others:
+        other.writer.close()
+    await until(lambda: not broker.context.inflight.held_bytes)
+
+
+async def test_a_client_that_goes_away_ends_its_request(broker, client):
+    broker.handler = broker.park
+    client.send(b"x")
+    await broker.serving.wait()
+    client.writer.close()
+    await broker.cancelled.wait()
+
+
+async def test_stopping_answers_what_is_served_and_closes_what_is_idle(broker, client):
+    proceed = asyncio.Event()
+
+    async def wait(context, post):
+        broker.serving.set()
+        await proceed.wait()
+        return await broker.echo(context, post)
+
+    broker.handler = wait
+    idle = await broker.connect()
+    client.send(b"x")
+    await broker.serving.wait()
+    stopping = asyncio.create_task(broker.listener.stop(timeout_s=FAR_S))
+    assert await idle.ended()
+    proceed.set()
+    _, fields, body = await client.answer()
+    assert (body, fields["connection"]) == (b"<x>", "close")
+    assert await client.ended()
+    await stopping
+
+
+async def test_stopping_gives_up_on_what_takes_too_long(broker, client):
+    broker.handler = broker.park
+    client.send(b"x")
+    await broker.serving.wait()
+    await broker.listener.stop(timeout_s=0)
+    await broker.cancelled.wait()
+
+
+def pass_time(broker, seconds):
+    loop = asyncio.get_running_loop()
+    for connection in tuple(broker.listener._connections):
+        connection.check_deadline(loop.time() + seconds)
+
+
+async def opened(broker):
+    await until(lambda: broker.listener._connections)
+
+
+async def test_an_idle_connection_is_closed_after_its_time(broker, client):
+    await client.send(b"x").answer()
+    pass_time(broker, connections.KEEP_ALIVE_S - 1)
+    await client.send(b"x").answer()
+    pass_time(broker, connections.KEEP_ALIVE_S + 1)
+    assert await client.ended()
+
+
+async def test_a_head_that_stands_still_is_given_up(broker, client):
+    client.writer.write(b"POST /here HT")
+    await opened(broker)
+    connection = next(iter(broker.listener._connections))
+    await until(lambda: not connection.is_idle)
+    pass_time(broker, connections.RECEIVE_IDLE_S - 1)
+    assert not client.reader.at_eof()
+    pass_time(broker, connections.RECEIVE_IDLE_S + 1)
+    assert await client.ended()
+
+
+@pytest.mark.parametrize("come", [3, 100_000])
+async def test_a_body_that_stands_still_is_given_up_and_told(broker, client, come):
+    client.send(b"x" * come, announced=1_000_000)
+    inflight = broker.context.inflight
+    await until(lambda: inflight.held_bytes >= come)
+    pass_time(broker, connections.RECEIVE_IDLE_S + 1)
+    status, _, body = await client.answer()
+    assert status == 504
+    assert b"not_applied" in body
+    assert await client.ended()
+    assert inflight.held_bytes == 0
+
+
+async def test_an_answer_that_is_not_taken_is_given_up(broker, client):
+    async def much(context, post):
+        return Answer(200, "a/b", (bytes(64 << 20),))
+
+    broker.handler = much
+    client.send(b"x")
+    await opened(broker)
+    connection = next(iter(broker.listener._connections))
+    await until(lambda: connection._send_blocked is not None)
+    # The first look notes what is unsent; while less and less is, there is no haste.
+    pass_time(broker, connections.SEND_IDLE_S + 1)
+    assert await client.reader.read(1)
+    pass_time(broker, 2 * connections.SEND_IDLE_S + 2)
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await client.reader.readexactly(64 << 20)
+
+
+async def test_a_request_is_not_begun_before_the_answer_before_it_is_taken(broker, client):
+    async def much(context, post):
+        return Answer(200, "a/b", (bytes(16 << 20),))
+
+    broker.handler = much
+    client.send(b"x").send(b"y")
+    assert len((await client.answer())[2]) == 16 << 20
+    assert len((await client.answer())[2]) == 16 << 20
+    assert [post.body for post in broker.posts] == [b"x", b"y"]
