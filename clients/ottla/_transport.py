@@ -11,7 +11,7 @@ import errno
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -234,7 +234,7 @@ class MockTransport:
     ) -> Response:
         answer = self._handler(method, url, path, body)
         if not inspect.isawaitable(answer):
-            return cast("Response", answer)
+            return answer
         try:
             async with asyncio.timeout(timeout_ms / 1000):
                 return await answer

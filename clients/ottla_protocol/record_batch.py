@@ -81,6 +81,8 @@ _CRC_OFFSET = 17
 _ATTRIBUTES = struct.Struct(">h")
 _MAX_TIMESTAMP = struct.Struct(">q")
 _MAX_TIMESTAMP_OFFSET = 35
+_PRODUCER = struct.Struct(">qhi")
+_PRODUCER_OFFSET = 43
 
 # Below this size one slice copy is cheaper than a window object.
 _CRC_COPY_BYTES = 64 * 1024
@@ -333,6 +335,17 @@ def patch_batch(buffer: bytearray | memoryview, *, base_offset: int, leader_epoc
     """Write what the leader assigns, in place; the CRC does not cover it and stays right."""
     _BASE_OFFSET.pack_into(buffer, 0, base_offset)
     _LEADER_EPOCH.pack_into(buffer, _LEADER_EPOCH_OFFSET, leader_epoch)
+
+
+def set_producer(
+    buffer: bytearray, *, producer_id: int, producer_epoch: int, base_sequence: int
+) -> None:
+    """Write what an idempotent producer numbers its batches with, in place, and renew the CRC.
+
+    For a producer's own batch that has to be sent under another number.
+    """
+    _PRODUCER.pack_into(buffer, _PRODUCER_OFFSET, producer_id, producer_epoch, base_sequence)
+    seal_batch(buffer)
 
 
 def seal_batch(buffer: bytearray | memoryview) -> None:

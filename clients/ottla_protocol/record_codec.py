@@ -18,7 +18,7 @@ are taken away again: a program that imports aiokafka itself still gets all of i
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -168,16 +168,75 @@ def encode_batch(
         raise MessageTooLargeError(f"record batch is larger than {MAX_BATCH_BYTES} bytes")
     batch: bytearray = builder.build()
     if compression is not Compression.NONE:
-        with memoryview(batch) as view:
-            compressed = deflate(compression, view[HEADER_BYTES:])
-        batch[HEADER_BYTES:] = compressed
-        batch[_COMPRESSION_BYTE] |= compression
+        _compress(batch, compression)
     if is_control:
         batch[_COMPRESSION_BYTE] |= CONTROL_BIT
     if is_control or compression is not Compression.NONE:
         seal_batch(batch)
     patch_batch(batch, base_offset=base_offset, leader_epoch=leader_epoch)
     return batch
+
+
+class BatchBuilder:
+    """A batch that grows record by record, for a producer that encodes as records come.
+
+    Args:
+        limit_bytes: the size at which the batch is full. The first record is taken whatever its
+            size, so its caller has to check that.
+
+    Attributes:
+        append: `(delta, timestamp, key, value, headers)`; None when the record does not fit any
+            more, anything else when it is in. It is the codec's own method, because one more
+            Python call for each record is what a fast producer cannot afford; so nothing is
+            checked here: deltas run from 0 without gaps, timestamps are at least 0, keys and values
+            are bytes or None, headers a list of (str, bytes or None).
+    """
+
+    __slots__ = ("_builder", "append")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._builder = _codec.DefaultRecordBatchBuilder(
+            MAGIC,
+            Compression.NONE,
+            False,  # noqa: FBT003 - the codec takes positions only
+            NO_PRODUCER_ID,
+            NO_PRODUCER_EPOCH,
+            NO_SEQUENCE,
+            limit_bytes,
+        )
+        self.append: Callable[
+            [int, int, bytes | None, bytes | None, list[tuple[str, bytes | None]]], object | None
+        ] = self._builder.append
+
+    @property
+    def size_bytes(self) -> int:
+        """The batch's size so far, header included and uncompressed."""
+        return int(self._builder.size())
+
+    def build(
+        self,
+        *,
+        compression: Compression = Compression.NONE,
+        producer_id: int = NO_PRODUCER_ID,
+        producer_epoch: int = NO_PRODUCER_EPOCH,
+        base_sequence: int = NO_SEQUENCE,
+    ) -> bytearray:
+        """The finished batch; the builder must not be used any more."""
+        self._builder.set_producer_state(producer_id, producer_epoch, base_sequence)
+        batch: bytearray = self._builder.build()
+        if compression is not Compression.NONE:
+            _compress(batch, compression)
+            seal_batch(batch)
+        patch_batch(batch, base_offset=0, leader_epoch=NO_LEADER_EPOCH)
+        return batch
+
+
+def _compress(batch: bytearray, compression: Compression) -> None:
+    """Compress the records in place; the batch has to be sealed afterwards."""
+    with memoryview(batch) as view:
+        compressed = deflate(compression, view[HEADER_BYTES:])
+    batch[HEADER_BYTES:] = compressed
+    batch[_COMPRESSION_BYTE] |= compression
 
 
 def decode_batch(buffer: Buffer, *, max_inflated_bytes: int) -> list[Record]:
