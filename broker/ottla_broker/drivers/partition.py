@@ -33,6 +33,9 @@ from ottla_protocol.errors import (
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.record_batch import BatchHeader
 
+GATHER_COMMITS_MS = 5
+"""How long a leader's commit waits for company, under load."""
+
 
 @dataclass(frozen=True, slots=True)
 class Appended:
@@ -149,6 +152,8 @@ class Partition:
         # The epoch begins at a durable end; nothing is appended here while there is no role.
         await self.log.wait_durable(self.log.next_offset)
         self.log.assign_epoch(state.leader_epoch)
+        # With followers an ack waits for their rounds, which take longer than this.
+        self.log.gather_commits(GATHER_COMMITS_MS if len(state.replicas) > 1 else 0)
         now_ms = monotonic_ms()
         self.leader = PartitionLeader(
             local_id=self._node_id,
@@ -188,6 +193,7 @@ class Partition:
         """Whoever waits for an ack of the former epoch learns that its outcome is unknown."""
         self.leader = None
         self.follower = None
+        self.log.gather_commits(0)
         self._ack_waiters.fail(
             NotLeaderOrFollowerError(
                 f"{self.name} moved to leader epoch {state.leader_epoch} before the ack",

@@ -2,8 +2,9 @@
 
 A commit costs one fsync, whatever is in it. So appends only queue; the writer takes everything
 that has gathered while the last commit ran and commits it as one transaction: the slower the
-disk, the larger the groups. Durability is told to waiters by offset: `durable_end` is the first
-offset that is not yet committed and only rises.
+disk, the larger the groups. Where others are slower still it waits a little for more (`gather`).
+Durability is told to waiters by offset: `durable_end` is the first offset that is not yet committed
+and only rises.
 
 The writer task belongs to the log. No request can cancel it: a client that goes away ends only
 its own wait. Any failure of a commit is final: what the disk holds is then unknown, so every wait
@@ -30,6 +31,13 @@ class QueuedBatch(NamedTuple):
     batch: StoredBatch
     row: Row
     follows_gap: bool
+
+
+GATHER_BATCHES = 2
+"""From how many batches in the last commit the next one waits for company."""
+
+GATHER_BYTES = 256 << 10
+"""What makes a commit worth its fsync without company."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,10 @@ class GroupCommit:
         self._on_durable = on_durable
         self._on_failure = on_failure
         self._group_bytes_max = group_bytes_max
+        self._gather_ms = 0
+        self._last_group_batches = 0
+        # Set while a commit waits for company.
+        self._gathering: asyncio.Future[None] | None = None
         self._queue: deque[Queued] = deque()
         # Invariant: exactly the batches from durable_end on, those being written included.
         self._pending = BatchRun()
@@ -101,12 +113,22 @@ class GroupCommit:
         """Whether nothing is queued or being written."""
         return self._written == self._queued
 
+    def gather(self, gather_ms: int) -> None:
+        """Let a commit wait this long for company; with 0 it does not.
+
+        For a log whose acknowledgements wait for other disks too, and longer.
+        """
+        self._gather_ms = gather_ms
+        self._stop_gathering()
+
     def enqueue(self, item: Queued) -> None:
         """Queue something for the next commit."""
         assert not self._closing, "append to a closed log"
         if isinstance(item, QueuedBatch):
             self._pending.append(item.batch)
             self.pending_bytes += len(item.batch.data)
+            if self.pending_bytes >= GATHER_BYTES:
+                self._stop_gathering()
         self._queue.append(item)
         self._queued += 1
         self._wake.set()
@@ -131,6 +153,7 @@ class GroupCommit:
         waiter = asyncio.get_running_loop().create_future()
         self._waiter_sequence += 1
         heapq.heappush(self._waiters, (next_offset, self._waiter_sequence, waiter))
+        self._stop_gathering()
         await waiter
 
     async def drain(self) -> None:
@@ -143,6 +166,7 @@ class GroupCommit:
         if not self.is_idle:
             waiter = asyncio.get_running_loop().create_future()
             self._drainers.append((self._queued, waiter))
+            self._stop_gathering()
             await waiter
 
     def reset(self, durable_end: int) -> None:
@@ -154,6 +178,7 @@ class GroupCommit:
         """Commit what is queued and end the writer."""
         self._closing = True
         self._wake.set()
+        self._stop_gathering()
         await asyncio.wait((self._task,))
 
     def fail(self, failure: StorageError) -> None:
@@ -180,12 +205,15 @@ class GroupCommit:
     async def _run(self) -> None:
         while True:
             while self._queue:
+                if self._more_will_come:
+                    await self._gather()
                 before = len(self._queue)
                 item = self._take()
                 taken = before - len(self._queue)
                 await self._write(item)
                 self._written += taken
                 if isinstance(item, Group) and item.end_offset is not None:
+                    self._last_group_batches = len(item.rows)
                     self._committed(len(item.rows), item.end_offset)
                 while self._drainers and self._drainers[0][0] <= self._written:
                     _finish(self._drainers.popleft()[1])
@@ -193,6 +221,34 @@ class GroupCommit:
                 return
             self._wake.clear()
             await self._wake.wait()
+
+    @property
+    def _more_will_come(self) -> bool:
+        """Whether to wait for more before the next commit.
+
+        Only while commits meet company anyway: a client that is alone never waits for others. And
+        not for whoever waits for this very disk.
+        """
+        return (
+            self._gather_ms > 0
+            and self._last_group_batches >= GATHER_BATCHES
+            and self.pending_bytes < GATHER_BYTES
+            and not self._waiters
+            and not self._drainers
+            and not self._closing
+        )
+
+    async def _gather(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._gathering = loop.create_future()
+        timer = loop.call_later(self._gather_ms / 1000, self._stop_gathering)
+        await self._gathering
+        timer.cancel()
+        self._gathering = None
+
+    def _stop_gathering(self) -> None:
+        if self._gathering is not None and not self._gathering.done():
+            self._gathering.set_result(None)
 
     def _take(self) -> Group | QueuedRoll:
         """The next transaction: up to the byte limit, and never across the start of a segment."""

@@ -329,6 +329,10 @@ class PartitionLog:
         self.assign_epoch(leader_epoch)
         await self._commits.drain()
 
+    def gather_commits(self, gather_ms: int) -> None:
+        """See `GroupCommit.gather`."""
+        self._commits.gather(gather_ms)
+
     async def wait_durable(self, next_offset: int) -> None:
         """Wait until `log_end_offset` is at least `next_offset`.
 
