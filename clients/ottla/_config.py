@@ -79,9 +79,8 @@ class ProducerOptions(TypedDict, total=False):
 
 
 class AdminOptions(TypedDict, total=False):
-    """The keywords of Admin, for type checkers; AdminConfig tells what each means."""
+    """The keywords of Admin beside bootstrap_servers, for type checkers; see AdminConfig."""
 
-    bootstrap_servers: str | Iterable[str]
     client_id: str
     request_timeout_ms: int
     default_api_timeout_ms: int

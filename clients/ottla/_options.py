@@ -71,7 +71,7 @@ def choice(values: Mapping[Any, Any]) -> Parser:
         for known, meaning in values.items():
             if type(known) is type(wanted) and known == wanted:
                 return meaning
-        names = ", ".join(str(known) for known in values)
+        names = ", ".join(str(known) for known in values if known is not None)
         raise ConfigError(f"{option} must be one of {names}, not {value!r}", option=option)
 
     return parse

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from itertools import count
 from random import Random
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
 from ottla._errors import ConfigError, InvalidRecordError
 from ottla_protocol.models import TopicDescription
@@ -286,7 +286,8 @@ def resolve_partitioner(
         raise ConfigError(
             f"partitioner must be {wanted}, not {type(spec).__qualname__}", option="partitioner"
         )
-    return CustomPartitioner(method, close if callable(close) else None)
+    function = cast("PartitionFunction", method)
+    return CustomPartitioner(function, close if callable(close) else None)
 
 
 def _no_partitions(topic: str) -> InvalidRecordError:
