@@ -112,6 +112,13 @@ class InvalidReplicationFactorError(InvalidRequestError):
     title = "Invalid replication factor"
 
 
+class InvalidReplicaAssignmentError(InvalidRequestError):
+    """A partition cannot have these replicas."""
+
+    code = "INVALID_REPLICA_ASSIGNMENT"
+    title = "Invalid replica assignment"
+
+
 class InvalidConfigError(InvalidRequestError):
     """A topic config is unknown or out of range."""
 
@@ -281,6 +288,13 @@ class IneligibleReplicaError(ConflictError):
     title = "Ineligible replica"
 
 
+class NoReassignmentInProgressError(ConflictError):
+    """There is no reassignment of the partition that could be called off."""
+
+    code = "NO_REASSIGNMENT_IN_PROGRESS"
+    title = "No reassignment in progress"
+
+
 class OutOfOrderSequenceNumberError(ConflictError):
     """The batch's sequence does not follow the last one; the expected one is a member."""
 
@@ -347,6 +361,13 @@ class LeaderNotAvailableError(UnavailableError):
     code = "LEADER_NOT_AVAILABLE"
     title = "Leader not available"
     refresh_metadata = True
+
+
+class PreferredLeaderNotAvailableError(UnavailableError):
+    """The partition's first replica is not active, or not in sync."""
+
+    code = "PREFERRED_LEADER_NOT_AVAILABLE"
+    title = "Preferred leader not available"
 
 
 class ControllerNotAvailableError(UnavailableError):

@@ -226,7 +226,7 @@ class ReplicaManager:
                 log.info("leading", partition=hosted.name, leader_epoch=state.leader_epoch)
             await hosted.become_leader(
                 state,
-                min_insync_replicas=effective_min_isr(topic),
+                min_insync_replicas=effective_min_isr(topic, state),
                 eligible=_eligible(image),
                 draining=_draining(image),
             )

@@ -5,6 +5,8 @@ command with an unknown field is refused: the controller would ignore what the s
 response may gain fields.
 """
 
+from typing import Any
+
 import msgspec
 
 from ottla_cluster.controller.topic_configs import ConfigValue
@@ -96,14 +98,46 @@ class AlterTopicConfigs(_Command, frozen=True, tag="alter_topic_configs"):
     configs: dict[str, ConfigValue | None]
 
 
+class AddPartitions(_Command, frozen=True, tag="add_partitions"):
+    """Gives a topic more partitions."""
+
+    name: str
+    partitions: int
+    """How many there are to be in all."""
+
+
 class DeleteTopic(_Command, frozen=True, tag="delete_topic"):
     """Removes a topic with all its records."""
 
     name: str
 
 
+class TopicPartition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One partition by its topic's name."""
+
+    topic: str
+    partition: int
+
+
 class ElectPreferred(_Command, frozen=True, tag="elect_preferred"):
-    """Gives leadership back to every preferred leader that is active and in sync."""
+    """Gives leadership back to preferred leaders that are active and in sync."""
+
+    partitions: tuple[TopicPartition, ...] | None = None
+    """None for every partition."""
+
+
+class Reassignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The replicas that a partition is to have; None calls its reassignment off."""
+
+    topic: str
+    partition: int
+    replicas: tuple[int, ...] | None
+
+
+class AlterReassignments(_Command, frozen=True, tag="alter_reassignments"):
+    """Begins, replaces or calls off reassignments, each on its own."""
+
+    reassignments: tuple[Reassignment, ...]
 
 
 class AllocateProducerIds(_Command, frozen=True, tag="allocate_producer_ids"):
@@ -124,6 +158,8 @@ Command = (
     | DeleteTopic
     | ElectPreferred
     | AllocateProducerIds
+    | AddPartitions
+    | AlterReassignments
 )
 """Any command of the controller."""
 
@@ -201,10 +237,53 @@ class DeleteTopicResponse(_Response, frozen=True, tag="topic_deleted"):
     topic_id: str
 
 
+class AddPartitionsResponse(_Response, frozen=True, tag="partitions_added"):
+    """The topic as it is now, with all its partitions."""
+
+    name: str
+    topic_id: str
+    partitions: tuple[PartitionState, ...]
+    configs: dict[str, ConfigValue]
+
+
+class ElectionResult(msgspec.Struct, frozen=True):
+    """What became of one partition's election.
+
+    `elected` is false, without an error, where the preferred replica leads already.
+    """
+
+    topic: str
+    partition: int
+    leader: int | None
+    elected: bool
+    error: dict[str, Any] | None = None
+    """A problem document."""
+
+
 class ElectPreferredResponse(_Response, frozen=True, tag="preferred_elected"):
-    """How many leaderships returned."""
+    """How many leaderships returned.
+
+    `results` has every partition that was named; where none was, those that their preferred replica
+    did not lead.
+    """
 
     moved: int
+    results: tuple[ElectionResult, ...] = ()
+
+
+class ReassignmentResult(msgspec.Struct, frozen=True):
+    """What became of one reassignment: begun, replaced or called off where there is no error."""
+
+    topic: str
+    partition: int
+    error: dict[str, Any] | None = None
+    """A problem document."""
+
+
+class AlterReassignmentsResponse(_Response, frozen=True, tag="reassignments_altered"):
+    """Results in the order of the command."""
+
+    results: tuple[ReassignmentResult, ...]
 
 
 class AllocateProducerIdsResponse(_Response, frozen=True, tag="producer_ids_allocated"):
@@ -225,6 +304,8 @@ Response = (
     | DeleteTopicResponse
     | ElectPreferredResponse
     | AllocateProducerIdsResponse
+    | AddPartitionsResponse
+    | AlterReassignmentsResponse
 )
 """Any response of the controller."""
 

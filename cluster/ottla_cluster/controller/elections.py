@@ -14,13 +14,15 @@ Change = tuple[PartitionChanged, ...]
 """One changed partition, or nothing."""
 
 
-def effective_min_isr(topic: Topic) -> int:
+def effective_min_isr(topic: Topic, partition: Partition) -> int:
     """How many replicas must be in sync for an acks=all write.
 
-    The smaller of `min.insync.replicas` and the replication factor, so that a topic with one
-    replica can be written under a cluster-wide setting of two.
+    The smaller of `min.insync.replicas` and the number of replicas, so that a topic with one
+    replica can be written under a cluster-wide setting of two. Replicas that a reassignment adds
+    count from its end on: while they catch up they must not stop writes.
     """
-    return min(integer_config(topic.configs, MIN_INSYNC_REPLICAS), topic.replication_factor)
+    wanted = integer_config(topic.configs, MIN_INSYNC_REPLICAS)
+    return min(wanted, len(partition.former_replicas))
 
 
 def elect_leader(
@@ -81,7 +83,7 @@ def broker_drains(image: MetadataImage, topic: Topic, partition: Partition, node
     isr = partition.isr
     remaining = without(isr, node_id)
     active_count = sum(1 for member in remaining if image.is_active(member))
-    if leader != node_id and active_count >= effective_min_isr(topic):
+    if leader != node_id and active_count >= effective_min_isr(topic, partition):
         isr = remaining
     return change(partition, isr=isr, leader=leader)
 

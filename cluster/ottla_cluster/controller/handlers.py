@@ -13,8 +13,10 @@ from ottla_cluster.controller.broker_handlers import (
     register_broker,
 )
 from ottla_cluster.controller.commands import (
+    AddPartitions,
     AllocateProducerIds,
     AlterPartition,
+    AlterReassignments,
     AlterTopicConfigs,
     Command,
     CreateTopic,
@@ -29,9 +31,18 @@ from ottla_cluster.controller.commands import (
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.controller.partition_handlers import alter_partition, elect_preferred
 from ottla_cluster.controller.producer_id_handlers import allocate_producer_ids
+from ottla_cluster.controller.reassignment_handlers import (
+    alter_reassignments,
+    finish_reassignments,
+)
 from ottla_cluster.controller.records import MetadataRecord
 from ottla_cluster.controller.result import Result
-from ottla_cluster.controller.topic_handlers import alter_topic_configs, create_topic, delete_topic
+from ottla_cluster.controller.topic_handlers import (
+    add_partitions,
+    alter_topic_configs,
+    create_topic,
+    delete_topic,
+)
 
 if TYPE_CHECKING:
     from random import Random
@@ -58,6 +69,13 @@ def handle(
     Raises:
         OttlaError: the command is refused; nothing changes. Each handler names its own.
     """
+    # Whatever changes an ISR or a leader may be what a reassignment has waited for.
+    return finish_reassignments(image, _decide(image, command, random, config))
+
+
+def _decide(  # noqa: C901  one case for each command
+    image: MetadataImage, command: Command, random: "Random", config: "ControllerConfig"
+) -> Result[MetadataRecord, Response]:
     match command:
         case Heartbeat():
             return heartbeat(image, command)
@@ -71,10 +89,14 @@ def handle(
             return create_topic(image, command, config, random)
         case AlterTopicConfigs():
             return alter_topic_configs(image, command, config)
+        case AddPartitions():
+            return add_partitions(image, command, config, random)
         case DeleteTopic():
             return delete_topic(image, command)
         case ElectPreferred():
-            return elect_preferred(image)
+            return elect_preferred(image, command.partitions)
+        case AlterReassignments():
+            return alter_reassignments(image, command)
         case AllocateProducerIds():
             return allocate_producer_ids(image, command)
         case FormCluster():

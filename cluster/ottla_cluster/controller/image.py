@@ -19,6 +19,7 @@ from ottla_cluster.controller.records import (
     MetadataRecord,
     PartitionChanged,
     PartitionCreated,
+    PartitionReassigned,
     ProducerIdsAllocated,
     TopicConfigsChanged,
     TopicCreated,
@@ -69,6 +70,9 @@ class Partition:
     Invariants: `isr` is not empty, in the order of `replicas` and a subset of them; the leader is
     in `isr` or none; `leader_epoch` and `partition_epoch` only rise, and there is one leader (one
     incarnation of one broker) per leader epoch.
+
+    While a reassignment is under way, `replicas` are the former ones with the added ones behind
+    them (KIP-455); at its end they become `target_replicas`.
     """
 
     topic_id: str
@@ -82,8 +86,30 @@ class Partition:
     """Rises when the leader changes, also to none."""
     partition_epoch: int
     """Rises with every change; what compare-and-set proposals name."""
+    adding_replicas: tuple[int, ...] = ()
+    """Those of `replicas` that the reassignment under way has added."""
+    target_replicas: tuple[int, ...] = ()
+    """What `replicas` will be at the end of the reassignment; empty when none is under way."""
+
+    @property
+    def is_reassigning(self) -> bool:
+        """Whether a reassignment is under way."""
+        return self.target_replicas != ()
+
+    @property
+    def former_replicas(self) -> tuple[int, ...]:
+        """The replicas without what the reassignment under way has added."""
+        return tuple(n for n in self.replicas if n not in self.adding_replicas)
+
+    @property
+    def removing_replicas(self) -> tuple[int, ...]:
+        """The replicas that the reassignment under way will remove."""
+        if not self.is_reassigning:
+            return ()
+        return tuple(n for n in self.replicas if n not in self.target_replicas)
 
     def __post_init__(self) -> None:
+        assert set(self.adding_replicas) <= set(self.target_replicas) <= set(self.replicas), self
         assert len(set(self.replicas)) == len(self.replicas) > 0, self
         assert self.isr, self
         assert self.isr == tuple(n for n in self.replicas if n in self.isr), self
@@ -100,11 +126,14 @@ class Topic:
     """What the topic sets itself, typed; defaults are in `topic_configs`."""
     partitions: tuple[Partition, ...]
     """Indexed by partition number."""
+    former_partition_counts: tuple[int, ...] = ()
+    """How many partitions it had before each increase, oldest first."""
 
     @property
     def replication_factor(self) -> int:
-        """How many replicas its partitions have."""
-        return len(self.partitions[0].replicas)
+        """How many replicas its first partition has, or will have after its reassignment."""
+        first = self.partitions[0]
+        return len(first.target_replicas or first.replicas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +266,8 @@ class _Draft:
                 self._create_partition(record)
             case PartitionChanged():
                 self._change_partition(record)
+            case PartitionReassigned():
+                self._reassign_partition(record)
             case TopicConfigsChanged():
                 topics = self._own_topics()
                 topics[record.topic_id] = replace(topics[record.topic_id], configs=record.configs)
@@ -252,7 +283,7 @@ class _Draft:
         for topic_id, partitions in self._partitions.items():
             assert partitions, f"topic {topic_id} has no partitions"
             topics = self._own_topics()
-            topics[topic_id] = replace(topics[topic_id], partitions=tuple(partitions))
+            topics[topic_id] = _with_partitions(topics[topic_id], tuple(partitions))
         image = self._image
         return MetadataImage(
             version=self._version,
@@ -323,11 +354,24 @@ class _Draft:
     def _change_partition(self, record: PartitionChanged) -> None:
         partitions = self._own_partitions(record.topic_id)
         before = partitions[record.partition]
-        leader_changes = record.leader != before.leader
-        assert record.partition_epoch == before.partition_epoch + 1, (before, record)
-        assert record.leader_epoch == before.leader_epoch + leader_changes, (before, record)
+        _check_epochs(before, record)
         partitions[record.partition] = replace(
             before,
+            isr=record.isr,
+            leader=record.leader,
+            leader_epoch=record.leader_epoch,
+            partition_epoch=record.partition_epoch,
+        )
+
+    def _reassign_partition(self, record: PartitionReassigned) -> None:
+        partitions = self._own_partitions(record.topic_id)
+        before = partitions[record.partition]
+        _check_epochs(before, record)
+        partitions[record.partition] = replace(
+            before,
+            replicas=record.replicas,
+            adding_replicas=record.adding_replicas,
+            target_replicas=record.target_replicas,
             isr=record.isr,
             leader=record.leader,
             leader_epoch=record.leader_epoch,
@@ -353,6 +397,20 @@ class _Draft:
         if topic_id not in self._partitions:
             self._partitions[topic_id] = list(self._own_topics()[topic_id].partitions)
         return self._partitions[topic_id]
+
+
+def _check_epochs(before: Partition, record: PartitionChanged | PartitionReassigned) -> None:
+    leader_changes = record.leader != before.leader
+    assert record.partition_epoch == before.partition_epoch + 1, (before, record)
+    assert record.leader_epoch == before.leader_epoch + leader_changes, (before, record)
+
+
+def _with_partitions(topic: Topic, partitions: tuple[Partition, ...]) -> Topic:
+    count = len(topic.partitions)
+    if 0 < count < len(partitions):
+        former = (*topic.former_partition_counts, count)
+        return replace(topic, partitions=partitions, former_partition_counts=former)
+    return replace(topic, partitions=partitions)
 
 
 @dataclass(frozen=True, slots=True)

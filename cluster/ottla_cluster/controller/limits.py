@@ -23,6 +23,9 @@ MAX_URL_LENGTH = 255
 MAX_NAME_LENGTH = 255
 """Characters of a rack, of an incarnation id and of a cluster id."""
 
+MAX_REASSIGNMENTS = 1_000
+"""Reassignments in one command; each may be two records of the entry."""
+
 PRODUCER_ID_BLOCK_SIZE = 1_000
 """Producer ids that a broker takes at once; what it has not handed out when it stops is lost."""
 

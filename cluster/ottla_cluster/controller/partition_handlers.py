@@ -1,16 +1,19 @@
 """Handlers that change partitions: a leader's ISR proposal, preferred-leader election."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ottla_cluster.controller.broker_handlers import current_incarnation
 from ottla_cluster.controller.commands import (
     AlterPartition,
     AlterPartitionResponse,
+    ElectionResult,
     ElectPreferredResponse,
     PartitionState,
+    TopicPartition,
 )
 from ottla_cluster.controller.elections import preferred_leader_returns
-from ottla_cluster.controller.image import BrokerState, MetadataImage, Partition
+from ottla_cluster.controller.image import BrokerState, MetadataImage, Partition, Topic
 from ottla_cluster.controller.records import MetadataRecord, PartitionChanged
 from ottla_cluster.controller.result import Result
 from ottla_protocol.errors import (
@@ -19,6 +22,8 @@ from ottla_protocol.errors import (
     InvalidRequestError,
     InvalidUpdateVersionError,
     NotControllerError,
+    PreferredLeaderNotAvailableError,
+    UnknownTopicOrPartitionError,
 )
 
 
@@ -59,14 +64,61 @@ def alter_partition(
     )
 
 
-def elect_preferred(image: MetadataImage) -> Result[MetadataRecord, ElectPreferredResponse]:
-    """Gives leadership back to every preferred leader that is active and in sync."""
-    records = tuple(
-        record
-        for _, partition in image.all_partitions()
-        for record in preferred_leader_returns(image, partition)
-    )
-    return Result(records, ElectPreferredResponse(len(records)))
+def elect_preferred(
+    image: MetadataImage, wanted: Sequence[TopicPartition] | None = None
+) -> Result[MetadataRecord, ElectPreferredResponse]:
+    """Gives leadership back to preferred leaders that are active and in sync.
+
+    Args:
+        image: what is decided on.
+        wanted: the partitions; None for every one that its preferred replica does not lead.
+    """
+    records: list[MetadataRecord] = []
+    results: list[ElectionResult] = []
+    for topic, partition in _to_elect(image) if wanted is None else _named(image, wanted, results):
+        preferred = partition.replicas[0]
+        returned = preferred_leader_returns(image, partition)
+        records.extend(returned)
+        error = None
+        if not returned and partition.leader != preferred:
+            error = PreferredLeaderNotAvailableError(
+                f"Broker {preferred}, the preferred leader of {topic.name}-{partition.partition}, "
+                "is not active or not in sync."
+            ).problem()
+        results.append(
+            ElectionResult(
+                topic=topic.name,
+                partition=partition.partition,
+                leader=preferred if returned else partition.leader,
+                elected=bool(returned),
+                error=error,
+            )
+        )
+    return Result(tuple(records), ElectPreferredResponse(len(records), tuple(results)))
+
+
+def _to_elect(image: MetadataImage) -> Iterator[tuple[Topic, Partition]]:
+    for topic, partition in image.all_partitions():
+        if partition.leader != partition.replicas[0]:
+            yield topic, partition
+
+
+def _named(
+    image: MetadataImage, wanted: Sequence[TopicPartition], results: list[ElectionResult]
+) -> Iterator[tuple[Topic, Partition]]:
+    """Each named partition once; those that do not exist go to the results at once."""
+    for name in dict.fromkeys(wanted):
+        try:
+            topic = image.topic(name.topic)
+            partition = image.partition(name.topic, name.partition)
+        except UnknownTopicOrPartitionError as error:
+            results.append(
+                ElectionResult(
+                    name.topic, name.partition, None, elected=False, error=error.problem()
+                )
+            )
+        else:
+            yield topic, partition
 
 
 def partition_state(partition: Partition, changed: PartitionChanged) -> PartitionState:

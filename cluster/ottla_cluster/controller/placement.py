@@ -8,14 +8,14 @@ room. Ties fall at random for each partition anew, so that the partitions of a b
 taken over by all the others and not by one neighbour.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from random import Random
 
-    from ottla_cluster.controller.image import BrokerRegistration, MetadataImage
+    from ottla_cluster.controller.image import BrokerRegistration, MetadataImage, Partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,14 @@ class BrokerLoad:
 
 def broker_load(image: "MetadataImage") -> BrokerLoad:
     """The load of all topics in the image."""
+    return load_of(partition for _, partition in image.all_partitions())
+
+
+def load_of(partitions: "Iterable[Partition]") -> BrokerLoad:
+    """The load of these partitions."""
     replicas: dict[int, int] = {}
     leaders: dict[int, int] = {}
-    for _, partition in image.all_partitions():
+    for partition in partitions:
         preferred = partition.replicas[0]
         leaders[preferred] = leaders.get(preferred, 0) + 1
         for node_id in partition.replicas:
@@ -45,6 +50,7 @@ def place_partitions(
     replication_factor: int,
     load: BrokerLoad,
     random: "Random",
+    of_topic: BrokerLoad = BrokerLoad(),
 ) -> tuple[tuple[int, ...], ...]:
     """The replicas of each partition, the preferred leader first.
 
@@ -54,12 +60,13 @@ def place_partitions(
         replication_factor: replicas per partition.
         load: what the brokers carry already.
         random: breaks ties.
+        of_topic: what they carry of this topic already, where it is to get more partitions.
     """
     assert 1 <= replication_factor <= len(brokers), (replication_factor, len(brokers))
     racks = {broker.node_id: broker.rack for broker in brokers}
     order = sorted(racks)
-    replica_counts = dict.fromkeys(order, 0)
-    leader_counts = dict.fromkeys(order, 0)
+    replica_counts = {node_id: of_topic.replicas.get(node_id, 0) for node_id in order}
+    leader_counts = {node_id: of_topic.leaders.get(node_id, 0) for node_id in order}
     placed: list[list[int]] = []
     for _ in range(partitions):
         random.shuffle(order)

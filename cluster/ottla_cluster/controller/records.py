@@ -125,6 +125,25 @@ class ProducerIdsAllocated(_Record, frozen=True, tag="pi"):
     next_producer_id: int
 
 
+class PartitionReassigned(_Record, frozen=True, tag="pr"):
+    """A partition's replicas change: a reassignment begins, is called off or comes to its end.
+
+    The epochs rise as in PartitionChanged.
+    """
+
+    topic_id: str
+    partition: int
+    replicas: tuple[int, ...]
+    adding_replicas: tuple[int, ...]
+    """Those of `replicas` that the partition did not have before the reassignment."""
+    target_replicas: tuple[int, ...]
+    """What `replicas` will be at the end; empty when no reassignment is under way (any more)."""
+    isr: tuple[int, ...]
+    leader: int | None
+    leader_epoch: int
+    partition_epoch: int
+
+
 MetadataRecord = (
     ClusterFormed
     | BrokerRegistered
@@ -137,6 +156,7 @@ MetadataRecord = (
     | TopicConfigsChanged
     | TopicRemoved
     | ProducerIdsAllocated
+    | PartitionReassigned
 )
 """Any record of the metadata log."""
 

@@ -1,8 +1,11 @@
 """Handlers that create, configure and remove topics."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ottla_cluster.controller.commands import (
+    AddPartitions,
+    AddPartitionsResponse,
     AlterTopicConfigs,
     AlterTopicConfigsResponse,
     CreateTopic,
@@ -11,9 +14,9 @@ from ottla_cluster.controller.commands import (
     DeleteTopicResponse,
     PartitionState,
 )
-from ottla_cluster.controller.image import MetadataImage
+from ottla_cluster.controller.image import MetadataImage, Partition
 from ottla_cluster.controller.limits import MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_TOPICS
-from ottla_cluster.controller.placement import broker_load, place_partitions
+from ottla_cluster.controller.placement import broker_load, load_of, place_partitions
 from ottla_cluster.controller.records import (
     MetadataRecord,
     PartitionCreated,
@@ -65,21 +68,11 @@ def create_topic(
     configs = parse_configs(command.configs)
     configs.setdefault(MIN_INSYNC_REPLICAS, config.default_min_insync_replicas)
     partitions = _partition_count(image, command, config)
-    replication_factor = _replication_factor(image, command, config)
+    replication_factor = _replication_factor(image, command.replication_factor, config)
     placed = place_partitions(
         image.active_brokers(), partitions, replication_factor, broker_load(image), random
     )
-    states = tuple(
-        PartitionState(
-            partition=partition,
-            replicas=replicas,
-            isr=replicas,
-            leader=replicas[0],
-            leader_epoch=0,
-            partition_epoch=0,
-        )
-        for partition, replicas in enumerate(placed)
-    )
+    states = _new_partition_states(placed, first=0)
     topic_id = None if command.validate_only else _new_topic_id(image, random)
     response = CreateTopicResponse(
         name=command.name,
@@ -120,6 +113,45 @@ def alter_topic_configs(
     return Result((TopicConfigsChanged(topic.topic_id, configs),), response)
 
 
+def add_partitions(
+    image: MetadataImage, command: AddPartitions, config: "ControllerConfig", random: "Random"
+) -> Result[MetadataRecord, AddPartitionsResponse]:
+    """Gives a topic more partitions, placed as those of a new one.
+
+    Raises:
+        InvalidTopicError: the topic is the brokers' own.
+        UnknownTopicOrPartitionError: there is no such topic.
+        InvalidPartitionsError: not more than there are, or too many.
+        InvalidReplicationFactorError: fewer brokers are active than the topic has replicas.
+        UnavailableError: no broker is active.
+    """
+    refuse_internal(command.name)
+    topic = image.topic(command.name)
+    count = len(topic.partitions)
+    if command.partitions <= count:
+        raise InvalidPartitionsError(
+            f"The topic {topic.name!r} has {count} partitions; they can only become more, "
+            f"not {command.partitions}."
+        )
+    _check_partition_limits(image, command.partitions, command.partitions - count)
+    placed = place_partitions(
+        image.active_brokers(),
+        command.partitions - count,
+        _replication_factor(image, topic.replication_factor, config),
+        broker_load(image),
+        random,
+        of_topic=load_of(topic.partitions),
+    )
+    added = _new_partition_states(placed, first=count)
+    response = AddPartitionsResponse(
+        name=topic.name,
+        topic_id=topic.topic_id,
+        partitions=(*(_state_of(partition) for partition in topic.partitions), *added),
+        configs=effective_configs(topic.configs),
+    )
+    return Result(tuple(_partition_created(topic.topic_id, state) for state in added), response)
+
+
 def delete_topic(
     image: MetadataImage, command: DeleteTopic
 ) -> Result[MetadataRecord, DeleteTopicResponse]:
@@ -151,21 +183,26 @@ def _partition_count(image: MetadataImage, command: CreateTopic, config: "Contro
     if len(image.topics) >= MAX_TOPICS:
         raise InvalidPartitionsError(f"The cluster has its maximum of {MAX_TOPICS} topics.")
     partitions = config.default_partitions if command.partitions is None else command.partitions
+    _check_partition_limits(image, partitions, partitions)
+    return partitions
+
+
+def _check_partition_limits(image: MetadataImage, partitions: int, added: int) -> None:
+    """Checks the partitions that a topic is to have, and those that are new, against the limits."""
     if not 1 <= partitions <= MAX_PARTITIONS_PER_TOPIC:
         raise InvalidPartitionsError(
             f"A topic has 1..{MAX_PARTITIONS_PER_TOPIC} partitions, not {partitions}."
         )
     existing = sum(len(topic.partitions) for topic in image.topics.values())
-    if existing + partitions > MAX_PARTITIONS:
+    if existing + added > MAX_PARTITIONS:
         raise InvalidPartitionsError(
-            f"{partitions} partitions more than the existing {existing} would exceed the "
+            f"{added} partitions more than the existing {existing} would exceed the "
             f"cluster's maximum of {MAX_PARTITIONS}."
         )
-    return partitions
 
 
 def _replication_factor(
-    image: MetadataImage, command: CreateTopic, config: "ControllerConfig"
+    image: MetadataImage, wanted: int | None, config: "ControllerConfig"
 ) -> int:
     """The wanted or default number of replicas.
 
@@ -175,7 +212,6 @@ def _replication_factor(
     active = len(image.active_brokers())
     if active == 0:
         raise UnavailableError("No broker is active, so there is nowhere to place partitions.")
-    wanted = command.replication_factor
     if wanted is None:
         wanted = config.default_replication_factor
     if not 1 <= wanted <= active:
@@ -191,6 +227,34 @@ def _new_topic_id(image: MetadataImage, random: "Random") -> str:
     topic_id = f"{random.getrandbits(128):032x}"
     assert topic_id not in image.topics
     return topic_id
+
+
+def _new_partition_states(
+    placed: Sequence[tuple[int, ...]], *, first: int
+) -> tuple[PartitionState, ...]:
+    """New partitions on these replicas, numbered from `first` on."""
+    return tuple(
+        PartitionState(
+            partition=partition,
+            replicas=replicas,
+            isr=replicas,
+            leader=replicas[0],
+            leader_epoch=0,
+            partition_epoch=0,
+        )
+        for partition, replicas in enumerate(placed, first)
+    )
+
+
+def _state_of(partition: Partition) -> PartitionState:
+    return PartitionState(
+        partition=partition.partition,
+        replicas=partition.replicas,
+        isr=partition.isr,
+        leader=partition.leader,
+        leader_epoch=partition.leader_epoch,
+        partition_epoch=partition.partition_epoch,
+    )
 
 
 def _partition_created(topic_id: str, state: PartitionState) -> PartitionCreated:

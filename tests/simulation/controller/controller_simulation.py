@@ -11,7 +11,11 @@ from random import Random
 
 from ottla_cluster.controller.active_controller import ActiveController
 from ottla_cluster.controller.commands import (
+    AddPartitions,
+    AllocateProducerIds,
+    AllocateProducerIdsResponse,
     AlterPartition,
+    AlterReassignments,
     AlterTopicConfigs,
     CreateTopic,
     DeleteTopic,
@@ -19,11 +23,16 @@ from ottla_cluster.controller.commands import (
     FenceBroker,
     Heartbeat,
     IsrMember,
+    Reassignment,
     RegisterBroker,
 )
 from ottla_cluster.controller.config import ControllerConfig
 from ottla_cluster.controller.image import BrokerState, MetadataImage, replay
-from ottla_cluster.controller.records import decode_records
+from ottla_cluster.controller.records import (
+    PartitionChanged,
+    PartitionReassigned,
+    decode_records,
+)
 from ottla_cluster.controller.snapshot import decode_image, encode_image
 from ottla_protocol.errors import OttlaError, TopicAlreadyExistsError
 
@@ -56,7 +65,9 @@ class ControllerSimulation:
         self.leaderships = {}
         self.incarnations = dict.fromkeys(NODE_IDS, 0)
         self.waiting = {}
+        self.producer_ids = set()
         self.counts = {"accepted": 0, "refused": 0, "leaderships": 0, "altered": 0, "elected": 0}
+        self.counts |= {"reassigning": 0, "reassigned": 0, "called_off": 0, "grown": 0, "blocks": 0}
         self._lead()
 
     def run(self, steps):
@@ -114,6 +125,8 @@ class ControllerSimulation:
         for completed in self.controller.committed(index):
             needed = self.waiting.pop(completed.request_id)
             assert needed <= index, "answered before what it saw was committed"
+            if isinstance(completed.outcome, AllocateProducerIdsResponse):
+                self._note_producer_ids(completed.outcome)
         self._replicate(index)
         assert self.controller.committed_image == self.replica
         if not self.waiting:
@@ -122,8 +135,9 @@ class ControllerSimulation:
     def _replicate(self, index):
         for entry in self.log[self.committed_index : index]:
             before = self.replica
-            self.replica = replay(before, decode_records(entry.payload), entry.index)
-            self._check_entry(before, entry)
+            records = decode_records(entry.payload)
+            self.replica = replay(before, records, entry.index)
+            self._check_entry(before, entry, records)
         self.committed_index = index
         self.images = [*self.images, self.replica][-REMEMBERED_IMAGES:]
 
@@ -145,8 +159,11 @@ class ControllerSimulation:
                 self._alter_configs,
                 self._delete_topic,
                 ElectPreferred,
+                self._reassign,
+                self._add_partitions,
+                self._allocate_producer_ids,
             ),
-            weights=(2, 36, 2, 40, 10, 2, 1, 7),
+            weights=(2, 36, 2, 40, 10, 2, 1, 7, 7, 1, 1),
         )[0]()
         if command is not None:
             self._give(command)
@@ -246,6 +263,35 @@ class ControllerSimulation:
     def _delete_topic(self):
         return DeleteTopic(self.random.choice(TOPIC_NAMES))
 
+    def _reassign(self):
+        view = self._view()
+        partitions = [partition for _, partition in view.all_partitions()]
+        if not partitions:
+            return None
+        chosen = self.random.sample(partitions, min(2, len(partitions)))
+        return AlterReassignments(
+            tuple(
+                Reassignment(
+                    partition.topic,
+                    partition.partition,
+                    None
+                    if self.random.random() < 0.15
+                    else tuple(self.random.sample(NODE_IDS, self.random.randint(1, 4))),
+                )
+                for partition in chosen
+            )
+        )
+
+    def _add_partitions(self):
+        return AddPartitions(self.random.choice(TOPIC_NAMES), self.random.randint(1, 5))
+
+    def _allocate_producer_ids(self):
+        view = self._view()
+        if not view.brokers:
+            return None
+        broker = view.brokers[self.random.choice(list(view.brokers))]
+        return AllocateProducerIds(broker.node_id, broker.broker_epoch)
+
     # --- what must hold ---
 
     def _check_refusal(self, command, error):
@@ -284,6 +330,7 @@ class ControllerSimulation:
                     assert image.brokers[member].state is not BrokerState.FENCED
             else:
                 assert not any(image.is_active(n) for n in partition.isr), "it could be led"
+            self._check_reassignment(image, partition)
         names = [topic.name.replace("_", ".") for topic in image.topics.values()]
         assert len(set(names)) == len(names)
         assert {t.name: t.topic_id for t in image.topics.values()} == dict(image.topic_ids)
@@ -291,7 +338,17 @@ class ControllerSimulation:
         assert len(set(epochs)) == len(epochs)
         assert image.next_broker_epoch > max(epochs, default=0)
 
-    def _check_entry(self, before, entry):
+    def _check_reassignment(self, image, partition):
+        if not partition.is_reassigning:
+            assert not partition.adding_replicas
+            return
+        assert set(partition.replicas) == {*partition.former_replicas, *partition.target_replicas}
+        if set(partition.target_replicas) <= set(partition.isr) and partition.leader is not None:
+            heirs = [n for n in partition.target_replicas if image.is_active(n)]
+            assert not heirs, "it could have ended"
+            assert partition.leader not in partition.target_replicas, "it could have ended"
+
+    def _check_entry(self, before, entry, records):
         after = self.replica
         self._check_image(after)
         for node_id, broker in before.brokers.items():
@@ -300,10 +357,17 @@ class ControllerSimulation:
             assert topic_id not in {key[0] for key in self.leaderships}, "a topic id came back"
         for topic_id, topic in after.topics.items():
             former = before.topics.get(topic_id)
+            known = () if former is None else former.partitions
+            assert len(topic.partitions) >= len(known)
+            if 0 < len(known) < len(topic.partitions):
+                assert isinstance(entry.command, AddPartitions)
+                assert topic.former_partition_counts[-1] == len(known)
+                self.counts["grown"] += 1
             for partition in topic.partitions:
                 self._note_leadership(after, partition)
-                if former is not None:
-                    self._check_change(former.partitions[partition.partition], partition, entry)
+            for old, now in zip(known, topic.partitions, strict=False):
+                if old != now:
+                    self._check_change(old, now, entry, records)
 
     def _note_leadership(self, image, partition):
         """One incarnation of one broker leads in one leader epoch, over all of history."""
@@ -312,15 +376,55 @@ class ControllerSimulation:
         holder = (leader, None if leader is None else image.brokers[leader].broker_epoch)
         assert self.leaderships.setdefault(key, holder) == holder, "two leaders in one epoch"
 
-    def _check_change(self, former, now, entry):
-        if former == now:
-            return
-        assert now.partition_epoch == former.partition_epoch + 1
+    def _note_producer_ids(self, block):
+        """No id is ever given twice, whoever leads."""
+        ids = set(range(block.first_producer_id, block.first_producer_id + block.count))
+        assert ids
+        assert not self.producer_ids & ids, "a producer id came back"
+        self.producer_ids |= ids
+        self.counts["blocks"] += 1
+
+    def _check_change(self, former, now, entry, records):
+        key = (now.topic_id, now.partition)
+        changes = [
+            record
+            for record in records
+            if isinstance(record, PartitionChanged | PartitionReassigned)
+            and (record.topic_id, record.partition) == key
+        ]
+        assert now.partition_epoch == former.partition_epoch + len(changes)
+        in_sync = set(former.isr)
+        if isinstance(entry.command, AlterPartition):
+            in_sync |= {member.node_id for member in entry.command.new_isr}
+        assert set(now.isr) <= in_sync, "only a leader knows who is in sync"
         assert now.leader_epoch >= former.leader_epoch
-        assert now.replicas == former.replicas
         if now.leader != former.leader:
-            assert now.leader_epoch == former.leader_epoch + 1
-            assert now.leader is None or now.leader in former.isr, "an unclean election"
+            assert now.leader_epoch > former.leader_epoch
+            assert now.leader is None or now.leader in in_sync, "an unclean election"
             self.counts["elected"] += 1
-        if not isinstance(entry.command, AlterPartition):
-            assert set(now.isr) <= set(former.isr), "only a leader knows who is in sync"
+        self._check_replicas(former, now, entry, in_sync)
+
+    def _check_replicas(self, former, now, entry, in_sync):
+        """Replicas are added and removed by reassignments alone, and removed at their end alone."""
+        asked = isinstance(entry.command, AlterReassignments)
+        if now.is_reassigning:
+            assert asked or now.target_replicas == former.target_replicas
+            assert set(now.replicas) == {*former.former_replicas, *now.target_replicas}
+            self.counts["reassigning"] += now.target_replicas != former.target_replicas
+        elif now.replicas != former.replicas or former.is_reassigning:
+            wanted = former.target_replicas
+            if asked:
+                wanted = next(
+                    each.replicas
+                    for each in entry.command.reassignments
+                    if (each.topic, each.partition) == (now.topic, now.partition)
+                )
+            if now.replicas == former.former_replicas and wanted in {None, now.replicas}:
+                self.counts["called_off"] += 1
+                return
+            assert now.replicas == wanted
+            assert set(wanted) <= in_sync, "switched to a replica that is not in sync"
+            assert set(now.isr) == set(wanted)
+            self.counts["reassigned"] += 1
+        else:
+            assert now.replicas == former.replicas

@@ -2,15 +2,19 @@
 
 from collections import Counter
 
+import msgspec
 import pytest
 
 from ottla_cluster.controller import (
     broker_handlers,
     elections,
     partition_handlers,
+    producer_id_handlers,
+    reassignment_handlers,
     runtime,
 )
 from ottla_cluster.controller.elections import change, without
+from ottla_cluster.controller.records import PartitionChanged
 from tests.simulation.controller.controller_simulation import ControllerSimulation
 
 SEEDS = 150
@@ -41,6 +45,11 @@ def test_random_lives_keep_the_invariants():
     assert total["altered"] > 8 * SEEDS
     assert total["elected"] > 4 * SEEDS
     assert total["leaderships"] > 2 * SEEDS
+    assert total["reassigning"] > 2 * SEEDS
+    assert total["reassigned"] > SEEDS
+    assert total["called_off"] > SEEDS // 5
+    assert total["grown"] > SEEDS // 10
+    assert total["blocks"] > SEEDS // 2
 
 
 def test_a_seed_is_a_life():
@@ -178,6 +187,91 @@ def commits_release_everybody(monkeypatch):
     monkeypatch.setattr(runtime.SpeculativeRuntime, "committed", committed)
 
 
+def a_reassignment_ends_with_one_target_replica_in_sync(monkeypatch):
+    def end(image, partition):
+        isr = partition.isr
+        target = tuple(n for n in partition.target_replicas if n in isr)
+        if not target or (partition.leader not in target and not image.is_active(target[0])):
+            return ()
+        return (
+            reassignment_handlers._reassigned(
+                image, partition, partition.target_replicas, adding=(), target=()
+            ),
+        )
+
+    monkeypatch.setattr(reassignment_handlers, "_end", end)
+
+
+def added_replicas_count_as_in_sync(monkeypatch):
+    real = reassignment_handlers._reassigned
+
+    def reassigned(image, partition, replicas, *, adding, target):
+        record = real(image, partition, replicas, adding=adding, target=target)
+        return msgspec.structs.replace(
+            record, isr=tuple(n for n in replicas if n in {*record.isr, *adding})
+        )
+
+    monkeypatch.setattr(reassignment_handlers, "_reassigned", reassigned)
+
+
+def a_new_target_keeps_what_the_former_one_added(monkeypatch):
+    real = reassignment_handlers._alter
+
+    def alter(image, wanted):
+        partition = image.partition(wanted.topic, wanted.partition)
+        if wanted.replicas is None or not partition.is_reassigning:
+            return real(image, wanted)
+        adding = tuple(n for n in wanted.replicas if n not in partition.replicas)
+        replicas = (*partition.replicas, *adding)
+        return (
+            reassignment_handlers._reassigned(
+                image, partition, replicas, adding=adding, target=wanted.replicas
+            ),
+        )
+
+    monkeypatch.setattr(reassignment_handlers, "_alter", alter)
+
+
+def only_its_own_command_ends_a_reassignment(monkeypatch):
+    real = reassignment_handlers.finish_reassignments
+
+    def finish(image, result):
+        if any(isinstance(record, PartitionChanged) for record in result.records):
+            return result
+        return real(image, result)
+
+    monkeypatch.setattr("ottla_cluster.controller.handlers.finish_reassignments", finish)
+
+
+def a_reassignment_ends_under_a_leader_that_is_removed(monkeypatch):
+    """It forgets to look for an heir, so leadership stays with none until a broker returns."""
+    real = reassignment_handlers._reassigned
+
+    def reassigned(image, partition, replicas, *, adding, target):
+        record = real(image, partition, replicas, adding=adding, target=target)
+        if record.leader == partition.leader:
+            return record
+        return msgspec.structs.replace(record, leader=None)
+
+    monkeypatch.setattr(reassignment_handlers, "_reassigned", reassigned)
+
+
+def a_block_of_producer_ids_begins_within_the_last_one(monkeypatch):
+    real = producer_id_handlers.allocate_producer_ids
+
+    def allocate(image, command):
+        result = real(image, command)
+        (record,) = result.records
+        half = producer_id_handlers.PRODUCER_ID_BLOCK_SIZE // 2
+        first = max(0, result.response.first_producer_id - half)
+        return producer_id_handlers.Result(
+            (msgspec.structs.replace(record, next_producer_id=record.next_producer_id - half),),
+            msgspec.structs.replace(result.response, first_producer_id=first),
+        )
+
+    monkeypatch.setattr("ottla_cluster.controller.handlers.allocate_producer_ids", allocate)
+
+
 def _with(command, **fields):
     known = {name: getattr(command, name) for name in command.__struct_fields__}
     return type(command)(**(known | fields))
@@ -198,6 +292,12 @@ def _with(command, **fields):
         handlers_see_only_what_is_committed,
         refusals_do_not_wait,
         commits_release_everybody,
+        a_reassignment_ends_with_one_target_replica_in_sync,
+        added_replicas_count_as_in_sync,
+        a_new_target_keeps_what_the_former_one_added,
+        only_its_own_command_ends_a_reassignment,
+        a_reassignment_ends_under_a_leader_that_is_removed,
+        a_block_of_producer_ids_begins_within_the_last_one,
     ],
     ids=lambda plant: plant.__name__,
 )

@@ -2,9 +2,11 @@ import msgspec
 import pytest
 
 from ottla_cluster.controller.commands import (
+    AddPartitions,
     AllocateProducerIds,
     AlterPartition,
     AlterPartitionResponse,
+    AlterReassignments,
     AlterTopicConfigs,
     CreateTopic,
     DeleteTopic,
@@ -15,7 +17,9 @@ from ottla_cluster.controller.commands import (
     HeartbeatResponse,
     IsrMember,
     PartitionState,
+    Reassignment,
     RegisterBroker,
+    TopicPartition,
     decode_command,
     decode_response,
     encode_message,
@@ -35,7 +39,10 @@ from ottla_protocol.errors import MalformedBodyError
         AlterTopicConfigs("t", {"durability": None}),
         DeleteTopic("t"),
         ElectPreferred(),
+        ElectPreferred((TopicPartition("t", 0),)),
         AllocateProducerIds(1, 2),
+        AddPartitions("t", 6),
+        AlterReassignments((Reassignment("t", 0, (1, 2)), Reassignment("t", 1, None))),
     ],
     ids=lambda command: type(command).__name__,
 )

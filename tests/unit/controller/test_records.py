@@ -12,6 +12,7 @@ from ottla_cluster.controller.records import (
     CorruptMetadataError,
     PartitionChanged,
     PartitionCreated,
+    PartitionReassigned,
     ProducerIdsAllocated,
     TopicConfigsChanged,
     TopicCreated,
@@ -40,6 +41,9 @@ RECORD = st.one_of(
     st.builds(TopicConfigsChanged, TEXT, CONFIGS),
     st.builds(TopicRemoved, TEXT),
     st.builds(ProducerIdsAllocated, NUMBER, NUMBER, NUMBER),
+    st.builds(
+        PartitionReassigned, TEXT, NUMBER, NODES, NODES, NODES, NODES, LEADER, NUMBER, NUMBER
+    ),
 )
 
 

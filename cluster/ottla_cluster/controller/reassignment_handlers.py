@@ -1,0 +1,178 @@
+"""Handlers that move partitions to other replicas (KIP-455).
+
+A reassignment adds the target replicas behind the present ones and then waits: the added ones fetch
+like any follower, and the leader proposes them for the ISR. Once every target replica is in the
+ISR, the partition switches to the target list in one step: the others leave replicas and ISR, and
+where the leader is among them, a target replica leads. Whoever is no replica any more drops its
+log; at that moment every target replica holds all that is committed.
+
+Until the switch nothing is lost by calling it off: the former replicas are all still there.
+"""
+
+from ottla_cluster.controller.commands import (
+    AlterReassignments,
+    AlterReassignmentsResponse,
+    Reassignment,
+    ReassignmentResult,
+)
+from ottla_cluster.controller.image import MetadataImage, Partition, replay
+from ottla_cluster.controller.limits import MAX_REASSIGNMENTS
+from ottla_cluster.controller.records import (
+    MetadataRecord,
+    PartitionChanged,
+    PartitionReassigned,
+)
+from ottla_cluster.controller.result import ResponseT, Result
+from ottla_cluster.controller.topic_names import refuse_internal
+from ottla_protocol.errors import (
+    InvalidReplicaAssignmentError,
+    InvalidRequestError,
+    NoReassignmentInProgressError,
+    OttlaError,
+)
+
+
+def alter_reassignments(
+    image: MetadataImage, command: AlterReassignments
+) -> Result[MetadataRecord, AlterReassignmentsResponse]:
+    """Begins, replaces or calls off reassignments; one that is refused does not stop the others.
+
+    Raises:
+        InvalidRequestError: more than MAX_REASSIGNMENTS, or two of one partition.
+    """
+    reassignments = command.reassignments
+    if len(reassignments) > MAX_REASSIGNMENTS:
+        raise InvalidRequestError(
+            f"reassignments has {len(reassignments)} members, at most {MAX_REASSIGNMENTS} may be "
+            "altered at once."
+        )
+    if len({(each.topic, each.partition) for each in reassignments}) < len(reassignments):
+        raise InvalidRequestError("reassignments names a partition twice.")
+    records: list[MetadataRecord] = []
+    results: list[ReassignmentResult] = []
+    for each in reassignments:
+        error = None
+        try:
+            records.extend(_alter(image, each))
+        except OttlaError as refusal:
+            error = refusal.problem()
+        results.append(ReassignmentResult(each.topic, each.partition, error))
+    return Result(tuple(records), AlterReassignmentsResponse(tuple(results)))
+
+
+def finish_reassignments(
+    image: MetadataImage, result: Result[MetadataRecord, ResponseT]
+) -> Result[MetadataRecord, ResponseT]:
+    """A handler's result, with the ends of the reassignments that it makes possible.
+
+    The end is a record of its own behind the change that allowed it: a leader that learns of its
+    accepted proposal first knows an older partition epoch than the metadata's, and so takes over
+    what the metadata says when that arrives.
+
+    Args:
+        image: what the handler decided on.
+        result: what it decided.
+    """
+    touched = dict.fromkeys(
+        (record.topic_id, record.partition)
+        for record in result.records
+        if (isinstance(record, PartitionReassigned) and record.target_replicas)
+        or (
+            isinstance(record, PartitionChanged)
+            and image.partition_by_id(record.topic_id, record.partition).is_reassigning
+        )
+    )
+    if not touched:
+        return result
+    after = replay(image, result.records, image.version + 1)
+    ends = tuple(end for key in touched for end in _end(after, after.partition_by_id(*key)))
+    return Result((*result.records, *ends), result.response)
+
+
+def _alter(image: MetadataImage, wanted: Reassignment) -> tuple[PartitionReassigned, ...]:
+    refuse_internal(wanted.topic)
+    partition = image.partition(wanted.topic, wanted.partition)
+    former = partition.former_replicas
+    if wanted.replicas is None:
+        if not partition.is_reassigning:
+            raise NoReassignmentInProgressError(f"{_name(partition)} is not being reassigned.")
+        return (_reassigned(image, partition, former, adding=(), target=()),)
+    _check_target(image, partition, wanted.replicas)
+    if wanted.replicas == former:
+        if not partition.is_reassigning:
+            return ()
+        return (_reassigned(image, partition, former, adding=(), target=()),)
+    adding = tuple(node_id for node_id in wanted.replicas if node_id not in former)
+    return (
+        _reassigned(image, partition, (*former, *adding), adding=adding, target=wanted.replicas),
+    )
+
+
+def _end(image: MetadataImage, partition: Partition) -> tuple[PartitionReassigned, ...]:
+    """The switch to the target replicas, if they are all in sync and one of them can lead."""
+    target = partition.target_replicas
+    if not target or partition.leader is None or not set(target) <= set(partition.isr):
+        return ()
+    if partition.leader not in target and not any(image.is_active(node_id) for node_id in target):
+        return ()
+    return (_reassigned(image, partition, target, adding=(), target=()),)
+
+
+def _reassigned(
+    image: MetadataImage,
+    partition: Partition,
+    replicas: tuple[int, ...],
+    *,
+    adding: tuple[int, ...],
+    target: tuple[int, ...],
+) -> PartitionReassigned:
+    """The record that gives the partition these replicas, its ISR and leader cut down to them.
+
+    Raises:
+        InvalidReplicaAssignmentError: none of them is in sync, or none of those could lead.
+    """
+    isr = tuple(node_id for node_id in replicas if node_id in partition.isr)
+    leader = partition.leader
+    if leader is not None and leader not in isr:
+        leader = next((n for n in replicas if n in isr and image.is_active(n)), None)
+    if not isr or (leader is None and partition.leader is not None):
+        raise InvalidReplicaAssignmentError(
+            f"None of the replicas {list(replicas)} of {_name(partition)} is active and in sync: "
+            "what is committed would be lost."
+        )
+    return PartitionReassigned(
+        topic_id=partition.topic_id,
+        partition=partition.partition,
+        replicas=replicas,
+        adding_replicas=adding,
+        target_replicas=target,
+        isr=isr,
+        leader=leader,
+        leader_epoch=partition.leader_epoch + (leader != partition.leader),
+        partition_epoch=partition.partition_epoch + 1,
+    )
+
+
+def _check_target(image: MetadataImage, partition: Partition, target: tuple[int, ...]) -> None:
+    if not target:
+        raise InvalidReplicaAssignmentError(
+            f"{_name(partition)} must keep at least one replica (null calls a reassignment off)."
+        )
+    if len(set(target)) < len(target):
+        raise InvalidReplicaAssignmentError(
+            f"The replicas {list(target)} of {_name(partition)} repeat a broker."
+        )
+    for node_id in target:
+        if node_id not in image.brokers:
+            raise InvalidReplicaAssignmentError(
+                f"Broker {node_id}, wanted as a replica of {_name(partition)}, is not registered."
+            )
+        if node_id not in partition.replicas and not image.is_active(node_id):
+            raise InvalidReplicaAssignmentError(
+                f"Broker {node_id}, wanted as a replica of {_name(partition)}, is "
+                f"{image.brokers[node_id].state.value}."
+            )
+
+
+def _name(partition: Partition) -> str:
+    return f"{partition.topic}-{partition.partition}"
