@@ -278,22 +278,25 @@ class ServerConnection(asyncio.BufferedProtocol):
         still_s = now_s - self._changed_s
         if self._serving is not None:
             self._check_sending(now_s, still_s)
-        elif self.is_idle:
-            if still_s > KEEP_ALIVE_S:
-                self.close()
         elif self._is_closing:
             # An answer, and then the end: whoever does not take it is left.
             if still_s > RECEIVE_IDLE_S:
                 self.abort()
-        elif still_s > RECEIVE_IDLE_S:
-            if self._request is None:
+        elif self.is_idle:
+            if still_s > KEEP_ALIVE_S:
                 self.close()
-            else:
-                self._refuse(
-                    RequestTimedOutError(
-                        f"nothing more of the body came for {RECEIVE_IDLE_S * 1000:.0f} ms"
-                    )
-                )
+        elif still_s > RECEIVE_IDLE_S:
+            self._give_up_receiving()
+
+    def _give_up_receiving(self) -> None:
+        if self._request is None:
+            self.close()
+            return
+        self._refuse(
+            RequestTimedOutError(
+                f"nothing more of the body came for {RECEIVE_IDLE_S * 1000:.0f} ms"
+            )
+        )
 
     def _check_sending(self, now_s: float, still_s: float) -> None:
         if self._send_blocked is None:
