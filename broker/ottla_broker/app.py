@@ -34,9 +34,11 @@ from ottla_broker.http.context import BrokerContext
 from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.http.listener import Listener
 from ottla_broker.services.batch_fetch import BatchFetchService
+from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_broker.services.forwarder import ProduceForwarder
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.produce import ProduceService
+from ottla_broker.services.producer_ids import ProducerIds
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
@@ -149,6 +151,14 @@ class Broker:
             on_refused=self._controller_client.peer_refused,
             on_failure=self._fail,
         )
+        self._controller_commands = ControllerCommands(
+            metadata=self._metadata, controller=self._controller_client
+        )
+        self._producer_ids = ProducerIds(
+            node_id=settings.node_id,
+            commands=self._controller_commands,
+            broker_epoch=lambda: self._lifecycle.broker_epoch,
+        )
         context = self._context()
         self._runner = web.AppRunner(
             build_application(context),
@@ -166,7 +176,10 @@ class Broker:
     def _context(self) -> BrokerContext:
         settings = self._settings
         topics = TopicService(
-            metadata=self._metadata, controller=self._controller_client, raft=self._raft
+            metadata=self._metadata,
+            controller=self._controller_client,
+            commands=self._controller_commands,
+            raft=self._raft,
         )
         produce = ProduceService(
             node_id=settings.node_id,
@@ -197,6 +210,7 @@ class Broker:
             batch_fetch=BatchFetchService(self._replicas, self._purgatory),
             replication=ReplicationService(self._replicas, self._purgatory),
             idempotency=idempotency,
+            producer_ids=self._producer_ids,
             inflight=InflightBytes(settings.max_inflight_produce_bytes),
             purgatory=self._purgatory,
             readiness=self._readiness,
@@ -267,6 +281,7 @@ class Broker:
             self._listener.stop(timeout_s=CLOSE_TIMEOUT_SECONDS), self._runner.cleanup()
         )
         await replicas_closed
+        await self._producer_ids.stop()
         await self._isr_proposals.stop()
         await self._raft.stop()
         await self._peers.close()

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from ottla_broker.http import health, records, topics
+from ottla_broker.http import health, producer_ids, records, topics
 from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import CONTEXT, BrokerContext, context_of
 from ottla_broker.http.post import Post, PostRoute
@@ -34,6 +34,7 @@ def build_application(context: BrokerContext) -> web.Application:
             web.get(routes.PARTITION_OFFSETS, records.offsets),
             web.get(routes.TOPIC, topics.describe_topic),
             web.delete(routes.TOPIC, topics.delete_topic),
+            web.post(routes.PRODUCER_IDS, producer_ids.allocate_producer_id),
         ]
     )
     for route in POST_ROUTES:

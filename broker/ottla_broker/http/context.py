@@ -15,6 +15,7 @@ from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.services.batch_fetch import BatchFetchService
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.produce import ProduceService
+from ottla_broker.services.producer_ids import ProducerIds
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
@@ -40,6 +41,7 @@ class BrokerContext:
     batch_fetch: BatchFetchService
     replication: ReplicationService
     idempotency: IdempotencyService
+    producer_ids: ProducerIds
     inflight: InflightBytes
     purgatory: Purgatory
     readiness: Callable[[], Readiness]

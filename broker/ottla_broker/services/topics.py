@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.raft_driver import RaftDriver
+from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_cluster.controller.commands import (
     CreateTopic,
     CreateTopicResponse,
@@ -14,7 +14,7 @@ from ottla_cluster.controller.commands import (
 )
 from ottla_cluster.controller.image import BrokerRegistration, Partition, Topic
 from ottla_cluster.controller.topic_configs import effective_configs
-from ottla_protocol.errors import ControllerNotAvailableError, OttlaError, Outcome
+from ottla_protocol.errors import ControllerNotAvailableError
 from ottla_protocol.models import (
     BrokerDescription,
     ClusterDescription,
@@ -24,20 +24,21 @@ from ottla_protocol.models import (
     TopicDescription,
 )
 
-ADMIN_TIMEOUT_MS = 10_000
-"""How long a change of topics may take, a controller's election included."""
-
-RETRY_INTERVAL_MS = 100
-
 
 class TopicService:
     """Describes, creates and deletes topics."""
 
     def __init__(
-        self, *, metadata: MetadataCache, controller: ControllerClient, raft: RaftDriver
+        self,
+        *,
+        metadata: MetadataCache,
+        controller: ControllerClient,
+        commands: ControllerCommands,
+        raft: RaftDriver,
     ) -> None:
         self._metadata = metadata
         self._controller = controller
+        self._commands = commands
         self._raft = raft
 
     async def find(self, name: str) -> Topic:
@@ -87,9 +88,8 @@ class TopicService:
             configs=dict(request.configs),
             validate_only=request.validate_only,
         )
-        response = await self._decide(command)
+        response = await self._commands.change(command)
         assert isinstance(response, CreateTopicResponse)
-        await self._controller.catch_up()
         return TopicDescription(
             name=response.name,
             topic_id=response.topic_id or "",
@@ -105,26 +105,7 @@ class TopicService:
             UnknownTopicOrPartitionError: there is none.
             UnavailableError: no controller decided in time.
         """
-        await self._decide(DeleteTopic(name=name))
-        await self._controller.catch_up()
-
-    async def _decide(self, command: CreateTopic | DeleteTopic) -> object:
-        """Have the controller decide, through an election if one is under way.
-
-        Only what was certainly not applied is sent again: a creation whose answer was lost must
-        not come back as 'already exists'. Callers catch up afterwards, so that this broker shows
-        what it has answered.
-        """
-        deadline_ms = monotonic_ms() + ADMIN_TIMEOUT_MS
-        while True:
-            remaining_ms = max(1, deadline_ms - monotonic_ms())
-            try:
-                return await self._controller.execute(command, timeout_ms=remaining_ms)
-            except OttlaError as error:
-                again = error.retriable and error.outcome is Outcome.NOT_APPLIED
-                if not again or monotonic_ms() >= deadline_ms:
-                    raise
-            await self._metadata.wait_for_change(timeout_ms=RETRY_INTERVAL_MS)
+        await self._commands.change(DeleteTopic(name=name))
 
     def list_topics(self) -> list[TopicDescription]:
         """Every topic, by name."""
