@@ -1,0 +1,279 @@
+"""The admin client for threads, over urllib3."""
+
+import os
+from collections.abc import Iterable, Mapping
+from random import Random
+from threading import Lock
+from time import monotonic, sleep
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack
+
+from ottla import _admin_calls as calls
+from ottla._admin_calls import AdminCall, At, CallAttempts, ConfigValue
+from ottla._config import AdminConfig, AdminOptions
+from ottla._errors import ForkedProcessError
+from ottla._transport import MAX_RESPONSE_BYTES, BrokerUnreachableError, Response
+from ottla_protocol import routes
+from ottla_protocol.errors import Outcome
+from ottla_protocol.models import (
+    BrokerDescription,
+    ClusterDescription,
+    OffsetResponse,
+    TopicDescription,
+)
+
+if TYPE_CHECKING:
+    import urllib3
+
+T = TypeVar("T")
+
+_CONNECTIONS_PER_BROKER = 8
+_CHUNK_BYTES = 64 * 1024
+
+
+class AdminTransport(Protocol):
+    """The way to the brokers, for threads. Several may call at once."""
+
+    def request(
+        self, method: str, url: str, path: str, body: bytes | None, *, timeout_ms: int
+    ) -> Response:
+        """Whatever the broker answered; BrokerUnreachableError when it did not."""
+        ...
+
+    def close(self) -> None:
+        """Close every connection."""
+        ...
+
+
+class Urllib3Transport:
+    """HTTP over urllib3.
+
+    Args:
+        client_id: sent as the first word of User-Agent.
+    """
+
+    def __init__(self, *, client_id: str) -> None:
+        import urllib3
+
+        self._pool: urllib3.PoolManager = urllib3.PoolManager(
+            maxsize=_CONNECTIONS_PER_BROKER,
+            retries=False,
+            headers={"User-Agent": f"{client_id} ottla-python"},
+        )
+
+    def request(
+        self, method: str, url: str, path: str, body: bytes | None, *, timeout_ms: int
+    ) -> Response:
+        """See `AdminTransport`."""
+        import urllib3
+
+        deadline = monotonic() + timeout_ms / 1000
+        headers = None
+        if body is not None:
+            headers = {**self._pool.headers, "Content-Type": routes.JSON}
+        try:
+            answer = self._pool.request(
+                method,
+                url + path,
+                body=body,
+                headers=headers,
+                timeout=urllib3.Timeout(total=timeout_ms / 1000),
+                redirect=False,
+                preload_content=False,
+            )
+            try:
+                content = self._read(answer, url, deadline, timeout_ms)
+            except BaseException:
+                answer.close()
+                raise
+            answer.release_conn()
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise _unreachable(url, error, timeout_ms) from error
+        content_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+        return Response(answer.status, content_type, content)
+
+    def close(self) -> None:
+        """See `AdminTransport`."""
+        self._pool.clear()
+
+    def _read(
+        self, answer: "urllib3.BaseHTTPResponse", url: str, deadline: float, timeout_ms: int
+    ) -> bytes:
+        """The body; the timeout of sockets bounds each read, so the whole is bounded here."""
+        content = bytearray()
+        for chunk in answer.stream(_CHUNK_BYTES):
+            content += chunk
+            if len(content) > MAX_RESPONSE_BYTES:
+                raise BrokerUnreachableError(
+                    f"{url}: the answer is over the limit of {MAX_RESPONSE_BYTES} bytes"
+                )
+            if monotonic() > deadline:
+                raise BrokerUnreachableError(f"{url}: no whole answer within {timeout_ms} ms")
+        return bytes(content)
+
+
+def _unreachable(url: str, error: Exception, timeout_ms: int) -> BrokerUnreachableError:
+    """What a call without an answer proves."""
+    import urllib3.exceptions as failures
+
+    if isinstance(error, failures.NewConnectionError | failures.ConnectTimeoutError):
+        cause = error.__cause__
+        refused = isinstance(cause, ConnectionRefusedError)
+        reason = "connection refused" if refused else str(cause or error)
+        return BrokerUnreachableError(
+            f"{url}: {reason}", outcome=Outcome.NOT_APPLIED, refused=refused
+        )
+    if isinstance(error, failures.LocationValueError):
+        return BrokerUnreachableError(f"{url}: {error}", outcome=Outcome.NOT_APPLIED)
+    if isinstance(error, failures.TimeoutError | TimeoutError):
+        return BrokerUnreachableError(f"{url}: no answer within {timeout_ms} ms")
+    return BrokerUnreachableError(f"{url}: {str(error) or type(error).__name__}")
+
+
+class Admin:
+    """Topics, partitions and brokers of a cluster, for threads: several may share one.
+
+    Every call ends within `default_api_timeout_ms`. It raises the broker's error as its own class,
+    or ClusterUnreachableError naming every broker that was tried.
+
+    Args:
+        bootstrap_servers: brokers' addresses, `host:port` or URLs, as a list or with commas.
+        transport: another way to the brokers than HTTP, for tests; see `ottla.testing`.
+        options: see `AdminConfig`.
+
+    Raises:
+        ConfigError: an option is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str | Iterable[str] | None = None,
+        *,
+        transport: AdminTransport | None = None,
+        **options: Unpack[AdminOptions],
+    ) -> None:
+        given: dict[str, Any] = dict(options)
+        if bootstrap_servers is not None:
+            given["bootstrap_servers"] = bootstrap_servers
+        self._config = AdminConfig.from_options(given)
+        self._transport = transport or Urllib3Transport(client_id=self._config.client_id)
+        self._random = Random()
+        self._process_id = os.getpid()
+        self._lock = Lock()
+        self._first = 0
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], *, transport: AdminTransport | None = None
+    ) -> Self:
+        """An admin client of options in Kafka's spelling: `{"bootstrap.servers": ...}`."""
+        return cls(transport=transport, **config)
+
+    def create_topic(
+        self,
+        name: str,
+        partitions: int | None = None,
+        replication_factor: int | None = None,
+        configs: Mapping[str, ConfigValue] | None = None,
+        validate_only: bool = False,  # noqa: FBT001, FBT002  as in Kafka
+    ) -> TopicDescription:
+        """Create a topic, or with `validate_only` check whether it could be.
+
+        What is left out takes the cluster's default. `warnings` of the result tells what is legal
+        but unwise.
+
+        Raises:
+            TopicAlreadyExistsError: the name is taken.
+            InvalidRequestError: the name, a number or a config breaks a rule.
+        """
+        return self._call(
+            calls.create_topic(
+                name, partitions, replication_factor, configs, validate_only=validate_only
+            )
+        )
+
+    def list_topics(self) -> list[TopicDescription]:
+        """Every topic, by name."""
+        return self._call(calls.list_topics())
+
+    def describe_topic(self, name: str) -> TopicDescription:
+        """One topic: its partitions, leaders, replicas and configs.
+
+        Raises:
+            UnknownTopicOrPartitionError: there is none of that name.
+        """
+        return self._call(calls.describe_topic(name))
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic with all its records.
+
+        Raises:
+            UnknownTopicOrPartitionError: there is none of that name.
+        """
+        self._call(calls.delete_topic(name))
+
+    def add_partitions(self, name: str, total: int) -> TopicDescription:
+        """Give a topic more partitions, `total` of them in the end.
+
+        Keys go to other partitions from then on; records that are there stay where they are.
+
+        Raises:
+            InvalidPartitionsError: the topic has that many already, or `total` is over the limit.
+        """
+        return self._call(calls.add_partitions(name, total))
+
+    def cluster(self) -> ClusterDescription:
+        """The cluster: its id, controller and brokers."""
+        return self._call(calls.cluster())
+
+    def brokers(self) -> list[BrokerDescription]:
+        """The registered brokers, by id."""
+        return self._call(calls.brokers())
+
+    def offsets(self, topic: str, partition: int, at: At = "latest") -> OffsetResponse:
+        """The first offset of a partition ("earliest"), or the next to be readable ("latest").
+
+        Raises:
+            UnknownTopicOrPartitionError: there is no such partition.
+        """
+        return self._call(calls.offsets(topic, partition, at))
+
+    def close(self) -> None:
+        """Close the connections. Calls under way end first."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _call(self, call: AdminCall[T]) -> T:
+        if os.getpid() != self._process_id:
+            raise ForkedProcessError("this Admin was made before the process forked")
+        with self._lock:
+            first = self._first
+        attempts = CallAttempts(
+            call, self._config, first=first, now_ms=monotonic() * 1000, random=self._random
+        )
+        while True:
+            attempt = attempts.next_attempt(monotonic() * 1000)
+            if attempt.pause_ms:
+                sleep(attempt.pause_ms / 1000)
+            try:
+                response = self._transport.request(
+                    call.method, attempt.url, call.path, call.body, timeout_ms=attempt.timeout_ms
+                )
+            except BrokerUnreachableError as error:
+                attempts.failed(attempt, error)
+                continue
+            answer = attempts.answered(attempt, response)
+            with self._lock:
+                self._first = attempt.index
+            if answer is not None:
+                return answer.result
