@@ -1,0 +1,171 @@
+"""One partition of the fake cluster: record batches in memory, with a broker's checks.
+
+What a producer can notice is as at a broker: a batch is validated, sequences are held to Kafka's
+rules, a retry gets its first offsets again, and a newer producer epoch fences the older one.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from ottla_protocol.errors import (
+    DuplicateSequenceNumberError,
+    InvalidProducerEpochError,
+    OffsetOutOfRangeError,
+    OutOfOrderSequenceNumberError,
+)
+from ottla_protocol.models import AppendedBatch
+from ottla_protocol.record_batch import (
+    MAX_SEQUENCE,
+    BatchHeader,
+    Buffer,
+    add_sequence,
+    patch_batch,
+    read_header,
+    validate_batch,
+)
+
+REMEMBERED_BATCHES: Final = 5
+"""Batches that a broker remembers of each producer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Appended:
+    """A batch that stands in the log, as its producer numbered it."""
+
+    base_sequence: int
+    last_sequence: int
+    base_offset: int
+    timestamp: int
+
+
+@dataclass(slots=True)
+class _Producer:
+    epoch: int
+    batches: list[_Appended] = field(default_factory=list)
+
+
+class FakePartition:
+    """The batches of one partition, whoever leads it.
+
+    Attributes:
+        topic, partition: what it is called.
+        replicas: node ids, the preferred leader first.
+        leader: node id; None while it has none.
+        leader_epoch: rises with every change of the leader.
+        batches: in the order of their offsets, which are patched in.
+        end_offset: of the next record.
+    """
+
+    def __init__(self, topic: str, partition: int, replicas: list[int]) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.replicas = replicas
+        self.leader: int | None = replicas[0]
+        self.leader_epoch = 0
+        self.batches: list[bytearray] = []
+        self.end_offset = 0
+        self._producers: dict[int, _Producer] = {}
+
+    def lead(self, node_id: int | None) -> None:
+        """Make this broker the leader, under the next epoch, if it is not already."""
+        if self.leader != node_id:
+            self.leader = node_id
+            self.leader_epoch += 1
+
+    def append(self, buffer: Buffer) -> AppendedBatch:
+        """Append one batch, or find that it is a retry.
+
+        Raises:
+            CorruptMessageError: it is no batch.
+            ConflictError: its producer epoch or sequence is not what is due.
+        """
+        header = validate_batch(buffer, on_append=True)
+        known = self._appended_before(header) if header.has_producer else None
+        if known is not None:
+            return self._result(header, known.base_offset, known.timestamp, duplicate=True)
+        base_offset = self.end_offset
+        batch = bytearray(buffer)
+        patch_batch(batch, base_offset=base_offset, leader_epoch=self.leader_epoch)
+        self.batches.append(batch)
+        self.end_offset += header.record_count
+        if header.has_producer:
+            self._remember(header, base_offset)
+        return self._result(header, base_offset, header.max_timestamp, duplicate=False)
+
+    def read(self, offset: int, max_bytes: int) -> list[memoryview]:
+        """Whole batches from the one that holds `offset`; one at least, where there is one.
+
+        Raises:
+            OffsetOutOfRangeError: it is below 0 or beyond the end.
+        """
+        if not 0 <= offset <= self.end_offset:
+            raise OffsetOutOfRangeError(
+                f"offset {offset} is outside 0 to {self.end_offset}",
+                log_start_offset=0,
+                log_end_offset=self.end_offset,
+            )
+        found: list[memoryview] = []
+        size = 0
+        for batch in self.batches:
+            if read_header(batch).next_offset <= offset:
+                continue
+            if found and size + len(batch) > max_bytes:
+                break
+            found.append(memoryview(batch))
+            size += len(batch)
+        return found
+
+    def _appended_before(self, header: BatchHeader) -> _Appended | None:
+        """The batch that this one repeats; None if it is new and its turn has come."""
+        producer = self._producers.get(header.producer_id)
+        if producer is None:
+            return None
+        if header.producer_epoch < producer.epoch:
+            raise InvalidProducerEpochError(
+                f"producer {header.producer_id} epoch {header.producer_epoch} is older than "
+                f"epoch {producer.epoch}",
+                producer_epoch=producer.epoch,
+            )
+        base, last = header.base_sequence, header.last_sequence
+        if header.producer_epoch > producer.epoch:
+            if base != 0:
+                raise _out_of_order(header, 0)
+            return None
+        for batch in producer.batches:
+            if (batch.base_sequence, batch.last_sequence) == (base, last):
+                return batch
+        expected = add_sequence(producer.batches[-1].last_sequence, 1)
+        if base == expected:
+            return None
+        distance = add_sequence(producer.batches[0].base_sequence, -last)
+        if 0 < distance <= MAX_SEQUENCE // 2:
+            raise DuplicateSequenceNumberError(
+                f"producer {header.producer_id} sequences {base} to {last} are older than its "
+                f"last {len(producer.batches)} batches",
+                expected_sequence=expected,
+            )
+        raise _out_of_order(header, expected)
+
+    def _remember(self, header: BatchHeader, base_offset: int) -> None:
+        producer = self._producers.get(header.producer_id)
+        if producer is None or producer.epoch != header.producer_epoch:
+            producer = self._producers[header.producer_id] = _Producer(header.producer_epoch)
+        producer.batches.append(
+            _Appended(header.base_sequence, header.last_sequence, base_offset, header.max_timestamp)
+        )
+        del producer.batches[:-REMEMBERED_BATCHES]
+
+    def _result(
+        self, header: BatchHeader, base_offset: int, timestamp: int, *, duplicate: bool
+    ) -> AppendedBatch:
+        return AppendedBatch(
+            self.topic, self.partition, base_offset, header.record_count, timestamp, duplicate
+        )
+
+
+def _out_of_order(header: BatchHeader, expected: int) -> OutOfOrderSequenceNumberError:
+    return OutOfOrderSequenceNumberError(
+        f"producer {header.producer_id} epoch {header.producer_epoch} sent sequence "
+        f"{header.base_sequence}, {expected} is next",
+        expected_sequence=expected,
+    )
