@@ -39,6 +39,7 @@ from ottla_broker.services.forwarder import ProduceForwarder
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.producer_ids import ProducerIds
+from ottla_broker.services.reassignments import ReassignmentService
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
@@ -211,6 +212,9 @@ class Broker:
             replication=ReplicationService(self._replicas, self._purgatory),
             idempotency=idempotency,
             producer_ids=self._producer_ids,
+            reassignments=ReassignmentService(
+                metadata=self._metadata, commands=self._controller_commands
+            ),
             inflight=InflightBytes(settings.max_inflight_produce_bytes),
             purgatory=self._purgatory,
             readiness=self._readiness,

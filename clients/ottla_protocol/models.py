@@ -95,6 +95,36 @@ class CreateTopicRequest(Request, frozen=True):
     validate_only: bool = False
 
 
+class AlterTopicConfigsRequest(Request, frozen=True):
+    """`PATCH /v1/topics/{topic}/configs`. None resets a config to its default."""
+
+    configs: dict[str, str | int | bool | None]
+
+
+class TopicConfigValue(Response, frozen=True):
+    """One config in force. `source` is `topic` where the topic itself stores a value.
+
+    `min.insync.replicas` is stored in every topic when it is created or reset, from the cluster's
+    default at that time.
+    """
+
+    value: str | int | bool
+    source: Literal["topic", "default"]
+
+
+class TopicConfigs(Response, frozen=True):
+    """`GET /v1/topics/{topic}/configs`: every config by name."""
+
+    topic: str
+    configs: dict[str, TopicConfigValue]
+
+
+class AddPartitionsRequest(Request, frozen=True):
+    """`PATCH /v1/topics/{topic}`: how many partitions there are to be in all."""
+
+    partitions: int
+
+
 class MetadataResponse(Response, frozen=True):
     """What an SDK needs to go direct: `urls` maps a node id to the broker's advertised URL."""
 
@@ -103,6 +133,89 @@ class MetadataResponse(Response, frozen=True):
     metadata_version: int
     brokers: list[BrokerDescription]
     topics: list[TopicDescription]
+
+
+# --- elections and reassignments --------------------------------------------------------------
+
+
+class PartitionName(Request, frozen=True):
+    """One partition."""
+
+    topic: str
+    partition: int
+
+
+class ElectionRequest(Request, frozen=True):
+    """`POST /v1/elections`; no `partitions`: all that their first replica does not lead."""
+
+    type: Literal["preferred"]
+    partitions: list[PartitionName] | None = None
+
+
+class ElectedPartition(Response, frozen=True):
+    """What became of one election; `leader` is the one from now on.
+
+    `elected` is false, without an error, where the preferred replica led already. `error` is a
+    problem document or None.
+    """
+
+    topic: str
+    partition: int
+    leader: int | None
+    elected: bool
+    error: dict[str, Any] | None = None
+
+
+class ElectionResponse(Response, frozen=True):
+    """Every partition that was named; else those that their first replica did not lead."""
+
+    results: list[ElectedPartition]
+
+
+class PartitionReassignment(Request, frozen=True):
+    """The replicas that a partition is to have, preferred leader first; None calls it off."""
+
+    topic: str
+    partition: int
+    replicas: list[int] | None
+
+
+class ReassignmentRequest(Request, frozen=True):
+    """`POST /v1/reassignments`; each is decided on its own."""
+
+    reassignments: list[PartitionReassignment]
+
+
+class ReassignedPartition(Response, frozen=True):
+    """What became of one reassignment: begun, replaced or called off unless there is an `error`."""
+
+    topic: str
+    partition: int
+    error: dict[str, Any] | None = None
+
+
+class ReassignmentResponse(Response, frozen=True):
+    """Results in the order of the request."""
+
+    results: list[ReassignedPartition]
+
+
+class OngoingReassignment(Response, frozen=True):
+    """A partition on its way to `target_replicas`: it is there when all of them are in `isr`."""
+
+    topic: str
+    partition: int
+    replicas: list[int]
+    target_replicas: list[int]
+    adding_replicas: list[int]
+    removing_replicas: list[int]
+    isr: list[int]
+
+
+class ReassignmentList(Response, frozen=True):
+    """`GET /v1/reassignments`: those under way, by topic and partition."""
+
+    reassignments: list[OngoingReassignment]
 
 
 # --- produce --------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ before anything reads it, then removed.
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -31,7 +32,15 @@ ReplicaKey = tuple[str, int]
 
 
 class ReplicaLogs:
-    """Opens and removes logs; all blocking work runs on threads."""
+    """Opens and removes logs; all blocking work runs on threads.
+
+    Args:
+        directory: the broker's data directory.
+        handles: the broker's pool of open files.
+        tail_cache: the broker's cache of newest batches.
+        defaults: limits that no topic config sets.
+        on_failure: a log failed; the process must stop.
+    """
 
     def __init__(
         self,
@@ -40,11 +49,13 @@ class ReplicaLogs:
         handles: HandlePool,
         tail_cache: TailCache,
         on_failure: Callable[[StorageError], None],
+        defaults: LogConfig = LogConfig(),  # noqa: B008  frozen
     ) -> None:
         self._directory = directory
         self._handles = handles
         self._tail_cache = tail_cache
         self._on_failure = on_failure
+        self._defaults = defaults
         self._high_watermarks: dict[str, int] = {}
 
     async def prepare(self, wanted: Collection[ReplicaKey]) -> None:
@@ -72,11 +83,7 @@ class ReplicaLogs:
             topic=topic.name,
             topic_id=topic.topic_id,
             partition=state.partition,
-            config=LogConfig(
-                segment_bytes=integer_config(topic.configs, SEGMENT_BYTES),
-                max_batch_bytes=integer_config(topic.configs, MAX_MESSAGE_BYTES),
-                durability=str(effective_configs(topic.configs)[DURABILITY]),
-            ),
+            config=self.config_of(topic),
             handles=self._handles,
             tail_cache=self._tail_cache,
             on_durable=on_durable,
@@ -84,6 +91,15 @@ class ReplicaLogs:
         )
         self._report_losses(opened, f"{topic.name}-{state.partition}")
         return opened
+
+    def config_of(self, topic: Topic) -> LogConfig:
+        """The limits of a topic's logs: the broker's own, and what the topic's configs say."""
+        return replace(
+            self._defaults,
+            segment_bytes=integer_config(topic.configs, SEGMENT_BYTES),
+            max_batch_bytes=integer_config(topic.configs, MAX_MESSAGE_BYTES),
+            durability=str(effective_configs(topic.configs)[DURABILITY]),
+        )
 
     def _report_losses(self, opened: PartitionLog, name: str) -> None:
         identity = opened.identity

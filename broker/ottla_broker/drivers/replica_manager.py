@@ -188,6 +188,7 @@ class ReplicaManager:
             hosted = self.partitions[key]
             # What an image does not change it shares with the one before.
             if previous is None or previous.topics.get(key[0]) is not topic:
+                hosted.log.reconfigure(self._logs.config_of(topic))
                 await self._assume_role(hosted, topic, state, image)
         await self._stop_idle_fetchers()
 

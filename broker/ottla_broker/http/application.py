@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from ottla_broker.http import health, producer_ids, records, topics
+from ottla_broker.http import health, producer_ids, reassignments, records, topics
 from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import CONTEXT, BrokerContext, context_of
 from ottla_broker.http.post import Post, PostRoute
@@ -33,7 +33,13 @@ def build_application(context: BrokerContext) -> web.Application:
             web.get(routes.PARTITION_RECORDS, records.read),
             web.get(routes.PARTITION_OFFSETS, records.offsets),
             web.get(routes.TOPIC, topics.describe_topic),
+            web.patch(routes.TOPIC, topics.add_partitions),
             web.delete(routes.TOPIC, topics.delete_topic),
+            web.get(routes.TOPIC_CONFIGS, topics.describe_configs),
+            web.patch(routes.TOPIC_CONFIGS, topics.alter_configs),
+            web.post(routes.ELECTIONS, reassignments.elect),
+            web.get(routes.REASSIGNMENTS, reassignments.list_reassignments),
+            web.post(routes.REASSIGNMENTS, reassignments.alter_reassignments),
             web.post(routes.PRODUCER_IDS, producer_ids.allocate_producer_id),
         ]
     )

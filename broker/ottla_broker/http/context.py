@@ -16,6 +16,7 @@ from ottla_broker.services.batch_fetch import BatchFetchService
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.producer_ids import ProducerIds
+from ottla_broker.services.reassignments import ReassignmentService
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
@@ -42,6 +43,7 @@ class BrokerContext:
     replication: ReplicationService
     idempotency: IdempotencyService
     producer_ids: ProducerIds
+    reassignments: ReassignmentService
     inflight: InflightBytes
     purgatory: Purgatory
     readiness: Callable[[], Readiness]

@@ -2,10 +2,8 @@
 
 from aiohttp import web
 
-from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import context_of
-from ottla_broker.http.query import Query
-from ottla_broker.http.topics import MAX_ADMIN_BODY_BYTES, json_response, parse_json
+from ottla_broker.http.topics import change_request, json_response
 from ottla_protocol.models import AllocateProducerIdRequest, ProducerIdentity
 
 FIRST_PRODUCER_EPOCH = 0
@@ -13,7 +11,6 @@ FIRST_PRODUCER_EPOCH = 0
 
 async def allocate_producer_id(request: web.Request) -> web.Response:
     """`POST /v1/producer-ids`: an id of one's own, which nobody else ever gets."""
-    Query(request.query.items(), ())
-    parse_json(await read_body(request, MAX_ADMIN_BODY_BYTES), AllocateProducerIdRequest)
+    await change_request(request, AllocateProducerIdRequest)
     producer_id = await context_of(request).producer_ids.next_id()
     return json_response(ProducerIdentity(producer_id, FIRST_PRODUCER_EPOCH))

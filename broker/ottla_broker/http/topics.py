@@ -11,7 +11,13 @@ from ottla_broker.http.query import Query
 from ottla_broker.services.topics import describe
 from ottla_protocol import routes
 from ottla_protocol.errors import InvalidRequestError, MalformedBodyError, OttlaError, Outcome
-from ottla_protocol.models import BrokerList, CreateTopicRequest, TopicList
+from ottla_protocol.models import (
+    AddPartitionsRequest,
+    AlterTopicConfigsRequest,
+    BrokerList,
+    CreateTopicRequest,
+    TopicList,
+)
 
 MAX_ADMIN_BODY_BYTES = 1 << 20
 MAX_METADATA_TOPICS = 1_000
@@ -39,6 +45,19 @@ def parse_json(body: bytes | bytearray, model: type[RequestT]) -> RequestT:
         raise MalformedBodyError(str(error)) from error
 
 
+async def change_request(request: web.Request, model: type[RequestT]) -> RequestT:
+    """The body of a request that asks for a change, and that has no query.
+
+    Raises:
+        OttlaError: as `read_body` and `parse_json`; nothing was applied.
+    """
+    try:
+        Query(request.query.items(), ())
+        return parse_json(await read_body(request, MAX_ADMIN_BODY_BYTES), model)
+    except OttlaError as error:
+        raise error.with_outcome(Outcome.NOT_APPLIED) from error
+
+
 async def list_topics(request: web.Request) -> web.Response:
     """`GET /v1/topics`."""
     Query(request.query.items(), ())
@@ -47,12 +66,7 @@ async def list_topics(request: web.Request) -> web.Response:
 
 async def create_topic(request: web.Request) -> web.Response:
     """`POST /v1/topics`."""
-    try:
-        Query(request.query.items(), ())
-        body = await read_body(request, MAX_ADMIN_BODY_BYTES)
-        wanted = parse_json(body, CreateTopicRequest)
-    except OttlaError as error:
-        raise error.with_outcome(Outcome.NOT_APPLIED) from error
+    wanted = await change_request(request, CreateTopicRequest)
     created = await context_of(request).topics.create(wanted)
     return json_response(created, status=200 if wanted.validate_only else 201)
 
@@ -63,6 +77,26 @@ async def describe_topic(request: web.Request) -> web.Response:
     return json_response(
         describe(await context_of(request).topics.find(request.match_info["topic"]))
     )
+
+
+async def add_partitions(request: web.Request) -> web.Response:
+    """`PATCH /v1/topics/{topic}`."""
+    wanted = await change_request(request, AddPartitionsRequest)
+    topics = context_of(request).topics
+    return json_response(await topics.add_partitions(request.match_info["topic"], wanted))
+
+
+async def describe_configs(request: web.Request) -> web.Response:
+    """`GET /v1/topics/{topic}/configs`."""
+    Query(request.query.items(), ())
+    return json_response(await context_of(request).topics.configs(request.match_info["topic"]))
+
+
+async def alter_configs(request: web.Request) -> web.Response:
+    """`PATCH /v1/topics/{topic}/configs`."""
+    wanted = await change_request(request, AlterTopicConfigsRequest)
+    topics = context_of(request).topics
+    return json_response(await topics.alter_configs(request.match_info["topic"], wanted))
 
 
 async def delete_topic(request: web.Request) -> web.Response:

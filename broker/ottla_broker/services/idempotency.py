@@ -1,8 +1,9 @@
-"""Finds an Idempotency-Key that was used with another body, wherever that body's records went.
+"""Finds where an Idempotency-Key was used, in any partition of a topic.
 
 A batch that a retry repeats meets its original in the same partition, and the append itself
-recognises it. Another body may go to other partitions, so those are asked before anything is
-appended. What this cannot see is two first uses of one key at the same moment.
+recognises it. Another body may go to other partitions, and so may the same body once the topic has
+more of them, so those are asked before anything is appended. What this cannot see is two first uses
+of one key at the same moment.
 """
 
 import asyncio
@@ -62,14 +63,17 @@ class IdempotencyService:
                 )
         return hits
 
-    async def refuse_reuse(
+    async def look_up(
         self,
         topic: Topic,
         partitions: Sequence[int],
         idempotency: Idempotency,
         options: ProduceOptions,
-    ) -> None:
+    ) -> list[IdempotencyHit]:
         """Ask the leaders of `partitions`, through a failover if need be.
+
+        Returns:
+            Where the key was used with this body.
 
         Raises:
             IdempotencyKeyReusedError: the key was used with another body.
@@ -77,7 +81,7 @@ class IdempotencyService:
         """
         while partitions:
             try:
-                await self._ask_all(topic, partitions, idempotency, options)
+                return await self._ask_all(topic, partitions, idempotency, options)
             except IdempotencyKeyReusedError as error:
                 raise error.with_outcome(Outcome.NOT_APPLIED) from None
             except OttlaError as error:
@@ -88,8 +92,7 @@ class IdempotencyService:
                 await self._metadata.wait_for_change(
                     timeout_ms=min(RETRY_INTERVAL_MS, options.remaining_ms)
                 )
-            else:
-                return
+        return []
 
     async def _ask_all(
         self,
@@ -97,7 +100,7 @@ class IdempotencyService:
         partitions: Sequence[int],
         idempotency: Idempotency,
         options: ProduceOptions,
-    ) -> None:
+    ) -> list[IdempotencyHit]:
         by_leader: dict[int, list[int]] = {}
         image = self._metadata.image
         if topic.topic_id not in image.topics:
@@ -107,7 +110,7 @@ class IdempotencyService:
             if leader is None:
                 raise LeaderNotAvailableError(f"{topic.name}-{number} has no leader at this moment")
             by_leader.setdefault(leader, []).append(number)
-        await asyncio.gather(
+        answers = await asyncio.gather(
             *(
                 self._ask(
                     leader,
@@ -117,11 +120,13 @@ class IdempotencyService:
                 for leader, numbers in by_leader.items()
             )
         )
+        return [hit for hits in answers for hit in hits]
 
-    async def _ask(self, leader: int, lookup: IdempotencyLookup, options: ProduceOptions) -> None:
+    async def _ask(
+        self, leader: int, lookup: IdempotencyLookup, options: ProduceOptions
+    ) -> list[IdempotencyHit]:
         if leader == self._node_id:
-            self.look_up_here(lookup)
-            return
+            return self.look_up_here(lookup)
         registration = self._metadata.image.brokers.get(leader)
         if registration is None:
             raise LeaderNotAvailableError(f"broker {leader} is not registered")
@@ -129,7 +134,7 @@ class IdempotencyService:
             self._metadata.replacement_of(leader, registration.broker_epoch),
             LeaderNotAvailableError(f"broker {leader} was fenced before it answered"),
         ):
-            await self._peers.call(
+            return await self._peers.call(
                 registration.url,
                 routes.INTERNAL_IDEMPOTENCY,
                 encode(lookup),

@@ -2,8 +2,9 @@
 
 A request's records of one partition become one record batch, appended whole or not at all. With an
 Idempotency-Key every batch carries the key's digest and the body's; the split into partitions is a
-function of the request and the key alone, so a retry finds its own batches whichever broker it
-reaches and whoever leads by then.
+function of the request, the key and the number of partitions, so a retry finds its own batches
+whichever broker it reaches and whoever leads by then. Where the topic has got more partitions, what
+is stored of the request tells which number its split was made with.
 """
 
 import asyncio
@@ -11,13 +12,20 @@ import random
 from collections.abc import Sequence
 
 from ottla_broker.drivers.clock import wall_clock_ms
+from ottla_broker.drivers.peer_messages import IdempotencyHit
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.produce import NO_OFFSET, ProduceService
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.services.shared_failure import shared_failure
 from ottla_broker.services.topics import TopicService
 from ottla_cluster.controller.image import Topic
-from ottla_protocol.errors import InvalidRequestError, OttlaError, UnknownTopicOrPartitionError
+from ottla_protocol.errors import (
+    InvalidRequestError,
+    OttlaError,
+    Outcome,
+    UnavailableError,
+    UnknownTopicOrPartitionError,
+)
 from ottla_protocol.idempotency import Idempotency, idempotency_for
 from ottla_protocol.json_records import ParsedRecord
 from ottla_protocol.models import (
@@ -79,14 +87,14 @@ class RecordProduceService:
             # The same body to the path of another partition is another request.
             request = body if partition is None else b"%d\n%b" % (partition, body)
             idempotency = idempotency_for(ANONYMOUS, topic.name, idempotency_key, request)
-        split = _split(topic, records, partition, idempotency_key)
+        count = len(topic.partitions)
+        split = _split(topic, records, count, partition, idempotency_key)
         if idempotency is not None:
-            await self._idempotency.refuse_reuse(
-                topic,
-                [number for number in range(len(topic.partitions)) if number not in split],
-                idempotency,
-                options,
-            )
+            has_grown = partition is None and topic.former_partition_counts != ()
+            asked = [number for number in range(count) if has_grown or number not in split]
+            hits = await self._idempotency.look_up(topic, asked, idempotency, options)
+            if has_grown and not _explains(split, hits):
+                split = _former_split(topic, records, idempotency_key, hits)
         batches = await _encode(topic, records, split, idempotency)
         results = await self._produce.deliver(batches, options)
         return _response(topic, records, split, results)
@@ -99,18 +107,50 @@ class RecordProduceService:
             )
 
 
+def _former_split(
+    topic: Topic,
+    records: Sequence[ParsedRecord],
+    idempotency_key: str | None,
+    hits: Sequence[IdempotencyHit],
+) -> dict[int, list[int]]:
+    """The split of a request whose first attempt met fewer partitions.
+
+    Raises:
+        UnavailableError: none accounts for what is stored: this broker does not know yet how many
+            partitions there are.
+    """
+    for count in reversed(topic.former_partition_counts):
+        try:
+            split = _split(topic, records, count, None, idempotency_key)
+        except UnknownTopicOrPartitionError:
+            # A record names a partition that there was not: no attempt met this number.
+            continue
+        if _explains(split, hits):
+            return split
+    raise UnavailableError(
+        f"the number of partitions of {topic.name} is changing", outcome=Outcome.NOT_APPLIED
+    )
+
+
+def _explains(split: dict[int, list[int]], hits: Sequence[IdempotencyHit]) -> bool:
+    """Whether everything that is stored of a request is where the split puts it."""
+    return all(
+        len(split.get(hit.partition, ())) == hit.last_offset - hit.base_offset + 1 for hit in hits
+    )
+
+
 def _split(
     topic: Topic,
     records: Sequence[ParsedRecord],
+    count: int,
     partition: int | None,
     idempotency_key: str | None,
 ) -> dict[int, list[int]]:
-    """Indexes of the records by partition, each in request order.
+    """Indexes of the records by one of `count` partitions, each in request order.
 
     A record goes where the path or it says, else where murmur2 of its key does. Those with neither
     go to one partition together: by the Idempotency-Key, so that a retry meets them, else any.
     """
-    count = len(topic.partitions)
     keyless = (
         random.randrange(count)
         if idempotency_key is None

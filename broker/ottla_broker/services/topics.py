@@ -7,6 +7,9 @@ from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_cluster.controller.commands import (
+    AddPartitions,
+    AddPartitionsResponse,
+    AlterTopicConfigs,
     CreateTopic,
     CreateTopicResponse,
     DeleteTopic,
@@ -16,17 +19,21 @@ from ottla_cluster.controller.image import BrokerRegistration, Partition, Topic
 from ottla_cluster.controller.topic_configs import effective_configs
 from ottla_protocol.errors import ControllerNotAvailableError
 from ottla_protocol.models import (
+    AddPartitionsRequest,
+    AlterTopicConfigsRequest,
     BrokerDescription,
     ClusterDescription,
     CreateTopicRequest,
     MetadataResponse,
     PartitionDescription,
+    TopicConfigs,
+    TopicConfigValue,
     TopicDescription,
 )
 
 
 class TopicService:
-    """Describes, creates and deletes topics."""
+    """Describes, creates, changes and deletes topics."""
 
     def __init__(
         self,
@@ -106,6 +113,56 @@ class TopicService:
             UnavailableError: no controller decided in time.
         """
         await self._commands.change(DeleteTopic(name=name))
+
+    async def configs(self, name: str) -> TopicConfigs:
+        """Every config of a topic, with where its value comes from.
+
+        Raises:
+            UnknownTopicOrPartitionError: there is no such topic.
+        """
+        topic = await self.find(name)
+        return TopicConfigs(
+            topic.name,
+            {
+                config: TopicConfigValue(
+                    value=value, source="topic" if config in topic.configs else "default"
+                )
+                for config, value in effective_configs(topic.configs).items()
+            },
+        )
+
+    async def alter_configs(self, name: str, request: AlterTopicConfigsRequest) -> TopicConfigs:
+        """Set or reset some configs, at run time, on every broker.
+
+        Raises:
+            InvalidConfigError: a name is unknown or a value out of range; none is changed.
+            UnknownTopicOrPartitionError: there is no such topic.
+            UnavailableError: no controller decided in time.
+        """
+        await self._commands.change(
+            AlterTopicConfigs(name=name, configs=dict(request.configs)), repeatable=True
+        )
+        return await self.configs(name)
+
+    async def add_partitions(self, name: str, request: AddPartitionsRequest) -> TopicDescription:
+        """Give a topic more partitions.
+
+        Raises:
+            InvalidPartitionsError: not more than there are, or over a limit.
+            InvalidReplicationFactorError: too few brokers are active.
+            UnknownTopicOrPartitionError: there is no such topic.
+            UnavailableError: no controller decided in time.
+        """
+        response = await self._commands.change(
+            AddPartitions(name=name, partitions=request.partitions)
+        )
+        assert isinstance(response, AddPartitionsResponse)
+        return TopicDescription(
+            name=response.name,
+            topic_id=response.topic_id,
+            partitions=[_describe_partition(state) for state in response.partitions],
+            configs=dict(response.configs),
+        )
 
     def list_topics(self) -> list[TopicDescription]:
         """Every topic, by name."""

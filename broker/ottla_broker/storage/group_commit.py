@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from ottla_broker.storage.segment import Snapshot
+from ottla_broker.storage.sqlite import Durability
 from ottla_broker.storage.stored_batch import Row, StoredBatch
 from ottla_broker.storage.tail_cache import BatchRun
 from ottla_cluster.replication.leader_epochs import EpochStart
@@ -48,7 +49,14 @@ class QueuedRoll:
     snapshot: Snapshot
 
 
-Queued: TypeAlias = QueuedBatch | EpochStart | QueuedRoll
+@dataclass(frozen=True, slots=True)
+class QueuedDurability:
+    """From here on commits promise this."""
+
+    durability: Durability
+
+
+Queued: TypeAlias = QueuedBatch | EpochStart | QueuedRoll | QueuedDurability
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,7 @@ class GroupCommit:
 
     Args:
         durable_end: where the log ends on disk now.
-        write: commits one group or begins one segment; raises StorageError.
+        write: commits one group, begins one segment or changes the durability; raises StorageError.
         on_durable: called with the new durable end after every commit.
         on_failure: called once, with the first failure.
         group_bytes_max: most batch bytes in one transaction, save for a single larger batch.
@@ -77,7 +85,7 @@ class GroupCommit:
         self,
         durable_end: int,
         *,
-        write: Callable[[Group | QueuedRoll], Awaitable[None]],
+        write: Callable[[Group | QueuedRoll | QueuedDurability], Awaitable[None]],
         on_durable: Callable[[int], None],
         on_failure: Callable[[StorageError], None],
         group_bytes_max: int,
@@ -250,10 +258,10 @@ class GroupCommit:
         if self._gathering is not None and not self._gathering.done():
             self._gathering.set_result(None)
 
-    def _take(self) -> Group | QueuedRoll:
+    def _take(self) -> Group | QueuedRoll | QueuedDurability:
         """The next transaction: up to the byte limit, and never across the start of a segment."""
         first = self._queue[0]
-        if isinstance(first, QueuedRoll):
+        if isinstance(first, QueuedRoll | QueuedDurability):
             self._queue.popleft()
             return first
         rows: list[Row] = []
@@ -263,7 +271,7 @@ class GroupCommit:
         end_offset = None
         while self._queue:
             item = self._queue[0]
-            if isinstance(item, QueuedRoll):
+            if isinstance(item, QueuedRoll | QueuedDurability):
                 break
             if isinstance(item, QueuedBatch):
                 batch_bytes = len(item.batch.data)

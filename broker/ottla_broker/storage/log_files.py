@@ -105,6 +105,16 @@ class LogFiles:
         await self._handles.close(sealing.path)
         self._segments.append(await self._create_segment(base_offset, snapshot))
 
+    async def change_durability(self, durability: Durability) -> None:
+        """Let later commits promise this. The active file is closed, and opened when next used.
+
+        The close checkpoints and syncs what commits under `os` have left to the operating system.
+        """
+        self._durability = durability
+        for segment in self._segments:
+            segment.durability = durability
+        await self._handles.close(self.active.path)
+
     async def mark_verified(self, end_offset: int) -> None:
         """Record that everything below `end_offset` needs no check when it is opened next."""
         async with self._handles.use(self.active) as connection:

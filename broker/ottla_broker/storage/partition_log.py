@@ -23,7 +23,13 @@ from functools import partial
 from pathlib import Path
 
 from ottla_broker.storage import recovery, sqlite
-from ottla_broker.storage.group_commit import Group, GroupCommit, QueuedBatch, QueuedRoll
+from ottla_broker.storage.group_commit import (
+    Group,
+    GroupCommit,
+    QueuedBatch,
+    QueuedDurability,
+    QueuedRoll,
+)
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import AppendInfo, LogConfig
 from ottla_broker.storage.log_files import LogFiles
@@ -81,9 +87,8 @@ class PartitionLog:
         self._state = recovered.state
         self._tail = tail_cache.partition()
         self._tail.reset(recovered.state.next_offset)
-        self._files = LogFiles(
-            directory, identity, sqlite.Durability(config.durability), recovered.segments, handles
-        )
+        self._durability = sqlite.Durability(config.durability)
+        self._files = LogFiles(directory, identity, self._durability, recovered.segments, handles)
         self._truncating = False
         self._closed = False
         self._commits = GroupCommit(
@@ -192,6 +197,23 @@ class PartitionLog:
     def failure(self) -> StorageError | None:
         """Why the log takes no more writes; None while it does."""
         return self._commits.failure
+
+    def reconfigure(self, config: LogConfig) -> None:
+        """Take other limits and another durability from the next append on.
+
+        A changed durability closes and opens the active file once what is queued has been written.
+        The bounds of producers and of idempotent requests are those that the log was opened with.
+        """
+        self.config = config
+        self._apply_durability()
+
+    def _apply_durability(self) -> None:
+        wanted = sqlite.Durability(self.config.durability)
+        # A truncation works on the files meanwhile: it calls this at its end.
+        if wanted is self._durability or self._truncating or self._closed:
+            return
+        self._durability = wanted
+        self._commits.enqueue(QueuedDurability(wanted))
 
     # --- appending ----------------------------------------------------------------------------
 
@@ -442,10 +464,12 @@ class PartitionLog:
         async with self._files.lock.shared():
             return await self._files.find_timestamp(timestamp, limit=limit)
 
-    async def _write(self, item: Group | QueuedRoll) -> None:
+    async def _write(self, item: Group | QueuedRoll | QueuedDurability) -> None:
         """Called by the writer task alone: the next transaction, or the next segment."""
         if isinstance(item, QueuedRoll):
             await self._files.begin_segment(item.base_offset, item.snapshot)
+        elif isinstance(item, QueuedDurability):
+            await self._files.change_durability(item.durability)
         else:
             await self._files.commit(item)
 
@@ -498,6 +522,7 @@ class PartitionLog:
             raise
         finally:
             self._truncating = False
+        self._apply_durability()
 
     def _limits(self) -> StateLimits:
         return _state_limits(self.config, self._clock_ms())
