@@ -1,3 +1,134 @@
-"""Ottla's Python SDK."""
+"""Ottla's Python SDK.
 
-__all__: list[str] = []
+    from ottla import Admin, Producer
+
+`ottla.aio` has the same names for asyncio, `ottla.testing` a cluster in memory for your own tests.
+Errors are all OttlaErrors, with a `code` and whether a retry may help (`retriable`).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ottla._admin import (
+        Admin,
+    )
+    from ottla._errors import (
+        BufferExhaustedError,
+        ClientError,
+        ClusterUnreachableError,
+        ConfigError,
+        DeliveryTimeoutError,
+        ForkedProcessError,
+        InvalidRecordError,
+        ProducerClosedError,
+        SerializationError,
+    )
+    from ottla._futures import (
+        DeliveryReport,
+        ManyFuture,
+        RecordFuture,
+        RecordMetadata,
+        WaitTimedOutError,
+    )
+    from ottla._partitioner import (
+        ClusterView,
+        PartitionInfo,
+    )
+    from ottla._producer import (
+        Producer,
+    )
+    from ottla._record import (
+        ProducerRecord,
+    )
+    from ottla_protocol.errors import (
+        InvalidProducerEpochError,
+        MessageTooLargeError,
+        NotEnoughReplicasError,
+        OttlaError,
+        Outcome,
+        RequestTimedOutError,
+        TopicAlreadyExistsError,
+        UnavailableError,
+        UnknownTopicOrPartitionError,
+    )
+
+_MODULES = {
+    "Admin": "ottla._admin",
+    "BufferExhaustedError": "ottla._errors",
+    "ClientError": "ottla._errors",
+    "ClusterUnreachableError": "ottla._errors",
+    "ClusterView": "ottla._partitioner",
+    "ConfigError": "ottla._errors",
+    "DeliveryReport": "ottla._futures",
+    "DeliveryTimeoutError": "ottla._errors",
+    "ForkedProcessError": "ottla._errors",
+    "InvalidProducerEpochError": "ottla_protocol.errors",
+    "InvalidRecordError": "ottla._errors",
+    "ManyFuture": "ottla._futures",
+    "MessageTooLargeError": "ottla_protocol.errors",
+    "NotEnoughReplicasError": "ottla_protocol.errors",
+    "OttlaError": "ottla_protocol.errors",
+    "Outcome": "ottla_protocol.errors",
+    "PartitionInfo": "ottla._partitioner",
+    "Producer": "ottla._producer",
+    "ProducerClosedError": "ottla._errors",
+    "ProducerRecord": "ottla._record",
+    "RecordFuture": "ottla._futures",
+    "RecordMetadata": "ottla._futures",
+    "RequestTimedOutError": "ottla_protocol.errors",
+    "SerializationError": "ottla._errors",
+    "TopicAlreadyExistsError": "ottla_protocol.errors",
+    "UnavailableError": "ottla_protocol.errors",
+    "UnknownTopicOrPartitionError": "ottla_protocol.errors",
+    "WaitTimedOutError": "ottla._futures",
+}
+
+__all__ = [
+    "Admin",
+    "BufferExhaustedError",
+    "ClientError",
+    "ClusterUnreachableError",
+    "ClusterView",
+    "ConfigError",
+    "DeliveryReport",
+    "DeliveryTimeoutError",
+    "ForkedProcessError",
+    "InvalidProducerEpochError",
+    "InvalidRecordError",
+    "ManyFuture",
+    "MessageTooLargeError",
+    "NotEnoughReplicasError",
+    "OttlaError",
+    "Outcome",
+    "PartitionInfo",
+    "Producer",
+    "ProducerClosedError",
+    "ProducerRecord",
+    "RecordFuture",
+    "RecordMetadata",
+    "RequestTimedOutError",
+    "SerializationError",
+    "TopicAlreadyExistsError",
+    "UnavailableError",
+    "UnknownTopicOrPartitionError",
+    "WaitTimedOutError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that importing the package costs nothing."""
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(module), name)
+    if value.__module__.startswith("ottla._"):
+        # Tracebacks and documentation say where it is meant to be imported from.
+        value.__module__ = __name__
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

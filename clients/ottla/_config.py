@@ -53,9 +53,8 @@ _TIMEOUT_MS: Final = integer(1, MAX_INT)
 
 
 class ProducerOptions(TypedDict, total=False):
-    """The keywords of Producer, for type checkers; ProducerConfig tells what each means."""
+    """The keywords of Producer beside bootstrap_servers, for type checkers; see ProducerConfig."""
 
-    bootstrap_servers: str | Iterable[str]
     client_id: str
     key_serializer: SerializerOption
     value_serializer: SerializerOption
