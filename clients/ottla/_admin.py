@@ -1,7 +1,7 @@
 """The admin client for threads, over urllib3."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from threading import Lock
 from time import monotonic, sleep
@@ -9,7 +9,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack
 
 from ottla import _admin_calls as calls
-from ottla._admin_calls import AdminCall, At, CallAttempts, ConfigValue
+from ottla._admin_calls import (
+    AdminCall,
+    At,
+    CallAttempts,
+    ConfigValue,
+    ElectionType,
+    TopicPartition,
+)
 from ottla._config import AdminConfig, AdminOptions
 from ottla._errors import ForkedProcessError
 from ottla._transport import MAX_RESPONSE_BYTES, BrokerUnreachableError, Response
@@ -18,7 +25,11 @@ from ottla_protocol.errors import Outcome
 from ottla_protocol.models import (
     BrokerDescription,
     ClusterDescription,
+    ElectedPartition,
     OffsetResponse,
+    OngoingReassignment,
+    ReassignedPartition,
+    TopicConfigValue,
     TopicDescription,
 )
 
@@ -221,6 +232,64 @@ class Admin:
             InvalidPartitionsError: the topic has that many already, or `total` is over the limit.
         """
         return self._call(calls.add_partitions(name, total))
+
+    def describe_configs(self, name: str) -> dict[str, TopicConfigValue]:
+        """Every config of a topic by name, with whether the topic or the default sets it.
+
+        Raises:
+            UnknownTopicOrPartitionError: there is no topic of that name.
+        """
+        return self._call(calls.describe_configs(name))
+
+    def alter_configs(
+        self, name: str, configs: Mapping[str, ConfigValue | None]
+    ) -> dict[str, TopicConfigValue]:
+        """Set some configs of a topic, or with None return them to their defaults.
+
+        Returns:
+            All configs, as they are from now on.
+
+        Raises:
+            InvalidConfigError: one is unknown or out of range; then none is changed.
+            UnknownTopicOrPartitionError: there is no topic of that name.
+        """
+        return self._call(calls.alter_configs(name, configs))
+
+    def elect_leaders(
+        self,
+        partitions: Iterable[TopicPartition] | None = None,
+        type: ElectionType = "preferred",  # noqa: A002  as in Kafka
+    ) -> list[ElectedPartition]:
+        """Give leadership back to the preferred leader, the first replica, where it is in sync.
+
+        Args:
+            partitions: (topic, partition) each; None is all that their first replica does not lead.
+            type: "preferred" is the only one.
+
+        Returns:
+            What became of each. Where some fail, each has its `error`; where all fail alike, that
+            error is raised.
+        """
+        return self._call(calls.elect_leaders(partitions, type))
+
+    def reassign_partitions(
+        self, replicas: Mapping[TopicPartition, Sequence[int] | None]
+    ) -> list[ReassignedPartition]:
+        """Move partitions to other brokers; they copy the records while all goes on.
+
+        Args:
+            replicas: by (topic, partition): the node ids that it is to have, preferred leader
+                first; None calls a reassignment off.
+
+        Returns:
+            What became of each. Where some fail, each has its `error`; where all fail alike, that
+            error is raised.
+        """
+        return self._call(calls.reassign_partitions(replicas))
+
+    def list_reassignments(self) -> list[OngoingReassignment]:
+        """The reassignments under way."""
+        return self._call(calls.list_reassignments())
 
     def cluster(self) -> ClusterDescription:
         """The cluster: its id, controller and brokers."""

@@ -10,7 +10,7 @@ send; `CallAttempts` says to which broker, when, and when to give up:
 - A round in which no broker could be reached ends the call: ClusterUnreachableError names them all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
@@ -22,12 +22,19 @@ from ottla._config import AdminConfig
 from ottla._errors import ClusterUnreachableError
 from ottla._transport import BrokerUnreachableError, Response, error_of
 from ottla_protocol import models, routes
-from ottla_protocol.errors import InvalidRequestError, InvalidTopicError, OttlaError, Outcome
+from ottla_protocol.errors import (
+    InvalidRequestError,
+    InvalidTopicError,
+    OttlaError,
+    Outcome,
+    PreferredLeaderNotAvailableError,
+)
 
 ConfigValue: TypeAlias = str | int | bool
 At: TypeAlias = Literal["earliest", "latest"]
-ElectionType: TypeAlias = Literal["preferred", "unclean"]
+ElectionType: TypeAlias = Literal["preferred"]
 TopicPartition: TypeAlias = tuple[str, int]
+"""A topic's name and the number of one of its partitions."""
 
 T = TypeVar("T")
 
@@ -44,6 +51,7 @@ class AdminCall(Generic[T]):
         decode: the body of a good answer to the result.
         body: JSON, or None for a request without one.
         is_repeatable: doing it twice is the same as once, so it may be repeated after UNKNOWN.
+        final_errors: what is a result here, although it may pass some day.
     """
 
     method: str
@@ -51,6 +59,7 @@ class AdminCall(Generic[T]):
     decode: Callable[[bytes], T]
     body: bytes | None = None
     is_repeatable: bool = True
+    final_errors: tuple[type[OttlaError], ...] = ()
 
 
 def create_topic(
@@ -96,9 +105,66 @@ def add_partitions(name: str, total: int) -> AdminCall[models.TopicDescription]:
         "PATCH",
         _topic_path(name),
         _decoder(models.TopicDescription),
-        _json({"partitions": total}),
+        _json(models.AddPartitionsRequest(total)),
         is_repeatable=False,
     )
+
+
+def describe_configs(name: str) -> AdminCall[dict[str, models.TopicConfigValue]]:
+    """`GET /v1/topics/{topic}/configs`."""
+    decode = _decoder(models.TopicConfigs)
+    return AdminCall("GET", _configs_path(name), lambda body: decode(body).configs)
+
+
+def alter_configs(
+    name: str, configs: Mapping[str, ConfigValue | None]
+) -> AdminCall[dict[str, models.TopicConfigValue]]:
+    """`PATCH /v1/topics/{topic}/configs`."""
+    decode = _decoder(models.TopicConfigs)
+    return AdminCall(
+        "PATCH",
+        _configs_path(name),
+        lambda body: decode(body).configs,
+        _json(models.AlterTopicConfigsRequest(dict(configs))),
+    )
+
+
+def elect_leaders(
+    partitions: Iterable[TopicPartition] | None, type_: ElectionType
+) -> AdminCall[list[models.ElectedPartition]]:
+    """`POST /v1/elections`."""
+    decode = _decoder(models.ElectionResponse)
+    named = None if partitions is None else [models.PartitionName(*each) for each in partitions]
+    return AdminCall(
+        "POST",
+        routes.ELECTIONS,
+        lambda body: decode(body).results,
+        _json(models.ElectionRequest(type_, named)),
+        final_errors=(PreferredLeaderNotAvailableError,),
+    )
+
+
+def reassign_partitions(
+    replicas: Mapping[TopicPartition, Sequence[int] | None],
+) -> AdminCall[list[models.ReassignedPartition]]:
+    """`POST /v1/reassignments`."""
+    decode = _decoder(models.ReassignmentResponse)
+    wanted = [
+        models.PartitionReassignment(topic, partition, None if nodes is None else list(nodes))
+        for (topic, partition), nodes in replicas.items()
+    ]
+    return AdminCall(
+        "POST",
+        routes.REASSIGNMENTS,
+        lambda body: decode(body).results,
+        _json(models.ReassignmentRequest(wanted)),
+    )
+
+
+def list_reassignments() -> AdminCall[list[models.OngoingReassignment]]:
+    """`GET /v1/reassignments`."""
+    decode = _decoder(models.ReassignmentList)
+    return AdminCall("GET", routes.REASSIGNMENTS, lambda body: decode(body).reassignments)
 
 
 def cluster() -> AdminCall[models.ClusterDescription]:
@@ -187,7 +253,8 @@ class CallAttempts(Generic[T]):
         self._last_error = error
         self._reasons[attempt.url] = error.detail
         self._note(error)
-        if not error.retriable or not self._may_repeat(error):
+        is_final = not error.retriable or isinstance(error, self._call.final_errors)
+        if is_final or not self._may_repeat(error):
             raise self._with_outcome(error)
         return None
 
@@ -276,6 +343,10 @@ def _json(document: Any) -> bytes:
 
 def _topic_path(name: str) -> str:
     return routes.TOPIC.format(topic=_topic_in_path(name))
+
+
+def _configs_path(name: str) -> str:
+    return routes.TOPIC_CONFIGS.format(topic=_topic_in_path(name))
 
 
 def _topic_in_path(name: object) -> str:

@@ -2,14 +2,21 @@
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from time import monotonic
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, Unpack
 
 from ottla import _admin_calls as calls
-from ottla._admin_calls import AdminCall, At, CallAttempts, ConfigValue
+from ottla._admin_calls import (
+    AdminCall,
+    At,
+    CallAttempts,
+    ConfigValue,
+    ElectionType,
+    TopicPartition,
+)
 from ottla._config import AdminConfig, AdminOptions
 from ottla._errors import ForkedProcessError
 from ottla._transport import AiohttpTransport, BrokerUnreachableError, Response
@@ -17,7 +24,11 @@ from ottla_protocol import routes
 from ottla_protocol.models import (
     BrokerDescription,
     ClusterDescription,
+    ElectedPartition,
     OffsetResponse,
+    OngoingReassignment,
+    ReassignedPartition,
+    TopicConfigValue,
     TopicDescription,
 )
 
@@ -123,6 +134,34 @@ class Admin:
     async def add_partitions(self, name: str, total: int) -> TopicDescription:
         """See `ottla.Admin.add_partitions`."""
         return await self._call(calls.add_partitions(name, total))
+
+    async def describe_configs(self, name: str) -> dict[str, TopicConfigValue]:
+        """See `ottla.Admin.describe_configs`."""
+        return await self._call(calls.describe_configs(name))
+
+    async def alter_configs(
+        self, name: str, configs: Mapping[str, ConfigValue | None]
+    ) -> dict[str, TopicConfigValue]:
+        """See `ottla.Admin.alter_configs`."""
+        return await self._call(calls.alter_configs(name, configs))
+
+    async def elect_leaders(
+        self,
+        partitions: Iterable[TopicPartition] | None = None,
+        type: ElectionType = "preferred",  # noqa: A002  as in Kafka
+    ) -> list[ElectedPartition]:
+        """See `ottla.Admin.elect_leaders`."""
+        return await self._call(calls.elect_leaders(partitions, type))
+
+    async def reassign_partitions(
+        self, replicas: Mapping[TopicPartition, Sequence[int] | None]
+    ) -> list[ReassignedPartition]:
+        """See `ottla.Admin.reassign_partitions`."""
+        return await self._call(calls.reassign_partitions(replicas))
+
+    async def list_reassignments(self) -> list[OngoingReassignment]:
+        """See `ottla.Admin.list_reassignments`."""
+        return await self._call(calls.list_reassignments())
 
     async def cluster(self) -> ClusterDescription:
         """See `ottla.Admin.cluster`."""

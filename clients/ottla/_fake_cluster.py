@@ -11,36 +11,27 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
-from uuid import uuid4
 
 import msgspec
 
 from ottla._fake_log import FakePartition
+from ottla._fake_metadata import FakeMetadata, json_answer, parse_json, raise_shared
 from ottla._transport import BrokerUnreachableError, Response
 from ottla_protocol import models, routes
 from ottla_protocol.errors import (
-    InvalidPartitionsError,
-    InvalidReplicationFactorError,
     InvalidRequestError,
-    InvalidTopicError,
     LeaderNotAvailableError,
     MalformedBodyError,
     NotFoundError,
     NotLeaderOrFollowerError,
     OttlaError,
     Outcome,
-    TopicAlreadyExistsError,
-    UnknownTopicOrPartitionError,
 )
 
-MAX_PARTITIONS: Final = 1_000
 MAX_BROKERS: Final = 100
 FIRST_PORT: Final = 7_101
-DEFAULT_PARTITIONS: Final = 3
-
-_TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,248}")
 
 ModelT = TypeVar("ModelT")
 
@@ -73,14 +64,6 @@ class Request(NamedTuple):
     body: bytes
 
 
-@dataclass(slots=True)
-class _Topic:
-    name: str
-    topic_id: str
-    partitions: list[FakePartition]
-    configs: dict[str, Any]
-
-
 class FakeBrokers:
     """All brokers of one fake cluster.
 
@@ -98,20 +81,10 @@ class FakeBrokers:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self._lock = Lock()
-        self._stopped: set[int] = set()
-        self._topics: dict[str, _Topic] = {}
-        self._next_producer_id = 1_000
-        self._next_leader = 0
+        self._metadata = FakeMetadata(self.urls)
+        self._last_producer_id = 1_000
         self._calls: dict[tuple[str, str], Callable[..., Response]] = {
-            ("GET", routes.METADATA): self._metadata,
-            ("GET", routes.CLUSTER): self._describe_cluster,
-            ("GET", routes.BROKERS): self._list_brokers,
-            ("GET", routes.TOPICS): self._list_topics,
-            ("POST", routes.TOPICS): self._create_topic,
-            ("GET", routes.TOPIC): self._describe_topic,
-            ("PATCH", routes.TOPIC): self._add_partitions,
-            ("DELETE", routes.TOPIC): self._delete_topic,
-            ("GET", routes.PARTITION_OFFSETS): self._offsets,
+            **self._metadata.calls,
             ("POST", routes.PRODUCER_IDS): self._allocate_producer_id,
             ("POST", routes.PRODUCE): self._produce,
             ("POST", routes.FETCH): self._fetch,
@@ -127,7 +100,7 @@ class FakeBrokers:
         """
         with self._lock:
             node_id = next((each for each, known in self.urls.items() if known == url), None)
-            if node_id is None or node_id in self._stopped:
+            if node_id is None or node_id in self._metadata.stopped:
                 raise BrokerUnreachableError(
                     f"{url}: connection refused", outcome=Outcome.NOT_APPLIED, refused=True
                 )
@@ -168,166 +141,43 @@ class FakeBrokers:
     def stop(self, node_id: int) -> None:
         """Refuse connections to this broker and let others lead what it led."""
         with self._lock:
-            self._check_broker(node_id)
-            self._stopped.add(node_id)
-            for partition in self._all_partitions():
+            self._metadata.check_broker(node_id)
+            self._metadata.stopped.add(node_id)
+            for partition in self._metadata.all_partitions():
                 if partition.leader == node_id:
-                    live = [each for each in partition.replicas if each not in self._stopped]
+                    live = [
+                        each for each in partition.replicas if each not in self._metadata.stopped
+                    ]
                     partition.lead(live[0] if live else None)
 
     def start(self, node_id: int) -> None:
         """Answer again; lead what has no leader."""
         with self._lock:
-            self._check_broker(node_id)
-            self._stopped.discard(node_id)
-            for partition in self._all_partitions():
+            self._metadata.check_broker(node_id)
+            self._metadata.stopped.discard(node_id)
+            for partition in self._metadata.all_partitions():
                 if partition.leader is None and node_id in partition.replicas:
                     partition.lead(node_id)
 
     def move_leader(self, topic: str, partition: int, node_id: int) -> None:
         """Let another broker lead."""
         with self._lock:
-            self._check_broker(node_id)
-            self._partition(topic, partition).lead(node_id)
+            self._metadata.check_broker(node_id)
+            self._metadata.partition(topic, partition).lead(node_id)
 
     def partitions(self, topic: str) -> list[FakePartition]:
         """The topic's partitions, to look at."""
         with self._lock:
-            return list(self._topic(topic).partitions)
-
-    def _check_broker(self, node_id: int) -> None:
-        if node_id not in self.urls:
-            raise NotFoundError(f"there is no broker {node_id}, they are 1 to {len(self.urls)}")
-
-    # --- metadata and topics --------------------------------------------------------------------
-
-    def _metadata(self, _node_id: int, query: Mapping[str, str], _body: bytes) -> Response:
-        names = [name for name in query.get("topics", "").split(",") if name]
-        topics = [self._topic(name) for name in names] if names else self._sorted_topics()
-        return _json(
-            models.MetadataResponse(
-                "fake", self._controller(), 1, self._brokers(), [_describe(each) for each in topics]
-            )
-        )
-
-    def _describe_cluster(self, _node_id: int, _query: Mapping[str, str], _body: bytes) -> Response:
-        partitions = sum(1 for _ in self._all_partitions())
-        return _json(
-            models.ClusterDescription(
-                "fake", self._controller(), 1, 1, 1, self._brokers(), len(self._topics), partitions
-            )
-        )
-
-    def _list_brokers(self, _node_id: int, _query: Mapping[str, str], _body: bytes) -> Response:
-        return _json(models.BrokerList(self._brokers()))
-
-    def _list_topics(self, _node_id: int, _query: Mapping[str, str], _body: bytes) -> Response:
-        return _json(models.TopicList([_describe(each) for each in self._sorted_topics()]))
-
-    def _create_topic(self, _node_id: int, _query: Mapping[str, str], body: bytes) -> Response:
-        wanted = _parse(body, models.CreateTopicRequest)
-        if not _TOPIC_NAME.fullmatch(wanted.name) or wanted.name in (".", ".."):
-            raise InvalidTopicError(f"{wanted.name!r} is no name for a topic")
-        if wanted.name in self._topics:
-            raise TopicAlreadyExistsError(f"topic {wanted.name!r} already exists")
-        count = DEFAULT_PARTITIONS if wanted.partitions is None else wanted.partitions
-        if not 1 <= count <= MAX_PARTITIONS:
-            raise InvalidPartitionsError(f"partitions must be from 1 to {MAX_PARTITIONS}")
-        brokers = len(self.urls)
-        factor = wanted.replication_factor
-        factor = min(3, brokers) if factor is None else factor
-        if not 1 <= factor <= brokers:
-            raise InvalidReplicationFactorError(f"replication_factor must be from 1 to {brokers}")
-        first = self._next_leader
-        topic = _Topic(wanted.name, uuid4().hex, [], dict(wanted.configs))
-        self._grow(topic, count, factor)
-        if wanted.validate_only:
-            self._next_leader = first
-            return _json(_describe(topic))
-        self._topics[topic.name] = topic
-        return _json(_describe(topic), 201)
-
-    def _describe_topic(
-        self, _node_id: int, _query: Mapping[str, str], _body: bytes, topic: str
-    ) -> Response:
-        return _json(_describe(self._topic(topic)))
-
-    def _add_partitions(
-        self, _node_id: int, _query: Mapping[str, str], body: bytes, topic: str
-    ) -> Response:
-        found = self._topic(topic)
-        total = _parse(body, _PartitionTotal).partitions
-        if not len(found.partitions) < total <= MAX_PARTITIONS:
-            raise InvalidPartitionsError(
-                f"topic {topic!r} has {len(found.partitions)} partitions, not fewer than {total}"
-            )
-        self._grow(found, total, len(found.partitions[0].replicas))
-        return _json(_describe(found))
-
-    def _delete_topic(
-        self, _node_id: int, _query: Mapping[str, str], _body: bytes, topic: str
-    ) -> Response:
-        del self._topics[self._topic(topic).name]
-        return Response(204, routes.JSON, b"")
-
-    def _offsets(
-        self, _node_id: int, query: Mapping[str, str], _body: bytes, topic: str, partition: str
-    ) -> Response:
-        found = self._partition(topic, int(partition) if partition.isdecimal() else -1)
-        at = query.get("at", "latest")
-        if at not in ("latest", "earliest"):
-            raise InvalidRequestError(f"at must be latest or earliest, not {at!r}")
-        offset = found.end_offset if at == "latest" else 0
-        return _json(
-            models.OffsetResponse(found.topic, found.partition, offset, found.leader_epoch)
-        )
-
-    def _grow(self, topic: _Topic, total: int, factor: int) -> None:
-        nodes = list(self.urls)
-        for partition in range(len(topic.partitions), total):
-            first, self._next_leader = self._next_leader, self._next_leader + 1
-            replicas = [nodes[(first + each) % len(nodes)] for each in range(factor)]
-            made = FakePartition(topic.name, partition, replicas)
-            made.leader = next((each for each in replicas if each not in self._stopped), None)
-            topic.partitions.append(made)
-
-    def _topic(self, name: str) -> _Topic:
-        topic = self._topics.get(name)
-        if topic is None:
-            raise UnknownTopicOrPartitionError(f"there is no topic {name!r}")
-        return topic
-
-    def _partition(self, topic: str, partition: int) -> FakePartition:
-        partitions = self._topic(topic).partitions
-        if not 0 <= partition < len(partitions):
-            raise UnknownTopicOrPartitionError(f"topic {topic!r} has no partition {partition}")
-        return partitions[partition]
-
-    def _all_partitions(self) -> list[FakePartition]:
-        return [each for topic in self._topics.values() for each in topic.partitions]
-
-    def _sorted_topics(self) -> list[_Topic]:
-        return sorted(self._topics.values(), key=lambda topic: topic.name)
-
-    def _controller(self) -> int | None:
-        return min(self.urls.keys() - self._stopped, default=None)
-
-    def _brokers(self) -> list[models.BrokerDescription]:
-        return [
-            models.BrokerDescription(
-                node_id, url, "", "fenced" if node_id in self._stopped else "active", 1
-            )
-            for node_id, url in self.urls.items()
-        ]
+            return list(self._metadata.topic(topic).partitions)
 
     # --- produce and fetch ----------------------------------------------------------------------
 
     def _allocate_producer_id(
         self, _node_id: int, _query: Mapping[str, str], body: bytes
     ) -> Response:
-        _parse(body, models.AllocateProducerIdRequest)
-        self._next_producer_id += 1
-        return _json(models.ProducerIdentity(self._next_producer_id, 0))
+        parse_json(body, models.AllocateProducerIdRequest)
+        self._last_producer_id += 1
+        return json_answer(models.ProducerIdentity(self._last_producer_id, 0))
 
     def _produce(self, node_id: int, _query: Mapping[str, str], body: bytes) -> Response:
         wanted = _unpack(body, models.BinaryProduceRequest)
@@ -346,8 +196,7 @@ class FakeBrokers:
             if wanted.acks == 0:
                 appended = msgspec.structs.replace(appended, base_offset=-1, timestamp=-1)
             results.append(appended)
-        if len(errors) == len(results) and len({error.code for error in errors}) == 1:
-            raise errors[0]
+        raise_shared(errors, len(results))
         return _msgpack(models.BinaryProduceResponse(results), 207 if errors else 200)
 
     def _fetch(self, node_id: int, _query: Mapping[str, str], body: bytes) -> Response:
@@ -367,12 +216,11 @@ class FakeBrokers:
                     asked.topic, asked.partition, [], -1, -1, error=error.problem()
                 )
             results.append(result)
-        if errors and len(errors) == len(results) and len({error.code for error in errors}) == 1:
-            raise errors[0]
+        raise_shared(errors, len(results))
         return _msgpack(models.BinaryFetchResponse(results), 207 if errors else 200)
 
     def _led(self, node_id: int, topic: str, partition: int) -> FakePartition:
-        found = self._partition(topic, partition)
+        found = self._metadata.partition(topic, partition)
         if found.leader is None:
             raise LeaderNotAvailableError(f"{topic}-{partition} has no leader")
         if found.leader != node_id:
@@ -385,33 +233,6 @@ class FakeBrokers:
         return found
 
 
-class _PartitionTotal(models.Request, frozen=True):
-    partitions: int
-
-
-def _describe(topic: _Topic) -> models.TopicDescription:
-    return models.TopicDescription(
-        topic.name,
-        topic.topic_id,
-        [
-            models.PartitionDescription(
-                each.partition, each.leader, each.leader_epoch, each.replicas, each.replicas
-            )
-            for each in topic.partitions
-        ],
-        topic.configs,
-    )
-
-
-def _parse(body: bytes, model: type[ModelT]) -> ModelT:
-    try:
-        return msgspec.json.decode(body, type=model)
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError(str(error)) from error
-    except msgspec.DecodeError as error:
-        raise MalformedBodyError(str(error)) from error
-
-
 def _unpack(body: bytes, model: type[ModelT]) -> ModelT:
     try:
         return msgspec.msgpack.decode(body, type=model)
@@ -419,10 +240,6 @@ def _unpack(body: bytes, model: type[ModelT]) -> ModelT:
         raise InvalidRequestError(str(error)) from error
     except msgspec.DecodeError as error:
         raise MalformedBodyError(str(error)) from error
-
-
-def _json(document: object, status: int = 200) -> Response:
-    return Response(status, routes.JSON, msgspec.json.encode(document))
 
 
 def _msgpack(document: object, status: int) -> Response:

@@ -66,6 +66,11 @@ class FakePartition:
         self.end_offset = 0
         self._producers: dict[int, _Producer] = {}
 
+    @property
+    def name(self) -> str:
+        """As logs and errors call it."""
+        return f"{self.topic}-{self.partition}"
+
     def lead(self, node_id: int | None) -> None:
         """Make this broker the leader, under the next epoch, if it is not already."""
         if self.leader != node_id:

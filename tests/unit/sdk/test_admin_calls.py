@@ -18,6 +18,7 @@ from ottla_protocol.errors import (
     InvalidRequestError,
     InvalidTopicError,
     Outcome,
+    PreferredLeaderNotAvailableError,
     TopicAlreadyExistsError,
 )
 
@@ -72,6 +73,37 @@ class TestWhatIsSent:
             (calls.describe_topic("a/b?c#d%2f"), "GET", "/v1/topics/a%2Fb%3Fc%23d%252f", None),
             (calls.delete_topic("flights"), "DELETE", "/v1/topics/flights", None),
             (calls.add_partitions("flights", 9), "PATCH", "/v1/topics/flights", {"partitions": 9}),
+            (calls.describe_configs("a b"), "GET", "/v1/topics/a%20b/configs", None),
+            (
+                calls.alter_configs("flights", {"a": 1, "b": None}),
+                "PATCH",
+                "/v1/topics/flights/configs",
+                {"configs": {"a": 1, "b": None}},
+            ),
+            (
+                calls.elect_leaders([("flights", 1)], "preferred"),
+                "POST",
+                "/v1/elections",
+                {"type": "preferred", "partitions": [{"topic": "flights", "partition": 1}]},
+            ),
+            (
+                calls.elect_leaders(None, "preferred"),
+                "POST",
+                "/v1/elections",
+                {"type": "preferred", "partitions": None},
+            ),
+            (
+                calls.reassign_partitions({("flights", 1): (2, 3), ("flights", 2): None}),
+                "POST",
+                "/v1/reassignments",
+                {
+                    "reassignments": [
+                        {"topic": "flights", "partition": 1, "replicas": [2, 3]},
+                        {"topic": "flights", "partition": 2, "replicas": None},
+                    ]
+                },
+            ),
+            (calls.list_reassignments(), "GET", "/v1/reassignments", None),
             (calls.cluster(), "GET", "/v1/cluster", None),
             (calls.brokers(), "GET", "/v1/brokers", None),
             (
@@ -113,6 +145,13 @@ class TestAnswers:
             machine.answered(
                 machine.next_attempt(0), refused(TopicAlreadyExistsError("the name is taken"))
             )
+
+    def test_an_election_that_cannot_be_won_now_is_told_at_once(self):
+        machine = attempts(calls.elect_leaders(None, "preferred"))
+        error = PreferredLeaderNotAvailableError("it is down", outcome=Outcome.NOT_APPLIED)
+        assert error.retriable
+        with pytest.raises(PreferredLeaderNotAvailableError):
+            machine.answered(machine.next_attempt(0), refused(error))
 
     def test_an_answer_of_something_else_is_an_error_of_its_own(self):
         machine = attempts()

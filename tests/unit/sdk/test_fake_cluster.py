@@ -15,6 +15,7 @@ from ottla_protocol.errors import (
     NotEnoughReplicasError,
     OttlaError,
     Outcome,
+    PreferredLeaderNotAvailableError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
     error_from_problem,
@@ -286,6 +287,50 @@ class TestAdmin:
     def test_partitions_are_only_added(self, cluster):
         with pytest.raises(InvalidPartitionsError):
             cluster.admin().add_partitions("flights", 3)
+
+    def test_configs(self, cluster):
+        admin = cluster.admin()
+        admin.alter_configs("flights", {"retention.ms": 5, "segment.bytes": 6})
+        configs = admin.alter_configs("flights", {"segment.bytes": None})
+        assert {name: each.value for name, each in configs.items()} == {"retention.ms": 5}
+        assert admin.describe_configs("flights") == configs
+
+    def test_elections(self, cluster):
+        admin = cluster.admin()
+        cluster.move_leader("flights", 0, 2)
+        cluster.move_leader("flights", 1, 1)
+        [first] = admin.elect_leaders([("flights", 0)])
+        assert (first.topic, first.partition, first.leader, first.elected) == (
+            "flights",
+            0,
+            1,
+            True,
+        )
+        [again] = admin.elect_leaders([("flights", 0)])
+        assert (again.leader, again.elected, again.error) == (1, False, None)
+        assert [each.partition for each in admin.elect_leaders()] == [1]
+        cluster.stop_broker(1)
+        with pytest.raises(PreferredLeaderNotAvailableError):
+            admin.elect_leaders()
+        results = admin.elect_leaders([("flights", 0), ("flights", 1)])
+        assert [None if each.error is None else each.error["code"] for each in results] == [
+            "PREFERRED_LEADER_NOT_AVAILABLE",
+            None,
+        ]
+
+    def test_reassignments(self, cluster):
+        admin = cluster.admin()
+        results = admin.reassign_partitions(
+            {("flights", 0): [3, 2], ("flights", 1): None, ("flights", 2): [4]}
+        )
+        assert [None if each.error is None else each.error["code"] for each in results] == [
+            None,
+            "NO_REASSIGNMENT_IN_PROGRESS",
+            "INVALID_REPLICA_ASSIGNMENT",
+        ]
+        [first, *_] = admin.describe_topic("flights").partitions
+        assert (first.replicas, first.leader) == ([3, 2], 3)
+        assert admin.list_reassignments() == []
 
     async def test_asyncio(self, cluster):
         async with cluster.async_admin() as admin:

@@ -1,0 +1,313 @@
+"""The fake cluster's brokers, topics and leaders, and the calls that read and change them.
+
+Each call takes a request's query and body and returns the answer, or raises what a broker would
+answer. `_fake_cluster` holds the lock around all of them.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+from uuid import uuid4
+
+import msgspec
+
+from ottla._fake_log import FakePartition
+from ottla._transport import Response
+from ottla_protocol import models, routes
+from ottla_protocol.errors import (
+    InvalidPartitionsError,
+    InvalidReplicaAssignmentError,
+    InvalidReplicationFactorError,
+    InvalidRequestError,
+    InvalidTopicError,
+    MalformedBodyError,
+    NoReassignmentInProgressError,
+    NotFoundError,
+    OttlaError,
+    Outcome,
+    PreferredLeaderNotAvailableError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+)
+
+MAX_PARTITIONS: Final = 1_000
+DEFAULT_PARTITIONS: Final = 3
+
+_TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,248}")
+
+ModelT = TypeVar("ModelT")
+
+
+@dataclass(slots=True)
+class _Topic:
+    name: str
+    topic_id: str
+    partitions: list[FakePartition]
+    configs: dict[str, Any]
+
+
+class FakeMetadata:
+    """Brokers, topics and leaders.
+
+    Args:
+        urls: base URLs of the brokers by node id.
+    """
+
+    def __init__(self, urls: Mapping[int, str]) -> None:
+        self.urls = dict(urls)
+        self.stopped: set[int] = set()
+        self.topics: dict[str, _Topic] = {}
+        self._next_leader = 0
+        self.calls: dict[tuple[str, str], Callable[..., Response]] = {
+            ("GET", routes.METADATA): self._metadata,
+            ("GET", routes.CLUSTER): self._describe_cluster,
+            ("GET", routes.BROKERS): self._list_brokers,
+            ("GET", routes.TOPICS): self._list_topics,
+            ("POST", routes.TOPICS): self._create_topic,
+            ("GET", routes.TOPIC): self._describe_topic,
+            ("PATCH", routes.TOPIC): self._add_partitions,
+            ("DELETE", routes.TOPIC): self._delete_topic,
+            ("GET", routes.TOPIC_CONFIGS): self._describe_configs,
+            ("PATCH", routes.TOPIC_CONFIGS): self._alter_configs,
+            ("GET", routes.PARTITION_OFFSETS): self._offsets,
+            ("POST", routes.ELECTIONS): self._elect,
+            ("GET", routes.REASSIGNMENTS): self._list_reassignments,
+            ("POST", routes.REASSIGNMENTS): self._reassign,
+        }
+
+    def check_broker(self, node_id: int) -> None:
+        if node_id not in self.urls:
+            raise NotFoundError(f"there is no broker {node_id}, they are 1 to {len(self.urls)}")
+
+    def _metadata(self, _node_id: int, query: Mapping[str, str], _body: bytes) -> Response:
+        names = [name for name in query.get("topics", "").split(",") if name]
+        topics = [self.topic(name) for name in names] if names else self._sorted_topics()
+        return json_answer(
+            models.MetadataResponse(
+                "fake", self._controller(), 1, self._brokers(), [_describe(each) for each in topics]
+            )
+        )
+
+    def _describe_cluster(self, _node_id: int, _query: Mapping[str, str], _body: bytes) -> Response:
+        partitions = sum(1 for _ in self.all_partitions())
+        return json_answer(
+            models.ClusterDescription(
+                "fake", self._controller(), 1, 1, 1, self._brokers(), len(self.topics), partitions
+            )
+        )
+
+    def _list_brokers(self, _node_id: int, _query: Mapping[str, str], _body: bytes) -> Response:
+        return json_answer(models.BrokerList(self._brokers()))
+
+    def _list_topics(self, _node_id: int, _query: Mapping[str, str], _body: bytes) -> Response:
+        return json_answer(models.TopicList([_describe(each) for each in self._sorted_topics()]))
+
+    def _create_topic(self, _node_id: int, _query: Mapping[str, str], body: bytes) -> Response:
+        wanted = parse_json(body, models.CreateTopicRequest)
+        if not _TOPIC_NAME.fullmatch(wanted.name) or wanted.name in (".", ".."):
+            raise InvalidTopicError(f"{wanted.name!r} is no name for a topic")
+        if wanted.name in self.topics:
+            raise TopicAlreadyExistsError(f"topic {wanted.name!r} already exists")
+        count = DEFAULT_PARTITIONS if wanted.partitions is None else wanted.partitions
+        if not 1 <= count <= MAX_PARTITIONS:
+            raise InvalidPartitionsError(f"partitions must be from 1 to {MAX_PARTITIONS}")
+        brokers = len(self.urls)
+        factor = wanted.replication_factor
+        factor = min(3, brokers) if factor is None else factor
+        if not 1 <= factor <= brokers:
+            raise InvalidReplicationFactorError(f"replication_factor must be from 1 to {brokers}")
+        first = self._next_leader
+        topic = _Topic(wanted.name, uuid4().hex, [], dict(wanted.configs))
+        self._grow(topic, count, factor)
+        if wanted.validate_only:
+            self._next_leader = first
+            return json_answer(_describe(topic))
+        self.topics[topic.name] = topic
+        return json_answer(_describe(topic), 201)
+
+    def _describe_topic(
+        self, _node_id: int, _query: Mapping[str, str], _body: bytes, topic: str
+    ) -> Response:
+        return json_answer(_describe(self.topic(topic)))
+
+    def _add_partitions(
+        self, _node_id: int, _query: Mapping[str, str], body: bytes, topic: str
+    ) -> Response:
+        found = self.topic(topic)
+        total = parse_json(body, models.AddPartitionsRequest).partitions
+        if not len(found.partitions) < total <= MAX_PARTITIONS:
+            raise InvalidPartitionsError(
+                f"topic {topic!r} has {len(found.partitions)} partitions, not fewer than {total}"
+            )
+        self._grow(found, total, len(found.partitions[0].replicas))
+        return json_answer(_describe(found))
+
+    def _delete_topic(
+        self, _node_id: int, _query: Mapping[str, str], _body: bytes, topic: str
+    ) -> Response:
+        del self.topics[self.topic(topic).name]
+        return Response(204, routes.JSON, b"")
+
+    def _describe_configs(
+        self, _node_id: int, _query: Mapping[str, str], _body: bytes, topic: str
+    ) -> Response:
+        configs = self.topic(topic).configs
+        told = {name: models.TopicConfigValue(value, "topic") for name, value in configs.items()}
+        return json_answer(models.TopicConfigs(topic, told))
+
+    def _alter_configs(
+        self, node_id: int, query: Mapping[str, str], body: bytes, topic: str
+    ) -> Response:
+        configs = self.topic(topic).configs
+        for name, value in parse_json(body, models.AlterTopicConfigsRequest).configs.items():
+            if value is None:
+                configs.pop(name, None)
+            else:
+                configs[name] = value
+        return self._describe_configs(node_id, query, body, topic)
+
+    def _elect(self, _node_id: int, _query: Mapping[str, str], body: bytes) -> Response:
+        named = parse_json(body, models.ElectionRequest).partitions
+        if named is None:
+            found = [each for each in self.all_partitions() if each.leader != each.replicas[0]]
+        else:
+            found = [self.partition(each.topic, each.partition) for each in named]
+        results: list[models.ElectedPartition] = []
+        errors: list[OttlaError] = []
+        for partition in found:
+            preferred, before, problem = partition.replicas[0], partition.leader, None
+            if preferred in self.stopped:
+                error = PreferredLeaderNotAvailableError(
+                    f"broker {preferred}, the preferred leader of {partition.name}, is stopped",
+                    outcome=Outcome.NOT_APPLIED,
+                )
+                errors.append(error)
+                problem = error.problem()
+            else:
+                partition.lead(preferred)
+            elected = partition.leader != before
+            results.append(
+                models.ElectedPartition(
+                    partition.topic, partition.partition, partition.leader, elected, problem
+                )
+            )
+        raise_shared(errors, len(results))
+        return json_answer(models.ElectionResponse(results), 207 if errors else 200)
+
+    def _list_reassignments(
+        self, _node_id: int, _query: Mapping[str, str], _body: bytes
+    ) -> Response:
+        return json_answer(models.ReassignmentList([]))
+
+    def _reassign(self, _node_id: int, _query: Mapping[str, str], body: bytes) -> Response:
+        """Reassignments are done at once: there is nothing to copy."""
+        results: list[models.ReassignedPartition] = []
+        errors: list[OttlaError] = []
+        for wanted in parse_json(body, models.ReassignmentRequest).reassignments:
+            error = None
+            try:
+                self._move(wanted)
+            except OttlaError as failure:
+                errors.append(failure.with_outcome(Outcome.NOT_APPLIED))
+                error = failure.problem()
+            results.append(models.ReassignedPartition(wanted.topic, wanted.partition, error))
+        raise_shared(errors, len(results))
+        return json_answer(models.ReassignmentResponse(results), 207 if errors else 200)
+
+    def _move(self, wanted: models.PartitionReassignment) -> None:
+        partition = self.partition(wanted.topic, wanted.partition)
+        if wanted.replicas is None:
+            raise NoReassignmentInProgressError(f"{partition.name} is not being reassigned")
+        nodes = set(wanted.replicas)
+        if not nodes or len(nodes) < len(wanted.replicas) or not nodes <= self.urls.keys():
+            raise InvalidReplicaAssignmentError(
+                f"replicas of {partition.name} must be brokers, each once, not {wanted.replicas}"
+            )
+        partition.replicas = list(wanted.replicas)
+        live = [node_id for node_id in partition.replicas if node_id not in self.stopped]
+        if partition.leader not in live:
+            partition.lead(live[0] if live else None)
+
+    def _offsets(
+        self, _node_id: int, query: Mapping[str, str], _body: bytes, topic: str, partition: str
+    ) -> Response:
+        found = self.partition(topic, int(partition) if partition.isdecimal() else -1)
+        at = query.get("at", "latest")
+        if at not in ("latest", "earliest"):
+            raise InvalidRequestError(f"at must be latest or earliest, not {at!r}")
+        offset = found.end_offset if at == "latest" else 0
+        return json_answer(
+            models.OffsetResponse(found.topic, found.partition, offset, found.leader_epoch)
+        )
+
+    def _grow(self, topic: _Topic, total: int, factor: int) -> None:
+        nodes = list(self.urls)
+        for partition in range(len(topic.partitions), total):
+            first, self._next_leader = self._next_leader, self._next_leader + 1
+            replicas = [nodes[(first + each) % len(nodes)] for each in range(factor)]
+            made = FakePartition(topic.name, partition, replicas)
+            made.leader = next((each for each in replicas if each not in self.stopped), None)
+            topic.partitions.append(made)
+
+    def topic(self, name: str) -> _Topic:
+        topic = self.topics.get(name)
+        if topic is None:
+            raise UnknownTopicOrPartitionError(f"there is no topic {name!r}")
+        return topic
+
+    def partition(self, topic: str, partition: int) -> FakePartition:
+        partitions = self.topic(topic).partitions
+        if not 0 <= partition < len(partitions):
+            raise UnknownTopicOrPartitionError(f"topic {topic!r} has no partition {partition}")
+        return partitions[partition]
+
+    def all_partitions(self) -> list[FakePartition]:
+        return [each for topic in self.topics.values() for each in topic.partitions]
+
+    def _sorted_topics(self) -> list[_Topic]:
+        return sorted(self.topics.values(), key=lambda topic: topic.name)
+
+    def _controller(self) -> int | None:
+        return min(self.urls.keys() - self.stopped, default=None)
+
+    def _brokers(self) -> list[models.BrokerDescription]:
+        return [
+            models.BrokerDescription(
+                node_id, url, "", "fenced" if node_id in self.stopped else "active", 1
+            )
+            for node_id, url in self.urls.items()
+        ]
+
+
+def raise_shared(errors: list[OttlaError], results: int) -> None:
+    """One status speaks for a request with several parts only where all failed alike."""
+    if errors and len(errors) == results and len({error.code for error in errors}) == 1:
+        raise errors[0]
+
+
+def _describe(topic: _Topic) -> models.TopicDescription:
+    return models.TopicDescription(
+        topic.name,
+        topic.topic_id,
+        [
+            models.PartitionDescription(
+                each.partition, each.leader, each.leader_epoch, each.replicas, each.replicas
+            )
+            for each in topic.partitions
+        ],
+        topic.configs,
+    )
+
+
+def parse_json(body: bytes, model: type[ModelT]) -> ModelT:
+    try:
+        return msgspec.json.decode(body, type=model)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(str(error)) from error
+    except msgspec.DecodeError as error:
+        raise MalformedBodyError(str(error)) from error
+
+
+def json_answer(document: object, status: int = 200) -> Response:
+    return Response(status, routes.JSON, msgspec.json.encode(document))
