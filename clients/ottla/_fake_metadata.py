@@ -77,6 +77,7 @@ class FakeMetadata:
         }
 
     def check_broker(self, node_id: int) -> None:
+        """Raise NotFoundError if there is no such broker."""
         if node_id not in self.urls:
             raise NotFoundError(f"there is no broker {node_id}, they are 1 to {len(self.urls)}")
 
@@ -251,18 +252,21 @@ class FakeMetadata:
             topic.partitions.append(made)
 
     def topic(self, name: str) -> _Topic:
+        """The topic; UnknownTopicOrPartitionError if there is none."""
         topic = self.topics.get(name)
         if topic is None:
             raise UnknownTopicOrPartitionError(f"there is no topic {name!r}")
         return topic
 
     def partition(self, topic: str, partition: int) -> FakePartition:
+        """The partition; UnknownTopicOrPartitionError if there is none."""
         partitions = self.topic(topic).partitions
         if not 0 <= partition < len(partitions):
             raise UnknownTopicOrPartitionError(f"topic {topic!r} has no partition {partition}")
         return partitions[partition]
 
     def all_partitions(self) -> list[FakePartition]:
+        """Of every topic."""
         return [each for topic in self.topics.values() for each in topic.partitions]
 
     def _sorted_topics(self) -> list[_Topic]:
@@ -301,6 +305,7 @@ def _describe(topic: _Topic) -> models.TopicDescription:
 
 
 def parse_json(body: bytes, model: type[ModelT]) -> ModelT:
+    """A JSON body as its model, or the error that a broker would answer."""
     try:
         return msgspec.json.decode(body, type=model)
     except msgspec.ValidationError as error:
@@ -310,4 +315,5 @@ def parse_json(body: bytes, model: type[ModelT]) -> ModelT:
 
 
 def json_answer(document: object, status: int = 200) -> Response:
+    """A struct as JSON."""
     return Response(status, routes.JSON, msgspec.json.encode(document))
