@@ -149,7 +149,7 @@ class Admin:
 
     Args:
         bootstrap_servers: brokers' addresses, `host:port` or URLs, as a list or with commas.
-        transport: another way to the brokers than HTTP, for tests; see `ottla.testing`.
+        transport: takes the place of the network, for tests; it is not closed.
         options: see `AdminConfig`.
 
     Raises:
@@ -167,6 +167,7 @@ class Admin:
         if bootstrap_servers is not None:
             given["bootstrap_servers"] = bootstrap_servers
         self._config = AdminConfig.from_options(given)
+        self._owns_transport = transport is None
         self._transport = transport or Urllib3Transport(client_id=self._config.client_id)
         self._random = Random()
         self._process_id = os.getpid()
@@ -309,7 +310,8 @@ class Admin:
 
     def close(self) -> None:
         """Close the connections. Calls under way end first."""
-        self._transport.close()
+        if self._owns_transport:
+            self._transport.close()
 
     def __enter__(self) -> Self:
         return self

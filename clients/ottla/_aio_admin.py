@@ -72,7 +72,7 @@ class Admin:
 
     Args:
         bootstrap_servers: brokers' addresses, `host:port` or URLs, as a list or with commas.
-        transport: another way to the brokers than HTTP, for tests; see `ottla.testing`.
+        transport: takes the place of the network, for tests; it is not closed.
         options: see `AdminConfig`.
 
     Raises:
@@ -90,6 +90,7 @@ class Admin:
         if bootstrap_servers is not None:
             given["bootstrap_servers"] = bootstrap_servers
         self._config = AdminConfig.from_options(given)
+        self._owns_transport = transport is None
         self._transport: AsyncAdminTransport = transport or AiohttpAdminTransport(
             client_id=self._config.client_id, connections_per_broker=_CONNECTIONS_PER_BROKER
         )
@@ -177,7 +178,8 @@ class Admin:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._transport.close()
+        if self._owns_transport:
+            await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -42,7 +42,7 @@ class Fault:
 
     Attributes:
         error: what they fail with. BrokerUnreachableError means that no answer comes.
-        path: only requests whose path begins with it.
+        path: only requests to this path, or below it.
         node_id: only requests to this broker; None is any.
         times: how many requests fail; counts down.
         after_append: do what the request asks, and lose the answer.
@@ -116,8 +116,11 @@ class FakeBrokers:
             return response if fault is None else _failed(fault.error)
 
     def _fault(self, node_id: int, path: str) -> Fault | None:
+        asked = path.partition("?")[0] + "/"
         for fault in self.faults:
-            if path.startswith(fault.path) and fault.node_id in (None, node_id):
+            # Whole segments: a fault of /v1/produce is none of /v1/producer-ids.
+            is_meant = asked.startswith(fault.path.rstrip("/") + "/")
+            if is_meant and fault.node_id in (None, node_id):
                 fault.times -= 1
                 if fault.times <= 0:
                     self.faults.remove(fault)

@@ -1,10 +1,14 @@
 """A cluster in memory, for the tests of programs that use Ottla. No sockets, no processes.
 
-    cluster = FakeCluster()
-    cluster.create_topic("bookings", partitions=3)
-    with Producer(cluster.bootstrap_servers, transport=cluster.transport()) as producer:
-        announce(producer, booking)
-    [record] = cluster.records("bookings")
+    from ottla.testing import FakeCluster
+
+    def test_a_booking_is_announced():
+        cluster = FakeCluster()
+        cluster.create_topic("bookings", partitions=3)
+        with cluster.producer(value_serializer="json") as producer:
+            announce(producer, booking)
+        [record] = cluster.records("bookings")
+        assert record.value == b'{"seat":"12A"}'
 
 Producers run all of their own code against it: partitioning, batches, sequences, retries. Brokers
 can be stopped, leaders moved, and requests made to fail, before or after they are applied.
@@ -13,7 +17,7 @@ can be stopped, leaders moved, and requests made to fail, before or after they a
 import asyncio
 from collections.abc import Mapping
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ottla._admin import Admin
 from ottla._admin_calls import ConfigValue
@@ -24,6 +28,10 @@ from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome
 from ottla_protocol.models import TopicDescription
 from ottla_protocol.record_codec import decode_batch
+
+if TYPE_CHECKING:
+    from ottla._aio_producer import Producer as AsyncProducer
+    from ottla._producer import Producer
 
 __all__ = ["FakeCluster", "FakeRecord"]
 
@@ -127,6 +135,18 @@ class FakeCluster:
         """For `Producer(cluster.bootstrap_servers, transport=cluster.transport())`."""
         return FakeTransport(self)
 
+    def producer(self, **options: Any) -> "Producer":
+        """A producer of this cluster; options as those of `ottla.Producer`."""
+        from ottla._producer import Producer
+
+        return Producer(self.bootstrap_servers, transport=self.transport(), **options)
+
+    def async_producer(self, **options: Any) -> "AsyncProducer":
+        """A producer of this cluster; options as those of `ottla.aio.Producer`."""
+        from ottla._aio_producer import Producer
+
+        return Producer(self.bootstrap_servers, transport=self.transport(), **options)
+
     def admin(self, **options: Any) -> Admin:
         """An admin client of this cluster."""
         return Admin(self.bootstrap_servers, transport=FakeAdminTransport(self), **options)
@@ -190,7 +210,7 @@ class FakeCluster:
 
         Args:
             error: what a broker answers; None cuts the connection, so that the outcome is unknown.
-            path: only requests whose path begins with it.
+            path: only requests to this path, or below it; "" is all.
             node_id: only requests to this broker.
             times: how many.
             after_append: apply the request first, and lose only the answer.

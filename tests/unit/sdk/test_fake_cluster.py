@@ -214,11 +214,15 @@ class TestFaults:
     async def test_only_the_requests_that_are_meant(self, cluster, client):
         cluster.fail(node_id=2)
         cluster.fail(path=routes.FETCH)
+        cluster.fail(path=routes.TOPICS)
+        assert (await client.post(2, routes.PRODUCER_IDS, b"{}")).status == 200
         await client.produce(1, (0, batch(b"a")))
         with pytest.raises(BrokerUnreachableError):
             await client.produce(2, (1, batch(b"a")))
         with pytest.raises(BrokerUnreachableError):
             await client.fetch(1, 0, 0)
+        with pytest.raises(BrokerUnreachableError):
+            await client.transport.get(client.url(1), "/v1/topics/flights?a=b", timeout_ms=1000)
 
     async def test_a_slow_broker_misses_the_deadline(self, cluster, client):
         cluster.delay_ms = 20
