@@ -24,6 +24,10 @@ CLIENT_VARIABLES = frozenset(
 """Variables of the CLI, the SDKs and the tests: they never stop a broker."""
 
 MEBIBYTE = 1 << 20
+HOUR_MS = 60 * 60 * 1000
+
+MAX_REMEMBERED_MS = 366 * 24 * HOUR_MS
+"""The longest time that producers and Idempotency-Keys may be remembered for."""
 
 
 class SettingsError(Exception):
@@ -93,6 +97,16 @@ class Settings(BaseSettings):
     )
     max_open_segments: int = Field(
         256, ge=4, le=100_000, description="segment files open at a time (a thread each)"
+    )
+
+    producer_id_expiration_ms: int = Field(
+        24 * HOUR_MS, ge=1, le=MAX_REMEMBERED_MS, description="a silent producer is forgotten after"
+    )
+    idempotency_window_ms: int = Field(
+        24 * HOUR_MS, ge=1, le=MAX_REMEMBERED_MS, description="how long an Idempotency-Key counts"
+    )
+    idempotency_entries_max: int = Field(
+        65_536, ge=1, le=10_000_000, description="Idempotency-Keys remembered, per partition"
     )
 
     @field_validator("voters", mode="before")

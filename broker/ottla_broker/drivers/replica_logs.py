@@ -48,8 +48,8 @@ class ReplicaLogs:
         directory: LogDirectory,
         handles: HandlePool,
         tail_cache: TailCache,
+        defaults: LogConfig,
         on_failure: Callable[[StorageError], None],
-        defaults: LogConfig = LogConfig(),  # noqa: B008  frozen
     ) -> None:
         self._directory = directory
         self._handles = handles

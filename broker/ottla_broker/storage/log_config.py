@@ -6,7 +6,10 @@ from ottla_broker.storage.policy.idempotency_window import (
     IDEMPOTENCY_ENTRIES_MAX,
     IDEMPOTENCY_WINDOW_MS,
 )
-from ottla_broker.storage.policy.producer_state import PRODUCERS_MAX
+from ottla_broker.storage.policy.producer_state import (
+    PRODUCER_ID_EXPIRATION_MS,
+    PRODUCERS_MAX,
+)
 from ottla_broker.storage.sqlite import Durability
 
 SEGMENT_BYTES = 1 << 30
@@ -28,6 +31,7 @@ class LogConfig:
         group_commit_max_bytes: most batch bytes in one transaction, save for one larger batch.
         pending_max_bytes: batch bytes queued for the disk beyond which appends are refused.
         producers_max: producer ids remembered.
+        producer_id_expiration_ms: how long a silent one is (`producer.id.expiration.ms`).
         idempotency_entries_max: Idempotency-Keys remembered.
         idempotency_window_ms: how long one is remembered.
     """
@@ -39,6 +43,7 @@ class LogConfig:
     group_commit_max_bytes: int = GROUP_COMMIT_MAX_BYTES
     pending_max_bytes: int = PENDING_MAX_BYTES
     producers_max: int = PRODUCERS_MAX
+    producer_id_expiration_ms: int = PRODUCER_ID_EXPIRATION_MS
     idempotency_entries_max: int = IDEMPOTENCY_ENTRIES_MAX
     idempotency_window_ms: int = IDEMPOTENCY_WINDOW_MS
 

@@ -27,12 +27,18 @@ from ottla_protocol.record_batch import (
 
 @dataclass(frozen=True, slots=True)
 class StateLimits:
-    """Bounds of the state that is rebuilt, and the clock for the window's entries."""
+    """Bounds of the state that is rebuilt, and the clocks for the ages in it.
+
+    `now_ms` is the wall clock, for requests, whose age is kept on disk; `monotonic_ms` never jumps,
+    for producers.
+    """
 
     producers_max: int
+    producer_id_expiration_ms: int
     idempotency_entries_max: int
     idempotency_window_ms: int
     now_ms: int
+    monotonic_ms: int
 
 
 @dataclass(slots=True)
@@ -46,8 +52,13 @@ class LogState:
     producers: ProducerStates
     requests: IdempotencyWindow
 
-    def append(self, header: BatchHeader, batch: StoredBatch, now_ms: int) -> None:
-        """Take in a batch that was appended at the end; its epoch must be assigned already."""
+    def append(
+        self, header: BatchHeader, batch: StoredBatch, now_ms: int, monotonic_ms: int
+    ) -> None:
+        """Take in a batch that was appended at the end; its epoch must be assigned already.
+
+        The two times are as in StateLimits.
+        """
         self.fill = self.fill.with_batch(header.size_bytes, header.max_timestamp)
         self.next_offset = batch.last_offset + 1
         self.last_batch_epoch = batch.leader_epoch
@@ -62,7 +73,8 @@ class LogState:
                     header.max_timestamp,
                     header.is_transactional,
                     header.is_control,
-                )
+                ),
+                monotonic_ms,
             )
         if batch.idempotency is not None:
             _remember(
@@ -119,8 +131,10 @@ def _replay_rows(
     connection: Any, snapshot: Snapshot, limits: StateLimits
 ) -> tuple[ProducerStates, IdempotencyWindow]:
     """Producers and requests after the segment's rows; the others need not be read."""
-    producers = ProducerStates(producers_max=limits.producers_max)
-    producers.load(snapshot.producers)
+    producers = ProducerStates(
+        producers_max=limits.producers_max, expiration_ms=limits.producer_id_expiration_ms
+    )
+    producers.load(snapshot.producers, limits.monotonic_ms)
     requests = IdempotencyWindow(
         entries_max=limits.idempotency_entries_max, window_ms=limits.idempotency_window_ms
     )
@@ -144,7 +158,8 @@ def _replay_rows(
                     timestamp,
                     is_transactional,
                     is_control,
-                )
+                ),
+                limits.monotonic_ms,
             )
         if idempotency is not None:
             _remember(requests, idempotency, base, last, timestamp, limits.now_ms)

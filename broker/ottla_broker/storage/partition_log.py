@@ -62,6 +62,10 @@ def _wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
 class PartitionLog:
     """The log of one replica; make one with `PartitionLog.open`."""
 
@@ -77,6 +81,7 @@ class PartitionLog:
         on_durable: Callable[[int], None],
         on_failure: Callable[[StorageError], None],
         clock_ms: Callable[[], int],
+        monotonic_ms: Callable[[], int],
     ) -> None:
         self.directory = directory
         self.identity = identity
@@ -84,6 +89,7 @@ class PartitionLog:
         self.recovery: RecoveryReport = recovered.report
         """What opening found; with `damaged_from` set the replica must refetch and not lead."""
         self._clock_ms = clock_ms
+        self._monotonic_ms = monotonic_ms
         self._state = recovered.state
         self._tail = tail_cache.partition()
         self._tail.reset(recovered.state.next_offset)
@@ -113,6 +119,7 @@ class PartitionLog:
         on_durable: Callable[[int], None],
         on_failure: Callable[[StorageError], None],
         clock_ms: Callable[[], int] = _wall_clock_ms,
+        monotonic_ms: Callable[[], int] = _monotonic_ms,
     ) -> "PartitionLog":
         """Open the log in `directory`, or begin one, and recover what a crash left.
 
@@ -127,12 +134,13 @@ class PartitionLog:
             on_durable: called on the event loop with `log_end_offset` after every commit.
             on_failure: called once when a write fails; the broker must then stop.
             clock_ms: this broker's clock, for the age of idempotent requests only.
+            monotonic_ms: a clock that never jumps, for the age of producers only.
 
         Raises:
             StorageError: the files cannot be used.
         """
         identity = SegmentIdentity(topic, topic_id, partition)
-        limits = _state_limits(config, clock_ms())
+        limits = _state_limits(config, clock_ms(), monotonic_ms())
 
         def recover() -> RecoveredLog:
             prepare_replica_directory(directory, topic, topic_id, partition)
@@ -150,6 +158,7 @@ class PartitionLog:
             on_durable=on_durable,
             on_failure=on_failure,
             clock_ms=clock_ms,
+            monotonic_ms=monotonic_ms,
         )
 
     # --- what the log is ----------------------------------------------------------------------
@@ -259,7 +268,7 @@ class PartitionLog:
             stored = self.check_idempotency(idempotency.key_digest, idempotency.body_digest)
             if stored is not None:
                 return stored
-        verdict = self._state.producers.check(header)
+        verdict = self._state.producers.check(header, self._monotonic_ms())
         if isinstance(verdict, Duplicate):
             return AppendInfo(
                 verdict.base_offset, verdict.last_offset, verdict.timestamp, duplicate=True
@@ -379,7 +388,7 @@ class PartitionLog:
         follows_gap = batch.base_offset != state.next_offset
         self._commits.enqueue(QueuedBatch(batch, row_of(header, batch), follows_gap))
         self._tail.append(batch)
-        state.append(header, batch, now_ms)
+        state.append(header, batch, now_ms, self._monotonic_ms())
 
     def _assign_epoch_at(self, leader_epoch: int, start_offset: int) -> None:
         before = self._state.leader_epochs
@@ -525,7 +534,7 @@ class PartitionLog:
         self._apply_durability()
 
     def _limits(self) -> StateLimits:
-        return _state_limits(self.config, self._clock_ms())
+        return _state_limits(self.config, self._clock_ms(), self._monotonic_ms())
 
     async def close(self) -> None:
         """Commit what is queued, checkpoint, and mark the end as verified for the next start.
@@ -563,7 +572,12 @@ class PartitionLog:
             await self._files.close()
 
 
-def _state_limits(config: LogConfig, now_ms: int) -> StateLimits:
+def _state_limits(config: LogConfig, now_ms: int, monotonic_ms: int) -> StateLimits:
     return StateLimits(
-        config.producers_max, config.idempotency_entries_max, config.idempotency_window_ms, now_ms
+        producers_max=config.producers_max,
+        producer_id_expiration_ms=config.producer_id_expiration_ms,
+        idempotency_entries_max=config.idempotency_entries_max,
+        idempotency_window_ms=config.idempotency_window_ms,
+        now_ms=now_ms,
+        monotonic_ms=monotonic_ms,
     )

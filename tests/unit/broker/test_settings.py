@@ -94,3 +94,22 @@ def test_the_variables_of_clients_never_stop_a_broker(monkeypatch):
 def test_the_secret_is_not_in_the_settings_text():
     settings = load("--node-id", "1", "--cluster-secret", "hunter2")
     assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "default", "largest"),
+    [
+        ("producer_id_expiration_ms", 86_400_000, 366 * 86_400_000),
+        ("idempotency_window_ms", 86_400_000, 366 * 86_400_000),
+        ("idempotency_entries_max", 65_536, 10_000_000),
+    ],
+)
+def test_bounds_of_what_is_remembered_of_retries(monkeypatch, name, default, largest):
+    variable = f"OTTLA_{name.upper()}"
+    assert getattr(load("--node-id", "1"), name) == default
+    monkeypatch.setenv(variable, "1")
+    assert getattr(load("--node-id", "1"), name) == 1
+    for value in ("0", str(largest + 1)):
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(SettingsError, match=variable):
+            load("--node-id", "1")

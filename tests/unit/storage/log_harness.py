@@ -106,6 +106,7 @@ class LogHarness:
     handles: HandlePool = field(default_factory=lambda: HandlePool(4))
     tail_cache: TailCache = field(default_factory=lambda: TailCache(0))
     now_ms: int = 0
+    monotonic_ms: int = 0
     durable_ends: list[int] = field(default_factory=list)
     failures: list[StorageError] = field(default_factory=list)
     _opened: list[PartitionLog] = field(default_factory=list)
@@ -126,6 +127,7 @@ class LogHarness:
             on_durable=self.durable_ends.append,
             on_failure=self.failures.append,
             clock_ms=lambda: self.now_ms,
+            monotonic_ms=lambda: self.monotonic_ms,
         )
         self._opened.append(log)
         return log

@@ -4,7 +4,16 @@ A producer numbers its records per partition (KIP-98). The log keeps, per produc
 and its last five batches, because a producer has at most five requests in flight: a batch that
 equals one of them is a retry and gets its first offsets again; one that continues the sequence is
 new; anything else is refused. The state is a function of the log: it is rebuilt from a segment's
-snapshot and the rows after it, and is the same at leader and follower.
+snapshot and the rows after it, and is the same at leader and follower, save for what has expired.
+
+A producer that has sent nothing for `producer.id.expiration.ms` is forgotten. Age is counted by
+this broker's own steady clock, from when it appended, fetched or recovered the producer's last
+batch: record timestamps come from clients, and one from next year would make the log forget every
+producer whose retry is still on its way. So a follower forgets after its leader does, or not at all
+if it restarts; only a leader judges batches, and one that remembers longer refuses nothing that
+the former would have taken, for a producer goes on with its sequence. Where the former leader did
+forget, and took a batch that does not follow, the log itself tells so: what came before that batch
+no longer counts.
 
 Rules, as in Kafka:
 - an older producer epoch than the last one is fenced;
@@ -29,6 +38,9 @@ from ottla_protocol.record_batch import MAX_SEQUENCE, NO_SEQUENCE, BatchHeader, 
 
 PRODUCER_BATCHES_MAX = 5
 """Batches remembered per producer: Kafka's bound on requests in flight."""
+
+PRODUCER_ID_EXPIRATION_MS = 24 * 60 * 60 * 1000
+"""How long a silent producer is remembered."""
 
 PRODUCERS_MAX = 10_000
 """Most producer ids that one partition remembers; the one silent for longest is forgotten."""
@@ -55,6 +67,13 @@ class Producer(NamedTuple):
     batches: tuple[ProducerBatch, ...]
     transaction_start: int | None
     last_timestamp: int
+
+
+class _Remembered(NamedTuple):
+    """A producer's state, and the steady clock when its last batch was taken in."""
+
+    producer: Producer
+    seen_ms: int
 
 
 class ProducerAppend(NamedTuple):
@@ -93,22 +112,34 @@ class ProducerStates:
     Args:
         producers_max: most producer ids. The one whose last batch is oldest in the log is evicted
             first, which is the same one on every replica.
+        expiration_ms: how long a producer that sends nothing is remembered. One with an open
+            transaction is not forgotten by age.
+
+    Times are of a clock that never goes back; a caller that tells none forgets nobody by age.
     """
 
-    def __init__(self, *, producers_max: int = PRODUCERS_MAX) -> None:
+    def __init__(
+        self,
+        *,
+        producers_max: int = PRODUCERS_MAX,
+        expiration_ms: int = PRODUCER_ID_EXPIRATION_MS,
+    ) -> None:
         assert producers_max > 0, producers_max
+        assert expiration_ms > 0, expiration_ms
         self._producers_max = producers_max
-        # Invariant: in order of each producer's last batch, oldest first.
-        self._producers: OrderedDict[int, Producer] = OrderedDict()
+        self._expiration_ms = expiration_ms
+        # Invariant: in order of each producer's last batch, oldest first, and so of seen_ms.
+        self._producers: OrderedDict[int, _Remembered] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._producers)
 
     def get(self, producer_id: int) -> Producer | None:
         """One producer's state."""
-        return self._producers.get(producer_id)
+        remembered = self._producers.get(producer_id)
+        return None if remembered is None else remembered.producer
 
-    def check(self, header: BatchHeader) -> Accept | Duplicate:
+    def check(self, header: BatchHeader, now_ms: int = 0) -> Accept | Duplicate:
         """Judge a batch that a producer sent, without changing anything.
 
         Raises:
@@ -119,9 +150,10 @@ class ProducerStates:
         """
         if not header.has_producer:
             return _ACCEPT
-        producer = self._producers.get(header.producer_id)
-        if producer is None:
+        remembered = self._producers.get(header.producer_id)
+        if remembered is None or self._is_expired(remembered, now_ms):
             return _ACCEPT
+        producer = remembered.producer
         if header.producer_epoch < producer.epoch:
             raise InvalidProducerEpochError(
                 f"producer {header.producer_id} epoch {header.producer_epoch} is older than "
@@ -137,15 +169,15 @@ class ProducerStates:
             return _ACCEPT
         return _check_sequence(header, producer)
 
-    def append(self, appended: ProducerAppend) -> None:
-        """Take in a batch that is now in the log."""
-        producer = self._producers.pop(appended.producer_id, None)
+    def append(self, appended: ProducerAppend, now_ms: int = 0) -> None:
+        """Take in a batch that is now in the log, and forget who is over count or age."""
+        remembered = self._producers.pop(appended.producer_id, None)
         batches: tuple[ProducerBatch, ...] = ()
         transaction_start = None
-        if producer is not None:
-            transaction_start = producer.transaction_start
-            if appended.producer_epoch == producer.epoch:
-                batches = producer.batches
+        if remembered is not None:
+            transaction_start = remembered.producer.transaction_start
+            if appended.producer_epoch == remembered.producer.epoch:
+                batches = remembered.producer.batches
         if appended.is_control:
             transaction_start = None
         elif appended.is_transactional and transaction_start is None:
@@ -158,20 +190,43 @@ class ProducerStates:
                 appended.last_offset,
                 appended.timestamp,
             )
+            if batches and add_sequence(batches[-1].last_sequence, 1) != batch.base_sequence:
+                batches = ()
             batches = (*batches[1 - PRODUCER_BATCHES_MAX :], batch)
-        self._producers[appended.producer_id] = Producer(
-            appended.producer_epoch, batches, transaction_start, appended.timestamp
+        self._producers[appended.producer_id] = _Remembered(
+            Producer(appended.producer_epoch, batches, transaction_start, appended.timestamp),
+            now_ms,
         )
         if len(self._producers) > self._producers_max:
             self._producers.popitem(last=False)
+        self._expire(now_ms)
 
     def entries(self) -> tuple[tuple[int, Producer], ...]:
         """Every producer, oldest first: the snapshot that a new segment begins with."""
-        return tuple(self._producers.items())
+        return tuple(
+            (producer_id, remembered.producer)
+            for producer_id, remembered in self._producers.items()
+        )
 
-    def load(self, entries: Iterable[tuple[int, Producer]]) -> None:
-        """Replace everything by a snapshot, oldest first."""
-        self._producers = OrderedDict(entries)
+    def load(self, entries: Iterable[tuple[int, Producer]], now_ms: int = 0) -> None:
+        """Replace everything by a snapshot, oldest first; each counts as seen now."""
+        self._producers = OrderedDict(
+            (producer_id, _Remembered(producer, now_ms)) for producer_id, producer in entries
+        )
+
+    def _is_expired(self, remembered: _Remembered, now_ms: int) -> bool:
+        return (
+            now_ms - remembered.seen_ms >= self._expiration_ms
+            and remembered.producer.transaction_start is None
+        )
+
+    def _expire(self, now_ms: int) -> None:
+        """Forget the expired at the old end; behind one in a transaction they only wait."""
+        while self._producers:
+            oldest = next(iter(self._producers))
+            if not self._is_expired(self._producers[oldest], now_ms):
+                return
+            del self._producers[oldest]
 
 
 def _check_sequence(header: BatchHeader, producer: Producer) -> Accept | Duplicate:
