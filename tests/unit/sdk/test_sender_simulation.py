@@ -1,0 +1,115 @@
+"""Exactly once and in order, whatever the network does; and the simulation notices when not."""
+
+import pytest
+
+import ottla._sender as sender_module
+from ottla._sender import Sender
+from tests.unit.sdk.sender_simulation import SenderSimulation
+
+SEEDS = range(60)
+SEEDS_FOR_BUGS = range(150)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_acknowledged_record_is_stored_once_and_in_order(seed):
+    SenderSimulation(seed).run()
+
+
+class ForgetsNumbers(Sender):
+    """Sends a batch again under a new sequence."""
+
+    def _take(self, queue, room_bytes, now_ms):
+        for batch in queue.closed:
+            batch.forget_number()
+        return super()._take(queue, room_bytes, now_ms)
+
+
+class TrustsSilence(Sender):
+    """Takes a lost answer for a lost request."""
+
+    def _judge(self, batch, error, leader, **facts):
+        verdict = super()._judge(batch, error, leader, **facts)
+        batch.maybe_applied = False
+        return verdict
+
+
+class RetriesBehind(Sender):
+    """Puts a failed batch behind those that wait."""
+
+    def _take_results(self, queue, pairs, leader, now_ms, settled):
+        waiting = list(queue.closed)
+        super()._take_results(queue, pairs, leader, now_ms, settled)
+        again = [batch for batch in queue.closed if batch not in waiting]
+        queue.closed.clear()
+        queue.closed.extend([*(each for each in waiting if not each.is_done), *again])
+
+
+class NeverMutes(Sender):
+    """Sends the next batch of a partition while one is out."""
+
+    def _draft(self, queue, leader, drafts, now_ms):
+        super()._draft(queue, leader, drafts, now_ms)
+        if queue.in_flight and not queue.is_empty:
+            self._accumulator.active[queue] = None
+
+
+class RewindsAlways(Sender):
+    """Uses the sequences of a batch again that perhaps was appended."""
+
+    def _mend(self, queue, lost):
+        numbered = [batch for batch in lost if batch.is_numbered]
+        if numbered:
+            queue.next_sequence = numbered[0].base_sequence
+            for batch in queue.closed:
+                batch.forget_number()
+
+
+class BelievesEverything(Sender):
+    """Trusts a leader that knows nothing of the producer to notice a gap."""
+
+    def _take(self, queue, room_bytes, now_ms):
+        queue.is_established = True
+        return super()._take(queue, room_bytes, now_ms)
+
+    def _judge(self, batch, error, leader, *, is_overtaken, is_behind_failure):
+        return super()._judge(
+            batch, error, leader, is_overtaken=False, is_behind_failure=is_behind_failure
+        )
+
+
+class GivesUpLoudly(Sender):
+    """Says 'not applied' of what perhaps was."""
+
+    def _fail(self, batch, error, settled):
+        batch.maybe_applied = False
+        super()._fail(batch, error, settled)
+
+
+def is_caught(sender_type):
+    for seed in SEEDS_FOR_BUGS:
+        try:
+            SenderSimulation(seed, sender_type=sender_type).run()
+        except AssertionError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "sender_type",
+    [
+        ForgetsNumbers,
+        TrustsSilence,
+        RetriesBehind,
+        NeverMutes,
+        RewindsAlways,
+        BelievesEverything,
+        GivesUpLoudly,
+    ],
+)
+def test_a_planted_bug_is_caught(sender_type):
+    assert is_caught(sender_type)
+
+
+def test_more_batches_than_the_leader_remembers_are_caught(monkeypatch):
+    monkeypatch.setattr(sender_module, "MAX_BATCHES_PER_PARTITION", 9)
+    assert is_caught(Sender)
