@@ -16,7 +16,7 @@ help:
 	@echo 'make start   a cluster of three brokers on ports 7101-7103; Ctrl-C stops it'
 	@echo 'make demo    kills a leader while records are written, and counts them'
 	@echo 'make test    all tests; PYTEST_ARGS="-k raft" for some'
-	@echo 'make lint    ruff, mypy and the import contracts'
+	@echo 'make lint    ruff, mypy, pyright for the clients, and the import contracts'
 	@echo 'make bench   throughput and latency, one broker and three'
 	@echo 'make load    many clients over HTTP, with locust'
 	@echo 'make clean   remove caches and results; `.venv/bin/ottla dev reset` removes the data'
@@ -31,6 +31,7 @@ lint: .venv/dev-installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
 bench: .venv/dev-installed
