@@ -7,8 +7,9 @@ Order and exactly once rest on four rules:
 
 1. A partition has at most one request out. What comes back from it is decided before anything else
    of that partition is sent, so a failed batch never lets a later one pass.
-2. A request carries at most five batches of one partition, because that is what the broker
-   remembers of a producer: a repeated request gets the first offsets again. Until the leader has
+2. A request carries at most five batches of one partition, counted from the oldest that is not
+   settled, because that is what the broker remembers of a producer: a repeated request gets the
+   first offsets again. Until the leader has
    accepted a batch under this producer id and epoch, it carries one: a leader that knows nothing of
    a producer takes any sequence for the first.
 3. A batch that perhaps was appended is not sent under another number. A batch that certainly was
@@ -226,7 +227,11 @@ class Sender:
                     break
                 self._accumulator.close_open(queue)
             batch = queue.closed[0]
-            if batches and batch.size_bytes > room_bytes:
+            if batches and (
+                batch.size_bytes > room_bytes
+                # Behind one that comes again there are some that need not: they count too.
+                or batch.order - batches[0].order >= most
+            ):
                 break
             if is_idempotent and not batch.is_numbered:
                 if batches and batches[0].producer_epoch != queue.producer_epoch:
