@@ -216,10 +216,11 @@ class Producer:
         """
         if self._intercepts:
             record = self._intake.intercepted(
-                ProducerRecord(topic, value, key, partition, headers, timestamp)
+                ProducerRecord(topic, value, key, partition, headers, timestamp, on_delivery)
             )
             topic, value, key = record.topic, record.value, record.key
             partition, headers, timestamp = record.partition, record.headers, record.timestamp
+            on_delivery = record.on_delivery
         if topic not in self._routes:
             self._learn(topic)
         taken = self._put(topic, value, key, partition, headers, timestamp, on_delivery)

@@ -27,7 +27,7 @@ class ProducerRecord:
     They may change it or return another.
 
     Attributes:
-        topic, value, key, partition, headers, timestamp: as given to `send`.
+        topic, value, key, partition, headers, timestamp, on_delivery: as given to `send`.
     """
 
     topic: str
@@ -36,6 +36,7 @@ class ProducerRecord:
     partition: int | None = None
     headers: HeadersOption = None
     timestamp: int | None = None
+    on_delivery: DeliveryCallback | None = None
 
 
 def header_pairs(headers: HeadersOption) -> Headers:
