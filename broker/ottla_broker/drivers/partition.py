@@ -248,6 +248,10 @@ class Partition:
         """
         leader = self.leading()
         if acks_all and leader.is_under_min_isr:
+            # A retry adds nothing to the log: if what it repeats is committed, it is told so.
+            stored = self.log.find_duplicate(header, idempotency)
+            if stored is not None:
+                return Appended(stored, leader.leader_epoch)
             raise NotEnoughReplicasError(
                 f"{self.name} has {len(leader.isr)} replicas in sync, "
                 "fewer than min.insync.replicas",

@@ -299,6 +299,23 @@ class PartitionLog:
             return None
         return AppendInfo(stored.base_offset, stored.last_offset, stored.timestamp, duplicate=True)
 
+    def find_duplicate(
+        self, header: BatchHeader, idempotency: Idempotency | None
+    ) -> AppendInfo | None:
+        """Where a batch is that a producer or an HTTP client has sent before, None if it is new.
+
+        Raises:
+            IdempotencyKeyReusedError: the key was used with another body.
+        """
+        if idempotency is not None:
+            stored = self.check_idempotency(idempotency.key_digest, idempotency.body_digest)
+            if stored is not None:
+                return stored
+        found = self._state.producers.find(header, self._monotonic_ms())
+        if found is None:
+            return None
+        return AppendInfo(found.base_offset, found.last_offset, found.timestamp, duplicate=True)
+
     def append_as_follower(self, batches: Sequence[FetchedBatch]) -> None:
         """Queue what the leader sent, offsets and epochs as they are.
 

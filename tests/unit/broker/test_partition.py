@@ -13,11 +13,13 @@ from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.controller.image import Partition as PartitionState
 from ottla_protocol.errors import (
     LeaderNotAvailableError,
+    NotEnoughReplicasAfterAppendError,
     NotEnoughReplicasError,
     NotLeaderOrFollowerError,
     Outcome,
     RequestTimedOutError,
 )
+from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.record_batch import validate_batch
 from ottla_protocol.record_codec import RecordData, encode_batch
 
@@ -78,14 +80,14 @@ class Hosted:
             draining=(),
         )
 
-    def append(self, value=b"v"):
-        batch = encode_batch([RecordData(timestamp=1, key=None, value=value)])
+    def append(self, value=b"v", *, idempotency=None, **producer):
+        batch = encode_batch([RecordData(timestamp=1, key=None, value=value)], **producer)
         return self.partition.append(
             batch,
             validate_batch(batch, on_append=True),
             acks_all=True,
             now_ms=1,
-            idempotency=None,
+            idempotency=idempotency,
         )
 
     def follower_has(self, offset):
@@ -167,6 +169,62 @@ async def test_below_min_isr_an_append_with_acks_all_is_refused_beforehand(hoste
     with pytest.raises(NotEnoughReplicasError):
         hosted.append()
     assert hosted.partition.log.next_offset == 0
+
+
+def numbered(sequence):
+    return {"producer_id": 5, "producer_epoch": 0, "base_sequence": sequence}
+
+
+def keyed(number, body=0):
+    return {"idempotency": Idempotency(bytes([number]) * 16, bytes([body]) * 16)}
+
+
+@pytest.mark.parametrize("client", [numbered, keyed])
+async def test_below_min_isr_a_retry_of_what_is_committed_is_told_its_offset(hosted, client):
+    await hosted.lead(0)
+    hosted.append(b"other")
+    hosted.append(**client(0))
+    await hosted.partition.log.wait_durable(2)
+    hosted.follower_has(2)
+    await hosted.lead(1, isr=(LOCAL,))
+    retry = hosted.append(**client(0))
+    await hosted.partition.committed(retry, deadline_ms=soon())
+    assert (retry.info.duplicate, retry.info.base_offset) == (True, 1)
+    with pytest.raises(NotEnoughReplicasError):
+        hosted.append(**client(1))
+    assert hosted.partition.log.next_offset == 2
+
+
+@pytest.mark.parametrize("client", [numbered, keyed])
+async def test_below_min_isr_a_retry_of_what_is_not_committed_waits_for_it(hosted, client):
+    """It is in the log: to say that nothing was applied would be wrong."""
+    await hosted.lead(0)
+    hosted.append(**client(0))
+    await hosted.partition.log.wait_durable(1)
+    await hosted.lead(1, isr=(LOCAL,))
+    retry = hosted.append(**client(0))
+    with pytest.raises(NotEnoughReplicasAfterAppendError) as caught:
+        await hosted.partition.committed(retry, deadline_ms=monotonic_ms() + 10)
+    assert caught.value.outcome is Outcome.UNKNOWN
+    waiting = asyncio.create_task(hosted.partition.committed(retry, deadline_ms=soon()))
+    await hosted.lead(2)
+    with pytest.raises(NotLeaderOrFollowerError):
+        await waiting
+    again = hosted.append(**client(0))
+    hosted.follower_has(1)
+    await hosted.partition.committed(again, deadline_ms=soon())
+    assert hosted.partition.log.next_offset == 1
+
+
+async def test_below_min_isr_a_later_batch_is_refused_as_one_that_may_come_again(hosted):
+    """The one before it was refused for the same reason: a gap is no mistake of the producer's."""
+    await hosted.lead(0)
+    hosted.append(**numbered(0))
+    await hosted.partition.log.wait_durable(1)
+    await hosted.lead(1, isr=(LOCAL,))
+    for sequence in (1, 2):
+        with pytest.raises(NotEnoughReplicasError):
+            hosted.append(**numbered(sequence))
 
 
 async def test_a_follower_refuses_appends_and_names_the_leader(hosted):

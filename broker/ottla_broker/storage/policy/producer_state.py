@@ -169,6 +169,21 @@ class ProducerStates:
             return _ACCEPT
         return _check_sequence(header, producer)
 
+    def find(self, header: BatchHeader, now_ms: int = 0) -> Duplicate | None:
+        """Where a batch that a producer sent is in the log already; None if it is not, or unknown.
+
+        Unlike `check` this judges nothing else.
+        """
+        remembered = self._producers.get(header.producer_id)
+        if (
+            remembered is None
+            or self._is_expired(remembered, now_ms)
+            or header.producer_epoch != remembered.producer.epoch
+            or header.base_sequence == NO_SEQUENCE
+        ):
+            return None
+        return _find(header, remembered.producer)
+
     def append(self, appended: ProducerAppend, now_ms: int = 0) -> None:
         """Take in a batch that is now in the log, and forget who is over count or age."""
         remembered = self._producers.pop(appended.producer_id, None)
@@ -229,11 +244,19 @@ class ProducerStates:
             del self._producers[oldest]
 
 
-def _check_sequence(header: BatchHeader, producer: Producer) -> Accept | Duplicate:
+def _find(header: BatchHeader, producer: Producer) -> Duplicate | None:
     base, last = header.base_sequence, header.last_sequence
     for batch in reversed(producer.batches):
         if batch.base_sequence == base and batch.last_sequence == last:
             return Duplicate(batch.base_offset, batch.last_offset, batch.timestamp)
+    return None
+
+
+def _check_sequence(header: BatchHeader, producer: Producer) -> Accept | Duplicate:
+    base, last = header.base_sequence, header.last_sequence
+    duplicate = _find(header, producer)
+    if duplicate is not None:
+        return duplicate
     # A producer known only by its transaction markers has no sequence yet in this epoch.
     expected = add_sequence(producer.batches[-1].last_sequence, 1) if producer.batches else 0
     if base == expected:
