@@ -19,7 +19,7 @@ from aiohttp import web
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.controller_driver import ControllerDriver
-from ottla_broker.drivers.critical_task import start_critical_task
+from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.isr_proposals import IsrProposals
 from ottla_broker.drivers.lifecycle import BrokerLifecycle
 from ottla_broker.drivers.metadata import MetadataCache
@@ -77,7 +77,7 @@ class Broker:
         self._directory = directory
         self._stopping = asyncio.Event()
         self._ready = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[CriticalTask] = []
         random = Random(SystemRandom().getrandbits(64))
         secret = settings.cluster_secret
         self._peers = PeerClient(
@@ -246,9 +246,7 @@ class Broker:
         self._replicas.start()
         self._lifecycle.start()
         self._ready = True
-        self._tasks = [
-            start_critical_task(self._measure(), name="measurements", on_failure=self._fail)
-        ]
+        self._tasks = [CriticalTask(self._measure(), name="measurements", on_failure=self._fail)]
         await self._stopping.wait()
         await self._stop()
         return 0
@@ -282,8 +280,7 @@ class Broker:
         self._purgatory.release()
         await self._lifecycle.drain()
         await self._lifecycle.stop()
-        for task in self._tasks:
-            task.cancel()
+        await stop_all(self._tasks)
         # Closing the replicas fails every waiting ack, so that the listener finds its requests
         # answered.
         replicas_closed = asyncio.create_task(self._replicas.stop())

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.drivers.critical_task import start_critical_task
+from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.telemetry import METRICS
@@ -61,7 +61,7 @@ class ControllerDriver:
         self._metadata = metadata
         # Set, with its ticker, exactly while this node is the active controller.
         self._active: ActiveController | None = None
-        self._ticker: asyncio.Task[None] | None = None
+        self._ticker: CriticalTask | None = None
         # The term of the leadership that has begun, or is about to once its no-op is applied.
         self._leading_term: int | None = None
         # Held from a decision until its records have a place in the log: what Raft refuses must not
@@ -96,7 +96,7 @@ class ControllerDriver:
     def _begin(self, term: int) -> None:
         image = self._metadata.image
         self._active = ActiveController(image, self._config, self._random, monotonic_ms())
-        self._ticker = start_critical_task(
+        self._ticker = CriticalTask(
             self._tick(self._active), name="controller-ticker", on_failure=self._on_failure
         )
         METRICS.is_controller.set(1)

@@ -1,11 +1,12 @@
 """Tasks that the broker cannot live without.
 
 A loop that died of a defect must not leave a process behind that answers but no longer replicates:
-the process stops instead, and the supervisor starts a sound one.
+the process stops instead, and the supervisor starts a sound one. A cancellation that its owner did
+not ask for is such a defect too.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
@@ -15,10 +16,8 @@ from ottla_protocol.errors import InternalError, OttlaError
 log = structlog.get_logger()
 
 
-def start_critical_task(
-    work: Coroutine[Any, Any, None], *, name: str, on_failure: Callable[[OttlaError], None]
-) -> "asyncio.Task[None]":
-    """Run `work` for as long as the broker lives.
+class CriticalTask:
+    """Work that runs for as long as the broker lives, or until its owner ends it.
 
     Args:
         work: ends only by cancellation.
@@ -26,16 +25,50 @@ def start_critical_task(
         on_failure: told the error that ended it; must stop the process.
     """
 
-    async def guarded() -> None:
-        try:
-            await work
-        except OttlaError as error:
-            on_failure(error)
-        except Exception as error:
-            log.exception("task_failed", task=name)
-            on_failure(InternalError(f"{name} failed: {type(error).__name__}: {error}"))
+    def __init__(
+        self,
+        work: Coroutine[Any, Any, None],
+        *,
+        name: str,
+        on_failure: Callable[[OttlaError], None],
+    ) -> None:
+        self._work = work
+        self._name = name
+        self._on_failure = on_failure
+        self._is_unwanted = False
+        self._task = asyncio.create_task(self._guarded(), name=name)
+        self._task.add_done_callback(self._ended)
 
-    task = asyncio.create_task(guarded(), name=name)
-    # A task that is cancelled before its first step leaves its work behind unawaited.
-    task.add_done_callback(lambda _: work.close())
-    return task
+    def cancel(self) -> None:
+        """End the work, without waiting for that."""
+        self._is_unwanted = True
+        self._task.cancel()
+
+    async def stop(self) -> None:
+        """End the work, and wait until it has ended."""
+        self.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _guarded(self) -> None:
+        try:
+            await self._work
+        except OttlaError as error:
+            self._on_failure(error)
+        except Exception as error:
+            log.exception("task_failed", task=self._name)
+            self._fail(f"{type(error).__name__}: {error}")
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        # A task that is cancelled before its first step leaves its work behind unawaited.
+        self._work.close()
+        if task.cancelled() and not self._is_unwanted:
+            log.critical("task_cancelled", task=self._name)
+            self._fail("it was cancelled")
+
+    def _fail(self, reason: str) -> None:
+        self._on_failure(InternalError(f"{self._name} failed: {reason}"))
+
+
+async def stop_all(tasks: Iterable[CriticalTask]) -> None:
+    """End them at the same time, and wait until they have ended."""
+    await asyncio.gather(*(task.stop() for task in tasks))

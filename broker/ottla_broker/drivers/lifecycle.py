@@ -17,7 +17,7 @@ import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
-from ottla_broker.drivers.critical_task import start_critical_task
+from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_cluster.controller.commands import (
@@ -84,19 +84,16 @@ class BrokerLifecycle:
         self._draining = False
         self._may_shut_down = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task: CriticalTask | None = None
 
     def start(self) -> None:
         """Begin to register."""
-        self._task = start_critical_task(
-            self._run(), name="broker-lifecycle", on_failure=self._on_fatal
-        )
+        self._task = CriticalTask(self._run(), name="broker-lifecycle", on_failure=self._on_fatal)
 
     async def stop(self) -> None:
         """Stop heartbeating; the session ends by itself."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await self._task.stop()
 
     @property
     def lease_is_valid(self) -> bool:

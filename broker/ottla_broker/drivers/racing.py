@@ -20,6 +20,9 @@ class Unless:
         self._news = news
         self._error = error
         self._interrupted = False
+        # A future that is done calls back in the next turn of the event loop, which may be after
+        # the block was left, and the task is busy with something else then.
+        self._left = False
 
     def __enter__(self) -> None:
         if self._news.done():
@@ -31,8 +34,9 @@ class Unless:
         self._news.add_done_callback(self._interrupt)
 
     def _interrupt(self, _: "asyncio.Future[None]") -> None:
-        self._interrupted = True
-        self._task.cancel()
+        if not self._left:
+            self._interrupted = True
+            self._task.cancel()
 
     def __exit__(
         self,
@@ -40,6 +44,7 @@ class Unless:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._left = True
         self._news.remove_done_callback(self._interrupt)
         if not self._interrupted:
             return

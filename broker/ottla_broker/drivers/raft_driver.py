@@ -19,7 +19,7 @@ from random import Random
 import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.drivers.critical_task import start_critical_task
+from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
 from ottla_broker.drivers.raft_store import RaftStore
 from ottla_broker.telemetry import METRICS
@@ -115,7 +115,7 @@ class RaftDriver:
         self._next_read_token = 0
         self._known_leadership: tuple[int, int | None, bool] = (0, None, False)
         self._announced_term = 0
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[CriticalTask] = []
         self._node: RaftNode | None = None
 
     async def start(self) -> None:
@@ -129,7 +129,7 @@ class RaftDriver:
             now_ms=monotonic_ms(),
         )
         self._tasks = [
-            start_critical_task(work, name=name, on_failure=self._on_failure)
+            CriticalTask(work, name=name, on_failure=self._on_failure)
             for name, work in (
                 ("raft", self._run()),
                 *((f"raft-to-{peer}", self._send_to(peer)) for peer in self._config.peers),
@@ -138,9 +138,7 @@ class RaftDriver:
 
     async def stop(self) -> None:
         """Stop taking inputs and close the store; nothing acknowledged is lost."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop_all(self._tasks)
         for done in self._reads.values():
             done.cancel()
         await self._store.close()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.drivers.critical_task import start_critical_task
+from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, not_an_answer
 from ottla_broker.drivers.peer_messages import (
@@ -91,14 +91,14 @@ class ReplicaFetcher:
         # Held while an answer is taken into the logs, so that nobody changes a role under it.
         self._processing = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task: CriticalTask | None = None
         # Set while a fetch is parked at the leader: ends it.
         self._interruption: asyncio.Future[None] | None = None
         self._turn = 0
 
     def start(self) -> None:
         """Begin the loop."""
-        self._task = start_critical_task(
+        self._task = CriticalTask(
             self._run(), name=f"replica-fetcher-{self.leader_id}", on_failure=self._on_failure
         )
 
@@ -107,8 +107,7 @@ class ReplicaFetcher:
         async with self._processing:
             self._followed.clear()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await self._task.stop()
 
     def add(self, partition: Partition) -> None:
         """Follow `partition` here from now on."""

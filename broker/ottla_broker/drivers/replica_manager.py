@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from ottla_broker.drivers.critical_task import start_critical_task
+from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_client import PeerClient
@@ -79,7 +79,7 @@ class ReplicaManager:
         self._applied: MetadataImage | None = None
         self._applied_waiters = OffsetWaiters()
         self._activated = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[CriticalTask] = []
 
     @property
     def applied_version(self) -> int:
@@ -89,7 +89,7 @@ class ReplicaManager:
     def start(self) -> None:
         """Begin to follow the metadata; nothing is hosted before `activate`."""
         self._tasks = [
-            start_critical_task(work, name=name, on_failure=self._on_failure)
+            CriticalTask(work, name=name, on_failure=self._on_failure)
             for name, work in (
                 ("replica-manager", self._follow_metadata()),
                 ("isr-ticker", self._tick_leaders()),
@@ -103,9 +103,7 @@ class ReplicaManager:
 
     async def stop(self) -> None:
         """Stop fetching, answer what waits, flush and close every log."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop_all(self._tasks)
         await asyncio.gather(*(fetcher.stop() for fetcher in self._fetchers.values()))
         await self._write_checkpoint()
         await asyncio.gather(*(partition.close() for partition in self.partitions.values()))

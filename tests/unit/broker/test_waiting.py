@@ -48,6 +48,25 @@ async def test_the_calls_own_error_comes_through():
         raise KeyError
 
 
+async def test_news_that_come_with_the_answer_do_not_reach_what_the_task_does_next():
+    """Both are there in one turn of the event loop, the answer first."""
+    news, answer = future(), future()
+
+    async def call():
+        with Unless(news, ReplacedError()):
+            result = await answer
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return result
+
+    task = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    answer.set_result(7)
+    news.set_result(None)
+    assert await task == 7
+    assert task.cancelling() == 0
+
+
 async def test_somebody_elses_cancellation_is_not_swallowed():
     news, never = future(), future()
 
