@@ -56,7 +56,7 @@ def _served(route: PostRoute) -> Handler:
         try:
             route.admit(context, request.headers)
             limit_bytes = route.limit_bytes(context.settings)
-            if not route.is_write:
+            if not route.counts_inflight:
                 body = await read_body(request, limit_bytes)
                 return web_response(await route.handler(context, _post(request, body)))
             with context.inflight.hold() as held:

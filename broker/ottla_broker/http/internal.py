@@ -25,7 +25,9 @@ from ottla_broker.http.post import (
     PostRoute,
     msgpack_answer,
 )
+from ottla_broker.services.forwarder import MAX_BYTES_PER_FORWARD
 from ottla_broker.services.produce_options import ProduceOptions
+from ottla_broker.settings import Settings
 from ottla_cluster.controller.commands import decode_command, encode_message
 from ottla_cluster.raft.messages import decode_messages
 from ottla_protocol import routes
@@ -119,13 +121,13 @@ async def idempotency(context: BrokerContext, post: Post) -> Answer:
     return msgpack_answer(context.idempotency.look_up_here(lookup))
 
 
-def _route(path: str, handler: PostHandler, limit_bytes: int | None) -> PostRoute:
-    return PostRoute(
-        path,
-        handler,
-        lambda settings: settings.max_binary_body_bytes if limit_bytes is None else limit_bytes,
-        admit=admit_member,
-    )
+def _route(path: str, handler: PostHandler, limit_bytes: int) -> PostRoute:
+    return PostRoute(path, handler, lambda _: limit_bytes, admit=admit_member)
+
+
+def _forwarded_body_bytes_max(settings: Settings) -> int:
+    """What one forward may have: a group of writes, or one that is larger than a group may be."""
+    return MAX_BYTES_PER_FORWARD + 2 * settings.max_json_body_bytes
 
 
 ROUTES = (
@@ -134,6 +136,12 @@ ROUTES = (
     _route(routes.INTERNAL_COMMIT_VERSION, commit_version, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_UNREACHABLE, unreachable_broker, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_FETCH, fetch, MAX_FETCH_REQUEST_BYTES),
-    _route(routes.INTERNAL_PRODUCE, produce, None),
+    PostRoute(
+        routes.INTERNAL_PRODUCE,
+        produce,
+        _forwarded_body_bytes_max,
+        is_write=True,
+        admit=admit_member,
+    ),
     _route(routes.INTERNAL_IDEMPOTENCY, idempotency, MAX_COMMAND_BYTES),
 )

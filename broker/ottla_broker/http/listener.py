@@ -53,6 +53,7 @@ class Listener:
         self._connections: set[ServerConnection] = set()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._is_stopping = False
         self._no_connection = asyncio.Event()
         self._served_by = str(context.settings.node_id)
         # Bounded by statuses and content types.
@@ -74,6 +75,7 @@ class Listener:
 
     async def stop(self, *, timeout_s: float) -> None:
         """Accept no more, let open requests be answered for `timeout_s`, then close everything."""
+        self._is_stopping = True
         if self._server is not None:
             self._server.close()
         for connection in tuple(self._connections):
@@ -101,6 +103,9 @@ class Listener:
     def opened(self, connection: ServerConnection) -> None:
         """A connection was accepted."""
         self._connections.add(connection)
+        if self._is_stopping:
+            # It was accepted in the very turn in which the stop began.
+            connection.stop()
 
     def closed(self, connection: ServerConnection) -> None:
         """A connection ended, or is aiohttp's from now on."""
@@ -117,7 +122,7 @@ class Listener:
         limit_bytes = min(BODY_BYTES_MAX, route.limit_bytes(self.context.settings))
         if parsed.content_length > limit_bytes:
             return None
-        held = HeldBytes(self.context.inflight) if route.is_write else None
+        held = HeldBytes(self.context.inflight) if route.counts_inflight else None
         return IncomingRequest(
             route,
             values,

@@ -66,8 +66,19 @@ def problem_answer(error: OttlaError) -> Answer:
     headers: tuple[tuple[str, str], ...] = ()
     if error.status == 503:
         headers = (("Retry-After", str(error.members.get("retry_after_seconds", 1))),)
-    body = msgspec.json.encode(error.problem())
+    body = msgspec.json.encode(_encodable(error.problem()))
     return Answer(error.status, routes.PROBLEM_JSON, (body,), headers)
+
+
+def _encodable(value: object) -> object:
+    """The value with U+FFFD for bytes of a header that were no UTF-8: an error may quote them."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(value, dict):
+        return {name: _encodable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    return value
 
 
 PostHandler: TypeAlias = Callable[[BrokerContext, Post], Awaitable[Answer]]
@@ -85,8 +96,9 @@ class PostRoute:
         path: with `{name}` for what varies; a label of the metrics.
         handler: serves it.
         limit_bytes: the longest body, as sent and inflated.
-        is_write: failures before the handler carry the outcome `not_applied`, and the bytes of
-            bodies count against `max_inflight_produce_bytes`.
+        is_write: failures before the handler carry the outcome `not_applied`.
+        counts_inflight: its bodies count against `max_inflight_produce_bytes`. Those of forwards
+            have been counted where they came in.
         admit: looks at the headers before the body is read; raises OttlaError to refuse.
     """
 
@@ -94,4 +106,5 @@ class PostRoute:
     handler: PostHandler
     limit_bytes: Callable[[Settings], int]
     is_write: bool = False
+    counts_inflight: bool = False
     admit: Callable[[BrokerContext, Mapping[str, str]], None] = _admit_anybody

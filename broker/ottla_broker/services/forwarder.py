@@ -8,7 +8,9 @@ is every one of a client that is alone. Each caller waits for its own results wi
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, field
 
 from ottla_broker.drivers.clock import within
 from ottla_broker.drivers.metadata import MetadataCache
@@ -56,13 +58,19 @@ class _Waiting:
         return sum(len(batch.batch) for batch in self.batches)
 
 
+@dataclass(slots=True)
+class _Gathering:
+    waiting: list[_Waiting] = field(default_factory=list)
+    timer: asyncio.TimerHandle | None = None
+
+
 class ProduceForwarder:
     """Gathers forwards per leader and `acks`."""
 
     def __init__(self, *, metadata: MetadataCache, peers: PeerClient) -> None:
         self._metadata = metadata
         self._peers = peers
-        self._gathering: dict[tuple[int, int], list[_Waiting]] = {}
+        self._gathering: dict[tuple[int, int], _Gathering] = {}
         # Requests that have not been answered yet; keys as above.
         self._under_way: Counter[tuple[int, int]] = Counter()
         # Strong references: the event loop keeps only weak ones to its tasks.
@@ -75,48 +83,63 @@ class ProduceForwarder:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(batches, options, loop.create_future())
         key = (leader, options.acks)
-        gathering = self._gathering.setdefault(key, [])
-        gathering.append(waiting)
-        if len(gathering) == 1:
-            if self._under_way[key]:
-                loop.call_later(GATHER_MS / 1000, self._send_gathered, key)
-            else:
-                loop.call_soon(self._send_gathered, key)
+        gathering = self._gathering.setdefault(key, _Gathering())
+        gathering.waiting.append(waiting)
+        if gathering.timer is None:
+            delay_ms = GATHER_MS if self._under_way[key] else 0
+            gathering.timer = loop.call_later(delay_ms / 1000, self._send_gathered, key)
         try:
             return await within(options.remaining_ms + FORWARD_GRACE_MS, waiting.results)
         except TimeoutError:
-            error = RequestTimedOutError(
-                f"broker {leader} did not answer in time", outcome=Outcome.UNKNOWN
-            )
-            return [error for _ in batches]
+            return [
+                RequestTimedOutError(
+                    f"broker {leader} did not answer in time", outcome=Outcome.UNKNOWN
+                )
+                for _ in batches
+            ]
 
     def _send_gathered(self, key: tuple[int, int]) -> None:
-        leader, acks = key
+        gathering = self._gathering.pop(key, None)
+        if gathering is None:
+            return
+        assert gathering.timer is not None
+        gathering.timer.cancel()
         group: list[_Waiting] = []
         size_bytes = batches = 0
-        for waiting in self._gathering.pop(key):
+        for waiting in gathering.waiting:
+            if waiting.results.done():
+                continue
+            if waiting.options.remaining_ms <= 0:
+                # Too late to be answered: what was appended then could only be UNKNOWN.
+                waiting.results.set_result(_too_late(waiting.batches))
+                continue
             size_bytes += waiting.size_bytes
             batches += len(waiting.batches)
             too_large = size_bytes > MAX_BYTES_PER_FORWARD or batches > MAX_BATCHES_PER_FORWARD
             if group and too_large:
-                self._start(leader, acks, group)
+                self._start(key, group)
                 group, size_bytes, batches = [], waiting.size_bytes, len(waiting.batches)
             group.append(waiting)
-        self._start(leader, acks, group)
+        if group:
+            self._start(key, group)
 
-    def _start(self, leader: int, acks: int, group: list[_Waiting]) -> None:
-        task = asyncio.create_task(self._send(leader, acks, group))
+    def _start(self, key: tuple[int, int], group: list[_Waiting]) -> None:
+        self._under_way[key] += 1
+        task = asyncio.create_task(self._send(key, group))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
-    async def _send(self, leader: int, acks: int, group: list[_Waiting]) -> None:
+    async def _send(self, key: tuple[int, int], group: list[_Waiting]) -> None:
+        leader, acks = key
         batches = [batch for waiting in group for batch in waiting.batches]
         remaining_ms = max(waiting.options.remaining_ms for waiting in group)
-        self._under_way[leader, acks] += 1
         try:
             results = await self._call(leader, BinaryProduceRequest(batches, acks, remaining_ms))
         finally:
-            self._under_way[leader, acks] -= 1
+            self._under_way[key] -= 1
+            if not self._under_way[key]:
+                # Nobody else is on the way, so there is nothing to wait for.
+                self._send_gathered(key)
         position = 0
         for waiting in group:
             end = position + len(waiting.batches)
@@ -162,10 +185,23 @@ class ProduceForwarder:
 
 
 def _for_batch(error: OttlaError, batch: BatchToAppend) -> OttlaError:
-    """The failed forward as this batch's own error: what a peer does must not pass for a 421."""
+    """The failed forward as this batch's own error: what a peer does must not pass for a 421.
+
+    Its own, because whoever renders or retries an error may add to it.
+    """
     if isinstance(error, PeerUnavailableError):
         return LeaderNotAvailableError(
             f"the leader of {batch.topic}-{batch.partition} did not answer: {error.detail}",
             outcome=error.outcome,
         )
-    return error
+    return copy(error)
+
+
+def _too_late(batches: Sequence[BatchToAppend]) -> Results:
+    return [
+        RequestTimedOutError(
+            f"no time was left to reach the leader of {batch.topic}-{batch.partition}",
+            outcome=Outcome.NOT_APPLIED,
+        )
+        for batch in batches
+    ]

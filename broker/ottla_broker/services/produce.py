@@ -8,6 +8,7 @@ caller waits instead of failing.
 
 import asyncio
 from collections.abc import Sequence
+from copy import copy
 
 from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
 from ottla_broker.drivers.metadata import MetadataCache
@@ -217,9 +218,14 @@ class ProduceService:
     async def _deliver_to(
         self, leader: int, batches: list[BatchToAppend], options: ProduceOptions
     ) -> list[AppendedBatch | OttlaError]:
-        if leader == self._node_id:
+        if leader != self._node_id:
+            return await self._forwarder.forward(leader, batches, options)
+        try:
             return await self.append_here(batches, options)
-        return await self._forwarder.forward(leader, batches, options)
+        except OttlaError as error:
+            # Nothing of these was appended, but what goes to other leaders may be: so the error
+            # belongs to each batch and not to the request.
+            return [copy(error).with_outcome(Outcome.NOT_APPLIED) for _ in batches]
 
 
 def _own(batch: BatchToAppend) -> memoryview | bytearray:
