@@ -34,7 +34,7 @@ from ottla_protocol.models import (
     FetchedPartition,
 )
 
-MAX_FETCH_REQUEST_BYTES = 4 << 20
+MAX_FETCH_REQUEST_BYTES = 1 << 20
 MAX_BATCHES_PER_REQUEST = 10_000
 
 _produce_decoder = msgspec.msgpack.Decoder(BinaryProduceRequest)

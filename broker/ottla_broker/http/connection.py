@@ -14,6 +14,10 @@ States, one after the other for each request:
     body     `_request` is set; the body gathers in `_received`, or directly in its own memory
     serving  `_serving` is set; what comes meanwhile waits in `_received`
 
+and at the end of a connection whose request was refused unread:
+
+    lingering  what still comes is thrown away, so that the answer is not lost to a reset
+
 Nothing here trusts an announcement: memory for a body is taken when a good part of it has come.
 """
 
@@ -30,11 +34,13 @@ from ottla_protocol.errors import OttlaError, RequestTimedOutError
 if TYPE_CHECKING:
     from ottla_broker.http.listener import Listener
 
-HEAD_BYTES_MAX = 16 << 10
-"""A longer head is left to aiohttp, which has its own limits."""
+HEAD_BYTES_MAX = 8_190
+"""A longer head is left to aiohttp, which lets no field be longer than this."""
 
 DIRECT_BODY_BYTES_MIN = 32 << 10
-"""When this much of a body has come, memory for the whole is taken and the rest read into it."""
+DIRECT_BODY_SHARE = 4
+"""When this much of a body has come, and a fourth of it, memory for the whole is taken and the rest
+read into it. So nobody makes a broker take more than four times what he has sent."""
 
 PIPELINED_BYTES_MAX = 64 << 10
 """How much may come of the next request while one is served, before reading stops."""
@@ -47,6 +53,11 @@ RECEIVE_IDLE_S = 15.0
 
 SEND_IDLE_S = 60.0
 """How long a client may take nothing of its answer."""
+
+LINGER_S = 2.0
+LINGER_BYTES_MAX = 4 << 20
+"""How long, and how much of, a refused body is read and thrown away: a client that is still sending
+would lose the refusal to a reset, and with it the certainty that nothing was applied."""
 
 _METHOD = b"POST "
 _HEAD_END = b"\r\n\r\n"
@@ -98,6 +109,9 @@ class ServerConnection(asyncio.BufferedProtocol):
         # Set while the client takes its answer slower than it is written.
         self._send_blocked: asyncio.Event | None = None
         self._unsent_bytes = 0
+        # Set while lingering: when to end, and how much may still come.
+        self._linger_until_s: float | None = None
+        self._linger_bytes = 0
 
     # --- asyncio.BufferedProtocol -------------------------------------------------------------
 
@@ -118,13 +132,18 @@ class ServerConnection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
         """Part of asyncio.BufferedProtocol."""
-        if self._body is None:
+        if self._body is None or self._linger_until_s is not None:
             return self._listener.scratch
         return memoryview(self._body)[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Part of asyncio.BufferedProtocol."""
         self._changed_s = self._loop.time()
+        if self._linger_until_s is not None:
+            self._linger_bytes -= nbytes
+            if self._linger_bytes < 0:
+                self.abort()
+            return
         if self._body is not None:
             self._filled += nbytes
             if self._filled == len(self._body):
@@ -187,7 +206,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             body = received[:length]
             del received[:length]
             self._serve(body)
-        elif len(received) >= DIRECT_BODY_BYTES_MIN:
+        elif len(received) >= max(DIRECT_BODY_BYTES_MIN, length // DIRECT_BODY_SHARE):
             request.arrived(length)
             self._filled = len(received)
             self._body = bytearray(length)
@@ -214,13 +233,20 @@ class ServerConnection(asyncio.BufferedProtocol):
     def _serve(self, body: bytearray) -> None:
         assert self._request is not None
         self._serving = self._loop.create_task(self._answer(self._request, body))
+        self._serving.add_done_callback(self._served)
+
+    def _served(self, serving: "asyncio.Task[None]") -> None:
+        """A request ended, perhaps without its task having taken a single step."""
+        if serving.cancelled() or serving.exception() is not None:
+            # Nobody will answer it any more, and its connection can carry no other.
+            if self._request is not None:
+                self._request.release()
+            self.abort()
 
     async def _answer(self, request: IncomingRequest, body: bytearray) -> None:
-        try:
-            post = Post(request.values, request.query, request.headers, body)
-            answer = await answer_post(self._listener.context, request.route, post)
-        finally:
-            request.release()
+        post = Post(request.values, request.query, request.headers, body)
+        answer = await answer_post(self._listener.context, request.route, post)
+        request.release()
         self._send(answer, keep_alive=request.keep_alive)
         if self._send_blocked is not None:
             self._unsent_bytes = self._transport.get_write_buffer_size()
@@ -231,11 +257,12 @@ class ServerConnection(asyncio.BufferedProtocol):
         if self._is_closing or not request.keep_alive:
             self.close()
             return
-        if self._is_reading_paused:
-            self._is_reading_paused = False
-            self._transport.resume_reading()
         if self._received:
             self._advance()
+        still_full = self._serving is not None and len(self._received) > PIPELINED_BYTES_MAX
+        if self._is_reading_paused and not still_full and not self._is_closing:
+            self._is_reading_paused = False
+            self._transport.resume_reading()
 
     def _send(self, answer: Answer, *, keep_alive: bool) -> None:
         keep_alive = keep_alive and not self._is_closing
@@ -248,7 +275,12 @@ class ServerConnection(asyncio.BufferedProtocol):
         assert self._request is not None
         self._request.release()
         self._send(refusal(self._request.route, error), keep_alive=False)
-        self.close()
+        self._is_closing = True
+        self._body = None
+        self._received.clear()
+        self._linger_bytes = LINGER_BYTES_MAX
+        self._linger_until_s = self._loop.time() + LINGER_S
+        self._transport.write_eof()
 
     # --- ending -------------------------------------------------------------------------------
 
@@ -278,6 +310,9 @@ class ServerConnection(asyncio.BufferedProtocol):
         still_s = now_s - self._changed_s
         if self._serving is not None:
             self._check_sending(now_s, still_s)
+        elif self._linger_until_s is not None:
+            if now_s > self._linger_until_s:
+                self.abort()
         elif self._is_closing:
             # An answer, and then the end: whoever does not take it is left.
             if still_s > RECEIVE_IDLE_S:

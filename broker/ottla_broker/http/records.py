@@ -74,11 +74,15 @@ async def produce(context: BrokerContext, post: Post) -> Answer:
 
 def _idempotency_key(post: Post) -> str | None:
     key = post.headers.get(_IDEMPOTENCY_KEY)
-    if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS:
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS:
         raise InvalidRequestError(
             f"{routes.HEADER_IDEMPOTENCY_KEY} must have 1 to "
             f"{MAX_IDEMPOTENCY_KEY_CHARACTERS} characters"
         )
+    if any("\ud800" <= character <= "\udfff" for character in key):
+        raise InvalidRequestError(f"{routes.HEADER_IDEMPOTENCY_KEY} must be UTF-8")
     return key
 
 

@@ -55,9 +55,14 @@ class Broker:
             return None
         return self.route, {}, [("query", query)] if query else ()
 
-    async def start(self, *, is_write=True):
+    async def start(self):
         self.route = PostRoute(
-            "/here", self.handle, lambda _: LIMIT_BYTES, is_write=is_write, admit=self.admit
+            "/here",
+            self.handle,
+            lambda _: LIMIT_BYTES,
+            is_write=True,
+            counts_inflight=True,
+            admit=self.admit,
         )
 
         async def elsewhere(request):
@@ -305,7 +310,7 @@ async def test_a_head_that_stands_still_is_given_up(broker, client):
     assert await client.ended()
 
 
-@pytest.mark.parametrize("come", [3, 100_000])
+@pytest.mark.parametrize("come", [3, 100_000, 400_000])
 async def test_a_body_that_stands_still_is_given_up_and_told(broker, client, come):
     client.send(b"x" * come, announced=1_000_000)
     inflight = broker.context.inflight
@@ -344,3 +349,105 @@ async def test_a_request_is_not_begun_before_the_answer_before_it_is_taken(broke
     assert len((await client.answer())[2]) == 16 << 20
     assert len((await client.answer())[2]) == 16 << 20
     assert [post.body for post in broker.posts] == [b"x", b"y"]
+
+
+async def test_a_refusal_reaches_a_client_that_is_still_sending(broker, client):
+    broker.refuse = ClusterAuthorizationFailedError("no")
+    client.send(b"x" * 500_000, announced=1_000_000)
+    await asyncio.sleep(0)
+    for _ in range(10):
+        client.writer.write(b"x" * 50_000)
+        await client.writer.drain()
+    assert (await client.answer())[0] == 403
+    assert await client.ended()
+
+
+async def test_a_refused_client_that_goes_on_is_left_after_a_while(broker, client):
+    broker.refuse = ClusterAuthorizationFailedError("no")
+    client.send(announced=1_000_000)
+    assert (await client.answer())[0] == 403
+    pass_time(broker, connections.LINGER_S - 0.5)
+    assert broker.listener._connections
+    pass_time(broker, connections.LINGER_S + 0.5)
+    await until(lambda: not broker.listener._connections)
+
+
+async def test_memory_is_taken_for_what_has_come_and_not_for_what_is_announced(broker, client):
+    come = LIMIT_BYTES // connections.DIRECT_BODY_SHARE - 10_000
+    client.send(b"x" * come, announced=LIMIT_BYTES)
+    await until(lambda: broker.context.inflight.held_bytes == come)
+    connection = next(iter(broker.listener._connections))
+    assert connection._body is None
+    client.writer.write(b"x" * 10_001)
+    await until(lambda: connection._body is not None)
+    assert broker.context.inflight.held_bytes == LIMIT_BYTES
+
+
+async def test_requests_sent_in_advance_wait_with_the_sender(broker, client):
+    """However fast they come, only a bounded part of them is in the broker's memory."""
+    held = []
+
+    async def look(context, post):
+        held.append(sum(len(other._received) for other in broker.listener._connections))
+        return await broker.echo(context, post)
+
+    broker.handler = look
+    count = 20_000
+
+    async def send():
+        for _ in range(count // 100):
+            for _ in range(100):
+                client.send(b"x" * 100)
+            await client.writer.drain()
+
+    sending = asyncio.create_task(send())
+    for _ in range(count):
+        assert (await client.answer())[0] == 200
+    await sending
+    assert max(held) <= connections.PIPELINED_BYTES_MAX + listeners.SCRATCH_BYTES
+
+
+async def test_whoever_vanishes_with_requests_sent_in_advance_leaves_nothing_held(broker):
+    async def refuse(context, post):
+        raise NotControllerError("elsewhere")
+
+    broker.handler = refuse
+    for _ in range(50):
+        client = await broker.connect()
+        for _ in range(20):
+            client.send(b"x" * 1_000)
+        await client.writer.drain()
+        client.writer.transport.abort()
+    await until(lambda: not broker.listener._connections)
+    await until(lambda: broker.context.inflight.held_bytes == 0)
+
+
+async def test_a_header_that_is_no_utf8_is_quoted_in_an_error_all_the_same(broker, client):
+    async def quote(context, post):
+        raise NotControllerError(post.headers["odd"], odd=[post.headers["odd"]])
+
+    broker.handler = quote
+    client.writer.write(b"POST /here HTTP/1.1\r\nContent-Length: 0\r\nOdd: a\xffb\r\n\r\n")
+    status, _, body = await client.answer()
+    assert (status, body.count("a\ufffdb".encode())) == (421, 2)
+
+
+async def test_a_request_whose_task_dies_takes_its_connection_along(broker, client, monkeypatch):
+    async def die(*_):
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(connections, "answer_post", die)
+    client.send(b"x" * 1_000)
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await client.answer()
+    assert broker.context.inflight.held_bytes == 0
+
+
+async def test_a_connection_that_was_accepted_as_the_stop_began_is_closed(broker):
+    await broker.listener.stop(timeout_s=0)
+    closed = []
+    transport = SimpleNamespace(close=lambda: closed.append(1))
+    connection = connections.ServerConnection(broker.listener)
+    connection.connection_made(transport)
+    assert closed
+    connection.connection_lost(None)
