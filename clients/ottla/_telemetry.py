@@ -7,8 +7,8 @@ into the record's headers (`traceparent`, as the configured propagator writes it
 consumes the record can go on with the trace. Names follow OpenTelemetry's messaging conventions.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final, cast
 
 from ottla._errors import ConfigError
 from ottla._futures import RecordMetadata
@@ -115,6 +115,9 @@ def _with_context(headers: HeadersOption, context: Mapping[str, str]) -> Headers
     """The headers with those of the context, instead of older ones of the same names."""
     if headers is None:
         return context
-    given = headers.items() if isinstance(headers, Mapping) else headers
+    given = cast(
+        "Iterable[tuple[str, bytes | str | None]]",
+        headers.items() if isinstance(headers, Mapping) else headers,
+    )
     kept = [(name, value) for name, value in given if name not in context]
     return [*kept, *context.items()]

@@ -1,0 +1,83 @@
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+"""How a program uses the SDK, for type checkers: nothing runs this, `make lint` reads it."""
+
+from typing import assert_type
+
+from ottla import (
+    Admin,
+    ClusterUnreachableError,
+    ClusterView,
+    OpenTelemetryInterceptor,
+    OttlaError,
+    Producer,
+    RecordMetadata,
+    TopicConfigValue,
+    murmur2,
+)
+from ottla.aio import Admin as AsyncAdmin
+from ottla.aio import Producer as AsyncProducer
+from ottla.testing import FakeCluster
+
+
+def partition_of(
+    topic: str,
+    key: object,
+    key_bytes: bytes | None,
+    value: object,
+    value_bytes: bytes | None,
+    cluster: ClusterView,
+) -> int:
+    return abs(murmur2(key_bytes or b"")) % len(cluster.partitions_for_topic(topic))
+
+
+def delivered(error: Exception | None, metadata: RecordMetadata | None) -> None:
+    assert error is not None or metadata is not None
+
+
+def produce() -> None:
+    with Producer(
+        "127.0.0.1:7101",
+        acks="all",
+        compression="lz4",
+        key_serializer=str.encode,
+        value_serializer="json",
+        partitioner=partition_of,
+        interceptors=[OpenTelemetryInterceptor()],
+    ) as producer:
+        future = producer.send("flights", {"a": 1}, key="k", on_delivery=delivered)
+        assert_type(future.get(timeout=5), RecordMetadata)
+        assert_type(future.get(timeout=5).offset, int)
+        producer.send_many("flights", [b"a"], keys=[b"k"]).get(timeout=5)
+        producer.flush(timeout=5)
+
+
+def administrate() -> None:
+    with Admin.from_config({"bootstrap.servers": "127.0.0.1:7101"}) as admin:
+        assert_type(admin.create_topic("flights").partitions[0].leader, int | None)
+        assert_type(admin.describe_configs("flights"), dict[str, TopicConfigValue])
+        assert_type(admin.offsets("flights", 0, "earliest").offset, int)
+        admin.reassign_partitions({("flights", 0): [1, 2], ("flights", 1): None})
+
+
+async def produce_and_administrate() -> None:
+    async with AsyncAdmin("127.0.0.1:7101") as admin, AsyncProducer("127.0.0.1:7101") as producer:
+        assert_type((await admin.describe_topic("flights")).name, str)
+        assert_type(await (await producer.send("flights", b"")), RecordMetadata)
+
+
+def catch(producer: Producer) -> None:
+    try:
+        producer.flush()
+    except ClusterUnreachableError as error:
+        assert_type(error.reasons, dict[str, str])
+    except OttlaError as error:
+        assert_type((error.code, error.retriable), tuple[str, bool])
+
+
+def look_into(cluster: FakeCluster) -> None:
+    assert_type(cluster.records("flights")[0].value, bytes | None)
+
+
+# What must not pass: each line is an error, or this comment is one.
+Producer("127.0.0.1:7101", acks=2)  # pyright: ignore[reportArgumentType]
+Admin("127.0.0.1:7101", clientid="x")  # pyright: ignore[reportCallIssue]
