@@ -1,0 +1,45 @@
+"""The README's Python, run as a newcomer would paste it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+
+README = Path(__file__).parents[2] / "README.md"
+TIMEOUT_S = 60
+
+
+def blocks():
+    return re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_each_block_runs_in_order_and_says_what_it_should(shared):
+    """Only the brokers' addresses differ from the README."""
+    outputs = []
+    for block in blocks():
+        for node_id in shared.node_ids:
+            address = shared.url(node_id).removeprefix("http://")
+            block = block.replace(f"127.0.0.1:710{node_id}", address)
+        assert "127.0.0.1:710" not in block
+        ran = subprocess.run(
+            [sys.executable, "-W", "error", "-c", block],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        )
+        assert (ran.returncode, ran.stderr) == (0, "")
+        outputs.append(ran.stdout)
+    admin_and_producer, asyncio_producer = outputs
+    assert re.fullmatch(r"departures [0-5] 0\n", admin_and_producer)
+    assert int(asyncio_producer) > 0
+    counts = [
+        shared.offset("departures", partition).expect(200).document["offset"]
+        for partition in range(6)
+    ]
+    assert sum(counts) == 1_001
