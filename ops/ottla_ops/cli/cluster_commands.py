@@ -1,10 +1,22 @@
-"""`ottla cluster`: what the cluster is made of."""
+"""`ottla cluster`: what the cluster is made of, and who leads and replicates what."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ottla_ops.cli.failures import ExitCode, usage_error
 from ottla_ops.cli.session import session_of
 
-app = typer.Typer(help="The cluster: its brokers and controller.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from ottla_ops.cli.http_connection import Answer
+    from ottla_ops.cli.session import Session
+    from ottla_protocol.models import ElectedPartition, OngoingReassignment, ReassignedPartition
+
+app = typer.Typer(
+    help="The cluster: its brokers and controller, leaders and replicas.", no_args_is_help=True
+)
 
 
 @app.command("info")
@@ -29,3 +41,163 @@ def cluster_info(context: typer.Context) -> None:
         for broker in sorted(cluster.brokers, key=lambda broker: broker.id)
     ]
     session.output.table(("BROKER", "URL", "STATE", "RACK", "EPOCH"), rows)
+
+
+@app.command("elect")
+def elect(
+    context: typer.Context,
+    partitions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TOPIC:PARTITION]...",
+            help="Partitions; all that their first replica does not lead without.",
+        ),
+    ] = None,
+) -> None:
+    """Give leadership back to preferred leaders: the first replica, where it is in sync."""
+    from ottla_protocol import routes
+    from ottla_protocol.models import ElectionResponse
+
+    session = session_of(context)
+    named = [_partition_of(text) for text in partitions or []]
+    body = {
+        "type": "preferred",
+        "partitions": [{"topic": topic, "partition": number} for topic, number in named] or None,
+    }
+    answer = session.connect().request(
+        "POST", routes.ELECTIONS, body=json.dumps(body).encode(), repeatable=True
+    )
+    results = answer.decoded(ElectionResponse).results
+    rows = [
+        (each.topic, each.partition, _leader(each), _election_outcome(each)) for each in results
+    ]
+    _show(session, answer, ("TOPIC", "PARTITION", "LEADER", "RESULT"), rows)
+    _fail_if_any(results)
+
+
+@app.command("reassign")
+def reassign(
+    context: typer.Context,
+    moves: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TOPIC:PARTITION=ID,ID,...]...",
+            help="The replicas that partitions are to have, the preferred leader first.",
+        ),
+    ] = None,
+    *,
+    cancel: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TOPIC:PARTITION", help="A reassignment to call off; may be repeated."
+        ),
+    ] = None,
+) -> None:
+    """Move partitions to other brokers; without arguments, show what is under way.
+
+    New replicas catch up first. A partition switches to its new replicas once all of them are in
+    sync; until then it can be called off.
+    """
+    from ottla_protocol import routes
+    from ottla_protocol.models import ReassignmentList, ReassignmentResponse
+
+    session = session_of(context)
+    wanted = [_move_of(text) for text in moves or []]
+    for text in cancel or []:
+        topic, number = _partition_of(text)
+        wanted.append({"topic": topic, "partition": number, "replicas": None})
+    connection = session.connect()
+    if not wanted:
+        answer = connection.request("GET", routes.REASSIGNMENTS)
+        ongoing = answer.decoded(ReassignmentList).reassignments
+        headers = ("TOPIC", "PARTITION", "TARGET", "ADDING", "REMOVING", "ISR")
+        _show(session, answer, headers, [_ongoing_row(each) for each in ongoing])
+        return
+    # What was called off is not under way any more: asked a second time, that would be an error.
+    answer = connection.request(
+        "POST",
+        routes.REASSIGNMENTS,
+        body=json.dumps({"reassignments": wanted}).encode(),
+        repeatable=not cancel,
+    )
+    results = answer.decoded(ReassignmentResponse).results
+    outcomes = ["begun"] * len(moves or []) + ["called off"] * len(cancel or [])
+    rows = [
+        (each.topic, each.partition, outcome if each.error is None else _refusal(each.error))
+        for each, outcome in zip(results, outcomes, strict=True)
+    ]
+    _show(session, answer, ("TOPIC", "PARTITION", "RESULT"), rows)
+    _fail_if_any(results)
+
+
+def _show(
+    session: "Session", answer: "Answer", headers: Sequence[str], rows: Sequence[Sequence[object]]
+) -> None:
+    if session.output.as_json:
+        session.output.document(answer.document())
+    else:
+        session.output.table(headers, rows)
+
+
+def _fail_if_any(results: "Sequence[ElectedPartition | ReassignedPartition]") -> None:
+    """Scripts look at the exit code alone, and one that failed is a failure.
+
+    Raises:
+        typer.Exit: with the code of a failure.
+    """
+    if any(each.error is not None for each in results):
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+def _leader(elected: "ElectedPartition") -> str:
+    return "none" if elected.leader is None else str(elected.leader)
+
+
+def _election_outcome(elected: "ElectedPartition") -> str:
+    if elected.error is not None:
+        return _refusal(elected.error)
+    return "elected" if elected.elected else "led already"
+
+
+def _refusal(problem: dict[str, Any]) -> str:
+    return str(problem.get("detail") or problem.get("code"))
+
+
+def _ongoing_row(ongoing: "OngoingReassignment") -> tuple[object, ...]:
+    node_ids = (
+        ongoing.target_replicas,
+        ongoing.adding_replicas,
+        ongoing.removing_replicas,
+        ongoing.isr,
+    )
+    return (
+        ongoing.topic,
+        ongoing.partition,
+        *(",".join(map(str, each)) or "none" for each in node_ids),
+    )
+
+
+def _partition_of(text: str) -> tuple[str, int]:
+    """`TOPIC:PARTITION` as its parts; a topic's name has no colon.
+
+    Raises:
+        CommandError: (usage) it is not of that form.
+    """
+    topic, _, number = text.rpartition(":")
+    if not topic or not number.isascii() or not number.isdigit():
+        raise usage_error(f"{text}: not of the form TOPIC:PARTITION")
+    return topic, int(number)
+
+
+def _move_of(text: str) -> dict[str, Any]:
+    """`TOPIC:PARTITION=ID,ID,...` as a member of the request.
+
+    Raises:
+        CommandError: (usage) it is not of that form.
+    """
+    partition, _, replicas = text.partition("=")
+    node_ids = replicas.split(",")
+    if not all(node_id.isascii() and node_id.isdigit() for node_id in node_ids):
+        raise usage_error(f"{text}: not of the form TOPIC:PARTITION=ID,ID,...")
+    topic, number = _partition_of(partition)
+    return {"topic": topic, "partition": number, "replicas": [int(each) for each in node_ids]}

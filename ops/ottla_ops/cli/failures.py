@@ -96,6 +96,9 @@ HINTS_BY_CODE: Final = {
     "TOPIC_ALREADY_EXISTS": "`ottla topic describe NAME` shows the one that exists",
     "INVALID_REPLICATION_FACTOR": "`ottla cluster info` shows how many brokers are active",
     "NOT_ENOUGH_REPLICAS": "`ottla cluster info` shows which brokers are missing",
+    "INVALID_REPLICA_ASSIGNMENT": "`ottla cluster info` shows which brokers are active",
+    "NO_REASSIGNMENT_IN_PROGRESS": "`ottla cluster reassign` shows those under way",
+    "PREFERRED_LEADER_NOT_AVAILABLE": "`ottla topic describe NAME` shows who is in sync",
     "OFFSET_OUT_OF_RANGE": "`--from earliest` begins at the first record that is still kept",
     "MESSAGE_TOO_LARGE": "the topic's max.message.bytes bounds a record",
 }

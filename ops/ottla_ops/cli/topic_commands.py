@@ -1,4 +1,4 @@
-"""`ottla topic`: list, create, describe, delete."""
+"""`ottla topic`: list, create, describe, alter, delete."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ from ottla_ops.cli.session import session_of
 if TYPE_CHECKING:
     from ottla_protocol.models import TopicDescription
 
-app = typer.Typer(help="Topics: list, create, describe, delete.", no_args_is_help=True)
+app = typer.Typer(help="Topics: list, create, describe, alter, delete.", no_args_is_help=True)
 
 TopicName = Annotated[str, typer.Argument(metavar="TOPIC", help="Name of the topic.")]
 
@@ -124,6 +124,66 @@ def describe_topic(context: typer.Context, name: TopicName) -> None:
         for each in sorted(topic.partitions, key=lambda each: each.partition)
     ]
     session.output.table(("PARTITION", "LEADER", "LEADER-EPOCH", "REPLICAS", "ISR"), rows)
+
+
+@app.command("alter")
+def alter_topic(
+    context: typer.Context,
+    name: TopicName,
+    *,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A config to set; may be repeated."),
+    ] = None,
+    reset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A config to return to its default; may be repeated."),
+    ] = None,
+    partitions: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many partitions there are to be in all."),
+    ] = None,
+) -> None:
+    """Change a topic's configs, or give it more partitions; configs come first."""
+    from ottla_ops.cli.http_connection import path_of
+    from ottla_protocol import routes
+    from ottla_protocol.models import TopicConfigs, TopicDescription
+
+    session = session_of(context)
+    configs: dict[str, str | None] = {**parse_configs(config or [])}
+    for config_name in reset or []:
+        if config_name in configs:
+            raise usage_error(f"--reset {config_name}: it is named twice")
+        configs[config_name] = None
+    if not configs and partitions is None:
+        raise usage_error("nothing to change; see --config, --reset and --partitions")
+    connection = session.connect()
+    document: dict[str, Any] = {"name": name}
+    if configs:
+        # Setting what is set already changes nothing, so a lost answer does no harm.
+        answer = connection.request(
+            "PATCH",
+            path_of(routes.TOPIC_CONFIGS, topic=name),
+            body=json.dumps({"configs": configs}).encode(),
+            repeatable=True,
+        )
+        document["configs"] = answer.document()["configs"]
+        altered = answer.decoded(TopicConfigs).configs
+        for config_name in sorted(configs):
+            config_value = altered[config_name]
+            suffix = " (the default)" if config_value.source == "default" else ""
+            session.output.note(f"{name}: {config_name}={config_value.value}{suffix}")
+    if partitions is not None:
+        answer = connection.request(
+            "PATCH",
+            path_of(routes.TOPIC, topic=name),
+            body=json.dumps({"partitions": partitions}).encode(),
+        )
+        document["partitions"] = answer.document()["partitions"]
+        count = len(answer.decoded(TopicDescription).partitions)
+        session.output.note(f"{name} has {count} partitions now")
+    if session.output.as_json:
+        session.output.document(document)
 
 
 @app.command("delete")

@@ -36,6 +36,7 @@ class State:
     answered: dict[str, dict] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     refusals: list[dict] = field(default_factory=list)
+    scripted: dict[tuple[str, str], tuple[int, dict]] = field(default_factory=dict)
     answers_to_lose: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -84,6 +85,10 @@ class FakeCluster:
 
     def refuse(self, status, code, *, times=1, **members):
         self.state.refusals += [ProblemError(status, code, **members).document] * times
+
+    def script(self, method, path, status, document):
+        """What the brokers answer to that call from now on."""
+        self.state.scripted[method, path] = (status, document)
 
     def lose_answers(self, count):
         self.state.answers_to_lose = count
@@ -149,6 +154,13 @@ class _Api:
         if self.state.refusals:
             problem = self.state.refusals.pop(0)
             return problem["status"], problem
+        if (call.method, call.path) in self.state.scripted:
+            return self.state.scripted[call.method, call.path]
+        if call.method == "PATCH":
+            return 200, self.alter(call)
+        return self.route(call)
+
+    def route(self, call):
         match call.method, [part for part in call.path.split("/") if part]:
             case "GET", ["readyz"]:
                 return 200, {"ready": True, "reasons": []}
@@ -230,6 +242,30 @@ class _Api:
         if body.get("validate_only"):
             del self.state.topics[body["name"]]
         return description
+
+    def alter(self, call):
+        topic = call.path.split("/")[3]
+        self.log_of(topic)
+        if call.path.endswith("/configs"):
+            return self.alter_configs(topic, call.body)
+        return self.add_partitions(topic, call.body)
+
+    def add_partitions(self, topic, body):
+        logs = self.state.topics[topic]
+        if body["partitions"] <= len(logs):
+            raise ProblemError(422, "INVALID_PARTITIONS", "they can only become more")
+        logs += [[] for _ in range(body["partitions"] - len(logs))]
+        return self.describe(topic)
+
+    def alter_configs(self, topic, body):
+        configs = self.state.configs.setdefault(topic, {})
+        for name, value in body["configs"].items():
+            configs.pop(name, None)
+            if value is not None:
+                configs[name] = value
+        own = {name: {"value": value, "source": "topic"} for name, value in configs.items()}
+        reset = {name: {"value": 0, "source": "default"} for name in body["configs"]}
+        return {"topic": topic, "configs": {**reset, **own}}
 
     def produce(self, call, topic, fixed_partition):
         idempotency_key = call.headers.get("idempotency-key")
@@ -319,13 +355,16 @@ def _handler(state, node_id):
                 status, document = api.answer(call)
             except ProblemError as problem:
                 status, document = problem.document["status"], problem.document
-            if self.command == "POST" and state.answers_to_lose > 0:
+            if self.command in {"POST", "PATCH"} and state.answers_to_lose > 0:
                 state.answers_to_lose -= 1
                 self.close_connection = True
                 return
             self.reply(status, document)
 
         def do_POST(self):
+            self.do_GET()
+
+        def do_PATCH(self):
             self.do_GET()
 
         def do_DELETE(self):
