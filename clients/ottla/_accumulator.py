@@ -309,7 +309,8 @@ class Accumulator:
         waiting: callers that wait for memory; while there are any, no batch lingers.
         flushing: callers that wait for everything to be sent; likewise.
         is_closed: no batch is opened any more.
-        wake_wanted: the sender has something to look at that it does not know of yet; it resets it.
+        wake_wanted: the sender has something to look at that it does not know of yet.
+        wake_pending: it was told so. `polled` resets both.
     """
 
     def __init__(
@@ -334,6 +335,19 @@ class Accumulator:
         self.flushing = 0
         self.is_closed = False
         self.wake_wanted = False
+        self.wake_pending = False
+        self._records_closed = 0
+
+    @property
+    def records_taken(self) -> int:
+        """Records so far."""
+        growing = [queue.open.count for queue in self._queues.values() if queue.open is not None]
+        return self._records_closed + sum(growing)
+
+    def polled(self) -> None:
+        """The sender looks at everything now."""
+        self.wake_wanted = False
+        self.wake_pending = False
 
     @property
     def queues(self) -> list[PartitionQueue]:
@@ -404,6 +418,7 @@ class Accumulator:
         batch = queue.open
         assert batch is not None, "no open batch"
         batch.close()
+        self._records_closed += batch.count
         surplus = max(0, batch.reserved_bytes - batch.size_bytes)
         batch.reserved_bytes -= surplus
         self.available_bytes += surplus

@@ -8,10 +8,10 @@ A record costs one lock, one call of the compiled codec and one small object; wh
 topic, per batch or per call is done there.
 """
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
+from time import time
 from typing import Any
 
 from ottla._accumulator import Accumulator, Batch, Headers, PartitionQueue, record_size_bytes
@@ -43,7 +43,7 @@ from ottla._record import (
 )
 from ottla._send_many import ManyDraft
 from ottla._serializers import serialize_bytes
-from ottla_protocol.errors import MessageTooLargeError, Outcome
+from ottla_protocol.errors import MessageTooLargeError, OttlaError, Outcome
 from ottla_protocol.record_batch import HEADER_BYTES
 
 
@@ -109,6 +109,7 @@ class Intake:
 
     Attributes:
         routes: the topics that records can be taken for.
+        refusal: what is raised once the accumulator is closed.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Intake:
         self._accumulator = accumulator
         self._metadata = metadata
         self.monitor = monitor
+        self._lock = monitor.lock
         self._future_type = future_type
         self._wake = wake
         self._now_ms = now_ms
@@ -145,7 +147,7 @@ class Intake:
         self.has_interceptors = bool(self._on_send)
         self.is_acknowledgement_wanted = bool(self._on_acknowledgement)
         self.routes: dict[str, Route] = {}
-        self.records_taken = 0
+        self.refusal: OttlaError = ProducerClosedError("the producer is closed")
 
     def intercepted(self, record: ProducerRecord) -> ProducerRecord:
         """The record after every interceptor; what they raise passes through."""
@@ -184,14 +186,14 @@ class Intake:
             ProducerClosedError: too late.
         """
         route = self.routes[topic]
-        if key is not None and not (self._keys_are_bytes and type(key) is bytes):
-            key_bytes = self._serialize_key(topic, key)
-        else:
+        if key is None or (type(key) is bytes and self._keys_are_bytes):
             key_bytes = key
-        if value is not None and not (self._values_are_bytes and type(value) is bytes):
-            value_bytes = self._serialize_value(topic, value)
         else:
+            key_bytes = self._serialize_key(topic, key)
+        if value is None or (type(value) is bytes and self._values_are_bytes):
             value_bytes = value
+        else:
+            value_bytes = self._serialize_value(topic, value)
         is_sticky = False
         if partition is not None:
             check_partition(partition, topic, len(route.queues))
@@ -205,11 +207,11 @@ class Intake:
             partition = self._sticky(topic)
             is_sticky = True
         if timestamp is None:
-            timestamp = int(time.time() * 1000)
+            timestamp = int(time() * 1000)
         else:
             check_timestamp(timestamp)
         pairs = NO_HEADERS if headers is None else header_pairs(headers)
-        with self.monitor.lock:
+        with self._lock:
             batch = route.queues[partition].open
             if (
                 batch is None
@@ -230,7 +232,6 @@ class Intake:
                     return pending
             index = batch.count
             batch.count = index + 1
-            self.records_taken += 1
             if timestamp > batch.max_timestamp:
                 batch.max_timestamp = timestamp
             if on_delivery is not None or self.is_acknowledgement_wanted:
@@ -250,7 +251,6 @@ class Intake:
                 return None
             index = batch.count
             batch.count = index + 1
-            self.records_taken += 1
             batch.max_timestamp = max(batch.max_timestamp, pending.timestamp)
             if pending.on_delivery is not None or self.is_acknowledgement_wanted:
                 self.call_back(batch, index, pending.timestamp, pending.on_delivery)
@@ -270,8 +270,10 @@ class Intake:
 
     def wake_if_wanted(self) -> None:
         """Wake the sender, if something happened that it does not know of."""
-        if self._accumulator.wake_wanted:
-            self._accumulator.wake_wanted = False
+        accumulator = self._accumulator
+        if accumulator.wake_wanted and not accumulator.wake_pending:
+            # Read after the records were put in, so a poll that resets it sees them.
+            accumulator.wake_pending = True
             self._wake()
 
     def _sticky(self, topic: str) -> int:
@@ -286,7 +288,7 @@ class Intake:
         """
         self.monitor.check_process()
         if self._accumulator.is_closed:
-            raise ProducerClosedError("the producer is closed")
+            raise self.refusal
         partition = record.partition
         queues = self.routes[record.topic].queues
         if record.is_sticky:
@@ -337,13 +339,7 @@ class Intake:
         """
         route = self.routes[topic]
         values = list(values)
-        if self._values_are_bytes:
-            serialize = self._serialize_value
-            value_bytes: list[bytes | None] = [
-                value if type(value) is bytes else serialize(topic, value) for value in values
-            ]
-        else:
-            value_bytes = self._serialized(self._serialize_value, topic, values)
+        value_bytes = _serialized(self._serialize_value, topic, values)
         key_list: list[Any] | None = None
         key_bytes: list[bytes | None] | None = None
         if keys is not None:
@@ -352,9 +348,9 @@ class Intake:
                 raise InvalidRecordError(
                     f"{len(values)} values and {len(key_list)} keys: there must be as many"
                 )
-            key_bytes = self._serialized(self._serialize_key, topic, key_list)
+            key_bytes = _serialized(self._serialize_key, topic, key_list)
         if timestamp is None:
-            timestamp = int(time.time() * 1000)
+            timestamp = int(time() * 1000)
         else:
             check_timestamp(timestamp)
         pairs = NO_HEADERS if headers is None else header_pairs(headers)
@@ -372,12 +368,6 @@ class Intake:
             timestamp,
             on_delivery,
         )
-
-    @staticmethod
-    def _serialized(
-        serialize: Callable[[str, Any], bytes | None], topic: str, items: list[Any]
-    ) -> list[bytes | None]:
-        return [None if item is None else serialize(topic, item) for item in items]
 
     def batch_for(
         self,
@@ -410,11 +400,8 @@ class Intake:
         values: list[bytes | None],
         headers: Headers,
     ) -> None:
-        largest = [
-            max((len(item) for item in each if item is not None), default=0)
-            for each in (keys or [], values)
-        ]
-        most = record_size_bytes(None, None, headers) + sum(largest) + HEADER_BYTES
+        most = record_size_bytes(None, None, headers) + HEADER_BYTES
+        most += _largest(values) + (0 if keys is None else _largest(keys))
         if most <= self._max_record_bytes:
             return
         for index, value in enumerate(values):
@@ -457,3 +444,18 @@ class Intake:
             sticky = self._sticky(topic)
             return [sticky if key is None else route.key_partitions[key] for key in key_bytes]
         return list(map(route.key_partitions.__getitem__, key_bytes))  # type: ignore[arg-type]
+
+
+def _serialized(
+    serialize: Callable[[str, Any], bytes | None], topic: str, items: list[Any]
+) -> list[bytes | None]:
+    if serialize is serialize_bytes and {*map(type, items)} <= {bytes}:
+        return items
+    return [None if item is None else serialize(topic, item) for item in items]
+
+
+def _largest(items: list[bytes | None]) -> int:
+    try:
+        return max(map(len, items), default=0)  # type: ignore[arg-type]
+    except TypeError:  # There are Nones among them.
+        return max((len(item) for item in items if item is not None), default=0)

@@ -19,7 +19,7 @@ import msgspec
 
 from ottla._accumulator import Accumulator, Batch
 from ottla._config import ProducerConfig
-from ottla._errors import ClusterUnreachableError, ProducerClosedError
+from ottla._errors import ClusterUnreachableError
 from ottla._futures import AsyncRecordFuture, Monitor, RecordFuture, wait_async
 from ottla._intake import Intake, Route
 from ottla._metadata import Metadata, MetadataFetch
@@ -139,12 +139,14 @@ class ProducerIO:
                 _logger.critical("producer stopped by a defect", exc_info=self._defect)
                 failure = InternalError(f"the producer stopped by a defect: {self._defect!r}")
                 failure.__cause__ = self._defect
+                self.intake.refusal = failure
                 self.give_up(failure)
+                self._tell_news()
 
     def _poll_once(self) -> int | None:
         now_ms = monotonic_ms()
         with self.monitor.lock:
-            self.accumulator.wake_wanted = False
+            self.accumulator.polled()
             actions = self.sender.poll(now_ms)
             fetch = self.metadata.next_fetch(now_ms)
             times_ms = [actions.next_poll_ms, self.metadata.next_fetch_ms(now_ms)]
@@ -244,6 +246,10 @@ class ProducerIO:
                 self.sender.on_new_leaders(changed)
                 for name in fetch.topics:
                     self._route(name)
+        self._tell_news()
+
+    def _tell_news(self) -> None:
+        """Have those look again who wait for a topic."""
         news, self._metadata_news = self._metadata_news, []
         for waiter in news:
             if not waiter.done():
@@ -302,7 +308,7 @@ class ProducerIO:
             self.metadata.watch(topic)
         while topic not in self.intake.routes:
             if self.accumulator.is_closed:
-                raise ProducerClosedError("the producer is closed")
+                raise self.intake.refusal
             with self.monitor.lock:
                 gone = self.metadata.gone(topic)
                 reasons = dict(self.metadata.reasons)
@@ -368,7 +374,7 @@ class ProducerIO:
         with self.monitor.lock:
             counters = self.sender.counters
             return {
-                "records_sent": self.intake.records_taken,
+                "records_sent": self.accumulator.records_taken,
                 "records_acknowledged": counters.records_acknowledged,
                 "records_failed": counters.records_failed,
                 "bytes_acknowledged": counters.bytes_acknowledged,

@@ -30,7 +30,6 @@ class BatchSource(Protocol):
     """Where batches come from; `Intake` is one."""
 
     monitor: Monitor
-    records_taken: int
     is_acknowledgement_wanted: bool
 
     def batch_for(
@@ -117,12 +116,12 @@ class ManyDraft:
         if self._partitions is None:
             self._buckets.append((None, list(records), 0))
             return
-        buckets: dict[int, list[tuple[bytes | None, bytes | None]]] = {}
-        for partition, record in zip(self._partitions[start:stop], records, strict=True):
-            try:
-                buckets[partition].append(record)
-            except KeyError:
-                buckets[partition] = [record]
+        partitions = self._partitions[start:stop]
+        buckets: dict[int, list[tuple[bytes | None, bytes | None]]] = {
+            partition: [] for partition in {*partitions}
+        }
+        for partition, record in zip(partitions, records, strict=True):
+            buckets[partition].append(record)
         self._buckets.extend((partition, bucket, 0) for partition, bucket in buckets.items())
 
     def _fill(
@@ -155,7 +154,6 @@ class ManyDraft:
         """Note that these records of a batch are ours. Under the lock."""
         batch.count = first + records
         batch.max_timestamp = max(batch.max_timestamp, self._timestamp)
-        self._intake.records_taken += records
         self._runs.append(Run(batch, first, records, self._timestamp))
         if self._partitions is None:
             self._stuck_to.extend([batch.queue.partition] * records)
