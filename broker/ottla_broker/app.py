@@ -290,6 +290,7 @@ class Broker:
         await replicas_closed
         await self._producer_ids.stop()
         await self._isr_proposals.stop()
+        await self._controller.stop()
         await self._raft.stop()
         await self._peers.close()
         self._directory.close()
@@ -350,5 +351,6 @@ class Broker:
             METRICS.partitions.labels("leader").set(len(led))
             METRICS.partitions.labels("follower").set(len(self._replicas.partitions) - len(led))
             METRICS.under_replicated.set(
-                sum(len(hosted.state.isr) < len(hosted.state.replicas) for hosted in led)
+                # What a reassignment adds is not missing while it catches up.
+                sum(len(hosted.state.isr) < len(hosted.state.former_replicas) for hosted in led)
             )

@@ -57,6 +57,11 @@ class ReplicaLogs:
         self._on_failure = on_failure
         self._defaults = defaults
         self._high_watermarks: dict[str, int] = {}
+        self._on_disk: dict[str, int] = {}
+        # Held while they are written: what is forgotten meanwhile must not come back. A partition
+        # that was moved away may return, and would find its former high watermark above an empty
+        # log.
+        self._writing_high_watermarks = asyncio.Lock()
 
     async def prepare(self, wanted: Collection[ReplicaKey]) -> None:
         """Read the checkpoint, and remove whatever on disk is not wanted (any more).
@@ -65,6 +70,7 @@ class ReplicaLogs:
             StorageError: the directory cannot be read or changed.
         """
         self._high_watermarks = await asyncio.to_thread(self._directory.read_high_watermarks)
+        self._on_disk = dict(self._high_watermarks)
         await asyncio.to_thread(self._directory.remove_retired)
         for replica in await asyncio.to_thread(self._directory.replicas):
             if (replica.topic_id, replica.partition) not in wanted:
@@ -133,7 +139,9 @@ class ReplicaLogs:
                 identity.topic, identity.topic_id, identity.partition, closed.directory
             )
         )
-        self._high_watermarks.pop(high_watermark_key(identity.topic_id, identity.partition), None)
+        async with self._writing_high_watermarks:
+            key = high_watermark_key(identity.topic_id, identity.partition)
+            self._high_watermarks.pop(key, None)
 
     async def _remove(self, replica: ReplicaDirectory) -> None:
         await asyncio.to_thread(self._directory.retire, replica)
@@ -154,10 +162,11 @@ class ReplicaLogs:
         Raises:
             StorageError: they cannot be written.
         """
-        # Merged: those whose logs are still being opened keep what was written down before.
-        by_key = self._high_watermarks | {
-            high_watermark_key(*key): value for key, value in high_watermarks.items()
-        }
-        if by_key != self._high_watermarks:
-            await asyncio.to_thread(self._directory.write_high_watermarks, by_key)
-            self._high_watermarks = by_key
+        async with self._writing_high_watermarks:
+            # Merged: those whose logs are still being opened keep what was written down before.
+            by_key = self._high_watermarks | {
+                high_watermark_key(*key): value for key, value in high_watermarks.items()
+            }
+            if by_key != self._on_disk:
+                await asyncio.to_thread(self._directory.write_high_watermarks, by_key)
+                self._high_watermarks, self._on_disk = by_key, dict(by_key)

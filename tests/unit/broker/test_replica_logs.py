@@ -1,0 +1,62 @@
+"""High watermarks of replicas that come and go."""
+
+import asyncio
+
+import pytest
+
+from ottla_broker.drivers.replica_logs import ReplicaLogs
+from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_config import LogConfig
+from ottla_broker.storage.log_directory import LogDirectory
+from ottla_broker.storage.tail_cache import TailCache
+from ottla_cluster.controller.image import Partition, Topic
+
+TOPIC_ID = "a" * 32
+KEY = (TOPIC_ID, 0)
+DEFAULTS = LogConfig()
+STATE = Partition(TOPIC_ID, "orders", 0, (1,), (1,), 1, 0, 0)
+
+
+def topic(**configs):
+    return Topic(TOPIC_ID, "orders", {k.replace("_", "."): v for k, v in configs.items()}, (STATE,))
+
+
+@pytest.fixture
+def make_logs(tmp_path):
+    with LogDirectory(tmp_path / "data") as directory:
+
+        def make(defaults=DEFAULTS):
+            return ReplicaLogs(
+                directory=directory,
+                handles=HandlePool(4),
+                tail_cache=TailCache(0),
+                defaults=defaults,
+                on_failure=lambda error: pytest.fail(str(error)),
+            )
+
+        yield make
+
+
+async def test_a_replica_that_returns_does_not_find_its_former_high_watermark(make_logs):
+    """Also when it was removed just while high watermarks were written down."""
+    logs = make_logs()
+    await logs.prepare([KEY])
+    opened = await logs.open(topic(), STATE, lambda _: None)
+    await opened.close()
+    writing = asyncio.create_task(logs.write_high_watermarks({KEY: 5}))
+    await asyncio.sleep(0)
+    await logs.delete(opened)
+    await writing
+    assert logs.high_watermark(KEY) == 0
+    await logs.write_high_watermarks({})
+    again = make_logs()
+    await again.prepare([KEY])
+    assert again.high_watermark(KEY) == 0
+
+
+async def test_a_topic_s_configs_and_the_broker_s_defaults_make_a_log_s_limits(make_logs):
+    logs = make_logs(LogConfig(producer_id_expiration_ms=7, idempotency_entries_max=8))
+    config = logs.config_of(topic(segment_bytes=4_096, durability="os", max_message_bytes=2_048))
+    assert (config.segment_bytes, config.durability, config.max_batch_bytes) == (4_096, "os", 2_048)
+    assert (config.producer_id_expiration_ms, config.idempotency_entries_max) == (7, 8)
+    assert logs.config_of(topic()).durability == "fsync"
