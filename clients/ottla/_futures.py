@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ottla import _threads
 from ottla._accumulator import NO_OFFSET, Batch
 from ottla._errors import ClientError, ForkedProcessError
 
@@ -52,7 +53,7 @@ class Monitor:
     __slots__ = ("__weakref__", "is_forked", "lock")
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = _threads.new_lock()
         self.is_forked = False
 
     def check_process(self) -> None:
@@ -84,7 +85,7 @@ class Monitor:
                 return
             batch.wakers.append(event.set)
         timeout_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-        if not event.wait(timeout_s):
+        if not _threads.wait(event, timeout_s):
             with self.lock:
                 if not batch.is_done:
                     batch.wakers.remove(event.set)

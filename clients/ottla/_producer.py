@@ -13,6 +13,7 @@ from random import Random
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
+from ottla import _threads
 from ottla._config import ProducerConfig, ProducerOptions
 from ottla._errors import BufferExhaustedError, ProducerClosedError
 from ottla._futures import ManyFuture, RecordFuture, WaitTimedOutError
@@ -30,6 +31,9 @@ EXIT_FLUSH_S: Final = 5.0
 THREAD_STOP_S: Final = 10.0
 """How long close() waits for the background thread once nothing is left to send."""
 
+LOOK_INTERVAL_S: Final = 1.0
+"""How often a call that waits for the background thread looks whether that has ended."""
+
 Answer = TypeVar("Answer")
 
 
@@ -45,7 +49,7 @@ class _Background:
             client_id=config.client_id,
             connections_per_broker=config.max_in_flight + CONNECTIONS_BESIDE_PRODUCE,
         )
-        self.loop = asyncio.new_event_loop()
+        self.loop = _threads.new_event_loop()
         self.io = ProducerIO(
             config,
             self.transport,
@@ -55,12 +59,17 @@ class _Background:
         )
         self._close_lock = threading.Lock()
         self._is_stopped = False
-        self.thread = threading.Thread(
-            target=self._run, name=f"{config.client_id}-sender", daemon=True
-        )
-        self.thread.start()
+        self._driving: asyncio.Task[None] | None = None
+        self._thread_id: int | None = None
+        self._ended = _threads.start(self._run, f"{config.client_id}-sender")
+
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether the caller runs on the background thread, and so must not wait for it."""
+        return self._thread_id == _threads.thread_id()
 
     def _run(self) -> None:
+        self._thread_id = _threads.thread_id()
         asyncio.set_event_loop(self.loop)
         self._driving = self.loop.create_task(self.io.run())
         try:
@@ -77,29 +86,42 @@ class _Background:
             if not self.loop.is_closed():
                 raise
 
-    def call(self, work: Coroutine[Any, Any, Answer], timeout_s: float | None = None) -> Answer:
+    def call(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         """Run a coroutine on the driver's loop and wait for it; not on its own thread."""
+        ended = threading.Event()
+        tasks: list[asyncio.Task[Answer]] = []
+
+        def begin() -> None:
+            task = self.loop.create_task(work)
+            tasks.append(task)
+            task.add_done_callback(lambda _: ended.set())
+
         try:
-            return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_s)
+            self.loop.call_soon_threadsafe(begin)
         except RuntimeError:
             work.close()
             if self.loop.is_closed():
                 raise ProducerClosedError("the producer is closed") from None
             raise
+        while not _threads.wait(ended, LOOK_INTERVAL_S):
+            if self._ended.is_set() and not ended.is_set():
+                work.close()
+                raise ProducerClosedError("the producer was closed during the call")
+        return tasks[0].result()
 
     def close(self, timeout_s: float | None) -> None:
         """Send what is there, for at most `timeout_s`, then fail the rest and end the thread."""
         self.io.close_intake()
-        if threading.current_thread() is self.thread:
+        if self.is_own_thread:
             # From a callback. The thread cannot wait for itself.
             self.loop.create_task(self._finish(timeout_s))
             return
         with self._close_lock:
             if self._is_stopped:
                 return
-            if self.thread.is_alive():
+            if not self._ended.is_set():
                 self.call(self._finish(timeout_s))
-                self.thread.join(THREAD_STOP_S)
+                _threads.wait(self._ended, THREAD_STOP_S)
             self._is_stopped = True
 
     def schedule_finish(self) -> None:
@@ -115,6 +137,7 @@ class _Background:
     async def _finish(self, timeout_s: float | None) -> None:
         await self.io.flush(timeout_s)
         self.io.give_up(ProducerClosedError("the producer was closed before the acknowledgement"))
+        assert self._driving is not None, "not running"
         self._driving.cancel()
         await asyncio.gather(self._driving, return_exceptions=True)
         if self._owns_transport:
@@ -303,7 +326,7 @@ class Producer:
                 if answer is not None:
                     return answer
                 self._check_usable()
-                if not event.wait(max(0.0, deadline_s - time.monotonic())):
+                if not _threads.wait(event, max(0.0, deadline_s - time.monotonic())):
                     raise BufferExhaustedError(
                         f"no room in buffer_memory ({self._config.buffer_memory} bytes) "
                         f"within max_block_ms ({self._config.max_block_ms})",
@@ -316,7 +339,7 @@ class Producer:
         self._io.monitor.check_process()
         if self._is_closed:
             raise ProducerClosedError("the producer is closed")
-        if threading.current_thread() is self._background.thread:
+        if self._background.is_own_thread:
             raise WaitTimedOutError(
                 "a delivery callback must not wait: it runs on the thread that would end the wait"
             )

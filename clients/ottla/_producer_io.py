@@ -9,7 +9,6 @@ A defect in here must not leave anybody waiting: whatever ends the driver fails 
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from random import Random
@@ -17,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from ottla import _threads
 from ottla._accumulator import Accumulator, Batch
 from ottla._config import ProducerConfig
 from ottla._errors import ClusterUnreachableError
@@ -362,7 +362,7 @@ class ProducerIO:
 
     def forget_parent(self) -> None:
         """In a forked child: refuse every call; locks may be held for ever, so take a new one."""
-        self.monitor.lock = threading.Lock()
+        self.monitor.lock = _threads.new_lock()
         self.monitor.is_forked = True
         self.intake.routes.clear()
         for queue in self.accumulator.queues:
