@@ -1,0 +1,261 @@
+"""Each option of the producer, by what it changes for the brokers or the caller."""
+
+import asyncio
+import threading
+from time import monotonic
+
+import msgspec
+import pytest
+
+from ottla import Producer
+from ottla._errors import BufferExhaustedError, ClusterUnreachableError, DeliveryTimeoutError
+from ottla.testing import FakeCluster, FakeTransport
+from ottla_protocol import routes
+from ottla_protocol.errors import MessageTooLargeError, NotEnoughReplicasError
+from ottla_protocol.models import BinaryProduceRequest
+from ottla_protocol.record_batch import Compression, read_header
+from tests.cluster.awaiting import eventually
+from tests.unit.sdk.admin_server import AnsweringServer
+
+WAIT_S = 10
+
+
+@pytest.fixture
+def cluster():
+    """One broker, so that it leads everything."""
+    made = FakeCluster(brokers=1)
+    made.create_topic("flights", partitions=2)
+    return made
+
+
+def produced(cluster):
+    """The produce requests that the brokers got."""
+    return [
+        msgspec.msgpack.decode(request.body, type=BinaryProduceRequest)
+        for request in cluster.requests
+        if request.path == routes.PRODUCE
+    ]
+
+
+def headers(cluster):
+    return [read_header(batch.batch) for request in produced(cluster) for batch in request.batches]
+
+
+def send_ten(cluster, **options):
+    with cluster.producer(**options) as producer:
+        for number in range(10):
+            producer.send("flights", b"%d" % number * 50, partition=0)
+    assert len(cluster.records("flights")) == 10
+    return headers(cluster)
+
+
+class WatchingTransport(FakeTransport):
+    """Notes what it is asked, and holds produce requests back while it is told to."""
+
+    def __init__(self, cluster):
+        super().__init__(cluster)
+        self.timeouts = {}
+        self.held = 0
+        self.holds = threading.Event()
+
+    async def request(self, method, url, path, body, *, timeout_ms):
+        route = path.partition("?")[0]
+        self.timeouts.setdefault(route, set()).add(timeout_ms)
+        if route == routes.PRODUCE and self.holds.is_set():
+            self.held += 1
+            while self.holds.is_set():  # noqa: ASYNC110  the test's thread holds it
+                await asyncio.sleep(0.002)
+            self.held -= 1
+        return await super().request(method, url, path, body, timeout_ms=timeout_ms)
+
+
+@pytest.mark.parametrize(("acks", "wire"), [("all", -1), (1, 1), (0, 0)])
+def test_acks(cluster, acks, wire):
+    send_ten(cluster, acks=acks)
+    assert {request.acks for request in produced(cluster)} == {wire}
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_enable_idempotence(cluster, is_on):
+    assert {header.has_producer for header in send_ten(cluster, enable_idempotence=is_on)} == {
+        is_on
+    }
+
+
+@pytest.mark.parametrize("codec", Compression)
+def test_compression(cluster, codec):
+    found = send_ten(cluster, compression=codec.name.lower())
+    assert {header.compression for header in found} == {codec}
+
+
+def test_batch_size(cluster):
+    assert len(send_ten(cluster, batch_size=1, linger_ms=20)) == 10
+    assert sum(header.record_count for header in headers(cluster)) == 10
+
+
+def test_linger_ms(cluster):
+    with cluster.producer(linger_ms=100) as producer:
+        started = monotonic()
+        futures = [producer.send("flights", b"v", partition=0) for _ in range(10)]
+        futures[-1].get(timeout=WAIT_S)
+        took_ms = (monotonic() - started) * 1000
+    assert took_ms >= 95
+    assert [header.record_count for header in headers(cluster)] == [10]
+
+
+def test_buffer_memory_and_max_block_ms(cluster):
+    transport = WatchingTransport(cluster)
+    transport.holds.set()
+    options = {"buffer_memory": 10_000, "max_block_ms": 50, "batch_size": 1_000}
+    with Producer(cluster.bootstrap_servers, transport=transport, **options) as producer:
+        accepted, started = [], monotonic()
+
+        def send_too_many():
+            nonlocal started
+            for _ in range(100):
+                started = monotonic()
+                producer.send("flights", bytes(500), partition=0)
+                accepted.append(started)
+
+        with pytest.raises(BufferExhaustedError, match="10000"):
+            send_too_many()
+        assert (monotonic() - started) * 1000 >= 45
+        assert 5 <= len(accepted) <= 20
+        transport.holds.clear()
+    assert len(cluster.records("flights")) == len(accepted)
+
+
+def test_max_block_ms_while_nobody_answers(cluster):
+    cluster.stop_broker(1)
+    with cluster.producer(max_block_ms=50, retry_backoff_ms=1) as producer:
+        started = monotonic()
+        with pytest.raises(ClusterUnreachableError) as caught:
+            producer.send("flights", b"v")
+        assert 0.045 <= monotonic() - started < WAIT_S
+    assert caught.value.reasons == {cluster.bootstrap_servers[0]: "connection refused"}
+
+
+def test_max_request_size(cluster):
+    with cluster.producer(max_request_size=2_000, batch_size=500, linger_ms=20) as producer:
+        with pytest.raises(MessageTooLargeError, match="2000"):
+            producer.send("flights", bytes(2_000))
+        for _ in range(40):
+            producer.send("flights", bytes(400), partition=0)
+    sizes = [sum(len(batch.batch) for batch in request.batches) for request in produced(cluster)]
+    assert len(cluster.records("flights")) == 40
+    assert max(sizes) <= 2_000
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_max_in_flight(cluster, most):
+    transport = WatchingTransport(cluster)
+    with Producer(cluster.bootstrap_servers, transport=transport, max_in_flight=most) as producer:
+        # Each partition's first batch is settled alone, whatever the limit.
+        for partition in range(2):
+            producer.send("flights", b"v", partition=partition).get(timeout=WAIT_S)
+        transport.holds.set()
+        futures = [producer.send("flights", b"v", partition=0)]
+        eventually(lambda: transport.held == 1)
+        futures.append(producer.send("flights", b"v", partition=1))
+        if most == 1:
+            with pytest.raises(AssertionError):
+                eventually(lambda: transport.held == 2, timeout_s=0.3)
+        else:
+            eventually(lambda: transport.held == 2)
+        transport.holds.clear()
+        for future in futures:
+            future.get(timeout=WAIT_S)
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_retries(cluster, retries):
+    cluster.fail(NotEnoughReplicasError("one is in sync"), times=100)
+    with (
+        cluster.producer(retries=retries, retry_backoff_ms=1) as producer,
+        pytest.raises(NotEnoughReplicasError),
+    ):
+        producer.send("flights", b"v").get(timeout=WAIT_S)
+    assert len(produced(cluster)) == retries + 1
+
+
+def test_retry_backoff_ms(cluster):
+    cluster.fail(NotEnoughReplicasError("one is in sync"), times=1)
+    with cluster.producer(retry_backoff_ms=100) as producer:
+        started = monotonic()
+        producer.send("flights", b"v").get(timeout=WAIT_S)
+        assert (monotonic() - started) * 1000 >= 75  # Less the jitter.
+
+
+def test_retry_backoff_max_ms(cluster):
+    cluster.fail(NotEnoughReplicasError("one is in sync"), times=12)
+    # Doubled twelve times without a bound, one millisecond would be four seconds.
+    with cluster.producer(retry_backoff_ms=1, retry_backoff_max_ms=2) as producer:
+        started = monotonic()
+        producer.send("flights", b"v").get(timeout=WAIT_S)
+        assert monotonic() - started < 2
+
+
+def test_request_timeout_ms(cluster):
+    transport = WatchingTransport(cluster)
+    with Producer(
+        cluster.bootstrap_servers, transport=transport, request_timeout_ms=1_234
+    ) as producer:
+        producer.send("flights", b"v").get(timeout=WAIT_S)
+    assert {request.timeout_ms for request in produced(cluster)} <= set(range(1, 1_235))
+    assert max(max(each) for each in transport.timeouts.values()) < 3_000
+
+
+def test_delivery_timeout_ms(cluster):
+    cluster.fail(NotEnoughReplicasError("one is in sync"), times=1_000_000)
+    options = {"request_timeout_ms": 10, "delivery_timeout_ms": 60, "retry_backoff_ms": 1}
+    with cluster.producer(**options) as producer:
+        started = monotonic()
+        with pytest.raises(DeliveryTimeoutError, match="60 ms") as caught:
+            producer.send("flights", b"v").get(timeout=WAIT_S)
+        assert 0.055 <= monotonic() - started < WAIT_S
+    assert isinstance(caught.value.__cause__, NotEnoughReplicasError)
+
+
+def test_metadata_max_age_ms(cluster):
+    def asked():
+        return sum(request.path.startswith(routes.METADATA) for request in cluster.requests)
+
+    with cluster.producer() as producer:
+        producer.send("flights", b"v").get(timeout=WAIT_S)
+        producer.send("flights", b"v").get(timeout=WAIT_S)
+    assert asked() == 1
+    with cluster.producer(metadata_max_age_ms=5) as producer:
+        producer.send("flights", b"v").get(timeout=WAIT_S)
+        eventually(lambda: asked() >= 4)
+
+
+def test_interceptors(cluster):
+    seen = []
+
+    class First:
+        def on_send(self, record):
+            record.value += b"1"
+            return record
+
+    class Second:
+        def on_send(self, record):
+            record.value += b"2"
+
+        def on_acknowledgement(self, metadata, error):
+            seen.append((metadata.partition, metadata.offset, error))
+
+    with cluster.producer(interceptors=[First(), Second()]) as producer:
+        producer.send("flights", b"v", partition=1).get(timeout=WAIT_S)
+        producer.send_many("flights", [b"w"], partition=1).get(timeout=WAIT_S)
+    assert [record.value for record in cluster.records("flights")] == [b"v12", b"w12"]
+    assert seen == [(1, 0, None), (1, 1, None)]
+
+
+def test_client_id_and_bootstrap_servers():
+    with AnsweringServer(lambda *_: (503, "text/plain", b"")) as server:
+        with (
+            Producer(server.address, client_id="me", max_block_ms=50) as producer,
+            pytest.raises(ClusterUnreachableError),
+        ):
+            producer.send("flights", b"v")
+        assert {seen[3]["User-Agent"].split()[0] for seen in server.seen} == {"me"}
