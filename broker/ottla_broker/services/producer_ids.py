@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_cluster.controller.commands import AllocateProducerIds, AllocateProducerIdsResponse
-from ottla_protocol.errors import UnavailableError
+from ottla_protocol.errors import StaleBrokerEpochError, UnavailableError
 
 PREFETCH_BELOW = 200
 """The next block is fetched once fewer ids than these are left."""
@@ -77,9 +77,13 @@ class ProducerIds:
         if broker_epoch < 0:
             raise UnavailableError("this broker has not registered with the controller yet")
         # A block whose answer was lost is lost: another one is as good.
-        response = await self._commands.decide(
-            AllocateProducerIds(self._node_id, broker_epoch), repeatable=True
-        )
+        try:
+            response = await self._commands.decide(
+                AllocateProducerIds(self._node_id, broker_epoch), repeatable=True
+            )
+        except StaleBrokerEpochError as error:
+            # This process is about to stop; another broker can help.
+            raise UnavailableError("another process has taken this broker's place") from error
         assert isinstance(response, AllocateProducerIdsResponse)
         first = response.first_producer_id
         self._next = range(first, first + response.count)

@@ -6,7 +6,11 @@ import pytest
 
 from ottla_broker.services.producer_ids import PREFETCH_BELOW, ProducerIds
 from ottla_cluster.controller.commands import AllocateProducerIdsResponse
-from ottla_protocol.errors import ControllerNotAvailableError, UnavailableError
+from ottla_protocol.errors import (
+    ControllerNotAvailableError,
+    StaleBrokerEpochError,
+    UnavailableError,
+)
 
 BLOCK = 1_000
 
@@ -105,3 +109,14 @@ async def test_a_broker_that_is_not_registered_asks_nobody(controller):
     with pytest.raises(UnavailableError, match="registered"):
         await ids.next_id()
     assert controller.commands == []
+
+
+async def test_a_broker_that_was_replaced_sends_its_clients_elsewhere():
+    class Replaced:
+        async def decide(self, command, *, repeatable):
+            raise StaleBrokerEpochError("Broker 1 has the epoch 8, not 7.")
+
+    ids = ProducerIds(node_id=1, commands=Replaced(), broker_epoch=lambda: 7)
+    with pytest.raises(UnavailableError) as refused:
+        await ids.next_id()
+    assert refused.value.retriable
