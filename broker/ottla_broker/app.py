@@ -290,6 +290,7 @@ class Broker:
         await replicas_closed
         await self._producer_ids.stop()
         await self._isr_proposals.stop()
+        await self._controller.stop()
         await self._raft.stop()
         await self._peers.close()
         self._directory.close()

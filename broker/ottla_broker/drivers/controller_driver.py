@@ -93,6 +93,11 @@ class ControllerDriver:
         elif self._leading_term is not None and entries[-1].term == self._leading_term:
             self._begin(self._leading_term)
 
+    async def stop(self) -> None:
+        """Let no more time pass for the controller; another one takes over when it is missed."""
+        if self._ticker is not None:
+            await self._ticker.stop()
+
     def _begin(self, term: int) -> None:
         image = self._metadata.image
         self._active = ActiveController(image, self._config, self._random, monotonic_ms())
