@@ -1,6 +1,7 @@
 """Partitions move to other brokers while they are written, and leaders return when told."""
 
 import json
+from random import Random
 
 import pytest
 
@@ -161,6 +162,38 @@ def test_a_reassignment_goes_on_under_another_controller(wide):
     wait_stored_by(wide, [2, 4, 5], "t")
     wide.append("t", "after")
     assert list(wide.values("t").values()) == [*range(20), "after"]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_moves_under_kills_lose_nothing(wide, seed):
+    """Somebody who takes part dies in every move: the leader, one that comes or one that goes."""
+    random = Random(seed)
+    with Writers(wide, "t") as writers:
+        for _ in range(3):
+            writers.wait_for_more()
+            before = wide.partition("t")
+            target = random.sample(wide.node_ids, 3)
+            victim = random.choice([before["leader"], *before["replicas"], *target])
+            reassign(wide, ("t", 0, target)).expect(200)
+            wide.cluster.broker(victim).kill()
+            wide.cluster.broker(victim).start()
+            wide.cluster.wait_ready()
+            wait_moved(wide, "t", target)
+    stored = wide.values("t")
+    for (_, offset), value in writers.acknowledged.items():
+        assert stored[offset] == value
+    values = list(stored.values())
+    assert len(set(values)) == len(values)
+    assert not writers.refused & set(values)
+    replicas = wide.partition("t")["replicas"]
+    wait_stored_by(wide, replicas, "t")
+
+    def equal():
+        copies = [wide.local_records(node, "t") for node in replicas]
+        assert all(copy == copies[0] for copy in copies)
+        assert copies[0][0] == len(stored)
+
+    eventually(equal)
 
 
 def active(client):
