@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from contextlib import ExitStack
+from time import monotonic
 
 import pytest
 
@@ -167,6 +168,19 @@ async def test_an_answer_over_the_limit_is_not_taken(shell, serve, monkeypatch):
     server = serve(lambda *_: (200, "application/json", b" " * 101))
     with pytest.raises(ClusterUnreachableError, match="limit of 100"):
         await shell.run(server.url, "list_topics")
+
+
+def test_an_answer_that_drips_is_bounded_as_a_whole():
+    """Each read of a socket is in time, but the answer is not."""
+
+    class Dripping:
+        def stream(self, _size):
+            while True:
+                yield b" "
+
+    transport = _admin.Urllib3Transport(client_id="me")
+    with pytest.raises(BrokerUnreachableError, match="no whole answer within 10 ms"):
+        transport._read(Dripping(), "http://a:1", monotonic() + 0.01, 10)
 
 
 async def test_a_redirect_is_not_followed(shell, serve):
