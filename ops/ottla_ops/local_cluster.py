@@ -17,12 +17,14 @@ What they promise:
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -51,6 +53,7 @@ LOG_TAIL_BYTES: Final = 4_000
 """How much of a broker's log an error shows."""
 
 PORT_FIRST: Final = 20_000
+PORT_LOCKS: Final = Path(tempfile.gettempdir()) / f"ottla-ports-{os.getuid()}"
 PORT_ATTEMPTS_MAX: Final = 1_000
 
 
@@ -390,6 +393,9 @@ def free_ports(count: int) -> list[int]:
     that range could be lost while its broker is down: to any client's outgoing connection, or to a
     peer that keeps calling the dead broker until the kernel gives it that very port to call from,
     which connects it to itself. Where there is no such room, the kernel chooses.
+
+    Other runs on this machine do not choose them while this process lives: a broker of theirs on
+    the port of a killed one would answer the killed one's clients.
     """
     candidates = random.SystemRandom()  # Not seeded: parallel test runs must not agree.
     last = _ephemeral_port_first() - 1
@@ -398,9 +404,22 @@ def free_ports(count: int) -> list[int]:
         if len(ports) == count:
             return ports
         port = candidates.randint(PORT_FIRST, last)
-        if port not in ports and _can_listen(port):
+        if port not in ports and _can_listen(port) and _reserve(port):
             ports.append(port)
     return _ports_from_kernel(count)
+
+
+def _reserve(port: int) -> bool:
+    """Lock the port's file until this process ends; False where another process has."""
+    PORT_LOCKS.mkdir(exist_ok=True)
+    lock = os.open(PORT_LOCKS / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return False
+    # Not closed: the lock lasts as long as the descriptor.
+    return True
 
 
 def _ephemeral_port_first() -> int:

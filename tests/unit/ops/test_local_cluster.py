@@ -183,6 +183,20 @@ def test_free_ports_differ_and_stay_out_of_the_ephemeral_range():
     assert max(ports) < local_cluster._ephemeral_port_first()
 
 
+def test_ports_stay_this_processs_own_when_nobody_listens():
+    [port] = free_ports(1)
+    choose = "from ottla_ops.local_cluster import _reserve; print(_reserve({}))"
+    nobodys = 100_000 + os.getpid()
+    for wanted, expected in ((port, "False"), (nobodys, "True")):
+        done = subprocess.run(
+            [sys.executable, "-c", choose.format(wanted)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == expected
+
+
 def test_free_ports_fall_back_to_the_kernels_choice(monkeypatch):
     monkeypatch.setattr(local_cluster, "_ephemeral_port_first", lambda: 1024)
     assert len(set(free_ports(5))) == 5
