@@ -9,6 +9,7 @@ succeed or fail one by one, and errors are problem documents that say what becam
 
 import re
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final, NamedTuple, TypeVar
@@ -251,6 +252,7 @@ def _msgpack(document: object, status: int) -> Response:
 
 def _failed(error: OttlaError) -> Response:
     if isinstance(error, BrokerUnreachableError):
-        raise error
+        # A copy: one that is raised again and again would keep every traceback.
+        raise copy(error)
     document = error.problem()
     return Response(document["status"], routes.PROBLEM_JSON, msgspec.json.encode(document))
