@@ -10,12 +10,13 @@ PYTEST_ARGS ?= -n 2
 # `ottla` and `python` in the Procfile are those of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help start test lint bench demo load clean
+.PHONY: help start test soak lint bench demo load clean
 
 help:
 	@echo 'make start   a cluster of three brokers on ports 7101-7103; Ctrl-C stops it'
 	@echo 'make demo    kills a leader while records are written, and counts them'
 	@echo 'make test    all tests; PYTEST_ARGS="-k raft" for some'
+	@echo 'make soak    the chaos tests for ten minutes instead of seconds'
 	@echo 'make lint    ruff, mypy, pyright for the clients, and the import contracts'
 	@echo 'make bench   throughput and latency, one broker and three'
 	@echo 'make load    many clients over HTTP, with locust'
@@ -26,6 +27,9 @@ start: .venv/server-installed
 
 test: .venv/dev-installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: .venv/dev-installed
+	OTTLA_SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/chaos
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check

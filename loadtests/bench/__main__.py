@@ -45,11 +45,12 @@ from loadtests.bench.report import (
     write_run,
 )
 from loadtests.bench.rows import Row
+from loadtests.bench.sdk_rows import measure_sdk
 from ottla_ops.local_cluster import LocalClusterError
 
-GROUPS = ("start", "memory", "json", "latency", "produce", "disk", "fetch", "restart")
+GROUPS = ("start", "memory", "json", "latency", "produce", "sdk", "disk", "fetch", "restart")
 RESULTS = Path("bench-results")
-RUN_TIMEOUT_S = 360.0
+RUN_TIMEOUT_S = 480.0
 READY_TIMEOUT_S = 30.0
 TABLE_WIDTH_MIN = 200
 
@@ -78,6 +79,8 @@ async def measure(
             rows += await measure_latency(environment, cluster)
         if "produce" in groups:
             rows += await measure_produce(environment, cluster)
+        if "sdk" in groups:
+            rows += await measure_sdk(environment, cluster)
         if "disk" in groups:
             rows += await measure_disk(environment, cluster)
         if "memory" in groups:
