@@ -23,8 +23,9 @@ from ottla._errors import ClusterUnreachableError
 from ottla._futures import AsyncRecordFuture, Monitor, RecordFuture, wait_async
 from ottla._intake import Intake, Route
 from ottla._metadata import Metadata, MetadataFetch
-from ottla._sender import ProduceCall, Result, Sender
+from ottla._sender import ProduceCall, Sender
 from ottla._transport import BrokerUnreachableError, Response, Transport, error_of
+from ottla._verdict import Result
 from ottla_protocol import routes
 from ottla_protocol.errors import InternalError, OttlaError, Outcome
 from ottla_protocol.models import (

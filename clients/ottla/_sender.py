@@ -22,27 +22,33 @@ Without idempotence there are no numbers: a batch that perhaps was appended is s
 stored twice, as in Kafka, but rule 1 keeps the order.
 """
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from itertools import groupby
 from typing import Final, Protocol
 
 from ottla._accumulator import NO_OFFSET, Accumulator, Batch, PartitionQueue
 from ottla._errors import ClusterUnreachableError, DeliveryTimeoutError
 from ottla._metadata import Leader, Metadata
+from ottla._verdict import (
+    SEQUENCE_ERRORS,
+    Result,
+    Verdict,
+    as_told,
+    error_in,
+    is_success,
+    judge_sequence,
+    timed_out,
+)
 from ottla_protocol.errors import (
-    DuplicateSequenceNumberError,
     InvalidProducerEpochError,
     OttlaError,
     Outcome,
     OutOfOrderSequenceNumberError,
     RoutingError,
-    error_from_problem,
 )
 from ottla_protocol.models import AppendedBatch
-from ottla_protocol.record_batch import MAX_SEQUENCE, NO_PRODUCER_ID, add_sequence
+from ottla_protocol.record_batch import NO_PRODUCER_ID, add_sequence
 
 MAX_BATCHES_PER_PARTITION: Final = 5
 """Batches of one partition in one request: what brokers remember of each producer."""
@@ -53,9 +59,6 @@ MAX_BATCHES_PER_REQUEST: Final = 5_000
 MAX_PRODUCER_EPOCH: Final = 2**15 - 1
 
 MAX_BACKOFF_DOUBLINGS: Final = 20
-
-Result = AppendedBatch | OttlaError
-"""What a request tells of one batch."""
 
 
 class SenderOptions(Protocol):
@@ -344,40 +347,40 @@ class Sender:
     ) -> None:
         """Decide about every batch of one partition of one request."""
         queue.in_flight = False
-        successes = [index for index, (_, result) in enumerate(pairs) if _is_success(result)]
+        successes = [index for index, (_, result) in enumerate(pairs) if is_success(result)]
         last_success = successes[-1] if successes else -1
         again: list[Batch] = []
         lost: list[Batch] = []
         restart = False
         for index, (batch, result) in enumerate(pairs):
             verdict = (
-                _Verdict.COMPLETE
+                Verdict.COMPLETE
                 if isinstance(result, AppendedBatch) and result.error is None
                 else self._judge(
                     batch,
-                    _error_in(result),
+                    error_in(result),
                     leader,
                     is_overtaken=index < last_success,
                     is_behind_failure=bool(again or lost),
                 )
             )
-            if verdict is _Verdict.COMPLETE:
+            if verdict is Verdict.COMPLETE:
                 self._complete(batch, result, settled)
-            elif verdict is _Verdict.FAIL:
-                self._fail(batch, _error_in(result), settled)
+            elif verdict is Verdict.FAIL:
+                self._fail(batch, error_in(result), settled)
                 if index > last_success:
                     lost.append(batch)
             else:
-                restart |= verdict is _Verdict.RENUMBER
+                restart |= verdict is Verdict.RENUMBER
                 again.append(batch)
         if successes:
             self._succeeded(queue, pairs[last_success][0])
         queue.closed.extendleft(reversed(again))
         if again:
-            self._back_off(queue, _error_in(pairs[-1][1]), leader, now_ms)
+            self._back_off(queue, error_in(pairs[-1][1]), leader, now_ms)
         if self._options.enable_idempotence:
             if restart:
-                self._restart(queue, leader, [_error_in(result) for _, result in pairs], settled)
+                self._restart(queue, leader, [error_in(result) for _, result in pairs], settled)
             elif lost:
                 self._mend(queue, lost)
         if not queue.is_empty:
@@ -398,7 +401,7 @@ class Sender:
         *,
         is_overtaken: bool,
         is_behind_failure: bool,
-    ) -> "_Verdict":
+    ) -> Verdict:
         """What an error means for one batch.
 
         Args:
@@ -417,11 +420,11 @@ class Sender:
             batch.uncertain_leader = leader.node_id
             if self._options.acks == 0:
                 # It was sent, and nobody asked for more.
-                return _Verdict.COMPLETE
-        if isinstance(error, _SEQUENCE_ERRORS) and batch.is_numbered:
+                return Verdict.COMPLETE
+        if isinstance(error, SEQUENCE_ERRORS) and batch.is_numbered:
             if isinstance(error, OutOfOrderSequenceNumberError) and is_behind_failure:
                 return self._retry_or_fail(batch, is_retriable=True)
-            return _judge_sequence(
+            return judge_sequence(
                 batch,
                 error,
                 was_uncertain=was_uncertain,
@@ -429,15 +432,15 @@ class Sender:
             )
         if is_overtaken and is_definite:
             # To send it now would put it behind a later one.
-            return _Verdict.FAIL
+            return Verdict.FAIL
         return self._retry_or_fail(batch, is_retriable=error.retriable)
 
-    def _retry_or_fail(self, batch: Batch, *, is_retriable: bool) -> "_Verdict":
+    def _retry_or_fail(self, batch: Batch, *, is_retriable: bool) -> Verdict:
         if not is_retriable or batch.attempts > self._options.retries:
-            return _Verdict.FAIL
+            return Verdict.FAIL
         self.counters.retries += 1
         # If its time is over, the next poll gives it up and tells that reason.
-        return _Verdict.RETRY
+        return Verdict.RETRY
 
     def _complete(self, batch: Batch, result: Result, settled: list[Batch]) -> None:
         if isinstance(result, AppendedBatch) and self._options.acks != 0:
@@ -450,7 +453,7 @@ class Sender:
         settled.append(batch)
 
     def _fail(self, batch: Batch, error: OttlaError, settled: list[Batch]) -> None:
-        batch.fail(_told(batch, error))
+        batch.fail(as_told(batch, error))
         self.counters.records_failed += batch.count
         self._accumulator.settled(batch)
         settled.append(batch)
@@ -550,80 +553,3 @@ class Sender:
                 batch.deadline_ms - batch.opened_ms, self._metadata.reasons
             )
         return timed_out(batch, cause)
-
-
-class _Verdict(Enum):
-    """What becomes of a batch after an attempt.
-
-    COMPLETE and FAIL settle it. RETRY sends it again as it is, RENUMBER under a new epoch.
-    """
-
-    COMPLETE = auto()
-    FAIL = auto()
-    RETRY = auto()
-    RENUMBER = auto()
-
-
-_SEQUENCE_ERRORS = (
-    OutOfOrderSequenceNumberError,
-    DuplicateSequenceNumberError,
-    InvalidProducerEpochError,
-)
-
-
-def _judge_sequence(
-    batch: Batch, error: OttlaError, *, was_uncertain: bool, is_same: bool
-) -> _Verdict:
-    """What a complaint about the sequence means for the first batch that failed.
-
-    Args:
-        batch: the batch.
-        error: one of _SEQUENCE_ERRORS; this attempt was not applied.
-        was_uncertain: an earlier attempt perhaps was.
-        is_same: that attempt went to this same broker, where it may still arrive.
-    """
-    if not was_uncertain:
-        return _Verdict.RENUMBER
-    if isinstance(error, DuplicateSequenceNumberError):
-        # It is in the log; only where, the leader has forgotten.
-        return _Verdict.COMPLETE
-    expected = error.members.get("expected_sequence")
-    is_gap = (
-        isinstance(error, OutOfOrderSequenceNumberError)
-        and isinstance(expected, int)
-        and 0 < add_sequence(batch.base_sequence, -expected) <= MAX_SEQUENCE // 2
-    )
-    # The log ends before this batch: it lacks earlier ones, which only acks=1 or an unclean
-    # election can lose, so it does not hold this one either.
-    return _Verdict.RENUMBER if is_gap and not is_same else _Verdict.FAIL
-
-
-def _is_success(result: Result) -> bool:
-    return isinstance(result, AppendedBatch) and result.error is None
-
-
-def _error_in(result: Result) -> OttlaError:
-    """The error of a result that has one."""
-    if isinstance(result, OttlaError):
-        return result
-    return error_from_problem(result.error or {})
-
-
-def timed_out(batch: Batch, cause: Exception | None) -> DeliveryTimeoutError:
-    """The error of a batch whose time is over."""
-    where = f"{batch.queue.topic}-{batch.queue.partition}"
-    detail = f"{where}: not acknowledged within {batch.deadline_ms - batch.opened_ms} ms"
-    error = DeliveryTimeoutError(
-        f"{detail}: {cause}" if cause is not None else detail, outcome=batch.outcome
-    )
-    error.__cause__ = cause
-    return error
-
-
-def _told(batch: Batch, error: OttlaError) -> OttlaError:
-    """The error as the record's sender should hear it: true of all attempts, not of the last."""
-    if error.outcome is batch.outcome:
-        return error
-    told = copy.copy(error)
-    told.outcome = batch.outcome
-    return told

@@ -76,7 +76,9 @@ class PartitionModel:
 class SenderSimulation:
     """One producer, three brokers, and what can go wrong between them."""
 
-    def __init__(self, seed, *, sender_type=Sender, partitions=3, records=300, **options):
+    def __init__(
+        self, seed, *, sender_type=Sender, partitions=3, records=300, first_epoch=0, **options
+    ):
         self.random = Random(seed)
         self.partitions = [PartitionModel(self.random.choice(BROKERS)) for _ in range(partitions)]
         self.records = records
@@ -109,6 +111,8 @@ class SenderSimulation:
         self.sender = sender_type(config, self.accumulator, self.metadata)
         self.now_ms = 0
         self.is_calm = False
+        self.first_epoch = first_epoch
+        self.producer_ids = count(7)
         self.placed = {}  # value -> (batch, index)
         self.sent = [[] for _ in self.partitions]
         self.out = dict.fromkeys(range(partitions), 0)
@@ -196,7 +200,7 @@ class SenderSimulation:
             error = BrokerUnreachableError("no answer", outcome=Outcome.UNKNOWN)
             self._settle(self.sender.on_producer_id_failed(error, self.now_ms))
         else:
-            self.sender.on_producer_id(7, 0)
+            self.sender.on_producer_id(next(self.producer_ids), self.first_epoch)
 
     # --- the network ----------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 """Exactly once and in order, whatever the network does; and the simulation notices when not."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ottla._sender as sender_module
 from ottla._sender import Sender
@@ -13,6 +15,32 @@ SEEDS_FOR_BUGS = range(150)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_acknowledged_record_is_stored_once_and_in_order(seed):
     SenderSimulation(seed).run()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    partitions=st.integers(1, 5),
+    batch_size=st.integers(0, 1_000),
+    retry_backoff_ms=st.integers(1, 300),
+)
+def test_so_it_is_with_other_options(seed, partitions, batch_size, retry_backoff_ms):
+    SenderSimulation(
+        seed,
+        partitions=partitions,
+        records=150,
+        batch_size=batch_size,
+        retry_backoff_ms=retry_backoff_ms,
+        retry_backoff_max_ms=retry_backoff_ms,
+    ).run()
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_an_id_whose_epochs_are_used_up_is_replaced(seed):
+    simulation = SenderSimulation(seed, first_epoch=2**15 - 2, delivery_timeout_ms=1_500)
+    simulation.run()
+    if simulation.sender.counters.epoch_bumps > 2 * len(simulation.partitions):
+        assert next(simulation.producer_ids) > 8
 
 
 class ForgetsNumbers(Sender):
