@@ -26,6 +26,10 @@ MAX_TOPICS_PER_FETCH: Final = 100
 """Topics of one question: their names, of 248 characters at most, have to fit a request line."""
 
 
+LONG_AGO_MS: Final = -(2**62)
+"""Before every time."""
+
+
 class Leader(NamedTuple):
     """A partition's leader, and under which epoch it leads."""
 
@@ -117,6 +121,11 @@ class Metadata:
         known = self._epoch(topic, partition)
         if known is None or known <= leader_epoch:
             self._suspects[topic, partition] = leader_epoch
+
+    def expire(self, topic: str) -> None:
+        """What is known of this topic seems to be wrong: ask again, once."""
+        if topic in self._fetched_ms:
+            self._fetched_ms[topic] = LONG_AGO_MS
 
     def trust(self, topic: str, partition: int) -> None:
         """A call to the leader succeeded."""

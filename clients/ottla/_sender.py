@@ -368,6 +368,8 @@ class Sender:
                 self._complete(batch, result, settled)
             elif verdict is Verdict.FAIL:
                 self._fail(batch, error_in(result), settled)
+                if error_in(result).refresh_metadata:
+                    self._metadata.expire(queue.topic)
                 if index > last_success:
                     lost.append(batch)
             else:

@@ -2,6 +2,9 @@
 
 import gc
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -375,6 +378,22 @@ def test_an_unknown_topic_is_an_error_at_once(make):
         make().partitions_for("nowhere")
 
 
+def test_a_topic_that_is_deleted_is_noticed(cluster, make):
+    producer = make()
+    producer.send("t", b"v").get(5)
+    with cluster.admin() as admin:
+        admin.delete_topic("t")
+    with pytest.raises(UnknownTopicOrPartitionError):
+        producer.send("t", b"v").get(5)
+    deadline_s = time.monotonic() + 5
+    while "t" in producer._routes and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    with pytest.raises(UnknownTopicOrPartitionError):
+        producer.send("t", b"v")
+    cluster.create_topic("t", partitions=1)
+    assert producer.send("t", b"w").get(5).offset == 0
+
+
 def test_nobody_there_is_told_with_every_reason(cluster, make):
     cluster.fail(
         BrokerUnreachableError("connection refused", outcome=Outcome.NOT_APPLIED),
@@ -537,3 +556,24 @@ def test_a_forked_child_is_told_so(cluster, make):
     assert os.waitstatus_to_exitcode(status) == 0
     assert waiting.get(5).offset == 1
     assert producer.send("t", b"x").get(5).offset == 2
+
+
+def test_records_of_a_producer_that_nobody_closed_are_sent_at_the_exit():
+    program = """
+        import atexit
+        from ottla.testing import FakeCluster
+        cluster = FakeCluster()
+        cluster.create_topic("t", partitions=1)
+        atexit.register(lambda: print(len(cluster.records("t"))))
+        producer = cluster.producer(linger_ms=60_000)
+        producer.send("t", b"v")
+        """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert run.stdout == "1\n"
+    assert run.stderr == ""
