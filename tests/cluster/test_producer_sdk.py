@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from itertools import count
 
 import pytest
 
@@ -21,6 +22,7 @@ from ottla import (
     UnknownTopicOrPartitionError,
     aio,
 )
+from ottla._transport import AiohttpTransport, BrokerUnreachableError
 from ottla_ops.local_cluster import free_ports
 from tests.cluster.awaiting import eventually
 
@@ -146,14 +148,15 @@ def test_nobody_there_names_every_url():
 class Load:
     """Keyed records without end, from one thread, until `stop`."""
 
-    def __init__(self, producer, topic, keys=7):
+    def __init__(self, producer, topic, name="load", keys=7):
         self.producer = producer
         self.topic = topic
+        self.name = name
         self.keys = keys
         self.futures = []
         self.error = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="load")
+        self._thread = threading.Thread(target=self._run, name=name)
 
     def __enter__(self):
         self._thread.start()
@@ -175,13 +178,15 @@ class Load:
         wanted = self.acknowledged + records
         eventually(lambda: self.acknowledged >= wanted, timeout_s)
 
+    def value(self, number):
+        return f"{self.name}:{number % self.keys}:{number}"
+
     def _run(self):
         number = 0
         try:
             while not self._stop.is_set():
-                key = number % self.keys
-                value = f"{key}:{number}"
-                future = self.producer.send(self.topic, value.encode(), key=b"%d" % key)
+                key = b"%d" % (number % self.keys)
+                future = self.producer.send(self.topic, self.value(number).encode(), key=key)
                 self.futures.append(future)
                 number += 1
                 if number % 50 == 0:
@@ -189,27 +194,87 @@ class Load:
         except Exception as error:
             self.error = error
 
-    def check(self, copies):
-        """Every record exactly once where its future says, in order per key."""
-        assert self.error is None, self.error
-        found = {
-            (partition, record["offset"]): value
-            for partition, records in copies.items()
-            for record, value in zip(records, values_of(records), strict=True)
-        }
-        assert len(set(found.values())) == len(found), "stored twice"
-        for number, future in enumerate(self.futures):
+
+def check_all(loads, copies):
+    """Every record exactly once where its future says, in order per producer and key."""
+    found = {
+        (partition, record["offset"]): value
+        for partition, records in copies.items()
+        for record, value in zip(records, values_of(records), strict=True)
+    }
+    assert len(set(found.values())) == len(found), "stored twice"
+    for load in loads:
+        assert load.error is None, load.error
+        for number, future in enumerate(load.futures):
             metadata = future.get(timeout=60)
-            value = f"{number % self.keys}:{number}"
-            assert found[metadata.partition, metadata.offset] == value
-        assert len(found) == len(self.futures)
-        for partition in copies:
-            by_key = {}
-            for (place, _), value in sorted(found.items()):
-                if place == partition:
-                    key, number = value.split(":")
-                    assert int(number) > by_key.get(key, -1), "out of order"
-                    by_key[key] = int(number)
+            assert found[metadata.partition, metadata.offset] == load.value(number)
+    assert len(found) == sum(len(load.futures) for load in loads)
+    last = {}
+    for _, value in sorted(found.items()):
+        # A key has one partition, so the order over all of them is that within it.
+        writer, key, number = value.split(":")
+        assert int(number) > last.get((writer, key), -1), "out of order"
+        last[writer, key] = int(number)
+
+
+class AnswersGetLost:
+    """The real network, save that every so often an answer does not arrive."""
+
+    def __init__(self, every):
+        self._network = AiohttpTransport(client_id="chaos", connections_per_broker=8)
+        self._turns = count(1)
+        self._every = every
+        self.lost = 0
+
+    async def post(self, url, path, body, **options):
+        answer = await self._network.post(url, path, body, **options)
+        if next(self._turns) % self._every == 0:
+            self.lost += 1
+            raise BrokerUnreachableError(f"{url}: cut", outcome=Outcome.UNKNOWN)
+        return answer
+
+    async def get(self, url, path, **options):
+        return await self._network.get(url, path, **options)
+
+    async def close(self):
+        await self._network.close()
+
+
+def test_lost_answers_and_killed_leaders_together_cost_nothing(start_cluster):
+    client = start_cluster()
+    client.create_topic("flights", partitions=4, replication_factor=3)
+    client.wait_led("flights", partitions=4)
+    networks = [AnswersGetLost(every) for every in (2, 3, 5, 7)]
+    producers = [
+        Producer(urls(client), transport=network, retry_backoff_ms=20) for network in networks
+    ]
+    loads = [
+        Load(producer, "flights", name=f"load-{number}")
+        for number, producer in enumerate(producers)
+    ]
+    try:
+        for load in loads:
+            load.__enter__()
+        for load in loads:
+            load.wait_for_more(200, timeout_s=60)
+        victim = client.cluster.broker(client.leader("flights"))
+        victim.kill()
+        for load in loads:
+            load.wait_for_more(200, timeout_s=60)
+        victim.start()
+        victim.wait_ready()
+        client.wait_isr("flights", 3, timeout_s=30)
+    finally:
+        for load in loads:
+            load.stop()
+    for producer in producers:
+        producer.flush(timeout=60)
+    assert all(network.lost for network in networks)
+    check_all(loads, client.wait_replicas_equal("flights", partitions=4, timeout_s=30))
+    for producer in producers:
+        # Its connections belong to the loop of the producer's thread.
+        producer._background._owns_transport = True
+        producer.close()
 
 
 def test_leaders_that_are_killed_cost_no_record_and_no_order(start_cluster):
@@ -230,7 +295,7 @@ def test_leaders_that_are_killed_cost_no_record_and_no_order(start_cluster):
             load.stop()
         producer.flush(timeout=60)
         assert producer.metrics()["batches_retried"] > 0
-        load.check(client.wait_replicas_equal("flights", partitions=3))
+        check_all([load], client.wait_replicas_equal("flights", partitions=3))
 
 
 def test_a_leader_that_stands_still_costs_no_record_and_no_order(start_cluster):
@@ -248,7 +313,7 @@ def test_a_leader_that_stands_still_costs_no_record_and_no_order(start_cluster):
             load.wait_for_more()
             load.stop()
         producer.flush(timeout=60)
-        load.check(client.wait_replicas_equal("flights", partitions=2))
+        check_all([load], client.wait_replicas_equal("flights", partitions=2))
 
 
 def test_what_cannot_be_delivered_fails_with_the_cause(start_cluster):
