@@ -48,13 +48,26 @@ class Monitor:
     Attributes:
         lock: held around every use of accumulator and sender.
         is_forked: this process is a child of the one that made the producer.
+        sender_thread_id: the thread that settles batches, and so must not wait for one.
     """
 
-    __slots__ = ("__weakref__", "is_forked", "lock")
+    __slots__ = ("__weakref__", "is_forked", "lock", "sender_thread_id")
 
     def __init__(self) -> None:
         self.lock = _threads.new_lock()
         self.is_forked = False
+        self.sender_thread_id: int | None = None
+
+    def check_thread(self) -> None:
+        """Refuse to wait on the thread that would have to end the wait.
+
+        Raises:
+            WaitTimedOutError: this is that thread.
+        """
+        if self.sender_thread_id == _threads.thread_id():
+            raise WaitTimedOutError(
+                "a callback must not wait: it runs on the thread that would end the wait"
+            )
 
     def check_process(self) -> None:
         """Raise in a child process.
@@ -79,6 +92,7 @@ class Monitor:
         if batch.is_done:
             return
         self.check_process()
+        self.check_thread()
         event = threading.Event()
         with self.lock:
             if batch.is_done:

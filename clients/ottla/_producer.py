@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -60,16 +61,10 @@ class _Background:
         self._close_lock = threading.Lock()
         self._is_stopped = False
         self._driving: asyncio.Task[None] | None = None
-        self._thread_id: int | None = None
         self._ended = _threads.start(self._run, f"{config.client_id}-sender")
 
-    @property
-    def is_own_thread(self) -> bool:
-        """Whether the caller runs on the background thread, and so must not wait for it."""
-        return self._thread_id == _threads.thread_id()
-
     def _run(self) -> None:
-        self._thread_id = _threads.thread_id()
+        self.io.monitor.sender_thread_id = _threads.thread_id()
         asyncio.set_event_loop(self.loop)
         self._driving = self.loop.create_task(self.io.run())
         try:
@@ -112,7 +107,7 @@ class _Background:
     def close(self, timeout_s: float | None) -> None:
         """Send what is there, for at most `timeout_s`, then fail the rest and end the thread."""
         self.io.close_intake()
-        if self.is_own_thread:
+        if self.io.monitor.sender_thread_id == _threads.thread_id():
             # From a callback. The thread cannot wait for itself.
             self.loop.create_task(self._finish(timeout_s))
             return
@@ -120,7 +115,9 @@ class _Background:
             if self._is_stopped:
                 return
             if not self._ended.is_set():
-                self.call(self._finish(timeout_s))
+                # It may have been closed from a callback, and end before or during the call.
+                with contextlib.suppress(ProducerClosedError):
+                    self.call(self._finish(timeout_s))
                 _threads.wait(self._ended, THREAD_STOP_S)
             self._is_stopped = True
 
@@ -339,10 +336,7 @@ class Producer:
         self._io.monitor.check_process()
         if self._is_closed:
             raise ProducerClosedError("the producer is closed")
-        if self._background.is_own_thread:
-            raise WaitTimedOutError(
-                "a delivery callback must not wait: it runs on the thread that would end the wait"
-            )
+        self._io.monitor.check_thread()
 
     # --- the rest -----------------------------------------------------------------------------
 

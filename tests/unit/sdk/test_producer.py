@@ -499,6 +499,27 @@ def test_close_from_a_callback_does_not_hang(cluster, make):
     assert producer._background._ended.is_set()
 
 
+def test_waiting_in_a_callback_is_refused_and_sending_is_not(cluster, make):
+    producer = make()
+    told = []
+
+    def callback(error, metadata):
+        later = producer.send("t", b"second")
+        for wait in (later.get, producer.flush, lambda: producer.partitions_for("wide")):
+            try:
+                wait()
+            except WaitTimedOutError as refused:
+                told.append(refused)
+        later.add_done_callback(told.append)
+
+    producer.send("t", b"first", on_delivery=callback).get(5)
+    deadline_s = time.monotonic() + 5
+    while len(told) < 4 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert [type(each).__name__ for each in told] == ["WaitTimedOutError"] * 3 + ["RecordFuture"]
+    assert values(cluster) == [b"first", b"second"]
+
+
 def test_many_threads_share_a_producer(cluster, make):
     producer = make(batch_size=500, buffer_memory=20_000)
     futures = []
