@@ -31,6 +31,13 @@ from ottla_protocol.record_codec import BatchBuilder
 RECORD_OVERHEAD_BYTES: Final = 36
 """More than lengths, deltas and attributes of one record can take."""
 
+BACKLOG_BATCHES: Final = 5
+"""From how many waiting batches of a partition on the next ones grow larger: as many as one request
+may carry, because brokers remember so many of a producer."""
+
+BACKLOG_GROWTH: Final = 16
+"""How many times `batch_size` they may have; and the share of the free buffer that one may take."""
+
 HEADER_OVERHEAD_BYTES: Final = 10
 """More than the two lengths of one record header can take."""
 
@@ -245,6 +252,7 @@ class PartitionQueue:
         producer_id, producer_epoch, next_sequence: what the next batch is numbered with.
         is_established: the leader has accepted a batch under this producer id and epoch, so that
             it can tell a gap; before that it would take any sequence for the first.
+        max_batch_bytes: the largest batch that the topic takes, as last heard of; 0 if unheard of.
     """
 
     __slots__ = (
@@ -253,6 +261,7 @@ class PartitionQueue:
         "failures",
         "in_flight",
         "is_established",
+        "max_batch_bytes",
         "next_sequence",
         "open",
         "partition",
@@ -274,6 +283,7 @@ class PartitionQueue:
         self.producer_epoch = NO_PRODUCER_EPOCH
         self.next_sequence = 0
         self.is_established = False
+        self.max_batch_bytes = 0
         self._orders = 0
 
     @property
@@ -296,7 +306,7 @@ class Accumulator:
     """All queues of one producer.
 
     Args:
-        batch_size: bytes at which a batch is full.
+        batch_size: bytes at which a batch is full, unless many of its partition wait already.
         buffer_memory: bytes of all batches that are not settled.
         max_request_size: bytes of the largest batch.
         linger_ms: how long an open batch waits for more records.
@@ -381,14 +391,15 @@ class Accumulator:
             self.close_open(queue)
         batch_bytes = record_bytes + HEADER_BYTES
         self._check_size(batch_bytes)
-        reserved_bytes = max(self._limit_bytes, batch_bytes)
+        limit_bytes = self._limit_of_next(queue)
+        reserved_bytes = max(limit_bytes, batch_bytes)
         if reserved_bytes > self.available_bytes:
             self.wake_wanted = True
             return None
         self.available_bytes -= reserved_bytes
         batch = Batch(
             queue,
-            limit_bytes=self._limit_bytes,
+            limit_bytes=limit_bytes,
             reserved_bytes=reserved_bytes,
             opened_ms=now_ms,
             deadline_ms=now_ms + self._delivery_timeout_ms,
@@ -400,6 +411,20 @@ class Accumulator:
             self.active[queue] = None
             self.wake_wanted = True
         return batch
+
+    def _limit_of_next(self, queue: PartitionQueue) -> int:
+        """How large the queue's next batch may grow.
+
+        Where a whole request's worth of batches waits already, one more small batch would not be
+        sent any sooner than a large one, and each batch costs every broker that it passes.
+        """
+        if len(queue.closed) < BACKLOG_BATCHES:
+            return self._limit_bytes
+        grown_bytes = min(
+            self._limit_bytes * BACKLOG_GROWTH, self._max_request_size, queue.max_batch_bytes
+        )
+        has_room = grown_bytes <= self.available_bytes // BACKLOG_GROWTH
+        return max(grown_bytes, self._limit_bytes) if has_room else self._limit_bytes
 
     def _check_size(self, batch_bytes: int) -> None:
         for name, limit in (

@@ -106,6 +106,7 @@ class Intake:
         wake: called when the sender has something to look at.
         random: for the default partitioner.
         now_ms: the clock that deadlines go by.
+        give_way: called after each batch that was begun, so that the sender's thread gets a turn.
 
     Attributes:
         routes: the topics that records can be taken for.
@@ -123,6 +124,7 @@ class Intake:
         wake: Callable[[], None],
         random: Random,
         now_ms: Callable[[], int],
+        give_way: Callable[[], None],
     ) -> None:
         self._accumulator = accumulator
         self._metadata = metadata
@@ -131,6 +133,7 @@ class Intake:
         self._future_type = future_type
         self._wake = wake
         self._now_ms = now_ms
+        self._give_way = give_way
         self._serialize_key = config.key_serializer
         self._serialize_value = config.value_serializer
         self._keys_are_bytes = config.key_serializer is serialize_bytes
@@ -236,8 +239,8 @@ class Intake:
                 batch.max_timestamp = timestamp
             if on_delivery is not None or self.is_acknowledgement_wanted:
                 self.call_back(batch, index, timestamp, on_delivery)
-        if self._accumulator.wake_wanted:
-            self.wake_if_wanted()
+        if index == 0 or self._accumulator.wake_wanted:
+            self.let_send()
         return self._future_type(batch, index, timestamp, self.monitor)
 
     def put_again(self, pending: PendingRecord) -> Any:
@@ -267,6 +270,11 @@ class Intake:
         """The caller waits for room no longer."""
         with self.monitor.lock:
             self._accumulator.waiting -= 1
+
+    def let_send(self) -> None:
+        """Wake the sender, if something happened that it does not know of, and give it a turn."""
+        self.wake_if_wanted()
+        self._give_way()
 
     def wake_if_wanted(self) -> None:
         """Wake the sender, if something happened that it does not know of."""

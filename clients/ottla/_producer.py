@@ -35,6 +35,10 @@ THREAD_STOP_S: Final = 10.0
 LOOK_INTERVAL_S: Final = 1.0
 """How often a call that waits for the background thread looks whether that has ended."""
 
+GIVE_WAY_INTERVAL_S: Final = 0.001
+GIVE_WAY_S: Final = 0.00005
+"""How often, and for how long, a thread that sends without a pause gives way to the sender's."""
+
 Answer = TypeVar("Answer")
 
 
@@ -57,9 +61,11 @@ class _Background:
             future_type=RecordFuture,
             wake=self.wake,
             random=Random(),
+            give_way=self.give_way,
         )
         self._close_lock = threading.Lock()
         self._is_stopped = False
+        self._gave_way_s = 0.0
         self._driving: asyncio.Task[None] | None = None
         self._ended = _threads.start(self._run, f"{config.client_id}-sender")
 
@@ -71,6 +77,19 @@ class _Background:
             self.loop.run_forever()
         finally:
             self.loop.close()
+
+    def give_way(self) -> None:
+        """Let the background thread have the interpreter, if it has requests out.
+
+        Otherwise a thread that does nothing but send would keep it for 5 ms at a time (Python's
+        switch interval), and each of a request's system calls would wait that long to go on.
+        """
+        if not self.io.sender.requests_in_flight:
+            return
+        now_s = time.monotonic()
+        if now_s - self._gave_way_s >= GIVE_WAY_INTERVAL_S:
+            time.sleep(GIVE_WAY_S)
+            self._gave_way_s = time.monotonic()
 
     def wake(self) -> None:
         """Have the driver poll; any thread."""

@@ -67,6 +67,7 @@ class ProducerIO:
         future_type: what the intake makes for each record.
         wake: called, on any thread, when there is something to send.
         random: for sticky partitions.
+        give_way: called now and then by whoever fills batches, on his thread: see `Intake`.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class ProducerIO:
         future_type: type[RecordFuture] | type[AsyncRecordFuture],
         wake: Callable[[], None],
         random: Random,
+        give_way: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._transport = transport
@@ -103,6 +105,7 @@ class ProducerIO:
             wake=wake,
             random=random,
             now_ms=monotonic_ms,
+            give_way=give_way,
         )
         # Called, and forgotten, when memory may have become free; guarded by the lock.
         self.room_wakers: list[Callable[[], object]] = []
@@ -267,6 +270,10 @@ class ProducerIO:
         if partitions and (known is None or len(known.queues) != partitions):
             queues = [self.accumulator.queue(name, partition) for partition in range(partitions)]
             self.intake.routes[name] = Route(queues)
+        max_batch_bytes = described.configs.get("max.message.bytes")
+        if isinstance(max_batch_bytes, int) and name in self.intake.routes:
+            for queue in self.intake.routes[name].queues:
+                queue.max_batch_bytes = max_batch_bytes
 
     async def _ask_for_id(self) -> None:
         with self.monitor.lock:

@@ -49,7 +49,7 @@ class BatchSource(Protocol):
         """See `Intake`."""
         ...
 
-    def wake_if_wanted(self) -> None:
+    def let_send(self) -> None:
         """See `Intake`."""
         ...
 
@@ -147,7 +147,7 @@ class ManyDraft:
                     number += 1
                 self._took(batch, first, number)
             taken += number
-            intake.wake_if_wanted()
+            intake.let_send()
         return taken
 
     def _took(self, batch: Batch, first: int, records: int) -> None:

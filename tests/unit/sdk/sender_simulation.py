@@ -34,6 +34,9 @@ from ottla_protocol.models import (
 from ottla_protocol.record_batch import Compression, validate_batch
 from ottla_protocol.record_codec import decode_batch
 
+MAX_BATCH_BYTES = 2_000
+"""Of the topic: small, so that batches behind a backlog meet it."""
+
 TOPIC = "flights"
 BROKERS = (1, 2, 3)
 CALM_MS = 60_000
@@ -161,6 +164,7 @@ class SenderSimulation:
         value = next(self._values)
         data = (self.now_ms, None, b"%d" % value, [])
         queue = self.accumulator.queue(TOPIC, partition)
+        queue.max_batch_bytes = MAX_BATCH_BYTES
         batch = queue.open
         if batch is None or batch.append(batch.count, *data) is None:
             batch = self.accumulator.open_batch(

@@ -1,0 +1,55 @@
+"""A thread that only sends lets the sender's thread have the interpreter now and then."""
+
+import pytest
+
+from ottla import _producer
+from ottla.testing import FakeCluster
+
+
+@pytest.fixture
+def cluster():
+    cluster = FakeCluster()
+    cluster.create_topic("orders", partitions=1)
+    return cluster
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    slept = []
+    monkeypatch.setattr(_producer.time, "sleep", slept.append)
+    monkeypatch.setattr(_producer, "GIVE_WAY_INTERVAL_S", 0.0)
+    return slept
+
+
+def background(producer):
+    return producer._background
+
+
+def test_only_while_requests_are_out(cluster, slept, monkeypatch):
+    with cluster.producer() as producer:
+        background(producer).give_way()
+        assert slept == []
+        monkeypatch.setattr(type(background(producer).io.sender), "requests_in_flight", 1)
+        background(producer).give_way()
+        assert slept == [_producer.GIVE_WAY_S]
+
+
+def test_not_more_often_than_its_interval(cluster, slept, monkeypatch):
+    monkeypatch.setattr(_producer, "GIVE_WAY_INTERVAL_S", 3_600.0)
+    with cluster.producer() as producer:
+        monkeypatch.setattr(type(background(producer).io.sender), "requests_in_flight", 1)
+        background(producer).give_way()
+        background(producer).give_way()
+        assert len(slept) <= 1
+
+
+def test_every_batch_that_begins_gives_way_once(cluster, monkeypatch):
+    turns = []
+    with cluster.producer(batch_size=1, linger_ms=0) as producer:
+        producer.send("orders", b"first").get(timeout=5)
+        monkeypatch.setattr(producer._intake, "_give_way", lambda: turns.append(1))
+        for _ in range(5):
+            producer.send("orders", b"x")
+        producer.send_many("orders", [b"y"] * 5)
+        producer.flush(5)
+    assert len(turns) >= 10
