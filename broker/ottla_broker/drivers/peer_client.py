@@ -9,7 +9,6 @@ and that nothing was applied; a failure to connect proves only the latter; anyth
 request went out proves nothing.
 """
 
-import asyncio
 import errno
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
+from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.peer_connection import Answer
 from ottla_broker.drivers.peer_pool import (
     MAX_CONNECTIONS_PER_PEER,
@@ -98,11 +98,7 @@ class PeerClient:
     ) -> bytes | bytearray:
         """POST and return the body of a 2xx answer; raises as `call` does."""
         try:
-            async with (
-                asyncio.timeout(timeout_ms / 1000),
-                self._pool.connection(base_url) as connection,
-            ):
-                answer = await connection.exchange(self._head(base_url, path, len(body)), body)
+            answer = await self._exchange(base_url, path, body, monotonic_ms() + timeout_ms)
         except ConnectFailedError as error:
             raise PeerUnavailableError(
                 f"{base_url}: {error}", refused=error.refused, outcome=Outcome.NOT_APPLIED
@@ -115,6 +111,15 @@ class PeerClient:
         if answer.status >= 300:
             raise _error_of(answer, base_url)
         return answer.body
+
+    async def _exchange(self, base_url: str, path: str, body: bytes, deadline_ms: int) -> Answer:
+        connection = await self._pool.borrow(base_url, deadline_ms=deadline_ms)
+        try:
+            return await connection.exchange(
+                self._head(base_url, path, len(body)), body, deadline_ms=deadline_ms
+            )
+        finally:
+            self._pool.give_back(base_url, connection)
 
     def _head(self, base_url: str, path: str, body_bytes: int) -> bytes:
         """The request line and headers; all but the length is the same every time."""

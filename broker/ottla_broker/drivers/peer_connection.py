@@ -14,6 +14,8 @@ from typing import cast
 
 import httptools
 
+from ottla_broker.drivers.clock import monotonic_ms, within
+
 MAX_ANSWER_BYTES = 128 << 20
 """An answer longer than this ends the connection."""
 
@@ -73,11 +75,12 @@ class PeerConnection(asyncio.BufferedProtocol):
         self._body = bytearray()
         self._filled = 0
 
-    async def exchange(self, head: bytes, body: bytes | bytearray) -> Answer:
+    async def exchange(self, head: bytes, body: bytes | bytearray, *, deadline_ms: int) -> Answer:
         """Send a request and wait for its answer.
 
         Raises:
             ConnectionError: the connection broke; the request may have been carried out.
+            TimeoutError: `deadline_ms`, of the monotonic clock, passed first; likewise.
         """
         assert self._waiting is None, "one exchange at a time"
         if self._transport is None or self._transport.is_closing():
@@ -85,11 +88,12 @@ class PeerConnection(asyncio.BufferedProtocol):
         self._waiting = asyncio.get_running_loop().create_future()
         try:
             self._transport.writelines((head, body))
-            return await self._waiting
+            return await within(deadline_ms - monotonic_ms(), self._waiting)
+        except BaseException:
+            # The answer may still come, and must not be taken for the next one's.
+            self._keep_alive = False
+            raise
         finally:
-            if not self._waiting.done() or self._waiting.cancelled():
-                # The answer may still come, and must not be taken for the next one's.
-                self._keep_alive = False
             self._waiting = None
 
     @property

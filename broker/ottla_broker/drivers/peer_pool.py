@@ -2,8 +2,6 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -44,23 +42,35 @@ class PeerPool:
         self._peers: dict[str, _Peer] = {}
         self._closed = False
 
-    @asynccontextmanager
-    async def connection(self, base_url: str) -> AsyncIterator[PeerConnection]:
-        """Borrow a connection to `base_url`, an idle one if there is one.
+    async def borrow(self, base_url: str, *, deadline_ms: int) -> PeerConnection:
+        """A connection to `base_url`, an idle one if there is one; it has to be given back.
 
         Raises:
-            ConnectFailedError: none could be made.
+            ConnectFailedError: none could be made, or none came free before `deadline_ms`, of the
+                monotonic clock.
         """
-        peer = self._peers.setdefault(base_url, _Peer())
-        async with peer.places:
-            connection = self._idle(peer) or await _connect(base_url)
-            try:
-                yield connection
-            finally:
-                if connection.is_reusable and not self._closed:
-                    peer.idle.append((connection, monotonic_ms()))
-                else:
-                    connection.close()
+        peer = self._peers.get(base_url)
+        if peer is None:
+            peer = self._peers[base_url] = _Peer()
+        if not peer.places.locked():
+            # The usual case, which needs no timer: this does not wait.
+            await peer.places.acquire()
+        else:
+            await _wait_for_place(peer, deadline_ms)
+        try:
+            return self._idle(peer) or await _connect(base_url)
+        except BaseException:
+            peer.places.release()
+            raise
+
+    def give_back(self, base_url: str, connection: PeerConnection) -> None:
+        """End a loan, whatever came of it."""
+        peer = self._peers[base_url]
+        peer.places.release()
+        if connection.is_reusable and not self._closed:
+            peer.idle.append((connection, monotonic_ms()))
+        else:
+            connection.close()
 
     def _idle(self, peer: _Peer) -> PeerConnection | None:
         oldest_ms = monotonic_ms() - MAX_IDLE_MS
@@ -79,6 +89,16 @@ class PeerPool:
         for peer in self._peers.values():
             while peer.idle:
                 peer.idle.pop()[0].close()
+
+
+async def _wait_for_place(peer: _Peer, deadline_ms: int) -> None:
+    try:
+        async with asyncio.timeout(max(0, deadline_ms - monotonic_ms()) / 1000):
+            await peer.places.acquire()
+    except TimeoutError:
+        raise ConnectFailedError(
+            f"all {MAX_CONNECTIONS_PER_PEER} connections are in use", refused=False
+        ) from None
 
 
 async def _connect(base_url: str) -> PeerConnection:
