@@ -196,6 +196,34 @@ class InconsistentClusterIdError(InvalidRequestError):
     title = "Inconsistent cluster id"
 
 
+class InvalidGroupIdError(InvalidRequestError):
+    """The group id breaks a naming rule."""
+
+    code = "INVALID_GROUP_ID"
+    title = "Invalid group id"
+
+
+class InvalidSessionTimeoutError(InvalidRequestError):
+    """A member's session timeout is outside the coordinator's bounds; both are in the detail."""
+
+    code = "INVALID_SESSION_TIMEOUT"
+    title = "Invalid session timeout"
+
+
+class UnsupportedAssignorError(InvalidRequestError):
+    """No assignor of that name, or another one than the group's."""
+
+    code = "UNSUPPORTED_ASSIGNOR"
+    title = "Unsupported assignor"
+
+
+class InvalidPatternError(InvalidRequestError):
+    """A subscription's pattern does not parse, or is over a limit."""
+
+    code = "INVALID_REGULAR_EXPRESSION"
+    title = "Invalid pattern"
+
+
 # --- what it names does not exist -----------------------------------------------------------
 
 
@@ -222,6 +250,13 @@ class UnknownTopicIdError(NotFoundError):
     title = "Unknown topic id"
     retriable = True
     refresh_metadata = True
+
+
+class GroupIdNotFoundError(NotFoundError):
+    """There is no group of that id: it has neither members nor committed offsets."""
+
+    code = "GROUP_ID_NOT_FOUND"
+    title = "Group id not found"
 
 
 # --- it lost against a newer state ----------------------------------------------------------
@@ -316,6 +351,34 @@ class DuplicateSequenceNumberError(ConflictError):
     title = "Duplicate sequence number"
 
 
+class UnknownMemberIdError(ConflictError):
+    """The group has no such member, or no longer: it must join again."""
+
+    code = "UNKNOWN_MEMBER_ID"
+    title = "Unknown member id"
+
+
+class FencedMemberEpochError(ConflictError):
+    """The generation is not one in which the member holds the partitions that it names."""
+
+    code = "FENCED"
+    title = "Fenced"
+
+
+class FencedInstanceIdError(ConflictError):
+    """Another process joined under this member's instance id: this one must stop."""
+
+    code = "FENCED_INSTANCE_ID"
+    title = "Fenced instance id"
+
+
+class NonEmptyGroupError(ConflictError):
+    """The group has members, and what is asked needs one without."""
+
+    code = "NON_EMPTY_GROUP"
+    title = "Non-empty group"
+
+
 # --- it reached the wrong broker ------------------------------------------------------------
 
 
@@ -341,6 +404,13 @@ class NotControllerError(RoutingError):
 
     code = "NOT_CONTROLLER"
     title = "Not controller"
+
+
+class NotCoordinatorError(RoutingError):
+    """This broker does not coordinate the group; the current coordinator is a member when known."""
+
+    code = "NOT_COORDINATOR"
+    title = "Not coordinator"
 
 
 # --- it may work later ----------------------------------------------------------------------
@@ -375,6 +445,29 @@ class ControllerNotAvailableError(UnavailableError):
 
     code = "CONTROLLER_NOT_AVAILABLE"
     title = "Controller not available"
+
+
+class CoordinatorNotAvailableError(UnavailableError):
+    """The group's coordinator is not known, or did not answer in time."""
+
+    code = "COORDINATOR_NOT_AVAILABLE"
+    title = "Coordinator not available"
+    refresh_metadata = True
+
+
+class CoordinatorLoadInProgressError(UnavailableError):
+    """The coordinator has not read all that its predecessors wrote yet."""
+
+    code = "COORDINATOR_LOAD_IN_PROGRESS"
+    title = "Coordinator load in progress"
+
+
+class GroupMaxSizeReachedError(UnavailableError):
+    """The group has as many members as one may have."""
+
+    code = "GROUP_MAX_SIZE_REACHED"
+    status = 429
+    title = "Group max size reached"
 
 
 class OffsetNotAvailableError(UnavailableError):

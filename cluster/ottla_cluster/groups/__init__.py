@@ -1,0 +1,1 @@
+"""The group coordinator: membership, assignments and committed offsets of consumer groups."""

@@ -1,0 +1,362 @@
+"""The group coordinator's commands and their responses, as they cross the wire between brokers.
+
+Commands and responses are maps that name their type, so either MessagePack or JSON carries them. A
+command with an unknown field is refused: the coordinator would ignore what the sender meant. A
+response may gain fields.
+
+`ClientCommand` is what brokers forward for clients; the coordinator's own commands (expiry, topics
+that changed) never cross the wire, and `decode_command` refuses them.
+"""
+
+import msgspec
+
+from ottla_protocol.errors import MalformedBodyError
+
+
+class _Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    """The encoding that all commands share."""
+
+
+class _Response(msgspec.Struct, frozen=True, tag_field="type"):
+    """The encoding that all responses share."""
+
+
+class OwnedTopic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The partitions of one topic that a member says it holds."""
+
+    topic: str
+    partitions: tuple[int, ...]
+
+
+class Join(_Command, frozen=True, tag="join"):
+    """A process becomes a member, or a member joins again: after a lost reply, or to read others.
+
+    Exactly one of `topics` and `pattern` is set. None takes the coordinator's default.
+    """
+
+    group: str
+    topics: tuple[str, ...] | None = None
+    pattern: str | None = None
+    """Matches whole topic names; internal topics never match."""
+    member_id: str | None = None
+    """Chosen by the process, so that it can repeat a join whose reply was lost without leaving a
+    ghost behind; None has the coordinator choose one."""
+    instance_id: str | None = None
+    """Makes the member static: whoever joins under it next takes over its partitions at once."""
+    assignor: str | None = None
+    session_timeout_ms: int | None = None
+    rebalance_timeout_ms: int | None = None
+    client_id: str = ""
+
+
+class Heartbeat(_Command, frozen=True, tag="heartbeat"):
+    """A member is alive, and says what it works on.
+
+    `generation` is that of the last reply that the member adopted. Once it has sent a heartbeat of
+    a generation without a partition, it must not work on that partition again before a reply of a
+    later generation assigns it: such a heartbeat gives the partition up.
+    """
+
+    group: str
+    member_id: str
+    generation: int
+    owned: tuple[OwnedTopic, ...] | None = None
+    """None says nothing about it: nothing is given up, and the reply has the whole assignment."""
+
+
+class Leave(_Command, frozen=True, tag="leave"):
+    """A member goes; its partitions are free at once. A static member too."""
+
+    group: str
+    member_id: str
+
+
+class OffsetToCommit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the group goes on in one partition."""
+
+    topic: str
+    partition: int
+    offset: int
+    leader_epoch: int | None = None
+    metadata: str = ""
+
+
+class CommitOffsets(_Command, frozen=True, tag="commit_offsets"):
+    """Commits all offsets, or none of them.
+
+    With a member id a generation is needed too; without one the group must have no members.
+    """
+
+    group: str
+    offsets: tuple[OffsetToCommit, ...]
+    member_id: str | None = None
+    generation: int | None = None
+
+
+class FetchOffsets(_Command, frozen=True, tag="fetch_offsets"):
+    """Reads committed offsets."""
+
+    group: str
+    partitions: tuple[OwnedTopic, ...] | None = None
+    """None for all that the group has committed."""
+
+
+class DescribeGroup(_Command, frozen=True, tag="describe_group"):
+    """Reads all of one group."""
+
+    group: str
+
+
+class ListGroups(_Command, frozen=True, tag="list_groups"):
+    """Reads the groups of this coordinator: those of one partition of the offsets topic."""
+
+
+class DeleteGroup(_Command, frozen=True, tag="delete_group"):
+    """Removes a group without members, with its offsets."""
+
+    group: str
+
+
+class OffsetToSeek(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a group is to go on in one partition; the caller has resolved times and shifts."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class SeekOffsets(_Command, frozen=True, tag="seek_offsets"):
+    """Moves committed offsets of a group without members; makes the group if there is none."""
+
+    group: str
+    offsets: tuple[OffsetToSeek, ...]
+    dry_run: bool = False
+    """Only tell what would change."""
+
+
+ClientCommand = (
+    Join
+    | Heartbeat
+    | Leave
+    | CommitOffsets
+    | FetchOffsets
+    | DescribeGroup
+    | ListGroups
+    | DeleteGroup
+    | SeekOffsets
+)
+"""What a client may ask for, through any broker."""
+
+
+class ExpireMember(_Command, frozen=True, tag="expire_member"):
+    """The coordinator holds the member for dead, or for stuck in giving partitions up."""
+
+    group: str
+    member_id: str
+    reason: str
+
+
+class RefreshTopics(_Command, frozen=True, tag="refresh_topics"):
+    """Topics that the group reads, or might, were created, deleted or given partitions."""
+
+    group: str
+
+
+class ExpireOffsets(_Command, frozen=True, tag="expire_offsets"):
+    """Removes offsets of deleted topics, and those that a group without members keeps too long."""
+
+    group: str
+
+
+Command = ClientCommand | ExpireMember | RefreshTopics | ExpireOffsets
+"""Any command of the coordinator."""
+
+
+class AssignedTopic(msgspec.Struct, frozen=True):
+    """The partitions of one topic that a member owns, in rising order."""
+
+    topic: str
+    topic_id: str
+    partitions: tuple[int, ...]
+
+
+class JoinResponse(_Response, frozen=True, tag="joined"):
+    """The membership. Partitions that others still hold come with later heartbeats."""
+
+    member_id: str
+    generation: int
+    assignment: tuple[AssignedTopic, ...]
+    session_timeout_ms: int
+    heartbeat_interval_ms: int
+
+
+class HeartbeatResponse(_Response, frozen=True, tag="heartbeat_taken"):
+    """What the member owns from now on: whatever is missing it must give up."""
+
+    member_id: str
+    generation: int
+    assignment: tuple[AssignedTopic, ...] | None
+    """None where it is just what the heartbeat said, in the same generation."""
+    session_timeout_ms: int
+    heartbeat_interval_ms: int
+    """Shorter while partitions are on their way to or from the member."""
+
+
+class LeaveResponse(_Response, frozen=True, tag="left"):
+    """The member is gone."""
+
+    member_id: str
+
+
+class CommittedPartition(msgspec.Struct, frozen=True):
+    """One committed partition."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class CommitOffsetsResponse(_Response, frozen=True, tag="offsets_committed"):
+    """All offsets of the command, in its order."""
+
+    offsets: tuple[CommittedPartition, ...]
+
+
+class FetchedOffset(msgspec.Struct, frozen=True):
+    """One partition's committed offset; None where the group has none."""
+
+    topic: str
+    partition: int
+    offset: int | None
+    leader_epoch: int | None = None
+    metadata: str = ""
+    commit_timestamp_ms: int | None = None
+
+
+class FetchOffsetsResponse(_Response, frozen=True, tag="offsets_fetched"):
+    """In the order of the command, or by topic and partition where it named none."""
+
+    offsets: tuple[FetchedOffset, ...]
+
+
+class MemberDescription(msgspec.Struct, frozen=True):
+    """One member."""
+
+    member_id: str
+    instance_id: str | None
+    client_id: str
+    generation: int
+    topics: tuple[str, ...]
+    """What it reads: its list, or what its pattern matches."""
+    pattern: str | None
+    owned: tuple[AssignedTopic, ...]
+    revoking: tuple[AssignedTopic, ...]
+    """What it has been told to give up and may still work on."""
+    target: tuple[AssignedTopic, ...]
+    """What it is to own in the end."""
+    session_timeout_ms: int
+    rebalance_timeout_ms: int
+
+
+class DescribeGroupResponse(_Response, frozen=True, tag="group_described"):
+    """One group."""
+
+    group: str
+    state: str
+    """"empty", "reconciling" or "stable"."""
+    generation: int
+    assignor: str
+    members: tuple[MemberDescription, ...]
+    """By member id."""
+    offsets: tuple[FetchedOffset, ...]
+    """By topic and partition."""
+
+
+class GroupListing(msgspec.Struct, frozen=True):
+    """One line of a list of groups."""
+
+    group: str
+    state: str
+    generation: int
+    assignor: str
+    members: int
+
+
+class ListGroupsResponse(_Response, frozen=True, tag="groups_listed"):
+    """By group id."""
+
+    groups: tuple[GroupListing, ...]
+
+
+class DeleteGroupResponse(_Response, frozen=True, tag="group_deleted"):
+    """The group is gone."""
+
+    group: str
+
+
+class SoughtOffset(msgspec.Struct, frozen=True):
+    """What a seek changes in one partition."""
+
+    topic: str
+    partition: int
+    before: int | None
+    offset: int
+
+
+class SeekOffsetsResponse(_Response, frozen=True, tag="offsets_sought"):
+    """All partitions of the command, in its order."""
+
+    dry_run: bool
+    offsets: tuple[SoughtOffset, ...]
+
+
+class DoneResponse(_Response, frozen=True, tag="done"):
+    """The coordinator's own command is carried out."""
+
+
+Response = (
+    JoinResponse
+    | HeartbeatResponse
+    | LeaveResponse
+    | CommitOffsetsResponse
+    | FetchOffsetsResponse
+    | DescribeGroupResponse
+    | ListGroupsResponse
+    | DeleteGroupResponse
+    | SeekOffsetsResponse
+    | DoneResponse
+)
+"""Any response of the coordinator."""
+
+_COMMAND_DECODER: msgspec.msgpack.Decoder[ClientCommand] = msgspec.msgpack.Decoder(ClientCommand)
+_RESPONSE_DECODER: msgspec.msgpack.Decoder[Response] = msgspec.msgpack.Decoder(Response)
+
+
+def encode_message(message: Command | Response) -> bytes:
+    """A command or response as MessagePack."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode_command(body: bytes) -> ClientCommand:
+    """The command that a broker forwarded.
+
+    Raises:
+        MalformedBodyError: it does not parse, has an unknown type or field, or is one of the
+            coordinator's own.
+    """
+    try:
+        return _COMMAND_DECODER.decode(body)
+    except msgspec.DecodeError as error:
+        raise MalformedBodyError(f"A group command does not parse: {error}") from error
+
+
+def decode_response(body: bytes | bytearray) -> Response:
+    """The response that a coordinator sent.
+
+    Raises:
+        MalformedBodyError: it does not parse, or is of an unknown type.
+    """
+    try:
+        return _RESPONSE_DECODER.decode(body)
+    except msgspec.DecodeError as error:
+        raise MalformedBodyError(f"A group response does not parse: {error}") from error

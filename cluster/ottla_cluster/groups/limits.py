@@ -1,0 +1,41 @@
+"""The group coordinator's limits, by name.
+
+One decision's records are one record batch, so these also bound the largest batch: a rebalance may
+rewrite the target of every member, and deleting a group removes every offset of it.
+"""
+
+MAX_GROUPS = 10_000
+"""Groups of one coordinator, that is of one partition of the offsets topic."""
+
+MAX_MEMBERS = 1_000
+"""Members of one group."""
+
+MAX_SUBSCRIBED_TOPICS = 1_000
+"""Topics in one member's subscription."""
+
+MAX_GROUP_ID_LENGTH = 249
+"""Characters of a group id."""
+
+MAX_MEMBER_ID_LENGTH = 255
+"""Characters of a member id, of an instance id and of a client id."""
+
+MAX_PATTERN_LENGTH = 249
+"""Characters of a subscription's pattern."""
+
+MAX_OFFSETS_PER_COMMIT = 1_000
+"""Partitions in one commit or seek."""
+
+MAX_OFFSETS_PER_GROUP = 10_000
+"""Partitions with a committed offset in one group: as many as a cluster has partitions."""
+
+MAX_OFFSET_METADATA_LENGTH = 4_096
+"""Characters of the metadata beside one committed offset."""
+
+MAX_COMMIT_METADATA_LENGTH = 65_536
+"""Characters of the metadata in one commit, all partitions together."""
+
+MAX_OFFSET = 2**63 - 1
+"""The largest offset."""
+
+MAX_WAITING_REQUESTS = 5_000
+"""Commands whose response waits for a commit, at one coordinator."""

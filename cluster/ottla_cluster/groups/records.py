@@ -1,0 +1,282 @@
+"""The records of the offsets topic: the only facts from which a coordinator's image is made.
+
+Each is one record of the partition that its group hashes onto, and says all there is to say about
+its key, so the topic may be compacted by key at any time: the newest record of a key replaces the
+older ones, and a tombstone (no value) removes it. A decision's records are appended as one batch,
+so they apply together or not at all.
+
+Key and value are MessagePack arrays; a key starts with a short tag. The format is for ever: a tag
+or a field is never reused, a new field of a value goes to the end and has a default, and a reader
+refuses a tag or a field that it does not know, since a coordinator that skipped it would rebuild
+another state than its predecessor had.
+"""
+
+import msgspec
+
+from ottla_protocol.errors import InternalError
+
+
+class CorruptGroupRecordError(InternalError):
+    """A record of the offsets topic does not parse: damaged, or written by a newer version."""
+
+    title = "Corrupt group record"
+
+
+class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The encoding that keys, values and their parts share."""
+
+
+class SubscribedTopic(_Part, frozen=True):
+    """A topic that some member reads, as it was when the target was computed."""
+
+    topic: str
+    topic_id: str
+    partitions: int
+    """How many it had."""
+
+
+class TargetTopic(_Part, frozen=True):
+    """The partitions of one topic that a member is to own, in rising order."""
+
+    topic: str
+    partitions: tuple[int, ...]
+
+
+class HeldPartition(_Part, frozen=True):
+    """A partition that a member owns, or is giving up."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    generation: int
+    """The generation in which it was assigned to the member."""
+
+
+class OffsetCommitted(_Part, frozen=True):
+    """The group goes on at `offset`, the next one to read."""
+
+    group: str
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+    leader_epoch: int | None
+    """Of the last record that was read, where the committer knew it."""
+    metadata: str
+    commit_timestamp_ms: int
+    """Wall clock."""
+    metadata_version: int
+    """The version of the metadata image in which the topic was seen: one that is at least as new
+    and lacks the topic's id proves that the topic is deleted."""
+
+
+class OffsetRemoved(_Part, frozen=True):
+    """The group has no committed offset there any more."""
+
+    group: str
+    topic_id: str
+    partition: int
+
+
+class GroupChanged(_Part, frozen=True):
+    """What is true of a group as a whole."""
+
+    group: str
+    generation: int
+    """Rises with every new target and with every hand-over of a partition; never falls."""
+    assignor: str
+    topics: tuple[SubscribedTopic, ...]
+    """What the target was computed from, by topic."""
+    metadata_version: int
+    """The version of the metadata image in which `topics` were seen."""
+    empty_since_ms: int | None
+    """Wall clock; when the last member went. None while there are members."""
+
+
+class GroupRemoved(_Part, frozen=True):
+    """The group is gone; records before it remove its offsets, and it has no members."""
+
+    group: str
+
+
+class MemberChanged(_Part, frozen=True):
+    """A member joined, or joined again with other settings."""
+
+    group: str
+    member_id: str
+    instance_id: str | None
+    """Set by static members."""
+    client_id: str
+    topics: tuple[str, ...] | None
+    """The subscription by names, sorted; None where it is by pattern."""
+    pattern: str | None
+    session_timeout_ms: int
+    rebalance_timeout_ms: int
+    former_member_id: str | None
+    """The member that a static member has replaced last: a process that still calls by it has lost
+    its instance id to another one."""
+
+
+class MemberRemoved(_Part, frozen=True):
+    """A member left, expired or was replaced; its target and assignment are removed beside it."""
+
+    group: str
+    member_id: str
+
+
+class TargetAssigned(_Part, frozen=True):
+    """What a member is to own once everybody else has given it up."""
+
+    group: str
+    member_id: str
+    topics: tuple[TargetTopic, ...]
+
+
+class TargetRemoved(_Part, frozen=True):
+    """A member that is gone is to own nothing."""
+
+    group: str
+    member_id: str
+
+
+class CurrentAssigned(_Part, frozen=True):
+    """What a member owns now, and what it has been told to give up and may still work on."""
+
+    group: str
+    member_id: str
+    generation: int
+    """The group's generation when the member was last given a partition, or joined."""
+    owned: tuple[HeldPartition, ...]
+    revoking: tuple[HeldPartition, ...]
+
+
+class CurrentRemoved(_Part, frozen=True):
+    """A member that is gone owns nothing."""
+
+    group: str
+    member_id: str
+
+
+GroupRecord = (
+    OffsetCommitted
+    | OffsetRemoved
+    | GroupChanged
+    | GroupRemoved
+    | MemberChanged
+    | MemberRemoved
+    | TargetAssigned
+    | TargetRemoved
+    | CurrentAssigned
+    | CurrentRemoved
+)
+"""Any record of the offsets topic."""
+
+
+class _OffsetKey(_Part, frozen=True, tag="o"):
+    group: str
+    topic_id: str
+    partition: int
+
+
+class _GroupKey(_Part, frozen=True, tag="g"):
+    group: str
+
+
+class _MemberKey(_Part, frozen=True, tag="m"):
+    group: str
+    member_id: str
+
+
+class _TargetKey(_Part, frozen=True, tag="t"):
+    group: str
+    member_id: str
+
+
+class _CurrentKey(_Part, frozen=True, tag="c"):
+    group: str
+    member_id: str
+
+
+_Key = _OffsetKey | _GroupKey | _MemberKey | _TargetKey | _CurrentKey
+
+_ENCODER = msgspec.msgpack.Encoder()
+_KEY_DECODER: msgspec.msgpack.Decoder[_Key] = msgspec.msgpack.Decoder(_Key)
+_OFFSET_DECODER = msgspec.msgpack.Decoder(OffsetCommitted)
+_GROUP_DECODER = msgspec.msgpack.Decoder(GroupChanged)
+_MEMBER_DECODER = msgspec.msgpack.Decoder(MemberChanged)
+_TARGET_DECODER = msgspec.msgpack.Decoder(TargetAssigned)
+_CURRENT_DECODER = msgspec.msgpack.Decoder(CurrentAssigned)
+
+
+def encode_record(record: GroupRecord) -> tuple[bytes, bytes | None]:
+    """The record's key, and its value or None for a tombstone."""
+    key = _key_of(record)
+    is_tombstone = isinstance(
+        record, OffsetRemoved | GroupRemoved | MemberRemoved | TargetRemoved | CurrentRemoved
+    )
+    return _ENCODER.encode(key), None if is_tombstone else _ENCODER.encode(record)
+
+
+def decode_record(key: bytes | None, value: bytes | None) -> GroupRecord:
+    """The record with this key and value; see `encode_record`.
+
+    Raises:
+        CorruptGroupRecordError: one of them does not parse, has an unknown tag or field, or they
+            do not belong together.
+    """
+    if key is None:
+        raise CorruptGroupRecordError("A record of the offsets topic has no key.")
+    try:
+        decoded_key = _KEY_DECODER.decode(key)
+        record = _removed(decoded_key) if value is None else _decode_value(decoded_key, value)
+    except msgspec.DecodeError as error:
+        raise CorruptGroupRecordError(
+            f"A record of the offsets topic does not parse: {error}"
+        ) from error
+    if _key_of(record) != decoded_key:
+        raise CorruptGroupRecordError(
+            f"A record of the offsets topic has the key {decoded_key} and tells of {record}."
+        )
+    return record
+
+
+def _key_of(record: GroupRecord) -> _Key:
+    match record:
+        case OffsetCommitted() | OffsetRemoved():
+            return _OffsetKey(record.group, record.topic_id, record.partition)
+        case GroupChanged() | GroupRemoved():
+            return _GroupKey(record.group)
+        case MemberChanged() | MemberRemoved():
+            return _MemberKey(record.group, record.member_id)
+        case TargetAssigned() | TargetRemoved():
+            return _TargetKey(record.group, record.member_id)
+        case CurrentAssigned() | CurrentRemoved():
+            return _CurrentKey(record.group, record.member_id)
+
+
+def _removed(key: _Key) -> GroupRecord:
+    match key:
+        case _OffsetKey():
+            return OffsetRemoved(key.group, key.topic_id, key.partition)
+        case _GroupKey():
+            return GroupRemoved(key.group)
+        case _MemberKey():
+            return MemberRemoved(key.group, key.member_id)
+        case _TargetKey():
+            return TargetRemoved(key.group, key.member_id)
+        case _CurrentKey():
+            return CurrentRemoved(key.group, key.member_id)
+
+
+def _decode_value(key: _Key, value: bytes) -> GroupRecord:
+    match key:
+        case _OffsetKey():
+            return _OFFSET_DECODER.decode(value)
+        case _GroupKey():
+            return _GROUP_DECODER.decode(value)
+        case _MemberKey():
+            return _MEMBER_DECODER.decode(value)
+        case _TargetKey():
+            return _TARGET_DECODER.decode(value)
+        case _CurrentKey():
+            return _CURRENT_DECODER.decode(value)
