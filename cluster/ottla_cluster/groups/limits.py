@@ -39,3 +39,6 @@ MAX_OFFSET = 2**63 - 1
 
 MAX_WAITING_REQUESTS = 5_000
 """Commands whose response waits for a commit, at one coordinator."""
+
+MAX_FORMER_MEMBER_IDS = 16
+"""Replaced members that a static member's instance id remembers."""

@@ -11,6 +11,8 @@ refuses a tag or a field that it does not know, since a coordinator that skipped
 another state than its predecessor had.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from ottla_protocol.errors import InternalError
@@ -112,9 +114,9 @@ class MemberChanged(_Part, frozen=True):
     pattern: str | None
     session_timeout_ms: int
     rebalance_timeout_ms: int
-    former_member_id: str | None
-    """The member that a static member has replaced last: a process that still calls by it has lost
-    its instance id to another one."""
+    former_member_ids: tuple[str, ...]
+    """The last members that a static member has replaced, newest first: a process that still calls
+    by one of them has lost its instance id to another one."""
 
 
 class MemberRemoved(_Part, frozen=True):
@@ -197,20 +199,22 @@ class _CurrentKey(_Part, frozen=True, tag="c"):
     member_id: str
 
 
-_Key = _OffsetKey | _GroupKey | _MemberKey | _TargetKey | _CurrentKey
+RecordKey = _OffsetKey | _GroupKey | _MemberKey | _TargetKey | _CurrentKey
+"""What a record replaces all earlier ones of."""
 
 _ENCODER = msgspec.msgpack.Encoder()
-_KEY_DECODER: msgspec.msgpack.Decoder[_Key] = msgspec.msgpack.Decoder(_Key)
+_KEY_DECODER: msgspec.msgpack.Decoder[RecordKey] = msgspec.msgpack.Decoder(RecordKey)
 _OFFSET_DECODER = msgspec.msgpack.Decoder(OffsetCommitted)
 _GROUP_DECODER = msgspec.msgpack.Decoder(GroupChanged)
 _MEMBER_DECODER = msgspec.msgpack.Decoder(MemberChanged)
 _TARGET_DECODER = msgspec.msgpack.Decoder(TargetAssigned)
 _CURRENT_DECODER = msgspec.msgpack.Decoder(CurrentAssigned)
+_PAIRS_DECODER = msgspec.msgpack.Decoder(tuple[tuple[bytes, bytes | None], ...])
 
 
 def encode_record(record: GroupRecord) -> tuple[bytes, bytes | None]:
     """The record's key, and its value or None for a tombstone."""
-    key = _key_of(record)
+    key = key_of(record)
     is_tombstone = isinstance(
         record, OffsetRemoved | GroupRemoved | MemberRemoved | TargetRemoved | CurrentRemoved
     )
@@ -233,14 +237,32 @@ def decode_record(key: bytes | None, value: bytes | None) -> GroupRecord:
         raise CorruptGroupRecordError(
             f"A record of the offsets topic does not parse: {error}"
         ) from error
-    if _key_of(record) != decoded_key:
+    if key_of(record) != decoded_key:
         raise CorruptGroupRecordError(
             f"A record of the offsets topic has the key {decoded_key} and tells of {record}."
         )
     return record
 
 
-def _key_of(record: GroupRecord) -> _Key:
+def encode_records(records: Sequence[GroupRecord]) -> bytes:
+    """All records of one decision as a payload, for `decode_pairs`."""
+    return _ENCODER.encode([encode_record(record) for record in records])
+
+
+def decode_pairs(payload: bytes) -> tuple[tuple[bytes, bytes | None], ...]:
+    """The keys and values of one decision, to append as one batch: the inverse of encode_records.
+
+    Raises:
+        CorruptGroupRecordError: the payload is none.
+    """
+    try:
+        return _PAIRS_DECODER.decode(payload)
+    except msgspec.DecodeError as error:
+        raise CorruptGroupRecordError(f"A decision's payload does not parse: {error}") from error
+
+
+def key_of(record: GroupRecord) -> RecordKey:
+    """What the record replaces all earlier ones of."""
     match record:
         case OffsetCommitted() | OffsetRemoved():
             return _OffsetKey(record.group, record.topic_id, record.partition)
@@ -254,7 +276,7 @@ def _key_of(record: GroupRecord) -> _Key:
             return _CurrentKey(record.group, record.member_id)
 
 
-def _removed(key: _Key) -> GroupRecord:
+def _removed(key: RecordKey) -> GroupRecord:
     match key:
         case _OffsetKey():
             return OffsetRemoved(key.group, key.topic_id, key.partition)
@@ -268,7 +290,7 @@ def _removed(key: _Key) -> GroupRecord:
             return CurrentRemoved(key.group, key.member_id)
 
 
-def _decode_value(key: _Key, value: bytes) -> GroupRecord:
+def _decode_value(key: RecordKey, value: bytes) -> GroupRecord:
     match key:
         case _OffsetKey():
             return _OFFSET_DECODER.decode(value)

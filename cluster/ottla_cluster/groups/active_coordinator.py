@@ -1,0 +1,207 @@
+"""The coordinator while this broker leads one partition of the offsets topic.
+
+It joins the speculative runtime, which decides commands, with what only the active coordinator
+knows: when it last heard of each member, and which topics it has compared the groups with. One is
+made at the start of each leadership, from the image of the whole partition, and thrown away at its
+end.
+
+The runtime's index is here the partition's log end offset after a batch: `appended` is told the
+offset that follows the decision's last record, and `committed` the high watermark.
+
+The driver's part: submit commands one after another (its own `due` ones too), append each payload
+as one record batch, report `appended` and `committed`, and give each answer to whoever asked.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ottla_cluster.controller.result import Result
+from ottla_cluster.controller.runtime import Completed, SpeculativeRuntime, Submitted
+from ottla_cluster.groups.cluster_view import ClusterView, TopicView
+from ottla_cluster.groups.commands import (
+    Command,
+    CommitOffsets,
+    DoneResponse,
+    ExpireMember,
+    ExpireOffsets,
+    Heartbeat,
+    Join,
+    RefreshTopics,
+    Response,
+)
+from ottla_cluster.groups.context import GroupContext
+from ottla_cluster.groups.handlers import handle
+from ottla_cluster.groups.image import GroupsImage, replay
+from ottla_cluster.groups.limits import MAX_WAITING_REQUESTS
+from ottla_cluster.groups.reconcile import reconcile
+from ottla_cluster.groups.records import GroupRecord, encode_records
+from ottla_cluster.groups.sessions import MemberSessions
+from ottla_protocol.errors import NotCoordinatorError, OttlaError
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from ottla_cluster.groups.config import GroupConfig
+
+
+class GroupMachine:
+    """The groups' state machine as the runtime wants it."""
+
+    def __init__(self, context: GroupContext, sessions: MemberSessions) -> None:
+        self.context = context
+        """Of the next decision."""
+        self.sessions = sessions
+
+    def handle(
+        self, state: GroupsImage, command: Command, now_ms: int
+    ) -> Result[GroupRecord, Response]:
+        """See `handlers.handle`; a member that was heard of in time after all is not expired."""
+        if isinstance(command, ExpireMember):
+            group = state.groups.get(command.group)
+            if (
+                group is not None
+                and command.member_id in group.members
+                and self.sessions.overdue(group, command.member_id, now_ms) is None
+            ):
+                return Result((), DoneResponse())
+        return handle(state, command, self.context)
+
+    def replay(
+        self, state: GroupsImage, records: Sequence[GroupRecord], version: int
+    ) -> GroupsImage:
+        """See `image.replay`."""
+        return replay(state, records, version)
+
+    def encode(self, records: Sequence[GroupRecord]) -> bytes:
+        """See `records.encode_records`; the driver takes it apart with `decode_pairs`."""
+        return encode_records(records)
+
+
+class ActiveCoordinator:
+    """One leadership of one partition of the offsets topic.
+
+    Args:
+        image: the image of the whole partition, up to the start of this leadership.
+        config: the coordinator's settings.
+        random: for member ids.
+        now_ms: the start of leadership on the monotonic clock that all later calls use.
+    """
+
+    def __init__(
+        self, image: GroupsImage, config: "GroupConfig", random: "Random", now_ms: int
+    ) -> None:
+        self._config = config
+        self._random = random
+        self._compared_topics: Mapping[str, TopicView] | None = None
+        self._offsets_expiry_due_ms = now_ms + config.offsets_expiry_interval_ms
+        self._machine = GroupMachine(self._context(0, ClusterView()), MemberSessions(image, now_ms))
+        self._runtime: SpeculativeRuntime[GroupsImage, Command, GroupRecord, Response]
+        self._runtime = SpeculativeRuntime(
+            self._machine,
+            image,
+            image.version,
+            lost_leadership_error=NotCoordinatorError,
+            max_waiting=MAX_WAITING_REQUESTS,
+        )
+
+    @property
+    def committed_image(self) -> GroupsImage:
+        """What is certain."""
+        return self._runtime.committed_state
+
+    @property
+    def speculative_image(self) -> GroupsImage:
+        """What the next command is decided on."""
+        return self._runtime.speculative_state
+
+    def due(self, now_ms: int, timestamp_ms: int, view: ClusterView) -> tuple[Command, ...]:
+        """The coordinator's own commands at this time, for the driver to submit.
+
+        Expiring overdue members, new targets where topics have changed, removing old offsets. What
+        is still true at the next call is due again, so a refused command needs no care.
+
+        Args:
+            now_ms: the monotonic clock.
+            timestamp_ms: the wall clock.
+            view: the topics as this broker knows them.
+        """
+        image = self.speculative_image
+        commands: list[Command] = list(self._machine.sessions.expired(image, now_ms))
+        topics_differ = view.topics is not self._compared_topics
+        if topics_differ or now_ms >= self._offsets_expiry_due_ms:
+            commands += self._housekeeping(now_ms, self._context(timestamp_ms, view))
+        return tuple(commands)
+
+    def submit(
+        self, command: Command, now_ms: int, timestamp_ms: int, view: ClusterView
+    ) -> Submitted[Response]:
+        """Decides a command; see `SpeculativeRuntime.submit`. The times and the view as in `due`.
+
+        Raises:
+            OttlaError: the refusals of the runtime and of the command's handler.
+        """
+        # Before the command: one that is refused since too many wait has still been heard.
+        self._touch(command, now_ms)
+        self._machine.context = self._context(timestamp_ms, view)
+        submitted = self._runtime.submit(command, now_ms)
+        self._touch(command, now_ms)
+        return submitted
+
+    def appended(self, request_id: int, log_end_offset: int) -> None:
+        """The request's batch is in the log, which ends at that offset; see the runtime."""
+        self._runtime.appended(request_id, log_end_offset)
+
+    def append_failed(self, request_id: int, error: OttlaError) -> tuple[Completed[Response], ...]:
+        """See `SpeculativeRuntime.append_failed`."""
+        return self._runtime.append_failed(request_id, error)
+
+    def committed(self, high_watermark: int) -> tuple[Completed[Response], ...]:
+        """Everything below the high watermark is certain; see `SpeculativeRuntime.committed`."""
+        return self._runtime.committed(high_watermark)
+
+    def lost_leadership(self) -> tuple[Completed[Response], ...]:
+        """See `SpeculativeRuntime.lost_leadership`."""
+        return self._runtime.lost_leadership()
+
+    def restart_sessions(self, now_ms: int) -> None:
+        """Give every member a full session from now.
+
+        For a coordinator that finds that it stood still: the silence may have been its own.
+        """
+        self._machine.sessions = MemberSessions(self.speculative_image, now_ms)
+
+    def wants_heartbeat(self, group_id: str, member_id: str) -> bool:
+        """Whether a parked heartbeat of the member should be handled again now.
+
+        Its assignment would change, or it is no member any more.
+        """
+        group = self.speculative_image.groups.get(group_id)
+        if group is None or member_id not in group.members:
+            return True
+        return reconcile(group, member_id, None).changed
+
+    def _housekeeping(self, now_ms: int, context: GroupContext) -> list[Command]:
+        """What topics that changed and offsets that grew old call for; done when it is nothing."""
+        image, view = self.speculative_image, context.view
+        commands: list[Command] = [
+            command
+            for group_id in image.groups
+            for command in (RefreshTopics(group_id), ExpireOffsets(group_id))
+            if handle(image, command, context).records
+        ]
+        is_behind = any(view.version < group.metadata_version for group in image.groups.values())
+        if not commands and not is_behind:
+            self._compared_topics = view.topics
+            self._offsets_expiry_due_ms = now_ms + self._config.offsets_expiry_interval_ms
+        return commands
+
+    def _touch(self, command: Command, now_ms: int) -> None:
+        """Prolongs the session of the member that sent the command."""
+        if not isinstance(command, Join | Heartbeat | CommitOffsets) or command.member_id is None:
+            return
+        group = self.speculative_image.groups.get(command.group)
+        if group is not None and command.member_id in group.members:
+            self._machine.sessions.touched(command.group, command.member_id, now_ms)
+
+    def _context(self, timestamp_ms: int, view: ClusterView) -> GroupContext:
+        return GroupContext(self._config, view, timestamp_ms, self._random)

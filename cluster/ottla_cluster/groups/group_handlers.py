@@ -1,0 +1,126 @@
+"""The handlers for whole groups: describe, list, delete."""
+
+from ottla_cluster.controller.result import Result
+from ottla_cluster.groups.commands import (
+    AssignedTopic,
+    DeleteGroup,
+    DeleteGroupResponse,
+    DescribeGroup,
+    DescribeGroupResponse,
+    GroupListing,
+    ListGroupsResponse,
+    MemberDescription,
+)
+from ottla_cluster.groups.context import GroupContext
+from ottla_cluster.groups.image import Group, GroupsImage
+from ottla_cluster.groups.membership_handlers import assigned_topics
+from ottla_cluster.groups.offset_handlers import committed_offsets
+from ottla_cluster.groups.reconcile import is_reconciled
+from ottla_cluster.groups.records import GroupRecord, GroupRemoved, OffsetRemoved
+from ottla_cluster.groups.targets import known_topics, subscribed_topics
+from ottla_protocol.errors import GroupIdNotFoundError, NonEmptyGroupError
+
+
+def describe_group(
+    image: GroupsImage, command: DescribeGroup, context: GroupContext
+) -> Result[GroupRecord, DescribeGroupResponse]:
+    """Tells all of one group.
+
+    Raises:
+        GroupIdNotFoundError: there is none of that id.
+        CoordinatorLoadInProgressError: this broker may not know the topics of some offsets yet.
+    """
+    group = _existing(image, command.group)
+    response = DescribeGroupResponse(
+        group=group.group_id,
+        state=_state(group),
+        generation=group.generation,
+        assignor=group.assignor,
+        members=tuple(_described(group, member_id, context) for member_id in sorted(group.members)),
+        offsets=committed_offsets(group, context.view),
+    )
+    return Result((), response)
+
+
+def list_groups(image: GroupsImage) -> Result[GroupRecord, ListGroupsResponse]:
+    """Tells the groups of this coordinator, by id."""
+    return Result(
+        (),
+        ListGroupsResponse(
+            tuple(
+                GroupListing(
+                    group.group_id,
+                    _state(group),
+                    group.generation,
+                    group.assignor,
+                    len(group.members),
+                )
+                for _, group in sorted(image.groups.items())
+            )
+        ),
+    )
+
+
+def delete_group(
+    image: GroupsImage, command: DeleteGroup
+) -> Result[GroupRecord, DeleteGroupResponse]:
+    """Removes a group with its offsets.
+
+    Raises:
+        GroupIdNotFoundError: there is none of that id.
+        NonEmptyGroupError: it has members.
+    """
+    group = _existing(image, command.group)
+    if group.members:
+        raise NonEmptyGroupError(
+            f"The group {group.group_id!r} has {len(group.members)} members: it is in use."
+        )
+    records: tuple[GroupRecord, ...] = (
+        *(
+            OffsetRemoved(group.group_id, topic_id, partition)
+            for topic_id, partition in sorted(group.offsets)
+        ),
+        GroupRemoved(group.group_id),
+    )
+    return Result(records, DeleteGroupResponse(group.group_id))
+
+
+def _existing(image: GroupsImage, group_id: str) -> Group:
+    group = image.groups.get(group_id)
+    if group is None:
+        raise GroupIdNotFoundError(f"There is no group {group_id!r}.")
+    return group
+
+
+def _state(group: Group) -> str:
+    if not group.members:
+        return "empty"
+    settled = all(is_reconciled(group, member_id) for member_id in group.members)
+    return "stable" if settled else "reconciling"
+
+
+def _described(group: Group, member_id: str, context: GroupContext) -> MemberDescription:
+    member, current = group.members[member_id], group.currents[member_id]
+    by_topic: dict[str, list[int]] = {}
+    for topic, partition in sorted(group.targets[member_id]):
+        by_topic.setdefault(topic, []).append(partition)
+    return MemberDescription(
+        member_id=member_id,
+        instance_id=member.instance_id,
+        client_id=member.client_id,
+        generation=current.generation,
+        topics=(
+            subscribed_topics(member, known_topics(group, context.view))
+            if member.topics is None
+            else member.topics
+        ),
+        pattern=member.pattern,
+        owned=assigned_topics(current.owned.values()),
+        revoking=assigned_topics(current.revoking.values()),
+        target=tuple(
+            AssignedTopic(topic, group.topics[topic].topic_id, tuple(partitions))
+            for topic, partitions in by_topic.items()
+        ),
+        session_timeout_ms=member.session_timeout_ms,
+        rebalance_timeout_ms=member.rebalance_timeout_ms,
+    )

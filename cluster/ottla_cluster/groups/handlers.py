@@ -1,0 +1,84 @@
+"""One entry to all handlers: (image, command, context) in, records and a response out.
+
+Handlers are pure. They read the speculative image, so they see what earlier commands did even
+before it is committed; the runtime holds back each response until what its handler saw is.
+"""
+
+from typing import assert_never
+
+from ottla_cluster.controller.result import Result
+from ottla_cluster.groups.commands import (
+    Command,
+    CommitOffsets,
+    DeleteGroup,
+    DescribeGroup,
+    ExpireMember,
+    ExpireOffsets,
+    FetchOffsets,
+    Heartbeat,
+    Join,
+    Leave,
+    ListGroups,
+    RefreshTopics,
+    Response,
+    SeekOffsets,
+)
+from ottla_cluster.groups.context import GroupContext
+from ottla_cluster.groups.group_handlers import delete_group, describe_group, list_groups
+from ottla_cluster.groups.image import GroupsImage
+from ottla_cluster.groups.membership_handlers import (
+    expire_member,
+    heartbeat,
+    join,
+    leave,
+    refresh_topics,
+)
+from ottla_cluster.groups.offset_handlers import (
+    commit_offsets,
+    expire_offsets,
+    fetch_offsets,
+    seek_offsets,
+)
+from ottla_cluster.groups.records import GroupRecord
+
+
+def handle(  # noqa: C901  one case for each command
+    image: GroupsImage, command: Command, context: GroupContext
+) -> Result[GroupRecord, Response]:
+    """Decides one command.
+
+    Args:
+        image: what has been appended so far, committed or not.
+        command: what is asked.
+        context: the rest that the decision depends on.
+
+    Raises:
+        OttlaError: the command is refused; nothing changes. Each handler names its own.
+    """
+    match command:
+        case Heartbeat():
+            return heartbeat(image, command, context)
+        case CommitOffsets():
+            return commit_offsets(image, command, context)
+        case FetchOffsets():
+            return fetch_offsets(image, command, context)
+        case Join():
+            return join(image, command, context)
+        case Leave():
+            return leave(image, command, context)
+        case ExpireMember():
+            return expire_member(image, command, context)
+        case RefreshTopics():
+            return refresh_topics(image, command, context)
+        case ExpireOffsets():
+            return expire_offsets(image, command, context)
+        case DescribeGroup():
+            return describe_group(image, command, context)
+        case ListGroups():
+            return list_groups(image)
+        case SeekOffsets():
+            return seek_offsets(image, command, context)
+        case DeleteGroup():
+            return delete_group(image, command)
+        case _:
+            assert_never(command)

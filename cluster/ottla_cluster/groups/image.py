@@ -1,0 +1,229 @@
+"""The groups image: what one partition of the offsets topic says, as one immutable value.
+
+`replay` is the only code that makes a new image out of an old one. It takes any log from which
+compaction has dropped records that newer ones replace: each record says all about its key, so no
+record needs an earlier one, and a tombstone may remove what is not there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ottla_cluster.groups.records import (
+    CurrentAssigned,
+    CurrentRemoved,
+    GroupChanged,
+    GroupRecord,
+    GroupRemoved,
+    HeldPartition,
+    MemberChanged,
+    MemberRemoved,
+    OffsetCommitted,
+    OffsetRemoved,
+    SubscribedTopic,
+    TargetAssigned,
+    TargetRemoved,
+)
+
+TopicPartition = tuple[str, int]
+"""A partition by its topic's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentAssignment:
+    """What a member holds. A partition is in at most one of the two mappings."""
+
+    generation: int
+    """Names the assignment: it is a new one, higher than any of the group before, whenever the
+    member is given a partition. So a member that names it knows of all that it was given."""
+    owned: Mapping[TopicPartition, HeldPartition] = field(default_factory=dict)
+    revoking: Mapping[TopicPartition, HeldPartition] = field(default_factory=dict)
+    """What the member was told to give up, or is about to be, and may still work on."""
+
+    def held(self, key: TopicPartition) -> HeldPartition | None:
+        """The partition, if the member owns it or is giving it up."""
+        return self.owned.get(key) or self.revoking.get(key)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One group. Never changed, only replaced.
+
+    Invariants: `members`, `targets` and `currents` have the same keys; targets are disjoint; a
+    partition is held (owned or being given up) by at most one member, which `holders` names; the
+    generation never falls, and no partition was assigned in a later one.
+    """
+
+    group_id: str
+    generation: int = 0
+    assignor: str = ""
+    """Empty until the group has had a member."""
+    topics: Mapping[str, SubscribedTopic] = field(default_factory=dict)
+    metadata_version: int = 0
+    empty_since_ms: int | None = None
+    members: Mapping[str, MemberChanged] = field(default_factory=dict)
+    targets: Mapping[str, frozenset[TopicPartition]] = field(default_factory=dict)
+    currents: Mapping[str, CurrentAssignment] = field(default_factory=dict)
+    holders: Mapping[TopicPartition, str] = field(default_factory=dict)
+    offsets: Mapping[tuple[str, int], OffsetCommitted] = field(default_factory=dict)
+    """By topic id and partition."""
+
+    def member_of_instance(self, instance_id: str) -> MemberChanged | None:
+        """The static member with that instance id."""
+        for member in self.members.values():
+            if member.instance_id == instance_id:
+                return member
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsImage:
+    """All groups of one coordinator up to `version`. Never changed, only replaced."""
+
+    version: int = 0
+    """The partition's log end offset after the last applied batch."""
+    groups: Mapping[str, Group] = field(default_factory=dict)
+
+
+def replay(image: GroupsImage, records: Sequence[GroupRecord], version: int) -> GroupsImage:
+    """The image after more of the log.
+
+    Args:
+        image: the image before; it stays as it is.
+        records: the records of one batch or, when a log is loaded, of many: each call copies what
+            it changes, so fewer calls load faster.
+        version: the log end offset after them, above the image's version.
+    """
+    assert version > image.version, (version, image.version)
+    if not records:
+        return replace(image, version=version)
+    by_group: dict[str, list[GroupRecord]] = {}
+    for record in records:
+        by_group.setdefault(record.group, []).append(record)
+    groups = dict(image.groups)
+    for group_id, of_group in by_group.items():
+        changed = replay_group(groups.get(group_id), of_group)
+        if changed is None:
+            groups.pop(group_id, None)
+        else:
+            groups[group_id] = changed
+    return GroupsImage(version, groups)
+
+
+def replay_group(group: Group | None, records: Sequence[GroupRecord]) -> Group | None:
+    """One group after records of its own; None where there is no group."""
+    draft: _Draft | None = None
+    for record in records:
+        if isinstance(record, GroupRemoved):
+            group, draft = None, None
+            continue
+        if draft is None:
+            is_tombstone = isinstance(
+                record, OffsetRemoved | MemberRemoved | TargetRemoved | CurrentRemoved
+            )
+            if group is None and is_tombstone:
+                continue
+            draft = _Draft(group if group is not None else Group(record.group))
+        draft.apply(record)
+    return group if draft is None else draft.finished()
+
+
+class _Draft:
+    """The group that one call of `replay` makes: copies a mapping when it first changes it."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._changed: GroupChanged | None = None
+        self._members: dict[str, MemberChanged] | None = None
+        self._targets: dict[str, frozenset[TopicPartition]] | None = None
+        self._currents: dict[str, CurrentAssignment] | None = None
+        self._holders: dict[TopicPartition, str] | None = None
+        self._offsets: dict[tuple[str, int], OffsetCommitted] | None = None
+
+    def apply(self, record: GroupRecord) -> None:
+        match record:
+            case OffsetCommitted():
+                self._own_offsets()[record.topic_id, record.partition] = record
+            case OffsetRemoved():
+                self._own_offsets().pop((record.topic_id, record.partition), None)
+            case GroupChanged():
+                before = self._group if self._changed is None else self._changed
+                assert record.generation >= before.generation, (before, record)
+                self._changed = record
+            case CurrentAssigned():
+                self._hold(record)
+            case CurrentRemoved():
+                self._release(record.member_id)
+            case MemberChanged():
+                self._own_members()[record.member_id] = record
+            case MemberRemoved():
+                self._own_members().pop(record.member_id, None)
+            case TargetAssigned():
+                self._own_targets()[record.member_id] = frozenset(
+                    (topic.topic, partition)
+                    for topic in record.topics
+                    for partition in topic.partitions
+                )
+            case TargetRemoved():
+                self._own_targets().pop(record.member_id, None)
+            case GroupRemoved():
+                raise AssertionError(record)
+
+    def finished(self) -> Group:
+        group = self._group
+        facts: Group | GroupChanged = group if self._changed is None else self._changed
+        return Group(
+            group_id=group.group_id,
+            generation=facts.generation,
+            assignor=facts.assignor,
+            topics=group.topics
+            if self._changed is None
+            else {topic.topic: topic for topic in self._changed.topics},
+            metadata_version=facts.metadata_version,
+            empty_since_ms=facts.empty_since_ms,
+            members=group.members if self._members is None else self._members,
+            targets=group.targets if self._targets is None else self._targets,
+            currents=group.currents if self._currents is None else self._currents,
+            holders=group.holders if self._holders is None else self._holders,
+            offsets=group.offsets if self._offsets is None else self._offsets,
+        )
+
+    def _hold(self, record: CurrentAssigned) -> None:
+        holders = self._release(record.member_id)
+        current = CurrentAssignment(
+            record.generation,
+            {(held.topic, held.partition): held for held in record.owned},
+            {(held.topic, held.partition): held for held in record.revoking},
+        )
+        for key in (*current.owned, *current.revoking):
+            holders[key] = record.member_id
+        self._own_currents()[record.member_id] = current
+
+    def _release(self, member_id: str) -> dict[TopicPartition, str]:
+        if self._holders is None:
+            self._holders = dict(self._group.holders)
+        former = self._own_currents().pop(member_id, None)
+        if former is not None:
+            for key in (*former.owned, *former.revoking):
+                if self._holders.get(key) == member_id:
+                    del self._holders[key]
+        return self._holders
+
+    def _own_members(self) -> dict[str, MemberChanged]:
+        if self._members is None:
+            self._members = dict(self._group.members)
+        return self._members
+
+    def _own_targets(self) -> dict[str, frozenset[TopicPartition]]:
+        if self._targets is None:
+            self._targets = dict(self._group.targets)
+        return self._targets
+
+    def _own_currents(self) -> dict[str, CurrentAssignment]:
+        if self._currents is None:
+            self._currents = dict(self._group.currents)
+        return self._currents
+
+    def _own_offsets(self) -> dict[tuple[str, int], OffsetCommitted]:
+        if self._offsets is None:
+            self._offsets = dict(self._group.offsets)
+        return self._offsets

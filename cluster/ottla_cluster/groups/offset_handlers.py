@@ -1,0 +1,280 @@
+"""The handlers of committed offsets."""
+
+from ottla_cluster.controller.result import Result
+from ottla_cluster.groups.cluster_view import ClusterView
+from ottla_cluster.groups.commands import (
+    CommitOffsets,
+    CommitOffsetsResponse,
+    CommittedPartition,
+    DoneResponse,
+    ExpireOffsets,
+    FetchedOffset,
+    FetchOffsets,
+    FetchOffsetsResponse,
+    OffsetToCommit,
+    SeekOffsets,
+    SeekOffsetsResponse,
+    SoughtOffset,
+)
+from ottla_cluster.groups.context import GroupContext
+from ottla_cluster.groups.image import Group, GroupsImage
+from ottla_cluster.groups.limits import MAX_GROUPS, MAX_OFFSETS_PER_GROUP
+from ottla_cluster.groups.membership_handlers import member_group
+from ottla_cluster.groups.records import (
+    GroupRecord,
+    GroupRemoved,
+    OffsetCommitted,
+    OffsetRemoved,
+)
+from ottla_cluster.groups.validation import validate_group_id, validate_offsets
+from ottla_protocol.errors import (
+    CoordinatorLoadInProgressError,
+    FencedMemberEpochError,
+    InvalidRequestError,
+    NonEmptyGroupError,
+    OverloadedError,
+    UnknownTopicOrPartitionError,
+)
+
+
+def commit_offsets(
+    image: GroupsImage, command: CommitOffsets, context: GroupContext
+) -> Result[GroupRecord, CommitOffsetsResponse]:
+    """Commits all offsets, or none.
+
+    A member may commit what it holds: assigned to it in a generation up to the one that it names,
+    which is one that it has been given. So whoever has lost a partition and does not know yet is
+    refused, and whoever kept its own through others' rebalances is not.
+
+    Raises:
+        UnknownMemberIdError: it is no member, or no longer.
+        FencedInstanceIdError: another process has joined under its instance id.
+        FencedMemberEpochError: the member does not hold a partition, or not in its generation.
+        NonEmptyGroupError: no member is named and the group has members.
+        UnknownTopicOrPartitionError: there is no such topic or partition.
+        InvalidRequestError: a field breaks its rule.
+        OverloadedError: the coordinator has MAX_GROUPS groups.
+    """
+    validate_group_id(command.group)
+    validate_offsets(command.offsets)
+    if (command.member_id is None) != (command.generation is None):
+        raise InvalidRequestError("member_id and generation must be given together.")
+    group = image.groups.get(command.group) or Group(command.group)
+    if command.member_id is not None and command.generation is not None:
+        group = member_group(image, command.group, command.member_id)
+        topic_ids = [
+            _held_topic_id(group, command.member_id, command.generation, entry)
+            for entry in command.offsets
+        ]
+    else:
+        _refuse_members(group)
+        _refuse_new_group(image, command.group)
+        topic_ids = [
+            _topic_id(context.view, entry.topic, entry.partition) for entry in command.offsets
+        ]
+    records = tuple(
+        OffsetCommitted(
+            group=command.group,
+            topic=entry.topic,
+            topic_id=topic_id,
+            partition=entry.partition,
+            offset=entry.offset,
+            leader_epoch=entry.leader_epoch,
+            metadata=entry.metadata,
+            commit_timestamp_ms=context.timestamp_ms,
+            metadata_version=max(context.view.version, group.metadata_version),
+        )
+        for entry, topic_id in zip(command.offsets, topic_ids, strict=True)
+    )
+    _refuse_too_many(group, records)
+    committed = tuple(
+        CommittedPartition(entry.topic, entry.partition, entry.offset) for entry in command.offsets
+    )
+    return Result(records, CommitOffsetsResponse(committed))
+
+
+def fetch_offsets(
+    image: GroupsImage, command: FetchOffsets, context: GroupContext
+) -> Result[GroupRecord, FetchOffsetsResponse]:
+    """Reads committed offsets; a group or partition without any is no error.
+
+    Raises:
+        InvalidGroupIdError: the group id breaks a rule.
+        CoordinatorLoadInProgressError: this broker may not know the topics of some offsets yet, and
+            "none" would send readers back to the start.
+    """
+    validate_group_id(command.group)
+    group = image.groups.get(command.group) or Group(command.group)
+    _refuse_old_view(group, context.view)
+    if command.partitions is None:
+        return Result((), FetchOffsetsResponse(committed_offsets(group, context.view)))
+    return Result(
+        (),
+        FetchOffsetsResponse(
+            tuple(
+                _fetched(group, context.view, wanted.topic, partition)
+                for wanted in command.partitions
+                for partition in wanted.partitions
+            )
+        ),
+    )
+
+
+def seek_offsets(
+    image: GroupsImage, command: SeekOffsets, context: GroupContext
+) -> Result[GroupRecord, SeekOffsetsResponse]:
+    """Moves the offsets of a group without members.
+
+    Raises:
+        NonEmptyGroupError: the group has members; they would go on from where they are.
+        UnknownTopicOrPartitionError: there is no such topic or partition.
+        InvalidRequestError: a field breaks its rule.
+        OverloadedError: the coordinator has MAX_GROUPS groups.
+    """
+    validate_group_id(command.group)
+    validate_offsets(command.offsets)
+    group = image.groups.get(command.group) or Group(command.group)
+    _refuse_members(group)
+    _refuse_new_group(image, command.group)
+    records = tuple(
+        OffsetCommitted(
+            group=command.group,
+            topic=entry.topic,
+            topic_id=_topic_id(context.view, entry.topic, entry.partition),
+            partition=entry.partition,
+            offset=entry.offset,
+            leader_epoch=None,
+            metadata="",
+            commit_timestamp_ms=context.timestamp_ms,
+            metadata_version=context.view.version,
+        )
+        for entry in command.offsets
+    )
+    _refuse_too_many(group, records)
+    sought = tuple(
+        SoughtOffset(
+            record.topic,
+            record.partition,
+            None if before is None else before.offset,
+            record.offset,
+        )
+        for record in records
+        for before in (group.offsets.get((record.topic_id, record.partition)),)
+    )
+    response = SeekOffsetsResponse(command.dry_run, sought)
+    return Result(() if command.dry_run else records, response)
+
+
+def expire_offsets(
+    image: GroupsImage, command: ExpireOffsets, context: GroupContext
+) -> Result[GroupRecord, DoneResponse]:
+    """Removes offsets of deleted topics, and what a group without members keeps for too long.
+
+    A topic id that is missing in a view older than the commit proves nothing: this broker may not
+    have heard of the topic yet.
+    """
+    group = image.groups.get(command.group)
+    if group is None:
+        return Result((), DoneResponse())
+    view, retention_ms = context.view, context.config.offsets_retention_ms
+    alive = frozenset(topic.topic_id for topic in view.topics.values())
+    now_ms, is_empty = context.timestamp_ms, not group.members
+    records: list[GroupRecord] = []
+    for (topic_id, partition), committed in sorted(group.offsets.items()):
+        kept_since_ms = max(committed.commit_timestamp_ms, group.empty_since_ms or 0)
+        is_deleted = topic_id not in alive and view.version >= committed.metadata_version
+        if is_deleted or (is_empty and now_ms - kept_since_ms >= retention_ms):
+            records.append(OffsetRemoved(command.group, topic_id, partition))
+    is_old = now_ms - (group.empty_since_ms or 0) >= retention_ms
+    if is_empty and is_old and len(records) == len(group.offsets):
+        records.append(GroupRemoved(command.group))
+    return Result(tuple(records), DoneResponse())
+
+
+def committed_offsets(group: Group, view: ClusterView) -> tuple[FetchedOffset, ...]:
+    """All offsets of the group in topics that exist, by topic and partition.
+
+    Raises:
+        CoordinatorLoadInProgressError: see `fetch_offsets`.
+    """
+    _refuse_old_view(group, view)
+    topic_ids = frozenset(topic.topic_id for topic in view.topics.values())
+    return tuple(
+        _fetched(group, view, committed.topic, committed.partition)
+        for committed in sorted(
+            group.offsets.values(), key=lambda entry: (entry.topic, entry.partition)
+        )
+        if committed.topic_id in topic_ids
+    )
+
+
+def _refuse_old_view(group: Group, view: ClusterView) -> None:
+    if any(view.version < committed.metadata_version for committed in group.offsets.values()):
+        raise CoordinatorLoadInProgressError("The coordinator's metadata is behind the group's.")
+
+
+def _fetched(group: Group, view: ClusterView, topic: str, partition: int) -> FetchedOffset:
+    known = view.topics.get(topic)
+    committed = None if known is None else group.offsets.get((known.topic_id, partition))
+    if committed is None:
+        return FetchedOffset(topic, partition, None)
+    return FetchedOffset(
+        topic,
+        partition,
+        committed.offset,
+        committed.leader_epoch,
+        committed.metadata,
+        committed.commit_timestamp_ms,
+    )
+
+
+def _held_topic_id(group: Group, member_id: str, generation: int, entry: OffsetToCommit) -> str:
+    """The id of the topic in which the member holds the partition.
+
+    Raises:
+        FencedMemberEpochError: it does not, or not in this generation.
+    """
+    current = group.currents[member_id]
+    held = current.held((entry.topic, entry.partition))
+    if held is None or not held.generation <= generation <= current.generation:
+        raise FencedMemberEpochError(
+            f"The member does not hold {entry.topic}-{entry.partition} in generation {generation}; "
+            f"its generation is {current.generation}.",
+            topic=entry.topic,
+            partition=entry.partition,
+            generation=current.generation,
+        )
+    return held.topic_id
+
+
+def _topic_id(view: ClusterView, topic: str, partition: int) -> str:
+    known = view.topics.get(topic)
+    if known is None:
+        raise UnknownTopicOrPartitionError(f"There is no topic {topic!r}.")
+    if not 0 <= partition < known.partitions:
+        raise UnknownTopicOrPartitionError(
+            f"The topic {topic!r} has the partitions 0..{known.partitions - 1}, not {partition}."
+        )
+    return known.topic_id
+
+
+def _refuse_members(group: Group) -> None:
+    if group.members:
+        raise NonEmptyGroupError(
+            f"The group {group.group_id!r} has {len(group.members)} members, "
+            "and only they may move its offsets."
+        )
+
+
+def _refuse_new_group(image: GroupsImage, group_id: str) -> None:
+    if group_id not in image.groups and len(image.groups) >= MAX_GROUPS:
+        raise OverloadedError(f"This coordinator has {MAX_GROUPS} groups already.")
+
+
+def _refuse_too_many(group: Group, records: tuple[OffsetCommitted, ...]) -> None:
+    new = [r for r in records if (r.topic_id, r.partition) not in group.offsets]
+    if len(group.offsets) + len(new) > MAX_OFFSETS_PER_GROUP:
+        raise InvalidRequestError(
+            f"A group may have {MAX_OFFSETS_PER_GROUP} committed offsets; "
+            f"this one has {len(group.offsets)}."
+        )

@@ -1,0 +1,138 @@
+"""What a client may ask for: names, numbers and sizes, checked before anything is decided."""
+
+from ottla_cluster.controller.topic_names import is_internal, validate_topic_name
+from ottla_cluster.groups.assignors import assignor
+from ottla_cluster.groups.commands import Join, OffsetToCommit, OffsetToSeek
+from ottla_cluster.groups.config import GroupConfig
+from ottla_cluster.groups.limits import (
+    MAX_COMMIT_METADATA_LENGTH,
+    MAX_GROUP_ID_LENGTH,
+    MAX_MEMBER_ID_LENGTH,
+    MAX_OFFSET,
+    MAX_OFFSET_METADATA_LENGTH,
+    MAX_OFFSETS_PER_COMMIT,
+    MAX_SUBSCRIBED_TOPICS,
+)
+from ottla_cluster.groups.pattern import Pattern
+from ottla_protocol.errors import (
+    InvalidGroupIdError,
+    InvalidRequestError,
+    InvalidSessionTimeoutError,
+    InvalidTopicError,
+)
+
+
+def validate_group_id(group_id: str) -> None:
+    """Refuses a group id that breaks a rule; call it after URL-decoding.
+
+    Raises:
+        InvalidGroupIdError: its detail names the rule.
+    """
+    if not 0 < len(group_id) <= MAX_GROUP_ID_LENGTH:
+        raise InvalidGroupIdError(
+            f"A group id must have 1 to {MAX_GROUP_ID_LENGTH} characters; "
+            f"this one has {len(group_id)}."
+        )
+    if not group_id.isprintable() or group_id in {".", ".."}:
+        raise InvalidGroupIdError(
+            "A group id must not be '.' or '..' and must have printable characters only; "
+            f"this one is {group_id!r}."
+        )
+
+
+def validate_member_id(field: str, member_id: str) -> None:
+    """Refuses a member id, instance id or client id that breaks a rule.
+
+    Raises:
+        InvalidRequestError: its detail names the field and the rule.
+    """
+    if not 0 < len(member_id) <= MAX_MEMBER_ID_LENGTH or not member_id.isprintable():
+        raise InvalidRequestError(
+            f"{field} must have 1 to {MAX_MEMBER_ID_LENGTH} printable characters."
+        )
+
+
+def validate_join(command: Join, config: GroupConfig) -> None:
+    """Refuses a join with a field out of its bounds.
+
+    Raises:
+        InvalidGroupIdError: the group id breaks a rule.
+        InvalidSessionTimeoutError: the session timeout is out of bounds.
+        InvalidPatternError: the pattern does not parse.
+        InvalidTopicError: a topic's name breaks a rule, or is internal.
+        UnsupportedAssignorError: there is no such assignor.
+        InvalidRequestError: another field breaks its rule.
+    """
+    validate_group_id(command.group)
+    if command.member_id is not None:
+        validate_member_id("member_id", command.member_id)
+    if command.instance_id is not None:
+        validate_member_id("instance_id", command.instance_id)
+    if command.client_id:
+        validate_member_id("client_id", command.client_id)
+    if command.assignor is not None:
+        assignor(command.assignor)
+    session_ms = command.session_timeout_ms
+    low_ms, high_ms = config.min_session_timeout_ms, config.max_session_timeout_ms
+    if session_ms is not None and not low_ms <= session_ms <= high_ms:
+        raise InvalidSessionTimeoutError(
+            f"session_timeout_ms must be {low_ms} to {high_ms}; it is {session_ms}."
+        )
+    rebalance_ms = command.rebalance_timeout_ms
+    low_ms, high_ms = config.min_rebalance_timeout_ms, config.max_rebalance_timeout_ms
+    if rebalance_ms is not None and not low_ms <= rebalance_ms <= high_ms:
+        raise InvalidRequestError(
+            f"rebalance_timeout_ms must be {low_ms} to {high_ms}; it is {rebalance_ms}."
+        )
+    _validate_subscription(command)
+
+
+def _validate_subscription(command: Join) -> None:
+    if (command.topics is None) == (command.pattern is None):
+        raise InvalidRequestError("topics must be a list of names or a pattern, and not both.")
+    if command.pattern is not None:
+        Pattern(command.pattern)
+    topics = command.topics or ()
+    if command.topics is not None and not 0 < len(topics) <= MAX_SUBSCRIBED_TOPICS:
+        raise InvalidRequestError(
+            f"topics must name 1 to {MAX_SUBSCRIBED_TOPICS} topics; it names {len(topics)}."
+        )
+    for topic in topics:
+        validate_topic_name(topic)
+        if is_internal(topic):
+            raise InvalidTopicError(f"The topic {topic!r} is internal: no group may read it.")
+
+
+def validate_offsets(offsets: tuple[OffsetToCommit, ...] | tuple[OffsetToSeek, ...]) -> None:
+    """Refuses offsets that cannot be, too many of them, or two of one partition.
+
+    Raises:
+        InvalidRequestError: its detail names the field and the rule.
+    """
+    if not 0 < len(offsets) <= MAX_OFFSETS_PER_COMMIT:
+        raise InvalidRequestError(
+            f"offsets must have 1 to {MAX_OFFSETS_PER_COMMIT} partitions; it has {len(offsets)}."
+        )
+    seen: set[tuple[str, int]] = set()
+    metadata_length = 0
+    for entry in offsets:
+        where = f"{entry.topic}-{entry.partition}"
+        if not 0 <= entry.offset <= MAX_OFFSET:
+            raise InvalidRequestError(
+                f"offset of {where} must be 0 to {MAX_OFFSET}; it is {entry.offset}."
+            )
+        if (entry.topic, entry.partition) in seen:
+            raise InvalidRequestError(f"offsets names {where} twice.")
+        seen.add((entry.topic, entry.partition))
+        if isinstance(entry, OffsetToCommit):
+            metadata_length += len(entry.metadata)
+            if len(entry.metadata) > MAX_OFFSET_METADATA_LENGTH:
+                raise InvalidRequestError(
+                    f"metadata of {where} must have at most {MAX_OFFSET_METADATA_LENGTH} "
+                    f"characters; it has {len(entry.metadata)}."
+                )
+    if metadata_length > MAX_COMMIT_METADATA_LENGTH:
+        raise InvalidRequestError(
+            f"metadata of all offsets must have at most {MAX_COMMIT_METADATA_LENGTH} characters "
+            f"together; it has {metadata_length}."
+        )
