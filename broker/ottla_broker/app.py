@@ -20,6 +20,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.controller_driver import ControllerDriver
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
+from ottla_broker.drivers.group_coordinators import GroupCoordinators
 from ottla_broker.drivers.isr_proposals import IsrProposals
 from ottla_broker.drivers.lifecycle import BrokerLifecycle
 from ottla_broker.drivers.metadata import MetadataCache
@@ -35,8 +36,11 @@ from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.http.listener import Listener
 from ottla_broker.services.batch_fetch import BatchFetchService
 from ottla_broker.services.controller_commands import ControllerCommands
+from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.forwarder import ProduceForwarder
+from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
+from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.producer_ids import ProducerIds
 from ottla_broker.services.reassignments import ReassignmentService
@@ -54,6 +58,7 @@ from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.config import ControllerConfig
 from ottla_cluster.controller.image import MetadataImage, replay
 from ottla_cluster.controller.records import decode_records
+from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.raft.config import RaftConfig
 from ottla_cluster.raft.messages import Entry
 from ottla_protocol.errors import OttlaError
@@ -166,6 +171,13 @@ class Broker:
             commands=self._controller_commands,
             broker_epoch=lambda: self._lifecycle.broker_epoch,
         )
+        self._coordinators = GroupCoordinators(
+            config=GroupConfig(offsets_retention_ms=settings.offsets_retention_ms),
+            metadata=self._metadata,
+            replicas=self._replicas,
+            random=random,
+            on_failure=self._fail,
+        )
         context = self._context()
         self._runner = web.AppRunner(
             build_application(context),
@@ -201,6 +213,21 @@ class Broker:
             replicas=self._replicas,
             peers=self._peers,
         )
+        calls = CoordinatorCalls(
+            node_id=settings.node_id,
+            offsets_partitions=settings.offsets_partitions,
+            metadata=self._metadata,
+            controller=self._controller_client,
+            commands=self._controller_commands,
+            coordinators=self._coordinators,
+            peers=self._peers,
+        )
+        bounds = PartitionBoundsService(
+            node_id=settings.node_id,
+            metadata=self._metadata,
+            replicas=self._replicas,
+            peers=self._peers,
+        )
         return BrokerContext(
             settings=settings,
             metadata=self._metadata,
@@ -221,6 +248,9 @@ class Broker:
             reassignments=ReassignmentService(
                 metadata=self._metadata, commands=self._controller_commands
             ),
+            coordinator_calls=calls,
+            partition_bounds=bounds,
+            groups=GroupService(metadata=self._metadata, topics=topics, calls=calls, bounds=bounds),
             inflight=InflightBytes(settings.max_inflight_produce_bytes),
             purgatory=self._purgatory,
             readiness=self._readiness,
@@ -244,6 +274,7 @@ class Broker:
         )  # fmt: skip
         await self._raft.start()
         self._replicas.start()
+        self._coordinators.start()
         self._lifecycle.start()
         self._ready = True
         self._tasks = [CriticalTask(self._measure(), name="measurements", on_failure=self._fail)]
@@ -281,6 +312,7 @@ class Broker:
         await self._lifecycle.drain()
         await self._lifecycle.stop()
         await stop_all(self._tasks)
+        await self._coordinators.stop()
         # Closing the replicas fails every waiting ack, so that the listener finds its requests
         # answered.
         replicas_closed = asyncio.create_task(self._replicas.stop())

@@ -73,6 +73,12 @@ class Settings(BaseSettings):
     )
     num_partitions: int = Field(3, ge=1, le=10_000, description="topic default")
     min_insync_replicas: int = Field(2, ge=1, le=32, description="topic default")
+    offsets_partitions: int = Field(
+        16, ge=1, le=1_000, description="partitions of __consumer_offsets, when it is created"
+    )
+    offsets_retention_ms: int = Field(
+        7 * 24 * HOUR_MS, ge=1, description="a group without members keeps its offsets this long"
+    )
     log_format: Literal["console", "json"] | None = Field(
         None, description="console on a terminal, else json"
     )

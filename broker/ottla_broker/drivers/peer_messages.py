@@ -111,6 +111,30 @@ class IdempotencyHit(msgspec.Struct, frozen=True, array_like=True):
     timestamp: int
 
 
+class PartitionName(msgspec.Struct, frozen=True, array_like=True):
+    """A partition by its topic's id."""
+
+    topic_id: str
+    partition: int
+
+
+class PartitionBounds(msgspec.Struct, frozen=True, array_like=True):
+    """Where a partition that is led here begins and ends for consumers."""
+
+    topic_id: str
+    partition: int
+    log_start_offset: int
+    high_watermark: int
+
+
+class CoordinatorCall(msgspec.Struct, frozen=True, array_like=True):
+    """A command for the coordinator on one partition of `__consumer_offsets`."""
+
+    partition: int
+    timeout_ms: int
+    command: msgspec.Raw
+
+
 def encode(message: Any) -> bytes:
     """MessagePack of any of the structs above."""
     return msgspec.msgpack.encode(message)

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from ottla_broker.http import health, producer_ids, reassignments, records, topics
+from ottla_broker.http import groups, health, producer_ids, reassignments, records, topics
 from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import CONTEXT, BrokerContext, context_of
 from ottla_broker.http.post import Post, PostRoute
@@ -41,6 +41,15 @@ def build_application(context: BrokerContext) -> web.Application:
             web.get(routes.REASSIGNMENTS, reassignments.list_reassignments),
             web.post(routes.REASSIGNMENTS, reassignments.alter_reassignments),
             web.post(routes.PRODUCER_IDS, producer_ids.allocate_producer_id),
+            web.get(routes.GROUPS, groups.list_groups),
+            web.get(routes.GROUP, groups.describe),
+            web.delete(routes.GROUP, groups.delete),
+            web.post(routes.GROUP_MEMBERS, groups.join),
+            web.delete(routes.GROUP_MEMBER, groups.leave),
+            web.post(routes.GROUP_HEARTBEAT, groups.heartbeat),
+            web.get(routes.GROUP_OFFSETS, groups.committed),
+            web.post(routes.GROUP_OFFSETS, groups.commit),
+            web.post(routes.GROUP_SEEK, groups.seek),
         ]
     )
     for route in POST_ROUTES:

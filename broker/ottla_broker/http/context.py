@@ -13,7 +13,10 @@ from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.services.batch_fetch import BatchFetchService
+from ottla_broker.services.coordinator_calls import CoordinatorCalls
+from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
+from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.producer_ids import ProducerIds
 from ottla_broker.services.reassignments import ReassignmentService
@@ -44,6 +47,9 @@ class BrokerContext:
     idempotency: IdempotencyService
     producer_ids: ProducerIds
     reassignments: ReassignmentService
+    coordinator_calls: CoordinatorCalls
+    partition_bounds: PartitionBoundsService
+    groups: GroupService
     inflight: InflightBytes
     purgatory: Purgatory
     readiness: Callable[[], Readiness]

@@ -10,7 +10,9 @@ import msgspec
 
 from ottla_broker.drivers.peer_messages import (
     CommitVersion,
+    CoordinatorCall,
     IdempotencyLookup,
+    PartitionName,
     ReplicaFetchRequest,
     UnreachableBroker,
     encode_fetch_answer,
@@ -29,6 +31,7 @@ from ottla_broker.services.forwarder import MAX_BYTES_PER_FORWARD
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.settings import Settings
 from ottla_cluster.controller.commands import decode_command, encode_message
+from ottla_cluster.groups import commands as group_commands
 from ottla_cluster.raft.messages import decode_messages
 from ottla_protocol import routes
 from ottla_protocol.errors import (
@@ -50,6 +53,8 @@ _produce_decoder = msgspec.msgpack.Decoder(BinaryProduceRequest)
 _fetch_decoder = msgspec.msgpack.Decoder(ReplicaFetchRequest)
 _unreachable_decoder = msgspec.msgpack.Decoder(UnreachableBroker)
 _lookup_decoder = msgspec.msgpack.Decoder(IdempotencyLookup)
+_coordinator_call_decoder = msgspec.msgpack.Decoder(CoordinatorCall)
+_partitions_decoder = msgspec.msgpack.Decoder(list[PartitionName])
 
 
 def admit_member(context: BrokerContext, headers: Mapping[str, str]) -> None:
@@ -121,6 +126,23 @@ async def idempotency(context: BrokerContext, post: Post) -> Answer:
     return msgpack_answer(context.idempotency.look_up_here(lookup))
 
 
+async def groups(context: BrokerContext, post: Post) -> Answer:
+    """A command for the coordinator of a consumer group."""
+    try:
+        call = decode(_coordinator_call_decoder, post.body)
+        response = await context.coordinator_calls.decide_here(call)
+    except OttlaError as error:
+        # What comes after the append of its records says so itself.
+        raise error.with_outcome(Outcome.NOT_APPLIED) from error
+    return Answer(200, routes.MSGPACK, (group_commands.encode_message(response),))
+
+
+async def offsets(context: BrokerContext, post: Post) -> Answer:
+    """Where partitions that are led here begin and end."""
+    partitions = decode(_partitions_decoder, post.body)
+    return msgpack_answer(context.partition_bounds.look_up_here(partitions))
+
+
 def _route(path: str, handler: PostHandler, limit_bytes: int) -> PostRoute:
     return PostRoute(path, handler, lambda _: limit_bytes, admit=admit_member)
 
@@ -144,4 +166,6 @@ ROUTES = (
         admit=admit_member,
     ),
     _route(routes.INTERNAL_IDEMPOTENCY, idempotency, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_GROUPS, groups, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_OFFSETS, offsets, MAX_COMMAND_BYTES),
 )

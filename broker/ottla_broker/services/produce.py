@@ -19,6 +19,7 @@ from ottla_broker.services.forwarder import ProduceForwarder
 from ottla_broker.services.produce_options import ACKS_LABELS, ProduceOptions
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES, integer_config
+from ottla_cluster.controller.topic_names import refuse_internal
 from ottla_protocol.errors import (
     LeaderNotAvailableError,
     MessageTooLargeError,
@@ -84,6 +85,8 @@ class ProduceService:
         self, batch: BatchToAppend, options: ProduceOptions
     ) -> tuple[Partition, Appended] | OttlaError:
         try:
+            # What a coordinator reads there decides for others.
+            refuse_internal(batch.topic)
             if batch.topic_id is not None:
                 # A forwarder may know a topic before this broker does, which must not pass for
                 # 'unknown topic': this error can be tried again.

@@ -1,0 +1,273 @@
+"""One coordinator: the state machine that lives in one partition of an internal topic.
+
+Whoever leads the partition runs it, for one leader epoch. It begins by replaying the partition's
+whole log, once the high watermark has reached the end that the epoch found: only then does the
+state hold everything that former coordinators answered for. From there each command is decided on
+the speculative state, its records are appended as one batch with acks=all, and its answer leaves
+when the high watermark has passed what the decision saw. A new leader epoch ends it: what was
+appended and not committed has an unknown outcome, and the speculation is gone.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms, within
+from ottla_broker.drivers.critical_task import CriticalTask
+from ottla_broker.drivers.partition import Partition
+from ottla_broker.storage.stored_batch import StoredBatch
+from ottla_cluster.controller.runtime import Completed, Submitted
+from ottla_cluster.groups.active_coordinator import ActiveCoordinator
+from ottla_cluster.groups.cluster_view import ClusterView
+from ottla_cluster.groups.commands import Command, Response
+from ottla_cluster.groups.image import GroupsImage, replay
+from ottla_cluster.groups.records import decode_pairs, decode_record
+from ottla_protocol.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    LeaderNotAvailableError,
+    NotCoordinatorError,
+    OttlaError,
+    Outcome,
+    RequestTimedOutError,
+    RoutingError,
+)
+from ottla_protocol.record_batch import validate_batch
+from ottla_protocol.record_codec import RecordData, decode_batch, encode_batch
+
+LOAD_BYTES = 4 << 20
+"""How much of the log is read and replayed at a time."""
+
+MAX_INFLATED_BYTES = 64 << 20
+"""What one batch of decisions may take; the coordinator writes none that is larger."""
+
+log = structlog.get_logger()
+
+
+class CoordinatorDriver:
+    """The group coordinator of one led partition, for one leader epoch.
+
+    Args:
+        partition: a hosted partition of `__consumer_offsets` that this broker leads.
+        leader_epoch: the epoch that it leads it in.
+        activate: makes the machine from the replayed state.
+        on_failure: a defect ended the coordinator; the process must stop.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        leader_epoch: int,
+        activate: Callable[[GroupsImage], ActiveCoordinator],
+        on_failure: Callable[[OttlaError], None],
+    ) -> None:
+        self.partition = partition
+        self._leader_epoch = leader_epoch
+        self._activate = activate
+        self._active: ActiveCoordinator | None = None
+        self._failure: OttlaError | None = None
+        self._changed = asyncio.Event()
+        self._answers: dict[int, asyncio.Future[Response]] = {}
+        self._task = CriticalTask(
+            self._run(), name=f"coordinator-{partition.name}", on_failure=on_failure
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the partition has left the leader epoch that this coordinator lives in."""
+        leader = self.partition.leader
+        return leader is None or leader.leader_epoch != self._leader_epoch
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Load, then give out answers as the high watermark passes them, until the epoch ends."""
+        self.partition.watermark_watchers.add(self._changed)
+        try:
+            try:
+                await self._load()
+            except OttlaError as error:
+                # Whoever asks is told; another replica's copy may be sound.
+                self._failure = error
+                log.critical(
+                    "coordinator_cannot_load", partition=self.partition.name, code=error.code,
+                    detail=error.detail,
+                )  # fmt: skip
+            while not self.is_over:
+                self._changed.clear()
+                self._release()
+                await self._changed.wait()
+        finally:
+            self.partition.watermark_watchers.remove(self._changed)
+            self._resign()
+
+    async def _load(self) -> None:
+        started_ms = monotonic_ms()
+        partition = self.partition
+        # Nobody else appends here, so the epoch's start is the end of the log until it is loaded.
+        while not self.is_over and partition.high_watermark < partition.log.next_offset:
+            self._changed.clear()
+            await self._changed.wait()
+        image = GroupsImage()
+        offset, end = partition.log.log_start_offset, partition.log.next_offset
+        while offset < end and not self.is_over:
+            batches = await partition.log.read(offset, max_bytes=LOAD_BYTES, limit=end)
+            if not batches:
+                break  # Only gaps are left.
+            image = await asyncio.to_thread(_replay_batches, image, batches)
+            offset = batches[-1].last_offset + 1
+        if self.is_over:
+            return
+        self._active = self._activate(image)
+        log.info(
+            "coordinator_loaded", partition=partition.name, leader_epoch=self._leader_epoch,
+            offset=end, after_ms=monotonic_ms() - started_ms,
+        )  # fmt: skip
+
+    def _resign(self) -> None:
+        active, self._active = self._active, None
+        if active is not None:
+            self._answer(active.lost_leadership())
+            log.info(
+                "coordinator_resigned", partition=self.partition.name,
+                leader_epoch=self._leader_epoch,
+            )  # fmt: skip
+
+    async def stop(self) -> None:
+        """End it; whoever waits for an answer learns that its outcome is unknown."""
+        await self._task.stop()
+
+    def _release(self) -> None:
+        if self._active is not None:
+            self._answer(self._active.committed(self.partition.high_watermark))
+
+    def _answer(self, completed: Sequence[Completed[Response]]) -> None:
+        for answer in completed:
+            waiting = self._answers.pop(answer.request_id, None)
+            if waiting is None or waiting.done():
+                continue
+            if isinstance(answer.outcome, OttlaError):
+                waiting.set_exception(answer.outcome)
+            else:
+                waiting.set_result(answer.outcome)
+
+    # --- commands ---------------------------------------------------------------------------
+
+    async def execute(self, command: Command, view: ClusterView, *, deadline_ms: int) -> Response:
+        """Decide a command; returns once what it saw, and what it changes, is committed.
+
+        Raises:
+            NotCoordinatorError: this broker does not lead the partition (any more).
+            CoordinatorLoadInProgressError: the state is not replayed yet.
+            CoordinatorNotAvailableError: this broker has not confirmed that it leads.
+            RequestTimedOutError: the records were not committed in time; the outcome is unknown.
+            OttlaError: the coordinator refuses the command, or the log refuses its records.
+        """
+        active = self._require_active()
+        submitted = active.submit(command, monotonic_ms(), wall_clock_ms(), view)
+        if submitted.response is not None:
+            return submitted.response
+        waiting: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._answers[submitted.request_id] = waiting
+        # No wait between a decision and its place in the log, so none can come in between.
+        self._append(active, submitted)
+        try:
+            return await within(deadline_ms - monotonic_ms(), waiting)
+        except TimeoutError:
+            raise RequestTimedOutError(
+                f"{self.partition.name} did not commit what the coordinator decided in time",
+                outcome=Outcome.UNKNOWN,
+            ) from None
+        finally:
+            self._answers.pop(submitted.request_id, None)
+
+    def _append(self, active: ActiveCoordinator, submitted: Submitted[Response]) -> None:
+        if submitted.payload is None:
+            return
+        now_ms = wall_clock_ms()
+        batch = _batch_of(submitted.payload, now_ms)
+        try:
+            appended = self.partition.append(
+                batch,
+                validate_batch(batch, on_append=True),
+                acks_all=True,
+                now_ms=now_ms,
+                idempotency=None,
+            )
+        except OttlaError as error:
+            refused = _not_coordinator(error).with_outcome(Outcome.NOT_APPLIED)
+            self._answer(active.append_failed(submitted.request_id, refused))
+        else:
+            active.appended(submitted.request_id, appended.info.next_offset)
+
+    def tick(self, view: ClusterView, now_ms: int) -> None:
+        """Submit what is due at this time: members to expire, topics that changed, old offsets.
+
+        What is refused or not committed is due again.
+        """
+        try:
+            active = self._require_active()
+        except OttlaError:
+            return  # Who may not decide lets no time pass.
+        for command in active.due(now_ms, wall_clock_ms(), view):
+            try:
+                submitted = active.submit(command, now_ms, wall_clock_ms(), view)
+            except OttlaError as error:
+                log.info(
+                    "coordinator_command_refused",
+                    command=type(command).__name__,
+                    code=error.code,
+                )
+            else:
+                self._append(active, submitted)
+
+    def restart_sessions(self, now_ms: int) -> None:
+        """Give every member a full session from now: the silence was this process's own."""
+        if self._active is not None:
+            self._active.restart_sessions(now_ms)
+
+    def _require_active(self) -> ActiveCoordinator:
+        if self._failure is not None:
+            raise CoordinatorNotAvailableError(
+                f"the state of {self.partition.name} cannot be read: {self._failure.detail}",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        try:
+            self.partition.leading()
+        except OttlaError as error:
+            raise _not_coordinator(error).with_outcome(Outcome.NOT_APPLIED) from error
+        if self.is_over:
+            raise NotCoordinatorError(
+                f"{self.partition.name} has moved on to another leader epoch",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        if self._active is None:
+            raise CoordinatorLoadInProgressError(
+                f"the coordinator on {self.partition.name} is reading its state",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        return self._active
+
+
+def _not_coordinator(error: OttlaError) -> OttlaError:
+    """A partition's refusal in a coordinator's terms."""
+    if isinstance(error, RoutingError):
+        return NotCoordinatorError(error.detail, **error.members)
+    if isinstance(error, LeaderNotAvailableError):
+        return CoordinatorNotAvailableError(error.detail)
+    return error
+
+
+def _batch_of(payload: bytes, now_ms: int) -> bytearray:
+    """A decision's records as one record batch, so that they apply together or not at all."""
+    return encode_batch([RecordData(now_ms, key, value) for key, value in decode_pairs(payload)])
+
+
+def _replay_batches(image: GroupsImage, batches: Sequence[StoredBatch]) -> GroupsImage:
+    records = [
+        decode_record(record.key, record.value)
+        for batch in batches
+        for record in decode_batch(batch.data, max_inflated_bytes=MAX_INFLATED_BYTES)
+    ]
+    return replay(image, records, batches[-1].last_offset + 1)

@@ -1,0 +1,163 @@
+"""The group coordinators of this broker: one for each partition of `__consumer_offsets` it leads.
+
+Once a tick, and before each command, they are made to follow the roles that the replicas have: a
+new leader epoch gets a new coordinator, which loads, and a former one ends. Timers live in the
+coordinators' machines; this is the clock that asks them.
+"""
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+
+import structlog
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.coordinator_driver import CoordinatorDriver
+from ottla_broker.drivers.critical_task import CriticalTask
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.partition import Partition
+from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_cluster.groups.active_coordinator import ActiveCoordinator
+from ottla_cluster.groups.cluster_view import ClusterView
+from ottla_cluster.groups.commands import Command, Response
+from ottla_cluster.groups.config import GroupConfig
+from ottla_cluster.groups.image import GroupsImage
+from ottla_protocol.errors import (
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+    OttlaError,
+    Outcome,
+)
+
+OFFSETS_TOPIC = "__consumer_offsets"
+"""The internal topic that holds what the coordinators decided."""
+
+TICK_INTERVAL_MS = 100
+
+STOOD_STILL_MS = 500
+"""A tick this late means that the process itself was paused: half the shortest session."""
+
+log = structlog.get_logger()
+
+
+class GroupCoordinators:
+    """Every coordinator on this broker.
+
+    Args:
+        config: defaults and bounds.
+        metadata: topics and their partitions.
+        replicas: the hosted partitions, with their roles.
+        random: for member ids.
+        on_failure: a defect ended a coordinator or the clock; the process must stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: GroupConfig,
+        metadata: MetadataCache,
+        replicas: ReplicaManager,
+        random: Random,
+        on_failure: Callable[[OttlaError], None],
+    ) -> None:
+        self._config = config
+        self._metadata = metadata
+        self._replicas = replicas
+        self._random = random
+        self._on_failure = on_failure
+        self._coordinators: dict[int, CoordinatorDriver] = {}
+        self._view = ClusterView()
+        self._ticker: CriticalTask | None = None
+
+    def start(self) -> None:
+        """Begin to coordinate what this broker leads."""
+        self._ticker = CriticalTask(
+            self._tick(), name="group-coordinators", on_failure=self._on_failure
+        )
+
+    async def stop(self) -> None:
+        """End every coordinator; whoever waits for an answer learns that its outcome is unknown."""
+        ticker, self._ticker = self._ticker, None
+        if ticker is not None:
+            await ticker.stop()
+        await asyncio.gather(*(driver.stop() for driver in self._coordinators.values()))
+        self._coordinators.clear()
+
+    async def execute(self, partition: int, command: Command, *, deadline_ms: int) -> Response:
+        """Have the coordinator on one partition of `__consumer_offsets` decide a command.
+
+        Raises:
+            NotCoordinatorError: this broker does not lead the partition.
+            CoordinatorNotAvailableError: this broker is starting or stopping.
+            OttlaError: as `CoordinatorDriver.execute`.
+        """
+        if self._ticker is None:
+            raise CoordinatorNotAvailableError(
+                "this broker is starting or stopping", outcome=Outcome.NOT_APPLIED
+            )
+        self._follow_roles()
+        driver = self._coordinators.get(partition)
+        if driver is None:
+            raise NotCoordinatorError(
+                f"this broker does not coordinate the groups of {OFFSETS_TOPIC}-{partition}",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        return await driver.execute(command, self._current_view(), deadline_ms=deadline_ms)
+
+    # --- roles ------------------------------------------------------------------------------
+
+    def _follow_roles(self) -> None:
+        """One coordinator for each partition of the topic that is led here, in its epoch."""
+        led = self._led()
+        for number, driver in list(self._coordinators.items()):
+            if driver.is_over or led.get(number) is not driver.partition:
+                # It ends by itself, woken by the change of role.
+                del self._coordinators[number]
+        for number, hosted in led.items():
+            if number not in self._coordinators:
+                self._coordinators[number] = self._coordinate(hosted)
+
+    def _led(self) -> dict[int, Partition]:
+        image = self._metadata.image
+        topic_id = image.topic_ids.get(OFFSETS_TOPIC)
+        if topic_id is None:
+            return {}
+        led = {}
+        for number in range(len(image.topics[topic_id].partitions)):
+            hosted = self._replicas.partitions.get((topic_id, number))
+            if hosted is not None and hosted.leader is not None:
+                led[number] = hosted
+        return led
+
+    def _current_view(self) -> ClusterView:
+        self._view = self._view.updated(self._metadata.image)
+        return self._view
+
+    def _activate(self, image: GroupsImage) -> ActiveCoordinator:
+        return ActiveCoordinator(image, self._config, self._random, monotonic_ms())
+
+    def _coordinate(self, hosted: Partition) -> CoordinatorDriver:
+        assert hosted.leader is not None
+        return CoordinatorDriver(
+            hosted,
+            hosted.leader.leader_epoch,
+            activate=self._activate,
+            on_failure=self._on_failure,
+        )
+
+    # --- time -------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        last_tick_ms = monotonic_ms()
+        while True:
+            now_ms = monotonic_ms()
+            stood_still = now_ms - last_tick_ms > STOOD_STILL_MS
+            last_tick_ms = now_ms
+            self._follow_roles()
+            view = self._current_view()
+            for driver in self._coordinators.values():
+                if stood_still:
+                    # The silence may have been this process's own.
+                    driver.restart_sessions(now_ms)
+                driver.tick(view, now_ms)
+            await asyncio.sleep(TICK_INTERVAL_MS / 1000)

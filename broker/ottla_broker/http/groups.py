@@ -1,0 +1,97 @@
+"""`/v1/groups`: members, committed offsets, and what an operator asks of consumer groups."""
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from aiohttp import web
+
+from ottla_broker.http.context import context_of
+from ottla_broker.http.query import Query
+from ottla_broker.http.topics import change_request, json_response
+from ottla_protocol.errors import OttlaError, Outcome
+from ottla_protocol.models_groups import (
+    CommitOffsetsRequest,
+    GroupHeartbeatRequest,
+    JoinGroupRequest,
+    SeekGroupRequest,
+)
+
+CREATED = 201
+NO_CONTENT = 204
+
+ResultT = TypeVar("ResultT")
+
+
+def _group(request: web.Request) -> str:
+    return request.match_info["group"]
+
+
+async def _changed(change: Awaitable[ResultT]) -> ResultT:
+    """The result of a change; an error that does not say what became of it applied nothing.
+
+    What comes after the append of the coordinator's records says so itself.
+    """
+    try:
+        return await change
+    except OttlaError as error:
+        raise error.with_outcome(Outcome.NOT_APPLIED) from error
+
+
+async def join(request: web.Request) -> web.Response:
+    """`POST /v1/groups/{group}/members`."""
+    wanted = await change_request(request, JoinGroupRequest)
+    joined = await _changed(context_of(request).groups.join(_group(request), wanted))
+    return json_response(joined, status=CREATED)
+
+
+async def heartbeat(request: web.Request) -> web.Response:
+    """`POST /v1/groups/{group}/members/{member}/heartbeat`."""
+    told = await change_request(request, GroupHeartbeatRequest)
+    member_id = request.match_info["member"]
+    groups = context_of(request).groups
+    return json_response(await _changed(groups.heartbeat(_group(request), member_id, told)))
+
+
+async def leave(request: web.Request) -> web.Response:
+    """`DELETE /v1/groups/{group}/members/{member}`."""
+    Query(request.query.items(), ())
+    groups = context_of(request).groups
+    await _changed(groups.leave(_group(request), request.match_info["member"]))
+    return web.Response(status=NO_CONTENT)
+
+
+async def commit(request: web.Request) -> web.Response:
+    """`POST /v1/groups/{group}/offsets`."""
+    wanted = await change_request(request, CommitOffsetsRequest)
+    return json_response(await _changed(context_of(request).groups.commit(_group(request), wanted)))
+
+
+async def committed(request: web.Request) -> web.Response:
+    """`GET /v1/groups/{group}/offsets`."""
+    Query(request.query.items(), ())
+    return json_response(await context_of(request).groups.committed(_group(request)))
+
+
+async def list_groups(request: web.Request) -> web.Response:
+    """`GET /v1/groups`."""
+    Query(request.query.items(), ())
+    return json_response(await context_of(request).groups.list_groups())
+
+
+async def describe(request: web.Request) -> web.Response:
+    """`GET /v1/groups/{group}`."""
+    Query(request.query.items(), ())
+    return json_response(await context_of(request).groups.describe(_group(request)))
+
+
+async def delete(request: web.Request) -> web.Response:
+    """`DELETE /v1/groups/{group}`."""
+    Query(request.query.items(), ())
+    await _changed(context_of(request).groups.delete(_group(request)))
+    return web.Response(status=NO_CONTENT)
+
+
+async def seek(request: web.Request) -> web.Response:
+    """`POST /v1/groups/{group}/seek`."""
+    wanted = await change_request(request, SeekGroupRequest)
+    return json_response(await _changed(context_of(request).groups.seek(_group(request), wanted)))

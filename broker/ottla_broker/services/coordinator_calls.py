@@ -1,0 +1,253 @@
+"""Finds the coordinator of a consumer group and has it decide, here or at another broker.
+
+A group belongs to one partition of `__consumer_offsets`, chosen by murmur2 of its name; the leader
+of that partition is its coordinator. The topic is created when the first group needs it.
+"""
+
+import asyncio
+
+import msgspec
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.controller_client import ControllerClient
+from ottla_broker.drivers.group_coordinators import OFFSETS_TOPIC, GroupCoordinators
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
+from ottla_broker.drivers.peer_messages import CoordinatorCall, encode
+from ottla_broker.drivers.racing import Unless
+from ottla_broker.services.controller_commands import ControllerCommands
+from ottla_broker.telemetry import METRICS
+from ottla_cluster.controller.commands import CreateTopic
+from ottla_cluster.controller.image import BrokerState, Topic
+from ottla_cluster.groups.commands import (
+    ClientCommand,
+    CommitOffsets,
+    Response,
+    SeekOffsets,
+    decode_command,
+    decode_response,
+    encode_message,
+)
+from ottla_protocol import routes
+from ottla_protocol.errors import (
+    CoordinatorNotAvailableError,
+    GroupMaxSizeReachedError,
+    InvalidGroupIdError,
+    InvalidReplicationFactorError,
+    NotEnoughReplicasError,
+    OttlaError,
+    Outcome,
+    OverloadedError,
+    TopicAlreadyExistsError,
+)
+from ottla_protocol.partitioning import partition_for_key
+
+CALL_TIMEOUT_MS = 10_000
+"""How long a call on a group may take, its coordinator's failover included."""
+
+FORWARD_GRACE_MS = 1_000
+"""How much longer than the coordinator a forwarder waits, so that its own timeout arrives."""
+
+RETRY_INTERVAL_MS = 50
+
+LASTING_ERRORS = (NotEnoughReplicasError, OverloadedError, GroupMaxSizeReachedError)
+"""What lasts longer than a caller wants to wait."""
+
+
+class CoordinatorCalls:
+    """The way to the coordinator of every group.
+
+    Args:
+        node_id: this broker.
+        offsets_partitions: how many partitions `__consumer_offsets` is created with.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        offsets_partitions: int,
+        metadata: MetadataCache,
+        controller: ControllerClient,
+        commands: ControllerCommands,
+        coordinators: GroupCoordinators,
+        peers: PeerClient,
+    ) -> None:
+        self._node_id = node_id
+        self._offsets_partitions = offsets_partitions
+        self._metadata = metadata
+        self._controller = controller
+        self._commands = commands
+        self._coordinators = coordinators
+        self._peers = peers
+
+    async def decide(
+        self, group: str, command: ClientCommand, *, repeatable: bool
+    ) -> tuple[Response, int]:
+        """The coordinator's answer to a command on `group`, and the coordinator's node id.
+
+        What was certainly not applied is sent again until CALL_TIMEOUT_MS have passed, so that a
+        caller waits through a failover.
+
+        Args:
+            group: its name.
+            command: what to decide.
+            repeatable: deciding it twice does no harm, so a lost answer is asked for again too.
+
+        Raises:
+            OttlaError: the coordinator's refusal.
+            UnavailableError: no coordinator decided in time.
+        """
+        topic = await self._offsets_topic()
+        partition = partition_for_key(_group_key(group), len(topic.partitions))
+        return await self._decide_at(topic.topic_id, partition, command, repeatable=repeatable)
+
+    async def ask_all(self, command: ClientCommand) -> list[Response]:
+        """The answers of all coordinators to a question; none before there is a group."""
+        if OFFSETS_TOPIC not in self._metadata.image.topic_ids:
+            if not await self._controller.catch_up():
+                raise CoordinatorNotAvailableError(
+                    "no controller can be asked whether there are groups"
+                )
+            if OFFSETS_TOPIC not in self._metadata.image.topic_ids:
+                return []
+        topic = self._metadata.image.topic(OFFSETS_TOPIC)
+        answers = await asyncio.gather(
+            *(
+                self._decide_at(topic.topic_id, partition, command, repeatable=True)
+                for partition in range(len(topic.partitions))
+            )
+        )
+        return [response for response, _ in answers]
+
+    async def decide_here(self, call: CoordinatorCall) -> Response:
+        """The answer of the coordinator that another broker takes this one for.
+
+        Raises:
+            NotCoordinatorError: this broker does not lead the partition.
+            OttlaError: as `CoordinatorDriver.execute`.
+        """
+        deadline_ms = monotonic_ms() + max(1, min(call.timeout_ms, CALL_TIMEOUT_MS))
+        return await self._execute(call.partition, decode_command(bytes(call.command)), deadline_ms)
+
+    async def _execute(self, partition: int, command: ClientCommand, deadline_ms: int) -> Response:
+        if isinstance(command, CommitOffsets | SeekOffsets):
+            await self._look_for(command)
+        return await self._coordinators.execute(partition, command, deadline_ms=deadline_ms)
+
+    async def _look_for(self, command: CommitOffsets | SeekOffsets) -> None:
+        """Catch up with the controller where a command names what is unknown here."""
+        image = self._metadata.image
+
+        def is_known(topic: str, partition: int) -> bool:
+            topic_id = image.topic_ids.get(topic)
+            return topic_id is not None and partition < len(image.topics[topic_id].partitions)
+
+        if all(is_known(each.topic, each.partition) for each in command.offsets):
+            return
+        if not await self._controller.catch_up():
+            raise CoordinatorNotAvailableError(
+                "a topic is unknown here, and no controller can be asked whether it exists",
+                outcome=Outcome.NOT_APPLIED,
+            )
+
+    # --- finding the coordinator ------------------------------------------------------------
+
+    async def _offsets_topic(self) -> Topic:
+        """`__consumer_offsets`, created if there is none yet."""
+        image = self._metadata.image
+        if OFFSETS_TOPIC not in image.topic_ids:
+            await self._create_offsets_topic()
+        return self._metadata.image.topic(OFFSETS_TOPIC)
+
+    async def _create_offsets_topic(self) -> None:
+        try:
+            await self._commands.change(
+                CreateTopic(name=OFFSETS_TOPIC, partitions=self._offsets_partitions, internal=True),
+                # Whoever finds it made already has what it wants.
+                repeatable=True,
+            )
+        except TopicAlreadyExistsError:
+            await self._controller.catch_up()
+        except InvalidReplicationFactorError as error:
+            # The cluster's own default, so it is not the caller's fault.
+            raise CoordinatorNotAvailableError(
+                f"too few brokers are active to hold {OFFSETS_TOPIC}: {error.detail}",
+                outcome=Outcome.NOT_APPLIED,
+            ) from error
+        if OFFSETS_TOPIC not in self._metadata.image.topic_ids:
+            raise CoordinatorNotAvailableError(
+                f"{OFFSETS_TOPIC} is not known here yet", outcome=Outcome.NOT_APPLIED
+            )
+
+    async def _decide_at(
+        self, topic_id: str, partition: int, command: ClientCommand, *, repeatable: bool
+    ) -> tuple[Response, int]:
+        deadline_ms = monotonic_ms() + CALL_TIMEOUT_MS
+        while True:
+            try:
+                leader = self._leader_of(topic_id, partition)
+                response = await self._decide_once(leader, partition, command, deadline_ms)
+            except OttlaError as error:
+                certain = repeatable or error.outcome is Outcome.NOT_APPLIED
+                if not error.retriable or not certain or isinstance(error, LASTING_ERRORS):
+                    raise
+                if monotonic_ms() + RETRY_INTERVAL_MS >= deadline_ms:
+                    raise
+            else:
+                return response, leader
+            await self._metadata.wait_for_change(timeout_ms=RETRY_INTERVAL_MS)
+
+    def _leader_of(self, topic_id: str, partition: int) -> int:
+        state = self._metadata.image.partition_by_id(topic_id, partition)
+        if state.leader is None:
+            raise CoordinatorNotAvailableError(
+                f"{state.topic}-{partition} has no leader at this moment",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        return state.leader
+
+    async def _decide_once(
+        self, leader: int, partition: int, command: ClientCommand, deadline_ms: int
+    ) -> Response:
+        if leader == self._node_id:
+            return await self._execute(partition, command, deadline_ms)
+        registration = self._metadata.image.brokers.get(leader)
+        if registration is None or registration.state is BrokerState.FENCED:
+            raise CoordinatorNotAvailableError(
+                f"broker {leader} is not there now", outcome=Outcome.NOT_APPLIED
+            )
+        remaining_ms = max(1, deadline_ms - monotonic_ms())
+        call = CoordinatorCall(partition, remaining_ms, msgspec.Raw(encode_message(command)))
+        try:
+            with Unless(
+                self._metadata.replacement_of(leader, registration.broker_epoch),
+                PeerUnavailableError(
+                    f"broker {leader} was fenced before it answered",
+                    refused=False,
+                    outcome=Outcome.UNKNOWN,
+                ),
+            ):
+                body = await self._peers.post(
+                    registration.url,
+                    routes.INTERNAL_GROUPS,
+                    encode(call),
+                    timeout_ms=remaining_ms + FORWARD_GRACE_MS,
+                )
+        except PeerUnavailableError as error:
+            METRICS.forwarded_requests.labels("group", error.outcome).inc()
+            raise CoordinatorNotAvailableError(
+                f"the coordinator on broker {leader} did not answer: {error.detail}",
+                outcome=error.outcome,
+            ) from error
+        METRICS.forwarded_requests.labels("group", "ok").inc()
+        return decode_response(body)
+
+
+def _group_key(group: str) -> bytes:
+    try:
+        return group.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidGroupIdError(
+            "the group id is not valid Unicode", outcome=Outcome.NOT_APPLIED
+        ) from error

@@ -1,0 +1,392 @@
+"""Consumer groups, as clients see them."""
+
+from collections.abc import Iterable, Sequence
+from uuid import uuid4
+
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_messages import PartitionBounds, PartitionName
+from ottla_broker.services.coordinator_calls import CoordinatorCalls
+from ottla_broker.services.partition_bounds import PartitionBoundsService
+from ottla_broker.services.topics import TopicService
+from ottla_cluster.groups.commands import (
+    AssignedTopic,
+    CommitOffsets,
+    CommitOffsetsResponse,
+    DeleteGroup,
+    DescribeGroup,
+    DescribeGroupResponse,
+    FetchedOffset,
+    FetchOffsets,
+    FetchOffsetsResponse,
+    GroupListing,
+    Heartbeat,
+    HeartbeatResponse,
+    Join,
+    JoinResponse,
+    Leave,
+    ListGroups,
+    ListGroupsResponse,
+    MemberDescription,
+    OffsetToCommit,
+    OffsetToSeek,
+    OwnedTopic,
+    SeekOffsets,
+    SeekOffsetsResponse,
+)
+from ottla_protocol import models_groups as models
+from ottla_protocol.errors import (
+    GroupIdNotFoundError,
+    InvalidRequestError,
+    OffsetNotAvailableError,
+    UnknownTopicOrPartitionError,
+)
+
+
+class GroupService:
+    """Members, committed offsets and administration of consumer groups."""
+
+    def __init__(
+        self,
+        *,
+        metadata: MetadataCache,
+        topics: TopicService,
+        calls: CoordinatorCalls,
+        bounds: PartitionBoundsService,
+    ) -> None:
+        self._metadata = metadata
+        self._topics = topics
+        self._calls = calls
+        self._bounds = bounds
+
+    # --- members ----------------------------------------------------------------------------
+
+    async def join(self, group: str, request: models.JoinGroupRequest) -> models.MembershipResponse:
+        """Become a member, or join again as the member that `request` names.
+
+        Raises:
+            InvalidRequestError: a field breaks a rule; `detail` names both.
+            GroupMaxSizeReachedError: the group is full.
+            UnavailableError: no coordinator decided in time.
+        """
+        command = Join(
+            group=group,
+            topics=None if request.topics is None else tuple(request.topics),
+            pattern=request.pattern,
+            # Chosen here where the client chose none, so that a lost answer can be asked for again
+            # without leaving a second member behind.
+            member_id=str(uuid4()) if request.member_id is None else request.member_id,
+            instance_id=request.instance_id,
+            assignor=request.assignor,
+            session_timeout_ms=request.session_timeout_ms,
+            rebalance_timeout_ms=request.rebalance_timeout_ms,
+        )
+        response, _ = await self._calls.decide(group, command, repeatable=True)
+        assert isinstance(response, JoinResponse)
+        return _membership(response)
+
+    async def heartbeat(
+        self, group: str, member_id: str, request: models.GroupHeartbeatRequest
+    ) -> models.MembershipResponse:
+        """Tell that a member lives and what it reads; hear what it may read.
+
+        Raises:
+            UnknownMemberIdError: it is no member (any more) and must join again.
+            FencedMemberEpochError: the generation is not the member's.
+            UnavailableError: no coordinator decided in time.
+        """
+        command = Heartbeat(
+            group=group,
+            member_id=member_id,
+            generation=request.generation,
+            owned=None if request.owned is None else _owned(request.owned),
+        )
+        response, _ = await self._calls.decide(group, command, repeatable=True)
+        assert isinstance(response, HeartbeatResponse)
+        return _membership(response)
+
+    async def leave(self, group: str, member_id: str) -> None:
+        """End a membership; its partitions are free at once.
+
+        Raises:
+            UnknownMemberIdError: there is no such member.
+            UnavailableError: no coordinator decided in time.
+        """
+        await self._calls.decide(group, Leave(group, member_id), repeatable=False)
+
+    # --- offsets ----------------------------------------------------------------------------
+
+    async def commit(
+        self, group: str, request: models.CommitOffsetsRequest
+    ) -> models.CommitOffsetsResponse:
+        """Commit all offsets, or none.
+
+        Raises:
+            UnknownMemberIdError: the member is gone, or the group has members and none is named.
+            FencedMemberEpochError: the member does not hold one of the partitions, or its
+                generation is stale.
+            UnknownTopicOrPartitionError: there is no such topic or partition.
+            UnavailableError: no coordinator decided in time.
+        """
+        command = CommitOffsets(
+            group=group,
+            offsets=tuple(
+                OffsetToCommit(
+                    each.topic, each.partition, each.offset, each.leader_epoch, each.metadata
+                )
+                for each in request.offsets
+            ),
+            member_id=request.member_id,
+            generation=request.generation,
+        )
+        response, _ = await self._calls.decide(group, command, repeatable=False)
+        assert isinstance(response, CommitOffsetsResponse)
+        return models.CommitOffsetsResponse(
+            [
+                models.PartitionOffset(each.topic, each.partition, each.offset)
+                for each in response.offsets
+            ]
+        )
+
+    async def committed(self, group: str) -> models.CommittedOffsets:
+        """Everything that a group has committed; nothing for a group that never did.
+
+        Raises:
+            UnavailableError: no coordinator answered in time.
+        """
+        try:
+            offsets = await self._fetch(group)
+        except GroupIdNotFoundError:
+            offsets = ()
+        return models.CommittedOffsets(
+            group,
+            [
+                models.CommittedOffset(
+                    topic=each.topic,
+                    partition=each.partition,
+                    offset=each.offset,
+                    leader_epoch=each.leader_epoch,
+                    metadata=each.metadata,
+                    commit_timestamp=each.commit_timestamp_ms or 0,
+                )
+                for each in offsets
+                if each.offset is not None
+            ],
+        )
+
+    async def _fetch(self, group: str) -> Sequence[FetchedOffset]:
+        response, _ = await self._calls.decide(group, FetchOffsets(group), repeatable=True)
+        assert isinstance(response, FetchOffsetsResponse)
+        return response.offsets
+
+    # --- administration ---------------------------------------------------------------------
+
+    async def list_groups(self) -> models.GroupList:
+        """All groups, by name.
+
+        Raises:
+            UnavailableError: a coordinator did not answer in time.
+        """
+        found: list[GroupListing] = []
+        for response in await self._calls.ask_all(ListGroups()):
+            assert isinstance(response, ListGroupsResponse)
+            found.extend(response.groups)
+        return models.GroupList(
+            [
+                models.GroupListing(each.group, each.state, each.members)
+                for each in sorted(found, key=lambda each: each.group)
+            ]
+        )
+
+    async def describe(self, group: str) -> models.GroupDescription:
+        """A group's members, and how far it is on every partition that it reads or has committed.
+
+        Raises:
+            GroupIdNotFoundError: there is no such group.
+            UnavailableError: no coordinator answered in time.
+        """
+        response, coordinator = await self._calls.decide(
+            group, DescribeGroup(group), repeatable=True
+        )
+        assert isinstance(response, DescribeGroupResponse)
+        return models.GroupDescription(
+            group=response.group,
+            state=response.state,
+            coordinator=coordinator,
+            generation=response.generation,
+            assignor=response.assignor,
+            members=[_describe_member(member) for member in response.members],
+            offsets=await self._lags(response),
+        )
+
+    async def _lags(self, group: DescribeGroupResponse) -> list[models.PartitionLag]:
+        owners = {
+            (topic.topic, number): member.member_id
+            for member in group.members
+            for topic in member.owned
+            for number in topic.partitions
+        }
+        committed = {(each.topic, each.partition): each for each in group.offsets}
+        partitions = sorted(owners.keys() | committed.keys())
+        bounds = await self._bounds_of(partitions)
+        lags = []
+        for topic, number in partitions:
+            fetched = committed.get((topic, number))
+            offset = None if fetched is None else fetched.offset
+            known = bounds.get((topic, number))
+            end = None if known is None else known.high_watermark
+            lags.append(
+                models.PartitionLag(
+                    topic=topic,
+                    partition=number,
+                    committed=offset,
+                    end=end,
+                    lag=None if offset is None or end is None else max(0, end - offset),
+                    member_id=owners.get((topic, number)),
+                    metadata="" if fetched is None else fetched.metadata,
+                )
+            )
+        return lags
+
+    async def _bounds_of(
+        self, partitions: Iterable[tuple[str, int]]
+    ) -> dict[tuple[str, int], PartitionBounds]:
+        """The bounds of those partitions that exist and whose leader tells them."""
+        topic_ids = self._metadata.image.topic_ids
+        names = {
+            (topic, number): PartitionName(topic_ids[topic], number)
+            for topic, number in partitions
+            if topic in topic_ids
+        }
+        found = await self._bounds.look_up(names.values())
+        return {key: found[name] for key, name in names.items() if name in found}
+
+    async def delete(self, group: str) -> None:
+        """Remove a group that has no members, with its offsets.
+
+        Raises:
+            GroupIdNotFoundError: there is no such group.
+            NonEmptyGroupError: it has members.
+            UnavailableError: no coordinator decided in time.
+        """
+        await self._calls.decide(group, DeleteGroup(group), repeatable=False)
+
+    async def seek(self, group: str, request: models.SeekGroupRequest) -> models.SeekGroupResponse:
+        """Set the committed offsets of a group without members, or tell what would be set.
+
+        Raises:
+            InvalidRequestError: `value` is missing or too much, or nothing is committed to shift.
+            UnknownTopicOrPartitionError: there is no such topic or partition.
+            NonEmptyGroupError: the group has members.
+            OffsetNotAvailableError: a partition's leader does not tell its bounds now.
+            UnavailableError: no coordinator decided in time.
+        """
+        _check_seek(request)
+        committed = {
+            (each.topic, each.partition): each.offset
+            for each in (await self.committed(group)).offsets
+        }
+        partitions = await self._partitions_to_seek(request, committed)
+        bounds = await self._bounds_of(partitions)
+        offsets = []
+        for topic, number in partitions:
+            known = bounds.get((topic, number))
+            if known is None:
+                raise OffsetNotAvailableError(
+                    f"the leader of {topic}-{number} does not tell its bounds at this moment"
+                )
+            offset = _sought(request, known, committed.get((topic, number)))
+            offsets.append(OffsetToSeek(topic, number, offset))
+        command = SeekOffsets(group, tuple(offsets), dry_run=request.dry_run)
+        response, _ = await self._calls.decide(group, command, repeatable=request.dry_run)
+        assert isinstance(response, SeekOffsetsResponse)
+        return models.SeekGroupResponse(
+            group,
+            response.dry_run,
+            [
+                models.SoughtOffset(each.topic, each.partition, each.before, each.offset)
+                for each in response.offsets
+            ],
+        )
+
+    async def _partitions_to_seek(
+        self, request: models.SeekGroupRequest, committed: Iterable[tuple[str, int]]
+    ) -> list[tuple[str, int]]:
+        if request.topics is None:
+            found = [
+                (topic, number)
+                for topic, number in committed
+                if request.partitions is None or number in request.partitions
+            ]
+        else:
+            found = []
+            for name in request.topics:
+                count = len((await self._topics.find(name)).partitions)
+                wanted = range(count) if request.partitions is None else request.partitions
+                missing = [number for number in wanted if not 0 <= number < count]
+                if missing:
+                    raise UnknownTopicOrPartitionError(
+                        f"the topic '{name}' has the partitions 0..{count - 1}, not {missing[0]}"
+                    )
+                found.extend((name, number) for number in wanted)
+        if not found:
+            raise InvalidRequestError(
+                "the group has committed nothing there; name the topics to seek in"
+            )
+        return sorted(set(found))
+
+
+def _check_seek(request: models.SeekGroupRequest) -> None:
+    needs_value = request.to in ("offset", "shift")
+    if needs_value != (request.value is not None):
+        rule = "needs" if needs_value else "takes no"
+        raise InvalidRequestError(f"to '{request.to}' {rule} value", field="value")
+
+
+def _sought(
+    request: models.SeekGroupRequest, bounds: PartitionBounds, committed: int | None
+) -> int:
+    earliest, latest = bounds.log_start_offset, bounds.high_watermark
+    if request.to == "earliest":
+        return earliest
+    if request.to == "latest":
+        return latest
+    assert request.value is not None
+    wanted = request.value
+    if request.to == "shift":
+        if committed is None:
+            raise InvalidRequestError(
+                f"partition {bounds.partition} has no committed offset to shift from", field="to"
+            )
+        wanted += committed
+    return min(max(wanted, earliest), latest)
+
+
+def _membership(response: JoinResponse | HeartbeatResponse) -> models.MembershipResponse:
+    return models.MembershipResponse(
+        member_id=response.member_id,
+        generation=response.generation,
+        assignment=None if response.assignment is None else _assigned(response.assignment),
+        session_timeout_ms=response.session_timeout_ms,
+        heartbeat_interval_ms=response.heartbeat_interval_ms,
+    )
+
+
+def _assigned(topics: Sequence[AssignedTopic]) -> list[models.AssignedPartitions]:
+    return [models.AssignedPartitions(each.topic, list(each.partitions)) for each in topics]
+
+
+def _owned(topics: Sequence[models.OwnedPartitions]) -> tuple[OwnedTopic, ...]:
+    return tuple(OwnedTopic(each.topic, tuple(each.partitions)) for each in topics)
+
+
+def _describe_member(member: MemberDescription) -> models.GroupMemberDescription:
+    return models.GroupMemberDescription(
+        member_id=member.member_id,
+        instance_id=member.instance_id,
+        generation=member.generation,
+        topics=list(member.topics),
+        pattern=member.pattern,
+        assignment=_assigned(member.owned),
+        revoking=_assigned(member.revoking),
+        session_timeout_ms=member.session_timeout_ms,
+    )

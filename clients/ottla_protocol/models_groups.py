@@ -1,0 +1,210 @@
+"""Requests and responses of consumer groups; the rules are those of `models`."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from ottla_protocol.models import Request, Response
+
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+"""A partition, an epoch, or a time-out in milliseconds."""
+
+Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""An offset, or a generation."""
+
+Shift = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""An offset, or a number of offsets forwards or backwards."""
+
+
+class OwnedPartitions(Request, frozen=True):
+    """The partitions of one topic that a member says it reads."""
+
+    topic: str
+    partitions: list[Count]
+
+
+class AssignedPartitions(Response, frozen=True):
+    """The partitions of one topic that a member may read, in rising order."""
+
+    topic: str
+    partitions: list[int]
+
+
+class JoinGroupRequest(Request, frozen=True):
+    """`POST /v1/groups/{group}/members`: exactly one of `topics` and `pattern`.
+
+    `pattern` is a regular expression that must match a topic's whole name. With `member_id` a
+    member that was there before joins again. What is left out takes the group's default.
+    """
+
+    topics: list[str] | None = None
+    pattern: str | None = None
+    member_id: str | None = None
+    instance_id: str | None = None
+    assignor: str | None = None
+    session_timeout_ms: Count | None = None
+    rebalance_timeout_ms: Count | None = None
+
+
+class GroupHeartbeatRequest(Request, frozen=True):
+    """`POST …/heartbeat`: the generation that the member knows, and what it reads.
+
+    A partition that was taken from the member goes to its next owner once `owned` lacks it.
+    """
+
+    generation: Offset
+    owned: list[OwnedPartitions] | None = None
+    """None says nothing about it, and the answer has the whole assignment."""
+
+
+class MembershipResponse(Response, frozen=True):
+    """The answer to join and heartbeat; `assignment` is None where it did not change."""
+
+    member_id: str
+    generation: int
+    assignment: list[AssignedPartitions] | None
+    session_timeout_ms: int
+    heartbeat_interval_ms: int
+
+
+class OffsetToCommit(Request, frozen=True):
+    """The next offset to read of one partition."""
+
+    topic: str
+    partition: Count
+    offset: Offset
+    leader_epoch: Count | None = None
+    metadata: str = ""
+
+
+class CommitOffsetsRequest(Request, frozen=True):
+    """`POST /v1/groups/{group}/offsets`: all are committed, or none.
+
+    Members name themselves and their generation; without both, the group must have no members.
+    """
+
+    offsets: list[OffsetToCommit]
+    member_id: str | None = None
+    generation: Offset | None = None
+
+
+class PartitionOffset(Response, frozen=True):
+    """One committed offset of a commit's answer."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class CommitOffsetsResponse(Response, frozen=True):
+    """What is committed now, in the order of the request."""
+
+    offsets: list[PartitionOffset]
+
+
+class CommittedOffset(Response, frozen=True):
+    """The next offset to read of one partition, as the group committed it."""
+
+    topic: str
+    partition: int
+    offset: int
+    leader_epoch: int | None
+    metadata: str
+    commit_timestamp: int
+    """Milliseconds since the epoch."""
+
+
+class CommittedOffsets(Response, frozen=True):
+    """`GET /v1/groups/{group}/offsets`: by topic and partition; none that was never committed."""
+
+    group: str
+    offsets: list[CommittedOffset]
+
+
+class GroupListing(Response, frozen=True):
+    """One group of a list."""
+
+    group: str
+    state: str
+    members: int
+
+
+class GroupList(Response, frozen=True):
+    """`GET /v1/groups`: all groups, by name."""
+
+    groups: list[GroupListing]
+
+
+class GroupMemberDescription(Response, frozen=True):
+    """One member, with what it may read now; `topics` are those that its pattern matches."""
+
+    member_id: str
+    instance_id: str | None
+    generation: int
+    topics: list[str]
+    pattern: str | None
+    assignment: list[AssignedPartitions]
+    revoking: list[AssignedPartitions]
+    """What it was told to give up and may still read."""
+    session_timeout_ms: int
+
+
+class PartitionLag(Response, frozen=True):
+    """How far the group is on one partition.
+
+    `committed` is None where nothing was committed, `end` while the leader does not tell the high
+    watermark, `lag` where either is.
+    """
+
+    topic: str
+    partition: int
+    committed: int | None
+    end: int | None
+    lag: int | None
+    member_id: str | None
+    metadata: str
+
+
+class GroupDescription(Response, frozen=True):
+    """`GET /v1/groups/{group}`; `coordinator` is the node id of the broker that coordinates it."""
+
+    group: str
+    state: str
+    coordinator: int
+    generation: int
+    assignor: str
+    members: list[GroupMemberDescription]
+    offsets: list[PartitionLag]
+
+
+class SeekGroupRequest(Request, frozen=True):
+    """`POST /v1/groups/{group}/seek`: set committed offsets of a group without members.
+
+    `to` is `earliest`, `latest`, `offset` (to `value`) or `shift` (by `value`, from what is
+    committed); where the result lies outside a partition, its nearest end is taken. Without
+    `topics` all partitions that the group has committed are meant, without `partitions` all of the
+    topics'. With `dry_run` nothing changes.
+    """
+
+    to: Literal["earliest", "latest", "offset", "shift"]
+    value: Shift | None = None
+    topics: list[str] | None = None
+    partitions: list[Count] | None = None
+    dry_run: bool = False
+
+
+class SoughtOffset(Response, frozen=True):
+    """One partition of a seek: what was committed, None if nothing was, and what is now."""
+
+    topic: str
+    partition: int
+    committed: int | None
+    offset: int
+
+
+class SeekGroupResponse(Response, frozen=True):
+    """By topic and partition; with `dry_run`, what would be."""
+
+    group: str
+    dry_run: bool
+    offsets: list[SoughtOffset]
