@@ -13,6 +13,7 @@ from ottla_ops.cli import (
     cluster_commands,
     consume_command,
     dev_commands,
+    group_commands,
     produce_command,
     topic_commands,
 )
@@ -32,6 +33,7 @@ app.add_typer(cluster_commands.app, name="cluster")
 app.add_typer(topic_commands.app, name="topic")
 app.command("produce")(produce_command.produce)
 app.command("consume")(consume_command.consume)
+app.add_typer(group_commands.app, name="group")
 app.add_typer(dev_commands.app, name="dev")
 
 

@@ -1,0 +1,152 @@
+"""`ottla group`: list, describe, seek, delete."""
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from ottla_ops.cli.confirmation import confirm
+from ottla_ops.cli.failures import usage_error
+from ottla_ops.cli.session import session_of
+
+app = typer.Typer(help="Consumer groups: list, describe, seek, delete.", no_args_is_help=True)
+
+GroupName = Annotated[str, typer.Argument(metavar="GROUP", help="Name of the consumer group.")]
+
+
+class SeekTarget(StrEnum):
+    """Where a seek goes."""
+
+    EARLIEST = "earliest"
+    LATEST = "latest"
+    OFFSET = "offset"
+    SHIFT = "shift"
+
+
+@app.command("list")
+def list_groups(context: typer.Context) -> None:
+    """List all consumer groups."""
+    from ottla_protocol import routes
+    from ottla_protocol.models_groups import GroupList
+
+    session = session_of(context)
+    answer = session.connect().request("GET", routes.GROUPS)
+    if session.output.as_json:
+        session.output.document(answer.document())
+        return
+    groups = answer.decoded(GroupList).groups
+    rows = [(group.group, group.state, group.members) for group in groups]
+    session.output.table(("GROUP", "STATE", "MEMBERS"), rows)
+
+
+@app.command("describe")
+def describe_group(context: typer.Context, name: GroupName) -> None:
+    """Show a group's members, and how far it is on each partition."""
+    from ottla_ops.cli.http_connection import path_of
+    from ottla_protocol import routes
+    from ottla_protocol.models_groups import GroupDescription
+
+    session = session_of(context)
+    answer = session.connect().request("GET", path_of(routes.GROUP, group=name))
+    if session.output.as_json:
+        session.output.document(answer.document())
+        return
+    group = answer.decoded(GroupDescription)
+    session.output.text(f"group        {group.group}")
+    session.output.text(f"state        {group.state}")
+    session.output.text(f"coordinator  {group.coordinator}")
+    session.output.text(f"generation   {group.generation}")
+    session.output.text(f"assignor     {group.assignor}")
+    session.output.text(f"members      {len(group.members)}")
+    session.output.text("")
+    rows = [
+        (
+            each.topic,
+            each.partition,
+            _or_none(each.committed),
+            _or_none(each.end),
+            _or_none(each.lag),
+            _or_none(each.member_id),
+        )
+        for each in group.offsets
+    ]
+    headers = ("TOPIC", "PARTITION", "COMMITTED", "END", "LAG", "MEMBER")
+    session.output.table(headers, rows)
+
+
+@app.command("seek")
+def seek_group(
+    context: typer.Context,
+    name: GroupName,
+    *,
+    to: Annotated[SeekTarget, typer.Option(help="Where to go.")],
+    value: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The offset, or by how much to shift (may be negative)."),
+    ] = None,
+    topic: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOPIC", help="Only there; may be repeated. All committed without."),
+    ] = None,
+    partition: Annotated[
+        list[int] | None,
+        typer.Option(min=0, metavar="N", help="Only these; may be repeated. All without."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Move the committed offsets of a group that has no members."""
+    from ottla_ops.cli.http_connection import path_of
+    from ottla_protocol import routes
+    from ottla_protocol.models_groups import SeekGroupResponse
+
+    session = session_of(context)
+    if (to in (SeekTarget.OFFSET, SeekTarget.SHIFT)) != (value is not None):
+        raise usage_error("--value goes with --to offset and --to shift, and with no other")
+    request: dict[str, Any] = {"to": to.value, "dry_run": dry_run}
+    if value is not None:
+        request["value"] = value
+    if topic:
+        request["topics"] = topic
+    if partition:
+        request["partitions"] = partition
+    if not (dry_run or yes):
+        confirm(f"Move the committed offsets of group {name}?")
+    body = json.dumps(request).encode()
+    answer = session.connect().request("POST", path_of(routes.GROUP_SEEK, group=name), body=body)
+    if session.output.as_json:
+        session.output.document(answer.document())
+        return
+    rows = [
+        (each.topic, each.partition, _or_none(each.committed), each.offset)
+        for each in answer.decoded(SeekGroupResponse).offsets
+    ]
+    session.output.table(("TOPIC", "PARTITION", "BEFORE", "AFTER"), rows)
+    if dry_run:
+        session.output.note("nothing was changed")
+
+
+@app.command("delete")
+def delete_group(
+    context: typer.Context,
+    name: GroupName,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a group that has no members, with its committed offsets."""
+    from ottla_ops.cli.http_connection import path_of
+    from ottla_protocol import routes
+
+    session = session_of(context)
+    if not yes:
+        confirm(f"Delete group {name} and its committed offsets?")
+    session.connect().request("DELETE", path_of(routes.GROUP, group=name))
+    if session.output.as_json:
+        session.output.document({"group": name, "deleted": True})
+        return
+    session.output.note(f"{name} deleted")
+
+
+def _or_none(value: int | str | None) -> int | str:
+    return "none" if value is None else value

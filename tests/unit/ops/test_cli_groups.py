@@ -1,0 +1,109 @@
+"""`ottla group`: what it asks of the cluster, and what it shows."""
+
+import json
+
+import pytest
+
+DESCRIBED = {
+    "group": "billing",
+    "state": "stable",
+    "coordinator": 2,
+    "generation": 7,
+    "assignor": "sticky",
+    "members": [
+        {
+            "member_id": "m-1",
+            "instance_id": None,
+            "generation": 7,
+            "topics": ["orders"],
+            "pattern": None,
+            "assignment": [{"topic": "orders", "partitions": [0]}],
+            "revoking": [],
+            "session_timeout_ms": 10_000,
+        }
+    ],
+    "offsets": [
+        {
+            "topic": "orders", "partition": 0, "committed": 3, "end": 5, "lag": 2,
+            "member_id": "m-1", "metadata": "",
+        },
+        {
+            "topic": "orders", "partition": 1, "committed": None, "end": None, "lag": None,
+            "member_id": None, "metadata": "",
+        },
+    ],
+}  # fmt: skip
+
+SOUGHT = {
+    "group": "billing",
+    "dry_run": True,
+    "offsets": [
+        {"topic": "orders", "partition": 0, "committed": 3, "offset": 0},
+        {"topic": "orders", "partition": 1, "committed": None, "offset": 0},
+    ],
+}
+
+
+def rows_of(out):
+    return [line.split() for line in out.splitlines()]
+
+
+def test_the_list_has_a_row_for_each_group(cli, cluster):
+    groups = [{"group": "billing", "state": "stable", "members": 2}]
+    cluster.script("GET", "/v1/groups", 200, {"groups": groups})
+    code, out, err = cli("group", "list", to=cluster)
+    assert (code, err) == (0, "")
+    assert rows_of(out) == [["GROUP", "STATE", "MEMBERS"], ["billing", "stable", "2"]]
+
+
+def test_a_group_is_shown_with_its_lag(cli, cluster):
+    cluster.script("GET", "/v1/groups/billing", 200, DESCRIBED)
+    rows = rows_of(cli("group", "describe", "billing", to=cluster)[1])
+    assert ["coordinator", "2"] in rows
+    assert ["state", "stable"] in rows
+    assert rows[-2] == ["orders", "0", "3", "5", "2", "m-1"]
+    assert rows[-1] == ["orders", "1", "none", "none", "none", "none"]
+
+
+def test_a_group_as_json_has_everything(cli, cluster):
+    cluster.script("GET", "/v1/groups/billing", 200, DESCRIBED)
+    document = json.loads(cli("group", "describe", "billing", "--json", to=cluster)[1])
+    assert document["offsets"] == DESCRIBED["offsets"]
+    assert document["schema_version"] == 1
+
+
+def test_a_dry_run_asks_for_no_confirmation_and_shows_what_would_be(cli, cluster):
+    cluster.script("POST", "/v1/groups/billing/seek", 200, SOUGHT)
+    code, out, err = cli(
+        *("group", "seek", "billing", "--to", "shift", "--value", -3, "--dry-run"),
+        *("--topic", "orders", "--partition", 0, "--partition", 1),
+        to=cluster,
+    )
+    assert (code, err) == (0, "nothing was changed\n")
+    assert cluster.calls("POST")[0].body == {
+        "to": "shift", "value": -3, "topics": ["orders"], "partitions": [0, 1], "dry_run": True,
+    }  # fmt: skip
+    assert rows_of(out)[1:] == [["orders", "0", "3", "0"], ["orders", "1", "none", "0"]]
+
+
+def test_a_seek_needs_a_confirmation(cli, cluster):
+    code, _, err = cli("group", "seek", "billing", "--to", "earliest", to=cluster)
+    assert code == 2
+    assert "--yes" in err
+    assert cluster.calls("POST") == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [("earliest", "--value", 1), ("offset",), ("shift",), ("latest", "--value", 0)]
+)
+def test_a_value_goes_with_offset_and_shift_only(cli, cluster, arguments):
+    code, _, err = cli("group", "seek", "billing", "--yes", "--to", *arguments, to=cluster)
+    assert code == 2
+    assert "--value" in err
+    assert cluster.calls("POST") == []
+
+
+def test_a_deleted_group_is_told(cli, cluster):
+    cluster.script("DELETE", "/v1/groups/billing", 204, {})
+    code, _, err = cli("group", "delete", "billing", "--yes", to=cluster)
+    assert (code, err) == (0, "billing deleted\n")
