@@ -400,9 +400,11 @@ class _Draft:
 
 
 def _check_epochs(before: Partition, record: PartitionChanged | PartitionReassigned) -> None:
-    leader_changes = record.leader != before.leader
+    begins_epoch = record.leader != before.leader
+    if isinstance(record, PartitionReassigned):
+        begins_epoch = begins_epoch or not set(before.replicas) <= set(record.replicas)
     assert record.partition_epoch == before.partition_epoch + 1, (before, record)
-    assert record.leader_epoch == before.leader_epoch + leader_changes, (before, record)
+    assert record.leader_epoch == before.leader_epoch + begins_epoch, (before, record)
 
 
 def _with_partitions(topic: Topic, partitions: tuple[Partition, ...]) -> Topic:

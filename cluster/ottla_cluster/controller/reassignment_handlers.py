@@ -128,10 +128,15 @@ def _reassigned(
 ) -> PartitionReassigned:
     """The record that gives the partition these replicas, its ISR and leader cut down to them.
 
+    Taking a replica away begins a leader epoch, as in Kafka. The broker forgets its log, and may be
+    added again before its leader has looked: what that leader knows of the log, and a fetch that is
+    on its way, must not count for the empty one.
+
     Raises:
         InvalidReplicaAssignmentError: none of them is in sync, or none of those could lead.
     """
     isr = tuple(node_id for node_id in replicas if node_id in partition.isr)
+    takes_away = not set(partition.replicas) <= set(replicas)
     leader = partition.leader
     if leader is not None and leader not in isr:
         leader = next((n for n in replicas if n in isr and image.is_active(n)), None)
@@ -148,7 +153,7 @@ def _reassigned(
         target_replicas=target,
         isr=isr,
         leader=leader,
-        leader_epoch=partition.leader_epoch + (leader != partition.leader),
+        leader_epoch=partition.leader_epoch + (takes_away or leader != partition.leader),
         partition_epoch=partition.partition_epoch + 1,
     )
 

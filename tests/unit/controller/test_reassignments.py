@@ -68,7 +68,7 @@ def test_the_switch_comes_when_the_last_target_replica_is_in_sync(metadata):
     assert (now.replicas, now.isr) == ((a, d, e), (a, d, e))
     assert not now.is_reassigning
     assert (now.adding_replicas, now.removing_replicas) == ((), ())
-    assert (now.leader, now.leader_epoch) == (a, before.leader_epoch)
+    assert (now.leader, now.leader_epoch) == (a, before.leader_epoch + 1)
     assert now.partition_epoch == before.partition_epoch + 2
 
 
@@ -137,7 +137,19 @@ def test_replicas_that_are_all_in_sync_are_taken_at_once(metadata):
     assert not now.is_reassigning
     metadata.reassign(c)
     now = metadata.partition()
-    assert (now.replicas, now.leader, now.leader_epoch) == ((c,), c, epoch + 1)
+    assert (now.replicas, now.leader, now.leader_epoch) == ((c,), c, epoch + 2)
+
+
+def test_what_is_known_of_a_replica_that_was_taken_away_ends_with_the_leader_epoch(metadata):
+    """It forgets its log; added again at once, it must not be taken for what it was."""
+    a, b, _ = metadata.former
+    metadata.reassign(a)
+    first = metadata.partition()
+    metadata.reassign(a, b)
+    again = metadata.partition()
+    assert (again.leader, again.leader_epoch) == (a, first.leader_epoch), "adding alone needs none"
+    metadata.reassign(a)
+    assert metadata.partition().leader_epoch == first.leader_epoch + 1
 
 
 def test_a_lagging_target_replica_is_waited_for(metadata):
@@ -163,7 +175,9 @@ def test_calling_off_returns_to_the_former_replicas(metadata):
     metadata.joins(d)
     assert metadata.cancel().error is None
     now = metadata.partition()
-    assert now == replace(before, partition_epoch=now.partition_epoch)
+    assert now == replace(
+        before, partition_epoch=now.partition_epoch, leader_epoch=before.leader_epoch + 1
+    )
     assert metadata.cancel().error["code"] == "NO_REASSIGNMENT_IN_PROGRESS"
 
 
