@@ -15,7 +15,7 @@ def main() -> int:
             raise
         print(
             f"ottla: the command line needs the server extra ({missing.name} is missing): "
-            "pip install 'ottla[server]'",
+            "pip install 'ottla[server]', in a clone '.[server]'",
             file=sys.stderr,
         )
         return 2

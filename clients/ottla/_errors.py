@@ -20,6 +20,9 @@ from typing import Any, ClassVar
 
 from ottla_protocol.errors import OttlaError, Outcome
 
+TOLD_WAIT_MS = 100.0
+"""From how long on an error tells how long was waited."""
+
 
 class ClientError(OttlaError):
     """Base of the errors that the SDK itself finds; none of them travels over HTTP.
@@ -35,6 +38,8 @@ class ClientError(OttlaError):
     status = 0
     title = "Client error"
     default_hint: ClassVar[str] = ""
+    default_outcome: ClassVar[Outcome | None] = None
+    """Of errors that come before anything is sent."""
 
     def __init__(
         self,
@@ -44,7 +49,7 @@ class ClientError(OttlaError):
         outcome: Outcome | None = None,
         **members: Any,
     ) -> None:
-        super().__init__(detail, outcome=outcome, **members)
+        super().__init__(detail, outcome=outcome or self.default_outcome, **members)
         self.hint = self.default_hint if hint is None else hint
         if self.hint:
             self.add_note(f"hint: {self.hint}")
@@ -75,6 +80,7 @@ class SerializationError(ClientError, TypeError):
 
     code = "SERIALIZATION_FAILED"
     title = "Serialization failed"
+    default_outcome = Outcome.NOT_APPLIED
 
 
 class InvalidRecordError(ClientError, ValueError):
@@ -85,6 +91,7 @@ class InvalidRecordError(ClientError, ValueError):
 
     code = "INVALID_RECORD"
     title = "Invalid record"
+    default_outcome = Outcome.NOT_APPLIED
 
 
 class ProducerClosedError(ClientError):
@@ -100,6 +107,7 @@ class BufferExhaustedError(ClientError):
 
     code = "BUFFER_EXHAUSTED"
     title = "Buffer exhausted"
+    default_outcome = Outcome.NOT_APPLIED
     retriable = True
     default_hint = (
         "records come faster than the cluster acknowledges them: "
@@ -148,8 +156,10 @@ class ClusterUnreachableError(ClientError):
     ) -> "ClusterUnreachableError":
         """The error for URLs that were all tried, in this order, over `waited_ms`."""
         tried = "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
+        # A refused connection takes no time, and must not read like a short time-out.
+        waited = f" within {waited_ms:.0f} ms" if waited_ms >= TOLD_WAIT_MS else ""
         return cls(
-            f"no broker answered within {waited_ms:.0f} ms ({tried or 'none was tried'})",
+            f"no broker answered{waited} ({tried or 'none was tried'})",
             reasons=reasons,
             outcome=outcome,
         )

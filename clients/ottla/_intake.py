@@ -346,6 +346,10 @@ class Intake:
             MessageTooLargeError: one does not fit a request.
         """
         route = self.routes[topic]
+        if isinstance(values, (str, bytes, bytearray, memoryview)):
+            raise InvalidRecordError(
+                f"values must be many values, not one {type(values).__qualname__}"
+            )
         values = list(values)
         value_bytes = _serialized(self._serialize_value, topic, values)
         key_list: list[Any] | None = None

@@ -71,7 +71,7 @@ def choice(values: Mapping[Any, Any]) -> Parser:
         for known, meaning in values.items():
             if type(known) is type(wanted) and known == wanted:
                 return meaning
-        names = ", ".join(str(known) for known in values if known is not None)
+        names = ", ".join(dict.fromkeys(str(known) for known in values if known is not None))
         raise ConfigError(f"{option} must be one of {names}, not {value!r}", option=option)
 
     return parse
@@ -123,6 +123,8 @@ def _base_url(option: str, value: Any) -> str:
     has_more = parts.path not in ("", "/") or parts.query or parts.fragment or parts.username
     if not is_whole or has_more or any(character.isspace() for character in text):
         raise ConfigError(f"{option}: {value!r} {rule}", option=option)
+    if parts.scheme == "https":
+        raise ConfigError(f"{option}: {value!r}: there is no TLS yet, use http://", option=option)
     named = f"[{host}]" if ":" in str(host) else host
     return f"{parts.scheme}://{named}:{port}"
 

@@ -269,9 +269,8 @@ def resolve_partitioner(
     wanted = "'default', 'round_robin', a callable, or an object or class with a method partition"
     if isinstance(spec, str):
         raise ConfigError(
-            f"partitioner names none that is known: {spec!r}",
+            f"partitioner must be {wanted}, not {spec!r}",
             option="partitioner",
-            hint=f"take {wanted}",
         )
     if isinstance(spec, type):
         spec = spec()

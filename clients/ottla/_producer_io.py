@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from copy import copy
 from random import Random
 from typing import Any, Final, TypeVar
 
@@ -36,6 +37,7 @@ from ottla_protocol.models import (
     MetadataResponse,
     ProducerIdentity,
 )
+from ottla_protocol.topic_names import validate_topic_name
 
 Answer = TypeVar("Answer")
 
@@ -306,11 +308,21 @@ class ProducerIO:
     async def learn(self, topic: str, timeout_s: float) -> None:
         """Wait until the topic has a route.
 
+        Nothing was sent, so every error says of a record that it was not applied.
+
         Raises:
+            InvalidTopicError: there can be no such topic.
             UnknownTopicOrPartitionError: there is no such topic.
             ClusterUnreachableError: no broker said anything within `timeout_s`.
             ProducerClosedError: closed meanwhile.
         """
+        try:
+            await self._learn(topic, timeout_s)
+        except OttlaError as error:
+            raise copy(error).with_outcome(Outcome.NOT_APPLIED) from error.__cause__
+
+    async def _learn(self, topic: str, timeout_s: float) -> None:
+        validate_topic_name(topic)
         deadline_s = time.monotonic() + timeout_s
         with self.monitor.lock:
             self.metadata.watch(topic)

@@ -48,7 +48,13 @@ def header_pairs(headers: HeadersOption) -> Headers:
     if headers is None:
         return NO_HEADERS
     pairs: Headers = []
-    for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+    for item in headers.items() if isinstance(headers, Mapping) else headers:
+        try:
+            name, value = item
+        except (TypeError, ValueError) as error:
+            raise InvalidRecordError(
+                f"headers must be a mapping or pairs of a name and a value, not {headers!r}"
+            ) from error
         content = value.encode() if isinstance(value, str) else value
         if not isinstance(name, str) or not (content is None or isinstance(content, bytes)):
             raise InvalidRecordError(

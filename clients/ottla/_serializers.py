@@ -150,10 +150,9 @@ def resolve_serializer(spec: SerializerOption, option: str) -> Serializer:
         if found is None:
             names = ", ".join(SERIALIZERS)
             raise ConfigError(
-                f"{option} names no serializer: {spec!r}",
+                f"{option} must be one of {names}, a callable (value) -> bytes, or an object with "
+                f"serialize(topic, value), not {spec!r}",
                 option=option,
-                hint=f"take one of {names}, a callable (value) -> bytes, "
-                "or an object with serialize(topic, value)",
             )
         return found
     serialize = getattr(spec, "serialize", None)

@@ -37,7 +37,7 @@ class OpenTelemetryInterceptor:
             from opentelemetry import propagate, trace
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"OpenTelemetryInterceptor needs OpenTelemetry ({error.name} is missing)",
+                f"OpenTelemetryInterceptor needs the otel extra ({error.name} is missing)",
                 option="interceptors",
                 hint="pip install 'ottla[otel]'",
             ) from error

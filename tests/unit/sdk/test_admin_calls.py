@@ -171,7 +171,7 @@ class TestWhoIsAsked:
         with pytest.raises(ClusterUnreachableError) as caught:
             machine.next_attempt(7)
         assert caught.value.reasons == dict.fromkeys(SERVERS, "no luck")
-        assert "within 7 ms" in caught.value.detail
+        assert "within" not in caught.value.detail, "a refused connection is no time-out"
         assert caught.value.outcome is None
 
     def test_what_may_pass_is_asked_again_at_the_next_broker_and_after_a_pause(self):

@@ -185,7 +185,7 @@ class TestValues:
             ("interceptors", [Interceptor], "on_send"),
             ("interceptors", [object()], "on_send"),
             ("interceptors", "on_send", "list"),
-            ("key_serializer", "text", "names no serializer"),
+            ("key_serializer", "text", "must be one of string"),
         ],
     )
     def test_out_of_range_names_the_option_and_the_rule(self, option, value, rule):
@@ -208,7 +208,7 @@ class TestValues:
         ("servers", "urls"),
         [
             ("localhost:7101", ("http://localhost:7101",)),
-            ("http://a:1/, https://b:2", ("http://a:1", "https://b:2")),
+            ("http://a:1/, http://b:2", ("http://a:1", "http://b:2")),
             (["a:1", "b:2", "a:1"], ("http://a:1", "http://b:2")),
             ("[::1]:7101", ("http://[::1]:7101",)),
             (("http://a:1",), ("http://a:1",)),
