@@ -65,7 +65,7 @@ class Batch:
         base_sequence, producer_id, producer_epoch: its number, while it has one.
         attempts: requests that carried it and were answered or failed.
         maybe_applied: an attempt ended without telling whether the batch was appended.
-        uncertain_leader: the broker to which the last such attempt went.
+        uncertain_leaders: the brokers to which such attempts went.
         last_error: why the last attempt failed.
         is_done: settled; then either `error` is set, or `base_offset` and `timestamp` are.
         callbacks: what to call then, with index and timestamp of the record.
@@ -96,7 +96,7 @@ class Batch:
         "reserved_bytes",
         "size_bytes",
         "timestamp",
-        "uncertain_leader",
+        "uncertain_leaders",
         "wakers",
     )
 
@@ -128,7 +128,7 @@ class Batch:
         self.producer_epoch = NO_PRODUCER_EPOCH
         self.attempts = 0
         self.maybe_applied = False
-        self.uncertain_leader: int | None = None
+        self.uncertain_leaders: frozenset[int] = frozenset()
         self.last_error: OttlaError | None = None
         self.is_done = False
         self.base_offset = NO_OFFSET
@@ -217,7 +217,7 @@ class Batch:
             self._builder = None
             del self.append
 
-    def announce(self) -> list[Exception]:
+    def announce(self) -> list[BaseException]:
         """Wake whoever waits and call what was asked for; without the lock, once, when done.
 
         Returns:
@@ -227,11 +227,12 @@ class Batch:
         for wake in wakers:
             wake()
         callbacks, self.callbacks = self.callbacks, []
-        raised: list[Exception] = []
+        raised: list[BaseException] = []
         for index, timestamp, callback in callbacks:
             try:
                 callback(self, index, timestamp)
-            except Exception as error:  # noqa: BLE001 - a user's code, told to the driver
+            except BaseException as error:  # noqa: BLE001 - told to the driver
+                # A user's code: not even its sys.exit() may keep others from their results.
                 raised.append(error)
         return raised
 
@@ -418,13 +419,16 @@ class Accumulator:
         Where a whole request's worth of batches waits already, one more small batch would not be
         sent any sooner than a large one, and each batch costs every broker that it passes.
         """
+        limit_bytes = self._limit_bytes
+        if queue.max_batch_bytes:
+            limit_bytes = min(limit_bytes, queue.max_batch_bytes)
         if len(queue.closed) < BACKLOG_BATCHES:
-            return self._limit_bytes
+            return limit_bytes
         grown_bytes = min(
             self._limit_bytes * BACKLOG_GROWTH, self._max_request_size, queue.max_batch_bytes
         )
         has_room = grown_bytes <= self.available_bytes // BACKLOG_GROWTH
-        return max(grown_bytes, self._limit_bytes) if has_room else self._limit_bytes
+        return max(grown_bytes, limit_bytes) if has_room else limit_bytes
 
     def _check_size(self, batch_bytes: int) -> None:
         for name, limit in (

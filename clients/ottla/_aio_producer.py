@@ -23,7 +23,7 @@ from ottla._producer_io import CONNECTIONS_BESIDE_PRODUCE, ProducerIO
 from ottla._record import DeliveryCallback, HeadersOption, ProducerRecord
 from ottla._send_many import joined, pairs_of
 from ottla._transport import AiohttpTransport, Transport
-from ottla_protocol.errors import Outcome
+from ottla_protocol.errors import OttlaError, Outcome
 
 Answer = TypeVar("Answer")
 
@@ -159,7 +159,10 @@ class Producer:
             await self._learn(topic)
         draft = self._intake.many(topic, values, keys, partition, headers, timestamp, on_delivery)
         if not draft.advance():
-            await self._with_room(lambda: draft.advance() or None)
+            try:
+                await self._with_room(lambda: draft.advance() or None)
+            except OttlaError as error:
+                raise draft.given_up(error) from error.__cause__
         return draft.future(AsyncManyFuture)  # type: ignore[no-any-return]
 
     async def _learn(self, topic: str) -> None:
@@ -241,15 +244,19 @@ class Producer:
         if self._io.monitor.is_forked:
             return
         self._io.close_intake()
-        if self._driving is not None:
-            await self._io.flush(timeout)
+        try:
+            if self._driving is not None:
+                await self._io.flush(timeout)
+        finally:
+            # Also when the flush was cancelled: nobody closes a second time.
             self._io.give_up(
                 ProducerClosedError("the producer was closed before the acknowledgement")
             )
-            self._driving.cancel()
-            await asyncio.gather(self._driving, return_exceptions=True)
-        if self._owns_transport:
-            await self._transport.close()
+            if self._driving is not None:
+                self._driving.cancel()
+                await asyncio.gather(self._driving, return_exceptions=True)
+            if self._owns_transport:
+                await self._transport.close()
 
     async def partitions_for(self, topic: str) -> tuple[PartitionInfo, ...]:
         """The topic's partitions, with their leaders as last heard of.

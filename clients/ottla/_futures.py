@@ -10,6 +10,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import msgspec
@@ -142,7 +143,8 @@ class _Record(msgspec.Struct, gc=False, eq=False):
     def _outcome(self) -> RecordMetadata:
         batch = self._batch
         if batch.error is not None:
-            raise batch.error
+            # A copy, because raising adds to an error's traceback, and the batch has one for all.
+            raise copy(batch.error) from batch.error.__cause__
         return metadata_of(batch, self._index, self._timestamp)
 
     def _call_when_done(self, callback: Callable[[], object]) -> None:

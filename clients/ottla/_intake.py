@@ -9,6 +9,7 @@ topic, per batch or per call is done there.
 """
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass
 from random import Random
 from time import time
@@ -43,7 +44,12 @@ from ottla._record import (
 )
 from ottla._send_many import ManyDraft
 from ottla._serializers import serialize_bytes
-from ottla_protocol.errors import MessageTooLargeError, OttlaError, Outcome
+from ottla_protocol.errors import (
+    MessageTooLargeError,
+    OttlaError,
+    Outcome,
+    UnknownTopicOrPartitionError,
+)
 from ottla_protocol.record_batch import HEADER_BYTES
 
 
@@ -188,7 +194,7 @@ class Intake:
             MessageTooLargeError: it does not fit a request or the buffer.
             ProducerClosedError: too late.
         """
-        route = self.routes[topic]
+        route = self._route(topic)
         if key is None or (type(key) is bytes and self._keys_are_bytes):
             key_bytes = key
         else:
@@ -215,7 +221,13 @@ class Intake:
             check_timestamp(timestamp)
         pairs = NO_HEADERS if headers is None else header_pairs(headers)
         with self._lock:
-            batch = route.queues[partition].open
+            queues = route.queues
+            queue = (
+                queues[partition]
+                if partition < len(queues)
+                else self._queue(route, topic, partition)
+            )
+            batch = queue.open
             if (
                 batch is None
                 or batch.append(batch.count, timestamp, key_bytes, value_bytes, pairs) is None
@@ -284,6 +296,24 @@ class Intake:
             accumulator.wake_pending = True
             self._wake()
 
+    def _route(self, topic: str) -> Route:
+        """The topic's route, which goes when the topic is deleted."""
+        route = self.routes.get(topic)
+        if route is not None:
+            return route
+        gone = self._metadata.gone(topic) or UnknownTopicOrPartitionError(
+            f"the topic {topic!r} was deleted"
+        )
+        raise copy(gone).with_outcome(Outcome.NOT_APPLIED)
+
+    def _queue(self, route: Route, topic: str, partition: int) -> PartitionQueue:
+        """The partition's queue, also where the topic has grown since the route was looked up."""
+        queues = route.queues
+        if partition >= len(queues):
+            queues = self._route(topic).queues
+            check_partition(partition, topic, len(queues))
+        return queues[partition]
+
     def _sticky(self, topic: str) -> int:
         partitioner = self._partitioner
         assert isinstance(partitioner, DefaultPartitioner), "not sticky"
@@ -298,7 +328,7 @@ class Intake:
         if self._accumulator.is_closed:
             raise self.refusal
         partition = record.partition
-        queues = self.routes[record.topic].queues
+        queues = self._route(record.topic).queues
         if record.is_sticky:
             partitioner = self._partitioner
             assert isinstance(partitioner, DefaultPartitioner), "not sticky"
@@ -307,7 +337,7 @@ class Intake:
             )
             if partition >= len(queues):
                 partition = record.partition
-        queue = queues[partition]
+        queue = self._queue(self._route(record.topic), record.topic, partition)
         batch = queue.open
         record_bytes = (record.timestamp, record.key, record.value, record.headers)
         if batch is not None and batch.append(batch.count, *record_bytes) is not None:
@@ -345,7 +375,7 @@ class Intake:
             SerializationError, InvalidRecordError: one of them is none.
             MessageTooLargeError: one does not fit a request.
         """
-        route = self.routes[topic]
+        route = self._route(topic)
         if isinstance(values, (str, bytes, bytearray, memoryview)):
             raise InvalidRecordError(
                 f"values must be many values, not one {type(values).__qualname__}"
@@ -396,7 +426,7 @@ class Intake:
         is_sticky = partition is None
         if partition is None:
             partition = self._sticky(topic)
-        batch = self.routes[topic].queues[partition].open
+        batch = self._queue(self._route(topic), topic, partition).open
         if batch is not None and (
             batch.append(batch.count, timestamp, *record, headers) is not None
         ):

@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import concurrent.futures.thread  # noqa: F401  see the end of this module
 import contextlib
 import os
 import threading
@@ -24,7 +25,7 @@ from ottla._producer_io import CONNECTIONS_BESIDE_PRODUCE, ProducerIO
 from ottla._record import DeliveryCallback, HeadersOption, ProducerRecord
 from ottla._send_many import joined, pairs_of
 from ottla._transport import AiohttpTransport, Transport
-from ottla_protocol.errors import Outcome
+from ottla_protocol.errors import OttlaError, Outcome
 
 EXIT_FLUSH_S: Final = 5.0
 """How long the interpreter's exit waits for the records of a producer that nobody closed."""
@@ -76,6 +77,8 @@ class _Background:
         try:
             self.loop.run_forever()
         finally:
+            # Whatever ended the loop, nobody may be left waiting.
+            self.io.give_up(ProducerClosedError("the producer's thread has ended"))
             self.loop.close()
 
     def give_way(self) -> None:
@@ -304,7 +307,10 @@ class Producer:
             self._learn(topic)
         draft = self._intake.many(topic, values, keys, partition, headers, timestamp, on_delivery)
         if not draft.advance():
-            self._with_room(lambda: draft.advance() or None)
+            try:
+                self._with_room(lambda: draft.advance() or None)
+            except OttlaError as error:
+                raise draft.given_up(error) from error.__cause__
         return draft.future(ManyFuture)  # type: ignore[no-any-return]
 
     def _intercept_many(
@@ -448,6 +454,8 @@ def _forget_parent() -> None:
         producer._io.forget_parent()  # noqa: SLF001 - this module's own class
 
 
-atexit.register(_close_all)
+# Before the executors end, without which asyncio resolves no names; `threading` runs what was
+# registered last first, and they have registered theirs when they were imported.
+getattr(threading, "_register_atexit", atexit.register)(_close_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_parent)

@@ -6,6 +6,7 @@ over its partitions, and then each batch is filled in one tight loop under one l
 
 from array import array
 from collections.abc import Iterable, Sequence
+from copy import copy
 from itertools import islice
 from typing import Any, Final, Protocol
 
@@ -21,6 +22,7 @@ from ottla._futures import (
     Run,
 )
 from ottla._record import DeliveryCallback
+from ottla_protocol.errors import OttlaError, Outcome
 
 MANY_CHUNK_RECORDS: Final = 4_096
 """Records of one `send_many` that are spread over their partitions at a time."""
@@ -101,6 +103,17 @@ class ManyDraft:
             if self._spread_until >= len(self._values):
                 return True
             self._spread()
+
+    def given_up(self, error: OttlaError) -> OttlaError:
+        """The error that ends the call, true also where some of the records were taken."""
+        taken = sum(run.records for run in self._runs)
+        if not taken:
+            return error
+        told = copy(error)
+        told.outcome = Outcome.UNKNOWN
+        told.members = {**error.members, "records_taken": taken}
+        told.add_note(f"{taken} of {len(self._values)} records were taken before, and are sent")
+        return told
 
     def future(self, future_type: type[ManyFuture] | type[AsyncManyFuture]) -> Any:
         """The future of all the records."""

@@ -415,11 +415,11 @@ class Sender:
         """
         batch.attempts += 1
         batch.last_error = error
-        was_uncertain, uncertain_leader = batch.maybe_applied, batch.uncertain_leader
+        was_uncertain, uncertain_leaders = batch.maybe_applied, batch.uncertain_leaders
         is_definite = error.outcome is Outcome.NOT_APPLIED
         if not is_definite:
             batch.maybe_applied = True
-            batch.uncertain_leader = leader.node_id
+            batch.uncertain_leaders |= {leader.node_id}
             if self._options.acks == 0:
                 # It was sent, and nobody asked for more.
                 return Verdict.COMPLETE
@@ -430,7 +430,7 @@ class Sender:
                 batch,
                 error,
                 was_uncertain=was_uncertain,
-                is_same=uncertain_leader == leader.node_id,
+                is_same=leader.node_id in uncertain_leaders,
             )
         if is_overtaken and is_definite:
             # To send it now would put it behind a later one.
@@ -523,7 +523,7 @@ class Sender:
                     queue.producer_epoch = min(max(queue.producer_epoch, seen), MAX_PRODUCER_EPOCH)
         self._bump_epoch(queue)
         for batch in [batch for batch in queue.closed if batch.is_numbered]:
-            if batch.maybe_applied and batch.uncertain_leader == leader.node_id:
+            if batch.maybe_applied and leader.node_id in batch.uncertain_leaders:
                 # That attempt may still arrive there, so a copy under another number might be a
                 # second one.
                 queue.closed.remove(batch)

@@ -84,6 +84,8 @@ def start(run: Callable[[], None], name: str) -> threading.Event:
 
 def wait(event: threading.Event, timeout_s: float | None) -> bool:
     """Wait for an event that another thread sets; None waits for ever. True when it was set."""
+    if timeout_s is not None:
+        timeout_s = min(timeout_s, threading.TIMEOUT_MAX)
     if not is_patched():
         return event.wait(timeout_s)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s

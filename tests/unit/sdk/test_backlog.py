@@ -52,7 +52,7 @@ def test_the_first_batches_are_as_large_as_asked_and_those_behind_them_grow():
         ({"max_batch_bytes": 5_000}, 5_000),
         ({"max_request_size": 7_000}, 7_000),
         ({"max_batch_bytes": 0}, BATCH_SIZE),
-        ({"max_batch_bytes": 10}, BATCH_SIZE),
+        ({"max_batch_bytes": 500}, 500),
         ({"buffer_memory": 20_000}, BATCH_SIZE),
     ],
 )

@@ -185,7 +185,7 @@ class TestValues:
             ("interceptors", [Interceptor], "on_send"),
             ("interceptors", [object()], "on_send"),
             ("interceptors", "on_send", "list"),
-            ("key_serializer", "text", "must be one of string"),
+            ("key_serializer", "text", "must be one of bytes, string"),
         ],
     )
     def test_out_of_range_names_the_option_and_the_rule(self, option, value, rule):
