@@ -67,6 +67,8 @@ class CoordinatorDriver:
         self._activate = activate
         self._active: ActiveCoordinator | None = None
         self._failure: OttlaError | None = None
+        # Whether it has had to refuse members since the last tick at which it could decide.
+        self._was_deaf = False
         self._changed = asyncio.Event()
         self._answers: dict[int, asyncio.Future[Response]] = {}
         self._task = CriticalTask(
@@ -186,8 +188,8 @@ class CoordinatorDriver:
         if submitted.payload is None:
             return
         now_ms = wall_clock_ms()
-        batch = _batch_of(submitted.payload, now_ms)
         try:
+            batch = _batch_of(submitted.payload, now_ms)
             appended = self.partition.append(
                 batch,
                 validate_batch(batch, on_append=True),
@@ -209,7 +211,12 @@ class CoordinatorDriver:
         try:
             active = self._require_active()
         except OttlaError:
-            return  # Who may not decide lets no time pass.
+            # Who may not decide hears of no member either, so no member is silent meanwhile.
+            self._was_deaf = True
+            return
+        if self._was_deaf:
+            self._was_deaf = False
+            active.restart_sessions(now_ms)
         for command in active.due(now_ms, wall_clock_ms(), view):
             try:
                 submitted = active.submit(command, now_ms, wall_clock_ms(), view)

@@ -1,0 +1,236 @@
+"""One coordinator on one partition: what it answers, when, and what a new epoch leaves of it."""
+
+import asyncio
+import time
+from random import Random
+
+import pytest
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.coordinator_driver import CoordinatorDriver
+from ottla_cluster.groups.active_coordinator import ActiveCoordinator
+from ottla_cluster.groups.cluster_view import ClusterView, TopicView
+from ottla_cluster.groups.commands import (
+    CommitOffsets,
+    FetchOffsets,
+    Heartbeat,
+    Join,
+    OffsetToCommit,
+)
+from ottla_cluster.groups.config import GroupConfig
+from ottla_protocol.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+    NotEnoughReplicasError,
+    Outcome,
+    RequestTimedOutError,
+    UnknownMemberIdError,
+)
+from tests.unit.broker.test_partition import LOCAL, OTHER, Hosted, soon, state
+
+VIEW = ClusterView(version=1, topics={"orders": TopicView("o" * 32, 3)})
+WAIT_LIMIT_S = 5.0
+
+
+class Coordinated:
+    """A coordinator on a real partition, whose follower does what the test says."""
+
+    def __init__(self, hosted):
+        self.hosted = hosted
+        self.partition = hosted.partition
+        self.drivers = []
+
+    async def coordinate(self, leader_epoch, *, follower_keeps_up=True, **changes):
+        """Lead that epoch, and run a coordinator in it."""
+        await self.hosted.lead(leader_epoch, **changes)
+        self.driver = CoordinatorDriver(
+            self.partition,
+            leader_epoch,
+            lambda image: ActiveCoordinator(image, GroupConfig(), Random(1), monotonic_ms()),
+            lambda error: pytest.fail(str(error)),
+        )
+        self.drivers.append(self.driver)
+        if follower_keeps_up:
+            self.hosted.follower_has(self.partition.log.next_offset)
+            await self.until(lambda: self.driver._active is not None)
+
+    async def until(self, condition):
+        deadline_s = time.monotonic() + WAIT_LIMIT_S
+        while not condition():
+            assert time.monotonic() < deadline_s, "not in time"
+            await asyncio.sleep(0)
+
+    def execute(self, command, *, deadline_ms=None):
+        deadline_ms = soon() if deadline_ms is None else deadline_ms
+        return self.driver.execute(command, VIEW, deadline_ms=deadline_ms)
+
+    def start(self, command, **arguments):
+        return asyncio.ensure_future(self.execute(command, **arguments))
+
+    async def replicate(self):
+        """The follower catches up with all that is durable here."""
+        end = self.partition.log.next_offset
+        await self.partition.log.wait_durable(end)
+        self.hosted.follower_has(end)
+
+    async def executed(self, command):
+        answering = self.start(command)
+        await asyncio.sleep(0)
+        await self.replicate()
+        return await answering
+
+    async def offset(self):
+        """What group g has committed in partition 0."""
+        fetched = (await self.executed(FetchOffsets("g"))).offsets
+        return fetched[0].offset if fetched else None
+
+
+def commit(offset):
+    return CommitOffsets("g", (OffsetToCommit("orders", 0, offset),))
+
+
+@pytest.fixture
+async def coordinated(tmp_path):
+    coordinated = Coordinated(await Hosted().open(tmp_path))
+    yield coordinated
+    for driver in coordinated.drivers:
+        await driver.stop()
+    await coordinated.partition.close()
+
+
+async def test_an_answer_leaves_when_its_records_are_committed(coordinated):
+    await coordinated.coordinate(0)
+    answering = coordinated.start(commit(7))
+    await coordinated.until(lambda: coordinated.partition.log.next_offset > 0)
+    await coordinated.partition.log.wait_durable(coordinated.partition.log.next_offset)
+    await asyncio.sleep(0)
+    assert not answering.done()
+    await coordinated.replicate()
+    assert (await answering).offsets[0].offset == 7
+
+
+async def test_a_read_waits_for_what_it_saw(coordinated):
+    await coordinated.coordinate(0)
+    writing = coordinated.start(commit(7))
+    await asyncio.sleep(0)
+    reading = coordinated.start(FetchOffsets("g"))
+    await asyncio.sleep(0.01)
+    assert not reading.done()
+    await coordinated.replicate()
+    assert (await reading).offsets[0].offset == 7
+    await writing
+
+
+async def test_the_next_epoch_knows_what_was_answered(coordinated):
+    await coordinated.coordinate(0)
+    for offset in (1, 2, 3):
+        await coordinated.executed(commit(offset))
+    former = coordinated.driver
+    await coordinated.partition.become_follower(state(OTHER, 1))
+    await coordinated.coordinate(2)
+    assert await coordinated.offset() == 3
+    with pytest.raises(NotCoordinatorError) as caught:
+        await former.execute(commit(4), VIEW, deadline_ms=soon())
+    assert caught.value.outcome is Outcome.NOT_APPLIED
+
+
+async def test_what_was_not_committed_has_an_unknown_outcome_and_may_vanish(coordinated):
+    await coordinated.coordinate(0)
+    await coordinated.executed(commit(1))
+    end = coordinated.partition.log.next_offset
+    answering = coordinated.start(commit(2))
+    await asyncio.sleep(0)
+    await coordinated.partition.become_follower(state(OTHER, 1))
+    with pytest.raises(NotCoordinatorError) as caught:
+        await answering
+    assert caught.value.outcome is Outcome.UNKNOWN
+    await coordinated.partition.log.truncate_to(end)
+    coordinated.partition.follower_log_changed()
+    await coordinated.coordinate(2)
+    assert await coordinated.offset() == 1
+
+
+async def test_nothing_is_decided_before_all_is_replayed(coordinated):
+    await coordinated.coordinate(0)
+    await coordinated.executed(commit(1))
+    answering = coordinated.start(commit(2))
+    await asyncio.sleep(0)
+    await coordinated.partition.become_follower(state(OTHER, 1))
+    await asyncio.gather(answering, return_exceptions=True)
+    # The new epoch does not know yet whether the second commit counts.
+    await coordinated.coordinate(2, follower_keeps_up=False)
+    await asyncio.sleep(0.01)
+    with pytest.raises(CoordinatorLoadInProgressError) as caught:
+        await coordinated.execute(FetchOffsets("g"))
+    assert caught.value.outcome is Outcome.NOT_APPLIED
+    await coordinated.replicate()
+    await coordinated.until(lambda: coordinated.driver._active is not None)
+    assert await coordinated.offset() == 2
+
+
+async def test_what_the_log_refuses_never_was(coordinated):
+    await coordinated.coordinate(0)
+    await coordinated.executed(commit(1))
+    await coordinated.coordinate(1, isr=(LOCAL,), follower_keeps_up=False)
+    await coordinated.until(lambda: coordinated.driver._active is not None)
+    with pytest.raises(NotEnoughReplicasError) as caught:
+        await coordinated.execute(commit(2))
+    assert caught.value.outcome is Outcome.NOT_APPLIED
+    assert (await coordinated.execute(FetchOffsets("g"))).offsets[0].offset == 1
+
+
+async def test_a_late_commit_is_unknown_and_harms_no_later_one(coordinated):
+    await coordinated.coordinate(0)
+    with pytest.raises(RequestTimedOutError) as caught:
+        await coordinated.execute(commit(1), deadline_ms=monotonic_ms() + 5)
+    assert caught.value.outcome is Outcome.UNKNOWN
+    await coordinated.executed(commit(2))
+    assert await coordinated.offset() == 2
+
+
+async def test_without_a_lease_nothing_is_answered(coordinated):
+    await coordinated.coordinate(0)
+    await coordinated.executed(commit(1))
+    coordinated.hosted.leased = False
+    for command in (FetchOffsets("g"), commit(2)):
+        with pytest.raises(CoordinatorNotAvailableError) as caught:
+            await coordinated.execute(command)
+        assert caught.value.outcome is Outcome.NOT_APPLIED
+
+
+async def test_a_silent_member_expires(coordinated):
+    member_id, start_ms = await joined(coordinated)
+    coordinated.driver.tick(VIEW, start_ms + 1_500)
+    with pytest.raises(UnknownMemberIdError):
+        await coordinated.executed(Heartbeat("g", member_id, 1))
+
+
+async def test_nobody_is_silent_while_the_coordinator_cannot_hear(coordinated):
+    member_id, start_ms = await joined(coordinated)
+    coordinated.hosted.leased = False
+    coordinated.driver.tick(VIEW, start_ms + 500)
+    coordinated.hosted.leased = True
+    coordinated.driver.tick(VIEW, start_ms + 1_500)
+    assert (await coordinated.executed(Heartbeat("g", member_id, 1))).member_id == member_id
+
+
+async def joined(coordinated):
+    """A member with a session of a second; its id, and when that began."""
+    await coordinated.coordinate(0)
+    response = await coordinated.executed(Join("g", topics=("orders",), session_timeout_ms=1_000))
+    start_ms = monotonic_ms()
+    coordinated.driver.tick(VIEW, start_ms)
+    await coordinated.replicate()
+    return response.member_id, start_ms
+
+
+async def test_a_damaged_state_is_told_and_stops_nothing_else(coordinated):
+    await coordinated.hosted.lead(0)
+    coordinated.hosted.append(b"no record of a coordinator")
+    await coordinated.replicate()
+    await coordinated.coordinate(0, follower_keeps_up=False)
+    await coordinated.until(lambda: coordinated.driver._failure is not None)
+    with pytest.raises(CoordinatorNotAvailableError, match="cannot be read") as caught:
+        await coordinated.execute(FetchOffsets("g"))
+    assert caught.value.outcome is Outcome.NOT_APPLIED
