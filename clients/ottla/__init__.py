@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ottla._admin import (
         Admin,
     )
+    from ottla._config import (
+        AdminConfig,
+        ProducerConfig,
+    )
     from ottla._errors import (
         BufferExhaustedError,
         ClientError,
@@ -85,6 +89,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Admin": "ottla._admin",
+    "AdminConfig": "ottla._config",
     "BrokerDescription": "ottla_protocol.models",
     "BrokerUnreachableError": "ottla._transport",
     "BufferExhaustedError": "ottla._errors",
@@ -121,6 +126,7 @@ _MODULES = {
     "PreferredLeaderNotAvailableError": "ottla_protocol.errors",
     "Producer": "ottla._producer",
     "ProducerClosedError": "ottla._errors",
+    "ProducerConfig": "ottla._config",
     "ProducerRecord": "ottla._record",
     "ReassignedPartition": "ottla_protocol.models",
     "RecordFuture": "ottla._futures",
@@ -139,6 +145,7 @@ _MODULES = {
 
 __all__ = [
     "Admin",
+    "AdminConfig",
     "BrokerDescription",
     "BrokerUnreachableError",
     "BufferExhaustedError",
@@ -175,6 +182,7 @@ __all__ = [
     "PreferredLeaderNotAvailableError",
     "Producer",
     "ProducerClosedError",
+    "ProducerConfig",
     "ProducerRecord",
     "ReassignedPartition",
     "RecordFuture",

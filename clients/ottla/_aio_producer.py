@@ -39,7 +39,7 @@ class Producer:
 
     Args:
         bootstrap_servers: some brokers, as "host:port" or URLs; any live one will do.
-        options: see `ProducerConfig`.
+        options: see `ottla.ProducerConfig`.
         transport: takes the place of the network, for tests; it is not closed.
 
     Raises:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ottla._aio_producer import (
         Producer,
     )
+    from ottla._config import (
+        AdminConfig,
+        ProducerConfig,
+    )
     from ottla._errors import (
         BufferExhaustedError,
         ClientError,
@@ -84,6 +88,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Admin": "ottla._aio_admin",
+    "AdminConfig": "ottla._config",
     "AsyncManyFuture": "ottla._futures",
     "AsyncRecordFuture": "ottla._futures",
     "BrokerDescription": "ottla_protocol.models",
@@ -121,6 +126,7 @@ _MODULES = {
     "PreferredLeaderNotAvailableError": "ottla_protocol.errors",
     "Producer": "ottla._aio_producer",
     "ProducerClosedError": "ottla._errors",
+    "ProducerConfig": "ottla._config",
     "ProducerRecord": "ottla._record",
     "ReassignedPartition": "ottla_protocol.models",
     "RecordMetadata": "ottla._futures",
@@ -140,6 +146,7 @@ _OWN = {"Admin", "AsyncManyFuture", "AsyncRecordFuture", "Producer"}
 
 __all__ = [
     "Admin",
+    "AdminConfig",
     "AsyncManyFuture",
     "AsyncRecordFuture",
     "BrokerDescription",
@@ -177,6 +184,7 @@ __all__ = [
     "PreferredLeaderNotAvailableError",
     "Producer",
     "ProducerClosedError",
+    "ProducerConfig",
     "ProducerRecord",
     "ReassignedPartition",
     "RecordMetadata",
