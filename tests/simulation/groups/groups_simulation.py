@@ -31,6 +31,7 @@ from tests.simulation.groups.process import (
 )
 
 TICK_MS = 100
+NO_TENURE = -1
 STEADY = "orders"
 """The topic that is never deleted, so that its offsets can be followed."""
 
@@ -322,8 +323,15 @@ class GroupsSimulation:
         assert (fetched.offset or 0) <= done, f"{fetched} skips what is processed up to {done} only"
 
     def adopted(self, process, key):
-        """C1: a process takes up a partition that no other member works on."""
+        """C1: a process takes up a partition that no other member works on.
+
+        One that stood still before it read a reply may have expired since: whatever it takes up,
+        nothing that it commits may be accepted.
+        """
         members = self.committed.groups[process.group].members
+        if process.member_id not in members:
+            self.counts["took up too late"] += 1
+            return NO_TENURE
         for other in self.processes:
             if other is not process and other.group == process.group and key in other.working:
                 assert other.member_id not in members, (

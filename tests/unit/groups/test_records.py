@@ -1,0 +1,96 @@
+"""The records of the offsets topic keep their format and stand each for its key."""
+
+import msgspec
+import pytest
+
+from ottla_cluster.groups.records import (
+    CorruptGroupRecordError,
+    CurrentAssigned,
+    CurrentRemoved,
+    GroupChanged,
+    GroupRemoved,
+    HeldPartition,
+    MemberChanged,
+    MemberRemoved,
+    OffsetCommitted,
+    OffsetRemoved,
+    SubscribedTopic,
+    TargetAssigned,
+    TargetRemoved,
+    TargetTopic,
+    decode_pairs,
+    decode_record,
+    encode_record,
+    encode_records,
+)
+
+OFFSET = OffsetCommitted("g", "orders", "id-1", 2, 17, 3, "so far", 1_000, 9)
+HELD = HeldPartition("orders", "id-1", 0, 4)
+ALL = [
+    OFFSET,
+    OffsetRemoved("g", "id-1", 2),
+    GroupChanged("g", 5, "sticky", (SubscribedTopic("orders", "id-1", 3),), 9, None),
+    GroupRemoved("g"),
+    MemberChanged("g", "m", "i", "c", ("orders",), None, 10_000, 60_000, ("former",)),
+    MemberRemoved("g", "m"),
+    TargetAssigned("g", "m", (TargetTopic("orders", (0, 1)),)),
+    TargetRemoved("g", "m"),
+    CurrentAssigned("g", "m", 4, (HELD,), (HeldPartition("orders", "id-1", 1, 2),)),
+    CurrentRemoved("g", "m"),
+]
+
+
+@pytest.mark.parametrize("record", ALL, ids=lambda record: type(record).__name__)
+def test_a_record_survives_its_encoding(record):
+    key, value = encode_record(record)
+    assert decode_record(key, value) == record
+    assert (value is None) == type(record).__name__.endswith("Removed")
+
+
+def test_a_tombstone_has_the_key_of_what_it_removes():
+    keys = [encode_record(record)[0] for record in ALL]
+    assert keys[0::2] == keys[1::2]
+    assert len(set(keys)) == 5
+
+
+def test_the_format_is_for_ever():
+    key, value = encode_record(OFFSET)
+    assert msgspec.msgpack.decode(key) == ["o", "g", "id-1", 2]
+    assert msgspec.msgpack.decode(value) == ["g", "orders", "id-1", 2, 17, 3, "so far", 1_000, 9]
+    assert [msgspec.msgpack.decode(encode_record(record)[0]) for record in ALL[2::2]] == [
+        ["g", "g"],
+        ["m", "g", "m"],
+        ["t", "g", "m"],
+        ["c", "g", "m"],
+    ]
+
+
+def test_a_decision_is_one_payload():
+    assert [decode_record(*pair) for pair in decode_pairs(encode_records(ALL))] == ALL
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (None, b""),
+        (b"", None),
+        (b"\xc1", None),
+        (msgspec.msgpack.encode(["z", "g"]), None),
+        (msgspec.msgpack.encode(["g", "g", "more"]), None),
+        (encode_record(OFFSET)[0], b"nonsense"),
+        (encode_record(OFFSET)[0], encode_record(OFFSET)[1] + b"\x00"),
+        (encode_record(OffsetRemoved("g", "id-1", 3))[0], encode_record(OFFSET)[1]),
+    ],
+)
+def test_a_damaged_record_is_refused(key, value):
+    with pytest.raises(CorruptGroupRecordError):
+        decode_record(key, value)
+
+
+def test_a_field_of_a_newer_version_is_refused():
+    key, value = encode_record(OFFSET)
+    newer = msgspec.msgpack.encode([*msgspec.msgpack.decode(value), "new"])
+    with pytest.raises(CorruptGroupRecordError, match="parse"):
+        decode_record(key, newer)
+    with pytest.raises(CorruptGroupRecordError, match="payload"):
+        decode_pairs(b"\x01")
