@@ -1,6 +1,10 @@
 """Consumer groups on real brokers: who may read what, and where a group goes on."""
 
+import json
 import time
+from contextlib import closing
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,6 +19,9 @@ pytestmark = pytest.mark.cluster
 SESSION_TIMEOUT_MS = 1_000
 TAKEOVER_LIMIT_S = SESSION_TIMEOUT_MS / 1000 + 2.0
 """A silent member's partitions are with others within its session and what a busy machine takes."""
+
+FAILOVER_LIMIT_S = 12.0
+"""A broker's session of three seconds, a call's own patience, and a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -298,6 +305,35 @@ class TestFailover:
             own.cluster.broker(coordinator).start()
             own.cluster.wait_ready()
             own.wait_isr("__consumer_offsets", 3)
+
+    def test_a_coordinator_that_stood_still_neither_answers_nor_expires_from_memory(self, own):
+        """It wakes in the belief that it coordinates, after others have gone on without it."""
+        member = GroupMember(own, "g", ["orders"], session_timeout_ms=4_000)
+        settle([member], all_partitions("orders", 3))
+        member.commit("orders", 0, 1).expect(200)
+        coordinator = describe(own, "g")["coordinator"]
+        survivor = own.others(coordinator)[0]
+        member.via = survivor
+        paused = own.cluster.broker(coordinator)
+        paused.pause()
+
+        def taken_over():
+            member.heartbeat()
+            return describe(own, "g", via=survivor)["coordinator"] != coordinator
+
+        eventually(taken_over, FAILOVER_LIMIT_S)
+        member.commit("orders", 0, 2).expect(200)
+        # The kernel keeps the question until the process runs again: it is what it wakes to.
+        asking = HTTPConnection(urlsplit(own.url(coordinator)).netloc, timeout=FAILOVER_LIMIT_S)
+        asking.request("GET", routes.GROUP_OFFSETS.format(group="g"))
+        paused.resume()
+        with closing(asking), asking.getresponse() as answer:
+            assert [each["offset"] for each in json.load(answer)["offsets"]] == [2]
+        own.wait_isr("__consumer_offsets", 3)
+        member.via = coordinator
+        member.heartbeat()
+        assert member.partitions == all_partitions("orders", 3)
+        assert committed(own, "g") == {("orders", 0): 2}
 
     def test_members_outlive_their_coordinator(self, own):
         """Nobody expires or loses a partition because the coordinator died."""
