@@ -92,6 +92,15 @@ ASSIGNORS: Mapping[str, Assignor] = MappingProxyType(
 )
 """By name."""
 
+_OTHER_SPELLINGS: Mapping[str, str] = MappingProxyType(
+    {"round-robin": "round_robin", "roundrobin": "round_robin"}
+)
+
+
+def canonical_name(name: str) -> str:
+    """The name under which ASSIGNORS has it; other clients of the field spell one differently."""
+    return _OTHER_SPELLINGS.get(name, name)
+
 
 def assignor(name: str) -> Assignor:
     """The assignor of that name.
@@ -99,7 +108,7 @@ def assignor(name: str) -> Assignor:
     Raises:
         UnsupportedAssignorError: there is none.
     """
-    found = ASSIGNORS.get(name)
+    found = ASSIGNORS.get(canonical_name(name))
     if found is None:
         raise UnsupportedAssignorError(
             f"assignor {name!r} is none of {', '.join(sorted(ASSIGNORS))}."

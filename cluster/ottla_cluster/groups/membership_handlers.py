@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from ottla_cluster.controller.result import Result
+from ottla_cluster.groups.assignors import canonical_name
 from ottla_cluster.groups.changes import GroupChanges
 from ottla_cluster.groups.commands import (
     AssignedTopic,
@@ -80,8 +81,9 @@ def join(
     if before is None and len(group.members) >= MAX_MEMBERS:
         raise GroupMaxSizeReachedError(f"The group has {MAX_MEMBERS} members already.")
     changes = GroupChanges(group)
+    others = group.members.keys() - {member_id, before.member_id if before else member_id}
     wanted = command.assignor or group.assignor or context.config.default_assignor
-    _choose_assignor(changes, wanted, is_alone=not group.members.keys() - {member_id})
+    _choose_assignor(changes, canonical_name(wanted), is_alone=not others)
     member = _member(command, member_id, before, context)
     if replaced is not None and replaced.member_id != member_id:
         _replace(changes, replaced, member)

@@ -112,6 +112,13 @@ def test_the_first_member_chooses_the_assignor(groups):
     assert groups.group().assignor == "sticky"
 
 
+def test_round_robin_may_be_spelled_as_elsewhere(groups):
+    groups.join("a", assignor="round-robin")
+    groups.join("b", assignor="roundrobin")
+    assert groups.group().assignor == "round_robin"
+    assert groups.settle() == {"a": ["orders-0", "orders-2"], "b": ["orders-1"]}
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "says"),
     [
@@ -274,6 +281,15 @@ def test_a_static_member_restarts_without_a_rebalance(groups):
     assert groups.group().targets == {"a2": targets["a1"], "b": targets["b"]}
     changed = [r for r in groups.last_records if isinstance(r, CurrentAssigned)]
     assert [record.member_id for record in changed] == ["a2"]
+
+
+def test_a_static_member_that_is_alone_may_return_with_other_settings():
+    groups = GroupsUnderTest(topics={"orders": 1, "clicks": 1})
+    groups.join("a1", ["orders"], instance_id="a", assignor="range")
+    joined = groups.join("a2", ["clicks"], instance_id="a", assignor="sticky")
+    assert names(joined.assignment) == ["clicks-0"]
+    assert groups.group().assignor == "sticky"
+    assert groups.settle() == {"a2": ["clicks-0"]}
 
 
 def test_who_lost_its_instance_id_is_told_to_stop(groups):
