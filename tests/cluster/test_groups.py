@@ -335,6 +335,23 @@ class TestFailover:
         assert member.partitions == all_partitions("orders", 3)
         assert committed(own, "g") == {("orders", 0): 2}
 
+    def test_too_few_brokers_for_the_first_group_is_nobodys_mistake(self, own):
+        """The topic of the coordinators must not be made less durable than the cluster promises."""
+        absent = own.others(own.controller())[0]
+        own.cluster.broker(absent).kill()
+
+        def fenced():
+            brokers = own.http.get(own.any_url() + routes.BROKERS).expect(200).document["brokers"]
+            return [each["id"] for each in brokers if each["state"] == "fenced"] == [absent]
+
+        eventually(fenced)
+        refused = commit_alone(own, "g", "orders", {0: 1})
+        assert (refused.status, refused.document["code"]) == (503, "COORDINATOR_NOT_AVAILABLE")
+        assert refused.document["outcome"] == "not_applied"
+        own.cluster.broker(absent).start()
+        own.cluster.wait_ready()
+        commit_alone(own, "g", "orders", {0: 1}).expect(200)
+
     def test_members_outlive_their_coordinator(self, own):
         """Nobody expires or loses a partition because the coordinator died."""
         members = [GroupMember(own, "g", ["orders"], session_timeout_ms=6_000) for _ in range(3)]

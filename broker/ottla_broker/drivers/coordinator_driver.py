@@ -90,12 +90,7 @@ class CoordinatorDriver:
             try:
                 await self._load()
             except OttlaError as error:
-                # Whoever asks is told; another replica's copy may be sound.
-                self._failure = error
-                log.critical(
-                    "coordinator_cannot_load", partition=self.partition.name, code=error.code,
-                    detail=error.detail,
-                )  # fmt: skip
+                self._cannot_load(error)
             while not self.is_over:
                 self._changed.clear()
                 self._release()
@@ -125,6 +120,16 @@ class CoordinatorDriver:
         log.info(
             "coordinator_loaded", partition=partition.name, leader_epoch=self._leader_epoch,
             offset=end, after_ms=monotonic_ms() - started_ms,
+        )  # fmt: skip
+
+    def _cannot_load(self, error: OttlaError) -> None:
+        """Whoever asks is told; another replica's copy may be sound."""
+        if self.is_over:
+            return  # The log changed under the reading, as it may in another epoch.
+        self._failure = error
+        log.critical(
+            "coordinator_cannot_load", partition=self.partition.name, code=error.code,
+            detail=error.detail,
         )  # fmt: skip
 
     def _resign(self) -> None:
