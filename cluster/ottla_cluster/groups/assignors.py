@@ -37,7 +37,7 @@ def assign_range(
     for topic, readers in _readers(subscriptions, partition_counts).items():
         short, longer = divmod(partition_counts[topic], len(readers))
         start = 0
-        for number, member_id in enumerate(readers):
+        for number, member_id in enumerate(readers[: partition_counts[topic]]):
             end = start + short + (number < longer)
             target[member_id].extend((topic, partition) for partition in range(start, end))
             start = end
@@ -53,8 +53,12 @@ def assign_round_robin(
     target: Target = {member_id: [] for member_id in sorted(subscriptions)}
     in_turn = list(target)
     turn = 0
-    for topic, readers in _readers(subscriptions, partition_counts).items():
-        reads = frozenset(readers)
+    shared: dict[int, frozenset[str]] = {}
+    by_topic = _readers(subscriptions, partition_counts)
+    for topic, readers in by_topic.items():
+        if id(readers) not in shared:
+            shared[id(readers)] = frozenset(readers)
+        reads = shared[id(readers)]
         for partition in range(partition_counts[topic]):
             while in_turn[turn % len(in_turn)] not in reads:
                 turn += 1
@@ -119,13 +123,28 @@ def assignor(name: str) -> Assignor:
 def _readers(
     subscriptions: Mapping[str, Sequence[str]], partition_counts: Mapping[str, int]
 ) -> dict[str, list[str]]:
-    """The members that read each topic, both sorted; only topics that exist."""
-    readers: dict[str, list[str]] = {}
+    """The members that read each topic, both sorted; only topics that exist.
+
+    Most members of a group read the same, so members are looked at by subscription; topics with the
+    same readers share one list.
+    """
+    alike: dict[tuple[str, ...], list[str]] = {}
     for member_id in sorted(subscriptions):
-        for topic in subscriptions[member_id]:
+        alike.setdefault(tuple(subscriptions[member_id]), []).append(member_id)
+    subscribers: dict[str, list[int]] = {}
+    for number, topics in enumerate(alike):
+        for topic in topics:
             if topic in partition_counts:
-                readers.setdefault(topic, []).append(member_id)
-    return dict(sorted(readers.items()))
+                subscribers.setdefault(topic, []).append(number)
+    members = list(alike.values())
+    merged: dict[tuple[int, ...], list[str]] = {}
+    readers: dict[str, list[str]] = {}
+    for topic in sorted(subscribers):
+        numbers = tuple(subscribers[topic])
+        if numbers not in merged:
+            merged[numbers] = sorted(member for number in numbers for member in members[number])
+        readers[topic] = merged[numbers]
+    return readers
 
 
 def _still_valid(
@@ -137,8 +156,12 @@ def _still_valid(
     """What each member may keep of the target before."""
     kept: Target = {}
     taken: set[TopicPartition] = set()
+    shared: dict[tuple[str, ...], frozenset[str]] = {}
     for member_id in sorted(subscriptions):
-        reads = frozenset(subscriptions[member_id])
+        topics = tuple(subscriptions[member_id])
+        if topics not in shared:
+            shared[topics] = frozenset(topics)
+        reads = shared[topics]
         kept[member_id] = [
             (topic, partition)
             for topic, partition in sorted(previous.get(member_id, ()))
@@ -182,13 +205,13 @@ def _fill_least_loaded(
     kept: Target, readers: Mapping[str, Sequence[str]], partition_counts: Mapping[str, int]
 ) -> Target:
     """Gives each free partition to the reader of its topic that has least."""
-    heaps: dict[tuple[str, ...], list[tuple[int, str]]] = {}
+    heaps: dict[int, list[tuple[int, str]]] = {}
     for topic, partition in _unassigned(kept, readers, partition_counts):
-        of_topic = tuple(readers[topic])
-        if of_topic not in heaps:
-            heaps[of_topic] = [(len(kept[member_id]), member_id) for member_id in of_topic]
-            heapq.heapify(heaps[of_topic])
-        heap = heaps[of_topic]
+        of_topic = readers[topic]
+        if id(of_topic) not in heaps:
+            heaps[id(of_topic)] = [(len(kept[member_id]), member_id) for member_id in of_topic]
+            heapq.heapify(heaps[id(of_topic)])
+        heap = heaps[id(of_topic)]
         # Loads only rise here, and another heap may have raised one since: put it back in place.
         while heap[0][0] != len(kept[heap[0][1]]):
             member_id = heap[0][1]

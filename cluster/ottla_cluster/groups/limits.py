@@ -1,8 +1,13 @@
 """The group coordinator's limits, by name.
 
 One decision's records are one record batch, so these also bound the largest batch: a rebalance may
-rewrite the target of every member, and deleting a group removes every offset of it.
+rewrite the target of every member, and deleting a group removes every offset of it. A batch that
+the log refused for its size would leave a dead member in its group for ever.
 """
+
+MAX_DECISION_BYTES = 16 * 1024 * 1024
+"""More than the records of any one decision take; `max.message.bytes` of the offsets topic must be
+at least this."""
 
 MAX_GROUPS = 10_000
 """Groups of one coordinator, that is of one partition of the offsets topic."""

@@ -19,6 +19,7 @@ from ottla_protocol.errors import InvalidPatternError
 _SPECIAL = frozenset("\\^$.|?*+()[]{}")
 _REPEATS = frozenset("*+?")
 _MAX_DEPTH = 20
+_MAX_REMEMBERED_MOVES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,32 +51,43 @@ class Pattern:
         self._characters: list[_Characters | None] = []
         self._next: list[list[int]] = []
         parser = _Parser(text, self)
-        self._start, self._end = parser.parsed()
+        start, self._end = parser.parsed()
+        self._first = self._closure((start,))
+        self._moves: dict[tuple[frozenset[int], str], frozenset[int]] = {}
 
     def matches(self, name: str) -> bool:
         """Whether the whole name matches."""
-        states = self._closure((self._start,))
+        states = self._first
         for character in name:
-            states = self._closure(
-                self._next[state][0]
-                for state in states
-                if (wanted := self._characters[state]) is not None and wanted.matches(character)
-            )
+            following = self._moves.get((states, character))
+            states = self._move(states, character) if following is None else following
             if not states:
                 return False
         return self._end in states
 
-    def _closure(self, states: Iterable[int]) -> dict[int, None]:
+    def _move(self, states: frozenset[int], character: str) -> frozenset[int]:
+        """The states after one more character; remembered, as names share most of their moves."""
+        following = self._closure(
+            self._next[state][0]
+            for state in states
+            if (wanted := self._characters[state]) is not None and wanted.matches(character)
+        )
+        if len(self._moves) >= _MAX_REMEMBERED_MOVES:
+            self._moves.clear()
+        self._moves[states, character] = following
+        return following
+
+    def _closure(self, states: Iterable[int]) -> frozenset[int]:
         """These states and all that are reached without a character."""
-        reached: dict[int, None] = {}
+        reached: set[int] = set()
         pending = list(states)
         while pending:
             state = pending.pop()
             if state not in reached:
-                reached[state] = None
+                reached.add(state)
                 if self._characters[state] is None:
                     pending.extend(self._next[state])
-        return reached
+        return frozenset(reached)
 
     def add_state(self, characters: _Characters | None) -> int:
         """A new state: it takes one of the characters, or none if that is None."""

@@ -49,7 +49,8 @@ def wanted_topics(group: Group, view: ClusterView) -> tuple[dict[str, tuple[str,
             if member.pattern not in by_pattern:
                 by_pattern[member.pattern] = subscribed_topics(member, topics)
             subscriptions[member_id] = by_pattern[member.pattern]
-    return subscriptions, sorted({topic for names in subscriptions.values() for topic in names})
+    distinct = dict.fromkeys(subscriptions.values())
+    return subscriptions, sorted({topic for names in distinct for topic in names})
 
 
 def rebalance(changes: GroupChanges, view: ClusterView) -> None:
