@@ -110,11 +110,15 @@ class Writer(threading.Thread):
 
 
 def make_trouble(cluster, proxies, faults, until_s):
-    """Kill, pause and cut, one at a time, so that a majority is always there."""
+    """Kill, pause and cut, one at a time, so that a majority is always there.
+
+    Each of them at least once, however slow the machine; then at random until the time is up.
+    """
     told = Counter()
-    while time.monotonic() < until_s:
+    first = ["cut", "kill", "pause"]
+    while first or time.monotonic() < until_s:
         broker = faults.choice(cluster.brokers)
-        fault = faults.choice(("kill", "pause", "cut", "cut"))
+        fault = first.pop(0) if first else faults.choice(("kill", "pause", "cut", "cut"))
         told[fault] += 1
         if fault == "cut":
             for proxy in proxies:

@@ -279,6 +279,8 @@ class TestAdministration:
         refused = client.produce("__consumer_offsets", [{"value": 1}])
         assert (refused.status, refused.document["code"]) == (422, "INVALID_TOPIC_EXCEPTION")
         assert len(client.describe("__consumer_offsets")["partitions"]) == 16
+        configs = client.describe("__consumer_offsets")["configs"]
+        assert configs["max.message.bytes"] == 16 << 20, "room for a decision on a large group"
 
 
 class TestFailover:

@@ -19,6 +19,7 @@ from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.commands import CreateTopic
 from ottla_cluster.controller.image import BrokerState, Topic
+from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES
 from ottla_cluster.groups.commands import (
     ClientCommand,
     CommitOffsets,
@@ -28,6 +29,7 @@ from ottla_cluster.groups.commands import (
     decode_response,
     encode_message,
 )
+from ottla_cluster.groups.limits import MAX_DECISION_BYTES
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     CoordinatorNotAvailableError,
@@ -163,7 +165,13 @@ class CoordinatorCalls:
     async def _create_offsets_topic(self) -> None:
         try:
             await self._commands.change(
-                CreateTopic(name=OFFSETS_TOPIC, partitions=self._offsets_partitions, internal=True),
+                CreateTopic(
+                    name=OFFSETS_TOPIC,
+                    partitions=self._offsets_partitions,
+                    # A decision about a very large group is one batch all the same.
+                    configs={MAX_MESSAGE_BYTES: MAX_DECISION_BYTES},
+                    internal=True,
+                ),
                 # Whoever finds it made already has what it wants.
                 repeatable=True,
             )
