@@ -56,7 +56,9 @@ class TestNames:
     def test_a_name_that_breaks_a_rule_is_refused_naming_the_rule(self, shared, bad, rule):
         assert rule in refused(create(shared, {"name": bad}), 422, "INVALID_TOPIC_EXCEPTION")
 
-    @pytest.mark.parametrize("internal", ["__consumer_offsets", "__transaction_state"])
+    @pytest.mark.parametrize(
+        "internal", ["__consumer_offsets", "__transaction_state", "__consumer.offsets"]
+    )
     def test_the_brokers_own_names_are_refused(self, shared, internal):
         detail = refused(create(shared, {"name": internal}), 422, "INVALID_TOPIC_EXCEPTION")
         assert "internal" in detail

@@ -20,7 +20,7 @@ from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_cluster.controller.runtime import Completed, Submitted
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.cluster_view import ClusterView
-from ottla_cluster.groups.commands import Command, Response
+from ottla_cluster.groups.commands import Command, ExpireMember, Response
 from ottla_cluster.groups.image import GroupsImage, replay
 from ottla_cluster.groups.records import decode_pairs, decode_record
 from ottla_protocol.errors import (
@@ -38,6 +38,9 @@ from ottla_protocol.record_codec import RecordData, decode_batch, encode_batch
 
 LOAD_BYTES = 4 << 20
 """How much of the log is read and replayed at a time."""
+
+TICK_EXPIRIES_MS = 20
+"""How long one tick may expire members; the others are still overdue at the next one."""
 
 MAX_INFLATED_BYTES = 64 << 20
 """What one batch of decisions may take; the coordinator writes none that is larger."""
@@ -189,9 +192,10 @@ class CoordinatorDriver:
         finally:
             self._answers.pop(submitted.request_id, None)
 
-    def _append(self, active: ActiveCoordinator, submitted: Submitted[Response]) -> None:
+    def _append(self, active: ActiveCoordinator, submitted: Submitted[Response]) -> bool:
+        """Append a decision's records, if it has any; False when the log did not take them."""
         if submitted.payload is None:
-            return
+            return True
         now_ms = wall_clock_ms()
         try:
             batch = _batch_of(submitted.payload, now_ms)
@@ -205,13 +209,15 @@ class CoordinatorDriver:
         except OttlaError as error:
             refused = _not_coordinator(error).with_outcome(Outcome.NOT_APPLIED)
             self._answer(active.append_failed(submitted.request_id, refused))
-        else:
-            active.appended(submitted.request_id, appended.info.next_offset)
+            return False
+        active.appended(submitted.request_id, appended.info.next_offset)
+        return True
 
     def tick(self, view: ClusterView, now_ms: int) -> None:
         """Submit what is due at this time: members to expire, topics that changed, old offsets.
 
-        What is refused or not committed is due again.
+        What is refused or not committed is due again, and so is an expiry that this tick has no
+        time left for: each is a rebalance of its group, and many members may fall silent at once.
         """
         try:
             active = self._require_active()
@@ -222,7 +228,10 @@ class CoordinatorDriver:
         if self._was_deaf:
             self._was_deaf = False
             active.restart_sessions(now_ms)
+        expiries_end_ms = monotonic_ms() + TICK_EXPIRIES_MS
         for command in active.due(now_ms, wall_clock_ms(), view):
+            if isinstance(command, ExpireMember) and monotonic_ms() >= expiries_end_ms:
+                continue
             try:
                 submitted = active.submit(command, now_ms, wall_clock_ms(), view)
             except OttlaError as error:
@@ -232,7 +241,9 @@ class CoordinatorDriver:
                     code=error.code,
                 )
             else:
-                self._append(active, submitted)
+                if not self._append(active, submitted):
+                    # The log takes nothing now: the next would fare no better.
+                    expiries_end_ms = 0
 
     def restart_sessions(self, now_ms: int) -> None:
         """Give every member a full session from now: the silence was this process's own."""

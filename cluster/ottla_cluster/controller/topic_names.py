@@ -33,8 +33,13 @@ def refuse_internal(name: str) -> None:
     Raises:
         InvalidTopicError: the name is reserved.
     """
-    if is_internal(name):
-        raise InvalidTopicError(f"The topic {name!r} is internal: only the brokers manage it.")
+    internal = name if is_internal(name) else collides(name, INTERNAL_TOPICS)
+    if internal is not None:
+        # Another spelling of it would keep the brokers from ever creating their own.
+        raise InvalidTopicError(
+            f"The topic {name!r} is internal, or equals one that is after swapping '.' and '_' "
+            f"({internal}): only the brokers manage it."
+        )
 
 
 def collides(name: str, existing: Iterable[str]) -> str | None:

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from ottla_broker.drivers import coordinator_driver
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.coordinator_driver import CoordinatorDriver
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
@@ -234,3 +235,19 @@ async def test_a_damaged_state_is_told_and_stops_nothing_else(coordinated):
     with pytest.raises(CoordinatorNotAvailableError, match="cannot be read") as caught:
         await coordinated.execute(FetchOffsets("g"))
     assert caught.value.outcome is Outcome.NOT_APPLIED
+
+
+async def test_many_who_fall_silent_at_once_go_in_more_than_one_tick(coordinated, monkeypatch):
+    """Each expiry is a rebalance: all in one tick would keep the event loop from everything."""
+    await coordinated.coordinate(0)
+    for number in range(5):
+        await coordinated.executed(Join("g", member_id=f"m{number}", topics=("orders",)))
+    far_ms = monotonic_ms() + 10_000_000
+    monkeypatch.setattr(coordinator_driver, "TICK_EXPIRIES_MS", 0)
+    end = coordinated.partition.log.next_offset
+    coordinated.driver.tick(VIEW, far_ms)
+    assert coordinated.partition.log.next_offset == end, "no time was left for any"
+    monkeypatch.setattr(coordinator_driver, "TICK_EXPIRIES_MS", 60_000)
+    coordinated.driver.tick(VIEW, far_ms)
+    assert coordinated.partition.log.next_offset > end, "they are still overdue"
+    await coordinated.replicate()

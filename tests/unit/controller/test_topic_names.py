@@ -47,7 +47,10 @@ def test_a_name_that_passes_is_safe_as_a_folder(name):
     assert not set(name) & set("/\\\0\n%: ")
 
 
-@pytest.mark.parametrize("name", ["__consumer_offsets", "__transaction_state"])
+@pytest.mark.parametrize(
+    "name",
+    ["__consumer_offsets", "__transaction_state", "__consumer.offsets", "..transaction.state"],
+)
 def test_internal_names_are_the_brokers_own(name):
     with pytest.raises(InvalidTopicError, match="internal"):
         refuse_internal(name)
