@@ -342,12 +342,17 @@ class BinaryFetchResponse(Response, frozen=True):
 
 
 class OffsetResponse(Response, frozen=True):
-    """`GET …/offsets?at=earliest|latest`: `latest` is the high watermark."""
+    """`GET …/offsets?at=earliest|latest|<timestamp>`: `latest` is the high watermark.
+
+    For a timestamp (ms since the epoch) it is the first record at or after it, and `timestamp` is
+    that record's; where there is none, `offset` is the high watermark and `timestamp` None.
+    """
 
     topic: str
     partition: int
     offset: int
     leader_epoch: int
+    timestamp: int | None = None
 
 
 # --- health ---------------------------------------------------------------------------------

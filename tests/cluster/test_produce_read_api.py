@@ -395,6 +395,7 @@ class TestOffsets:
                 document = shared.offset(topic, at=at, via=via).expect(200).document
                 assert document == {
                     "topic": topic, "partition": 0, "offset": 0, "leader_epoch": 0,
+                    "timestamp": None,
                 }  # fmt: skip
         shared.append(topic, 1, 2, 3)
         for via in (1, 2, 3):

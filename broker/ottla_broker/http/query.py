@@ -10,6 +10,9 @@ from ottla_protocol.errors import (
 )
 from ottla_protocol.models import ACKS_ALL, DEFAULT_PRODUCE_TIMEOUT_MS, MAX_PRODUCE_TIMEOUT_MS
 
+MAX_TIMESTAMP = 2**63 - 1
+"""The latest time, in ms since the epoch, that a record can have."""
+
 _MAX_DIGITS = 19
 """More digits than a 64-bit integer has; longer numbers are refused unparsed."""
 
@@ -58,6 +61,16 @@ class Query:
                 parameter=name,
             )
         return number
+
+    def timestamp(self, name: str) -> int | None:
+        """A time in ms since the epoch, or None.
+
+        Raises:
+            InvalidRequestError: it is none.
+        """
+        if name not in self._values:
+            return None
+        return self.number(name, 0, minimum=0, maximum=MAX_TIMESTAMP)
 
     def choice(self, name: str, default: str, choices: Collection[str]) -> str:
         """One of some words.

@@ -10,9 +10,9 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.http.context import BrokerContext, context_of
 from ottla_broker.http.forwarding import serve_at_leader
 from ottla_broker.http.post import Answer, Post
-from ottla_broker.http.query import Query, partition_number
+from ottla_broker.http.query import MAX_TIMESTAMP, Query, parse_integer, partition_number
 from ottla_broker.services.produce_options import ProduceOptions
-from ottla_broker.services.record_read import ReadOptions, RecordsRead
+from ottla_broker.services.record_read import AtTimestamp, Position, ReadOptions, RecordsRead
 from ottla_broker.telemetry import METRICS
 from ottla_protocol import routes
 from ottla_protocol.errors import (
@@ -37,6 +37,10 @@ BODY_BYTES_PARSED_INLINE = 256 << 10
 BYTES_RENDERED_INLINE = 256 << 10
 """Larger answers are rendered on a thread, for the same reason."""
 
+READ_PARAMETERS = (
+    "offset", "timestamp", "max_bytes", "max_records", "min_bytes", "max_wait_ms", "format",
+    "replica",
+)  # fmt: skip
 FORMATS = ("auto", "json", "text", "base64")
 
 _IDEMPOTENCY_KEY = routes.HEADER_IDEMPOTENCY_KEY.lower()
@@ -98,12 +102,10 @@ def _require_json(post: Post) -> None:
 async def read(request: web.Request) -> web.StreamResponse:
     """`GET /v1/topics/{topic}/partitions/{partition}/records`."""
     context = context_of(request)
-    query = Query(
-        request.query.items(),
-        {"offset", "max_bytes", "max_records", "min_bytes", "max_wait_ms", "format", "replica"},
-    )
+    query = Query(request.query.items(), READ_PARAMETERS)
+    local = query.choice("replica", "leader", ("leader", "local")) == "local"
     options = ReadOptions(
-        position=query.position("offset"),
+        position=_position(query, local=local),
         max_bytes=query.number("max_bytes", DEFAULT_READ_BYTES, minimum=1, maximum=MAX_READ_BYTES),
         max_records=query.number(
             "max_records", DEFAULT_READ_RECORDS, minimum=1, maximum=MAX_READ_RECORDS
@@ -112,7 +114,6 @@ async def read(request: web.Request) -> web.StreamResponse:
         max_wait_ms=query.number("max_wait_ms", DEFAULT_WAIT_MS, minimum=0, maximum=MAX_WAIT_MS),
     )
     record_format = cast(RecordFormat, query.choice("format", "auto", FORMATS))
-    local = query.choice("replica", "leader", ("leader", "local")) == "local"
     topic, partition = (
         request.match_info["topic"],
         partition_number(request.match_info["partition"]),
@@ -133,6 +134,19 @@ async def read(request: web.Request) -> web.StreamResponse:
     return await serve_at_leader(request, topic, partition, serve_here)
 
 
+def _position(query: Query, *, local: bool) -> Position:
+    timestamp = query.timestamp("timestamp")
+    if timestamp is None:
+        return query.position("offset")
+    if query.text("offset") is not None:
+        raise InvalidRequestError("offset and timestamp exclude each other", parameter="timestamp")
+    if local:
+        raise InvalidRequestError(
+            "timestamp is looked for at the leader, not with replica=local", parameter="timestamp"
+        )
+    return AtTimestamp(timestamp)
+
+
 def _render(
     topic: str, partition: int, found: RecordsRead, record_format: RecordFormat
 ) -> web.Response:
@@ -149,22 +163,35 @@ def _render(
 
 
 async def offsets(request: web.Request) -> web.StreamResponse:
-    """`GET /v1/topics/{topic}/partitions/{partition}/offsets?at=earliest|latest`."""
+    """`GET /v1/topics/{topic}/partitions/{partition}/offsets?at=earliest|latest|<timestamp>`."""
     context = context_of(request)
-    query = Query(request.query.items(), {"at"})
-    at = cast(Literal["earliest", "latest"], query.choice("at", "latest", ("earliest", "latest")))
+    at = _at(Query(request.query.items(), {"at"}))
     topic, partition = (
         request.match_info["topic"],
         partition_number(request.match_info["partition"]),
     )
 
     async def serve_here() -> web.Response:
-        offset = context.record_read.offset_at(topic, partition, at)
+        found = await context.record_read.offset_at(topic, partition, at)
         leader_epoch = context.metadata.image.partition(topic, partition).leader_epoch
+        answer = OffsetResponse(topic, partition, found.offset, leader_epoch, found.timestamp)
         return web.Response(
-            body=msgspec.json.encode(OffsetResponse(topic, partition, offset, leader_epoch)),
+            body=msgspec.json.encode(answer),
             content_type=routes.JSON,
             headers={"Cache-Control": "no-store"},
         )
 
     return await serve_at_leader(request, topic, partition, serve_here)
+
+
+def _at(query: Query) -> Literal["earliest", "latest"] | AtTimestamp:
+    at = query.text("at") or "latest"
+    if at in ("earliest", "latest"):
+        return cast(Literal["earliest", "latest"], at)
+    timestamp = parse_integer(at)
+    if timestamp is None or not 0 <= timestamp <= MAX_TIMESTAMP:
+        raise InvalidRequestError(
+            f"at must be earliest, latest or a time in ms since the epoch, not '{at}'",
+            parameter="at",
+        )
+    return AtTimestamp(timestamp)

@@ -1,6 +1,5 @@
 """Reads of plain records: from which offset, how many, and how they look."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,20 +7,22 @@ from typing import Literal
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
-from ottla_broker.services.reading import LeaderRead, LocalRead, PartitionRead, poll
-from ottla_broker.storage.stored_batch import StoredBatch
-from ottla_protocol.errors import MessageTooLargeError
-from ottla_protocol.record_batch import read_header
-from ottla_protocol.record_codec import Record, decode_batch
+from ottla_broker.services.batch_decoding import decode_records
+from ottla_broker.services.reading import LeaderRead, LocalRead, poll
+from ottla_broker.services.timestamps import FoundOffset, find_by_timestamp
+from ottla_protocol.record_codec import Record
 
-MAX_INFLATED_BYTES = 64 << 20
-"""What the records of one read may take uncompressed: it ends before the batch that takes more."""
 
-BYTES_DECODED_INLINE = 64 << 10
-"""More bytes than this are decoded on a thread, so that heartbeats go on meanwhile."""
+@dataclass(frozen=True, slots=True)
+class AtTimestamp:
+    """The position of the first record whose timestamp is at or after this one, in ms."""
 
-Position = int | Literal["earliest", "latest"]
-"""Where to read: an offset, a word, or a negative number that counts back from the latest."""
+    timestamp: int
+
+
+Position = int | Literal["earliest", "latest"] | AtTimestamp
+"""Where to read: an offset, a word, a negative number that counts back from the latest, or a time;
+behind the last record where none is as late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,18 @@ class RecordReadService:
     ) -> RecordsRead:
         """Read from the leader here, or from this broker's own copy (`local`).
 
+        A timestamp can only be looked for at the leader.
+
         Raises:
             OffsetOutOfRangeError: with both bounds.
             RoutingError, UnavailableError: this broker may not serve the read now.
         """
         replica = self._replicas.hosted(topic, partition)
-        offset = _resolve(replica, options.position, local=local)
+        if isinstance(options.position, AtTimestamp):
+            assert not local, "the leader alone knows the end"
+            offset = (await find_by_timestamp(replica, options.position.timestamp)).offset
+        else:
+            offset = _resolve(replica, options.position, local=local)
         read = (LocalRead if local else LeaderRead)(replica, offset, options.max_bytes)
         await poll(
             [read],
@@ -74,21 +81,36 @@ class RecordReadService:
         )
         if read.error is not None:
             raise read.error
-        return await _decode(read, options.max_records)
+        decoded = await decode_records(
+            [batch.data for batch in read.batches], read.offset, max_records=options.max_records
+        )
+        return RecordsRead(
+            records=decoded.records,
+            next_offset=decoded.next_offset,
+            high_watermark=read.partition.high_watermark,
+            log_start_offset=read.partition.log.log_start_offset,
+            size_bytes=read.size_bytes,
+        )
 
-    def offset_at(self, topic: str, partition: int, at: Literal["earliest", "latest"]) -> int:
-        """The log start or the high watermark.
+    async def offset_at(
+        self, topic: str, partition: int, at: Literal["earliest", "latest"] | AtTimestamp
+    ) -> FoundOffset:
+        """The log start, the high watermark, or where the first record at or after a time is.
 
         Raises:
             OffsetNotAvailableError: a new leader does not know `latest` yet.
             RoutingError, UnavailableError: this broker does not lead the partition now.
         """
         replica = self._replicas.hosted(topic, partition)
+        if isinstance(at, AtTimestamp):
+            return await find_by_timestamp(replica, at.timestamp)
         replica.leading()
-        return _resolve(replica, at, local=False)
+        return FoundOffset(_resolve(replica, at, local=False))
 
 
-def _resolve(replica: Partition, position: Position, *, local: bool) -> int:
+def _resolve(
+    replica: Partition, position: int | Literal["earliest", "latest"], *, local: bool
+) -> int:
     start = replica.log.log_start_offset
     if position == "earliest":
         return start
@@ -96,50 +118,3 @@ def _resolve(replica: Partition, position: Position, *, local: bool) -> int:
         latest = replica.high_watermark if local else replica.latest_offset()
         return latest if position == "latest" else max(start, latest + position)
     return position
-
-
-async def _decode(read: PartitionRead, max_records: int) -> RecordsRead:
-    batches = read.batches
-    large = read.size_bytes > BYTES_DECODED_INLINE or any(
-        read_header(batch.data).compression for batch in batches
-    )
-    if large:
-        records, next_offset = await asyncio.to_thread(_records, batches, read.offset, max_records)
-    else:
-        records, next_offset = _records(batches, read.offset, max_records)
-    return RecordsRead(
-        records=records,
-        next_offset=next_offset,
-        high_watermark=read.partition.high_watermark,
-        log_start_offset=read.partition.log.log_start_offset,
-        size_bytes=read.size_bytes,
-    )
-
-
-def _records(
-    batches: Sequence[StoredBatch], offset: int, max_records: int
-) -> tuple[list[Record], int]:
-    """Records from `offset` on; the first batch may begin below it."""
-    found: list[Record] = []
-    next_offset = offset
-    budget_bytes = MAX_INFLATED_BYTES
-    for batch in batches:
-        if read_header(batch.data).is_control:
-            next_offset = batch.last_offset + 1
-            continue
-        try:
-            records = decode_batch(batch.data, max_inflated_bytes=budget_bytes)
-        except MessageTooLargeError:
-            if not found:
-                raise
-            return found, next_offset
-        budget_bytes -= sum(len(record.value or b"") + len(record.key or b"") for record in records)
-        budget_bytes = max(budget_bytes, 0)
-        wanted = [record for record in records if record.offset >= offset]
-        room = max_records - len(found)
-        if len(wanted) > room:
-            found.extend(wanted[:room])
-            return found, wanted[room].offset if room == 0 else found[-1].offset + 1
-        found.extend(wanted)
-        next_offset = batch.last_offset + 1
-    return found, next_offset

@@ -152,18 +152,26 @@ class LogFiles:
         )
         return batches, end_offset
 
-    async def find_timestamp(self, timestamp: int, *, limit: int) -> StoredBatch | None:
-        """The first batch with a record at or after `timestamp`, if it ends below `limit`."""
-        for segment in tuple(self._segments):
-            async with self._handles.use(segment) as connection:
-                found = await connection.run(
-                    "find timestamp", partial(find_timestamp, timestamp=timestamp)
-                )
-            if found is not None:
-                batches = await self._read_segment(
-                    segment, found, max_bytes=0, limit=limit, end_offset=found
-                )
-                return batches[0] if batches else None
+    async def find_timestamp(
+        self, timestamp: int, offset: int, *, limit: int
+    ) -> StoredBatch | None:
+        """The first batch from `offset` on whose latest record is at or after `timestamp`.
+
+        None where there is no such batch that ends below `limit`.
+        """
+        for segment in tuple(self._segments[self._index_of(offset) :]):
+            start: int | None = offset
+            while start is not None:
+                async with self._handles.use(segment) as connection:
+                    found, start = await connection.run(
+                        "find timestamp",
+                        partial(find_timestamp, timestamp=timestamp, offset=start),
+                    )
+                if found is not None:
+                    batches = await self._read_segment(
+                        segment, found, max_bytes=0, limit=limit, end_offset=found
+                    )
+                    return batches[0] if batches else None
         return None
 
     async def _read_segment(

@@ -480,15 +480,24 @@ class PartitionLog:
                 offset = end_offset
             return ()
 
-    async def find_timestamp(self, timestamp: int, *, limit: int) -> StoredBatch | None:
-        """The first batch with a record at or after `timestamp`, in ms, if it ends below `limit`.
+    async def find_timestamp(
+        self, timestamp: int, *, limit: int, offset: int | None = None
+    ) -> StoredBatch | None:
+        """The first batch whose header tells of a record at or after `timestamp`, in ms.
+
+        Args:
+            timestamp: what to look for; timestamps need not rise.
+            limit: only a batch whose last offset is below it.
+            offset: begin with the first batch that does not begin below it; None for the log's
+                start.
 
         Raises:
             StorageError: what is on disk is damaged or cannot be read.
         """
         await self._commits.wait_durable(min(limit, self._state.next_offset))
         async with self._files.lock.shared():
-            return await self._files.find_timestamp(timestamp, limit=limit)
+            start = max(offset or 0, self.log_start_offset)
+            return await self._files.find_timestamp(timestamp, start, limit=limit)
 
     async def _write(self, item: Group | QueuedRoll | QueuedDurability) -> None:
         """Called by the writer task alone: the next transaction, or the next segment."""

@@ -19,6 +19,10 @@ _BLOB_BYTES = 32 * 1024
 """From this average size on, batches are read one by one through SQLite's blob interface, which
 copies each once; below it, one SELECT for all of them costs less."""
 
+SCANNED_BATCHES = 2_048
+"""How many batches one step of a look-up by timestamp looks at: whoever commits to the same file
+waits for no more than that."""
+
 _COLUMNS_WITHOUT_DATA = ", ".join(COLUMNS[:-1])
 _SIZE = COLUMNS.index("size")
 _BASE_OFFSET = COLUMNS.index("base_offset")
@@ -53,13 +57,20 @@ def read_batches(
     return tuple(verified_batch(path, row)[0] for row in _with_data(connection, path, rows))
 
 
-def find_timestamp(connection: Any, timestamp: int) -> int | None:
-    """Base offset of the first batch with a record at or after `timestamp`, in ms."""
-    found = connection.execute(
-        "SELECT base_offset FROM batches WHERE max_timestamp >= ? ORDER BY base_offset LIMIT 1",
-        (timestamp,),
+def find_timestamp(connection: Any, timestamp: int, offset: int) -> tuple[int | None, int | None]:
+    """One step of a look-up: the next SCANNED_BATCHES batches that begin at or above `offset`.
+
+    Returns:
+        The base offset of the first of them whose latest record is at or after `timestamp`, in ms,
+        if there is one; and where the next step begins, None at the segment's end.
+    """
+    [(found, last, count)] = connection.execute(
+        "SELECT min(base_offset) FILTER (WHERE max_timestamp >= ?), max(base_offset), count(*) "
+        "FROM (SELECT base_offset, max_timestamp FROM batches WHERE base_offset >= ? "
+        "ORDER BY base_offset LIMIT ?)",
+        (timestamp, offset, SCANNED_BATCHES),
     ).fetchall()
-    return found[0][0] if found else None
+    return found, last + 1 if count == SCANNED_BATCHES else None
 
 
 def _choose_rows(

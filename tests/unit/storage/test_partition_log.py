@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from ottla_broker.storage import segment as segments
-from ottla_broker.storage import sqlite
+from ottla_broker.storage import segment_reader, sqlite
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_protocol.errors import (
     CorruptMessageError,
@@ -296,6 +296,20 @@ async def test_a_batch_is_found_by_its_timestamp(harness):
         assert found.base_offset == expected
     assert await log.find_timestamp(901, limit=UNLIMITED) is None
     assert await log.find_timestamp(900, limit=3) is None
+    following = await log.find_timestamp(400, offset=4, limit=UNLIMITED)
+    assert following.base_offset == 4
+    assert await log.find_timestamp(600, offset=4, limit=UNLIMITED) is None
+
+
+async def test_a_look_up_by_timestamp_goes_on_where_one_step_ends(harness, monkeypatch):
+    monkeypatch.setattr(segment_reader, "SCANNED_BATCHES", 2)
+    log = await harness.open(segment_bytes=2_000)
+    for timestamp in (5, 1, 2, 3, 4, 9, 6, 10):
+        append(log, value_bytes=200, timestamp=timestamp)
+    for wanted, expected in ((0, 0), (6, 5), (9, 5), (10, 7)):
+        found = await log.find_timestamp(wanted, limit=UNLIMITED)
+        assert found.base_offset == expected
+    assert await log.find_timestamp(11, limit=UNLIMITED) is None
 
 
 async def test_large_batches_come_back_whole(harness):

@@ -1,0 +1,70 @@
+"""Record batches to records, for whoever does not take them whole."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ottla_protocol.errors import MessageTooLargeError
+from ottla_protocol.record_batch import Buffer, read_header
+from ottla_protocol.record_codec import Record, decode_batch
+
+MAX_INFLATED_BYTES = 64 << 20
+"""What the records of one read may take uncompressed: it ends before the batch that takes more."""
+
+BYTES_DECODED_INLINE = 64 << 10
+"""More bytes than this are decoded on a thread, so that heartbeats go on meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedRecords:
+    """Records in the order of their offsets; `next_offset` is where the next read goes on."""
+
+    records: Sequence[Record]
+    next_offset: int
+
+
+async def decode_records(
+    batches: Sequence[Buffer], offset: int, *, max_records: int
+) -> DecodedRecords:
+    """Records from `offset` on; the first batch may begin below it.
+
+    Control batches are stepped over.
+
+    Raises:
+        CorruptMessageError: a batch is not what Kafka's format says.
+        MessageTooLargeError: the first batch alone inflates to more than MAX_INFLATED_BYTES.
+    """
+    large = sum(len(batch) for batch in batches) > BYTES_DECODED_INLINE or any(
+        read_header(batch).compression for batch in batches
+    )
+    if large:
+        return await asyncio.to_thread(_records, batches, offset, max_records)
+    return _records(batches, offset, max_records)
+
+
+def _records(batches: Sequence[Buffer], offset: int, max_records: int) -> DecodedRecords:
+    found: list[Record] = []
+    next_offset = offset
+    budget_bytes = MAX_INFLATED_BYTES
+    for batch in batches:
+        header = read_header(batch)
+        if header.is_control:
+            next_offset = header.last_offset + 1
+            continue
+        try:
+            records = decode_batch(batch, max_inflated_bytes=budget_bytes)
+        except MessageTooLargeError:
+            if not found:
+                raise
+            return DecodedRecords(found, next_offset)
+        budget_bytes -= sum(len(record.value or b"") + len(record.key or b"") for record in records)
+        budget_bytes = max(budget_bytes, 0)
+        wanted = [record for record in records if record.offset >= offset]
+        room = max_records - len(found)
+        if len(wanted) > room:
+            found.extend(wanted[:room])
+            last = wanted[room].offset if room == 0 else found[-1].offset + 1
+            return DecodedRecords(found, last)
+        found.extend(wanted)
+        next_offset = header.last_offset + 1
+    return DecodedRecords(found, next_offset)

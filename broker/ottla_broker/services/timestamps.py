@@ -1,0 +1,44 @@
+"""Where a partition's records of some time begin."""
+
+from dataclasses import dataclass
+
+from ottla_broker.drivers.partition import Partition
+from ottla_broker.services.batch_decoding import decode_records
+from ottla_protocol.errors import LeaderNotAvailableError
+
+
+@dataclass(frozen=True, slots=True)
+class FoundOffset:
+    """An offset, with its record's timestamp where a record was looked for and found."""
+
+    offset: int
+    timestamp: int | None = None
+
+
+async def find_by_timestamp(replica: Partition, timestamp: int) -> FoundOffset:
+    """The first record at or after `timestamp`, in ms, that is below the high watermark.
+
+    Timestamps need not rise with the offsets: what counts is the lowest offset. Where no record is
+    as late, it is the high watermark, and the answer has no timestamp.
+
+    Raises:
+        OffsetNotAvailableError: a new leader does not know its high watermark yet.
+        RoutingError, UnavailableError: this broker does not lead the partition now.
+        StorageError: what is on disk is damaged or cannot be read.
+    """
+    leader = replica.leading()
+    limit = replica.latest_offset()
+    offset = replica.log.log_start_offset
+    found = None
+    while found is None:
+        batch = await replica.log.find_timestamp(timestamp, offset=offset, limit=limit)
+        if batch is None:
+            break
+        count = batch.last_offset - batch.base_offset + 1
+        decoded = await decode_records([batch.data], batch.base_offset, max_records=count)
+        found = next((record for record in decoded.records if record.timestamp >= timestamp), None)
+        offset = batch.last_offset + 1
+    # The disk took its time: what was read is worth nothing if the leadership went meanwhile.
+    if replica.leading() is not leader:
+        raise LeaderNotAvailableError(f"{replica.name} moved on to another leader epoch")
+    return FoundOffset(limit) if found is None else FoundOffset(found.offset, found.timestamp)
