@@ -9,16 +9,26 @@
         ├── BufferExhaustedError     no room in the buffer within `max_block_ms`
         ├── DeliveryTimeoutError     not acknowledged within `delivery_timeout_ms`
         ├── ClusterUnreachableError  no broker could be asked; names each URL and its reason
-        └── ForkedProcessError       used in a child process of the one that made it
+        ├── ForkedProcessError       used in a child process of the one that made it
+        ├── ConsumerClosedError      the consumer was closed
+        ├── ConcurrentUseError       two threads used one consumer at the same time
+        ├── NotAssignedError         the consumer does not read that partition
+        ├── SubscriptionError        subscribe and assign exclude one another, or lack a group
+        ├── NoOffsetForPartitionError  nowhere to begin, and auto_offset_reset is none
+        ├── RecordDeserializationError  a deserializer does not take a record
+        └── WakeupError              wakeup() ended a poll
 
 What a broker answers keeps its own class of `ottla_protocol.errors`. Each error of this module
 carries a `hint`: what to do about it, in one sentence. Tracebacks show it below the message.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ottla_protocol.errors import OttlaError, Outcome
+
+if TYPE_CHECKING:
+    from ottla._consumer_record import ConsumerRecord
 
 TOLD_WAIT_MS = 100.0
 """From how long on an error tells how long was waited."""
@@ -171,3 +181,88 @@ class ForkedProcessError(ClientError):
     code = "FORKED_PROCESS"
     title = "Forked process"
     default_hint = "make a new one in the child, after the fork"
+
+
+class ConsumerClosedError(ClientError):
+    """The consumer was closed before the call, or during it."""
+
+    code = "CONSUMER_CLOSED"
+    title = "Consumer closed"
+    default_hint = "poll before close(); a with block closes when it ends"
+
+
+class ConcurrentUseError(ClientError, RuntimeError):
+    """A second thread or task used a consumer while a call of the first one was under way."""
+
+    code = "CONCURRENT_USE"
+    title = "Concurrent use"
+    default_hint = "one consumer for each thread or task; only wakeup() is for others"
+
+
+class NotAssignedError(ClientError, ValueError):
+    """The partition is none that this consumer reads."""
+
+    code = "PARTITION_NOT_ASSIGNED"
+    title = "Partition not assigned"
+    default_hint = "assign() names partitions; subscribe() gets them from the group during poll()"
+
+
+class SubscriptionError(ClientError, ValueError):
+    """What the consumer is to read is not said, said in two ways, or needs a group."""
+
+    code = "INVALID_SUBSCRIPTION"
+    title = "Invalid subscription"
+
+
+class NoOffsetForPartitionError(ClientError):
+    """There is no committed offset to begin from, and `auto_offset_reset` is none.
+
+    `topic` and `partition` are members.
+    """
+
+    code = "NO_OFFSET_FOR_PARTITION"
+    title = "No offset for partition"
+    default_hint = "seek() to where to begin, or set auto_offset_reset to earliest or latest"
+
+
+class RecordDeserializationError(ClientError):
+    """A deserializer does not take a record; `__cause__` is what it raised.
+
+    The records before it were handed out. Poll raises this again until the consumer is moved on,
+    with `seek(TopicPartition(error.topic, error.partition), error.offset + 1)`.
+
+    Attributes:
+        topic, partition, offset: the record.
+        key, value: its bytes.
+    """
+
+    code = "RECORD_DESERIALIZATION_FAILED"
+    title = "Record deserialization failed"
+    default_hint = "seek(TopicPartition(topic, partition), offset + 1) skips the record"
+    topic: str = ""
+    partition: int = -1
+    offset: int = -1
+    key: bytes | None = None
+    value: bytes | None = None
+
+    @classmethod
+    def of(
+        cls, record: "ConsumerRecord", *, is_key: bool, cause: Exception
+    ) -> "RecordDeserializationError":
+        """The error for a record whose key or value failed."""
+        part = "key" if is_key else "value"
+        error = cls(
+            f"the {part} of {record.topic}-{record.partition} at offset {record.offset} does not "
+            f"deserialize: {type(cause).__name__}: {cause}"
+        )
+        error.topic, error.partition, error.offset = record.topic, record.partition, record.offset
+        error.key, error.value = record.key, record.value
+        return error
+
+
+class WakeupError(ClientError):
+    """`wakeup()` ended a call that was waiting, or the next one that would have."""
+
+    code = "WAKEUP"
+    title = "Woken up"
+    retriable = True

@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from operator import attrgetter, eq
 from pathlib import PurePath
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -55,9 +56,20 @@ MARGIN_BYTES = 64
 MAX_BATCH_BYTES = 2**31 - 1
 """The batch length is an int32. Brokers set far lower limits."""
 
+RecordT = TypeVar("RecordT")
+
+RecordHeaders: TypeAlias = tuple[tuple[str, bytes | None], ...]
+"""In order; names may repeat."""
+
+RecordMaker: TypeAlias = Callable[
+    [str, int, int, int, bytes | None, bytes | None, RecordHeaders, int], RecordT
+]
+"""(topic, partition, offset, timestamp, key, value, headers, leader epoch) to a record."""
+
 _MARGIN = bytes(MARGIN_BYTES)
 _NO_HEADERS: list[tuple[str, bytes | None]] = []
 _COMPRESSION_BYTE = ATTRIBUTES_OFFSET + 1
+_offset_of = attrgetter("offset")
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -280,6 +292,56 @@ def decode_validated_batch(
     return records
 
 
+def decode_consumed_batch(
+    buffer: Buffer,
+    header: BatchHeader,
+    make: "RecordMaker[RecordT]",
+    topic: str,
+    partition: int,
+    *,
+    max_inflated_bytes: int,
+) -> list[RecordT]:
+    """The records of a batch in a reader's own form, without another one in between.
+
+    As `decode_validated_batch`, for readers that take a million records a second: each becomes what
+    `make` returns, and nothing else is called for it. What it makes must have an `offset`.
+
+    Args:
+        buffer: what `validate_batch` was given just before.
+        header: what it returned.
+        make: called once for each record, by position.
+        topic: handed through to `make`.
+        partition: as above.
+        max_inflated_bytes: what the records may take uncompressed.
+
+    Raises:
+        CorruptMessageError: a record in the batch is not what Kafka's format says.
+        MessageTooLargeError: it inflates to more than `max_inflated_bytes`.
+    """
+    assert header.batch_length + LENGTH_OVERHEAD_BYTES == len(buffer)
+    plain, size = _uncompressed(buffer, header, max_inflated_bytes)
+    epoch = header.leader_epoch
+    try:
+        batch = _codec.DefaultRecordBatch(memoryview(plain)[:size])
+        records = [
+            make(
+                topic,
+                partition,
+                record.offset,
+                NO_TIMESTAMP if (timestamp := record.timestamp) is None else timestamp,
+                record.key,
+                record.value,
+                tuple(headers) if (headers := record.headers) else (),
+                epoch,
+            )
+            for record in batch
+        ]
+    except Exception as error:
+        raise CorruptMessageError(f"record batch does not decode: {error}") from error
+    _check_offsets(records, header)
+    return records
+
+
 def _uncompressed(
     buffer: Buffer, header: BatchHeader, max_inflated_bytes: int
 ) -> tuple[bytes, int]:
@@ -296,15 +358,17 @@ def _uncompressed(
     return b"".join((head, inflated, _MARGIN)), HEADER_BYTES + len(inflated)
 
 
-def _check_offsets(records: list[Record], header: BatchHeader) -> None:
+def _check_offsets(records: Sequence[Any], header: BatchHeader) -> None:
     """Offsets must rise and lie in the batch's range, with no gap unless compaction left one."""
     base_offset = header.base_offset
     if len(records) == header.last_offset_delta + 1:
-        for expected, record in enumerate(records, base_offset):
-            if record.offset != expected:
-                raise CorruptMessageError(
-                    f"record batch has offset {record.offset} where {expected} is due"
-                )
+        due = range(base_offset, header.next_offset)
+        if not all(map(eq, map(_offset_of, records), due)):
+            for expected, record in zip(due, records, strict=True):
+                if record.offset != expected:
+                    raise CorruptMessageError(
+                        f"record batch has offset {record.offset} where {expected} is due"
+                    )
         return
     previous = base_offset - 1
     for record in records:
