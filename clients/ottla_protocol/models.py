@@ -315,13 +315,19 @@ class PartitionToFetch(Request, frozen=True):
 
 
 class BinaryFetchRequest(Request, frozen=True):
-    """`POST /v1/fetch`: long-poll until `min_bytes` are there or `max_wait_ms` has passed."""
+    """`POST /v1/fetch`: long-poll until `min_bytes` are there or `max_wait_ms` has passed.
+
+    With `replica` `any` a broker also serves the partitions that it follows in sync, up to the high
+    watermark that it knows, which lags behind the leader's. An offset that it does not have yet is
+    answered with OFFSET_NOT_AVAILABLE: the leader has it, if anybody does.
+    """
 
     partitions: list[PartitionToFetch]
     max_wait_ms: int = 500
     min_bytes: int = 1
     max_bytes: int = 16 << 20
     isolation: Literal["read_uncommitted", "read_committed"] = "read_uncommitted"
+    replica: Literal["leader", "any"] = "leader"
 
 
 class FetchedPartition(Response, frozen=True):

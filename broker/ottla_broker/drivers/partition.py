@@ -229,6 +229,27 @@ class Partition:
             )
         return self.leader
 
+    def require_in_sync(self) -> None:
+        """That this broker may serve consumers as a follower: all that it shows is committed.
+
+        Raises:
+            LeaderNotAvailableError: nobody leads, or this broker has not confirmed within its
+                session that the metadata is as it knows it.
+            NotLeaderOrFollowerError: it is not in sync.
+        """
+        if self.follower is None:
+            raise LeaderNotAvailableError(f"{self.name} has no leader at this moment")
+        if not self._lease_valid():
+            raise LeaderNotAvailableError(
+                f"broker {self._node_id} has not confirmed that it still follows {self.name}"
+            )
+        if self._node_id not in self.state.isr or not self.is_fit_to_lead:
+            raise NotLeaderOrFollowerError(
+                f"broker {self._node_id} is not in sync with the leader of {self.name}",
+                leader=self.state.leader,
+                leader_epoch=self.state.leader_epoch,
+            )
+
     # --- the leader's side ------------------------------------------------------------------
 
     def append(

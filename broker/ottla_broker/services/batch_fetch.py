@@ -1,8 +1,8 @@
-"""The binary fetch: whole record batches of many partitions that this broker leads."""
+"""The binary fetch: whole record batches of many partitions that this broker leads or follows."""
 
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
-from ottla_broker.services.reading import LeaderRead, poll
+from ottla_broker.services.reading import FollowerRead, LeaderRead, PartitionRead, poll
 from ottla_protocol.errors import (
     FencedLeaderEpochError,
     OttlaError,
@@ -31,10 +31,13 @@ class BatchFetchService:
         Raises:
             OverloadedError: the purgatory is full.
         """
-        reads = [self._begin(wanted) for wanted in request.partitions]
+        reads = [
+            self._begin(wanted, at_leader=request.replica == "leader")
+            for wanted in request.partitions
+        ]
         failed = any(isinstance(read, OttlaError) for read in reads)
         await poll(
-            [read for read in reads if isinstance(read, LeaderRead)],
+            [read for read in reads if isinstance(read, PartitionRead)],
             min_bytes=request.min_bytes,
             max_bytes=min(request.max_bytes, MAX_FETCH_BYTES),
             max_wait_ms=0 if failed else min(request.max_wait_ms, MAX_WAIT_MS),
@@ -42,7 +45,7 @@ class BatchFetchService:
         )
         return [_result(read) for read in reads]
 
-    def _begin(self, wanted: PartitionToFetch) -> LeaderRead | OttlaError:
+    def _begin(self, wanted: PartitionToFetch, *, at_leader: bool) -> PartitionRead | OttlaError:
         try:
             partition = self._replicas.hosted(wanted.topic, wanted.partition)
             leader_epoch = partition.state.leader_epoch
@@ -57,13 +60,16 @@ class BatchFetchService:
                     f"not {wanted.leader_epoch}",
                     leader_epoch=leader_epoch,
                 )
-            partition.leading()
+            if at_leader or partition.follower is None:
+                partition.leading()
+                return LeaderRead(partition, wanted.offset, wanted.max_bytes)
+            partition.require_in_sync()
+            return FollowerRead(partition, wanted.offset, wanted.max_bytes)
         except OttlaError as error:
             return error
-        return LeaderRead(partition, wanted.offset, wanted.max_bytes)
 
 
-def _result(read: LeaderRead | OttlaError) -> FetchedPartition | OttlaError:
+def _result(read: PartitionRead | OttlaError) -> FetchedPartition | OttlaError:
     if isinstance(read, OttlaError):
         return read
     if read.error is not None:

@@ -15,6 +15,7 @@ from ottla_broker.storage.partition_log import StoredBatch
 from ottla_protocol.errors import (
     FencedLeaderEpochError,
     NotLeaderOrFollowerError,
+    OffsetNotAvailableError,
     OffsetOutOfRangeError,
     OttlaError,
     UnknownLeaderEpochError,
@@ -106,6 +107,29 @@ class LocalRead(PartitionRead):
     def limit(self) -> int:
         """The high watermark that this replica knows."""
         return self.partition.high_watermark
+
+
+class FollowerRead(PartitionRead):
+    """A consumer's read at a follower in sync, up to the high watermark that it knows (KIP-392)."""
+
+    @property
+    def watchers(self) -> Watchers:
+        """The high watermark and the role."""
+        return self.partition.watermark_watchers
+
+    def limit(self) -> int:
+        """The high watermark that this follower knows, while it is one in sync."""
+        self.partition.require_in_sync()
+        return self.partition.high_watermark
+
+    def _check_range(self) -> None:
+        # What a follower lacks at its end the leader may have.
+        if self.offset > self.partition.log.next_offset:
+            raise OffsetNotAvailableError(
+                f"this follower has {self.partition.name} up to {self.partition.log.next_offset} "
+                f"only, not offset {self.offset}"
+            )
+        super()._check_range()
 
 
 class ReplicaRead(PartitionRead):

@@ -260,3 +260,25 @@ async def test_a_former_leader_asks_the_next_one_only_from_what_is_durable_here(
     assert hosted.partition.log.log_end_offset == 0
     await hosted.partition.become_follower(state(OTHER, 1))
     assert hosted.partition.follower.fetch_position.offset == 1
+
+
+async def test_a_follower_serves_consumers_only_in_sync_and_while_its_lease_lasts(hosted):
+    partition = hosted.partition
+    with pytest.raises(LeaderNotAvailableError):
+        partition.require_in_sync()
+    await partition.become_follower(state(OTHER, 0))
+    partition.require_in_sync()
+    hosted.leased = False
+    with pytest.raises(LeaderNotAvailableError):
+        partition.require_in_sync()
+    hosted.leased = True
+    await partition.become_follower(state(OTHER, 1, isr=(OTHER,)))
+    with pytest.raises(NotLeaderOrFollowerError) as refused:
+        partition.require_in_sync()
+    assert refused.value.members["leader"] == OTHER
+
+
+async def test_a_leader_is_no_follower(hosted):
+    await hosted.lead(0)
+    with pytest.raises(LeaderNotAvailableError):
+        hosted.partition.require_in_sync()
