@@ -221,6 +221,7 @@ class Broker:
             commands=self._controller_commands,
             coordinators=self._coordinators,
             peers=self._peers,
+            purgatory=self._purgatory,
         )
         bounds = PartitionBoundsService(
             node_id=settings.node_id,

@@ -9,6 +9,12 @@ from ottla_protocol.models import Request, Response
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 """A partition, an epoch, or a time-out in milliseconds."""
 
+MAX_HEARTBEAT_WAIT_MS = 30_000
+"""How long a heartbeat may ask to wait for news; never longer than the member's session either."""
+
+Wait = Annotated[int, Meta(ge=0, le=MAX_HEARTBEAT_WAIT_MS)]
+"""How long a heartbeat may wait, in milliseconds."""
+
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """An offset, or a generation."""
 
@@ -50,11 +56,19 @@ class GroupHeartbeatRequest(Request, frozen=True):
     """`POST …/heartbeat`: the generation that the member knows, and what it reads.
 
     A partition that was taken from the member goes to its next owner once `owned` lacks it.
+
+    An answer that would only confirm `owned` waits for up to `max_wait_ms` until there is news, and
+    never for longer than the session. The member counts as alive meanwhile, and its session
+    begins anew with the answer. A later heartbeat of the member has the waiting one answered at
+    once, without news, and so may a broker that has no more room for waiting requests: the next
+    one is then due after `heartbeat_interval_ms`, as is that of a member that has news and still
+    reads what was taken from it. A heartbeat without `owned` never waits.
     """
 
     generation: Offset
     owned: list[OwnedPartitions] | None = None
     """None says nothing about it, and the answer has the whole assignment."""
+    max_wait_ms: Wait = 0
 
 
 class MembershipResponse(Response, frozen=True):

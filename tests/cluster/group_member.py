@@ -38,7 +38,7 @@ class GroupMember:
         path = route.format(group=self.group, member=getattr(self, "member_id", None))
         return self.client.http.call(method, url + path, document)
 
-    def try_heartbeat(self):
+    def try_heartbeat(self, *, max_wait_ms=0):
         """One heartbeat with what this member reads; the bare answer, adopted if it is a 200."""
         topics = sorted({topic for topic, _ in self.partitions})
         owned = [
@@ -46,7 +46,9 @@ class GroupMember:
             for topic in topics
         ]
         answer = self.call(
-            "POST", routes.GROUP_HEARTBEAT, {"generation": self.generation, "owned": owned}
+            "POST",
+            routes.GROUP_HEARTBEAT,
+            {"generation": self.generation, "owned": owned, "max_wait_ms": max_wait_ms},
         )
         if answer.status == 200:
             self._adopt(answer.document)

@@ -15,12 +15,20 @@ import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms, within
 from ottla_broker.drivers.critical_task import CriticalTask
+from ottla_broker.drivers.parked_heartbeats import ParkedHeartbeats
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_cluster.controller.runtime import Completed, Submitted
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.cluster_view import ClusterView
-from ottla_cluster.groups.commands import Command, ExpireMember, Response
+from ottla_cluster.groups.commands import (
+    Command,
+    ExpireMember,
+    Heartbeat,
+    HeartbeatResponse,
+    Join,
+    Response,
+)
 from ottla_cluster.groups.image import GroupsImage, replay
 from ottla_cluster.groups.records import decode_pairs, decode_record
 from ottla_protocol.errors import (
@@ -74,6 +82,7 @@ class CoordinatorDriver:
         self._was_deaf = False
         self._changed = asyncio.Event()
         self._answers: dict[int, asyncio.Future[Response]] = {}
+        self._parked = ParkedHeartbeats()
         self._task = CriticalTask(
             self._run(), name=f"coordinator-{partition.name}", on_failure=on_failure
         )
@@ -143,6 +152,8 @@ class CoordinatorDriver:
                 "coordinator_resigned", partition=self.partition.name,
                 leader_epoch=self._leader_epoch,
             )  # fmt: skip
+        # They are refused now, so that their members turn to the next coordinator.
+        self._parked.wake_all()
 
     async def stop(self) -> None:
         """End it; whoever waits for an answer learns that its outcome is unknown."""
@@ -175,13 +186,57 @@ class CoordinatorDriver:
             OttlaError: the coordinator refuses the command, or the log refuses its records.
         """
         active = self._require_active()
+        active.arrived(command)
+        try:
+            return await self._decide(active, command, view, deadline_ms)
+        finally:
+            active.answered(command, monotonic_ms())
+
+    async def heartbeat(
+        self, command: Heartbeat, current_view: Callable[[], ClusterView], *, deadline_ms: int
+    ) -> Response:
+        """As `execute`, but an answer without news waits for some, up to `max_wait_ms`.
+
+        What is answered is decided when the answer leaves, not when the wait began. A later
+        heartbeat of the member has it answered at once.
+
+        Args:
+            command: the heartbeat.
+            current_view: the topics as this broker knows them when it is called.
+            deadline_ms: the end of the wait and of all decisions, on the monotonic clock.
+        """
+        wait_end_ms = monotonic_ms() + command.max_wait_ms
+        active = self._require_active()
+        active.arrived(command)
+        try:
+            with self._parked.latest(command.group, command.member_id) as parked:
+                while True:
+                    response = await self._decide(active, command, current_view(), deadline_ms)
+                    assert isinstance(response, HeartbeatResponse)
+                    remaining_ms = wait_end_ms - monotonic_ms()
+                    if response.assignment is not None or remaining_ms <= 0 or parked.is_superseded:
+                        return response
+                    # What came while the decision was being committed has woken nobody.
+                    if not active.wants_heartbeat(command.group, command.member_id):
+                        await parked.wait(remaining_ms)
+                    if parked.is_superseded:
+                        return response
+                    active = self._require_active()
+        finally:
+            active.answered(command, monotonic_ms())
+
+    async def _decide(
+        self, active: ActiveCoordinator, command: Command, view: ClusterView, deadline_ms: int
+    ) -> Response:
+        before = active.speculative_image
         submitted = active.submit(command, monotonic_ms(), wall_clock_ms(), view)
         if submitted.response is not None:
             return submitted.response
         waiting: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._answers[submitted.request_id] = waiting
         # No wait between a decision and its place in the log, so none can come in between.
-        self._append(active, submitted)
+        if self._append(active, submitted):
+            self._wake_parked(active, command, before)
         try:
             return await within(deadline_ms - monotonic_ms(), waiting)
         except TimeoutError:
@@ -191,6 +246,21 @@ class CoordinatorDriver:
             ) from None
         finally:
             self._answers.pop(submitted.request_id, None)
+
+    def _wake_parked(
+        self, active: ActiveCoordinator, command: Command, before: GroupsImage
+    ) -> None:
+        """Have the parked heartbeats for which a decision has news decided again."""
+        group = getattr(command, "group", None)
+        if group is None:
+            return
+        for member_id, parked in self._parked.waiting(group, active.may_have_news(command, before)):
+            if active.wants_heartbeat(group, member_id):
+                parked.wake()
+        if isinstance(command, Join) and command.member_id is not None:
+            # It may have been given another assignment than the one that it has confirmed.
+            for _, parked in self._parked.waiting(group, (command.member_id,)):
+                parked.wake()
 
     def _append(self, active: ActiveCoordinator, submitted: Submitted[Response]) -> bool:
         """Append a decision's records, if it has any; False when the log did not take them."""
@@ -232,6 +302,7 @@ class CoordinatorDriver:
         for command in active.due(now_ms, wall_clock_ms(), view):
             if isinstance(command, ExpireMember) and monotonic_ms() >= expiries_end_ms:
                 continue
+            before = active.speculative_image
             try:
                 submitted = active.submit(command, now_ms, wall_clock_ms(), view)
             except OttlaError as error:
@@ -241,7 +312,9 @@ class CoordinatorDriver:
                     code=error.code,
                 )
             else:
-                if not self._append(active, submitted):
+                if self._append(active, submitted):
+                    self._wake_parked(active, command, before)
+                else:
                     # The log takes nothing now: the next would fare no better.
                     expiries_end_ms = 0
 

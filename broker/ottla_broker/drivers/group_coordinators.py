@@ -19,7 +19,7 @@ from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.cluster_view import ClusterView
-from ottla_cluster.groups.commands import Command, Response
+from ottla_cluster.groups.commands import Command, Heartbeat, Response
 from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.groups.image import GroupsImage
 from ottla_protocol.errors import (
@@ -102,6 +102,8 @@ class GroupCoordinators:
                 f"this broker does not coordinate the groups of {OFFSETS_TOPIC}-{partition}",
                 outcome=Outcome.NOT_APPLIED,
             )
+        if isinstance(command, Heartbeat) and command.max_wait_ms:
+            return await driver.heartbeat(command, self._current_view, deadline_ms=deadline_ms)
         return await driver.execute(command, self._current_view(), deadline_ms=deadline_ms)
 
     # --- roles ------------------------------------------------------------------------------

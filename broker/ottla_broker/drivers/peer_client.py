@@ -1,8 +1,9 @@
 """Calls from this broker to its peers.
 
-Calls with a MessagePack body go over the connections of `peer_pool`; reads that are streamed
-through to a client go over an aiohttp session. Every call carries the cluster id and, where one is
-set, the cluster secret; none follows redirects.
+Calls with a MessagePack body go over the connections of `peer_pool`; those that may wait at the
+peer for long have connections of their own, lest replication wait behind them. Reads that are
+streamed through to a client go over an aiohttp session. Every call carries the cluster id and,
+where one is set, the cluster secret; none follows redirects.
 
 What went wrong is sorted by what it proves: a refused connection proves that the process is gone
 and that nothing was applied; a failure to connect proves only the latter; anything after the
@@ -29,6 +30,10 @@ from ottla_protocol.errors import OttlaError, Outcome, UnavailableError, error_f
 Message = TypeVar("Message")
 
 
+MAX_PARKED_CALLS_PER_PEER = 4_096
+"""Calls that wait at one peer for something to happen there; each takes a connection."""
+
+
 class PeerUnavailableError(UnavailableError):
     """A peer could not be reached or did not answer.
 
@@ -53,7 +58,8 @@ class PeerClient:
         if cluster_secret is not None:
             self._headers[routes.HEADER_CLUSTER_SECRET] = cluster_secret
         self._session: aiohttp.ClientSession | None = None
-        self._pool = PeerPool()
+        self._pool = PeerPool(MAX_CONNECTIONS_PER_PEER)
+        self._parking_pool = PeerPool(MAX_PARKED_CALLS_PER_PEER)
         # Heads by (base URL, path): bounded by the brokers' URLs and the internal routes.
         self._heads: dict[tuple[str, str], bytes] = {}
 
@@ -69,6 +75,7 @@ class PeerClient:
     async def close(self) -> None:
         """Close every connection."""
         self._pool.close()
+        self._parking_pool.close()
         if self._session is not None:
             await self._session.close()
 
@@ -94,11 +101,20 @@ class PeerClient:
             raise not_an_answer(base_url, path, error) from error
 
     async def post(
-        self, base_url: str, path: str, body: bytes, *, timeout_ms: int
+        self, base_url: str, path: str, body: bytes, *, timeout_ms: int, parks: bool = False
     ) -> bytes | bytearray:
-        """POST and return the body of a 2xx answer; raises as `call` does."""
+        """POST and return the body of a 2xx answer; raises as `call` does.
+
+        Args:
+            base_url: the peer's.
+            path: of an internal route.
+            body: in MessagePack.
+            timeout_ms: how long the answer may take.
+            parks: the peer may wait with its answer; see `may_park`.
+        """
+        pool = self._parking_pool if parks else self._pool
         try:
-            answer = await self._exchange(base_url, path, body, monotonic_ms() + timeout_ms)
+            answer = await self._exchange(pool, base_url, path, body, monotonic_ms() + timeout_ms)
         except ConnectFailedError as error:
             raise PeerUnavailableError(
                 f"{base_url}: {error}", refused=error.refused, outcome=Outcome.NOT_APPLIED
@@ -112,14 +128,20 @@ class PeerClient:
             raise _error_of(answer, base_url)
         return answer.body
 
-    async def _exchange(self, base_url: str, path: str, body: bytes, deadline_ms: int) -> Answer:
-        connection = await self._pool.borrow(base_url, deadline_ms=deadline_ms)
+    def may_park(self, base_url: str) -> bool:
+        """Whether one more call may wait at that peer now."""
+        return not self._parking_pool.is_full(base_url)
+
+    async def _exchange(
+        self, pool: PeerPool, base_url: str, path: str, body: bytes, deadline_ms: int
+    ) -> Answer:
+        connection = await pool.borrow(base_url, deadline_ms=deadline_ms)
         try:
             return await connection.exchange(
                 self._head(base_url, path, len(body)), body, deadline_ms=deadline_ms
             )
         finally:
-            self._pool.give_back(base_url, connection)
+            pool.give_back(base_url, connection)
 
     def _head(self, base_url: str, path: str, body_bytes: int) -> bytes:
         """The request line and headers; all but the length is the same every time."""

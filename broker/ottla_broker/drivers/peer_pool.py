@@ -30,15 +30,18 @@ class ConnectFailedError(ConnectionError):
 class _Peer:
     # Newest last: the others grow old and are closed when they are met.
     idle: deque[tuple[PeerConnection, int]] = field(default_factory=deque)
-    places: asyncio.Semaphore = field(
-        default_factory=lambda: asyncio.Semaphore(MAX_CONNECTIONS_PER_PEER)
-    )
+    places: asyncio.Semaphore = field(kw_only=True)
 
 
 class PeerPool:
-    """Lends connections; whoever borrows one has it to itself."""
+    """Lends connections; whoever borrows one has it to itself.
 
-    def __init__(self) -> None:
+    Args:
+        max_connections: most of them to one peer, lent and idle.
+    """
+
+    def __init__(self, max_connections: int) -> None:
+        self._max_connections = max_connections
         self._peers: dict[str, _Peer] = {}
         self._closed = False
 
@@ -51,17 +54,23 @@ class PeerPool:
         """
         peer = self._peers.get(base_url)
         if peer is None:
-            peer = self._peers[base_url] = _Peer()
+            peer = _Peer(places=asyncio.Semaphore(self._max_connections))
+            self._peers[base_url] = peer
         if not peer.places.locked():
             # The usual case, which needs no timer: this does not wait.
             await peer.places.acquire()
         else:
-            await _wait_for_place(peer, deadline_ms)
+            await self._wait_for_place(peer, deadline_ms)
         try:
             return self._idle(peer) or await _connect(base_url)
         except BaseException:
             peer.places.release()
             raise
+
+    def is_full(self, base_url: str) -> bool:
+        """Whether the next to borrow would have to wait for another to give back."""
+        peer = self._peers.get(base_url)
+        return peer is not None and peer.places.locked()
 
     def give_back(self, base_url: str, connection: PeerConnection) -> None:
         """End a loan, whatever came of it."""
@@ -71,6 +80,15 @@ class PeerPool:
             peer.idle.append((connection, monotonic_ms()))
         else:
             connection.close()
+
+    async def _wait_for_place(self, peer: _Peer, deadline_ms: int) -> None:
+        try:
+            async with asyncio.timeout(max(0, deadline_ms - monotonic_ms()) / 1000):
+                await peer.places.acquire()
+        except TimeoutError:
+            raise ConnectFailedError(
+                f"all {self._max_connections} connections are in use", refused=False
+            ) from None
 
     def _idle(self, peer: _Peer) -> PeerConnection | None:
         oldest_ms = monotonic_ms() - MAX_IDLE_MS
@@ -89,16 +107,6 @@ class PeerPool:
         for peer in self._peers.values():
             while peer.idle:
                 peer.idle.pop()[0].close()
-
-
-async def _wait_for_place(peer: _Peer, deadline_ms: int) -> None:
-    try:
-        async with asyncio.timeout(max(0, deadline_ms - monotonic_ms()) / 1000):
-            await peer.places.acquire()
-    except TimeoutError:
-        raise ConnectFailedError(
-            f"all {MAX_CONNECTIONS_PER_PEER} connections are in use", refused=False
-        ) from None
 
 
 async def _connect(base_url: str) -> PeerConnection:

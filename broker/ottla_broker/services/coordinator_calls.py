@@ -5,6 +5,8 @@ of that partition is its coordinator. The topic is created when the first group 
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -14,15 +16,18 @@ from ottla_broker.drivers.group_coordinators import OFFSETS_TOPIC, GroupCoordina
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
 from ottla_broker.drivers.peer_messages import CoordinatorCall, encode
+from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.racing import Unless
 from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.commands import CreateTopic
-from ottla_cluster.controller.image import BrokerState, Topic
+from ottla_cluster.controller.image import BrokerRegistration, BrokerState, Topic
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES
 from ottla_cluster.groups.commands import (
     ClientCommand,
     CommitOffsets,
+    Heartbeat,
+    HeartbeatResponse,
     Response,
     SeekOffsets,
     decode_command,
@@ -41,7 +46,9 @@ from ottla_protocol.errors import (
     Outcome,
     OverloadedError,
     TopicAlreadyExistsError,
+    UnavailableError,
 )
+from ottla_protocol.models_groups import MAX_HEARTBEAT_WAIT_MS
 from ottla_protocol.partitioning import partition_for_key
 
 CALL_TIMEOUT_MS = 10_000
@@ -51,6 +58,9 @@ FORWARD_GRACE_MS = 1_000
 """How much longer than the coordinator a forwarder waits, so that its own timeout arrives."""
 
 RETRY_INTERVAL_MS = 50
+
+ASK_AGAIN_INTERVAL_MS = 1_000
+"""How often a waiting heartbeat is repeated that could not wait at its coordinator."""
 
 LASTING_ERRORS = (NotEnoughReplicasError, OverloadedError, GroupMaxSizeReachedError)
 """What lasts longer than a caller wants to wait."""
@@ -62,6 +72,7 @@ class CoordinatorCalls:
     Args:
         node_id: this broker.
         offsets_partitions: how many partitions `__consumer_offsets` is created with.
+        purgatory: bounds the heartbeats that wait here.
     """
 
     def __init__(
@@ -74,6 +85,7 @@ class CoordinatorCalls:
         commands: ControllerCommands,
         coordinators: GroupCoordinators,
         peers: PeerClient,
+        purgatory: Purgatory,
     ) -> None:
         self._node_id = node_id
         self._offsets_partitions = offsets_partitions
@@ -82,6 +94,7 @@ class CoordinatorCalls:
         self._commands = commands
         self._coordinators = coordinators
         self._peers = peers
+        self._purgatory = purgatory
 
     async def decide(
         self, group: str, command: ClientCommand, *, repeatable: bool
@@ -102,7 +115,17 @@ class CoordinatorCalls:
         """
         topic = await self._offsets_topic()
         partition = partition_for_key(_group_key(group), len(topic.partitions))
-        return await self._decide_at(topic.topic_id, partition, command, repeatable=repeatable)
+        if not isinstance(command, Heartbeat) or not command.max_wait_ms:
+            return await self._decide_at(topic.topic_id, partition, command, repeatable=repeatable)
+        with self._place_to_wait(command) as heartbeat:
+            try:
+                with self._purgatory.unless_released():
+                    return await self._decide_at(
+                        topic.topic_id, partition, heartbeat, repeatable=repeatable
+                    )
+            except UnavailableError as error:
+                # This broker stops; the heartbeat may have been taken.
+                raise error.with_outcome(Outcome.UNKNOWN) from error
 
     async def ask_all(self, command: ClientCommand) -> list[Response]:
         """The answers of all coordinators to a question; none before there is a group."""
@@ -129,8 +152,25 @@ class CoordinatorCalls:
             NotCoordinatorError: this broker does not lead the partition.
             OttlaError: as `CoordinatorDriver.execute`.
         """
-        deadline_ms = monotonic_ms() + max(1, min(call.timeout_ms, CALL_TIMEOUT_MS))
-        return await self._execute(call.partition, decode_command(bytes(call.command)), deadline_ms)
+        command = decode_command(bytes(call.command))
+        timeout_ms = max(1, min(call.timeout_ms, CALL_TIMEOUT_MS + _wait_ms(command)))
+        deadline_ms = monotonic_ms() + timeout_ms
+        if not isinstance(command, Heartbeat) or not command.max_wait_ms:
+            return await self._execute(call.partition, command, deadline_ms)
+        with self._place_to_wait(command) as heartbeat:
+            return await self._execute(call.partition, heartbeat, deadline_ms)
+
+    @contextmanager
+    def _place_to_wait(self, command: Heartbeat) -> Iterator[Heartbeat]:
+        """Hold a place among the waiting requests; without one the heartbeat does not wait.
+
+        It is decided all the same: a member must not be lost because many wait.
+        """
+        if self._purgatory.parked >= self._purgatory.limit:
+            yield msgspec.structs.replace(command, max_wait_ms=0)
+            return
+        with self._purgatory.parked_request():
+            yield command
 
     async def _execute(self, partition: int, command: ClientCommand, deadline_ms: int) -> Response:
         if isinstance(command, CommitOffsets | SeekOffsets):
@@ -191,8 +231,13 @@ class CoordinatorCalls:
     async def _decide_at(
         self, topic_id: str, partition: int, command: ClientCommand, *, repeatable: bool
     ) -> tuple[Response, int]:
-        deadline_ms = monotonic_ms() + CALL_TIMEOUT_MS
+        wait_end_ms = monotonic_ms() + _wait_ms(command)
+        deadline_ms = wait_end_ms + CALL_TIMEOUT_MS
         while True:
+            if isinstance(command, Heartbeat):
+                # A part of the wait may have passed at a coordinator that is none any more.
+                remaining_ms = min(_wait_ms(command), wait_end_ms - monotonic_ms())
+                command = msgspec.structs.replace(command, max_wait_ms=max(0, remaining_ms))
             try:
                 leader = self._leader_of(topic_id, partition)
                 response = await self._decide_once(leader, partition, command, deadline_ms)
@@ -225,11 +270,47 @@ class CoordinatorCalls:
             raise CoordinatorNotAvailableError(
                 f"broker {leader} is not there now", outcome=Outcome.NOT_APPLIED
             )
+        if isinstance(command, Heartbeat) and command.max_wait_ms:
+            return await self._forward_heartbeat(registration, partition, command, deadline_ms)
+        return await self._forward(registration, partition, command, deadline_ms)
+
+    async def _forward_heartbeat(
+        self,
+        coordinator: BrokerRegistration,
+        partition: int,
+        command: Heartbeat,
+        deadline_ms: int,
+    ) -> Response:
+        """Forward a heartbeat that may wait; where no more of them may, ask again and again."""
+        wait_end_ms = monotonic_ms() + command.max_wait_ms
+        while True:
+            if self._peers.may_park(coordinator.url):
+                return await self._forward(coordinator, partition, command, deadline_ms, parks=True)
+            now = msgspec.structs.replace(command, max_wait_ms=0)
+            response = await self._forward(coordinator, partition, now, deadline_ms)
+            assert isinstance(response, HeartbeatResponse)
+            remaining_ms = wait_end_ms - monotonic_ms()
+            if response.assignment is not None or remaining_ms <= 0:
+                return response
+            await asyncio.sleep(min(remaining_ms, ASK_AGAIN_INTERVAL_MS) / 1000)
+            remaining_ms = max(0, wait_end_ms - monotonic_ms())
+            command = msgspec.structs.replace(command, max_wait_ms=remaining_ms)
+
+    async def _forward(
+        self,
+        coordinator: BrokerRegistration,
+        partition: int,
+        command: ClientCommand,
+        deadline_ms: int,
+        *,
+        parks: bool = False,
+    ) -> Response:
+        leader = coordinator.node_id
         remaining_ms = max(1, deadline_ms - monotonic_ms())
         call = CoordinatorCall(partition, remaining_ms, msgspec.Raw(encode_message(command)))
         try:
             with Unless(
-                self._metadata.replacement_of(leader, registration.broker_epoch),
+                self._metadata.replacement_of(leader, coordinator.broker_epoch),
                 PeerUnavailableError(
                     f"broker {leader} was fenced before it answered",
                     refused=False,
@@ -237,10 +318,11 @@ class CoordinatorCalls:
                 ),
             ):
                 body = await self._peers.post(
-                    registration.url,
+                    coordinator.url,
                     routes.INTERNAL_GROUPS,
                     encode(call),
                     timeout_ms=remaining_ms + FORWARD_GRACE_MS,
+                    parks=parks,
                 )
         except PeerUnavailableError as error:
             METRICS.forwarded_requests.labels("group", error.outcome).inc()
@@ -250,6 +332,13 @@ class CoordinatorCalls:
             ) from error
         METRICS.forwarded_requests.labels("group", "ok").inc()
         return decode_response(body)
+
+
+def _wait_ms(command: ClientCommand) -> int:
+    """How long an answer may wait for news; the coordinator refuses what is longer."""
+    if not isinstance(command, Heartbeat):
+        return 0
+    return min(command.max_wait_ms, MAX_HEARTBEAT_WAIT_MS)
 
 
 def _group_key(group: str) -> bytes:

@@ -87,11 +87,12 @@ class GroupService:
     async def heartbeat(
         self, group: str, member_id: str, request: models.GroupHeartbeatRequest
     ) -> models.MembershipResponse:
-        """Tell that a member lives and what it reads; hear what it may read.
+        """Tell that a member lives and what it reads; hear what it may read, once that is news.
 
         Raises:
             UnknownMemberIdError: it is no member (any more) and must join again.
             FencedMemberEpochError: the generation is not the member's.
+            InvalidRequestError: it would wait for longer than it may.
             UnavailableError: no coordinator decided in time.
         """
         command = Heartbeat(
@@ -99,6 +100,7 @@ class GroupService:
             member_id=member_id,
             generation=request.generation,
             owned=None if request.owned is None else _owned(request.owned),
+            max_wait_ms=request.max_wait_ms,
         )
         response, _ = await self._calls.decide(group, command, repeatable=True)
         assert isinstance(response, HeartbeatResponse)

@@ -12,7 +12,7 @@ The driver's part: submit commands one after another (its own `due` ones too), a
 as one record batch, report `appended` and `committed`, and give each answer to whoever asked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ottla_cluster.controller.result import Result
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from random import Random
 
     from ottla_cluster.groups.config import GroupConfig
+
+
+MEMBER_COMMANDS = (Join, Heartbeat, CommitOffsets)
+"""What shows that the member that it names lives."""
 
 
 class GroupMachine:
@@ -168,7 +172,44 @@ class ActiveCoordinator:
 
         For a coordinator that finds that it stood still: the silence may have been its own.
         """
-        self._machine.sessions = MemberSessions(self.speculative_image, now_ms)
+        self._machine.sessions.restart(self.speculative_image, now_ms)
+
+    def arrived(self, command: Command) -> None:
+        """A command of a member is here; until `answered` is called the member is not silent."""
+        if isinstance(command, MEMBER_COMMANDS) and command.member_id is not None:
+            self._machine.sessions.arrived(command.group, command.member_id)
+
+    def answered(self, command: Command, now_ms: int) -> None:
+        """A command that has `arrived` is answered, or nobody waits for its answer any more."""
+        if isinstance(command, MEMBER_COMMANDS) and command.member_id is not None:
+            self._machine.sessions.answered(command.group, command.member_id, now_ms)
+
+    def may_have_news(self, command: Command, before: GroupsImage) -> Collection[str]:
+        """The members whose parked heartbeats a decision may have news for.
+
+        A new target may concern everybody; a step towards it only those who are to have what was
+        given up, and the member itself. `wants_heartbeat` tells which of them have to be answered.
+
+        Args:
+            command: what was decided.
+            before: the speculative image before it.
+        """
+        group_id = getattr(command, "group", None)
+        former = before.groups.get(group_id) if group_id is not None else None
+        group = self.speculative_image.groups.get(group_id) if group_id is not None else None
+        if former is None or group is former:
+            return ()
+        if group is None or group.targets is not former.targets:
+            return former.members.keys()
+        if not isinstance(command, Join | Heartbeat) or command.member_id is None:
+            return ()
+        held, holds = former.currents.get(command.member_id), group.currents[command.member_id]
+        if held is None:
+            return ()
+        freed = {key for key in (*held.owned, *held.revoking) if holds.held(key) is None}
+        if not freed:
+            return ()
+        return [name for name, target in group.targets.items() if not freed.isdisjoint(target)]
 
     def wants_heartbeat(self, group_id: str, member_id: str) -> bool:
         """Whether a parked heartbeat of the member should be handled again now.
@@ -197,7 +238,7 @@ class ActiveCoordinator:
 
     def _touch(self, command: Command, now_ms: int) -> None:
         """Prolongs the session of the member that sent the command."""
-        if not isinstance(command, Join | Heartbeat | CommitOffsets) or command.member_id is None:
+        if not isinstance(command, MEMBER_COMMANDS) or command.member_id is None:
             return
         group = self.speculative_image.groups.get(command.group)
         if group is not None and command.member_id in group.members:

@@ -62,6 +62,8 @@ class Heartbeat(_Command, frozen=True, tag="heartbeat"):
     generation: int
     owned: tuple[OwnedTopic, ...] | None = None
     """None says nothing about it: nothing is given up, and the reply has the whole assignment."""
+    max_wait_ms: int = 0
+    """How long a reply that tells nothing new may wait for news; the driver's business."""
 
 
 class Leave(_Command, frozen=True, tag="leave"):

@@ -32,7 +32,7 @@ from ottla_cluster.groups.records import (
     TargetTopic,
 )
 from ottla_cluster.groups.targets import known_topics, rebalance, take_step, wanted_topics
-from ottla_cluster.groups.validation import validate_join
+from ottla_cluster.groups.validation import validate_join, validate_wait
 from ottla_protocol.errors import (
     CoordinatorLoadInProgressError,
     FencedInstanceIdError,
@@ -109,8 +109,10 @@ def heartbeat(
         UnknownMemberIdError: it is no member, or no longer.
         FencedInstanceIdError: another process has joined under its instance id.
         FencedMemberEpochError: its generation is one that it was never given.
+        InvalidRequestError: it would wait for too long.
     """
     group = member_group(image, command.group, command.member_id)
+    validate_wait(command.max_wait_ms, group.members[command.member_id].session_timeout_ms)
     before = group.currents[command.member_id]
     if command.generation > before.generation:
         raise FencedMemberEpochError(

@@ -20,6 +20,7 @@ from ottla_protocol.errors import (
     InvalidSessionTimeoutError,
     InvalidTopicError,
 )
+from ottla_protocol.models_groups import MAX_HEARTBEAT_WAIT_MS
 
 
 def validate_group_id(group_id: str) -> None:
@@ -49,6 +50,21 @@ def validate_member_id(field: str, member_id: str) -> None:
     if not 0 < len(member_id) <= MAX_MEMBER_ID_LENGTH or not member_id.isprintable():
         raise InvalidRequestError(
             f"{field} must have 1 to {MAX_MEMBER_ID_LENGTH} printable characters."
+        )
+
+
+def validate_wait(max_wait_ms: int, session_timeout_ms: int) -> None:
+    """Refuses a heartbeat that would wait for news for too long.
+
+    Raises:
+        InvalidRequestError: its detail names the field and the bound.
+    """
+    limit_ms = min(MAX_HEARTBEAT_WAIT_MS, session_timeout_ms)
+    if not 0 <= max_wait_ms <= limit_ms:
+        raise InvalidRequestError(
+            f"max_wait_ms must be 0 to {limit_ms}, for it may be no longer than the member's "
+            f"session and {MAX_HEARTBEAT_WAIT_MS} ms; it is {max_wait_ms}.",
+            field="max_wait_ms",
         )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from random import Random
 
+import msgspec
 import pytest
 
 from ottla_broker.drivers import coordinator_driver
@@ -16,12 +17,15 @@ from ottla_cluster.groups.commands import (
     FetchOffsets,
     Heartbeat,
     Join,
+    Leave,
     OffsetToCommit,
+    OwnedTopic,
 )
 from ottla_cluster.groups.config import GroupConfig
 from ottla_protocol.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
+    InvalidRequestError,
     NotCoordinatorError,
     NotEnoughReplicasError,
     Outcome,
@@ -251,3 +255,199 @@ async def test_many_who_fall_silent_at_once_go_in_more_than_one_tick(coordinated
     coordinated.driver.tick(VIEW, far_ms)
     assert coordinated.partition.log.next_offset > end, "they are still overdue"
     await coordinated.replicate()
+
+
+# --- parked heartbeats ----------------------------------------------------------------------
+
+
+class Members:
+    """Members of group g that park a heartbeat of what they were last told."""
+
+    def __init__(self, coordinated):
+        self.coordinated = coordinated
+        self.known = {}
+
+    async def join(self, member_id, session_timeout_ms=10_000):
+        join = Join("g", topics=("orders",), member_id=member_id)
+        join = msgspec.structs.replace(join, session_timeout_ms=session_timeout_ms)
+        self._adopt(await self.coordinated.executed(join))
+
+    async def settle(self):
+        """Heartbeat without waiting until nobody is told anything new."""
+        told = True
+        while told:
+            told = False
+            for member_id in sorted(self.known):
+                answer = await self.coordinated.executed(self.heartbeat(member_id))
+                told = told or answer.assignment is not None
+                self._adopt(answer)
+
+    def _adopt(self, answer):
+        owned = self.known[answer.member_id][1] if answer.assignment is None else answer.assignment
+        self.known[answer.member_id] = answer.generation, owned
+
+    def heartbeat(self, member_id, max_wait_ms=0):
+        generation, assignment = self.known[member_id]
+        owned = tuple(OwnedTopic(each.topic, each.partitions) for each in assignment)
+        return Heartbeat("g", member_id, generation, owned, max_wait_ms)
+
+    async def park(self, member_id, max_wait_ms=9_000):
+        """A heartbeat that waits already."""
+        driver = self.coordinated.driver
+        heartbeat = self.heartbeat(member_id, max_wait_ms)
+        parking = asyncio.ensure_future(
+            driver.heartbeat(heartbeat, lambda: VIEW, deadline_ms=soon() + max_wait_ms)
+        )
+        await asyncio.sleep(0)
+        assert not parking.done()
+        return parking
+
+    async def answer(self, parked):
+        """Its answer, which must come without the wait being over."""
+        await asyncio.sleep(0)
+        await self.coordinated.replicate()
+        return await asyncio.wait_for(parked, WAIT_LIMIT_S)
+
+
+@pytest.fixture
+async def members(coordinated):
+    """a and b, who share three partitions."""
+    await coordinated.coordinate(0)
+    members = Members(coordinated)
+    await members.join("a")
+    await members.join("b")
+    await members.settle()
+    return members
+
+
+def partitions_of(answer):
+    return [number for topic in answer.assignment for number in topic.partitions]
+
+
+async def test_a_heartbeat_without_news_waits_until_the_others_partitions_are_free(members):
+    parked = await members.park("b")
+    await members.coordinated.executed(Leave("g", "a"))
+    assert partitions_of(await members.answer(parked)) == [0, 1, 2]
+
+
+async def test_a_parked_heartbeat_hears_of_what_it_must_give_up(members):
+    parked_a, parked_b = await members.park("a"), await members.park("b")
+    await members.join("c")
+    await asyncio.sleep(0)
+    await members.coordinated.replicate()
+    done, waiting = await asyncio.wait(
+        (parked_a, parked_b), timeout=WAIT_LIMIT_S, return_when=asyncio.FIRST_COMPLETED
+    )
+    assert [len(partitions_of(each.result())) for each in done] == [1]
+    assert len(waiting) == 1
+
+
+async def test_a_partition_that_is_given_up_wakes_the_one_who_waits_for_it(members):
+    await members.join("c")
+    told = {
+        name: await members.coordinated.executed(members.heartbeat(name)) for name in ("a", "b")
+    }
+    (loser,) = (name for name, answer in told.items() if answer.assignment is not None)
+    (keeper,) = told.keys() - {loser}
+    parked_c, parked_keeper = await members.park("c"), await members.park(keeper)
+    members._adopt(told[loser])
+    await members.coordinated.executed(members.heartbeat(loser))
+    assert len(partitions_of(await members.answer(parked_c))) == 1
+    assert not parked_keeper.done(), "it has nothing to do with that"
+
+
+async def test_a_wait_ends_without_news(members):
+    started_ms = monotonic_ms()
+    parked = await members.park("a", max_wait_ms=60)
+    answer = await members.answer(parked)
+    assert answer.assignment is None
+    assert 60 <= monotonic_ms() - started_ms < 1_000
+
+
+async def test_a_later_heartbeat_ends_the_wait_of_the_former_at_once(members):
+    former = await members.park("a")
+    later = await members.park("a")
+    assert (await members.answer(former)).assignment is None
+    assert not later.done()
+
+
+async def test_a_later_heartbeat_ends_one_that_does_not_wait_yet(members):
+    """Its decision is being committed; when it is, it must not take the later one's place."""
+    coordinated = members.coordinated
+    joining = coordinated.start(Join("g", topics=("orders",), member_id="z", pattern=None))
+    await asyncio.sleep(0)
+    former, later = await members.park("b"), await members.park("b")
+    await coordinated.replicate()
+    await joining
+    first = await asyncio.wait_for(former, WAIT_LIMIT_S)
+    assert first.assignment is None
+    assert not later.done()
+
+
+async def test_leaving_ends_the_members_own_wait(members):
+    parked = await members.park("a")
+    await members.coordinated.executed(Leave("g", "a"))
+    with pytest.raises(UnknownMemberIdError):
+        await members.answer(parked)
+
+
+async def test_joining_again_ends_the_members_own_wait_only_with_news(members):
+    parked = await members.park("a")
+    await members.coordinated.executed(
+        Join("g", topics=("orders",), member_id="a", session_timeout_ms=10_000)
+    )
+    await asyncio.sleep(0.01)
+    assert not parked.done(), "it has what it had"
+
+
+async def test_who_coordinates_no_more_keeps_nobody_waiting(members):
+    parked = await members.park("a")
+    await members.coordinated.partition.become_follower(state(OTHER, 1))
+    with pytest.raises(NotCoordinatorError) as caught:
+        await asyncio.wait_for(parked, WAIT_LIMIT_S)
+    assert caught.value.outcome is Outcome.NOT_APPLIED
+
+
+async def test_a_wait_longer_than_a_session_is_refused(members):
+    with pytest.raises(InvalidRequestError, match="max_wait_ms must be 0 to 10000"):
+        await members.coordinated.driver.heartbeat(
+            members.heartbeat("a", 10_001), lambda: VIEW, deadline_ms=soon()
+        )
+
+
+async def test_a_parked_member_is_not_silent_and_its_session_counts_from_the_end(members):
+    driver = members.coordinated.driver
+    parked = await members.park("a")
+    far_ms = monotonic_ms() + 10_500
+    driver.tick(VIEW, far_ms)
+    await members.coordinated.replicate()
+    assert list(driver._active.speculative_image.groups["g"].members) == ["a"], "b is silent"
+    parked.cancel()
+    await asyncio.gather(parked, return_exceptions=True)
+    driver.tick(VIEW, monotonic_ms() + 9_000)
+    assert list(driver._active.speculative_image.groups["g"].members) == ["a"]
+    driver.tick(VIEW, monotonic_ms() + 10_500)
+    assert not driver._active.speculative_image.groups["g"].members
+    await members.coordinated.replicate()
+
+
+async def test_a_client_that_goes_away_leaves_nothing_behind(members):
+    parked = await members.park("a")
+    parked.cancel()
+    await asyncio.gather(parked, return_exceptions=True)
+    driver = members.coordinated.driver
+    assert driver._parked._latest == {}
+    assert not driver._active._machine.sessions._unanswered
+
+
+async def test_a_member_whose_heartbeat_is_not_yet_answered_is_not_silent(coordinated):
+    """The log commits nothing for longer than a session: that is not the member's silence."""
+    member_id, start_ms = await joined(coordinated)
+    writing = coordinated.start(CommitOffsets("other", (OffsetToCommit("orders", 0, 1),)))
+    beating = coordinated.start(Heartbeat("g", member_id, 1))
+    await asyncio.sleep(0.01)
+    assert not beating.done()
+    coordinated.driver.tick(VIEW, start_ms + 5_000)
+    await coordinated.replicate()
+    assert (await beating).member_id == member_id
+    await writing

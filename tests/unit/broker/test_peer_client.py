@@ -7,7 +7,6 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from ottla_broker.drivers import peer_pool
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
 from ottla_protocol.errors import NotControllerError, Outcome
 
@@ -154,13 +153,16 @@ async def test_a_call_that_finds_no_connection_free_was_certainly_not_sent(
     peers, peer, monkeypatch
 ):
     url, seen = peer
-    monkeypatch.setattr(peer_pool, "MAX_CONNECTIONS_PER_PEER", 1)
+    monkeypatch.setattr(peers._pool, "_max_connections", 1)
     holding = asyncio.create_task(peers.post(url, "/slow", b"", timeout_ms=TIMEOUT_MS))
     while not seen:  # noqa: ASYNC110  the peer has no event to wait for
         await asyncio.sleep(0.001)
     with pytest.raises(PeerUnavailableError, match="in use") as caught:
         await peers.post(url, "/echo", b"", timeout_ms=20)
     assert (caught.value.refused, caught.value.outcome) == (False, Outcome.NOT_APPLIED)
+    # What waits at the peer for long has places of its own.
+    assert peers.may_park(url)
+    await peers.post(url, "/echo", b"", timeout_ms=TIMEOUT_MS, parks=True)
     waiting = asyncio.create_task(peers.post(url, "/echo", b"later", timeout_ms=TIMEOUT_MS))
     holding.cancel()
     assert await waiting == b"later"
