@@ -46,9 +46,7 @@ def build_application(context: BrokerContext) -> web.Application:
             web.delete(routes.GROUP, groups.delete),
             web.post(routes.GROUP_MEMBERS, groups.join),
             web.delete(routes.GROUP_MEMBER, groups.leave),
-            web.post(routes.GROUP_HEARTBEAT, groups.heartbeat),
             web.get(routes.GROUP_OFFSETS, groups.committed),
-            web.post(routes.GROUP_OFFSETS, groups.commit),
             web.post(routes.GROUP_SEEK, groups.seek),
         ]
     )

@@ -1,4 +1,7 @@
-"""`/v1/groups`: members, committed offsets, and what an operator asks of consumer groups."""
+"""`/v1/groups`: members, committed offsets, and what an operator asks of consumer groups.
+
+Heartbeats and commits are in `group_posts`.
+"""
 
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -9,12 +12,7 @@ from ottla_broker.http.context import context_of
 from ottla_broker.http.query import Query
 from ottla_broker.http.topics import change_request, json_response
 from ottla_protocol.errors import OttlaError, Outcome
-from ottla_protocol.models_groups import (
-    CommitOffsetsRequest,
-    GroupHeartbeatRequest,
-    JoinGroupRequest,
-    SeekGroupRequest,
-)
+from ottla_protocol.models_groups import JoinGroupRequest, SeekGroupRequest
 
 CREATED = 201
 NO_CONTENT = 204
@@ -44,26 +42,12 @@ async def join(request: web.Request) -> web.Response:
     return json_response(joined, status=CREATED)
 
 
-async def heartbeat(request: web.Request) -> web.Response:
-    """`POST /v1/groups/{group}/members/{member}/heartbeat`."""
-    told = await change_request(request, GroupHeartbeatRequest)
-    member_id = request.match_info["member"]
-    groups = context_of(request).groups
-    return json_response(await _changed(groups.heartbeat(_group(request), member_id, told)))
-
-
 async def leave(request: web.Request) -> web.Response:
     """`DELETE /v1/groups/{group}/members/{member}`."""
     Query(request.query.items(), ())
     groups = context_of(request).groups
     await _changed(groups.leave(_group(request), request.match_info["member"]))
     return web.Response(status=NO_CONTENT)
-
-
-async def commit(request: web.Request) -> web.Response:
-    """`POST /v1/groups/{group}/offsets`."""
-    wanted = await change_request(request, CommitOffsetsRequest)
-    return json_response(await _changed(context_of(request).groups.commit(_group(request), wanted)))
 
 
 async def committed(request: web.Request) -> web.Response:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import TypeAlias
 from urllib.parse import parse_qsl
 
-from ottla_broker.http import binary, internal, records
+from ottla_broker.http import binary, group_posts, internal, records
 from ottla_broker.http.post import PostRoute
+from ottla_broker.http.topics import MAX_ADMIN_BODY_BYTES
 from ottla_protocol import routes
 
 POST_ROUTES = (
@@ -31,12 +32,26 @@ POST_ROUTES = (
         counts_inflight=True,
     ),
     PostRoute(routes.FETCH, binary.fetch, lambda _: binary.MAX_FETCH_REQUEST_BYTES),
+    PostRoute(
+        routes.GROUP_HEARTBEAT,
+        group_posts.heartbeat,
+        lambda _: MAX_ADMIN_BODY_BYTES,
+        is_write=True,
+    ),
+    PostRoute(
+        routes.GROUP_OFFSETS,
+        group_posts.commit,
+        lambda _: MAX_ADMIN_BODY_BYTES,
+        is_write=True,
+    ),
     *internal.ROUTES,
 )
 
 _BY_PATTERN = {route.path: route for route in POST_ROUTES}
 _TOPIC_RECORDS = _BY_PATTERN[routes.TOPIC_RECORDS]
 _PARTITION_RECORDS = _BY_PATTERN[routes.PARTITION_RECORDS]
+_GROUP_HEARTBEAT = _BY_PATTERN[routes.GROUP_HEARTBEAT]
+_GROUP_OFFSETS = _BY_PATTERN[routes.GROUP_OFFSETS]
 
 _NEEDS_A_ROUTER = frozenset("%#{}")
 
@@ -61,4 +76,8 @@ def find_post_route(target: str) -> Found | None:
             return _TOPIC_RECORDS, {"topic": topic}, query
         case ["", "v1", "topics", topic, "partitions", partition, "records"] if topic and partition:
             return _PARTITION_RECORDS, {"topic": topic, "partition": partition}, query
+        case ["", "v1", "groups", group, "offsets"] if group:
+            return _GROUP_OFFSETS, {"group": group}, query
+        case ["", "v1", "groups", group, "members", member, "heartbeat"] if group and member:
+            return _GROUP_HEARTBEAT, {"group": group, "member": member}, query
     return None

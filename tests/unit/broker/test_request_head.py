@@ -60,7 +60,7 @@ def test_garbage_is_never_an_error(garbage):
 
 @pytest.mark.parametrize("route", POST_ROUTES, ids=lambda route: route.path)
 def test_every_route_is_found_with_the_names_in_its_path(route):
-    names = {"topic": "orders", "partition": "7"}
+    names = {"topic": "orders", "partition": "7", "group": "billing", "member": "m-1"}
     found, values, query = find_post_route(route.path.format(**names) + "?acks=all&x=%31&y=")
     assert found is route
     assert values == {name: names[name] for name in values}
@@ -81,6 +81,11 @@ def test_every_route_is_found_with_the_names_in_its_path(route):
         "/v1/topics/a/partitions/0/records/",
         "/v1/topics/{topic}/records",
         "/v1/topics",
+        "/v1/groups//offsets",
+        "/v1/groups/a%20b/offsets",
+        "/v1/groups/g/members//heartbeat",
+        "/v1/groups/g/members/m/heartbeat/",
+        "/v1/groups/g/members",
         "http://elsewhere/v1/produce",
         "/v1/produce?a#b",
         "*",
