@@ -101,8 +101,8 @@ class ProducerConfig:
         acks: 0 (none), 1 (the leader) or -1 (every in-sync replica).
         enable_idempotence: retries never store a second copy, and keep the order.
         compression: of record batches.
-        batch_size: bytes of records after which a batch is sent. While several batches of a
-            partition wait for their turn, the next ones may grow to sixteen times that.
+        batch_size: bytes of records after which a batch is sent. While others of its partition
+            wait or are under way, a batch may grow to 64 times that.
         linger_ms: how long a batch that is not full waits for more records.
         buffer_memory: bytes of records that may wait for acknowledgement or sending.
         max_block_ms: how long a call may wait for room or for metadata.

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ottla import _threads
-from ottla._accumulator import NO_OFFSET, Batch
+from ottla._batch import NO_OFFSET, Batch
 from ottla._errors import ClientError, ForkedProcessError
 
 

@@ -15,7 +15,8 @@ from random import Random
 from time import time
 from typing import Any
 
-from ottla._accumulator import Accumulator, Batch, Headers, PartitionQueue, record_size_bytes
+from ottla._accumulator import Accumulator, PartitionQueue, record_size_bytes
+from ottla._batch import Batch, Headers
 from ottla._config import ProducerConfig
 from ottla._errors import InvalidRecordError, ProducerClosedError
 from ottla._futures import (

@@ -18,7 +18,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from ottla import _threads
-from ottla._accumulator import Accumulator, Batch
+from ottla._accumulator import Accumulator
+from ottla._batch import Batch
 from ottla._config import ProducerConfig
 from ottla._errors import ClusterUnreachableError
 from ottla._futures import AsyncRecordFuture, Monitor, RecordFuture, wait_async

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from ottla._accumulator import Batch, Headers
+from ottla._batch import Batch, Headers
 from ottla._errors import InvalidRecordError
 from ottla._futures import RecordMetadata, metadata_of
 

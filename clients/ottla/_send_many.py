@@ -1,16 +1,17 @@
 """`send_many`: records of one topic, put into their batches partition by partition.
 
-One by one, half of a record's cost is finding its batch. Here a chunk of records is first spread
-over its partitions, and then each batch is filled in one tight loop under one lock.
+One by one, half of a record's cost is finding its batch. Here a chunk of records goes into the open
+batches of its partitions in one tight loop under one lock.
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from itertools import islice
+from itertools import repeat
 from typing import Any, Final, Protocol
 
-from ottla._accumulator import Batch, Headers
+from ottla._batch import Batch, Headers
 from ottla._errors import InvalidRecordError
 from ottla._futures import (
     AsyncManyFuture,
@@ -24,8 +25,8 @@ from ottla._futures import (
 from ottla._record import DeliveryCallback
 from ottla_protocol.errors import OttlaError, Outcome
 
-MANY_CHUNK_RECORDS: Final = 4_096
-"""Records of one `send_many` that are spread over their partitions at a time."""
+MANY_CHUNK_RECORDS: Final = 1_024
+"""Records of one `send_many` that are taken under one lock: half a millisecond's work."""
 
 
 class BatchSource(Protocol):
@@ -81,9 +82,7 @@ class ManyDraft:
         self._headers = headers
         self._timestamp = timestamp
         self._on_delivery = on_delivery
-        self._spread_until = 0
-        # What is spread and not taken yet: (partition, records, how many are taken).
-        self._buckets: list[tuple[int | None, list[tuple[bytes | None, bytes | None]], int]] = []
+        self._taken = 0
         self._runs: list[Run] = []
         self._stuck_to = array("i")
 
@@ -93,16 +92,16 @@ class ManyDraft:
         Raises:
             ProducerClosedError: too late; earlier records may have been taken.
         """
-        while True:
-            while self._buckets:
-                partition, records, taken = self._buckets.pop()
-                taken = self._fill(partition, records, taken)
-                if taken < len(records):
-                    self._buckets.append((partition, records, taken))
-                    return False
-            if self._spread_until >= len(self._values):
-                return True
-            self._spread()
+        while self._taken < len(self._values):
+            taken = self._taken
+            try:
+                self._take_chunk(taken, min(taken + MANY_CHUNK_RECORDS, len(self._values)))
+            finally:
+                if self._taken > taken:
+                    self._intake.let_send()
+            if self._taken == taken:
+                return False
+        return True
 
     def given_up(self, error: OttlaError) -> OttlaError:
         """The error that ends the call, true also where some of the records were taken."""
@@ -121,58 +120,97 @@ class ManyDraft:
         report = DeliveryReport(self._topic, partitions, self._runs)
         return future_type(report, self._runs, self._intake.monitor)
 
-    def _spread(self) -> None:
-        """Sort the next chunk by partition, so that each batch is filled in one go."""
-        start, stop = self._spread_until, self._spread_until + MANY_CHUNK_RECORDS
-        self._spread_until = stop
-        records = zip(self._keys[start:stop], self._values[start:stop], strict=True)
-        if self._partitions is None:
-            self._buckets.append((None, list(records), 0))
-            return
-        partitions = self._partitions[start:stop]
-        buckets: dict[int, list[tuple[bytes | None, bytes | None]]] = {
-            partition: [] for partition in {*partitions}
-        }
-        for partition, record in zip(partitions, records, strict=True):
-            buckets[partition].append(record)
-        self._buckets.extend((partition, bucket, 0) for partition, bucket in buckets.items())
-
-    def _fill(
-        self,
-        partition: int | None,
-        records: list[tuple[bytes | None, bytes | None]],
-        taken: int,
-    ) -> int:
-        """Put records of one partition into its batches; returns how many are taken by now."""
+    def _take_chunk(self, start: int, stop: int) -> None:
+        """Take these records, or the first of them, if there is no room for more."""
         intake, timestamp, headers = self._intake, self._timestamp, self._headers
-        while taken < len(records):
-            with intake.monitor.lock:
-                batch, number = intake.batch_for(
-                    self._topic, partition, records[taken], timestamp, headers
-                )
-                if batch is None:
-                    break
-                first = batch.count
-                append = batch.append
-                for key, value in islice(records, taken + number, None):
-                    if append(first + number, timestamp, key, value, headers) is None:
-                        break
-                    number += 1
-                self._took(batch, first, number)
-            taken += number
-            intake.let_send()
-        return taken
+        partitions = repeat(None) if self._partitions is None else self._partitions[start:stop]
+        with intake.monitor.lock:
+            open_batches = OpenBatches(intake, self._topic, timestamp, headers)
+            appends, counts = open_batches.appends, open_batches.counts
+            try:
+                for partition, key, value in zip(
+                    partitions, self._keys[start:stop], self._values[start:stop], strict=False
+                ):
+                    # What runs for every record: one call of the codec, three look-ups.
+                    number = counts[partition]
+                    if appends[partition](number, timestamp, key, value, headers) is None:
+                        if not open_batches.replace(partition, (key, value)):
+                            break
+                    else:
+                        counts[partition] = number + 1
+            finally:
+                for run in open_batches.ended():
+                    self._took(run)
 
-    def _took(self, batch: Batch, first: int, records: int) -> None:
+    def _took(self, run: Run) -> None:
         """Note that these records of a batch are ours. Under the lock."""
-        batch.count = first + records
-        batch.max_timestamp = max(batch.max_timestamp, self._timestamp)
-        self._runs.append(Run(batch, first, records, self._timestamp))
+        self._taken += run.records
+        self._runs.append(run)
         if self._partitions is None:
-            self._stuck_to.extend([batch.queue.partition] * records)
+            self._stuck_to.extend([run.batch.queue.partition] * run.records)
         if self._on_delivery is not None or self._intake.is_acknowledgement_wanted:
-            for index in range(first, first + records):
-                self._intake.call_back(batch, index, self._timestamp, self._on_delivery)
+            for index in range(run.first, run.first + run.records):
+                self._intake.call_back(run.batch, index, self._timestamp, self._on_delivery)
+
+
+class OpenBatches:
+    """The batches into which one chunk goes, while the lock is held.
+
+    Keys are partitions; None is whatever partition records without a key stick to.
+
+    Attributes:
+        appends: the open batch's own `append`, which says None when the batch is full.
+        counts: how many records it has.
+    """
+
+    def __init__(self, intake: BatchSource, topic: str, timestamp: int, headers: Headers) -> None:
+        self._intake = intake
+        self._topic = topic
+        self._timestamp = timestamp
+        self._headers = headers
+        self._begun: dict[int | None, tuple[Batch, int]] = {}
+        self._runs: list[Run] = []
+        # A partition that was not met yet has no batch, so its first record asks for one.
+        self.appends: defaultdict[int | None, Callable[..., object | None]]
+        self.appends = defaultdict(lambda: _refuse)
+        self.counts: defaultdict[int | None, int] = defaultdict(int)
+
+    def replace(self, partition: int | None, record: tuple[bytes | None, bytes | None]) -> bool:
+        """Put the record into the partition's next batch; False if there is no room.
+
+        Raises:
+            ProducerClosedError: too late.
+        """
+        self._end(partition)
+        batch, number = self._intake.batch_for(
+            self._topic, partition, record, self._timestamp, self._headers
+        )
+        if batch is None:
+            return False
+        self._begun[partition] = (batch, batch.count)
+        self.appends[partition] = batch.append
+        self.counts[partition] = batch.count + number
+        return True
+
+    def ended(self) -> list[Run]:
+        """Count what went into each batch; the runs of all, those of one partition in order."""
+        for partition in list(self._begun):
+            self._end(partition)
+        return self._runs
+
+    def _end(self, partition: int | None) -> None:
+        begun = self._begun.pop(partition, None)
+        if begun is None:
+            return
+        batch, first = begun
+        del self.appends[partition]
+        batch.count = self.counts[partition]
+        batch.max_timestamp = max(batch.max_timestamp, self._timestamp)
+        self._runs.append(Run(batch, first, batch.count - first, self._timestamp))
+
+
+def _refuse(*_record: object) -> None:
+    """The `append` of a batch that is none."""
 
 
 def pairs_of(values: Iterable[Any], keys: Iterable[Any] | None) -> list[tuple[Any, Any]]:

@@ -27,7 +27,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final, Protocol
 
-from ottla._accumulator import NO_OFFSET, Accumulator, Batch, PartitionQueue
+from ottla._accumulator import Accumulator, PartitionQueue
+from ottla._batch import NO_OFFSET, Batch
 from ottla._errors import ClusterUnreachableError, DeliveryTimeoutError
 from ottla._metadata import Leader, Metadata
 from ottla._verdict import (

@@ -3,7 +3,7 @@
 import copy
 from enum import Enum, auto
 
-from ottla._accumulator import Batch
+from ottla._batch import Batch
 from ottla._errors import DeliveryTimeoutError
 from ottla_protocol.errors import (
     DuplicateSequenceNumberError,

@@ -148,7 +148,7 @@ class SenderSimulation:
             self._poll()
             if self.is_calm and not self.accumulator.unsettled:
                 break
-        self.check()
+        return self.check()
 
     def _calm_down(self):
         self.is_calm = True
@@ -327,7 +327,10 @@ class SenderSimulation:
     # --- what must hold -------------------------------------------------------------------------
 
     def check(self):
-        """Exactly once, in order, nothing that was denied, nothing forgotten."""
+        """Exactly once, in order, nothing that was denied, nothing forgotten.
+
+        Returns how many records were acknowledged.
+        """
         assert not self.accumulator.unsettled, "records were never settled"
         assert self.accumulator.available_bytes == self.config.buffer_memory, "memory leaked"
         acknowledged = 0
@@ -346,5 +349,4 @@ class SenderSimulation:
                     assert values[batch.base_offset + index] == value, "not where it was said"
                 elif batch.error.outcome is Outcome.NOT_APPLIED:
                     assert value not in stored, "stored although denied"
-        assert acknowledged, "nothing was acknowledged"
         return acknowledged

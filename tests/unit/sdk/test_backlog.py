@@ -1,8 +1,8 @@
-"""Batches grow while many of their partition wait, within every other bound."""
+"""Batches that cannot be sent yet grow, within every other bound."""
 
 import pytest
 
-from ottla._accumulator import BACKLOG_BATCHES, BACKLOG_GROWTH, Accumulator
+from ottla._accumulator import GROWN_SHARE, GROWTH_STEP, MAX_GROWTH, Accumulator
 
 BATCH_SIZE = 1_000
 FAR_MS = 60_000
@@ -31,42 +31,87 @@ def fill(buffer, queue, batches):
     return [batch.size_bytes for batch in queue.closed]
 
 
-def backlog(max_batch_bytes=100_000, **changes):
-    buffer = accumulator(**changes)
+def queue_of(buffer, max_batch_bytes=100_000):
     queue = buffer.queue("t", 0)
     queue.max_batch_bytes = max_batch_bytes
-    return fill(buffer, queue, BACKLOG_BATCHES + 2)
+    return queue
 
 
-def test_the_first_batches_are_as_large_as_asked_and_those_behind_them_grow():
-    sizes = backlog()
-    assert all(size <= BATCH_SIZE for size in sizes[:BACKLOG_BATCHES])
-    grown = sizes[BACKLOG_BATCHES:]
-    assert all(size > BATCH_SIZE * (BACKLOG_GROWTH - 1) for size in grown)
-    assert all(size <= BATCH_SIZE * BACKLOG_GROWTH for size in grown)
+def test_each_batch_that_fills_up_behind_another_lets_the_next_one_grow():
+    buffer = accumulator()
+    sizes = fill(buffer, queue_of(buffer), 6)
+    wanted = [1, GROWTH_STEP, GROWTH_STEP**2, MAX_GROWTH, MAX_GROWTH, MAX_GROWTH]
+    for size, growth in zip(sizes, wanted, strict=True):
+        assert BATCH_SIZE * growth - 300 < size <= BATCH_SIZE * growth
+
+
+def test_a_batch_that_need_not_wait_is_as_large_as_asked():
+    buffer = accumulator()
+    queue = queue_of(buffer)
+    fill(buffer, queue, 4)
+    queue.closed.clear()
+    assert fill(buffer, queue, 1)[0] <= BATCH_SIZE
+
+
+def test_a_batch_under_way_makes_the_next_one_grow_as_one_that_waits_does():
+    buffer = accumulator()
+    queue = queue_of(buffer)
+    fill(buffer, queue, 2)
+    queue.closed.clear()
+    queue.in_flight = True
+    assert fill(buffer, queue, 1)[0] > BATCH_SIZE * (GROWTH_STEP - 1)
+
+
+def test_batches_shrink_where_they_are_not_nearly_filled():
+    buffer = accumulator()
+    queue = queue_of(buffer)
+    fill(buffer, queue, 4)
+    grown = queue.growth
+    for _ in range(2):
+        batch = buffer.open_batch(queue, 200, 0)
+        batch.append(0, *RECORD)
+        batch.count = 1
+        buffer.close_open(queue)
+    assert queue.growth == grown // GROWTH_STEP**2
 
 
 @pytest.mark.parametrize(
-    ("changes", "bound"),
+    ("changes", "max_batch_bytes", "bound"),
     [
-        ({"max_batch_bytes": 5_000}, 5_000),
-        ({"max_request_size": 7_000}, 7_000),
-        ({"max_batch_bytes": 0}, BATCH_SIZE),
-        ({"max_batch_bytes": 500}, 500),
-        ({"buffer_memory": 20_000}, BATCH_SIZE),
+        ({}, 5_000, 5_000),
+        ({"max_request_size": 7_000}, 100_000, 7_000),
+        ({}, 0, BATCH_SIZE),
+        ({}, 500, 500),
+        ({"buffer_memory": BATCH_SIZE * GROWN_SHARE}, 100_000, BATCH_SIZE),
     ],
 )
-def test_they_never_grow_over_another_bound(changes, bound):
-    sizes = backlog(**changes)
+def test_they_never_grow_over_another_bound(changes, max_batch_bytes, bound):
+    buffer = accumulator(**changes)
+    sizes = fill(buffer, queue_of(buffer, max_batch_bytes), 6)
     assert max(sizes) <= bound
     assert max(sizes) > bound - 300
 
 
 def test_the_buffer_counts_what_a_grown_batch_may_take():
     buffer = accumulator()
-    queue = buffer.queue("t", 0)
-    queue.max_batch_bytes = 100_000
-    fill(buffer, queue, BACKLOG_BATCHES)
+    queue = queue_of(buffer)
+    fill(buffer, queue, 2)
     before = buffer.available_bytes
     buffer.open_batch(queue, 200, 0)
-    assert before - buffer.available_bytes == BATCH_SIZE * BACKLOG_GROWTH
+    assert before - buffer.available_bytes == BATCH_SIZE * queue.growth > BATCH_SIZE
+
+
+def test_a_batch_that_has_grown_lingers_no_longer():
+    buffer = accumulator(linger_ms=1_000)
+    queue = queue_of(buffer)
+    queue.in_flight = True
+    fill(buffer, queue, 2)
+    queue.closed.clear()
+    batch = buffer.open_batch(queue, 200, 0)
+    assert buffer.ready_at_ms(queue) == 1_000
+    assert not buffer.is_open_ready(batch, 0)
+    while batch.current_size_bytes < BATCH_SIZE:
+        batch.append(batch.count, *RECORD)
+        batch.count += 1
+    assert buffer.ready_at_ms(queue) == 0
+    assert buffer.is_open_ready(batch, 0)

@@ -14,7 +14,7 @@ SEEDS_FOR_BUGS = range(150)
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_acknowledged_record_is_stored_once_and_in_order(seed):
-    SenderSimulation(seed).run()
+    assert SenderSimulation(seed).run(), "nothing was acknowledged"
 
 
 @settings(max_examples=25, deadline=None)
