@@ -65,8 +65,9 @@ MIN_ANSWER_TIMEOUT_MS: Final = 250
 MAX_ANSWER_TIMEOUT_MS: Final = 3_000
 """How long an answer may take beyond the time that it is parked; a fifth of the session else."""
 
-JOIN_TIMEOUT_MS: Final = 10_000
-"""How long a join may take: the first one of all has the offsets topic created."""
+JOIN_TIMEOUT_MS: Final = 5_000
+"""How long a join may take: the first one of all has the offsets topic created. It is repeated under
+the same member id, so that no second member comes of it."""
 
 MAX_RETRY_BACKOFF_MS: Final = 1_000
 MAX_BACKOFF_DOUBLINGS: Final = 10
@@ -124,6 +125,7 @@ class _Sent:
     sent_ms: int
     life: int
     max_wait_ms: int = 0
+    generation: int = _NO_GENERATION
     subscription: _Subscription = (None, None)
 
 
@@ -184,6 +186,8 @@ class GroupMember:
         self._answered_ms = 0
         self._interval_ms = 0
         self._next_heartbeat_ms = 0
+        # After a session that was over: until when the coordinator may wait for what was lost then.
+        self._unconfirmed_until_ms: int | None = None
         self._told: frozenset[TopicPartition] | None = None
         self._assigned: frozenset[TopicPartition] = NO_PARTITIONS
         self._revoking: dict[TopicPartition, int] = {}
@@ -431,7 +435,7 @@ class GroupMember:
             wants_other_broker=self._failures > 0,
         )
         self._told = owned
-        self._out[call] = _Sent(now_ms, self._life, max_wait_ms)
+        self._out[call] = _Sent(now_ms, self._life, max_wait_ms, self._generation)
         return call
 
     def _leave_call(self, now_ms: int) -> GroupCall:
@@ -475,6 +479,8 @@ class GroupMember:
             self._told = None
         self._session_ms = answer.session_timeout_ms
         self._interval_ms = answer.heartbeat_interval_ms
+        if answer.generation == sent.generation:
+            self._unconfirmed_until_ms = None
         change = self._assignment_adopted(answer)
         self._answered_ms = max(self._answered_ms, sent.sent_ms)
         waited = now_ms - sent.sent_ms >= sent.max_wait_ms > 0
@@ -517,14 +523,31 @@ class GroupMember:
         return self._assigned.union(self._revoking)
 
     def _held_until_ms(self) -> int:
-        return min((self._answered_ms + self._session_ms, *self._revoking.values()))
+        """Until when the coordinator cannot have given up this member.
+
+        It does so after a session of silence, or when it has waited too long for a revoked
+        partition; it may wait for one of which this member has not heard yet.
+        """
+        times_ms = [self._answered_ms + min(self._session_ms, self._rebalance_ms)]
+        times_ms.extend(self._revoking.values())
+        if self._unconfirmed_until_ms is not None:
+            times_ms.append(self._unconfirmed_until_ms)
+        return min(times_ms)
 
     def _run_out(self, now_ms: int) -> None:
         """End what time has ended."""
         if self._state is _State.JOINED and now_ms >= self._held_until_ms():
-            # Under the same member id: if it was the coordinator that was away, nobody else is
-            # given what this member gets back.
+            waited_for_ms = [self._answered_ms + self._rebalance_ms, *self._revoking.values()]
+            if self._unconfirmed_until_ms is not None:
+                waited_for_ms.append(self._unconfirmed_until_ms)
             self._begin_life()
+            if now_ms < min(waited_for_ms):
+                # Under the same member id: if it was the coordinator that was away, nobody else
+                # is given what this member gets back. What the coordinator waits for it hears of
+                # with the first heartbeat.
+                self._unconfirmed_until_ms = min(waited_for_ms)
+            else:
+                self._new_member_id()
         elif self._state is _State.LEAVING and now_ms >= self._leave_until_ms:
             self._finish_leaving()
 
@@ -571,6 +594,7 @@ class GroupMember:
         self._member_id = self._new_id()
         self._join_was_sent = False
         self._join_in_doubt = None
+        self._unconfirmed_until_ms = None
 
     def _new_id(self) -> str:
         return f"{self._random.getrandbits(_MEMBER_ID_BITS):032x}"
