@@ -38,9 +38,12 @@ from ottla_broker.services.batch_fetch import BatchFetchService
 from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.forwarder import ProduceForwarder
+from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
+from ottla_broker.services.leader_reads import LeaderReads
 from ottla_broker.services.partition_bounds import PartitionBoundsService
+from ottla_broker.services.poll_positions import PollPositions
 from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.producer_ids import ProducerIds
 from ottla_broker.services.reassignments import ReassignmentService
@@ -179,6 +182,7 @@ class Broker:
             on_failure=self._fail,
         )
         context = self._context()
+        self._group_polls = context.group_polls
         self._runner = web.AppRunner(
             build_application(context),
             access_log=None,
@@ -229,6 +233,20 @@ class Broker:
             replicas=self._replicas,
             peers=self._peers,
         )
+        batch_fetch = BatchFetchService(self._replicas, self._purgatory)
+        group_polls = GroupPollService(
+            calls=calls,
+            reads=LeaderReads(
+                node_id=settings.node_id,
+                metadata=self._metadata,
+                peers=self._peers,
+                batch_fetch=batch_fetch,
+                purgatory=self._purgatory,
+                random=Random(SystemRandom().getrandbits(64)),
+            ),
+            positions=PollPositions(calls=calls, metadata=self._metadata, bounds=bounds),
+            purgatory=self._purgatory,
+        )
         return BrokerContext(
             settings=settings,
             metadata=self._metadata,
@@ -242,7 +260,7 @@ class Broker:
                 topics=topics, produce=produce, idempotency=idempotency
             ),
             record_read=RecordReadService(self._replicas, self._purgatory),
-            batch_fetch=BatchFetchService(self._replicas, self._purgatory),
+            batch_fetch=batch_fetch,
             replication=ReplicationService(self._replicas, self._purgatory),
             idempotency=idempotency,
             producer_ids=self._producer_ids,
@@ -252,6 +270,7 @@ class Broker:
             coordinator_calls=calls,
             partition_bounds=bounds,
             groups=GroupService(metadata=self._metadata, topics=topics, calls=calls, bounds=bounds),
+            group_polls=group_polls,
             inflight=InflightBytes(settings.max_inflight_produce_bytes),
             purgatory=self._purgatory,
             readiness=self._readiness,
@@ -313,6 +332,7 @@ class Broker:
         await self._lifecycle.drain()
         await self._lifecycle.stop()
         await stop_all(self._tasks)
+        await self._group_polls.stop()
         await self._coordinators.stop()
         # Closing the replicas fails every waiting ack, so that the listener finds its requests
         # answered.

@@ -2,7 +2,15 @@
 
 from aiohttp import web
 
-from ottla_broker.http import groups, health, producer_ids, reassignments, records, topics
+from ottla_broker.http import (
+    group_poll,
+    groups,
+    health,
+    producer_ids,
+    reassignments,
+    records,
+    topics,
+)
 from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import CONTEXT, BrokerContext, context_of
 from ottla_broker.http.post import Post, PostRoute
@@ -48,6 +56,7 @@ def build_application(context: BrokerContext) -> web.Application:
             web.delete(routes.GROUP_MEMBER, groups.leave),
             web.get(routes.GROUP_OFFSETS, groups.committed),
             web.post(routes.GROUP_SEEK, groups.seek),
+            web.post(routes.GROUP_POLL, group_poll.poll),
         ]
     )
     for route in POST_ROUTES:

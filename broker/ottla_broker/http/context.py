@@ -14,6 +14,7 @@ from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.services.batch_fetch import BatchFetchService
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
+from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.partition_bounds import PartitionBoundsService
@@ -50,6 +51,7 @@ class BrokerContext:
     coordinator_calls: CoordinatorCalls
     partition_bounds: PartitionBoundsService
     groups: GroupService
+    group_polls: GroupPollService
     inflight: InflightBytes
     purgatory: Purgatory
     readiness: Callable[[], Readiness]

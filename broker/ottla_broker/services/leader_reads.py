@@ -1,0 +1,183 @@
+"""Reads many partitions at once for a client of this broker, each at its leader, wherever it is."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from random import Random
+from typing import Any
+
+import msgspec
+
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_client import PeerClient, not_an_answer
+from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.drivers.racing import Unless
+from ottla_broker.services.batch_fetch import BatchFetchService
+from ottla_broker.telemetry import METRICS
+from ottla_protocol import routes
+from ottla_protocol.errors import (
+    LeaderNotAvailableError,
+    OttlaError,
+    UnknownTopicOrPartitionError,
+    error_from_problem,
+)
+from ottla_protocol.models import (
+    BinaryFetchRequest,
+    BinaryFetchResponse,
+    FetchedPartition,
+    PartitionToFetch,
+)
+
+TopicPartition = tuple[str, int]
+
+READ_BYTES = 4 << 20
+"""What one leader may answer at a time, save that one batch is always answered."""
+
+ANSWER_TIMEOUT_MS = 2_000
+"""How much longer than it may wait a leader may take to answer."""
+
+STRAGGLER_WAIT_MS = 100
+"""How long records that are there wait for those of slower leaders."""
+
+Results = dict[TopicPartition, FetchedPartition | OttlaError]
+
+
+class LeaderReads:
+    """The way to the leaders of many partitions.
+
+    Args:
+        node_id: this broker.
+        random: in which order partitions are read, so that none is always the last.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        metadata: MetadataCache,
+        peers: PeerClient,
+        batch_fetch: BatchFetchService,
+        purgatory: Purgatory,
+        random: Random,
+    ) -> None:
+        self._node_id = node_id
+        self._metadata = metadata
+        self._peers = peers
+        self._batch_fetch = batch_fetch
+        self._purgatory = purgatory
+        self._random = random
+
+    async def read(self, positions: Mapping[TopicPartition, int], *, max_wait_ms: int) -> Results:
+        """What follows at each position, or why it cannot be read.
+
+        With a wait it returns as soon as one leader has something to tell, and leaves out the
+        partitions of the others; without one it waits a moment for slower leaders.
+        """
+        results: Results = {}
+        asked: set[asyncio.Task[Results]] = set()
+        for leader, partitions in self._by_leader(positions, results).items():
+            asked.add(asyncio.create_task(self._ask(leader, partitions, max_wait_ms)))
+        if results:
+            max_wait_ms = 0
+        try:
+            timeout_s: float | None = None
+            while asked:
+                done, asked = await asyncio.wait(
+                    asked, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    results.update(task.result())
+                if not done or (max_wait_ms > 0 and _is_worth_telling(results)):
+                    break
+                if _is_worth_telling(results):
+                    timeout_s = STRAGGLER_WAIT_MS / 1000
+        finally:
+            await cancel_all(asked)
+        return results
+
+    def _by_leader(
+        self, positions: Mapping[TopicPartition, int], results: Results
+    ) -> dict[int, list[PartitionToFetch]]:
+        """The positions in random order by leader; those without one have their result now."""
+        image = self._metadata.image
+        by_leader: dict[int, list[PartitionToFetch]] = {}
+        order = list(positions.items())
+        self._random.shuffle(order)
+        for (topic, number), offset in order:
+            try:
+                leader = image.partition(topic, number).leader
+            except UnknownTopicOrPartitionError as error:
+                results[topic, number] = error
+                continue
+            if leader is None or leader not in image.brokers:
+                results[topic, number] = LeaderNotAvailableError(
+                    f"{topic}-{number} has no leader at this moment"
+                )
+            else:
+                by_leader.setdefault(leader, []).append(PartitionToFetch(topic, number, offset))
+        return by_leader
+
+    async def _ask(
+        self, leader: int, partitions: Sequence[PartitionToFetch], max_wait_ms: int
+    ) -> Results:
+        request = BinaryFetchRequest(
+            list(partitions), max_wait_ms=max_wait_ms, max_bytes=READ_BYTES
+        )
+        answers: Sequence[FetchedPartition | OttlaError]
+        try:
+            if leader == self._node_id:
+                answers = await self._batch_fetch.fetch(request)
+            else:
+                answers = await self._ask_peer(leader, request)
+        except OttlaError as error:
+            answers = [error] * len(partitions)
+        return {
+            (asked.topic, asked.partition): answer
+            for asked, answer in zip(partitions, answers, strict=True)
+        }
+
+    async def _ask_peer(
+        self, leader: int, request: BinaryFetchRequest
+    ) -> list[FetchedPartition | OttlaError]:
+        registration = self._metadata.image.brokers[leader]
+        url = registration.url
+        if not self._peers.may_park(url):
+            request = msgspec.structs.replace(request, max_wait_ms=0)
+        try:
+            with (
+                self._purgatory.unless_released(),
+                Unless(
+                    self._metadata.replacement_of(leader, registration.broker_epoch),
+                    LeaderNotAvailableError(f"broker {leader} was fenced before it answered"),
+                ),
+            ):
+                body = await self._peers.post(
+                    url,
+                    routes.FETCH,
+                    msgspec.msgpack.encode(request),
+                    timeout_ms=request.max_wait_ms + ANSWER_TIMEOUT_MS,
+                    parks=request.max_wait_ms > 0,
+                )
+        except OttlaError as error:
+            METRICS.forwarded_requests.labels("read", error.code).inc()
+            raise
+        METRICS.forwarded_requests.labels("read", "ok").inc()
+        try:
+            partitions = msgspec.msgpack.decode(body, type=BinaryFetchResponse).partitions
+        except msgspec.MsgspecError as error:
+            raise not_an_answer(url, routes.FETCH, error) from error
+        return [
+            found if found.error is None else error_from_problem(found.error)
+            for found in partitions
+        ]
+
+
+def _is_worth_telling(results: Results) -> bool:
+    return any(isinstance(found, OttlaError) or found.batches for found in results.values())
+
+
+async def cancel_all(tasks: "Iterable[asyncio.Task[Any]]") -> None:
+    """End tasks whose results nobody wants any more."""
+    ended = tuple(tasks)
+    for task in ended:
+        task.cancel()
+    await asyncio.gather(*ended, return_exceptions=True)

@@ -1,0 +1,200 @@
+"""Where a poll reads: the group's committed offsets, and what stands in for missing ones."""
+
+from collections.abc import Collection, Iterable, Mapping
+from hashlib import sha256
+from typing import Literal
+
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_messages import PartitionBounds, PartitionName
+from ottla_broker.services.coordinator_calls import CoordinatorCalls
+from ottla_broker.services.leader_reads import TopicPartition
+from ottla_broker.services.partition_bounds import PartitionBoundsService
+from ottla_broker.services.poll_acks import PollAck
+from ottla_broker.services.poll_membership import PollMembership, fenced_for_good, owned_topics
+from ottla_cluster.groups.commands import (
+    CommitOffsets,
+    FetchedOffset,
+    FetchOffsets,
+    FetchOffsetsResponse,
+    OffsetToCommit,
+)
+from ottla_cluster.groups.limits import MAX_OFFSETS_PER_COMMIT
+from ottla_protocol.errors import (
+    OffsetOutOfRangeError,
+    OttlaError,
+    Outcome,
+    UnknownMemberIdError,
+)
+
+Reset = Literal["earliest", "latest", "none"]
+
+MARK_CHARACTERS = 16
+
+
+class PollPositions:
+    """Reads and writes the committed offsets of members that poll."""
+
+    def __init__(
+        self,
+        *,
+        calls: CoordinatorCalls,
+        metadata: MetadataCache,
+        bounds: PartitionBoundsService,
+    ) -> None:
+        self._calls = calls
+        self._metadata = metadata
+        self._bounds = bounds
+
+    async def commit_ack(self, ack: PollAck) -> bool:
+        """Commit what a client says it is done with: all of it or nothing, and never backwards.
+
+        An ack may come twice, since its answer may be lost. Each commit is marked with the member
+        that made it, so that what this member has committed already, or gone beyond, is done,
+        whoever owns the partition now.
+
+        Returns:
+            Whether the coordinator knows the member, as far as this has shown.
+
+        Raises:
+            FencedMemberEpochError: the member lost one of the partitions; nothing was committed.
+            UnavailableError: no coordinator decided in time.
+        """
+        try:
+            return await self._commit_what_is_due(ack)
+        except UnknownMemberIdError as error:
+            raise fenced_for_good(error) from error
+        except OttlaError as error:
+            # What is not certain says so itself.
+            raise error.with_outcome(Outcome.NOT_APPLIED) from error
+
+    async def _commit_what_is_due(self, ack: PollAck) -> bool:
+        committed = await self._committed(ack.group, ack.offsets)
+        mark = mark_of(ack.member_id)
+        due: dict[TopicPartition, int] = {}
+        for key, offset in ack.offsets.items():
+            before = committed.get(key)
+            if before is None or before.offset is None:
+                due[key] = offset
+            elif before.offset < offset or before.metadata != mark:
+                due[key] = max(before.offset, offset)
+        await self._commit(ack.group, ack.member_id, ack.generation, due)
+        return bool(due)
+
+    async def locate(
+        self, membership: PollMembership, reset: Reset, where: dict[TopicPartition, int]
+    ) -> None:
+        """Bring `where` up to what the member owns.
+
+        What is new begins at the committed offset, or where `reset` says. A partition whose leader
+        does not tell its bounds now stays out.
+
+        Raises:
+            OffsetOutOfRangeError: nothing is committed, and `reset` is `none`.
+            UnknownMemberIdError, FencedMemberEpochError: it is no member any more.
+            UnavailableError: no coordinator decided in time.
+        """
+        for key in where.keys() - membership.owned:
+            del where[key]
+        new = membership.owned - where.keys()
+        if not new:
+            return
+        committed = await self._committed(membership.group, new)
+        known = {key: found.offset for key, found in committed.items() if found.offset is not None}
+        where.update(known)
+        await self._place(membership, reset, where, dict.fromkeys(new - known.keys()))
+
+    async def reset(
+        self,
+        membership: PollMembership,
+        reset: Reset,
+        where: dict[TopicPartition, int],
+        out_of_range: Collection[TopicPartition],
+    ) -> None:
+        """Replace positions that their leaders refused.
+
+        Raises:
+            OffsetOutOfRangeError: `reset` is `none`.
+            OttlaError: as `locate`.
+        """
+        refused = {key: where.pop(key) for key in out_of_range}
+        await self._place(membership, reset, where, refused)
+
+    async def _place(
+        self,
+        membership: PollMembership,
+        reset: Reset,
+        where: dict[TopicPartition, int],
+        refused: Mapping[TopicPartition, int | None],
+    ) -> None:
+        """Give partitions a position within their bounds, those without a valid one a new one."""
+        if not refused:
+            return
+        bounds = await self._bounds_of(refused)
+        to_commit: dict[TopicPartition, int] = {}
+        for key, known in bounds.items():
+            offset, start, end = refused[key], known.log_start_offset, known.high_watermark
+            if offset is not None and start <= offset <= end:
+                where[key] = offset
+                continue
+            if reset == "none":
+                raise _nowhere(key, offset, known)
+            where[key] = start if reset == "earliest" else end
+            if offset is not None or reset == "latest":
+                # Lest the next poll skips what has come meanwhile, or is refused the same offset.
+                to_commit[key] = where[key]
+        await self._commit(membership.group, membership.member_id, membership.generation, to_commit)
+
+    async def _bounds_of(
+        self, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, PartitionBounds]:
+        topic_ids = self._metadata.image.topic_ids
+        names = {
+            (topic, number): PartitionName(topic_ids[topic], number)
+            for topic, number in partitions
+            if topic in topic_ids
+        }
+        found = await self._bounds.look_up(names.values())
+        return {key: found[name] for key, name in names.items() if name in found}
+
+    async def _committed(
+        self, group: str, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, FetchedOffset]:
+        command = FetchOffsets(group, owned_topics(tuple(partitions)))
+        response, _ = await self._calls.decide(group, command, repeatable=True)
+        assert isinstance(response, FetchOffsetsResponse)
+        return {(each.topic, each.partition): each for each in response.offsets}
+
+    async def _commit(
+        self, group: str, member_id: str, generation: int, offsets: Mapping[TopicPartition, int]
+    ) -> None:
+        entries = [
+            OffsetToCommit(topic, partition, offset, metadata=mark_of(member_id))
+            for (topic, partition), offset in offsets.items()
+        ]
+        for start in range(0, len(entries), MAX_OFFSETS_PER_COMMIT):
+            command = CommitOffsets(
+                group,
+                tuple(entries[start : start + MAX_OFFSETS_PER_COMMIT]),
+                member_id,
+                generation,
+            )
+            await self._calls.decide(group, command, repeatable=False)
+
+
+def mark_of(member_id: str) -> str:
+    """What the metadata of a member's commits says; short, for a commit may have many."""
+    return "poll:" + sha256(member_id.encode()).hexdigest()[:MARK_CHARACTERS]
+
+
+def _nowhere(
+    key: TopicPartition, offset: int | None, bounds: PartitionBounds
+) -> OffsetOutOfRangeError:
+    topic, partition = key
+    what = "no offset is committed" if offset is None else f"the committed offset {offset} is gone"
+    return OffsetOutOfRangeError(
+        f"{topic}-{partition}: {what}, and auto_offset_reset is none",
+        topic=topic,
+        partition=partition,
+        log_start_offset=bounds.log_start_offset,
+        high_watermark=bounds.high_watermark,
+    )
