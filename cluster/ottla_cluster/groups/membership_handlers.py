@@ -1,6 +1,7 @@
 """The handlers that make, keep and end memberships."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ottla_cluster.controller.result import Result
 from ottla_cluster.groups.assignors import canonical_name
@@ -66,6 +67,10 @@ def join(
         if len(image.groups) >= MAX_GROUPS:
             raise OverloadedError(f"This coordinator has {MAX_GROUPS} groups already.")
         group = Group(command.group)
+    if not group.members:
+        # Above all generations of a group of this name that was deleted, so that no commit of its
+        # members counts in this one: a generation rises by no more than its decision has records.
+        group = replace(group, generation=max(group.generation, image.version))
     if context.view.version < group.metadata_version:
         raise CoordinatorLoadInProgressError("The coordinator's metadata is behind the group's.")
     _refuse_replaced(group, command.member_id)

@@ -51,7 +51,7 @@ def commit_offsets(
         FencedInstanceIdError: another process has joined under its instance id.
         FencedMemberEpochError: the member does not hold a partition, or not in its generation.
         NonEmptyGroupError: no member is named and the group has members.
-        UnknownTopicOrPartitionError: there is no such topic or partition.
+        UnknownTopicOrPartitionError: there is no such topic or partition, or no longer.
         InvalidRequestError: a field breaks its rule.
         OverloadedError: the coordinator has MAX_GROUPS groups.
     """
@@ -63,7 +63,7 @@ def commit_offsets(
     if command.member_id is not None and command.generation is not None:
         group = member_group(image, command.group, command.member_id)
         topic_ids = [
-            _held_topic_id(group, command.member_id, command.generation, entry)
+            _held_topic_id(group, command.member_id, command.generation, entry, context.view)
             for entry in command.offsets
         ]
     else:
@@ -228,11 +228,15 @@ def _fetched(group: Group, view: ClusterView, topic: str, partition: int) -> Fet
     )
 
 
-def _held_topic_id(group: Group, member_id: str, generation: int, entry: OffsetToCommit) -> str:
+def _held_topic_id(
+    group: Group, member_id: str, generation: int, entry: OffsetToCommit, view: ClusterView
+) -> str:
     """The id of the topic in which the member holds the partition.
 
     Raises:
-        FencedMemberEpochError: it does not, or not in this generation.
+        FencedMemberEpochError: it does not, or not in this generation; or the topic was deleted and
+            another one has its name.
+        UnknownTopicOrPartitionError: the topic was deleted.
     """
     current = group.currents[member_id]
     held = current.held((entry.topic, entry.partition))
@@ -240,6 +244,19 @@ def _held_topic_id(group: Group, member_id: str, generation: int, entry: OffsetT
         raise FencedMemberEpochError(
             f"The member does not hold {entry.topic}-{entry.partition} in generation {generation}; "
             f"its generation is {current.generation}.",
+            topic=entry.topic,
+            partition=entry.partition,
+            generation=current.generation,
+        )
+    known = view.topics.get(entry.topic)
+    is_another = known is None or known.topic_id != held.topic_id
+    # A view that is older than the assignment proves nothing.
+    if is_another and view.version >= group.metadata_version:
+        if known is None:
+            raise UnknownTopicOrPartitionError(f"The topic {entry.topic!r} was deleted.")
+        raise FencedMemberEpochError(
+            f"The topic {entry.topic!r} was deleted and created again; "
+            "what the member holds is of the former one.",
             topic=entry.topic,
             partition=entry.partition,
             generation=current.generation,

@@ -1,10 +1,12 @@
-"""Random lives of two consumer groups: processes, a bad network, coordinators that fail over.
+"""Random lives of consumer groups: processes, a bad network, coordinators that fail over.
 
 One run is one seed on virtual time. Processes join, work, commit, pause, die and come back; the
 network loses, delays and repeats requests and loses replies; the log commits late, and when a
 coordinator is deposed any prefix of what is in flight survives, which the next one loads, compacted
-or not, with a view of the topics that may be behind. What is checked is what processes see and do,
-by the rules C1 to C5 of the design: see `_adopted`, `_accepted`, `_fetched`, `_expired`, `settle`.
+or not, with a view of the topics that may be behind. Heartbeats may wait at the coordinator for
+news. A third group is deleted now and then, and its process returns under its old name. What is
+checked is what processes see and do, by the rules C1 to C5 of the design: see `adopted`,
+`_accepted`, `_fetched`, `_expired`, `settle`.
 """
 
 import heapq
@@ -15,8 +17,11 @@ from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.cluster_view import ClusterView, TopicView
 from ottla_cluster.groups.commands import (
     CommitOffsets,
+    DeleteGroup,
     ExpireMember,
     FetchOffsets,
+    Heartbeat,
+    HeartbeatResponse,
     Leave,
     OwnedTopic,
 )
@@ -32,6 +37,10 @@ from tests.simulation.groups.process import (
 
 TICK_MS = 100
 NO_TENURE = -1
+GROUPS = ("a", "b", "c")
+DELETED = "c"
+"""The group that is deleted now and then."""
+
 STEADY = "orders"
 """The topic that is never deleted, so that its offsets can be followed."""
 
@@ -54,6 +63,8 @@ class GroupsSimulation:
         self.coordinator = None
         self.waiting = {}
         self.last_heard = {}
+        self.parked = {}
+        self.unanswered = Counter()
         self.commits = {}
         self.tenures = Counter()
         self.processed = Counter()
@@ -67,6 +78,7 @@ class GroupsSimulation:
             for group, count in (("a", 4), ("b", 2))
             for number in range(count)
         ]
+        self.processes.append(Process(self, DELETED, DELETED, is_static=False, keeps_its_id=True))
 
     def run(self, faulty_ms):
         for process in self.processes:
@@ -92,7 +104,7 @@ class GroupsSimulation:
         for process in self.processes:
             process.heal()
         self._run_until(self.now_ms + 2 * SESSION_TIMEOUT_MS + 2 * REBALANCE_TIMEOUT_MS + 6_000)
-        for group_id in ("a", "b"):
+        for group_id in GROUPS:
             group = self.coordinator.committed_image.groups[group_id]
             living = {p.member_id: p for p in self.processes if p.group == group_id and p.is_alive}
             assert set(group.members) == set(living), (set(group.members), set(living))
@@ -115,8 +127,14 @@ class GroupsSimulation:
         if not self.faulty:
             return
         action = self.random.choices(
-            (self._depose, self._stop_somebody, self._pause_somebody, self._change_topics),
-            weights=(4, 3, 3, 2),
+            (
+                self._depose,
+                self._stop_somebody,
+                self._pause_somebody,
+                self._change_topics,
+                self._delete_group,
+            ),
+            weights=(4, 3, 3, 2, 3),
         )[0]
         action()
         self.after(self.random.randint(100, 2_500), self._disturb)
@@ -134,6 +152,15 @@ class GroupsSimulation:
             self.counts["replaced"] += 1
             self.processes.append(process.successor())
             self.after(self.random.randint(0, 2_000), self.processes[-1].start)
+
+    def _delete_group(self):
+        """Somebody stops the group's process and deletes the group at once."""
+        (process,) = (process for process in self.processes if process.group == DELETED)
+        if not process.is_alive:
+            return
+        process.leave()
+        self.after(50, lambda: self.call(DeleteGroup(DELETED), lambda outcome: None))
+        self.after(self.random.randint(100, 300), process.start)
 
     def _change_topics(self):
         topics = dict(self.views[-1].topics)
@@ -172,13 +199,14 @@ class GroupsSimulation:
         self.coordinator = ActiveCoordinator(image, self.config, self.random, self.now_ms)
         self.led_since_ms = self.now_ms
         self.last_heard.clear()
+        self.unanswered.clear()
         behind = self.random.randint(1, 3) if self.faulty else 1
         candidate = self.views[-min(behind, len(self.views))]
         self.view = self.view if self.view.version > candidate.version else candidate
         if self.random.random() < 0.3:
             self.view = candidate
         self.counts["leaderships"] += 1
-        for group_id in ("a", "b"):
+        for group_id in GROUPS:
             everything = OwnedTopic(STEADY, tuple(range(self.views[0].topics[STEADY].partitions)))
             self._arrived(FetchOffsets(group_id, (everything,)), lambda outcome: None, None)
 
@@ -189,6 +217,9 @@ class GroupsSimulation:
             self.waiting.pop(completed.request_id)(completed.outcome)
         assert not self.waiting
         self.coordinator = None
+        for parked in list(self.parked.values()):
+            parked()
+        assert not self.parked
         in_flight = [end for end, _ in self.log if end > self.high_watermark]
         cut = self.random.choice([self.high_watermark, *in_flight])
         self.log = [batch for batch in self.log if batch[0] <= cut]
@@ -213,6 +244,7 @@ class GroupsSimulation:
         member_id = getattr(command, "member_id", None)
         if member_id is not None and not isinstance(command, ExpireMember | Leave):
             self.last_heard[command.group, member_id] = self.now_ms
+        before = self.coordinator.speculative_image
         try:
             submitted = self.coordinator.submit(command, self.now_ms, self.now_ms, self.view)
         except OttlaError as error:
@@ -226,8 +258,67 @@ class GroupsSimulation:
             pairs = decode_pairs(submitted.payload)
             self.log.append((self.log_end + len(pairs), pairs))
             self.coordinator.appended(submitted.request_id, self.log_end)
+            self._wake_parked(command, before)
             coordinator, end = self.coordinator, self.log_end
             self.after(self.random.choice((1, 5, 200)), lambda: self._commit(coordinator, end))
+
+    def _decide(self, command, answer):
+        """As the driver does: the member waits for an answer until it has one."""
+        coordinator, member_id = self.coordinator, getattr(command, "member_id", None)
+        if coordinator is None:
+            self._submit(command, answer)
+            return
+        coordinator.arrived(command)
+        self.unanswered[command.group, member_id] += 1
+
+        def answered(outcome):
+            coordinator.answered(command, self.now_ms)
+            if coordinator is self.coordinator:
+                self.last_heard[command.group, member_id] = self.now_ms
+                self.unanswered[command.group, member_id] -= 1
+            answer(outcome)
+
+        if isinstance(command, Heartbeat) and command.max_wait_ms:
+            self._decide_waiting(command, answered, self.now_ms + command.max_wait_ms)
+        else:
+            self._submit(command, answered)
+
+    def _decide_waiting(self, command, answer, wait_end_ms):
+        """Decides a heartbeat, parks it where it has no news, and decides it again."""
+        key = command.group, command.member_id
+        former = self.parked.get(key)
+        if former is not None:
+            former()
+
+        def decided(outcome):
+            has_news = not isinstance(outcome, HeartbeatResponse) or outcome.assignment is not None
+            if has_news or self.now_ms >= wait_end_ms or self.coordinator is None:
+                answer(outcome)
+                return
+            if self.coordinator.wants_heartbeat(*key):
+                self._submit(command, decided)
+                return
+            if key in self.parked:
+                answer(outcome)
+                return
+            self.counts["parked"] += 1
+            self.parked[key] = wake
+
+        def wake():
+            if self.parked.get(key) is wake:
+                del self.parked[key]
+                self._submit(command, decided)
+
+        self.after(command.max_wait_ms, wake)
+        self._submit(command, decided)
+
+    def _wake_parked(self, command, before):
+        group = getattr(command, "group", None)
+        for member_id in self.coordinator.may_have_news(command, before):
+            parked = self.parked.get((group, member_id))
+            if parked is not None and self.coordinator.wants_heartbeat(group, member_id):
+                self.counts["woken"] += 1
+                self.after(0, parked)
 
     def _commit(self, coordinator, end):
         if coordinator is not self.coordinator or end <= self.high_watermark:
@@ -268,12 +359,16 @@ class GroupsSimulation:
             if not self.faulty or self.random.random() > 0.06:
                 self.after(self._delay_ms(), lambda: on_reply(outcome))
 
-        self._submit(command, answer)
+        self._decide(command, answer)
 
     # --- the rules ---
 
     def _began(self, command, tenures):
         self.sequence += 1
+        if isinstance(command, DeleteGroup):
+            for (group, _, _), history in self.commits.items():
+                if group == command.group:
+                    history.append([self.sequence, None, None])
         if isinstance(command, CommitOffsets):
             for entry in command.offsets:
                 history = self.commits.setdefault((command.group, entry.topic, entry.partition), [])
@@ -297,10 +392,25 @@ class GroupsSimulation:
                     history.remove(attempt)
             if not refused:
                 self._accepted(command, tenures, at_arrival)
+        if isinstance(command, DeleteGroup):
+            self._deleted(command, sequence, outcome)
         if isinstance(command, FetchOffsets) and not refused:
             for fetched in outcome.offsets:
                 if fetched.topic == STEADY:
                     self._fetched(command.group, fetched, sequence)
+
+    def _deleted(self, command, sequence, outcome):
+        """A deleted group has committed nothing, as far as those who ask later can tell."""
+        for (group, _, _), history in self.commits.items():
+            for attempt in list(history):
+                if group != command.group or attempt[0] != sequence:
+                    continue
+                if not isinstance(outcome, OttlaError):
+                    attempt[2] = "ok"
+                elif str(outcome.outcome) == "unknown":
+                    attempt[2] = "unknown"
+                else:
+                    history.remove(attempt)
 
     def _accepted(self, command, tenures, at_arrival):
         """C2: whoever has lost a partition to somebody who knows it commits nothing there."""
@@ -338,7 +448,11 @@ class GroupsSimulation:
                     f"{process.member_id} takes {key} while {other.member_id} works on it"
                 )
         self.counts["adopted"] += 1
-        self.tenures[process.group, *key] += 1
+        if process.keeps_its_id:
+            # Whoever returns under its id is the same member, unless its group was deleted.
+            self.tenures[process.group, *key] = self.counts["DeleteGroupResponse"]
+        else:
+            self.tenures[process.group, *key] += 1
         return self.tenures[process.group, *key]
 
     def _expired(self, command, before):
@@ -353,6 +467,8 @@ class GroupsSimulation:
             assert before.groups[command.group].currents[command.member_id].revoking
             assert waited_ms >= REBALANCE_TIMEOUT_MS, "expired in a failover"
             return
+        waiting = self.unanswered[command.group, command.member_id]
+        assert not waiting, "expired though it waits for an answer"
         heard_ms = self.last_heard.get((command.group, command.member_id), self.led_since_ms)
         assert self.now_ms - heard_ms >= SESSION_TIMEOUT_MS, "expired though it was heard"
         assert waited_ms >= SESSION_TIMEOUT_MS, "expired in a failover"

@@ -38,12 +38,13 @@ class Work:
 class Process:
     """One process at a time under one name; it starts again under a new member id."""
 
-    def __init__(self, simulation, group, name, *, is_static):
+    def __init__(self, simulation, group, name, *, is_static, keeps_its_id=False):
         self.simulation = simulation
         self.random = simulation.random
         self.group = group
         self.name = name
         self.is_static = is_static
+        self.keeps_its_id = keeps_its_id
         self.is_alive = False
         self.incarnation = 0
         self.memberships = 0
@@ -100,6 +101,8 @@ class Process:
         self.working = {}
         chosen = f"{self.name}-{self.incarnation}-{self.memberships}"
         self.chosen_id = chosen if self.random.random() < 0.7 else None
+        if self.keeps_its_id:
+            self.chosen_id = self.name
         self.member_id = self.chosen_id
         self.outstanding = None
 
@@ -122,15 +125,19 @@ class Process:
     def _beat(self, life):
         """Sends the next join or heartbeat; gives up on its reply after a while."""
         self.outstanding = token = object()
+        max_wait_ms = 0
         if self.joined:
             owned = {}
             for topic, partition in sorted(self.working):
                 owned.setdefault(topic, []).append(partition)
+            if self.simulation.faulty:
+                max_wait_ms = self.random.choice((0, 0, 400, SESSION_TIMEOUT_MS))
             command = Heartbeat(
                 self.group,
                 self.member_id,
                 self.generation,
                 tuple(OwnedTopic(topic, tuple(numbers)) for topic, numbers in owned.items()),
+                max_wait_ms,
             )
         else:
             command = Join(
@@ -147,7 +154,8 @@ class Process:
             self._later(life, 0, lambda: self._beaten(life, token, outcome))
 
         self.simulation.call(command, replied)
-        self._later(life, REQUEST_TIMEOUT_MS, lambda: self._beaten(life, token, None))
+        timeout_ms = max_wait_ms + REQUEST_TIMEOUT_MS
+        self._later(life, timeout_ms, lambda: self._beaten(life, token, None))
 
     def _beaten(self, life, token, outcome):
         if self.outstanding is not token:

@@ -1,4 +1,4 @@
-"""Seeded lives of two groups keep the rules, and planted bugs are caught.
+"""Seeded lives of groups keep the rules, and planted bugs are caught.
 
 OTTLA_GROUP_SEEDS=500 runs more of them, OTTLA_SIMULATION_FIRST_SEED others.
 """
@@ -43,6 +43,9 @@ def test_random_lives_keep_the_rules():
     assert total["FENCED_INSTANCE_ID"] > 0
     assert total["replaced"] > 0
     assert total["stuck"] > 0
+    assert total["parked"] > SEEDS
+    assert total["woken"] > SEEDS
+    assert total["DeleteGroupResponse"] > SEEDS
 
 
 def test_a_seed_is_a_life():
@@ -66,7 +69,7 @@ def first_failing_seed():
 
 
 def the_generation_of_a_commit_is_unchecked(monkeypatch):
-    def held_topic_id(group, member_id, generation, entry):
+    def held_topic_id(group, member_id, generation, entry, view):
         held = group.currents[member_id].held((entry.topic, entry.partition))
         if held is None:
             raise FencedMemberEpochError("not held")
@@ -78,9 +81,9 @@ def the_generation_of_a_commit_is_unchecked(monkeypatch):
 def the_owner_of_a_committed_partition_is_unchecked(monkeypatch):
     real = offset_handlers._held_topic_id
 
-    def held_topic_id(group, member_id, generation, entry):
+    def held_topic_id(group, member_id, generation, entry, view):
         try:
-            return real(group, member_id, generation, entry)
+            return real(group, member_id, generation, entry, view)
         except FencedMemberEpochError:
             return group.topics[entry.topic].topic_id if entry.topic in group.topics else "gone"
 
@@ -160,7 +163,35 @@ def a_failover_gives_no_new_session(monkeypatch):
 
 
 def heartbeats_prolong_nothing(monkeypatch):
+    a_session_does_not_begin_anew_with_the_answer(monkeypatch)
     monkeypatch.setattr(sessions.MemberSessions, "touched", lambda *_: None)
+
+
+def a_member_that_waits_for_its_answer_is_silent(monkeypatch):
+    monkeypatch.setattr(sessions.MemberSessions, "arrived", lambda *_: None)
+    monkeypatch.setattr(sessions.MemberSessions, "answered", lambda *_: None)
+
+
+def a_session_does_not_begin_anew_with_the_answer(monkeypatch):
+    real = sessions.MemberSessions.answered
+    monkeypatch.setattr(
+        sessions.MemberSessions,
+        "answered",
+        lambda self, group_id, member_id, _: (
+            real(self, group_id, member_id, self._sessions[group_id, member_id].touched_ms)
+            if (group_id, member_id) in self._sessions
+            else real(self, group_id, member_id, 0)
+        ),
+    )
+
+
+def generations_begin_anew_after_a_deletion(monkeypatch):
+    real = handlers.join
+    monkeypatch.setattr(
+        handlers,
+        "join",
+        lambda image, command, context: real(replace(image, version=0), command, context),
+    )
 
 
 def partitions_of_those_who_leave_stay_with_nobody(monkeypatch):
@@ -199,6 +230,9 @@ def handlers_see_only_what_is_committed(monkeypatch):
         answers_leave_before_the_commit,
         a_failover_gives_no_new_session,
         heartbeats_prolong_nothing,
+        a_member_that_waits_for_its_answer_is_silent,
+        a_session_does_not_begin_anew_with_the_answer,
+        generations_begin_anew_after_a_deletion,
         partitions_of_those_who_leave_stay_with_nobody,
         new_partitions_are_not_seen,
         handlers_see_only_what_is_committed,

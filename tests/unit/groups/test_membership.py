@@ -3,7 +3,14 @@
 import pytest
 
 from ottla_cluster.groups import membership_handlers
-from ottla_cluster.groups.commands import ExpireMember, Heartbeat, Join, Leave, RefreshTopics
+from ottla_cluster.groups.commands import (
+    DeleteGroup,
+    ExpireMember,
+    Heartbeat,
+    Join,
+    Leave,
+    RefreshTopics,
+)
 from ottla_cluster.groups.records import CurrentAssigned, GroupChanged
 from ottla_protocol.errors import (
     CoordinatorLoadInProgressError,
@@ -269,6 +276,22 @@ def test_who_expires_may_join_again_in_a_later_generation(groups):
 
 
 # --- static members ---
+
+
+@pytest.mark.parametrize("offsets_come_first", [False, True])
+def test_a_group_that_was_deleted_begins_in_a_later_generation(groups, offsets_come_first):
+    """So a commit of its former life is refused, though the member has its name again."""
+    groups.join("a")
+    former = groups.group().currents["a"].generation
+    groups.leave("a")
+    groups.apply(DeleteGroup("g"))
+    if offsets_come_first:
+        groups.commit(0, 1)
+    groups.join("a")
+    assert groups.owned("a") == ["orders-0", "orders-1", "orders-2"]
+    with pytest.raises(FencedMemberEpochError):
+        groups.commit(0, 5, "a", former)
+    assert groups.group().currents["a"].generation > former
 
 
 def test_a_static_member_restarts_without_a_rebalance(groups):

@@ -13,6 +13,7 @@ from ottla_cluster.groups.commands import (
     OffsetToCommit,
     OffsetToSeek,
     OwnedTopic,
+    RefreshTopics,
     SeekOffsets,
     SoughtOffset,
 )
@@ -243,6 +244,24 @@ def test_a_deleted_topic_takes_its_offsets_along(groups):
     groups.apply(ExpireOffsets("g"))
     assert groups.group().offsets == {}
     assert groups.apply(ExpireOffsets("other")).__class__.__name__ == "DoneResponse"
+
+
+def test_a_commit_in_a_topic_that_was_created_again_is_refused_until_it_is_assigned(groups):
+    groups.join("a")
+    groups.set_topics(clicks=1)
+    with pytest.raises(UnknownTopicOrPartitionError, match="deleted"):
+        groups.commit(0, 5, "a")
+    groups.set_topics(orders=3)
+    with pytest.raises(FencedMemberEpochError, match="created again"):
+        groups.commit(0, 5, "a")
+    groups.apply(RefreshTopics("g"))
+    groups.beat("a", "orders-0", "orders-1", "orders-2")
+    groups.beat("a")
+    groups.commit(0, 1, "a")
+    assert groups.committed(0) == 1
+    assert {topic_id for topic_id, _ in groups.group().offsets} == {
+        groups.view.topics["orders"].topic_id
+    }
 
 
 def test_a_group_is_deleted_with_its_offsets(groups):
