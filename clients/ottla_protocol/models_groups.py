@@ -194,13 +194,14 @@ class GroupDescription(Response, frozen=True):
 class SeekGroupRequest(Request, frozen=True):
     """`POST /v1/groups/{group}/seek`: set committed offsets of a group without members.
 
-    `to` is `earliest`, `latest`, `offset` (to `value`) or `shift` (by `value`, from what is
-    committed); where the result lies outside a partition, its nearest end is taken. Without
+    `to` is `earliest`, `latest`, `offset` (to `value`), `shift` (by `value`, from what is
+    committed) or `timestamp` (to the first record at or after `value`, in ms since the epoch, or
+    the end); where the result lies outside a partition, its nearest end is taken. Without
     `topics` all partitions that the group has committed are meant, without `partitions` all of the
     topics'. With `dry_run` nothing changes.
     """
 
-    to: Literal["earliest", "latest", "offset", "shift"]
+    to: Literal["earliest", "latest", "offset", "shift", "timestamp"]
     value: Shift | None = None
     topics: list[str] | None = None
     partitions: list[Count] | None = None

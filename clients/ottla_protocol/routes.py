@@ -39,6 +39,7 @@ INTERNAL_PRODUCE: Final = "/internal/produce"
 INTERNAL_IDEMPOTENCY: Final = "/internal/idempotency"
 INTERNAL_GROUPS: Final = "/internal/groups"
 INTERNAL_OFFSETS: Final = "/internal/offsets"
+INTERNAL_TIMESTAMPS: Final = "/internal/timestamps"
 
 HEADER_CLUSTER_ID: Final = "Ottla-Cluster-Id"
 HEADER_CLUSTER_SECRET: Final = "Ottla-Cluster-Secret"  # noqa: S105  a header's name

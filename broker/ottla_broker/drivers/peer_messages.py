@@ -127,6 +127,21 @@ class PartitionBounds(msgspec.Struct, frozen=True, array_like=True):
     high_watermark: int
 
 
+class TimestampLookup(msgspec.Struct, frozen=True, array_like=True):
+    """Asks where records of a time, in ms since the epoch, begin in partitions led here."""
+
+    partitions: list[PartitionName]
+    timestamp: int
+
+
+class TimestampOffset(msgspec.Struct, frozen=True, array_like=True):
+    """The first record of that time or later; the high watermark where there is none."""
+
+    topic_id: str
+    partition: int
+    offset: int
+
+
 class CoordinatorCall(msgspec.Struct, frozen=True, array_like=True):
     """A command for the coordinator on one partition of `__consumer_offsets`."""
 

@@ -14,6 +14,7 @@ from ottla_broker.drivers.peer_messages import (
     IdempotencyLookup,
     PartitionName,
     ReplicaFetchRequest,
+    TimestampLookup,
     UnreachableBroker,
     encode_fetch_answer,
 )
@@ -54,6 +55,7 @@ _fetch_decoder = msgspec.msgpack.Decoder(ReplicaFetchRequest)
 _unreachable_decoder = msgspec.msgpack.Decoder(UnreachableBroker)
 _lookup_decoder = msgspec.msgpack.Decoder(IdempotencyLookup)
 _coordinator_call_decoder = msgspec.msgpack.Decoder(CoordinatorCall)
+_timestamps_decoder = msgspec.msgpack.Decoder(TimestampLookup)
 _partitions_decoder = msgspec.msgpack.Decoder(list[PartitionName])
 
 
@@ -143,6 +145,12 @@ async def offsets(context: BrokerContext, post: Post) -> Answer:
     return msgpack_answer(context.partition_bounds.look_up_here(partitions))
 
 
+async def timestamps(context: BrokerContext, post: Post) -> Answer:
+    """Where records of some time begin in partitions that are led here."""
+    lookup = decode(_timestamps_decoder, post.body)
+    return msgpack_answer(await context.partition_bounds.look_up_timestamp_here(lookup))
+
+
 def _route(path: str, handler: PostHandler, limit_bytes: int) -> PostRoute:
     return PostRoute(path, handler, lambda _: limit_bytes, admit=admit_member)
 
@@ -168,4 +176,5 @@ ROUTES = (
     _route(routes.INTERNAL_IDEMPOTENCY, idempotency, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_GROUPS, groups, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_OFFSETS, offsets, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_TIMESTAMPS, timestamps, MAX_COMMAND_BYTES),
 )

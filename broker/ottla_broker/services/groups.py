@@ -1,6 +1,6 @@
 """Consumer groups, as clients see them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import uuid4
 
 from ottla_broker.drivers.metadata import MetadataCache
@@ -253,14 +253,19 @@ class GroupService:
         self, partitions: Iterable[tuple[str, int]]
     ) -> dict[tuple[str, int], PartitionBounds]:
         """The bounds of those partitions that exist and whose leader tells them."""
+        names = self._names_of(partitions)
+        found = await self._bounds.look_up(names.values())
+        return {key: found[name] for key, name in names.items() if name in found}
+
+    def _names_of(
+        self, partitions: Iterable[tuple[str, int]]
+    ) -> dict[tuple[str, int], PartitionName]:
         topic_ids = self._metadata.image.topic_ids
-        names = {
+        return {
             (topic, number): PartitionName(topic_ids[topic], number)
             for topic, number in partitions
             if topic in topic_ids
         }
-        found = await self._bounds.look_up(names.values())
-        return {key: found[name] for key, name in names.items() if name in found}
 
     async def delete(self, group: str) -> None:
         """Remove a group that has no members, with its offsets.
@@ -288,16 +293,14 @@ class GroupService:
             for each in (await self.committed(group)).offsets
         }
         partitions = await self._partitions_to_seek(request, committed)
-        bounds = await self._bounds_of(partitions)
+        sought = await self._sought_offsets(request, partitions, committed)
         offsets = []
         for topic, number in partitions:
-            known = bounds.get((topic, number))
-            if known is None:
+            if (topic, number) not in sought:
                 raise OffsetNotAvailableError(
                     f"the leader of {topic}-{number} does not tell its bounds at this moment"
                 )
-            offset = _sought(request, known, committed.get((topic, number)))
-            offsets.append(OffsetToSeek(topic, number, offset))
+            offsets.append(OffsetToSeek(topic, number, sought[topic, number]))
         command = SeekOffsets(group, tuple(offsets), dry_run=request.dry_run)
         response, _ = await self._calls.decide(group, command, repeatable=request.dry_run)
         assert isinstance(response, SeekOffsetsResponse)
@@ -309,6 +312,21 @@ class GroupService:
                 for each in response.offsets
             ],
         )
+
+    async def _sought_offsets(
+        self,
+        request: models.SeekGroupRequest,
+        partitions: Iterable[tuple[str, int]],
+        committed: Mapping[tuple[str, int], int],
+    ) -> dict[tuple[str, int], int]:
+        """Where the seek goes in those partitions whose leader tells what it takes."""
+        if request.to == "timestamp":
+            assert request.value is not None
+            names = self._names_of(partitions)
+            found = await self._bounds.look_up_timestamp(names.values(), request.value)
+            return {key: found[name] for key, name in names.items() if name in found}
+        bounds = await self._bounds_of(partitions)
+        return {key: _sought(request, known, committed.get(key)) for key, known in bounds.items()}
 
     async def _partitions_to_seek(
         self, request: models.SeekGroupRequest, committed: Iterable[tuple[str, int]]
@@ -338,10 +356,12 @@ class GroupService:
 
 
 def _check_seek(request: models.SeekGroupRequest) -> None:
-    needs_value = request.to in ("offset", "shift")
+    needs_value = request.to in ("offset", "shift", "timestamp")
     if needs_value != (request.value is not None):
         rule = "needs" if needs_value else "takes no"
         raise InvalidRequestError(f"to '{request.to}' {rule} value", field="value")
+    if request.to == "timestamp" and request.value is not None and request.value < 0:
+        raise InvalidRequestError("a timestamp is not negative", field="value")
 
 
 def _sought(

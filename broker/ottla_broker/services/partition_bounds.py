@@ -1,18 +1,40 @@
-"""Where partitions begin and end, whoever leads them: what a group's lag is measured by."""
+"""Where partitions begin and end, and where a time is in them, whoever leads them.
+
+A group's lag is measured by the former, and a group seeks by both.
+"""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient
-from ottla_broker.drivers.peer_messages import PartitionBounds, PartitionName, encode
+from ottla_broker.drivers.peer_messages import (
+    PartitionBounds,
+    PartitionName,
+    TimestampLookup,
+    TimestampOffset,
+    encode,
+)
 from ottla_broker.drivers.racing import Unless
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.services.timestamps import find_by_timestamp
 from ottla_protocol import routes
-from ottla_protocol.errors import LeaderNotAvailableError, OttlaError
+from ottla_protocol.errors import (
+    LeaderNotAvailableError,
+    NotFoundError,
+    OttlaError,
+    RoutingError,
+    UnavailableError,
+)
+
+AnswerT = TypeVar("AnswerT")
 
 ASK_TIMEOUT_MS = 2_000
 """How long a leader may take to tell its bounds."""
+
+TIMESTAMP_TIMEOUT_MS = 20_000
+"""How long it may take to look for a time in its segments."""
 
 
 class PartitionBoundsService:
@@ -46,23 +68,58 @@ class PartitionBoundsService:
             )
         return found
 
+    async def look_up_timestamp_here(self, lookup: TimestampLookup) -> list[TimestampOffset]:
+        """Where a time begins in those partitions that this broker leads and knows the end of."""
+        found = []
+        for name in lookup.partitions:
+            try:
+                hosted = self._replicas.by_topic_id(name.topic_id, name.partition)
+                offset = (await find_by_timestamp(hosted, lookup.timestamp)).offset
+            except (RoutingError, UnavailableError, NotFoundError):
+                continue
+            found.append(TimestampOffset(name.topic_id, name.partition, offset))
+        return found
+
     async def look_up(
         self, partitions: Iterable[PartitionName]
     ) -> Mapping[PartitionName, PartitionBounds]:
         """The bounds of partitions anywhere; those whose leader does not tell are left out."""
-        by_leader: dict[int, list[PartitionName]] = {}
-        for name in partitions:
-            leader = self._leader_of(name)
-            if leader is not None:
-                by_leader.setdefault(leader, []).append(name)
         answers = await asyncio.gather(
-            *(self._ask(leader, names) for leader, names in by_leader.items())
+            *(self._ask(leader, names) for leader, names in self._by_leader(partitions).items())
         )
         return {
             PartitionName(bounds.topic_id, bounds.partition): bounds
             for answer in answers
             for bounds in answer
         }
+
+    async def look_up_timestamp(
+        self, partitions: Iterable[PartitionName], timestamp: int
+    ) -> Mapping[PartitionName, int]:
+        """Where a time, in ms since the epoch, begins in partitions anywhere.
+
+        That is the first record at or after it, or the end; partitions whose leader does not tell
+        are left out.
+        """
+        answers = await asyncio.gather(
+            *(
+                self._ask_timestamp(leader, TimestampLookup(names, timestamp))
+                for leader, names in self._by_leader(partitions).items()
+            )
+        )
+        return {
+            PartitionName(found.topic_id, found.partition): found.offset
+            for answer in answers
+            for found in answer
+        }
+
+    def _by_leader(self, partitions: Iterable[PartitionName]) -> dict[int, list[PartitionName]]:
+        by_leader: dict[int, list[PartitionName]] = {}
+        for name in partitions:
+            leader = self._leader_of(name)
+            if leader is not None:
+                by_leader.setdefault(leader, []).append(name)
+        return by_leader
 
     def _leader_of(self, name: PartitionName) -> int | None:
         topic = self._metadata.image.topics.get(name.topic_id)
@@ -73,6 +130,25 @@ class PartitionBoundsService:
     async def _ask(self, leader: int, names: Sequence[PartitionName]) -> list[PartitionBounds]:
         if leader == self._node_id:
             return self.look_up_here(names)
+        return await self._ask_peer(
+            leader, routes.INTERNAL_OFFSETS, encode(names), ASK_TIMEOUT_MS, list[PartitionBounds]
+        )
+
+    async def _ask_timestamp(self, leader: int, lookup: TimestampLookup) -> list[TimestampOffset]:
+        if leader == self._node_id:
+            return await self.look_up_timestamp_here(lookup)
+        return await self._ask_peer(
+            leader,
+            routes.INTERNAL_TIMESTAMPS,
+            encode(lookup),
+            TIMESTAMP_TIMEOUT_MS,
+            list[TimestampOffset],
+        )
+
+    async def _ask_peer(
+        self, leader: int, path: str, body: bytes, timeout_ms: int, answer: type[list[AnswerT]]
+    ) -> list[AnswerT]:
+        """What another broker tells; nothing where it does not answer."""
         registration = self._metadata.image.brokers.get(leader)
         if registration is None:
             return []
@@ -82,11 +158,7 @@ class PartitionBoundsService:
                 LeaderNotAvailableError(f"broker {leader} was fenced before it answered"),
             ):
                 return await self._peers.call(
-                    registration.url,
-                    routes.INTERNAL_OFFSETS,
-                    encode(names),
-                    timeout_ms=ASK_TIMEOUT_MS,
-                    answer=list[PartitionBounds],
+                    registration.url, path, body, timeout_ms=timeout_ms, answer=answer
                 )
         except OttlaError:
             # Told as unknown; the next look asks again.

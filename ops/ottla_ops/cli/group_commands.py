@@ -22,6 +22,7 @@ class SeekTarget(StrEnum):
     LATEST = "latest"
     OFFSET = "offset"
     SHIFT = "shift"
+    TIMESTAMP = "timestamp"
 
 
 @app.command("list")
@@ -83,7 +84,11 @@ def seek_group(
     to: Annotated[SeekTarget, typer.Option(help="Where to go.")],
     value: Annotated[
         int | None,
-        typer.Option(metavar="N", help="The offset, or by how much to shift (may be negative)."),
+        typer.Option(
+            metavar="N",
+            help="The offset, by how much to shift (may be negative), or the time in ms since "
+            "the epoch.",
+        ),
     ] = None,
     topic: Annotated[
         list[str] | None,
@@ -102,8 +107,9 @@ def seek_group(
     from ottla_protocol.models_groups import SeekGroupResponse
 
     session = session_of(context)
-    if (to in (SeekTarget.OFFSET, SeekTarget.SHIFT)) != (value is not None):
-        raise usage_error("--value goes with --to offset and --to shift, and with no other")
+    takes_value = to in (SeekTarget.OFFSET, SeekTarget.SHIFT, SeekTarget.TIMESTAMP)
+    if takes_value != (value is not None):
+        raise usage_error("--value goes with --to offset, shift and timestamp, and with no other")
     request: dict[str, Any] = {"to": to.value, "dry_run": dry_run}
     if value is not None:
         request["value"] = value

@@ -86,6 +86,17 @@ def test_a_dry_run_asks_for_no_confirmation_and_shows_what_would_be(cli, cluster
     assert rows_of(out)[1:] == [["orders", "0", "3", "0"], ["orders", "1", "none", "0"]]
 
 
+def test_a_seek_by_time_sends_it_in_milliseconds(cli, cluster):
+    cluster.script("POST", "/v1/groups/billing/seek", 200, SOUGHT)
+    cli(
+        *("group", "seek", "billing", "--to", "timestamp", "--value", 1_700_000_000_000, "--yes"),
+        to=cluster,
+    )
+    assert cluster.calls("POST")[0].body == {
+        "to": "timestamp", "value": 1_700_000_000_000, "dry_run": False,
+    }  # fmt: skip
+
+
 def test_a_seek_needs_a_confirmation(cli, cluster):
     code, _, err = cli("group", "seek", "billing", "--to", "earliest", to=cluster)
     assert code == 2
@@ -94,9 +105,10 @@ def test_a_seek_needs_a_confirmation(cli, cluster):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("earliest", "--value", 1), ("offset",), ("shift",), ("latest", "--value", 0)]
+    "arguments",
+    [("earliest", "--value", 1), ("offset",), ("shift",), ("timestamp",), ("latest", "--value", 0)],
 )
-def test_a_value_goes_with_offset_and_shift_only(cli, cluster, arguments):
+def test_a_value_goes_with_offset_shift_and_timestamp_only(cli, cluster, arguments):
     code, _, err = cli("group", "seek", "billing", "--yes", "--to", *arguments, to=cluster)
     assert code == 2
     assert "--value" in err
