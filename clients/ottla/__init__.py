@@ -1,6 +1,6 @@
 """Ottla's Python SDK.
 
-    from ottla import Admin, Producer
+    from ottla import Admin, Consumer, Producer
 
 `ottla.aio` has the same names for asyncio, `ottla.testing` a cluster in memory for your own tests.
 Errors are all OttlaErrors, with a `code` and whether a retry may help (`retriable`).
@@ -16,16 +16,40 @@ if TYPE_CHECKING:
         AdminConfig,
         ProducerConfig,
     )
+    from ottla._consumer import (
+        Consumer,
+    )
+    from ottla._consumer_config import (
+        ConsumerConfig,
+    )
+    from ottla._consumer_core import (
+        RebalanceListener,
+    )
+    from ottla._consumer_record import (
+        ConsumerRecord,
+    )
+    from ottla._consumer_types import (
+        OffsetAndMetadata,
+        OffsetAndTimestamp,
+        TopicPartition,
+    )
     from ottla._errors import (
         BufferExhaustedError,
         ClientError,
         ClusterUnreachableError,
+        ConcurrentUseError,
         ConfigError,
+        ConsumerClosedError,
         DeliveryTimeoutError,
         ForkedProcessError,
         InvalidRecordError,
+        NoOffsetForPartitionError,
+        NotAssignedError,
         ProducerClosedError,
+        RecordDeserializationError,
         SerializationError,
+        SubscriptionError,
+        WakeupError,
     )
     from ottla._futures import (
         DeliveryReport,
@@ -33,6 +57,9 @@ if TYPE_CHECKING:
         RecordFuture,
         RecordMetadata,
         WaitTimedOutError,
+    )
+    from ottla._offset_commits import (
+        CommitFailedError,
     )
     from ottla._partitioner import (
         ClusterView,
@@ -52,6 +79,8 @@ if TYPE_CHECKING:
     )
     from ottla_protocol.errors import (
         ConflictError,
+        CorruptMessageError,
+        FencedInstanceIdError,
         InvalidConfigError,
         InvalidPartitionsError,
         InvalidProducerEpochError,
@@ -63,6 +92,7 @@ if TYPE_CHECKING:
         NoReassignmentInProgressError,
         NotEnoughReplicasError,
         NotFoundError,
+        OffsetOutOfRangeError,
         OttlaError,
         Outcome,
         PreferredLeaderNotAvailableError,
@@ -97,11 +127,19 @@ _MODULES = {
     "ClusterDescription": "ottla_protocol.models",
     "ClusterUnreachableError": "ottla._errors",
     "ClusterView": "ottla._partitioner",
+    "CommitFailedError": "ottla._offset_commits",
+    "ConcurrentUseError": "ottla._errors",
     "ConfigError": "ottla._errors",
     "ConflictError": "ottla_protocol.errors",
+    "Consumer": "ottla._consumer",
+    "ConsumerClosedError": "ottla._errors",
+    "ConsumerConfig": "ottla._consumer_config",
+    "ConsumerRecord": "ottla._consumer_record",
+    "CorruptMessageError": "ottla_protocol.errors",
     "DeliveryReport": "ottla._futures",
     "DeliveryTimeoutError": "ottla._errors",
     "ElectedPartition": "ottla_protocol.models",
+    "FencedInstanceIdError": "ottla_protocol.errors",
     "ForkedProcessError": "ottla._errors",
     "InvalidConfigError": "ottla_protocol.errors",
     "InvalidPartitionsError": "ottla_protocol.errors",
@@ -113,9 +151,14 @@ _MODULES = {
     "InvalidTopicError": "ottla_protocol.errors",
     "ManyFuture": "ottla._futures",
     "MessageTooLargeError": "ottla_protocol.errors",
+    "NoOffsetForPartitionError": "ottla._errors",
     "NoReassignmentInProgressError": "ottla_protocol.errors",
+    "NotAssignedError": "ottla._errors",
     "NotEnoughReplicasError": "ottla_protocol.errors",
     "NotFoundError": "ottla_protocol.errors",
+    "OffsetAndMetadata": "ottla._consumer_types",
+    "OffsetAndTimestamp": "ottla._consumer_types",
+    "OffsetOutOfRangeError": "ottla_protocol.errors",
     "OffsetResponse": "ottla_protocol.models",
     "OngoingReassignment": "ottla_protocol.models",
     "OpenTelemetryInterceptor": "ottla._telemetry",
@@ -129,17 +172,22 @@ _MODULES = {
     "ProducerConfig": "ottla._config",
     "ProducerRecord": "ottla._record",
     "ReassignedPartition": "ottla_protocol.models",
+    "RebalanceListener": "ottla._consumer_core",
+    "RecordDeserializationError": "ottla._errors",
     "RecordFuture": "ottla._futures",
     "RecordMetadata": "ottla._futures",
     "RequestTimedOutError": "ottla_protocol.errors",
     "RoutingError": "ottla_protocol.errors",
     "SerializationError": "ottla._errors",
+    "SubscriptionError": "ottla._errors",
     "TopicAlreadyExistsError": "ottla_protocol.errors",
     "TopicConfigValue": "ottla_protocol.models",
     "TopicDescription": "ottla_protocol.models",
+    "TopicPartition": "ottla._consumer_types",
     "UnavailableError": "ottla_protocol.errors",
     "UnknownTopicOrPartitionError": "ottla_protocol.errors",
     "WaitTimedOutError": "ottla._futures",
+    "WakeupError": "ottla._errors",
     "murmur2": "ottla_protocol.partitioning",
 }
 
@@ -153,11 +201,19 @@ __all__ = [
     "ClusterDescription",
     "ClusterUnreachableError",
     "ClusterView",
+    "CommitFailedError",
+    "ConcurrentUseError",
     "ConfigError",
     "ConflictError",
+    "Consumer",
+    "ConsumerClosedError",
+    "ConsumerConfig",
+    "ConsumerRecord",
+    "CorruptMessageError",
     "DeliveryReport",
     "DeliveryTimeoutError",
     "ElectedPartition",
+    "FencedInstanceIdError",
     "ForkedProcessError",
     "InvalidConfigError",
     "InvalidPartitionsError",
@@ -169,9 +225,14 @@ __all__ = [
     "InvalidTopicError",
     "ManyFuture",
     "MessageTooLargeError",
+    "NoOffsetForPartitionError",
     "NoReassignmentInProgressError",
+    "NotAssignedError",
     "NotEnoughReplicasError",
     "NotFoundError",
+    "OffsetAndMetadata",
+    "OffsetAndTimestamp",
+    "OffsetOutOfRangeError",
     "OffsetResponse",
     "OngoingReassignment",
     "OpenTelemetryInterceptor",
@@ -185,17 +246,22 @@ __all__ = [
     "ProducerConfig",
     "ProducerRecord",
     "ReassignedPartition",
+    "RebalanceListener",
+    "RecordDeserializationError",
     "RecordFuture",
     "RecordMetadata",
     "RequestTimedOutError",
     "RoutingError",
     "SerializationError",
+    "SubscriptionError",
     "TopicAlreadyExistsError",
     "TopicConfigValue",
     "TopicDescription",
+    "TopicPartition",
     "UnavailableError",
     "UnknownTopicOrPartitionError",
     "WaitTimedOutError",
+    "WakeupError",
     "murmur2",
 ]
 

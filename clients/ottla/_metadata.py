@@ -73,6 +73,7 @@ class Metadata:
         self._topics: dict[str, TopicDescription] = {}
         self._fetched_ms: dict[str, int] = {}
         self._urls: dict[int, str] = {}
+        self._racks: dict[int, str] = {}
         self._watched: dict[str, None] = {}
         self._gone: dict[str, OttlaError] = {}
         self._suspects: dict[tuple[str, int], int] = {}
@@ -104,6 +105,20 @@ class Metadata:
         if state.leader is None or url is None:
             return None
         return Leader(state.leader, url, state.leader_epoch)
+
+    def replica_in(self, rack: str, topic: str, partition: int) -> Leader | None:
+        """Whom a reader of this rack reads from: an in-sync replica there, else the leader.
+
+        What is returned tells the leader's epoch, whoever it is.
+        """
+        leader = self.leader(topic, partition)
+        if leader is None or not rack or self._racks.get(leader.node_id) == rack:
+            return leader
+        for node_id in self._topics[topic].partitions[partition].isr:
+            url = self._urls.get(node_id)
+            if url is not None and self._racks.get(node_id) == rack:
+                return Leader(node_id, url, leader.leader_epoch)
+        return leader
 
     def age_ms(self, now_ms: int) -> int:
         """How long ago the topic that was heard of least recently was."""
@@ -191,6 +206,7 @@ class Metadata:
         self._is_asking = False
         self.reasons = {}
         self._urls = {broker.id: broker.url for broker in response.brokers if broker.url}
+        self._racks = {broker.id: broker.rack for broker in response.brokers}
         changed: list[tuple[str, int]] = []
         for topic in response.topics:
             changed += self._take(topic)

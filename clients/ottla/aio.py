@@ -1,6 +1,6 @@
 """Ottla's Python SDK for asyncio: the names of `ottla`, with `await`.
 
-from ottla.aio import Admin, Producer
+from ottla.aio import Admin, Consumer, Producer
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from ottla._aio_admin import (
         Admin,
     )
+    from ottla._aio_consumer import (
+        Consumer,
+    )
     from ottla._aio_producer import (
         Producer,
     )
@@ -18,16 +21,37 @@ if TYPE_CHECKING:
         AdminConfig,
         ProducerConfig,
     )
+    from ottla._consumer_config import (
+        ConsumerConfig,
+    )
+    from ottla._consumer_core import (
+        RebalanceListener,
+    )
+    from ottla._consumer_record import (
+        ConsumerRecord,
+    )
+    from ottla._consumer_types import (
+        OffsetAndMetadata,
+        OffsetAndTimestamp,
+        TopicPartition,
+    )
     from ottla._errors import (
         BufferExhaustedError,
         ClientError,
         ClusterUnreachableError,
+        ConcurrentUseError,
         ConfigError,
+        ConsumerClosedError,
         DeliveryTimeoutError,
         ForkedProcessError,
         InvalidRecordError,
+        NoOffsetForPartitionError,
+        NotAssignedError,
         ProducerClosedError,
+        RecordDeserializationError,
         SerializationError,
+        SubscriptionError,
+        WakeupError,
     )
     from ottla._futures import (
         AsyncManyFuture,
@@ -35,6 +59,9 @@ if TYPE_CHECKING:
         DeliveryReport,
         RecordMetadata,
         WaitTimedOutError,
+    )
+    from ottla._offset_commits import (
+        CommitFailedError,
     )
     from ottla._partitioner import (
         ClusterView,
@@ -51,6 +78,8 @@ if TYPE_CHECKING:
     )
     from ottla_protocol.errors import (
         ConflictError,
+        CorruptMessageError,
+        FencedInstanceIdError,
         InvalidConfigError,
         InvalidPartitionsError,
         InvalidProducerEpochError,
@@ -62,6 +91,7 @@ if TYPE_CHECKING:
         NoReassignmentInProgressError,
         NotEnoughReplicasError,
         NotFoundError,
+        OffsetOutOfRangeError,
         OttlaError,
         Outcome,
         PreferredLeaderNotAvailableError,
@@ -98,11 +128,19 @@ _MODULES = {
     "ClusterDescription": "ottla_protocol.models",
     "ClusterUnreachableError": "ottla._errors",
     "ClusterView": "ottla._partitioner",
+    "CommitFailedError": "ottla._offset_commits",
+    "ConcurrentUseError": "ottla._errors",
     "ConfigError": "ottla._errors",
     "ConflictError": "ottla_protocol.errors",
+    "Consumer": "ottla._aio_consumer",
+    "ConsumerClosedError": "ottla._errors",
+    "ConsumerConfig": "ottla._consumer_config",
+    "ConsumerRecord": "ottla._consumer_record",
+    "CorruptMessageError": "ottla_protocol.errors",
     "DeliveryReport": "ottla._futures",
     "DeliveryTimeoutError": "ottla._errors",
     "ElectedPartition": "ottla_protocol.models",
+    "FencedInstanceIdError": "ottla_protocol.errors",
     "ForkedProcessError": "ottla._errors",
     "InvalidConfigError": "ottla_protocol.errors",
     "InvalidPartitionsError": "ottla_protocol.errors",
@@ -113,9 +151,14 @@ _MODULES = {
     "InvalidRequestError": "ottla_protocol.errors",
     "InvalidTopicError": "ottla_protocol.errors",
     "MessageTooLargeError": "ottla_protocol.errors",
+    "NoOffsetForPartitionError": "ottla._errors",
     "NoReassignmentInProgressError": "ottla_protocol.errors",
+    "NotAssignedError": "ottla._errors",
     "NotEnoughReplicasError": "ottla_protocol.errors",
     "NotFoundError": "ottla_protocol.errors",
+    "OffsetAndMetadata": "ottla._consumer_types",
+    "OffsetAndTimestamp": "ottla._consumer_types",
+    "OffsetOutOfRangeError": "ottla_protocol.errors",
     "OffsetResponse": "ottla_protocol.models",
     "OngoingReassignment": "ottla_protocol.models",
     "OpenTelemetryInterceptor": "ottla._telemetry",
@@ -129,20 +172,25 @@ _MODULES = {
     "ProducerConfig": "ottla._config",
     "ProducerRecord": "ottla._record",
     "ReassignedPartition": "ottla_protocol.models",
+    "RebalanceListener": "ottla._consumer_core",
+    "RecordDeserializationError": "ottla._errors",
     "RecordMetadata": "ottla._futures",
     "RequestTimedOutError": "ottla_protocol.errors",
     "RoutingError": "ottla_protocol.errors",
     "SerializationError": "ottla._errors",
+    "SubscriptionError": "ottla._errors",
     "TopicAlreadyExistsError": "ottla_protocol.errors",
     "TopicConfigValue": "ottla_protocol.models",
     "TopicDescription": "ottla_protocol.models",
+    "TopicPartition": "ottla._consumer_types",
     "UnavailableError": "ottla_protocol.errors",
     "UnknownTopicOrPartitionError": "ottla_protocol.errors",
     "WaitTimedOutError": "ottla._futures",
+    "WakeupError": "ottla._errors",
     "murmur2": "ottla_protocol.partitioning",
 }
 
-_OWN = {"Admin", "AsyncManyFuture", "AsyncRecordFuture", "Producer"}
+_OWN = {"Admin", "AsyncManyFuture", "AsyncRecordFuture", "Consumer", "Producer"}
 
 __all__ = [
     "Admin",
@@ -156,11 +204,19 @@ __all__ = [
     "ClusterDescription",
     "ClusterUnreachableError",
     "ClusterView",
+    "CommitFailedError",
+    "ConcurrentUseError",
     "ConfigError",
     "ConflictError",
+    "Consumer",
+    "ConsumerClosedError",
+    "ConsumerConfig",
+    "ConsumerRecord",
+    "CorruptMessageError",
     "DeliveryReport",
     "DeliveryTimeoutError",
     "ElectedPartition",
+    "FencedInstanceIdError",
     "ForkedProcessError",
     "InvalidConfigError",
     "InvalidPartitionsError",
@@ -171,9 +227,14 @@ __all__ = [
     "InvalidRequestError",
     "InvalidTopicError",
     "MessageTooLargeError",
+    "NoOffsetForPartitionError",
     "NoReassignmentInProgressError",
+    "NotAssignedError",
     "NotEnoughReplicasError",
     "NotFoundError",
+    "OffsetAndMetadata",
+    "OffsetAndTimestamp",
+    "OffsetOutOfRangeError",
     "OffsetResponse",
     "OngoingReassignment",
     "OpenTelemetryInterceptor",
@@ -187,16 +248,21 @@ __all__ = [
     "ProducerConfig",
     "ProducerRecord",
     "ReassignedPartition",
+    "RebalanceListener",
+    "RecordDeserializationError",
     "RecordMetadata",
     "RequestTimedOutError",
     "RoutingError",
     "SerializationError",
+    "SubscriptionError",
     "TopicAlreadyExistsError",
     "TopicConfigValue",
     "TopicDescription",
+    "TopicPartition",
     "UnavailableError",
     "UnknownTopicOrPartitionError",
     "WaitTimedOutError",
+    "WakeupError",
     "murmur2",
 ]
 

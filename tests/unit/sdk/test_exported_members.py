@@ -59,9 +59,9 @@ def test_both_flavours_differ_only_in_their_futures():
     aio = importlib.import_module("ottla.aio")
     assert set(ottla.__all__) - set(aio.__all__) == {"ManyFuture", "RecordFuture"}
     assert set(aio.__all__) - set(ottla.__all__) == {"AsyncManyFuture", "AsyncRecordFuture"}
-    for name in set(ottla.__all__) & set(aio.__all__) - {"Admin", "Producer"}:
+    for name in set(ottla.__all__) & set(aio.__all__) - {"Admin", "Consumer", "Producer"}:
         assert getattr(ottla, name) is getattr(aio, name), name
-    for name in ("Admin", "Producer"):
+    for name in ("Admin", "Consumer", "Producer"):
         assert (getattr(ottla, name).__module__, getattr(aio, name).__module__) == (
             "ottla",
             "ottla.aio",
@@ -110,4 +110,9 @@ def test_the_admin_client_of_threads_needs_no_aiohttp_and_no_codec():
 
 def test_using_a_producer_never_loads_the_rest_of_aiokafka_or_opentelemetry():
     loaded = loaded_by("import ottla; ottla.Producer('127.0.0.1:7101').close()")
+    assert loaded.isdisjoint({"opentelemetry", "aiokafka.producer", "aiokafka.client", "urllib3"})
+
+
+def test_using_a_consumer_never_loads_the_rest_of_aiokafka_or_opentelemetry():
+    loaded = loaded_by("import ottla; ottla.Consumer(bootstrap_servers='127.0.0.1:7101').close()")
     assert loaded.isdisjoint({"opentelemetry", "aiokafka.producer", "aiokafka.client", "urllib3"})

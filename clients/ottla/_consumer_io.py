@@ -1,0 +1,633 @@
+"""The one driver of a consumer's machines: it polls them, talks to brokers and reports back.
+
+It lives on one event loop: that of the asyncio consumer's caller, or that of the synchronous
+consumer's background thread. So fetches and heartbeats go on while the application works. The
+machines are used under the monitor's lock, because records are handed out on the caller's thread.
+
+What the group changes is told to the application within its polls (`Rebalance`); what may not be
+read any more is taken away at once.
+
+A defect in here must not leave anybody waiting: whatever ends the driver fails every call.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from ottla._consumer_config import ConsumerConfig
+from ottla._consumer_types import OffsetAndMetadata, TopicPartition
+from ottla._errors import ClusterUnreachableError
+from ottla._fetcher import MAX_CALLS_PER_BROKER, FetchCall, Fetcher
+from ottla._futures import Monitor
+from ottla._group_calls import GroupCall, GroupCallKind
+from ottla._group_member import GroupMember, MemberChange
+from ottla._handout import Handout
+from ottla._metadata import Metadata, MetadataFetch
+from ottla._offset_commits import OffsetCommit, OffsetCommits
+from ottla._position_lookups import MAX_LOOKUPS, Lookup, PositionLookups, decode_offset
+from ottla._positions import Positions
+from ottla._producer_io import METADATA_TIMEOUT_MS, monotonic_ms
+from ottla._transport import BrokerUnreachableError, Response, Transport, error_of
+from ottla_protocol import routes
+from ottla_protocol.errors import InternalError, OttlaError
+from ottla_protocol.models import BinaryFetchResponse, MetadataResponse, OffsetResponse
+
+Answer = TypeVar("Answer")
+
+CONNECTIONS_PER_BROKER: Final = MAX_CALLS_PER_BROKER + 12
+"""Fetches, and beside them heartbeats, commits, metadata and look-ups."""
+
+_logger = logging.getLogger("ottla.consumer")
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_fetch = msgspec.msgpack.Decoder(BinaryFetchResponse).decode
+_decode_metadata = msgspec.json.Decoder(MetadataResponse).decode
+
+
+class ConsumerTransport(Transport, Protocol):
+    """The way to the brokers, with every method."""
+
+    async def request(
+        self, method: str, url: str, path: str, body: bytes | None, *, timeout_ms: int
+    ) -> Response:
+        """Send JSON, or nothing; whatever the broker answered."""
+        ...
+
+
+@dataclass(slots=True)
+class Rebalance:
+    """What the group changed and the application was not told yet, in this order."""
+
+    lost: set[TopicPartition] = field(default_factory=set)
+    revoked: set[TopicPartition] = field(default_factory=set)
+    assigned: set[TopicPartition] = field(default_factory=set)
+    error: OttlaError | None = None
+    """The membership ended for good; it stays until the next subscription."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to tell."""
+        return bool(self.lost or self.revoked or self.assigned or self.error is not None)
+
+
+class ConsumerIO:
+    """Positions, fetcher, membership and commits of one consumer, and what drives them.
+
+    Args:
+        config: the consumer's options.
+        transport: the way to the brokers; the caller closes it.
+        on_news: called, on the driver's loop, when a poll that waits should look again.
+        wake: called, on any thread, when the driver should look again.
+        random: for member ids and to spread retries.
+    """
+
+    def __init__(
+        self,
+        config: ConsumerConfig,
+        transport: ConsumerTransport,
+        *,
+        on_news: Callable[[], None],
+        wake: Callable[[], None],
+        random: Random,
+    ) -> None:
+        self._config = config
+        self._transport = transport
+        self._on_news = on_news
+        self._random = random
+        self.monitor = Monitor()
+        self.positions = Positions()
+        self.metadata = Metadata(
+            config.bootstrap_servers,
+            max_age_ms=config.metadata_max_age_ms,
+            retry_backoff_ms=config.retry_backoff_ms,
+        )
+        self.fetcher = Fetcher(config, self.positions, self.metadata)
+        self.lookups = PositionLookups(config, self.positions)
+        self.handout = Handout(
+            self.positions,
+            self.monitor.lock,
+            key_deserializer=config.key_deserializer,
+            value_deserializer=config.value_deserializer,
+            may_read=self.may_read,
+            on_room=wake,
+            most_buffered_bytes=max(1, config.max_partition_fetch_bytes),
+        )
+        self.member: GroupMember | None = None
+        self.commits: OffsetCommits | None = None
+        if config.group_id is not None:
+            self.commits = OffsetCommits(
+                config.group_id,
+                request_timeout_ms=config.request_timeout_ms,
+                retry_backoff_ms=config.retry_backoff_ms,
+                random=random,
+            )
+        self.rebalance = Rebalance()
+        self.settled: list[tuple[OffsetCommit, Callable[[OffsetCommit], None]]] = []
+        self.last_poll_ms = monotonic_ms()
+        self.is_polling = False
+        self.is_evicted = False
+        self.was_reached = False
+        self.unreachable_since_ms = self.last_poll_ms
+        self.counters = {"commits": 0, "commits_failed": 0, "rebalances": 0, "heartbeats": 0}
+        self._waiting: dict[OffsetCommit, Callable[[OffsetCommit], None]] = {}
+        self._auto_commit: OffsetCommit | None = None
+        self._next_auto_commit_ms = self.last_poll_ms + config.auto_commit_interval_ms
+        self._last_given: object = None
+        self._awake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._group_url: str | None = None
+        self._left: asyncio.Future[None] | None = None
+        self.defect: BaseException | None = None
+
+    def may_read(self, name: TopicPartition) -> bool:
+        """Whether a partition is certainly nobody else's now; under the lock."""
+        return self.member is None or self.member.may_own(name, monotonic_ms())
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Poll the machines soon; on the driver's loop only."""
+        self._awake.set()
+
+    async def run(self) -> None:
+        """Drive until cancelled, or until a defect."""
+        loop = asyncio.get_running_loop()
+        try:
+            while self.defect is None:
+                self._awake.clear()
+                next_poll_ms = self._poll_once()
+                timer = None
+                if next_poll_ms is not None:
+                    delay_s = max(0, next_poll_ms - monotonic_ms()) / 1000
+                    timer = loop.call_later(delay_s, self._awake.set)
+                await self._awake.wait()
+                if timer is not None:
+                    timer.cancel()
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may be left waiting
+            self.defect = error
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            if self.defect is not None:
+                _logger.critical("consumer stopped by a defect", exc_info=self.defect)
+                self.abort_commits(self.failure())
+                self._on_news()
+
+    def failure(self) -> OttlaError:
+        """The error of every call after a defect."""
+        failure = InternalError(f"the consumer stopped by a defect: {self.defect!r}")
+        failure.__cause__ = self.defect
+        return failure
+
+    def _poll_once(self) -> int | None:
+        now_ms = monotonic_ms()
+        with self.monitor.lock:
+            times_ms = [self._look_after_group(now_ms)]
+            group_calls = self._group_calls(now_ms)
+            fetches = self.fetcher.next_calls(now_ms)
+            lookups = self.lookups.next_lookups(now_ms)
+            metadata_fetch = self.metadata.next_fetch(now_ms)
+            times_ms += [
+                self.fetcher.next_call_ms(now_ms),
+                self.lookups.next_lookup_ms(now_ms),
+                self.metadata.next_fetch_ms(now_ms),
+            ]
+            if self.member is not None:
+                times_ms.append(self.member.next_call_ms(now_ms))
+            if self.commits is not None:
+                times_ms.append(self.commits.next_call_ms())
+        if self._left is not None and self.member is not None and self.member.has_left:
+            self._left.set_result(None)
+            self._left = None
+        for call in group_calls:
+            self._start(self._ask_group(call))
+        for fetch in fetches:
+            self._start(self._fetch(fetch))
+        for lookup in lookups:
+            self._start(self._look_up(lookup))
+        if metadata_fetch is not None:
+            self._start(self._ask_metadata(metadata_fetch))
+        return min((each for each in times_ms if each is not None), default=None)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (defect := task.exception()) is not None:
+            self.defect = defect
+        self._awake.set()
+
+    # --- the group ----------------------------------------------------------------------------
+
+    def join(self, topics: tuple[str, ...] | None, pattern: str | None) -> None:
+        """Be a member that reads these; under the lock."""
+        config = self._config
+        assert config.group_id is not None, "checked by the caller"
+        self.rebalance.error = None
+        self.fetcher.tells_unknown = self.lookups.tells_unknown = False
+        self.last_poll_ms = monotonic_ms()
+        if self.member is not None:
+            self.member.change_subscription(topics, pattern)
+            return
+        self.member = GroupMember(
+            config.group_id,
+            topics=topics,
+            pattern=pattern,
+            instance_id=config.group_instance_id,
+            assignor=config.assignor,
+            session_timeout_ms=config.session_timeout_ms,
+            rebalance_timeout_ms=config.rebalance_timeout_ms or config.max_poll_interval_ms,
+            retry_backoff_ms=config.retry_backoff_ms,
+            random=self._random,
+        )
+
+    async def leave(self, timeout_ms: int, *, is_static_too: bool) -> None:
+        """End the membership, and wait until the coordinator knows, for `timeout_ms` at most."""
+        if self.member is None:
+            return
+        with self.monitor.lock:
+            self.member.leave(monotonic_ms(), is_static_too=is_static_too)
+            self.rebalance = Rebalance()
+        self._left = left = asyncio.get_running_loop().create_future()
+        self.wake()
+        await asyncio.wait([left], timeout=timeout_ms / 1000)
+        self._left = self.member = None
+
+    def begin_poll(self) -> None:
+        """The application asks for records; under the lock."""
+        self.is_polling = True
+        self.last_poll_ms = monotonic_ms()
+        if self.is_evicted and self.member is not None:
+            self.is_evicted = False
+            self.member.resume()
+
+    def end_poll(self) -> None:
+        """The application works on what it got."""
+        self.is_polling = False
+        self.last_poll_ms = monotonic_ms()
+
+    def _look_after_group(self, now_ms: int) -> int | None:
+        """Commit and give up what is due; returns when to look again; under the lock."""
+        times_ms: list[int] = []
+        if self.member is not None:
+            self._adopt(self.member.expire(now_ms), now_ms)
+            until_ms = self._poll_limit_ms(now_ms)
+            if until_ms is not None:
+                times_ms.append(until_ms)
+                if now_ms >= until_ms:
+                    self._evict(now_ms)
+                    times_ms.clear()
+        if self.commits is not None:
+            self._settle(self.commits.expire(now_ms))
+            if self._config.enable_auto_commit:
+                if now_ms >= self._next_auto_commit_ms:
+                    self._commit_finished(now_ms)
+                times_ms.append(self._next_auto_commit_ms)
+        return min(times_ms, default=None)
+
+    def _poll_limit_ms(self, now_ms: int) -> int | None:
+        """When the next poll is too late; None while one is under way."""
+        if self.is_evicted or self.member is None or self.member.has_left:
+            return None
+        given = self.positions.current
+        if self.is_polling or given is not self._last_given:
+            # Each record that an iteration gives out is as good as a poll.
+            self._last_given = given
+            self.last_poll_ms = now_ms
+        return self.last_poll_ms + self._config.max_poll_interval_ms
+
+    def _evict(self, now_ms: int) -> None:
+        assert self.member is not None
+        _logger.warning(
+            "%s: no poll for max_poll_interval_ms (%d): the group %s gives the partitions to "
+            "others; take fewer records at a time (max_poll_records) or raise the interval",
+            self._config.client_id,
+            self._config.max_poll_interval_ms,
+            self._config.group_id,
+        )
+        self.is_evicted = True
+        held = frozenset(self.positions.states)
+        self._adopt(MemberChange(lost=held), now_ms)
+        self.member.leave(now_ms, is_static_too=True)
+
+    def _adopt(self, change: MemberChange, now_ms: int) -> None:
+        """Take in what the group changed: first what must not be read any more."""
+        if not change:
+            return
+        told = self.rebalance
+        self.counters["rebalances"] += 1
+        for name in change.lost:
+            if name in told.assigned:
+                told.assigned.discard(name)
+            else:
+                told.revoked.discard(name)
+                told.lost.add(name)
+        self.positions.remove(change.lost)
+        if change.lost and self.commits is not None:
+            self._settle(self.commits.drop(change.lost, now_ms))
+        for name in change.revoked:
+            if name in told.assigned and self.member is not None:
+                # The application never knew of it.
+                told.assigned.discard(name)
+                self.positions.remove((name,))
+                self.member.release((name,))
+            else:
+                told.revoked.add(name)
+                self.positions.hold((name,))
+        self.positions.add(change.assigned, is_announced=False)
+        told.assigned |= change.assigned
+        if change.error is not None:
+            told.error = change.error
+        self.positions.is_disturbed = True
+        self._on_news()
+
+    def _group_calls(self, now_ms: int) -> list[GroupCall]:
+        calls: list[GroupCall] = []
+        if self.member is not None:
+            while (call := self.member.next_call(now_ms)) is not None:
+                calls.append(call)
+                self.counters["heartbeats"] += call.kind is GroupCallKind.HEARTBEAT
+        if self.commits is not None:
+            membership = None if self.member is None else self.member.membership
+            if (call := self.commits.next_call(now_ms, membership)) is not None:
+                calls.append(call)
+        return calls
+
+    async def _ask_group(self, call: GroupCall) -> None:
+        url = self._group_broker(call)
+        try:
+            response = await self._transport.request(
+                call.method, url, call.path, call.body or None, timeout_ms=call.timeout_ms
+            )
+            if not 200 <= response.status < 300:
+                raise error_of(response, url)
+        except OttlaError as error:
+            _logger.debug("%s at %s failed: %s", call.kind, url, error)
+            self._group_failed(call, error)
+        else:
+            self._group_answered(call, response.body)
+
+    def _group_broker(self, call: GroupCall) -> str:
+        """One broker for all calls of the group, until one of them fails."""
+        if self._group_url is None or call.wants_other_broker:
+            with self.monitor.lock:
+                self._group_url = self.metadata.any_url()
+        return self._group_url
+
+    def _group_answered(self, call: GroupCall, body: bytes) -> None:
+        now_ms = monotonic_ms()
+        self.reached()
+        with self.monitor.lock:
+            if call.kind is GroupCallKind.COMMIT:
+                assert self.commits is not None
+                self._settle(self.commits.on_answer(call, body, now_ms))
+            elif self.member is not None:
+                self._adopt(self.member.on_answer(call, body, now_ms), now_ms)
+
+    def _group_failed(self, call: GroupCall, error: OttlaError) -> None:
+        now_ms = monotonic_ms()
+        if not isinstance(error, BrokerUnreachableError):
+            self.reached()
+        with self.monitor.lock:
+            if call.kind is GroupCallKind.COMMIT:
+                assert self.commits is not None
+                self._settle(self.commits.on_failure(call, error, now_ms))
+            elif self.member is not None:
+                self._adopt(self.member.on_failure(call, error, now_ms), now_ms)
+
+    # --- commits ------------------------------------------------------------------------------
+
+    def commit(
+        self,
+        offsets: dict[TopicPartition, OffsetAndMetadata],
+        timeout_ms: int,
+        on_settled: Callable[[OffsetCommit], None],
+    ) -> OffsetCommit:
+        """Ask for a commit; under the lock. `on_settled` is called on the driver's loop."""
+        assert self.commits is not None, "checked by the caller"
+        commit = self.commits.commit(
+            offsets, monotonic_ms(), timeout_ms=timeout_ms, is_member=self.member is not None
+        )
+        self._waiting[commit] = on_settled
+        return commit
+
+    async def commit_now(
+        self, offsets: dict[TopicPartition, OffsetAndMetadata], timeout_ms: int
+    ) -> None:
+        """Commit, and wait for what became of it.
+
+        Raises:
+            OttlaError: nothing was committed, or not known in time whether it was.
+        """
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def on_settled(_: OffsetCommit) -> None:
+            if not settled.done():
+                settled.set_result(None)
+
+        with self.monitor.lock:
+            commit = self.commit(offsets, timeout_ms, on_settled)
+        self.wake()
+        await settled
+        if commit.error is not None:
+            raise commit.error
+
+    def _commit_finished(self, now_ms: int) -> None:
+        """Auto commit; under the lock."""
+        self._next_auto_commit_ms = now_ms + self._config.auto_commit_interval_ms
+        offsets = self.positions.finished()
+        if self._auto_commit is None and offsets:
+            self._auto_commit = self.commit(
+                offsets, self._config.default_api_timeout_ms, self._auto_committed
+            )
+
+    def _auto_committed(self, commit: OffsetCommit) -> None:
+        self._auto_commit = None
+        if commit.error is not None:
+            _logger.warning("%s: auto commit: %s", self._config.client_id, commit.error)
+
+    def _settle(self, commits: Iterable[OffsetCommit]) -> None:
+        for commit in commits:
+            self.counters["commits"] += 1
+            if commit.error is None:
+                self.positions.note_committed(commit.offsets)
+            else:
+                self.counters["commits_failed"] += 1
+            on_settled = self._waiting.pop(commit, None)
+            if on_settled is not None:
+                on_settled(commit)
+
+    def abort_commits(self, error: OttlaError) -> None:
+        """Fail every commit that is not settled."""
+        if self.commits is not None:
+            with self.monitor.lock:
+                self._settle(self.commits.abort(error))
+
+    # --- fetches ------------------------------------------------------------------------------
+
+    async def _fetch(self, call: FetchCall) -> None:
+        try:
+            response = await self._transport.post(
+                call.url, routes.FETCH, _encode(call.request), timeout_ms=call.timeout_ms
+            )
+            if response.status not in (200, 207):
+                raise error_of(response, call.url)
+            results = decoded(_decode_fetch, response, call.url).partitions
+            asked = [(each.topic, each.partition) for each in call.request.partitions]
+            if [(each.topic, each.partition) for each in results] != asked:
+                raise BrokerUnreachableError(f"{call.url}: the answer is not about what was asked")
+        except OttlaError as error:
+            _logger.debug("fetch from %s failed: %s", call.url, error)
+            with self.monitor.lock:
+                self.fetcher.on_failure(call, error, monotonic_ms())
+        else:
+            self.reached()
+            with self.monitor.lock:
+                self.fetcher.on_answer(call, results, monotonic_ms())
+        if self.positions.ready:
+            self._on_news()
+
+    # --- positions ----------------------------------------------------------------------------
+
+    async def _look_up(self, lookup: Lookup) -> None:
+        with self.monitor.lock:
+            leader = None if lookup.partition is None else self.metadata.leader(*lookup.partition)
+            url = self.metadata.any_url() if leader is None else leader.url
+        try:
+            response = await self._transport.get(
+                url, lookup.path, timeout_ms=self._config.request_timeout_ms
+            )
+            if response.status != 200:
+                raise error_of(response, url)
+            with self.monitor.lock:
+                self.lookups.on_answer(lookup, response.body, monotonic_ms())
+        except OttlaError as error:
+            _logger.debug("%s from %s failed: %s", lookup.path, url, error)
+            with self.monitor.lock:
+                self.lookups.on_failure(lookup, error, monotonic_ms())
+                if lookup.partition is not None and error.refresh_metadata:
+                    self.metadata.expire(lookup.partition.topic)
+        else:
+            self.reached()
+        self._on_news()
+
+    async def ask(
+        self,
+        path: str,
+        decode: Callable[[bytes], Answer],
+        timeout_ms: int,
+        partition: TopicPartition | None = None,
+    ) -> Answer:
+        """GET from the partition's leader or any broker, again and again while that may help.
+
+        Raises:
+            ClusterUnreachableError: no broker answered in time.
+            OttlaError: a broker refused it.
+        """
+        deadline_ms = monotonic_ms() + timeout_ms
+        reasons: dict[str, str] = {}
+        while True:
+            left_ms = deadline_ms - monotonic_ms()
+            with self.monitor.lock:
+                leader = None if partition is None else self.metadata.leader(*partition)
+                url = (
+                    self.metadata.any_url()
+                    if leader is None or leader.url in reasons
+                    else leader.url
+                )
+            try:
+                response = await self._transport.get(
+                    url, path, timeout_ms=max(1, min(left_ms, self._config.request_timeout_ms))
+                )
+                if response.status != 200:
+                    raise error_of(response, url)
+                return decode(response.body)
+            except OttlaError as error:
+                left_ms = deadline_ms - monotonic_ms()
+                is_unreachable = isinstance(error, BrokerUnreachableError)
+                if is_unreachable:
+                    reasons[url] = error.detail.removeprefix(f"{url}: ")
+                if not (error.retriable or is_unreachable):
+                    raise
+                if left_ms <= self._config.retry_backoff_ms:
+                    if is_unreachable:
+                        raise ClusterUnreachableError.after(timeout_ms, reasons) from error
+                    raise
+            await asyncio.sleep(self._config.retry_backoff_ms / 1000)
+
+    async def offsets_at(
+        self, at: Mapping[TopicPartition, str | int], timeout_ms: int
+    ) -> dict[TopicPartition, OffsetResponse]:
+        """Where each partition begins, ends, or has its first record of a time.
+
+        Raises:
+            OttlaError: as `ask`, for the first that fails.
+        """
+        gate = asyncio.Semaphore(MAX_LOOKUPS)
+
+        async def one(name: TopicPartition, where: str | int) -> OffsetResponse:
+            async with gate:
+                path = routes.PARTITION_OFFSETS.format(
+                    topic=quote(name.topic, safe=""), partition=name.partition
+                )
+                return await self.ask(f"{path}?at={where}", decode_offset, timeout_ms, name)
+
+        asked = [asyncio.ensure_future(one(name, where)) for name, where in at.items()]
+        try:
+            return dict(zip(at, await asyncio.gather(*asked), strict=True))
+        finally:
+            for each in asked:
+                each.cancel()
+
+    # --- metadata -----------------------------------------------------------------------------
+
+    async def _ask_metadata(self, fetch: MetadataFetch) -> None:
+        try:
+            response = await self._transport.get(
+                fetch.url,
+                fetch.path,
+                timeout_ms=min(METADATA_TIMEOUT_MS, self._config.request_timeout_ms),
+            )
+            if response.status != 200:
+                raise error_of(response, fetch.url)
+            described = decoded(_decode_metadata, response, fetch.url)
+        except OttlaError as error:
+            _logger.debug("metadata from %s failed: %s", fetch.url, error)
+            with self.monitor.lock:
+                self.metadata.on_failure(fetch, error, monotonic_ms())
+        else:
+            self.reached()
+            with self.monitor.lock:
+                changed = self.metadata.on_answer(fetch, described, monotonic_ms())
+                self.fetcher.on_new_leaders(changed)
+        self._on_news()
+
+    def reached(self) -> None:
+        """A broker has answered."""
+        self.was_reached = True
+        self.unreachable_since_ms = monotonic_ms()
+
+    def forget_parent(self, lock: Any) -> None:
+        """In a forked child: refuse every call; the lock may be held for ever, so take this one."""
+        self.monitor.lock = lock
+        self.monitor.is_forked = True
+
+
+def decoded(decode: Callable[[bytes], Answer], response: Response, url: str) -> Answer:
+    """The body of an answer.
+
+    Raises:
+        BrokerUnreachableError: it is none of a broker.
+    """
+    try:
+        return decode(response.body)
+    except msgspec.MsgspecError as error:
+        raise BrokerUnreachableError(f"{url}: not an answer of a broker: {error}") from error

@@ -1,0 +1,376 @@
+"""Which partitions to fetch from which brokers now, and what every answer means for them. Pure.
+
+`next_calls(now_ms)` returns requests, the driver sends each and reports back with `on_answer` or
+`on_failure`. A partition has one fetch out at most. It is fetched as long as less than one fetch's
+worth of it waits to be handed out, so that the next one is on its way while records are worked on;
+all that waits and is on its way stays below MAX_BUFFERED_BYTES.
+
+A fetch waits at the broker until one of its partitions has something. What begins to be wanted
+meanwhile is asked for in a request of its own, because it must not wait for the others. So a broker
+may have several requests, of different partitions, MAX_CALLS_PER_BROKER at most.
+
+Reading goes on where it was whatever fails. A fetch names the leader epoch that it takes for the
+current one, so that a broker that is behind, or ahead, is found out. Whether the log was cut behind
+a position, as after an unclean election, is not told by a fetch: only an offset beyond the end is
+noticed, as out of range.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+from ottla._consumer_config import MAX_FETCH_BYTES
+from ottla._metadata import Leader, Metadata
+from ottla._positions import PartitionState, Positions, Start
+from ottla._transport import BrokerUnreachableError
+from ottla_protocol.errors import (
+    CorruptMessageError,
+    OffsetOutOfRangeError,
+    OttlaError,
+    RoutingError,
+    UnavailableError,
+    UnknownTopicOrPartitionError,
+    error_from_problem,
+)
+from ottla_protocol.models import BinaryFetchRequest, FetchedPartition, PartitionToFetch
+from ottla_protocol.record_batch import read_header
+
+MAX_CALLS_PER_BROKER: Final = 4
+"""Fetches that one broker may have at the same time, of different partitions."""
+
+MAX_BUFFERED_BYTES: Final = 64 << 20
+"""Fetched and not decoded yet, or on its way."""
+
+MAX_PARTITIONS_PER_CALL: Final = 1_000
+"""Partitions of one request; at some 60 bytes each, far below what brokers take."""
+
+SHUN_FOLLOWER_MS: Final = 5_000
+"""How long a partition is read from its leader after a follower could not serve it."""
+
+
+class FetchOptions(Protocol):
+    """The options that matter here; `ConsumerConfig` has them."""
+
+    @property
+    def auto_offset_reset(self) -> str: ...
+    @property
+    def client_rack(self) -> str: ...
+    @property
+    def fetch_min_bytes(self) -> int: ...
+    @property
+    def fetch_max_wait_ms(self) -> int: ...
+    @property
+    def fetch_max_bytes(self) -> int: ...
+    @property
+    def max_partition_fetch_bytes(self) -> int: ...
+    @property
+    def isolation_level(self) -> str: ...
+    @property
+    def request_timeout_ms(self) -> int: ...
+    @property
+    def retry_backoff_ms(self) -> int: ...
+
+
+class PartitionFetch(NamedTuple):
+    """One partition of a fetch, and what it was asked for; not always of its leader."""
+
+    state: PartitionState
+    version: int
+    offset: int
+    leader_epoch: int
+    of_leader: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FetchCall:
+    """One request to one broker."""
+
+    url: str
+    partitions: tuple[PartitionFetch, ...]
+    request: BinaryFetchRequest
+    timeout_ms: int
+    most_bytes: int
+    """What its answer is expected to take at most."""
+
+
+class Fetcher:
+    """Fetches what a consumer reads.
+
+    Args:
+        options: the consumer's.
+        positions: its partitions.
+        metadata: who leads them.
+
+    Attributes:
+        tells_unknown: a partition that does not exist is an error. Of those that a group assigns it
+            is none: they were just deleted, and are taken away.
+        fetched_bytes, fetched_batches, calls: counters.
+    """
+
+    def __init__(self, options: FetchOptions, positions: Positions, metadata: Metadata) -> None:
+        self._options = options
+        self._positions = positions
+        self._metadata = metadata
+        self._most_per_partition = max(1, options.max_partition_fetch_bytes)
+        self._most_per_call = max(1, min(options.fetch_max_bytes, MAX_FETCH_BYTES))
+        self._out: dict[str, list[FetchCall]] = {}
+        self._not_before_ms: dict[str, int] = {}
+        self._shunned_until_ms: dict[tuple[str, int], int] = {}
+        self.tells_unknown = True
+        self.fetched_bytes = self.fetched_batches = self.calls = 0
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    def next_calls(self, now_ms: int) -> list[FetchCall]:
+        """What to send now; each answer must be reported."""
+        self._watch_topics(now_ms)
+        room = self._room_bytes()
+        if room <= 0:
+            return []
+        drafts: dict[str, list[PartitionFetch]] = {}
+        for state in self._positions.states.values():
+            if not self._wants(state) or state.retry_at_ms > now_ms:
+                continue
+            leader = self._metadata.leader(*state.name)
+            source = self._source(state, now_ms)
+            if leader is None or source is None:
+                self._look_for_leader(state, now_ms)
+                continue
+            if self._not_before_ms.get(source.url, now_ms) > now_ms:
+                continue
+            drafts.setdefault(source.url, []).append(
+                PartitionFetch(
+                    state,
+                    state.version,
+                    state.fetch_offset,
+                    leader.leader_epoch,
+                    source.node_id == leader.node_id,
+                )
+            )
+        calls: list[FetchCall] = []
+        for url, wanted in drafts.items():
+            if room > 0 and len(self._out.get(url, ())) < MAX_CALLS_PER_BROKER:
+                call = self._call(url, wanted[:MAX_PARTITIONS_PER_CALL], room)
+                room -= call.most_bytes
+                calls.append(call)
+        return calls
+
+    def next_call_ms(self, now_ms: int) -> int | None:
+        """When `next_calls` may have something although nothing happens; None is never."""
+        times = [
+            state.retry_at_ms
+            for state in self._positions.states.values()
+            if state.retry_at_ms > now_ms and self._wants(state)
+        ]
+        times += [at_ms for at_ms in self._not_before_ms.values() if at_ms > now_ms]
+        return min(times, default=None)
+
+    def _watch_topics(self, now_ms: int) -> None:
+        for state in self._positions.states.values():
+            topic = state.name.topic
+            if self._metadata.gone(topic) is None or (
+                state.error is None and 0 < state.retry_at_ms <= now_ms
+            ):
+                self._metadata.watch(topic)
+
+    def _wants(self, state: PartitionState) -> bool:
+        return (
+            state.position is not None
+            and state.fetching != state.version
+            and state.buffered_bytes < self._most_per_partition
+            and not state.is_paused
+            and not state.is_held
+            and state.error is None
+        )
+
+    def _source(self, state: PartitionState, now_ms: int) -> Leader | None:
+        """Whom to read a partition from."""
+        until_ms = self._shunned_until_ms.get(state.name)
+        if until_ms is not None:
+            if until_ms > now_ms:
+                return self._metadata.leader(*state.name)
+            del self._shunned_until_ms[state.name]
+        return self._metadata.replica_in(self._options.client_rack, *state.name)
+
+    def _room_bytes(self) -> int:
+        buffered = sum(state.buffered_bytes for state in self._positions.states.values())
+        coming = sum(call.most_bytes for calls in self._out.values() for call in calls)
+        room = MAX_BUFFERED_BYTES - buffered - coming
+        # What is larger than all the room is fetched alone.
+        return room if buffered or coming else max(room, self._most_per_partition)
+
+    def _call(self, url: str, wanted: Sequence[PartitionFetch], room: int) -> FetchCall:
+        options = self._options
+        max_bytes = min(self._most_per_call, room)
+        request = BinaryFetchRequest(
+            [
+                PartitionToFetch(
+                    fetch.state.name.topic,
+                    fetch.state.name.partition,
+                    fetch.offset,
+                    self._most_per_partition,
+                    fetch.leader_epoch,
+                )
+                for fetch in wanted
+            ],
+            max_wait_ms=options.fetch_max_wait_ms,
+            min_bytes=options.fetch_min_bytes,
+            max_bytes=max_bytes,
+            isolation=(
+                "read_committed"
+                if options.isolation_level == "read_committed"
+                else "read_uncommitted"
+            ),
+            replica="any" if options.client_rack else "leader",
+        )
+        call = FetchCall(
+            url,
+            tuple(wanted),
+            request,
+            options.fetch_max_wait_ms + options.request_timeout_ms,
+            min(max_bytes, len(wanted) * self._most_per_partition),
+        )
+        for fetch in wanted:
+            fetch.state.fetching = fetch.version
+        self._out.setdefault(url, []).append(call)
+        self.calls += 1
+        return call
+
+    def _look_for_leader(self, state: PartitionState, now_ms: int) -> None:
+        """Ask who leads a partition, or tell the application that there is none of that name."""
+        topic, partition = state.name
+        gone = self._metadata.gone(topic)
+        described = self._metadata.topic(topic)
+        if described is not None and partition >= len(described.partitions):
+            self._metadata.expire(topic)
+            gone = UnknownTopicOrPartitionError(
+                f"topic {topic!r} has no partition {partition}, it has {len(described.partitions)}"
+            )
+        if gone is not None:
+            # Asked for again after a while: it may be created yet.
+            state.retry_at_ms = now_ms + self._options.retry_backoff_ms
+            if self.tells_unknown:
+                self._fail(state, gone)
+        elif described is not None:
+            self._metadata.suspect(topic, partition, described.partitions[partition].leader_epoch)
+
+    # --- answers --------------------------------------------------------------------------------
+
+    def on_answer(self, call: FetchCall, results: Sequence[FetchedPartition], now_ms: int) -> None:
+        """Take in the answer: one result for each partition of the call, in its order."""
+        self._end(call)
+        for fetch, result in zip(call.partitions, results, strict=True):
+            state = fetch.state
+            if state.version != fetch.version:
+                continue
+            if result.error is not None:
+                self._on_error(fetch, error_from_problem(result.error), call, now_ms)
+            else:
+                self._take(fetch, result)
+
+    def on_failure(self, call: FetchCall, error: OttlaError, now_ms: int) -> None:
+        """Take in that the whole call failed."""
+        self._end(call)
+        if isinstance(error, BrokerUnreachableError):
+            self._not_before_ms[call.url] = now_ms + self._options.retry_backoff_ms
+        for fetch in call.partitions:
+            if fetch.state.version == fetch.version:
+                self._on_error(fetch, error, call, now_ms)
+
+    def _end(self, call: FetchCall) -> None:
+        calls = self._out[call.url]
+        calls.remove(call)
+        if not calls:
+            del self._out[call.url]
+        self._not_before_ms.pop(call.url, None)
+        for fetch in call.partitions:
+            if fetch.state.fetching == fetch.version:
+                fetch.state.fetching = None
+
+    def _take(self, fetch: PartitionFetch, result: FetchedPartition) -> None:
+        state = fetch.state
+        self._metadata.trust(state.name.topic, state.name.partition)
+        state.high_watermark = result.high_watermark
+        state.log_start_offset = result.log_start_offset
+        if not result.batches:
+            return
+        try:
+            next_offset = read_header(result.batches[-1]).next_offset
+        except CorruptMessageError as error:
+            self._fail(state, error)
+            return
+        if next_offset <= fetch.offset:
+            self._fail(
+                state,
+                CorruptMessageError(
+                    f"what was fetched from offset {fetch.offset} ends at {next_offset}"
+                ),
+            )
+            return
+        state.fetch_offset = next_offset
+        state.buffered.extend(result.batches)
+        size = sum(len(batch) for batch in result.batches)
+        state.buffered_bytes += size
+        self.fetched_bytes += size
+        self.fetched_batches += len(result.batches)
+        self._positions.refresh_ready(state)
+
+    def _on_error(
+        self, fetch: PartitionFetch, error: OttlaError, call: FetchCall, now_ms: int
+    ) -> None:
+        state = fetch.state
+        topic, partition = state.name
+        if not fetch.of_leader and not isinstance(error, OffsetOutOfRangeError):
+            self._shunned_until_ms[state.name] = now_ms + SHUN_FOLLOWER_MS
+            return
+        state.retry_at_ms = now_ms + self._options.retry_backoff_ms
+        if isinstance(error, OffsetOutOfRangeError):
+            self._on_out_of_range(state, error)
+        elif isinstance(error, UnknownTopicOrPartitionError):
+            # The broker may be behind, or the topic gone: the metadata tells.
+            self._metadata.expire(topic)
+        elif isinstance(error, BrokerUnreachableError):
+            # The way to this broker is closed for a while; another leader is asked at once.
+            state.retry_at_ms = 0
+            self._metadata.suspect(topic, partition, fetch.leader_epoch)
+        elif error.retriable:
+            self._metadata.suspect(topic, partition, fetch.leader_epoch)
+            if isinstance(error, RoutingError) and self._hinted(fetch, error, call):
+                state.retry_at_ms = 0
+        elif isinstance(error, UnavailableError):
+            self._metadata.suspect(topic, partition, fetch.leader_epoch)
+        else:
+            self._fail(state, error)
+
+    def _hinted(self, fetch: PartitionFetch, error: OttlaError, call: FetchCall) -> bool:
+        """Whether the error names a leader that was not known; of a whole call it names but one."""
+        members = error.members
+        node_id, url, epoch = (
+            members.get("leader"), members.get("leader_url"), members.get("leader_epoch"),
+        )  # fmt: skip
+        if not (isinstance(node_id, int) and isinstance(url, str) and isinstance(epoch, int)):
+            return False
+        is_meant = len(call.partitions) == 1 or fetch is call.partitions[0]
+        topic, partition = fetch.state.name
+        return is_meant and self._metadata.hint(topic, partition, node_id, url, epoch)
+
+    def _on_out_of_range(self, state: PartitionState, error: OttlaError) -> None:
+        if state.has_records or self._positions.is_iterating(state):
+            return  # What is there is handed out first.
+        reset = self._options.auto_offset_reset
+        if reset == "none":
+            self._fail(state, error)
+        else:
+            state.find(Start.EARLIEST if reset == "earliest" else Start.LATEST)
+
+    def _fail(self, state: PartitionState, error: OttlaError) -> None:
+        """Tell the application with the next poll; it is the end of reading until then."""
+        state.error = error
+        self._positions.refresh_ready(state)
+
+    def on_new_leaders(self, changed: Iterable[tuple[str, int]]) -> None:
+        """These have a newer leader: what waited for one need not wait any longer."""
+        for topic, partition in changed:
+            state = self._positions.states.get((topic, partition))  # type: ignore[call-overload]
+            if state is not None:
+                state.retry_at_ms = 0
