@@ -32,6 +32,7 @@ from loadtests.bench.footprint_rows import (
     measure_memory,
     measure_restart,
 )
+from loadtests.bench.group_rows import measure_groups
 from loadtests.bench.json_rows import measure_json
 from loadtests.bench.latency_rows import measure_latency
 from loadtests.bench.produce_rows import measure_produce
@@ -48,7 +49,9 @@ from loadtests.bench.rows import Row
 from loadtests.bench.sdk_rows import measure_sdk
 from ottla_ops.local_cluster import LocalClusterError
 
-GROUPS = ("start", "memory", "json", "latency", "produce", "sdk", "disk", "fetch", "restart")
+GROUPS = (
+    "start", "memory", "json", "latency", "produce", "sdk", "groups", "disk", "fetch", "restart",
+)  # fmt: skip
 RESULTS = Path("bench-results")
 RUN_TIMEOUT_S = 480.0
 READY_TIMEOUT_S = 30.0
@@ -81,6 +84,8 @@ async def measure(
             rows += await measure_produce(environment, cluster)
         if "sdk" in groups:
             rows += await measure_sdk(environment, cluster)
+        if "groups" in groups:
+            rows += await measure_groups(environment, cluster)
         if "disk" in groups:
             rows += await measure_disk(environment, cluster)
         if "memory" in groups:
