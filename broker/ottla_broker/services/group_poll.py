@@ -246,8 +246,8 @@ class GroupPollService:
 
     def _leave_soon(self, membership: PollMembership) -> None:
         async def leave() -> None:
-            await membership.joined()
-            await self._leave(membership.group, membership.member_id)
+            if await membership.may_have_joined():
+                await self._leave(membership.group, membership.member_id)
 
         self._begin_leave(leave())
 

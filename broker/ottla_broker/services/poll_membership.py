@@ -17,6 +17,7 @@ from ottla_cluster.groups.commands import (
 )
 from ottla_protocol.errors import (
     FencedMemberEpochError,
+    OttlaError,
     Outcome,
     UnavailableError,
     UnknownMemberIdError,
@@ -58,6 +59,7 @@ class PollMembership:
         # When the last answered call was sent: its session counts from then at the earliest.
         self._confirmed_ms = 0
         self._joining: asyncio.Task[tuple[Response, int]] | None = None
+        self._lost: frozenset[TopicPartition] = frozenset()
 
     async def begin(self, *, was_named: bool) -> None:
         """Find out whether the poll is to make the member.
@@ -101,10 +103,21 @@ class PollMembership:
         self._session_timeout_ms = response.session_timeout_ms
         self._adopt(response, sent_ms)
 
-    async def joined(self) -> None:
-        """Wait for the end of a join that was sent, whatever came of it."""
-        if self._joining is not None:
-            await asyncio.wait({self._joining})
+    async def may_have_joined(self) -> bool:
+        """Wait for the end of a join that was sent; False where it certainly made no member."""
+        if self._joining is None:
+            return False
+        await asyncio.wait({self._joining})
+        error = None if self._joining.cancelled() else self._joining.exception()
+        return not isinstance(error, OttlaError) or error.outcome is Outcome.UNKNOWN
+
+    def take_lost(self) -> frozenset[TopicPartition]:
+        """What left the member since this was asked last, come back or not.
+
+        Somebody else may have read it meanwhile, so former positions in it mean nothing.
+        """
+        lost, self._lost = self._lost, frozenset()
+        return lost
 
     async def heartbeat(self, *, max_wait_ms: int) -> bool:
         """Tell what the member reads, and so give up what was taken; whether there are news.
@@ -147,7 +160,7 @@ class PollMembership:
         end_ms = monotonic_ms() + wait_ms
         while (remaining_ms := end_ms - monotonic_ms()) > 0:
             sent_ms = monotonic_ms()
-            park_ms = min(remaining_ms, MAX_HEARTBEAT_WAIT_MS, self._session_timeout_ms // 2)
+            park_ms = min(remaining_ms, MAX_HEARTBEAT_WAIT_MS, self._session_timeout_ms // 3)
             before = self.owned
             try:
                 await self.heartbeat(max_wait_ms=park_ms)
@@ -185,6 +198,7 @@ class PollMembership:
         self.generation = response.generation
         if response.assignment is not None:
             self.owned = _partitions(response.assignment)
+            self._lost |= before[1] - self.owned
         self._heartbeat_interval_ms = response.heartbeat_interval_ms
         self._confirmed_ms = sent_ms
         return before != (self.generation, self.owned)

@@ -93,8 +93,8 @@ class PollPositions:
             UnknownMemberIdError, FencedMemberEpochError: it is no member any more.
             UnavailableError: no coordinator decided in time.
         """
-        for key in where.keys() - membership.owned:
-            del where[key]
+        for key in membership.take_lost():
+            where.pop(key, None)
         new = membership.owned - where.keys()
         if not new:
             return

@@ -1,0 +1,216 @@
+"""What one poll tells the coordinator, and what it concludes, against a scripted coordinator."""
+
+import asyncio
+
+import pytest
+
+from ottla_broker.services.poll_acks import PollAck
+from ottla_broker.services.poll_membership import PollMembership
+from ottla_broker.services.poll_positions import PollPositions, mark_of
+from ottla_cluster.groups.commands import (
+    AssignedTopic,
+    CommitOffsets,
+    CommitOffsetsResponse,
+    FetchedOffset,
+    FetchOffsets,
+    FetchOffsetsResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    Join,
+    JoinResponse,
+)
+from ottla_protocol.errors import (
+    CoordinatorNotAvailableError,
+    FencedMemberEpochError,
+    InvalidSessionTimeoutError,
+    Outcome,
+    UnknownMemberIdError,
+)
+from ottla_protocol.models_poll import GroupPollRequest
+
+MEMBER = "m-1"
+REQUEST = GroupPollRequest(topics=["t"])
+
+
+def assigned(*numbers):
+    return (AssignedTopic("t", "id", numbers),)
+
+
+def joined(generation, *numbers):
+    return JoinResponse(MEMBER, generation, assigned(*numbers), 30_000, 3_000)
+
+
+def told(generation, *numbers):
+    return HeartbeatResponse(MEMBER, generation, assigned(*numbers), 30_000, 3_000)
+
+
+def no_news(generation):
+    return HeartbeatResponse(MEMBER, generation, None, 30_000, 3_000)
+
+
+class Coordinator:
+    """Answers what it was told to, in order, and keeps what it was asked."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = []
+
+    async def decide(self, group, command, *, repeatable):
+        assert group == "g"
+        self.asked.append(command)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer, 1
+
+    def of_type(self, kind):
+        return [command for command in self.asked if isinstance(command, kind)]
+
+
+def membership(*answers):
+    coordinator = Coordinator(*answers)
+    return PollMembership(coordinator, "g", MEMBER, REQUEST), coordinator
+
+
+def owned(heartbeat):
+    return {(each.topic, number) for each in heartbeat.owned for number in each.partitions}
+
+
+class TestMembership:
+    async def test_a_member_gives_up_what_was_taken_before_anything_else(self):
+        member, coordinator = membership(joined(4, 0, 1), told(4, 1), no_news(4))
+        await member.join()
+        await member.settle()
+        assert [owned(each) for each in coordinator.of_type(Heartbeat)] == [
+            {("t", 0), ("t", 1)},
+            {("t", 1)},
+        ]
+        assert member.owned == {("t", 1)}
+
+    async def test_a_waiting_member_gives_up_at_once_what_is_taken(self):
+        member, coordinator = membership(joined(4, 0, 1), told(4, 0), no_news(4))
+        await member.join()
+        assert await member.watch(60_000) is True
+        parked, confirmation = coordinator.of_type(Heartbeat)
+        assert 0 < parked.max_wait_ms <= 10_000
+        assert (owned(confirmation), confirmation.max_wait_ms) == ({("t", 0)}, 0)
+
+    async def test_what_came_back_was_lost_all_the_same(self):
+        member, _ = membership(joined(4, 0, 1), told(4, 0), told(5, 0, 1), no_news(5))
+        await member.join()
+        await member.settle()
+        assert member.owned == {("t", 0), ("t", 1)}
+        assert member.take_lost() == {("t", 1)}
+        assert member.take_lost() == frozenset()
+
+    async def test_a_coordinator_that_is_away_is_waited_for(self):
+        away = CoordinatorNotAvailableError("away")
+        member, _ = membership(joined(4, 0), away, told(5, 0, 1), no_news(5))
+        await member.join()
+        member._heartbeat_interval_ms = 1
+        assert await member.watch(60_000) is True
+
+    async def test_a_session_that_may_have_ended_serves_nothing(self, monkeypatch):
+        now_ms = 1_000
+        monkeypatch.setattr("ottla_broker.services.poll_membership.monotonic_ms", lambda: now_ms)
+        member, _ = membership(joined(4, 0))
+        await member.join()
+        now_ms += 29_999
+        member.require_session()
+        now_ms += 1
+        with pytest.raises(UnknownMemberIdError):
+            member.require_session()
+
+    async def test_only_a_member_that_was_not_there_is_new(self):
+        unnamed, coordinator = membership()
+        await unnamed.begin(was_named=False)
+        assert (unnamed.is_new, coordinator.asked) == (True, [])
+        known, _ = membership(told(4, 0))
+        await known.begin(was_named=True)
+        assert not known.is_new
+        expired, _ = membership(UnknownMemberIdError("gone"))
+        await expired.begin(was_named=True)
+        assert expired.is_new
+
+    @pytest.mark.parametrize(
+        ("answer", "expected"),
+        [
+            (joined(1), True),
+            (CoordinatorNotAvailableError("lost", outcome=Outcome.UNKNOWN), True),
+            (CoordinatorNotAvailableError("none", outcome=Outcome.NOT_APPLIED), False),
+            (InvalidSessionTimeoutError("short"), False),
+        ],
+    )
+    async def test_a_refused_join_has_nothing_to_leave(self, answer, expected):
+        member, _ = membership(answer)
+        assert await member.may_have_joined() is False
+        await asyncio.gather(member.join(), return_exceptions=True)
+        assert await member.may_have_joined() is expected
+
+    async def test_a_join_goes_on_when_its_client_goes_away(self):
+        member, coordinator = membership()
+        answer = asyncio.get_running_loop().create_future()
+
+        async def decide(*_, **__):
+            return await answer, 1
+
+        coordinator.decide = decide
+        joining = asyncio.create_task(member.join())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        joining.cancel()
+        await asyncio.gather(joining, return_exceptions=True)
+        answer.set_result(joined(1))
+        assert await member.may_have_joined() is True
+
+
+def fetched(**offsets):
+    return FetchOffsetsResponse(
+        tuple(
+            FetchedOffset("t", int(name[1:]), offset, metadata=mark)
+            for name, (offset, mark) in offsets.items()
+        )
+    )
+
+
+class TestAcks:
+    MINE = mark_of(MEMBER)
+    THEIRS = mark_of("m-2")
+
+    async def committed(self, found, **offsets):
+        """The offsets that an ack has committed after the coordinator told `found`."""
+        coordinator = Coordinator(found, CommitOffsetsResponse(()))
+        positions = PollPositions(calls=coordinator, metadata=None, bounds=None)
+        ack = PollAck("g", MEMBER, 4, {("t", int(n[1:])): o for n, o in offsets.items()})
+        await positions.commit_ack(ack)
+        assert len(coordinator.of_type(FetchOffsets)) == 1
+        commits = coordinator.of_type(CommitOffsets)
+        assert all((each.member_id, each.generation) == (MEMBER, 4) for each in commits)
+        assert all(entry.metadata == self.MINE for each in commits for entry in each.offsets)
+        return {entry.partition: entry.offset for each in commits for entry in each.offsets}
+
+    async def test_what_is_new_is_committed(self):
+        found = fetched(p0=(None, ""), p1=(3, self.MINE))
+        assert await self.committed(found, p0=5, p1=8) == {0: 5, 1: 8}
+
+    async def test_what_this_member_has_committed_already_is_done(self):
+        assert await self.committed(fetched(p0=(5, self.MINE)), p0=5) == {}
+        assert await self.committed(fetched(p0=(9, self.MINE)), p0=5) == {}
+
+    @pytest.mark.parametrize("mark", [THEIRS, ""])
+    async def test_what_others_committed_is_left_to_the_fence_and_never_goes_back(self, mark):
+        assert await self.committed(fetched(p0=(9, mark)), p0=5) == {0: 9}
+
+    async def test_a_member_that_is_gone_is_fenced(self):
+        coordinator = Coordinator(fetched(p0=(None, "")), UnknownMemberIdError("gone"))
+        positions = PollPositions(calls=coordinator, metadata=None, bounds=None)
+        with pytest.raises(FencedMemberEpochError) as refused:
+            await positions.commit_ack(PollAck("g", MEMBER, 4, {("t", 0): 5}))
+        assert refused.value.outcome is Outcome.NOT_APPLIED
+
+
+async def test_a_join_carries_the_subscription_and_the_session():
+    member, coordinator = membership(joined(1))
+    await member.join()
+    [join] = coordinator.of_type(Join)
+    assert (join.topics, join.member_id, join.session_timeout_ms) == (("t",), MEMBER, 30_000)
