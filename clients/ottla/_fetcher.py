@@ -44,6 +44,9 @@ MAX_BUFFERED_BYTES: Final = 64 << 20
 MAX_PARTITIONS_PER_CALL: Final = 1_000
 """Partitions of one request; at some 60 bytes each, far below what brokers take."""
 
+EMPTY_ANSWER_PAUSE_MS: Final = 10
+"""How long a broker is left alone that has answered with nothing, and without waiting for it."""
+
 SHUN_FOLLOWER_MS: Final = 5_000
 """How long a partition is read from its leader after a follower could not serve it."""
 
@@ -91,6 +94,7 @@ class FetchCall:
     timeout_ms: int
     most_bytes: int
     """What its answer is expected to take at most."""
+    sent_ms: int
 
 
 class Fetcher:
@@ -150,7 +154,7 @@ class Fetcher:
         calls: list[FetchCall] = []
         for url, wanted in drafts.items():
             if room > 0 and len(self._out.get(url, ())) < MAX_CALLS_PER_BROKER:
-                call = self._call(url, wanted[:MAX_PARTITIONS_PER_CALL], room)
+                call = self._call(url, wanted[:MAX_PARTITIONS_PER_CALL], room, now_ms)
                 room -= call.most_bytes
                 calls.append(call)
         return calls
@@ -199,7 +203,9 @@ class Fetcher:
         # What is larger than all the room is fetched alone.
         return room if buffered or coming else max(room, self._most_per_partition)
 
-    def _call(self, url: str, wanted: Sequence[PartitionFetch], room: int) -> FetchCall:
+    def _call(
+        self, url: str, wanted: Sequence[PartitionFetch], room: int, now_ms: int
+    ) -> FetchCall:
         options = self._options
         max_bytes = min(self._most_per_call, room)
         request = BinaryFetchRequest(
@@ -229,6 +235,7 @@ class Fetcher:
             request,
             options.fetch_max_wait_ms + options.request_timeout_ms,
             min(max_bytes, len(wanted) * self._most_per_partition),
+            now_ms,
         )
         for fetch in wanted:
             fetch.state.fetching = fetch.version
@@ -267,6 +274,9 @@ class Fetcher:
                 self._on_error(fetch, error_from_problem(result.error), call, now_ms)
             else:
                 self._take(fetch, result)
+        is_empty = not any(result.batches or result.error for result in results)
+        if is_empty and now_ms - call.sent_ms < EMPTY_ANSWER_PAUSE_MS:
+            self._not_before_ms[call.url] = now_ms + EMPTY_ANSWER_PAUSE_MS
 
     def on_failure(self, call: FetchCall, error: OttlaError, now_ms: int) -> None:
         """Take in that the whole call failed."""

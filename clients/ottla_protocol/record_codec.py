@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
-from operator import attrgetter, eq
 from pathlib import PurePath
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
@@ -69,7 +68,6 @@ RecordMaker: TypeAlias = Callable[
 _MARGIN = bytes(MARGIN_BYTES)
 _NO_HEADERS: list[tuple[str, bytes | None]] = []
 _COMPRESSION_BYTE = ATTRIBUTES_OFFSET + 1
-_offset_of = attrgetter("offset")
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -363,7 +361,7 @@ def _check_offsets(records: Sequence[Any], header: BatchHeader) -> None:
     base_offset = header.base_offset
     if len(records) == header.last_offset_delta + 1:
         due = range(base_offset, header.next_offset)
-        if not all(map(eq, map(_offset_of, records), due)):
+        if [record.offset for record in records] != list(due):
             for expected, record in zip(due, records, strict=True):
                 if record.offset != expected:
                     raise CorruptMessageError(
