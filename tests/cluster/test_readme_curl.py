@@ -1,0 +1,65 @@
+"""The README's curl lines, run as a newcomer would paste them, in order, in one shell."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ottla_ops.local_cluster import LocalCluster
+from tests.cluster.cluster_client import ClusterClient
+
+pytestmark = pytest.mark.cluster
+
+README = Path(__file__).parents[2] / "README.md"
+SECTIONS = ("Write and read with curl", "Consume with nothing but curl")
+TIMEOUT_S = 60
+
+
+@pytest.fixture
+def client(tmp_path, http):
+    """Brokers of its own, since the README begins with an empty cluster."""
+    with LocalCluster(tmp_path) as cluster:
+        cluster.wait_ready()
+        yield ClusterClient(cluster, http)
+
+
+def script(client):
+    """The shell blocks of the sections; only the brokers' addresses differ from the README."""
+    text = README.read_text()
+    blocks = []
+    for section in SECTIONS:
+        [body] = re.findall(rf"^## {section}\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+        blocks += re.findall(r"^```sh\n(.*?)^```$", body, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks)
+    for node_id in client.node_ids:
+        lines = lines.replace(f"http://127.0.0.1:710{node_id}", client.url(node_id))
+    assert "127.0.0.1:710" not in lines
+    # An error status is an error here: curl alone would only print it.
+    return 'set -e\ncurl() { command curl --fail-with-body "$@"; }\n' + lines
+
+
+def test_each_line_runs_and_says_what_it_should(client):
+    ran = subprocess.run(
+        ["sh", "-c", script(client)], capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
+    decoder, rest, answers = json.JSONDecoder(), ran.stdout.strip(), []
+    while rest:
+        answer, end = decoder.raw_decode(rest)
+        answers.append(answer)
+        rest = rest[end:].strip()
+    created, produced, read, repeated, at_a_time, offset, polled, polled_again, sought = answers
+    assert created["name"] == "flights"
+    assert produced["results"][0]["partition"] == 2
+    assert [record["key"] for record in read["records"]] == ["N14228"]
+    assert repeated["results"][0]["duplicate"] is False
+    assert [record["key"] for record in at_a_time["records"]] == ["N14228"]
+    assert (offset["offset"], offset["timestamp"]) == (0, read["records"][0]["timestamp"])
+    assert polled["member_id"] == "laptop"
+    assert sorted(record["key"] for record in polled["records"]) == ["N14228", "N24211"]
+    assert (polled_again["records"], polled_again["ack"]) == ([], None)
+    # Everything was acknowledged, and the records are younger than the time.
+    assert {each["offset"] for each in sought["offsets"]} == {0}
+    assert sum(each["committed"] or 0 for each in sought["offsets"]) == 2
