@@ -7,6 +7,7 @@ succeed or fail one by one, and errors are problem documents that say what becam
 `Fault`s make requests fail. What stands here is behind one lock; transports call `answer`.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -17,8 +18,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
+from ottla._consumer_types import TopicPartition
+from ottla._fake_groups import FakeGroups
 from ottla._fake_log import FakePartition
-from ottla._fake_metadata import FakeMetadata, json_answer, parse_json, raise_shared
+from ottla._fake_metadata import FakeMetadata, Unfinished, json_answer, parse_json, raise_shared
 from ottla._transport import BrokerUnreachableError, Response
 from ottla_protocol import models, routes
 from ottla_protocol.errors import (
@@ -30,6 +33,7 @@ from ottla_protocol.errors import (
     OttlaError,
     Outcome,
 )
+from ottla_protocol.models_groups import CommittedOffset
 
 MAX_BROKERS: Final = 100
 FIRST_PORT: Final = 7_101
@@ -81,11 +85,15 @@ class FakeBrokers:
         }
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
+        self.version = 0
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._lock = Lock()
         self._metadata = FakeMetadata(self.urls)
+        self.groups = FakeGroups(self._metadata)
         self._last_producer_id = 1_000
         self._calls: dict[tuple[str, str], Callable[..., Response]] = {
             **self._metadata.calls,
+            **self.groups.calls,
             ("POST", routes.PRODUCER_IDS): self._allocate_producer_id,
             ("POST", routes.PRODUCE): self._produce,
             ("POST", routes.FETCH): self._fetch,
@@ -93,8 +101,12 @@ class FakeBrokers:
 
     # --- requests -------------------------------------------------------------------------------
 
-    def answer(self, method: str, url: str, path: str, body: bytes) -> Response:
+    def answer(
+        self, method: str, url: str, path: str, body: bytes, *, is_repeated: bool = False
+    ) -> Response:
         """What the broker at `url` answers.
+
+        With `is_repeated` the answer before was `Unfinished`, and the same request is still open.
 
         Raises:
             BrokerUnreachableError: it is stopped, or a fault says so.
@@ -105,8 +117,13 @@ class FakeBrokers:
                 raise BrokerUnreachableError(
                     f"{url}: connection refused", outcome=Outcome.NOT_APPLIED, refused=True
                 )
-            self.requests.append(Request(node_id, method, path, body))
-            fault = self._fault(node_id, path)
+            if is_repeated:
+                fault = None
+            else:
+                self.requests.append(Request(node_id, method, path, body))
+                fault = self._fault(node_id, path)
+                if method != "GET" and path != routes.FETCH:
+                    self._changed()
             if fault is not None and not fault.after_append:
                 return _failed(fault.error)
             try:
@@ -145,6 +162,7 @@ class FakeBrokers:
     def stop(self, node_id: int) -> None:
         """Refuse connections to this broker and let others lead what it led."""
         with self._lock:
+            self._changed()
             self._metadata.check_broker(node_id)
             self._metadata.stopped.add(node_id)
             for partition in self._metadata.all_partitions():
@@ -166,6 +184,7 @@ class FakeBrokers:
     def move_leader(self, topic: str, partition: int, node_id: int) -> None:
         """Let another broker lead."""
         with self._lock:
+            self._changed()
             self._metadata.check_broker(node_id)
             self._metadata.partition(topic, partition).lead(node_id)
 
@@ -173,6 +192,47 @@ class FakeBrokers:
         """The topic's partitions, to look at."""
         with self._lock:
             return list(self._metadata.topic(topic).partitions)
+
+    def committed(self, group: str) -> dict[TopicPartition, CommittedOffset]:
+        """What the group has committed."""
+        with self._lock:
+            return self.groups.committed(group)
+
+    def assignment(self, group: str) -> dict[str, frozenset[TopicPartition]]:
+        """What each member of the group may read, by member id."""
+        with self._lock:
+            return self.groups.assignment(group)
+
+    def expire_member(self, group: str, member_id: str) -> None:
+        """End a membership as if the member had fallen silent."""
+        with self._lock:
+            self._changed()
+            self.groups.expire_member(group, member_id)
+
+    # --- waiting ---------------------------------------------------------------------------------
+
+    async def wait_for_change(self, version: int, timeout_s: float) -> None:
+        """Wait until something has changed since that version."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if self.version != version:
+                return
+            waiter = loop, loop.create_future()
+            self._waiting.append(waiter)
+        try:
+            await asyncio.wait([waiter[1]], timeout=timeout_s)
+        finally:
+            with self._lock:
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+
+    def _changed(self) -> None:
+        """Have everybody who waits look again, once the lock is free."""
+        self.version += 1
+        waiting, self._waiting = self._waiting, []
+        for loop, future in waiting:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_wake, future)
 
     # --- produce and fetch ----------------------------------------------------------------------
 
@@ -221,7 +281,11 @@ class FakeBrokers:
                 )
             results.append(result)
         raise_shared(errors, len(results))
-        return _msgpack(models.BinaryFetchResponse(results), 207 if errors else 200)
+        answer = _msgpack(models.BinaryFetchResponse(results), 207 if errors else 200)
+        size = sum(len(batch) for result in results for batch in result.batches)
+        if errors or size >= wanted.min_bytes or not wanted.max_wait_ms:
+            return answer
+        return Unfinished(answer.status, answer.content_type, answer.body, wanted.max_wait_ms)
 
     def _led(self, node_id: int, topic: str, partition: int) -> FakePartition:
         found = self._metadata.partition(topic, partition)
@@ -235,6 +299,11 @@ class FakeBrokers:
                 leader_url=self.urls[found.leader],
             )
         return found
+
+
+def _wake(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _unpack(body: bytes, model: type[ModelT]) -> ModelT:

@@ -23,6 +23,10 @@ from ottla_protocol.record_batch import (
     read_header,
     validate_batch,
 )
+from ottla_protocol.record_codec import decode_batch
+
+MAX_INFLATED_BYTES: Final = 256 << 20
+"""Records of one batch, uncompressed, that are looked into."""
 
 REMEMBERED_BATCHES: Final = 5
 """Batches that a broker remembers of each producer."""
@@ -119,6 +123,18 @@ class FakePartition:
             found.append(memoryview(batch))
             size += len(batch)
         return found
+
+    def first_since(self, timestamp: int) -> tuple[int, int | None]:
+        """Offset and timestamp of the first record that is not older.
+
+        Where there is none: the end, and None.
+        """
+        for batch in self.batches:
+            if read_header(batch).max_timestamp >= timestamp:
+                for record in decode_batch(batch, max_inflated_bytes=MAX_INFLATED_BYTES):
+                    if record.timestamp >= timestamp:
+                        return record.offset, record.timestamp
+        return self.end_offset, None
 
     def _appended_before(self, header: BatchHeader) -> _Appended | None:
         """The batch that this one repeats; None if it is new and its turn has come."""

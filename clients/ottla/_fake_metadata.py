@@ -39,6 +39,13 @@ _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,248}")
 ModelT = TypeVar("ModelT")
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished(Response):
+    """An answer that may become another within `wait_ms`, if the request is asked again."""
+
+    wait_ms: int
+
+
 @dataclass(slots=True)
 class _Topic:
     name: str
@@ -235,11 +242,17 @@ class FakeMetadata:
     ) -> Response:
         found = self.partition(topic, int(partition) if partition.isdecimal() else -1)
         at = query.get("at", "latest")
-        if at not in ("latest", "earliest"):
-            raise InvalidRequestError(f"at must be latest or earliest, not {at!r}")
-        offset = found.end_offset if at == "latest" else 0
+        timestamp = None
+        if at.isdecimal():
+            offset, timestamp = found.first_since(int(at))
+        elif at in ("latest", "earliest"):
+            offset = found.end_offset if at == "latest" else 0
+        else:
+            raise InvalidRequestError(f"at must be latest, earliest or a timestamp, not {at!r}")
         return json_answer(
-            models.OffsetResponse(found.topic, found.partition, offset, found.leader_epoch)
+            models.OffsetResponse(
+                found.topic, found.partition, offset, found.leader_epoch, timestamp
+            )
         )
 
     def _grow(self, topic: _Topic, total: int, factor: int) -> None:

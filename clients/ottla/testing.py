@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ottla._admin import Admin
 from ottla._admin_calls import ConfigValue
 from ottla._aio_admin import Admin as AsyncAdmin
+from ottla._consumer_types import OffsetAndMetadata, TopicPartition
 from ottla._fake_cluster import FakeBrokers, Fault, Request
+from ottla._fake_metadata import Unfinished
 from ottla._transport import BrokerUnreachableError, Response
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from ottla._producer import Producer
 
 __all__ = ["FakeCluster", "FakeRecord"]
+
+LOOK_AGAIN_S = 0.1
+"""How often a request that waits looks whether a member's session is over."""
 
 MAX_INFLATED_BYTES = 256 << 20
 """Records of one batch, uncompressed, that `records` takes."""
@@ -79,7 +84,7 @@ class FakeTransport:
         """Any method."""
         deadline = monotonic() + timeout_ms / 1000
         await asyncio.sleep(min(self._cluster.delay_ms, timeout_ms) / 1000)
-        response = self._cluster.answer(method, url, path, body or b"")
+        response = await self._cluster.finished_answer(method, url, path, body or b"")
         if monotonic() > deadline:
             raise BrokerUnreachableError(f"{url}: no answer within {timeout_ms} ms")
         return response
@@ -163,6 +168,24 @@ class FakeCluster:
         """
         return self._brokers.answer(method, url, path, body)
 
+    async def finished_answer(self, method: str, url: str, path: str, body: bytes) -> Response:
+        """As `answer`, but requests that may wait do: fetches for records, heartbeats for news.
+
+        Raises:
+            BrokerUnreachableError: as `answer`.
+        """
+        version = self._brokers.version
+        response = self._brokers.answer(method, url, path, body)
+        deadline = monotonic()
+        if isinstance(response, Unfinished):
+            deadline += response.wait_ms / 1000
+        while isinstance(response, Unfinished) and (remaining := deadline - monotonic()) > 0:
+            # Sessions end without a request, so look again now and then.
+            await self._brokers.wait_for_change(version, min(remaining, LOOK_AGAIN_S))
+            version = self._brokers.version
+            response = self._brokers.answer(method, url, path, body, is_repeated=True)
+        return response
+
     # --- topics and records ---------------------------------------------------------------------
 
     def create_topic(
@@ -189,6 +212,27 @@ class FakeCluster:
             for batch in tuple(each.batches)
             for record in decode_batch(batch, max_inflated_bytes=MAX_INFLATED_BYTES)
         ]
+
+    # --- consumer groups ------------------------------------------------------------------------
+
+    def committed(self, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+        """What a group has committed; nothing for a group that never did."""
+        return {
+            partition: OffsetAndMetadata(each.offset, each.metadata, each.leader_epoch)
+            for partition, each in self._brokers.committed(group).items()
+        }
+
+    def assignment(self, group: str) -> dict[str, frozenset[TopicPartition]]:
+        """What each member of a group may read, by member id."""
+        return self._brokers.assignment(group)
+
+    def expire_member(self, group: str, member_id: str) -> None:
+        """End a membership as if the member had fallen silent; `assignment` has the ids.
+
+        Raises:
+            UnknownMemberIdError: there is no such member.
+        """
+        self._brokers.expire_member(group, member_id)
 
     # --- what goes wrong ------------------------------------------------------------------------
 
