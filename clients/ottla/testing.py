@@ -32,7 +32,9 @@ from ottla_protocol.models import TopicDescription
 from ottla_protocol.record_codec import decode_batch
 
 if TYPE_CHECKING:
+    from ottla._aio_consumer import Consumer as AsyncConsumer
     from ottla._aio_producer import Producer as AsyncProducer
+    from ottla._consumer import Consumer
     from ottla._producer import Producer
 
 __all__ = ["FakeCluster", "FakeRecord"]
@@ -151,6 +153,28 @@ class FakeCluster:
         from ottla._aio_producer import Producer
 
         return Producer(self.bootstrap_servers, transport=self.transport(), **options)
+
+    def consumer(self, *topics: str, **options: Any) -> "Consumer":
+        """A consumer of this cluster; topics and options as those of `ottla.Consumer`."""
+        from ottla._consumer import Consumer
+
+        return Consumer(
+            *topics,
+            bootstrap_servers=self.bootstrap_servers,
+            transport=self.transport(),
+            **options,
+        )
+
+    def async_consumer(self, *topics: str, **options: Any) -> "AsyncConsumer":
+        """A consumer of this cluster; topics and options as those of `ottla.aio.Consumer`."""
+        from ottla._aio_consumer import Consumer
+
+        return Consumer(
+            *topics,
+            bootstrap_servers=self.bootstrap_servers,
+            transport=self.transport(),
+            **options,
+        )
 
     def admin(self, **options: Any) -> Admin:
         """An admin client of this cluster."""
