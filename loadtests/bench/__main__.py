@@ -9,10 +9,11 @@ import asyncio
 import gc
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import uvloop
@@ -46,14 +47,39 @@ from loadtests.bench.report import (
     write_run,
 )
 from loadtests.bench.rows import Row
+from loadtests.bench.sdk_consumer_rows import measure_consumer
 from loadtests.bench.sdk_rows import measure_sdk
-from ottla_ops.local_cluster import LocalClusterError
+from ottla_ops.local_cluster import LocalCluster, LocalClusterError
 
-GROUPS = (
-    "start", "memory", "json", "latency", "produce", "sdk", "groups", "disk", "fetch", "restart",
-)  # fmt: skip
+Measure: TypeAlias = Callable[[Environment, LocalCluster], Awaitable[list[Row]]]
+
+
+async def _memory_when_idle(environment: Environment, cluster: LocalCluster) -> list[Row]:
+    return [await measure_memory(environment, cluster, "an idle")]
+
+
+async def _memory_when_loaded(environment: Environment, cluster: LocalCluster) -> list[Row]:
+    return [await measure_memory(environment, cluster, "a loaded")]
+
+
+STEPS: tuple[tuple[str, Measure], ...] = (
+    ("memory", _memory_when_idle),
+    ("json", measure_json),
+    ("latency", measure_latency),
+    ("produce", measure_produce),
+    ("sdk", measure_sdk),
+    ("consumer", measure_consumer),
+    ("groups", measure_groups),
+    ("disk", measure_disk),
+    ("memory", _memory_when_loaded),
+    ("fetch", measure_fetch),
+    ("restart", measure_restart),
+)
+"""What is measured on the brokers that all rows share, in this order."""
+
+GROUPS = ("start", *dict.fromkeys(group for group, _ in STEPS))
 RESULTS = Path("bench-results")
-RUN_TIMEOUT_S = 480.0
+RUN_TIMEOUT_S = 600.0
 READY_TIMEOUT_S = 30.0
 TABLE_WIDTH_MIN = 200
 
@@ -74,26 +100,9 @@ async def measure(
         await asyncio.to_thread(cluster.start)
         await asyncio.to_thread(cluster.wait_ready, READY_TIMEOUT_S)
         facts = await machine_facts(cluster.urls[0])
-        if "memory" in groups:
-            rows.append(await measure_memory(environment, cluster, "an idle"))
-        if "json" in groups:
-            rows += await measure_json(environment, cluster)
-        if "latency" in groups:
-            rows += await measure_latency(environment, cluster)
-        if "produce" in groups:
-            rows += await measure_produce(environment, cluster)
-        if "sdk" in groups:
-            rows += await measure_sdk(environment, cluster)
-        if "groups" in groups:
-            rows += await measure_groups(environment, cluster)
-        if "disk" in groups:
-            rows += await measure_disk(environment, cluster)
-        if "memory" in groups:
-            rows.append(await measure_memory(environment, cluster, "a loaded"))
-        if "fetch" in groups:
-            rows += await measure_fetch(environment, cluster)
-        if "restart" in groups:
-            rows += await measure_restart(environment, cluster)
+        for group, step in STEPS:
+            if group in groups:
+                rows += await step(environment, cluster)
     finally:
         await asyncio.to_thread(cluster.stop)
     return facts, rows

@@ -60,6 +60,10 @@ TARGETS: tuple[Target, ...] = (
     Target("ottla send, plain", "client_rss_growth_mb", at_most=84),
     Target("ottla send_many, plain", "records_per_s", at_least=1_000_000),
     Target("ottla send_many, plain", "client_rss_growth_mb", at_most=84),
+    Target("ottla consumer, poll, 1 partition", "records_per_s", at_least=1_000_000),
+    Target("ottla consumer, poll, 6 partitions", "records_per_s", at_least=1_000_000),
+    Target("ottla consumer, iteration, 1 partition", "records_per_s", at_least=400_000),
+    Target("ottla consumer, iteration, 6 partitions", "records_per_s", at_least=400_000),
     Target("partitions of a member that leaves", "moved_ms_max", at_most=300),
     Target("partitions of a member that dies", "moved_ms_over_session_max", at_most=1_000),
 )

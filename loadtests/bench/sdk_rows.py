@@ -5,16 +5,15 @@ client's. The same rows of confluent-kafka and aiokafka are measured against a K
 named in OTTLA_BENCH_KAFKA (host:port) and the client is installed.
 """
 
-import asyncio
 import importlib.util
 import os
 import statistics
-import subprocess
 import sys
 
 import msgspec
 
-from loadtests.bench.environment import BenchError, Environment, create_topic, delete_topic
+from loadtests.bench.child_process import output_of
+from loadtests.bench.environment import Environment, create_topic, delete_topic
 from loadtests.bench.rows import Row
 from loadtests.bench.sdk_producer import VALUE_BYTES, Measured
 from ottla_ops.local_cluster import LocalCluster
@@ -22,7 +21,6 @@ from ottla_ops.local_cluster import LocalCluster
 PARTITIONS = 6
 COMPRESSIONS = ("none", "lz4", "zstd")
 IMPORT_REPETITIONS = 5
-CHILD_TIMEOUT_S = 120.0
 KAFKA_VARIABLE = "OTTLA_BENCH_KAFKA"
 KAFKA_CLIENTS = {"confluent": "confluent_kafka", "aiokafka": "aiokafka"}
 
@@ -82,7 +80,7 @@ async def _measure(
         str(environment.bounds.seconds),
         *(("--many",) if many else ()),
     ]
-    seen = msgspec.json.decode(await _output_of(command), type=Measured)
+    seen = msgspec.json.decode(await output_of(command), type=Measured)
     return Row(
         name,
         {
@@ -104,7 +102,7 @@ async def _measure(
 async def _measure_import(environment: Environment, statement: str) -> Row:
     environment.say(statement)
     milliseconds = [
-        float(await _output_of([sys.executable, "-c", _TIME_IMPORT.format(statement)]))
+        float(await output_of([sys.executable, "-c", _TIME_IMPORT.format(statement)]))
         for _ in range(IMPORT_REPETITIONS)
     ]
     return Row(
@@ -112,15 +110,3 @@ async def _measure_import(environment: Environment, statement: str) -> Row:
         {"repetitions": IMPORT_REPETITIONS},
         {"import_ms_median": statistics.median(milliseconds), "import_ms_max": max(milliseconds)},
     )
-
-
-async def _output_of(command: list[str]) -> str:
-    def run() -> str:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, check=False
-        )
-        if done.returncode != 0:
-            raise BenchError(f"{' '.join(command)}: {done.stderr[-2_000:]}")
-        return done.stdout
-
-    return await asyncio.to_thread(run)
