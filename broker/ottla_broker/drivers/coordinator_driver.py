@@ -23,7 +23,6 @@ from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import (
     Command,
-    ExpireMember,
     Heartbeat,
     HeartbeatResponse,
     Join,
@@ -47,8 +46,13 @@ from ottla_protocol.record_codec import RecordData, decode_batch, encode_batch
 LOAD_BYTES = 4 << 20
 """How much of the log is read and replayed at a time."""
 
-TICK_EXPIRIES_MS = 20
-"""How long one tick may expire members; the others are still overdue at the next one."""
+TICK_DECISIONS_MS = 20
+"""How long one tick may decide by itself; the rest is still due at the next one."""
+
+FIRST_RETRY_MS = 200
+LAST_RETRY_MS = 5_000
+"""How long a coordinator waits with its own decisions after the log refused one; twice as long each
+time."""
 
 MAX_INFLATED_BYTES = 64 << 20
 """What one batch of decisions may take; the coordinator writes none that is larger."""
@@ -64,6 +68,8 @@ class CoordinatorDriver:
         leader_epoch: the epoch that it leads it in.
         activate: makes the machine from the replayed state.
         on_failure: a defect ended the coordinator; the process must stop.
+        prepare: does on another thread, with the replayed state, what would keep the event loop
+            from everything else later.
     """
 
     def __init__(
@@ -72,10 +78,12 @@ class CoordinatorDriver:
         leader_epoch: int,
         activate: Callable[[GroupsImage], ActiveCoordinator],
         on_failure: Callable[[OttlaError], None],
+        prepare: Callable[[GroupsImage], None] | None = None,
     ) -> None:
         self.partition = partition
         self._leader_epoch = leader_epoch
         self._activate = activate
+        self._prepare = prepare
         self._active: ActiveCoordinator | None = None
         self._failure: OttlaError | None = None
         # Whether it has had to refuse members since the last tick at which it could decide.
@@ -83,6 +91,9 @@ class CoordinatorDriver:
         self._changed = asyncio.Event()
         self._answers: dict[int, asyncio.Future[Response]] = {}
         self._parked = ParkedHeartbeats()
+        # After refusals of the log: how long to wait with what nobody asked for, and until when.
+        self._retry_after_ms = FIRST_RETRY_MS
+        self._refused_until_ms: int | None = None
         self._task = CriticalTask(
             self._run(), name=f"coordinator-{partition.name}", on_failure=on_failure
         )
@@ -126,6 +137,8 @@ class CoordinatorDriver:
                 break  # Only gaps are left.
             image = await asyncio.to_thread(_replay_batches, image, batches)
             offset = batches[-1].last_offset + 1
+        if self._prepare is not None:
+            await asyncio.to_thread(self._prepare, image)
         if self.is_over:
             return
         self._active = self._activate(image)
@@ -286,8 +299,8 @@ class CoordinatorDriver:
     def tick(self, view: ClusterView, now_ms: int) -> None:
         """Submit what is due at this time: members to expire, topics that changed, old offsets.
 
-        What is refused or not committed is due again, and so is an expiry that this tick has no
-        time left for: each is a rebalance of its group, and many members may fall silent at once.
+        What is refused or not committed is due again, and so is what this tick has no time left
+        for: each is a rebalance of a group, and the members of many may fall silent at once.
         """
         try:
             active = self._require_active()
@@ -298,10 +311,12 @@ class CoordinatorDriver:
         if self._was_deaf:
             self._was_deaf = False
             active.restart_sessions(now_ms)
-        expiries_end_ms = monotonic_ms() + TICK_EXPIRIES_MS
+        if self._refused_until_ms is not None and now_ms < self._refused_until_ms:
+            return
+        end_ms = monotonic_ms() + TICK_DECISIONS_MS
         for command in active.due(now_ms, wall_clock_ms(), view):
-            if isinstance(command, ExpireMember) and monotonic_ms() >= expiries_end_ms:
-                continue
+            if monotonic_ms() >= end_ms:
+                break
             before = active.speculative_image
             try:
                 submitted = active.submit(command, now_ms, wall_clock_ms(), view)
@@ -312,11 +327,13 @@ class CoordinatorDriver:
                     code=error.code,
                 )
             else:
-                if self._append(active, submitted):
-                    self._wake_parked(active, command, before)
-                else:
-                    # The log takes nothing now: the next would fare no better.
-                    expiries_end_ms = 0
+                if not self._append(active, submitted):
+                    # The next would fare no better, and each costs a rebalance.
+                    self._refused_until_ms = now_ms + self._retry_after_ms
+                    self._retry_after_ms = min(2 * self._retry_after_ms, LAST_RETRY_MS)
+                    break
+                self._refused_until_ms, self._retry_after_ms = None, FIRST_RETRY_MS
+                self._wake_parked(active, command, before)
 
     def restart_sessions(self, now_ms: int) -> None:
         """Give every member a full session from now: the silence was this process's own."""

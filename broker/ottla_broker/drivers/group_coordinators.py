@@ -19,7 +19,7 @@ from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.cluster_view import ClusterView
-from ottla_cluster.groups.commands import Command, Heartbeat, Response
+from ottla_cluster.groups.commands import Command, Heartbeat, Join, Response
 from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.groups.image import GroupsImage
 from ottla_protocol.errors import (
@@ -88,6 +88,7 @@ class GroupCoordinators:
 
         Raises:
             NotCoordinatorError: this broker does not lead the partition.
+            InvalidPatternError: the pattern of a join does not parse.
             CoordinatorNotAvailableError: this broker is starting or stopping.
             OttlaError: as `CoordinatorDriver.execute`.
         """
@@ -102,6 +103,10 @@ class GroupCoordinators:
                 f"this broker does not coordinate the groups of {OFFSETS_TOPIC}-{partition}",
                 outcome=Outcome.NOT_APPLIED,
             )
+        if isinstance(command, Join) and command.pattern is not None:
+            index = self._current_view().index
+            if not index.knows(command.pattern):
+                await asyncio.to_thread(index.matching, command.pattern)
         if isinstance(command, Heartbeat) and command.max_wait_ms:
             return await driver.heartbeat(command, self._current_view, deadline_ms=deadline_ms)
         return await driver.execute(command, self._current_view(), deadline_ms=deadline_ms)
@@ -145,7 +150,16 @@ class GroupCoordinators:
             hosted.leader.leader_epoch,
             activate=self._activate,
             on_failure=self._on_failure,
+            prepare=self._match_patterns,
         )
+
+    def _match_patterns(self, image: GroupsImage) -> None:
+        """Remember which topics the groups' patterns match; see `TopicIndex`."""
+        index = self._view.index
+        for group in image.groups.values():
+            for member in group.members.values():
+                if member.pattern is not None:
+                    index.matching(member.pattern)
 
     # --- time -------------------------------------------------------------------------------
 

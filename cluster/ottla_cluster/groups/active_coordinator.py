@@ -12,25 +12,23 @@ The driver's part: submit commands one after another (its own `due` ones too), a
 as one record batch, report `appended` and `committed`, and give each answer to whoever asked.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from ottla_cluster.controller.result import Result
 from ottla_cluster.controller.runtime import Completed, SpeculativeRuntime, Submitted
-from ottla_cluster.groups.cluster_view import ClusterView, TopicView
+from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import (
     Command,
     CommitOffsets,
-    DoneResponse,
-    ExpireMember,
-    ExpireOffsets,
+    ExpireMembers,
     Heartbeat,
     Join,
-    RefreshTopics,
     Response,
 )
 from ottla_cluster.groups.context import GroupContext
 from ottla_cluster.groups.handlers import handle
+from ottla_cluster.groups.housekeeping import Housekeeping
 from ottla_cluster.groups.image import GroupsImage, replay
 from ottla_cluster.groups.limits import MAX_WAITING_REQUESTS
 from ottla_cluster.groups.reconcile import reconcile
@@ -60,14 +58,11 @@ class GroupMachine:
         self, state: GroupsImage, command: Command, now_ms: int
     ) -> Result[GroupRecord, Response]:
         """See `handlers.handle`; a member that was heard of in time after all is not expired."""
-        if isinstance(command, ExpireMember):
-            group = state.groups.get(command.group)
-            if (
-                group is not None
-                and command.member_id in group.members
-                and self.sessions.overdue(group, command.member_id, now_ms) is None
-            ):
-                return Result((), DoneResponse())
+        group = state.groups.get(command.group) if isinstance(command, ExpireMembers) else None
+        if isinstance(command, ExpireMembers) and group is not None:
+            named = [each.member_id for each in command.members if each.member_id in group.members]
+            overdue = self.sessions.all_overdue(group, named, now_ms)
+            command = ExpireMembers(command.group, overdue)
         return handle(state, command, self.context)
 
     def replay(
@@ -96,8 +91,7 @@ class ActiveCoordinator:
     ) -> None:
         self._config = config
         self._random = random
-        self._compared_topics: Mapping[str, TopicView] | None = None
-        self._offsets_expiry_due_ms = now_ms + config.offsets_expiry_interval_ms
+        self._housekeeping = Housekeeping(config, now_ms)
         self._machine = GroupMachine(self._context(0, ClusterView()), MemberSessions(image, now_ms))
         self._runtime: SpeculativeRuntime[GroupsImage, Command, GroupRecord, Response]
         self._runtime = SpeculativeRuntime(
@@ -121,8 +115,9 @@ class ActiveCoordinator:
     def due(self, now_ms: int, timestamp_ms: int, view: ClusterView) -> tuple[Command, ...]:
         """The coordinator's own commands at this time, for the driver to submit.
 
-        Expiring overdue members, new targets where topics have changed, removing old offsets. What
-        is still true at the next call is due again, so a refused command needs no care.
+        Expiring overdue members, new targets where topics have changed, removing old offsets; a few
+        groups at each call. What is still true at a later call is due again, so a refused command
+        needs no care.
 
         Args:
             now_ms: the monotonic clock.
@@ -130,11 +125,8 @@ class ActiveCoordinator:
             view: the topics as this broker knows them.
         """
         image = self.speculative_image
-        commands: list[Command] = list(self._machine.sessions.expired(image, now_ms))
-        topics_differ = view.topics is not self._compared_topics
-        if topics_differ or now_ms >= self._offsets_expiry_due_ms:
-            commands += self._housekeeping(now_ms, self._context(timestamp_ms, view))
-        return tuple(commands)
+        expired = self._machine.sessions.expired(image, now_ms)
+        return expired + self._housekeeping.due(image, now_ms, self._context(timestamp_ms, view))
 
     def submit(
         self, command: Command, now_ms: int, timestamp_ms: int, view: ClusterView
@@ -220,21 +212,6 @@ class ActiveCoordinator:
         if group is None or member_id not in group.members:
             return True
         return reconcile(group, member_id, None).changed
-
-    def _housekeeping(self, now_ms: int, context: GroupContext) -> list[Command]:
-        """What topics that changed and offsets that grew old call for; done when it is nothing."""
-        image, view = self.speculative_image, context.view
-        commands: list[Command] = [
-            command
-            for group_id in image.groups
-            for command in (RefreshTopics(group_id), ExpireOffsets(group_id))
-            if handle(image, command, context).records
-        ]
-        is_behind = any(view.version < group.metadata_version for group in image.groups.values())
-        if not commands and not is_behind:
-            self._compared_topics = view.topics
-            self._offsets_expiry_due_ms = now_ms + self._config.offsets_expiry_interval_ms
-        return commands
 
     def _touch(self, command: Command, now_ms: int) -> None:
         """Prolongs the session of the member that sent the command."""

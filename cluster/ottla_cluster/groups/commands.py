@@ -150,12 +150,18 @@ ClientCommand = (
 """What a client may ask for, through any broker."""
 
 
-class ExpireMember(_Command, frozen=True, tag="expire_member"):
-    """The coordinator holds the member for dead, or for stuck in giving partitions up."""
+class OverdueMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A member that the coordinator holds for dead, or for stuck in giving partitions up."""
 
-    group: str
     member_id: str
     reason: str
+
+
+class ExpireMembers(_Command, frozen=True, tag="expire_members"):
+    """Ends the membership of all overdue members of one group, by one rebalance."""
+
+    group: str
+    members: tuple[OverdueMember, ...]
 
 
 class RefreshTopics(_Command, frozen=True, tag="refresh_topics"):
@@ -168,9 +174,11 @@ class ExpireOffsets(_Command, frozen=True, tag="expire_offsets"):
     """Removes offsets of deleted topics, and those that a group without members keeps too long."""
 
     group: str
+    retention_is_over: bool = False
+    """Whether the latter go too: the coordinator has seen for a while that they are too old."""
 
 
-Command = ClientCommand | ExpireMember | RefreshTopics | ExpireOffsets
+Command = ClientCommand | ExpireMembers | RefreshTopics | ExpireOffsets
 """Any command of the coordinator."""
 
 

@@ -25,6 +25,9 @@ class GroupConfig:
     """How long a group without members keeps its offsets after its last member or commit."""
     offsets_expiry_interval_ms: int = 600_000
     """How often old offsets are looked for."""
+    offsets_expiry_delay_ms: int = 3_600_000
+    """How long offsets must look too old before they go, by the monotonic clock: time to put a wall
+    clock right that jumped. Never longer than the retention."""
 
     def __post_init__(self) -> None:
         assert 0 < self.min_session_timeout_ms <= self.default_session_timeout_ms, self
@@ -34,3 +37,4 @@ class GroupConfig:
         assert 0 < self.rebalance_heartbeat_interval_ms <= self.heartbeat_interval_ms, self
         assert self.offsets_retention_ms > 0, self
         assert self.offsets_expiry_interval_ms > 0, self
+        assert self.offsets_expiry_delay_ms >= 0, self

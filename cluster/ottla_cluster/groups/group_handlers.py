@@ -17,7 +17,7 @@ from ottla_cluster.groups.membership_handlers import assigned_topics
 from ottla_cluster.groups.offset_handlers import committed_offsets
 from ottla_cluster.groups.reconcile import is_reconciled
 from ottla_cluster.groups.records import GroupRecord, GroupRemoved, OffsetRemoved
-from ottla_cluster.groups.targets import known_topics, subscribed_topics
+from ottla_cluster.groups.targets import subscribed_topics
 from ottla_protocol.errors import GroupIdNotFoundError, NonEmptyGroupError
 
 
@@ -110,7 +110,7 @@ def _described(group: Group, member_id: str, context: GroupContext) -> MemberDes
         client_id=member.client_id,
         generation=current.generation,
         topics=(
-            subscribed_topics(member, known_topics(group, context.view))
+            subscribed_topics(member, group, context.view)
             if member.topics is None
             else member.topics
         ),

@@ -12,7 +12,7 @@ from ottla_cluster.groups.commands import (
     CommitOffsets,
     DeleteGroup,
     DescribeGroup,
-    ExpireMember,
+    ExpireMembers,
     ExpireOffsets,
     FetchOffsets,
     Heartbeat,
@@ -27,7 +27,7 @@ from ottla_cluster.groups.context import GroupContext
 from ottla_cluster.groups.group_handlers import delete_group, describe_group, list_groups
 from ottla_cluster.groups.image import GroupsImage
 from ottla_cluster.groups.membership_handlers import (
-    expire_member,
+    expire_members,
     heartbeat,
     join,
     leave,
@@ -66,8 +66,8 @@ def handle(  # noqa: C901  one case for each command
             return join(image, command, context)
         case Leave():
             return leave(image, command, context)
-        case ExpireMember():
-            return expire_member(image, command, context)
+        case ExpireMembers():
+            return expire_members(image, command, context)
         case RefreshTopics():
             return refresh_topics(image, command, context)
         case ExpireOffsets():

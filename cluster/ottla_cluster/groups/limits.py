@@ -27,6 +27,9 @@ MAX_MEMBER_ID_LENGTH = 255
 MAX_PATTERN_LENGTH = 249
 """Characters of a subscription's pattern."""
 
+MAX_REMEMBERED_PATTERNS = 1_000
+"""Patterns of which a broker remembers what they match; more are matched anew."""
+
 MAX_OFFSETS_PER_COMMIT = 1_000
 """Partitions in one commit or seek."""
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 from ottla_cluster.controller.result import Result
 from ottla_cluster.groups.assignors import canonical_name
 from ottla_cluster.groups.changes import GroupChanges
+from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import (
     AssignedTopic,
     DoneResponse,
-    ExpireMember,
+    ExpireMembers,
     Heartbeat,
     HeartbeatResponse,
     Join,
@@ -32,7 +33,7 @@ from ottla_cluster.groups.records import (
     TargetRemoved,
     TargetTopic,
 )
-from ottla_cluster.groups.targets import known_topics, rebalance, take_step, wanted_topics
+from ottla_cluster.groups.targets import rebalance, take_step, wanted_topics
 from ottla_cluster.groups.validation import validate_join, validate_wait
 from ottla_protocol.errors import (
     CoordinatorLoadInProgressError,
@@ -154,18 +155,21 @@ def leave(
         FencedInstanceIdError: another process has joined under its instance id.
     """
     group = member_group(image, command.group, command.member_id)
-    changes = _without(group, command.member_id, context)
+    changes = _without(group, (command.member_id,), context)
     return Result(changes.records, LeaveResponse(command.member_id))
 
 
-def expire_member(
-    image: GroupsImage, command: ExpireMember, context: GroupContext
+def expire_members(
+    image: GroupsImage, command: ExpireMembers, context: GroupContext
 ) -> Result[GroupRecord, DoneResponse]:
-    """Ends the membership of a member that is silent or stuck; one that is gone stays gone."""
+    """Ends the memberships of members that are silent or stuck; who is gone stays gone."""
     group = image.groups.get(command.group)
-    if group is None or command.member_id not in group.members:
+    if group is None:
         return Result((), DoneResponse())
-    return Result(_without(group, command.member_id, context).records, DoneResponse())
+    gone = [each.member_id for each in command.members if each.member_id in group.members]
+    if not gone:
+        return Result((), DoneResponse())
+    return Result(_without(group, gone, context).records, DoneResponse())
 
 
 def refresh_topics(
@@ -173,16 +177,25 @@ def refresh_topics(
 ) -> Result[GroupRecord, DoneResponse]:
     """Gives the group a new target if topics that it reads are others than before."""
     group = image.groups.get(command.group)
-    if group is None or not group.members or context.view.version < group.metadata_version:
-        return Result((), DoneResponse())
-    topics = known_topics(group, context.view)
-    seen = {topic.topic: (topic.topic_id, topic.partitions) for topic in group.topics.values()}
-    _, names = wanted_topics(group, context.view)
-    if seen == {name: (topics[name].topic_id, topics[name].partitions) for name in names}:
+    if group is None or not topics_differ(group, context.view):
         return Result((), DoneResponse())
     changes = GroupChanges(group)
     rebalance(changes, context.view)
     return Result(changes.records, DoneResponse())
+
+
+def topics_differ(group: Group, view: ClusterView) -> bool:
+    """Whether the topics that the group reads are others than those of its target."""
+    if not group.members or view.version < group.metadata_version:
+        return False
+    _, names = wanted_topics(group, view)
+    return len(names) != len(group.topics) or any(
+        seen is None
+        or (seen.topic_id, seen.partitions)
+        != (view.topics[name].topic_id, view.topics[name].partitions)
+        for name in names
+        for seen in (group.topics.get(name),)
+    )
 
 
 def member_group(image: GroupsImage, group_id: str, member_id: str) -> Group:
@@ -295,10 +308,12 @@ def _replace(changes: GroupChanges, replaced: MemberChanged, member: MemberChang
     )
 
 
-def _without(group: Group, member_id: str, context: GroupContext) -> GroupChanges:
-    """The group without a member."""
+def _without(group: Group, member_ids: Iterable[str], context: GroupContext) -> GroupChanges:
+    """The group without some members."""
     changes = GroupChanges(group)
-    changes.add(*_removed(group.group_id, member_id))
+    changes.add(
+        *(record for member_id in member_ids for record in _removed(group.group_id, member_id))
+    )
     if changes.group.members:
         rebalance(changes, context.view)
     else:

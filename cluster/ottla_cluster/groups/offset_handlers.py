@@ -177,16 +177,17 @@ def expire_offsets(
     if group is None:
         return Result((), DoneResponse())
     view, retention_ms = context.view, context.config.offsets_retention_ms
-    alive = frozenset(topic.topic_id for topic in view.topics.values())
+    alive = view.index.topic_ids
     now_ms, is_empty = context.timestamp_ms, not group.members
     records: list[GroupRecord] = []
     for (topic_id, partition), committed in sorted(group.offsets.items()):
         kept_since_ms = max(committed.commit_timestamp_ms, group.empty_since_ms or 0)
         is_deleted = topic_id not in alive and view.version >= committed.metadata_version
-        if is_deleted or (is_empty and now_ms - kept_since_ms >= retention_ms):
+        is_old = is_empty and now_ms - kept_since_ms >= retention_ms
+        if is_deleted or (is_old and command.retention_is_over):
             records.append(OffsetRemoved(command.group, topic_id, partition))
-    is_old = now_ms - (group.empty_since_ms or 0) >= retention_ms
-    if is_empty and is_old and len(records) == len(group.offsets):
+    is_forgotten = is_empty and now_ms - (group.empty_since_ms or 0) >= retention_ms
+    if command.retention_is_over and is_forgotten and len(records) == len(group.offsets):
         records.append(GroupRemoved(command.group))
     return Result(tuple(records), DoneResponse())
 
@@ -198,7 +199,7 @@ def committed_offsets(group: Group, view: ClusterView) -> tuple[FetchedOffset, .
         CoordinatorLoadInProgressError: see `fetch_offsets`.
     """
     _refuse_old_view(group, view)
-    topic_ids = frozenset(topic.topic_id for topic in view.topics.values())
+    topic_ids = view.index.topic_ids
     return tuple(
         _fetched(group, view, committed.topic, committed.partition)
         for committed in sorted(

@@ -29,26 +29,27 @@ def known_topics(group: Group, view: ClusterView) -> Mapping[str, TopicView]:
     }
 
 
-def subscribed_topics(member: MemberChanged, topics: Mapping[str, TopicView]) -> tuple[str, ...]:
-    """The existing topics that a member reads, sorted."""
-    if member.pattern is not None:
-        pattern = Pattern(member.pattern)
-        return tuple(sorted(name for name in topics if pattern.matches(name)))
-    return tuple(name for name in member.topics or () if name in topics)
+def subscribed_topics(member: MemberChanged, group: Group, view: ClusterView) -> tuple[str, ...]:
+    """The existing topics that a member of the group reads, sorted."""
+    topics = known_topics(group, view)
+    if member.pattern is None:
+        return tuple(name for name in member.topics or () if name in topics)
+    if topics is view.topics:
+        return view.index.matching(member.pattern)
+    pattern = Pattern(member.pattern)
+    return tuple(sorted(name for name in topics if pattern.matches(name)))
 
 
 def wanted_topics(group: Group, view: ClusterView) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """What each member reads, and all topics that are read, sorted."""
-    topics = known_topics(group, view)
-    by_pattern: dict[str, tuple[str, ...]] = {}
+    # Most members of a group read the same.
+    known: dict[str | tuple[str, ...] | None, tuple[str, ...]] = {}
     subscriptions: dict[str, tuple[str, ...]] = {}
     for member_id, member in sorted(group.members.items()):
-        if member.pattern is None:
-            subscriptions[member_id] = subscribed_topics(member, topics)
-        else:
-            if member.pattern not in by_pattern:
-                by_pattern[member.pattern] = subscribed_topics(member, topics)
-            subscriptions[member_id] = by_pattern[member.pattern]
+        wanted = member.topics if member.pattern is None else member.pattern
+        if wanted not in known:
+            known[wanted] = subscribed_topics(member, group, view)
+        subscriptions[member_id] = known[wanted]
     distinct = dict.fromkeys(subscriptions.values())
     return subscriptions, sorted({topic for names in distinct for topic in names})
 

@@ -134,8 +134,9 @@ class Conversation:
         self.now_ms = now_ms
         self.say(f"  at {now_ms} ms")
         for command in self.coordinator.due(now_ms, now_ms, self.view):
-            reason = f" {command.member_id}: {command.reason}" if hasattr(command, "reason") else ""
-            self.say(f"      due  {type(command).__name__}{reason}")
+            overdue = getattr(command, "members", ())
+            reasons = "".join(f" {each.member_id}: {each.reason}" for each in overdue)
+            self.say(f"      due  {type(command).__name__}{reasons}")
             self.submit(command)
 
 

@@ -18,7 +18,7 @@ from ottla_cluster.groups.cluster_view import ClusterView, TopicView
 from ottla_cluster.groups.commands import (
     CommitOffsets,
     DeleteGroup,
-    ExpireMember,
+    ExpireMembers,
     FetchOffsets,
     Heartbeat,
     HeartbeatResponse,
@@ -234,15 +234,16 @@ class GroupsSimulation:
         for command in self.coordinator.due(self.now_ms, self.now_ms, self.view):
             before = self.coordinator.speculative_image
             self._submit(command, lambda outcome: None)
-            if isinstance(command, ExpireMember):
-                self._expired(command, before)
+            if isinstance(command, ExpireMembers):
+                for overdue in command.members:
+                    self._expired(command.group, overdue, before)
 
     def _submit(self, command, answer):
         if self.coordinator is None:
             answer(NotCoordinatorError("nobody leads"))
             return
         member_id = getattr(command, "member_id", None)
-        if member_id is not None and not isinstance(command, ExpireMember | Leave):
+        if member_id is not None and not isinstance(command, Leave):
             self.last_heard[command.group, member_id] = self.now_ms
         before = self.coordinator.speculative_image
         try:
@@ -455,20 +456,20 @@ class GroupsSimulation:
             self.tenures[process.group, *key] += 1
         return self.tenures[process.group, *key]
 
-    def _expired(self, command, before):
+    def _expired(self, group_id, overdue, before):
         """A member goes only after a full timeout of silence that this coordinator has seen."""
-        after = self.coordinator.speculative_image.groups.get(command.group)
-        if after is None or command.member_id in after.members:
+        after = self.coordinator.speculative_image.groups.get(group_id)
+        if after is None or overdue.member_id in after.members:
             return
         self.counts["expired"] += 1
         waited_ms = self.now_ms - self.led_since_ms
-        if "given up" in command.reason:
+        if "given up" in overdue.reason:
             self.counts["stuck"] += 1
-            assert before.groups[command.group].currents[command.member_id].revoking
+            assert before.groups[group_id].currents[overdue.member_id].revoking
             assert waited_ms >= REBALANCE_TIMEOUT_MS, "expired in a failover"
             return
-        waiting = self.unanswered[command.group, command.member_id]
+        waiting = self.unanswered[group_id, overdue.member_id]
         assert not waiting, "expired though it waits for an answer"
-        heard_ms = self.last_heard.get((command.group, command.member_id), self.led_since_ms)
+        heard_ms = self.last_heard.get((group_id, overdue.member_id), self.led_since_ms)
         assert self.now_ms - heard_ms >= SESSION_TIMEOUT_MS, "expired though it was heard"
         assert waited_ms >= SESSION_TIMEOUT_MS, "expired in a failover"

@@ -174,15 +174,14 @@ def a_member_that_waits_for_its_answer_is_silent(monkeypatch):
 
 def a_session_does_not_begin_anew_with_the_answer(monkeypatch):
     real = sessions.MemberSessions.answered
-    monkeypatch.setattr(
-        sessions.MemberSessions,
-        "answered",
-        lambda self, group_id, member_id, _: (
-            real(self, group_id, member_id, self._sessions[group_id, member_id].touched_ms)
-            if (group_id, member_id) in self._sessions
-            else real(self, group_id, member_id, 0)
-        ),
-    )
+
+    def answered(self, group_id, member_id, now_ms):
+        known = self._groups.get(group_id)
+        session = None if known is None else known.sessions.get(member_id)
+        touched_ms = now_ms if session is None else session.touched_ms
+        real(self, group_id, member_id, touched_ms)
+
+    monkeypatch.setattr(sessions.MemberSessions, "answered", answered)
 
 
 def generations_begin_anew_after_a_deletion(monkeypatch):

@@ -247,11 +247,11 @@ async def test_many_who_fall_silent_at_once_go_in_more_than_one_tick(coordinated
     for number in range(5):
         await coordinated.executed(Join("g", member_id=f"m{number}", topics=("orders",)))
     far_ms = monotonic_ms() + 10_000_000
-    monkeypatch.setattr(coordinator_driver, "TICK_EXPIRIES_MS", 0)
+    monkeypatch.setattr(coordinator_driver, "TICK_DECISIONS_MS", 0)
     end = coordinated.partition.log.next_offset
     coordinated.driver.tick(VIEW, far_ms)
     assert coordinated.partition.log.next_offset == end, "no time was left for any"
-    monkeypatch.setattr(coordinator_driver, "TICK_EXPIRIES_MS", 60_000)
+    monkeypatch.setattr(coordinator_driver, "TICK_DECISIONS_MS", 60_000)
     coordinated.driver.tick(VIEW, far_ms)
     assert coordinated.partition.log.next_offset > end, "they are still overdue"
     await coordinated.replicate()
@@ -451,3 +451,23 @@ async def test_a_member_whose_heartbeat_is_not_yet_answered_is_not_silent(coordi
     await coordinated.replicate()
     assert (await beating).member_id == member_id
     await writing
+
+
+async def test_a_log_that_refuses_is_asked_again_more_and_more_rarely(coordinated):
+    """Each attempt is a rebalance, and the log refuses while too few replicas are in sync."""
+    _, start_ms = await joined(coordinated)
+    await coordinated.coordinate(1, isr=(LOCAL,), follower_keeps_up=False)
+    await coordinated.until(lambda: coordinated.driver._active is not None)
+    attempts = []
+    append = coordinated.partition.append
+
+    def counted(*arguments, **options):
+        attempts.append(arguments)
+        return append(*arguments, **options)
+
+    coordinated.partition.append = counted
+    for now_ms in range(start_ms + 3_000, start_ms + 13_000, 100):
+        coordinated.driver.tick(VIEW, now_ms)
+    assert 4 <= len(attempts) <= 8
+    assert list(coordinated.driver._active.speculative_image.groups["g"].members)
+    await coordinated.coordinate(2, follower_keeps_up=True)

@@ -4,18 +4,19 @@ from random import Random
 
 import pytest
 
-from ottla_cluster.groups import active_coordinator
+from ottla_cluster.groups import active_coordinator, housekeeping
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.cluster_view import ClusterView, TopicView
 from ottla_cluster.groups.commands import (
     CommitOffsets,
     DescribeGroup,
-    ExpireMember,
+    ExpireMembers,
     ExpireOffsets,
     Heartbeat,
     Join,
     Leave,
     OffsetToCommit,
+    OverdueMember,
     OwnedTopic,
     RefreshTopics,
 )
@@ -93,7 +94,8 @@ def test_a_silent_member_expires_after_its_session(one):
     one.join("a")
     assert one.due(SESSION_MS - 1) == ()
     (expiry,) = one.due(SESSION_MS)
-    assert expiry == ExpireMember("g", "a", f"no heartbeat for {SESSION_MS} ms")
+    overdue = OverdueMember("a", f"no heartbeat for {SESSION_MS} ms")
+    assert expiry == ExpireMembers("g", (overdue,))
     assert one.due(SESSION_MS) == (expiry,), "due until it is done"
     one.apply(expiry)
     assert one.members() == []
@@ -142,8 +144,8 @@ def test_a_member_that_does_not_give_up_expires_though_it_heartbeats(one):
         one.beat("a", 0, 1, 2)
         one.beat("b")
     (expiry,) = one.due(REBALANCE_MS + 100)
-    assert expiry.member_id == "a"
-    assert expiry.reason == f"partitions not given up for {REBALANCE_MS} ms"
+    reason = f"partitions not given up for {REBALANCE_MS} ms"
+    assert expiry.members == (OverdueMember("a", reason),)
     one.apply(expiry)
     assert [t.partitions for t in one.beat("b").assignment] == [(0, 1, 2)]
 
@@ -173,7 +175,18 @@ def test_who_is_refused_for_load_has_been_heard_all_the_same(monkeypatch):
     one.now_ms = SESSION_MS - 1
     with pytest.raises(OverloadedError):
         one.beat("a", 0, 1, 2)
-    assert [command.member_id for command in one.due(SESSION_MS)] == ["b"]
+    (expiry,) = one.due(SESSION_MS)
+    assert [each.member_id for each in expiry.members] == ["b"]
+
+
+def test_of_many_overdue_members_who_is_heard_in_time_stays(one):
+    for name in "abc":
+        one.join(name)
+    (expiry,) = one.due(SESSION_MS)
+    assert [each.member_id for each in expiry.members] == ["a", "b", "c"]
+    one.beat("b")
+    one.apply(expiry)
+    assert one.members() == ["b"]
 
 
 # --- its own commands ---
@@ -206,10 +219,50 @@ def test_offsets_expire_now_and_then(one):
     assert one.due(999) == ()
     interval_ms = GroupConfig().offsets_expiry_interval_ms
     assert one.due(interval_ms - 1) == ()
-    assert one.due(interval_ms + 999) == (ExpireOffsets("g"),)
-    one.apply(ExpireOffsets("g"))
+    assert one.due(interval_ms + 999) == (), "they must look too old for as long as they are kept"
+    assert one.due(interval_ms + 1_998) == ()
+    expiry = ExpireOffsets("g", retention_is_over=True)
+    assert one.due(interval_ms + 1_999) == (expiry,)
+    one.apply(expiry)
     assert one.coordinator.speculative_image.groups == {}
-    assert one.due(interval_ms + 1_000) == ()
+    assert one.due(interval_ms + 2_000) == ()
+
+
+def test_a_wall_clock_that_jumps_and_is_put_right_costs_no_offsets(one):
+    one.apply(CommitOffsets("g", (OffsetToCommit("orders", 0, 1),)))
+    interval_ms = GroupConfig().offsets_expiry_interval_ms
+    a_month_ms = 30 * 24 * 3_600_000
+
+    def due(now_ms, timestamp_ms):
+        return one.coordinator.due(now_ms, timestamp_ms, one.view)
+
+    one.due(1)
+    assert due(interval_ms + 1, a_month_ms) == ()
+    assert due(interval_ms + 500, a_month_ms) == ()
+    for now_ms in range(interval_ms + 900, 5 * interval_ms, 100_000):
+        assert due(now_ms, 900) == ()
+    assert due(6 * interval_ms, a_month_ms) == (), "a later jump counts from its own beginning"
+
+
+def test_housekeeping_of_many_groups_takes_many_calls(one, monkeypatch):
+    monkeypatch.setattr(housekeeping, "WORK_PER_CALL", 5)
+    for number in range(10):
+        join = Join(f"g{number}", ("orders",), member_id="a", session_timeout_ms=600_000)
+        one.apply(join)
+    while one.coordinator._housekeeping._compared_topics is not one.view.topics:
+        assert one.due(1) == ()
+    one.view = ClusterView(2, {"orders": TopicView("id-1", 4)})
+    calls, refreshed = 0, []
+    while one.coordinator._housekeeping._compared_topics is not one.view.topics:
+        commands = one.due(2)
+        assert len(commands) <= 3, "a group with a member is worth two"
+        refused = calls < 3
+        for command in commands[refused:]:
+            one.apply(command)
+            refreshed.append(command.group)
+        calls += 1
+    assert sorted(refreshed) == [f"g{number}" for number in range(10)], "none is lost or repeated"
+    assert calls > 4
 
 
 def test_offsets_of_a_deleted_topic_go_at_once(one):

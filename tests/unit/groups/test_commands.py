@@ -10,7 +10,7 @@ from ottla_cluster.groups.commands import (
     CommitOffsets,
     DeleteGroup,
     DescribeGroup,
-    ExpireMember,
+    ExpireMembers,
     ExpireOffsets,
     FetchOffsets,
     Heartbeat,
@@ -20,6 +20,7 @@ from ottla_cluster.groups.commands import (
     ListGroups,
     OffsetToCommit,
     OffsetToSeek,
+    OverdueMember,
     OwnedTopic,
     RefreshTopics,
     SeekOffsets,
@@ -53,7 +54,7 @@ def test_commands_and_responses_survive_the_wire():
 
 
 @pytest.mark.parametrize(
-    "own", [ExpireMember("g", "a", "no"), RefreshTopics("g"), ExpireOffsets("g")]
+    "own", [ExpireMembers("g", (OverdueMember("a", "no"),)), RefreshTopics("g"), ExpireOffsets("g")]
 )
 def test_nobody_sends_the_coordinators_own_commands(own):
     with pytest.raises(MalformedBodyError, match="parse"):

@@ -5,10 +5,11 @@ import pytest
 from ottla_cluster.groups import membership_handlers
 from ottla_cluster.groups.commands import (
     DeleteGroup,
-    ExpireMember,
+    ExpireMembers,
     Heartbeat,
     Join,
     Leave,
+    OverdueMember,
     RefreshTopics,
 )
 from ottla_cluster.groups.records import CurrentAssigned, GroupChanged
@@ -264,12 +265,29 @@ def test_the_partitions_of_who_leaves_are_free_at_once(groups):
         groups.leave("a")
 
 
+def silent(group, *member_ids):
+    return ExpireMembers(group, tuple(OverdueMember(name, "silent") for name in member_ids))
+
+
+def test_all_who_fall_silent_together_go_by_one_rebalance(groups):
+    for name in "abcd":
+        groups.join(name)
+    groups.settle()
+    generation = groups.group().generation
+    groups.apply(silent("g", "a", "b", "gone", "c"))
+    assert groups.group().generation == generation + 1
+    assert list(groups.group().members) == ["d"]
+    assert groups.settle() == {"d": ["orders-0", "orders-1", "orders-2"]}
+    groups.apply(silent("g", "a", "b"))
+    assert groups.last_records == ()
+
+
 def test_who_expires_may_join_again_in_a_later_generation(groups):
     before = groups.join("a").generation
-    groups.apply(ExpireMember("g", "a", "silent"))
+    groups.apply(silent("g", "a"))
     assert groups.group().empty_since_ms == groups.timestamp_ms
-    groups.apply(ExpireMember("g", "a", "silent"))
-    groups.apply(ExpireMember("h", "a", "silent"))
+    groups.apply(silent("g", "a"))
+    groups.apply(silent("h", "a"))
     assert groups.last_records == ()
     assert groups.join("a").generation > before
     assert groups.group().empty_since_ms is None

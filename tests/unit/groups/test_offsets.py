@@ -215,14 +215,16 @@ def test_offsets_of_a_group_with_members_stay(groups):
     groups.join("a")
     groups.commit(0, 5, "a")
     groups.timestamp_ms += 100 * RETENTION_MS
-    groups.apply(ExpireOffsets("g"))
+    groups.apply(ExpireOffsets("g", retention_is_over=True))
     assert groups.last_records == ()
     groups.leave("a")
     groups.timestamp_ms += RETENTION_MS - 1
-    groups.apply(ExpireOffsets("g"))
+    groups.apply(ExpireOffsets("g", retention_is_over=True))
     assert groups.committed(0) == 5
     groups.timestamp_ms += 1
     groups.apply(ExpireOffsets("g"))
+    assert groups.committed(0) == 5
+    groups.apply(ExpireOffsets("g", retention_is_over=True))
     assert groups.image.groups == {}
 
 
@@ -231,7 +233,7 @@ def test_each_offset_of_a_group_without_members_has_its_own_time(groups):
     groups.timestamp_ms += RETENTION_MS - 1
     groups.commit(1, 6)
     groups.timestamp_ms += 1
-    groups.apply(ExpireOffsets("g"))
+    groups.apply(ExpireOffsets("g", retention_is_over=True))
     assert (groups.committed(0), groups.committed(1)) == (None, 6)
 
 
