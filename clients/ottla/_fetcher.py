@@ -172,9 +172,11 @@ class Fetcher:
     def _watch_topics(self, now_ms: int) -> None:
         for state in self._positions.states.values():
             topic = state.name.topic
-            if self._metadata.gone(topic) is None or (
-                state.error is None and 0 < state.retry_at_ms <= now_ms
-            ):
+            if self._metadata.gone(topic) is None:
+                self._metadata.watch(topic)
+            elif state.error is None and 0 < state.retry_at_ms <= now_ms:
+                # It was told; now it is looked for once more.
+                state.retry_at_ms = 0
                 self._metadata.watch(topic)
 
     def _wants(self, state: PartitionState) -> bool:
