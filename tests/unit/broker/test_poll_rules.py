@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.poll_acks import PollAck
 from ottla_broker.services.poll_membership import PollMembership
 from ottla_broker.services.poll_positions import PollPositions, mark_of
@@ -26,7 +28,10 @@ from ottla_protocol.errors import (
     Outcome,
     UnknownMemberIdError,
 )
+from ottla_protocol.models import FetchedPartition
 from ottla_protocol.models_poll import GroupPollRequest
+from ottla_protocol.record_batch import patch_batch
+from ottla_protocol.record_codec import RecordData, encode_batch
 
 MEMBER = "m-1"
 REQUEST = GroupPollRequest(topics=["t"])
@@ -214,3 +219,57 @@ async def test_a_join_carries_the_subscription_and_the_session():
     await member.join()
     [join] = coordinator.of_type(Join)
     assert (join.topics, join.member_id, join.session_timeout_ms) == (("t",), MEMBER, 30_000)
+
+
+class Reads:
+    """Reads of one record at offset 5, at the same moment as the coordinator's news."""
+
+    def __init__(self, coordinator, news):
+        self.asked = []
+        self._coordinator = coordinator
+        self._news = news
+        self._moment = asyncio.Event()
+        self._decide = coordinator.decide
+        coordinator.decide = self.decide
+
+    async def decide(self, group, command, *, repeatable):
+        if isinstance(command, Heartbeat) and command.max_wait_ms:
+            await self._moment.wait()
+            return self._news, 1
+        return await self._decide(group, command, repeatable=repeatable)
+
+    async def read(self, positions, *, max_wait_ms):
+        self.asked.append(dict(positions))
+        if max_wait_ms:
+            asyncio.get_running_loop().call_soon(self._moment.set)
+            await self._moment.wait()
+        elif len(self.asked) == 1:
+            return {}
+        batch = encode_batch([RecordData(1, None, b"v")])
+        patch_batch(batch, base_offset=5, leader_epoch=0)
+        return {("t", 0): FetchedPartition("t", 0, [memoryview(batch)], 6, 0)}
+
+
+async def test_records_that_come_with_news_are_read_again_and_not_passed_over():
+    coordinator = Coordinator(
+        joined(4, 0),
+        no_news(4),  # The member settles.
+        fetched(p0=(5, "")),
+        no_news(5),  # It confirms the news.
+        fetched(p1=(0, "")),
+    )
+    reads = Reads(coordinator, told(5, 0, 1))
+    polls = GroupPollService(
+        calls=coordinator,
+        reads=reads,
+        positions=PollPositions(calls=coordinator, metadata=None, bounds=None),
+        purgatory=Purgatory(10),
+    )
+    polled = await polls.poll("g", GroupPollRequest(topics=["t"], max_wait_ms=10_000))
+    assert reads.asked == [
+        {("t", 0): 5},
+        {("t", 0): 5},
+        {("t", 0): 5, ("t", 1): 0},
+    ]
+    assert [(each.key, each.next_offset) for each in polled.partitions] == [(("t", 0), 6)]
+    assert polled.generation == 5
