@@ -38,6 +38,12 @@ ANSWER_TIMEOUT_MS = 2_000
 STRAGGLER_WAIT_MS = 100
 """How long records that are there wait for those of slower leaders."""
 
+PARTITIONS_PER_REQUEST = 1_000
+"""A request with so many fits the bound of `/v1/fetch`, however long their topics' names are."""
+
+ASK_AGAIN_INTERVAL_MS = 1_000
+"""How often a leader is asked at which nobody may wait any more."""
+
 Results = dict[TopicPartition, FetchedPartition | OttlaError]
 
 
@@ -74,10 +80,13 @@ class LeaderReads:
         """
         results: Results = {}
         asked: set[asyncio.Task[Results]] = set()
-        for leader, partitions in self._by_leader(positions, results).items():
-            asked.add(asyncio.create_task(self._ask(leader, partitions, max_wait_ms)))
+        by_leader = self._by_leader(positions, results)
         if results:
             max_wait_ms = 0
+        for leader, partitions in by_leader.items():
+            for start in range(0, len(partitions), PARTITIONS_PER_REQUEST):
+                some = partitions[start : start + PARTITIONS_PER_REQUEST]
+                asked.add(asyncio.create_task(self._ask(leader, some, max_wait_ms)))
         try:
             timeout_s: float | None = None
             while asked:
@@ -88,7 +97,7 @@ class LeaderReads:
                     results.update(task.result())
                 if not done or (max_wait_ms > 0 and _is_worth_telling(results)):
                     break
-                if _is_worth_telling(results):
+                if _has_records(results):
                     timeout_s = STRAGGLER_WAIT_MS / 1000
         finally:
             await cancel_all(asked)
@@ -138,9 +147,12 @@ class LeaderReads:
     async def _ask_peer(
         self, leader: int, request: BinaryFetchRequest
     ) -> list[FetchedPartition | OttlaError]:
-        registration = self._metadata.image.brokers[leader]
+        registration = self._metadata.image.brokers.get(leader)
+        if registration is None:
+            raise LeaderNotAvailableError(f"broker {leader} is not registered any more")
         url = registration.url
-        if not self._peers.may_park(url):
+        if request.max_wait_ms and not self._peers.may_park(url):
+            await asyncio.sleep(min(request.max_wait_ms, ASK_AGAIN_INTERVAL_MS) / 1000)
             request = msgspec.structs.replace(request, max_wait_ms=0)
         try:
             with (
@@ -173,6 +185,10 @@ class LeaderReads:
 
 def _is_worth_telling(results: Results) -> bool:
     return any(isinstance(found, OttlaError) or found.batches for found in results.values())
+
+
+def _has_records(results: Results) -> bool:
+    return any(not isinstance(found, OttlaError) and found.batches for found in results.values())
 
 
 async def cancel_all(tasks: "Iterable[asyncio.Task[Any]]") -> None:
