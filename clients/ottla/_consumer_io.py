@@ -114,7 +114,7 @@ class ConsumerIO:
             key_deserializer=config.key_deserializer,
             value_deserializer=config.value_deserializer,
             may_read=self.may_read,
-            on_room=wake,
+            wake=wake,
             most_buffered_bytes=max(1, config.max_partition_fetch_bytes),
         )
         self.member: GroupMember | None = None

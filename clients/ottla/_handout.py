@@ -38,7 +38,7 @@ class Handout:
         key_deserializer: called for each key, unless it leaves bytes as they are.
         value_deserializer: as above.
         may_read: whether a partition is certainly nobody else's now.
-        on_room: called when a partition has room for another fetch; any thread.
+        wake: has the driver look again; called when a partition has room for another fetch.
         most_buffered_bytes: of one partition; below it another fetch is due.
     """
 
@@ -50,7 +50,7 @@ class Handout:
         key_deserializer: Deserializer,
         value_deserializer: Deserializer,
         may_read: Callable[[TopicPartition], bool],
-        on_room: Callable[[], None],
+        wake: Callable[[], None],
         most_buffered_bytes: int,
     ) -> None:
         self._positions = positions
@@ -61,7 +61,7 @@ class Handout:
             key_deserializer is deserialize_bytes and value_deserializer is deserialize_bytes
         )
         self._may_read = may_read
-        self._on_room = on_room
+        self._wake = wake
         self._most_buffered_bytes = most_buffered_bytes
         self.records = 0
 
@@ -146,7 +146,7 @@ class Handout:
         had_room = state.buffered_bytes < self._most_buffered_bytes
         state.buffered_bytes -= len(batch)
         if not had_room and state.buffered_bytes < self._most_buffered_bytes:
-            self._on_room()
+            self._wake()
         return batch
 
     def _decode(self, state: PartitionState, version: int, batch: memoryview, offset: int) -> None:
@@ -178,6 +178,7 @@ class Handout:
         if not isinstance(error, LASTING_ERRORS):
             state.error = None
             self._positions.end_turn(state)
+            self._wake()
         raised = copy(error)
         raised.__cause__ = error.__cause__
         return raised

@@ -1,7 +1,6 @@
 """What is fetched from whom and when, and what answers and errors do to the positions."""
 
 import random
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -62,14 +61,13 @@ class Bench:
         self.fetcher = Fetcher(self.config, self.positions, self.metadata)
         self.handout = Handout(
             self.positions,
-            SimpleNamespace(__enter__=None),
+            NoLock(),
             key_deserializer=self.config.key_deserializer,
             value_deserializer=self.config.value_deserializer,
             may_read=lambda _: True,
-            on_room=lambda: None,
+            wake=lambda: None,
             most_buffered_bytes=self.config.max_partition_fetch_bytes,
         )
-        self.handout._lock = NoLock()
         self.positions.assign([name(each) for each in range(partitions)])
         for state in self.positions.states.values():
             state.move_to(0)
