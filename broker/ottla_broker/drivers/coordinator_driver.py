@@ -49,6 +49,10 @@ LOAD_BYTES = 4 << 20
 TICK_DECISIONS_MS = 20
 """How long one tick may decide by itself; the rest is still due at the next one."""
 
+FIRST_LOAD_RETRY_MS = 500
+LAST_LOAD_RETRY_MS = 30_000
+"""How long until a load that failed is tried again; twice as long each time."""
+
 FIRST_RETRY_MS = 200
 LAST_RETRY_MS = 5_000
 """How long a coordinator waits with its own decisions after the log refused one; twice as long each
@@ -110,10 +114,7 @@ class CoordinatorDriver:
         """Load, then give out answers as the high watermark passes them, until the epoch ends."""
         self.partition.watermark_watchers.add(self._changed)
         try:
-            try:
-                await self._load()
-            except OttlaError as error:
-                self._cannot_load(error)
+            await self._load_at_last()
             while not self.is_over:
                 self._changed.clear()
                 self._release()
@@ -121,6 +122,30 @@ class CoordinatorDriver:
         finally:
             self.partition.watermark_watchers.remove(self._changed)
             self._resign()
+
+    async def _load_at_last(self) -> None:
+        """Load; what fails is tried again, for a fault may pass or be repaired meanwhile."""
+        retry_after_ms = FIRST_LOAD_RETRY_MS
+        while not self.is_over:
+            try:
+                await self._load()
+            except OttlaError as error:
+                self._cannot_load(error)
+            else:
+                return
+            await self._pause(retry_after_ms)
+            retry_after_ms = min(2 * retry_after_ms, LAST_LOAD_RETRY_MS)
+
+    async def _pause(self, pause_ms: int) -> None:
+        """Wait that long, or until the epoch is over."""
+        end_ms = monotonic_ms() + pause_ms
+        while not self.is_over and monotonic_ms() < end_ms:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout((end_ms - monotonic_ms()) / 1000):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
 
     async def _load(self) -> None:
         started_ms = monotonic_ms()
@@ -141,6 +166,7 @@ class CoordinatorDriver:
             await asyncio.to_thread(self._prepare, image)
         if self.is_over:
             return
+        self._failure = None
         self._active = self._activate(image)
         log.info(
             "coordinator_loaded", partition=partition.name, leader_epoch=self._leader_epoch,

@@ -1,7 +1,8 @@
 """Finds the coordinator of a consumer group and has it decide, here or at another broker.
 
 A group belongs to one partition of `__consumer_offsets`, chosen by murmur2 of its name; the leader
-of that partition is its coordinator. The topic is created when the first group needs it.
+of that partition is its coordinator. The topic is created when the first group needs it; until then
+this broker answers for a coordinator without groups.
 """
 
 import asyncio
@@ -26,27 +27,39 @@ from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES
 from ottla_cluster.groups.commands import (
     ClientCommand,
     CommitOffsets,
+    FetchedOffset,
+    FetchOffsets,
+    FetchOffsetsResponse,
     Heartbeat,
     HeartbeatResponse,
+    Join,
+    Leave,
+    ListGroups,
+    ListGroupsResponse,
     Response,
     SeekOffsets,
+    SeekOffsetsResponse,
+    SoughtOffset,
     decode_command,
     decode_response,
     encode_message,
 )
 from ottla_cluster.groups.limits import MAX_DECISION_BYTES
+from ottla_cluster.groups.validation import validate_group_id
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     CoordinatorNotAvailableError,
+    GroupIdNotFoundError,
     GroupMaxSizeReachedError,
     InvalidGroupIdError,
-    InvalidReplicationFactorError,
+    NotCoordinatorError,
     NotEnoughReplicasError,
     OttlaError,
     Outcome,
     OverloadedError,
     TopicAlreadyExistsError,
     UnavailableError,
+    UnknownMemberIdError,
 )
 from ottla_protocol.models_groups import MAX_HEARTBEAT_WAIT_MS
 from ottla_protocol.partitioning import partition_for_key
@@ -113,7 +126,9 @@ class CoordinatorCalls:
             OttlaError: the coordinator's refusal.
             UnavailableError: no coordinator decided in time.
         """
-        topic = await self._offsets_topic()
+        topic = await self._offsets_topic(command)
+        if topic is None:
+            return _of_no_group(command), self._node_id
         partition = partition_for_key(_group_key(group), len(topic.partitions))
         if not isinstance(command, Heartbeat) or not command.max_wait_ms:
             return await self._decide_at(topic.topic_id, partition, command, repeatable=repeatable)
@@ -129,13 +144,8 @@ class CoordinatorCalls:
 
     async def ask_all(self, command: ClientCommand) -> list[Response]:
         """The answers of all coordinators to a question; none before there is a group."""
-        if OFFSETS_TOPIC not in self._metadata.image.topic_ids:
-            if not await self._controller.catch_up():
-                raise CoordinatorNotAvailableError(
-                    "no controller can be asked whether there are groups"
-                )
-            if OFFSETS_TOPIC not in self._metadata.image.topic_ids:
-                return []
+        if not await self._there_are_groups():
+            return []
         topic = self._metadata.image.topic(OFFSETS_TOPIC)
         answers = await asyncio.gather(
             *(
@@ -149,16 +159,35 @@ class CoordinatorCalls:
         """The answer of the coordinator that another broker takes this one for.
 
         Raises:
-            NotCoordinatorError: this broker does not lead the partition.
+            NotCoordinatorError: this broker does not lead the partition, or the group belongs to
+                another one.
             OttlaError: as `CoordinatorDriver.execute`.
         """
         command = decode_command(bytes(call.command))
+        self._check_partition(call.partition, command)
         timeout_ms = max(1, min(call.timeout_ms, CALL_TIMEOUT_MS + _wait_ms(command)))
         deadline_ms = monotonic_ms() + timeout_ms
         if not isinstance(command, Heartbeat) or not command.max_wait_ms:
             return await self._execute(call.partition, command, deadline_ms)
         with self._place_to_wait(command) as heartbeat:
             return await self._execute(call.partition, heartbeat, deadline_ms)
+
+    def _check_partition(self, partition: int, command: ClientCommand) -> None:
+        """Refuse what a broker sent that knows the topic otherwise than this one does.
+
+        A group in two partitions would have two coordinators.
+        """
+        if isinstance(command, ListGroups):
+            return
+        image = self._metadata.image
+        if OFFSETS_TOPIC in image.topic_ids:
+            count = len(image.topic(OFFSETS_TOPIC).partitions)
+            if partition == partition_for_key(_group_key(command.group), count):
+                return
+        raise NotCoordinatorError(
+            f"the group {command.group!r} does not belong to {OFFSETS_TOPIC}-{partition} here",
+            outcome=Outcome.NOT_APPLIED,
+        )
 
     @contextmanager
     def _place_to_wait(self, command: Heartbeat) -> Iterator[Heartbeat]:
@@ -195,12 +224,28 @@ class CoordinatorCalls:
 
     # --- finding the coordinator ------------------------------------------------------------
 
-    async def _offsets_topic(self) -> Topic:
-        """`__consumer_offsets`, created if there is none yet."""
-        image = self._metadata.image
-        if OFFSETS_TOPIC not in image.topic_ids:
-            await self._create_offsets_topic()
+    async def _offsets_topic(self, command: ClientCommand) -> Topic | None:
+        """`__consumer_offsets`, created if there is none yet and the command may make a group."""
+        if OFFSETS_TOPIC not in self._metadata.image.topic_ids:
+            if _may_make_a_group(command):
+                await self._create_offsets_topic()
+            elif not await self._there_are_groups():
+                return None
         return self._metadata.image.topic(OFFSETS_TOPIC)
+
+    async def _there_are_groups(self) -> bool:
+        """Whether `__consumer_offsets` exists.
+
+        Raises:
+            CoordinatorNotAvailableError: it is unknown here, and no controller can be asked.
+        """
+        if OFFSETS_TOPIC in self._metadata.image.topic_ids:
+            return True
+        if not await self._controller.catch_up():
+            raise CoordinatorNotAvailableError(
+                "no controller can be asked whether there are groups", outcome=Outcome.NOT_APPLIED
+            )
+        return OFFSETS_TOPIC in self._metadata.image.topic_ids
 
     async def _create_offsets_topic(self) -> None:
         try:
@@ -217,11 +262,12 @@ class CoordinatorCalls:
             )
         except TopicAlreadyExistsError:
             await self._controller.catch_up()
-        except InvalidReplicationFactorError as error:
-            # The cluster's own default, so it is not the caller's fault.
+        except OttlaError as error:
+            if isinstance(error, UnavailableError):
+                raise
+            # The broker asked for it, so it is not the caller's fault.
             raise CoordinatorNotAvailableError(
-                f"too few brokers are active to hold {OFFSETS_TOPIC}: {error.detail}",
-                outcome=Outcome.NOT_APPLIED,
+                f"{OFFSETS_TOPIC} cannot be created: {error.detail}", outcome=Outcome.NOT_APPLIED
             ) from error
         if OFFSETS_TOPIC not in self._metadata.image.topic_ids:
             raise CoordinatorNotAvailableError(
@@ -332,6 +378,54 @@ class CoordinatorCalls:
             ) from error
         METRICS.forwarded_requests.labels("group", "ok").inc()
         return decode_response(body)
+
+
+def _may_make_a_group(command: ClientCommand) -> bool:
+    """Whether there may be a group afterwards that there was not before."""
+    match command:
+        case Join():
+            return True
+        case CommitOffsets():
+            return command.member_id is None
+        case SeekOffsets():
+            return not command.dry_run
+    return False
+
+
+def _of_no_group(command: ClientCommand) -> Response:
+    """What a coordinator without any group answers, given that the command makes none.
+
+    Raises:
+        GroupIdNotFoundError: it is about a group.
+        UnknownMemberIdError: it comes from a member.
+        InvalidGroupIdError: no group can have that name.
+    """
+    if isinstance(command, ListGroups):
+        return ListGroupsResponse(())
+    validate_group_id(command.group)
+    match command:
+        case FetchOffsets():
+            return FetchOffsetsResponse(
+                tuple(
+                    FetchedOffset(wanted.topic, partition, None)
+                    for wanted in command.partitions or ()
+                    for partition in wanted.partitions
+                )
+            )
+        case SeekOffsets():
+            return SeekOffsetsResponse(
+                command.dry_run,
+                tuple(
+                    SoughtOffset(each.topic, each.partition, None, each.offset)
+                    for each in command.offsets
+                ),
+            )
+        case Heartbeat() | Leave() | CommitOffsets():
+            raise UnknownMemberIdError(
+                f"The group {command.group!r} has no member {command.member_id!r}.",
+                outcome=Outcome.NOT_APPLIED,
+            )
+    raise GroupIdNotFoundError(f"There is no group {command.group!r}.", outcome=Outcome.NOT_APPLIED)
 
 
 def _wait_ms(command: ClientCommand) -> int:

@@ -33,11 +33,14 @@ from ottla_cluster.groups.commands import (
     SeekOffsets,
     SeekOffsetsResponse,
 )
+from ottla_cluster.groups.limits import MAX_OFFSETS_PER_COMMIT
 from ottla_protocol import models_groups as models
 from ottla_protocol.errors import (
     GroupIdNotFoundError,
     InvalidRequestError,
     OffsetNotAvailableError,
+    OttlaError,
+    Outcome,
     UnknownTopicOrPartitionError,
 )
 
@@ -280,6 +283,9 @@ class GroupService:
     async def seek(self, group: str, request: models.SeekGroupRequest) -> models.SeekGroupResponse:
         """Set the committed offsets of a group without members, or tell what would be set.
 
+        More than MAX_OFFSETS_PER_COMMIT partitions are moved in pieces, one after the other; where
+        a piece fails after others were moved, the outcome is `unknown`.
+
         Raises:
             InvalidRequestError: `value` is missing or too much, or nothing is committed to shift.
             UnknownTopicOrPartitionError: there is no such topic or partition.
@@ -301,17 +307,34 @@ class GroupService:
                     f"the leader of {topic}-{number} does not tell its bounds at this moment"
                 )
             offsets.append(OffsetToSeek(topic, number, sought[topic, number]))
-        command = SeekOffsets(group, tuple(offsets), dry_run=request.dry_run)
-        response, _ = await self._calls.decide(group, command, repeatable=request.dry_run)
+        pieces = [
+            offsets[start : start + MAX_OFFSETS_PER_COMMIT]
+            for start in range(0, len(offsets), MAX_OFFSETS_PER_COMMIT)
+        ]
+        if len(pieces) > 1 and not request.dry_run:
+            # What refuses a piece refuses it before the first one moves anything.
+            for piece in pieces:
+                await self._seek_piece(group, piece, dry_run=True)
+        sought_offsets = []
+        for number, piece in enumerate(pieces):
+            try:
+                sought_offsets += await self._seek_piece(group, piece, dry_run=request.dry_run)
+            except OttlaError as error:
+                if number and not request.dry_run:
+                    error.outcome = Outcome.UNKNOWN  # The pieces before are applied.
+                raise
+        return models.SeekGroupResponse(group, request.dry_run, sought_offsets)
+
+    async def _seek_piece(
+        self, group: str, offsets: Sequence[OffsetToSeek], *, dry_run: bool
+    ) -> list[models.SoughtOffset]:
+        command = SeekOffsets(group, tuple(offsets), dry_run=dry_run)
+        response, _ = await self._calls.decide(group, command, repeatable=dry_run)
         assert isinstance(response, SeekOffsetsResponse)
-        return models.SeekGroupResponse(
-            group,
-            response.dry_run,
-            [
-                models.SoughtOffset(each.topic, each.partition, each.before, each.offset)
-                for each in response.offsets
-            ],
-        )
+        return [
+            models.SoughtOffset(each.topic, each.partition, each.before, each.offset)
+            for each in response.offsets
+        ]
 
     async def _sought_offsets(
         self,

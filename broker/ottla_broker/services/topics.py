@@ -17,6 +17,7 @@ from ottla_cluster.controller.commands import (
 )
 from ottla_cluster.controller.image import BrokerRegistration, Partition, Topic
 from ottla_cluster.controller.topic_configs import effective_configs
+from ottla_cluster.controller.topic_names import refuse_internal
 from ottla_protocol.errors import ControllerNotAvailableError
 from ottla_protocol.models import (
     AddPartitionsRequest,
@@ -109,9 +110,11 @@ class TopicService:
         """Delete a topic with all its records.
 
         Raises:
+            InvalidTopicError: the topic is internal.
             UnknownTopicOrPartitionError: there is none.
             UnavailableError: no controller decided in time.
         """
+        refuse_internal(name)
         await self._commands.change(DeleteTopic(name=name))
 
     async def configs(self, name: str) -> TopicConfigs:
@@ -136,9 +139,11 @@ class TopicService:
 
         Raises:
             InvalidConfigError: a name is unknown or a value out of range; none is changed.
+            InvalidTopicError: the topic is internal.
             UnknownTopicOrPartitionError: there is no such topic.
             UnavailableError: no controller decided in time.
         """
+        refuse_internal(name)
         await self._commands.change(
             AlterTopicConfigs(name=name, configs=dict(request.configs)), repeatable=True
         )
@@ -149,10 +154,12 @@ class TopicService:
 
         Raises:
             InvalidPartitionsError: not more than there are, or over a limit.
+            InvalidTopicError: the topic is internal.
             InvalidReplicationFactorError: too few brokers are active.
             UnknownTopicOrPartitionError: there is no such topic.
             UnavailableError: no controller decided in time.
         """
+        refuse_internal(name)
         response = await self._commands.change(
             AddPartitions(name=name, partitions=request.partitions)
         )

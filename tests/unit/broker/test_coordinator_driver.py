@@ -30,6 +30,7 @@ from ottla_protocol.errors import (
     NotEnoughReplicasError,
     Outcome,
     RequestTimedOutError,
+    StorageError,
     UnknownMemberIdError,
 )
 from tests.unit.broker.test_partition import LOCAL, OTHER, Hosted, soon, state
@@ -471,3 +472,23 @@ async def test_a_log_that_refuses_is_asked_again_more_and_more_rarely(coordinate
     assert 4 <= len(attempts) <= 8
     assert list(coordinated.driver._active.speculative_image.groups["g"].members)
     await coordinated.coordinate(2, follower_keeps_up=True)
+
+
+async def test_a_load_that_failed_is_tried_again(coordinated, monkeypatch):
+    monkeypatch.setattr(coordinator_driver, "FIRST_LOAD_RETRY_MS", 5)
+    await coordinated.coordinate(0)
+    await coordinated.executed(commit(1))
+    await coordinated.partition.become_follower(state(OTHER, 1))
+    log = coordinated.partition.log
+    read, failures = log.read, iter((StorageError("not now"), StorageError("nor now")))
+
+    async def fails_twice(*arguments, **options):
+        failure = next(failures, None)
+        if failure is not None:
+            raise failure
+        return await read(*arguments, **options)
+
+    monkeypatch.setattr(log, "read", fails_twice)
+    await coordinated.coordinate(2)
+    assert coordinated.driver._failure is None
+    assert await coordinated.offset() == 1
