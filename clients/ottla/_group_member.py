@@ -66,8 +66,8 @@ MAX_ANSWER_TIMEOUT_MS: Final = 3_000
 """How long an answer may take beyond the time that it is parked; a fifth of the session else."""
 
 JOIN_TIMEOUT_MS: Final = 5_000
-"""How long a join may take: the first one of all has the offsets topic created. It is repeated under
-the same member id, so that no second member comes of it."""
+"""How long a join may take: the first one of all has the offsets topic created. It is repeated
+under the same member id, so that no second member comes of it."""
 
 MAX_RETRY_BACKOFF_MS: Final = 1_000
 MAX_BACKOFF_DOUBLINGS: Final = 10
@@ -273,7 +273,7 @@ class GroupMember:
         if answer is None:
             self._finish_leaving()
             return self._change()
-        return self._adopted(call, sent, answer, now_ms)
+        return self._adopted(sent, answer, now_ms)
 
     def on_failure(self, call: GroupCall, error: OttlaError, now_ms: int) -> MemberChange:
         """A broker refused a call, or gave no answer."""
@@ -464,9 +464,7 @@ class GroupMember:
         sent = self._out.pop(call, None)
         return None if sent is None or sent.life != self._life else sent
 
-    def _adopted(
-        self, call: GroupCall, sent: _Sent, answer: MembershipResponse, now_ms: int
-    ) -> MemberChange:
+    def _adopted(self, sent: _Sent, answer: MembershipResponse, now_ms: int) -> MemberChange:
         """What an answer of this life changes."""
         if self._state is _State.UNJOINED:
             if now_ms >= sent.sent_ms + answer.session_timeout_ms:
@@ -475,8 +473,6 @@ class GroupMember:
                 return self._change()
             self._state = _State.JOINED
             self._answered_ms = sent.sent_ms
-        if call.kind is GroupCallKind.JOIN:
-            self._told = None
         self._session_ms = answer.session_timeout_ms
         self._interval_ms = answer.heartbeat_interval_ms
         if answer.generation == sent.generation:
@@ -484,8 +480,7 @@ class GroupMember:
         change = self._assignment_adopted(answer)
         self._answered_ms = max(self._answered_ms, sent.sent_ms)
         waited = now_ms - sent.sent_ms >= sent.max_wait_ms > 0
-        is_first = call.kind is GroupCallKind.JOIN
-        if change or waited or is_first:
+        if change or waited:
             self._next_heartbeat_ms = now_ms
         else:
             # Brokers without room for it do not park a heartbeat; then it is paced here.

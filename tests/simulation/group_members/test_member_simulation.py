@@ -87,9 +87,9 @@ class HearsAnswersOfEarlierLives(GroupMember):
 
 
 class TakesAnOldJoinForNew(GroupMember):
-    def _adopted(self, call, sent, answer, now_ms):
+    def _adopted(self, sent, answer, now_ms):
         fresh = replace(sent, sent_ms=max(sent.sent_ms, now_ms - answer.session_timeout_ms + 1))
-        return super()._adopted(call, fresh, answer, now_ms)
+        return super()._adopted(fresh, answer, now_ms)
 
 
 class TellsNobodyOfTheRelease(GroupMember):
