@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Protocol
 
 from ottla._consumer_config import MAX_FETCH_BYTES
 from ottla._metadata import Leader, Metadata
-from ottla._positions import PartitionState, Positions, Start
+from ottla._positions import BackoffOptions, PartitionState, Positions, Start, backoff_ms
 from ottla._transport import BrokerUnreachableError
 from ottla_protocol.errors import (
     CorruptMessageError,
@@ -51,7 +51,7 @@ SHUN_FOLLOWER_MS: Final = 5_000
 """How long a partition is read from its leader after a follower could not serve it."""
 
 
-class FetchOptions(Protocol):
+class FetchOptions(BackoffOptions, Protocol):
     """The options that matter here; `ConsumerConfig` has them."""
 
     @property
@@ -70,8 +70,6 @@ class FetchOptions(Protocol):
     def isolation_level(self) -> str: ...
     @property
     def request_timeout_ms(self) -> int: ...
-    @property
-    def retry_backoff_ms(self) -> int: ...
 
 
 class PartitionFetch(NamedTuple):
@@ -119,6 +117,7 @@ class Fetcher:
         self._most_per_call = max(1, min(options.fetch_max_bytes, MAX_FETCH_BYTES))
         self._out: dict[str, list[FetchCall]] = {}
         self._not_before_ms: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
         self._shunned_until_ms: dict[tuple[str, int], int] = {}
         self.tells_unknown = True
         self.fetched_bytes = self.fetched_batches = self.calls = 0
@@ -257,7 +256,7 @@ class Fetcher:
             )
         if gone is not None:
             # Asked for again after a while: it may be created yet.
-            state.retry_at_ms = now_ms + self._options.retry_backoff_ms
+            state.back_off(now_ms, self._options)
             if self.tells_unknown:
                 self._fail(state, gone)
         elif described is not None:
@@ -268,6 +267,7 @@ class Fetcher:
     def on_answer(self, call: FetchCall, results: Sequence[FetchedPartition], now_ms: int) -> None:
         """Take in the answer: one result for each partition of the call, in its order."""
         self._end(call)
+        self._failures.pop(call.url, None)
         for fetch, result in zip(call.partitions, results, strict=True):
             state = fetch.state
             if state.version != fetch.version:
@@ -284,7 +284,8 @@ class Fetcher:
         """Take in that the whole call failed."""
         self._end(call)
         if isinstance(error, BrokerUnreachableError):
-            self._not_before_ms[call.url] = now_ms + self._options.retry_backoff_ms
+            failures = self._failures[call.url] = self._failures.get(call.url, 0) + 1
+            self._not_before_ms[call.url] = now_ms + backoff_ms(failures, self._options)
         for fetch in call.partitions:
             if fetch.state.version == fetch.version:
                 self._on_error(fetch, error, call, now_ms)
@@ -301,6 +302,7 @@ class Fetcher:
 
     def _take(self, fetch: PartitionFetch, result: FetchedPartition) -> None:
         state = fetch.state
+        state.failures = 0
         self._metadata.trust(state.name.topic, state.name.partition)
         state.high_watermark = result.high_watermark
         state.log_start_offset = result.log_start_offset
@@ -335,7 +337,7 @@ class Fetcher:
         if not fetch.of_leader and not isinstance(error, OffsetOutOfRangeError):
             self._shunned_until_ms[state.name] = now_ms + SHUN_FOLLOWER_MS
             return
-        state.retry_at_ms = now_ms + self._options.retry_backoff_ms
+        state.back_off(now_ms, self._options)
         if isinstance(error, OffsetOutOfRangeError):
             self._on_out_of_range(state, error)
         elif isinstance(error, UnknownTopicOrPartitionError):

@@ -13,7 +13,7 @@ import msgspec
 from ottla._consumer_types import TopicPartition
 from ottla._errors import NoOffsetForPartitionError
 from ottla._group_calls import committed_call, committed_in
-from ottla._positions import PartitionState, Positions, Start
+from ottla._positions import BackoffOptions, PartitionState, Positions, Start
 from ottla._transport import BrokerUnreachableError
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, UnknownTopicOrPartitionError
@@ -23,7 +23,7 @@ MAX_LOOKUPS: Final = 8
 """Requests for offsets that are out at the same time."""
 
 
-class LookupOptions(Protocol):
+class LookupOptions(BackoffOptions, Protocol):
     """The options that matter here; `ConsumerConfig` has them."""
 
     @property
@@ -32,8 +32,6 @@ class LookupOptions(Protocol):
     def auto_offset_reset(self) -> str: ...
     @property
     def request_timeout_ms(self) -> int: ...
-    @property
-    def retry_backoff_ms(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,7 +132,7 @@ class PositionLookups:
         for state, version in lookup.wanted:
             if state.version != version:
                 continue
-            state.retry_at_ms = now_ms + self._options.retry_backoff_ms
+            state.back_off(now_ms, self._options)
             if not passes:
                 state.error = error
                 self._positions.refresh_ready(state)

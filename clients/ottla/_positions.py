@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterable
 from enum import Enum
 from operator import attrgetter
+from typing import Final, Protocol
 
 from ottla._consumer_record import ConsumerRecord
 from ottla._consumer_types import OffsetAndMetadata, TopicPartition
@@ -25,6 +26,25 @@ from ottla._errors import NotAssignedError
 from ottla_protocol.errors import OttlaError
 
 _offset_of = attrgetter("offset")
+
+
+MAX_BACKOFF_DOUBLINGS: Final = 20
+
+
+class BackoffOptions(Protocol):
+    """How long to wait before a retry; `ConsumerConfig` has it."""
+
+    @property
+    def retry_backoff_ms(self) -> int: ...
+    @property
+    def retry_backoff_max_ms(self) -> int: ...
+
+
+def backoff_ms(failures: int, options: BackoffOptions) -> int:
+    """The wait after so many failures, at least one."""
+    doublings = min(failures - 1, MAX_BACKOFF_DOUBLINGS)
+    longest_ms = max(options.retry_backoff_ms, options.retry_backoff_max_ms)
+    return min(options.retry_backoff_ms << doublings, longest_ms)
 
 
 class Start(Enum):
@@ -54,6 +74,7 @@ class PartitionState:
         fetching: the version of the fetch that is out, None if none is.
         finding: the version of the look-up that is out, None if none is.
         retry_at_ms: nothing is asked for before.
+        failures: of the latest requests, without a success.
         buffered, buffered_bytes: fetched batches that are not decoded yet.
         records, index: the decoded batch, and how many of it were handed out.
         next_offset: where reading goes on after `records`.
@@ -65,6 +86,7 @@ class PartitionState:
         "buffered_bytes",
         "committed",
         "error",
+        "failures",
         "fetch_offset",
         "fetching",
         "finding",
@@ -101,6 +123,7 @@ class PartitionState:
         self.fetching: int | None = None
         self.finding: int | None = None
         self.retry_at_ms = 0
+        self.failures = 0
         self.buffered: deque[memoryview] = deque()
         self.buffered_bytes = 0
         self.records: list[ConsumerRecord] = []
@@ -132,6 +155,11 @@ class PartitionState:
         self.position = self.finished = None
         self.leader_epoch = None
         self.drop_fetched()
+
+    def back_off(self, now_ms: int, options: "BackoffOptions") -> None:
+        """Ask for nothing for a while, which doubles from failure to failure."""
+        self.failures += 1
+        self.retry_at_ms = now_ms + backoff_ms(self.failures, options)
 
     def drop_fetched(self) -> None:
         """Forget what was fetched, what is being fetched, and errors."""
@@ -336,6 +364,7 @@ class Positions:
             state.finding = None
         if state.version == version and state.start is not None:
             is_committed = state.start is Start.COMMITTED
+            state.failures = 0
             state.move_to(offset)
             if is_committed:
                 state.committed = offset
