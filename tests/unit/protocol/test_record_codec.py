@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from ottla_protocol import record_batch as rb
 from ottla_protocol.compression import deflate
 from ottla_protocol.errors import CorruptMessageError, InvalidRequestError, MessageTooLargeError
-from ottla_protocol.record_codec import Record, RecordData, decode_batch, encode_batch
+from ottla_protocol.record_codec import (
+    Record,
+    RecordData,
+    decode_batch,
+    decode_consumed_batch,
+    encode_batch,
+)
 
 MAX_INFLATED_BYTES = 1_000_000
 
@@ -319,3 +325,36 @@ def test_importing_the_codec_leaves_the_kafka_client_unloaded_and_loadable():
         "assert aiokafka.AIOKafkaProducer\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+class TestConsumedBatches:
+    """Batches decoded into a reader's own records."""
+
+    @staticmethod
+    def consumed(batch):
+        return decode_consumed_batch(
+            batch,
+            rb.validate_batch(batch, on_append=False),
+            lambda *fields: SimpleNamespace(offset=fields[2], fields=fields),
+            "t",
+            3,
+            max_inflated_bytes=MAX_INFLATED_BYTES,
+        )
+
+    @given(records, codecs, st.integers(0, 2**40), st.integers(0, 2**31 - 1))
+    def test_they_have_what_plain_records_have(self, given, codec, base_offset, epoch):
+        batch = encode_batch(given, compression=codec, base_offset=base_offset, leader_epoch=epoch)
+        plain = decode(batch)
+        assert [record.fields for record in self.consumed(batch)] == [
+            ("t", 3, one.offset, one.timestamp, one.key, one.value, one.headers, epoch)
+            for one in plain
+        ]
+
+    def test_offsets_that_lie_are_found(self):
+        batch = encode_batch([RecordData(1, None, b"a"), RecordData(1, None, b"b")])
+        # The second record's offset delta: behind its length, attributes and timestamp delta.
+        second = rb.HEADER_BYTES + (len(batch) - rb.HEADER_BYTES) // 2
+        batch[second + 3] = 8
+        rb.seal_batch(batch)
+        with pytest.raises(CorruptMessageError, match="has offset 4 where 1 is due"):
+            self.consumed(batch)
