@@ -101,6 +101,33 @@ class Metrics:
         self.inflight_produce_bytes = Gauge(
             "ottla_inflight_produce_bytes", "Produce bodies not yet answered", registry=registry
         )
+        self.groups = Gauge(
+            "ottla_groups", "Consumer groups coordinated here by state", ["state"],
+            registry=registry,
+        )  # fmt: skip
+        self.group_members = Gauge(
+            "ottla_group_members", "Members of the groups coordinated here", registry=registry
+        )
+        self.group_coordinators = Gauge(
+            "ottla_group_coordinators", "Led partitions of the offsets topic by state", ["state"],
+            registry=registry,
+        )  # fmt: skip
+        self.group_load_seconds = _latency(
+            registry, "ottla_group_load_seconds", "How long a coordinator took to read its state",
+            [],
+        )  # fmt: skip
+        self.group_heartbeats = Counter(
+            "ottla_group_heartbeats", "Heartbeats taken as coordinator", registry=registry
+        )
+        self.group_commits = Counter(
+            "ottla_group_commits", "Commits of offsets accepted as coordinator", registry=registry
+        )
+        self.group_rebalances = Counter(
+            "ottla_group_rebalances", "New targets for a group's members", registry=registry
+        )
+        self.group_expired_members = Counter(
+            "ottla_group_expired_members", "Members that were silent or stuck", registry=registry
+        )
         self.event_loop_lag_seconds = _latency(
             registry, "ottla_event_loop_lag_seconds", "How late a timer fires", []
         )

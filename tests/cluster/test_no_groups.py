@@ -4,6 +4,7 @@ import pytest
 
 from ottla_ops.local_cluster import LocalCluster
 from ottla_protocol import routes
+from tests.cluster.awaiting import eventually
 from tests.cluster.cluster_client import ClusterClient
 from tests.cluster.group_member import GroupMember
 
@@ -46,6 +47,30 @@ def test_what_asks_for_a_group_that_cannot_be_there_creates_no_topic(client):
     assert OFFSETS_TOPIC not in topics(client)
     GroupMember(client, "somebody", ["orders"])
     assert OFFSETS_TOPIC in topics(client)
+
+
+def test_groups_are_counted(client):
+    member = GroupMember(client, "counted", ["orders"])
+    member.heartbeat()
+    member.commit("orders", 0, 1).expect(200)
+    member.leave()
+
+    def total(name):
+        lines = [
+            line
+            for node_id in (1, 2, 3)
+            for line in client.http.get(client.url(node_id) + routes.METRICS).text.splitlines()
+            if line.startswith(name + " ")
+        ]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    assert total("ottla_group_heartbeats_total") >= 1
+    assert total("ottla_group_commits_total") >= 1
+    assert total("ottla_group_rebalances_total") >= 1
+    assert total("ottla_group_load_seconds_count") >= 1
+    assert total('ottla_group_coordinators{state="failed"}') == 0
+    eventually(lambda: total('ottla_group_coordinators{state="active"}') >= 1)
+    eventually(lambda: total('ottla_groups{state="empty"}') >= 1)
 
 
 def test_clients_cannot_change_the_brokers_own_topic(client):

@@ -18,11 +18,15 @@ from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.parked_heartbeats import ParkedHeartbeats
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.storage.stored_batch import StoredBatch
+from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.runtime import Completed, Submitted
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
+from ottla_cluster.groups.census import GroupCounts
 from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import (
     Command,
+    CommitOffsets,
+    ExpireMembers,
     Heartbeat,
     HeartbeatResponse,
     Join,
@@ -168,6 +172,7 @@ class CoordinatorDriver:
             return
         self._failure = None
         self._active = self._activate(image)
+        METRICS.group_load_seconds.observe((monotonic_ms() - started_ms) / 1000)
         log.info(
             "coordinator_loaded", partition=partition.name, leader_epoch=self._leader_epoch,
             offset=end, after_ms=monotonic_ms() - started_ms,
@@ -193,6 +198,17 @@ class CoordinatorDriver:
             )  # fmt: skip
         # They are refused now, so that their members turn to the next coordinator.
         self._parked.wake_all()
+
+    @property
+    def state(self) -> str:
+        """`active`, `loading`, or `failed` while its state cannot be read."""
+        if self._active is not None:
+            return "active"
+        return "loading" if self._failure is None else "failed"
+
+    def counts(self) -> GroupCounts | None:
+        """How many groups and members there are; None before they are loaded."""
+        return None if self._active is None else self._active.counts()
 
     async def stop(self) -> None:
         """End it; whoever waits for an answer learns that its outcome is unknown."""
@@ -227,7 +243,12 @@ class CoordinatorDriver:
         active = self._require_active()
         active.arrived(command)
         try:
-            return await self._decide(active, command, view, deadline_ms)
+            response = await self._decide(active, command, view, deadline_ms)
+            if isinstance(command, CommitOffsets):
+                METRICS.group_commits.inc()
+            elif isinstance(command, Heartbeat):
+                METRICS.group_heartbeats.inc()
+            return response
         finally:
             active.answered(command, monotonic_ms())
 
@@ -246,6 +267,7 @@ class CoordinatorDriver:
         """
         wait_end_ms = monotonic_ms() + command.max_wait_ms
         active = self._require_active()
+        METRICS.group_heartbeats.inc()
         active.arrived(command)
         try:
             with self._parked.latest(command.group, command.member_id) as parked:
@@ -275,7 +297,7 @@ class CoordinatorDriver:
         self._answers[submitted.request_id] = waiting
         # No wait between a decision and its place in the log, so none can come in between.
         if self._append(active, submitted):
-            self._wake_parked(active, command, before)
+            self._decided(active, command, before)
         try:
             return await within(deadline_ms - monotonic_ms(), waiting)
         except TimeoutError:
@@ -285,6 +307,14 @@ class CoordinatorDriver:
             ) from None
         finally:
             self._answers.pop(submitted.request_id, None)
+
+    def _decided(self, active: ActiveCoordinator, command: Command, before: GroupsImage) -> None:
+        """A decision is in the log: count it, and tell those whom it concerns."""
+        if active.is_rebalance(command, before):
+            METRICS.group_rebalances.inc()
+        if isinstance(command, ExpireMembers):
+            METRICS.group_expired_members.inc(len(command.members))
+        self._wake_parked(active, command, before)
 
     def _wake_parked(
         self, active: ActiveCoordinator, command: Command, before: GroupsImage
@@ -359,7 +389,7 @@ class CoordinatorDriver:
                     self._retry_after_ms = min(2 * self._retry_after_ms, LAST_RETRY_MS)
                     break
                 self._refused_until_ms, self._retry_after_ms = None, FIRST_RETRY_MS
-                self._wake_parked(active, command, before)
+                self._decided(active, command, before)
 
     def restart_sessions(self, now_ms: int) -> None:
         """Give every member a full session from now: the silence was this process's own."""

@@ -17,7 +17,9 @@ from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.telemetry import METRICS
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
+from ottla_cluster.groups.census import GROUP_STATES
 from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import Command, Heartbeat, Join, Response
 from ottla_cluster.groups.config import GroupConfig
@@ -33,6 +35,9 @@ OFFSETS_TOPIC = "__consumer_offsets"
 """The internal topic that holds what the coordinators decided."""
 
 TICK_INTERVAL_MS = 100
+
+REPORT_INTERVAL_MS = 1_000
+"""How often the gauges are set."""
 
 STOOD_STILL_MS = 500
 """A tick this late means that the process itself was paused: half the shortest session."""
@@ -111,6 +116,24 @@ class GroupCoordinators:
             return await driver.heartbeat(command, self._current_view, deadline_ms=deadline_ms)
         return await driver.execute(command, self._current_view(), deadline_ms=deadline_ms)
 
+    def _report(self) -> None:
+        """Set the gauges of what is coordinated here."""
+        states = dict.fromkeys(("active", "loading", "failed"), 0)
+        groups = dict.fromkeys(GROUP_STATES, 0)
+        members = 0
+        for driver in self._coordinators.values():
+            states[driver.state] += 1
+            counts = driver.counts()
+            if counts is not None:
+                members += counts.members
+                for state, count in counts.groups.items():
+                    groups[state] += count
+        METRICS.group_members.set(members)
+        for state, count in states.items():
+            METRICS.group_coordinators.labels(state).set(count)
+        for state, count in groups.items():
+            METRICS.groups.labels(state).set(count)
+
     # --- roles ------------------------------------------------------------------------------
 
     def _follow_roles(self) -> None:
@@ -164,7 +187,7 @@ class GroupCoordinators:
     # --- time -------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        last_tick_ms = monotonic_ms()
+        reported_ms = last_tick_ms = monotonic_ms()
         while True:
             now_ms = monotonic_ms()
             stood_still = now_ms - last_tick_ms > STOOD_STILL_MS
@@ -176,4 +199,7 @@ class GroupCoordinators:
                     # The silence may have been this process's own.
                     driver.restart_sessions(now_ms)
                 driver.tick(view, now_ms)
+            if now_ms - reported_ms >= REPORT_INTERVAL_MS:
+                reported_ms = now_ms
+                self._report()
             await asyncio.sleep(TICK_INTERVAL_MS / 1000)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ottla_cluster.controller.result import Result
 from ottla_cluster.controller.runtime import Completed, SpeculativeRuntime, Submitted
+from ottla_cluster.groups.census import Census, GroupCounts
 from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import (
     Command,
@@ -92,6 +93,7 @@ class ActiveCoordinator:
         self._config = config
         self._random = random
         self._housekeeping = Housekeeping(config, now_ms)
+        self._census = Census()
         self._machine = GroupMachine(self._context(0, ClusterView()), MemberSessions(image, now_ms))
         self._runtime: SpeculativeRuntime[GroupsImage, Command, GroupRecord, Response]
         self._runtime = SpeculativeRuntime(
@@ -202,6 +204,20 @@ class ActiveCoordinator:
         if not freed:
             return ()
         return [name for name, target in group.targets.items() if not freed.isdisjoint(target)]
+
+    def is_rebalance(self, command: Command, before: GroupsImage) -> bool:
+        """Whether a decision gave its group a new target; the arguments as in `may_have_news`."""
+        group_id = getattr(command, "group", None)
+        if group_id is None:
+            return False
+        former = before.groups.get(group_id)
+        group = self.speculative_image.groups.get(group_id)
+        targets = None if group is None else group.targets
+        return bool(targets) and (former is None or former.targets is not targets)
+
+    def counts(self) -> GroupCounts:
+        """How many groups and members there are."""
+        return self._census.count(self.committed_image)
 
     def wants_heartbeat(self, group_id: str, member_id: str) -> bool:
         """Whether a parked heartbeat of the member should be handled again now.

@@ -33,7 +33,7 @@ def describe_group(
     group = _existing(image, command.group)
     response = DescribeGroupResponse(
         group=group.group_id,
-        state=_state(group),
+        state=group_state(group),
         generation=group.generation,
         assignor=group.assignor,
         members=tuple(_described(group, member_id, context) for member_id in sorted(group.members)),
@@ -50,7 +50,7 @@ def list_groups(image: GroupsImage) -> Result[GroupRecord, ListGroupsResponse]:
             tuple(
                 GroupListing(
                     group.group_id,
-                    _state(group),
+                    group_state(group),
                     group.generation,
                     group.assignor,
                     len(group.members),
@@ -92,7 +92,8 @@ def _existing(image: GroupsImage, group_id: str) -> Group:
     return group
 
 
-def _state(group: Group) -> str:
+def group_state(group: Group) -> str:
+    """`empty`, `stable`, or `reconciling` while members hold others than they are to hold."""
     if not group.members:
         return "empty"
     settled = all(is_reconciled(group, member_id) for member_id in group.members)
