@@ -166,6 +166,23 @@ def test_what_may_pass_is_tried_again_elsewhere(error):
     assert commit.error is None
 
 
+def test_the_backoff_grows_and_begins_anew_after_a_success():
+    test = Commits()
+    test.ask(timeout_ms=60_000, p0=1)
+    waits_ms = []
+    for _ in range(6):
+        test.fail(test.call())
+        waits_ms.append(test.commits.next_call_ms() - test.now_ms)
+        test.now_ms = test.commits.next_call_ms()
+    assert waits_ms[-1] > 700
+    test.answer(test.call())
+    test.ask(p0=2)
+    call = test.call()
+    assert not call.wants_other_broker
+    test.fail(call)
+    assert test.commits.next_call_ms() - test.now_ms <= 120
+
+
 def test_an_answer_that_is_none_is_a_failure_that_may_pass():
     test = Commits()
     test.ask(p0=1)
@@ -266,6 +283,26 @@ def test_what_was_lost_while_it_was_out_is_not_sent_again():
     assert test.answer(call) == (kept,)
 
 
+def test_what_was_lost_before_the_next_attempt_is_not_sent_again():
+    test = Commits()
+    lost, kept = test.ask(p0=1), test.ask(p1=1)
+    test.fail(test.call())
+    assert test.commits.drop([part(0)], 0) == (lost,)
+    test.now_ms += 130
+    call = test.call()
+    assert sent(call) == {1: 1}
+    assert test.answer(call) == (kept,)
+
+
+def test_what_was_told_to_have_failed_stays_so():
+    test = Commits()
+    first, lost = test.ask(p0=1), test.ask(p1=1)
+    call = test.call()
+    assert test.commits.drop([part(1)], 0) == ()
+    assert test.answer(call) == (first, lost)
+    assert isinstance(lost.error, CommitFailedError)
+
+
 def test_without_a_membership_a_members_commit_fails():
     test = Commits()
     commit = test.ask(p0=1)
@@ -308,14 +345,14 @@ def test_a_commit_over_the_limit_goes_in_pieces():
 def test_metadata_is_bounded_as_brokers_bound_it():
     test = Commits()
     piece = "x" * (MAX_COMMIT_METADATA_LENGTH // 2)
-    offsets = {part(number): OffsetAndMetadata(1, piece) for number in range(3)}
+    offsets = {part(number): OffsetAndMetadata(1, piece) for number in range(5)}
     commit = test.commits.commit(offsets, 0, timeout_ms=1_000, is_member=True)
     sizes = []
     while not commit.is_done:
         call = test.call()
         sizes.append(len(sent(call)))
         settled = test.answer(call)
-    assert sizes == [2, 1]
+    assert sizes == [2, 2, 1]
     assert settled == (commit,)
 
 
