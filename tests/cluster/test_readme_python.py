@@ -35,7 +35,7 @@ def test_each_block_runs_in_order_and_says_what_it_should(shared):
         )
         assert (ran.returncode, ran.stderr) == (0, "")
         outputs.append(ran.stdout)
-    admin_and_producer, asyncio_producer = outputs
+    admin_and_producer, asyncio_producer, consumer, asyncio_consumer = outputs
     assert re.fullmatch(r"departures [0-5] 0\n", admin_and_producer)
     assert int(asyncio_producer) > 0
     counts = [
@@ -43,3 +43,8 @@ def test_each_block_runs_in_order_and_says_what_it_should(shared):
         for partition in range(6)
     ]
     assert sum(counts) == 1_001
+    assert consumer == asyncio_consumer == "1001 records\n"
+    for group in ("board", "gates"):
+        described = shared.http.get(f"{shared.any_url()}/v1/groups/{group}").expect(200).document
+        assert described["state"] == "empty", "every consumer has left"
+        assert [each["lag"] for each in described["offsets"]] == [0] * 6
