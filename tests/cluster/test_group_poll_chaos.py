@@ -195,3 +195,43 @@ def test_a_leader_that_stands_still_holds_nobody_up_who_reads_from_others(start_
     client.cluster.broker(still).resume()
     assert {each["partition"] for each in answer.expect(200).document["records"]} >= set(on_others)
     assert took_s < READ_LIMIT_S
+
+
+def test_a_broker_that_slept_over_its_members_session_gives_nothing_out_of_the_past(start_cluster):
+    client = start_cluster()
+    client.create_topic("t", partitions=3)
+    client.wait_led("t", partitions=3)
+    PollingClient(client, "g", ["t"], session_timeout_ms=SESSION_MS).try_poll(member_id="m")
+    url = client.any_url() + routes.GROUP.format(group="g")
+    coordinator = client.http.get(url).expect(200).document["coordinator"]
+    sleeper, awake = client.others(coordinator)
+    sleeping = PollingClient(client, "g", ["t"], via=sleeper, session_timeout_ms=SESSION_MS)
+    answers = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(sleeping.try_poll(member_id="m", max_wait_ms=15_000))
+    )
+    waiting.start()
+    eventually(lambda: client.metric(sleeper, "ottla_parked_requests") >= 2)
+    client.cluster.broker(sleeper).pause()
+    other = PollingClient(client, "g", ["t"], via=awake)
+    eventually(lambda: client.offset("t", 0, via=awake).status == 200)
+    for partition in range(3):
+
+        def stored(partition=partition):
+            records, key = [{"value": partition}], {"Idempotency-Key": f"{partition}"}
+            answer = client.produce("t", records, partition=partition, via=awake, headers=key)
+            return answer.status == 200
+
+        eventually(stored, 20.0)
+
+    def others_have_it_all():
+        other.poll(max_wait_ms=500)
+        return len(other.values) == 3 and committed(client) == dict.fromkeys(range(3), 1)
+
+    eventually(others_have_it_all, 20.0)
+    client.cluster.broker(sleeper).resume()
+    waiting.join(40)
+    [answer] = answers
+    # It asked the coordinator again before it gave out anything.
+    assert answer.status == 200 or answer.document["retriable"] is True
+    assert answer.document.get("records", []) == []
