@@ -19,7 +19,7 @@ from ottla_cluster.groups.image import Group, GroupsImage
 from ottla_cluster.groups.membership_handlers import topics_differ
 from ottla_cluster.groups.offset_handlers import expire_offsets
 
-WORK_PER_CALL = 10_000
+WORK_PER_CALL = 2_000
 """Members and offsets of the groups that one call looks at, and the groups themselves."""
 
 
