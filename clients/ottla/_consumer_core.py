@@ -201,7 +201,7 @@ class ConsumerCore:
     def unsubscribe_steps(self) -> Steps[None]:
         """See `Consumer.unsubscribe`."""
         with self.lock:
-            self.positions.finish()
+            self.positions.settle_iteration()
         yield from self._leave_steps(self.config.default_api_timeout_ms / 1000, is_static_too=False)
         self.subscription = self.pattern = self._listener = None
         self._is_assigned = False
@@ -295,8 +295,7 @@ class ConsumerCore:
         """Tell of a cluster of which nobody answers, instead of finding nothing for ever."""
         io = self.io
         silent_ms = monotonic_ms() - io.unreachable_since_ms
-        with self.lock:
-            reasons = dict(io.metadata.reasons)
+        reasons = io.reasons
         if len(reasons) < len(self.config.bootstrap_servers):
             return
         if not io.was_reached or silent_ms >= self.config.default_api_timeout_ms:

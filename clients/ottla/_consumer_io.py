@@ -133,6 +133,7 @@ class ConsumerIO:
         self.is_evicted = False
         self.was_reached = False
         self.unreachable_since_ms = self.last_poll_ms
+        self.reasons: dict[str, str] = {}
         self.counters = {"commits": 0, "commits_failed": 0, "rebalances": 0, "heartbeats": 0}
         self._waiting: dict[OffsetCommit, Callable[[OffsetCommit], None]] = {}
         self._auto_commit: OffsetCommit | None = None
@@ -371,6 +372,7 @@ class ConsumerIO:
                 raise error_of(response, url)
         except OttlaError as error:
             _logger.debug("%s at %s failed: %s", call.kind, url, error)
+            self._missed(url, error)
             self._group_failed(call, error)
         else:
             self._group_answered(call, response.body)
@@ -394,8 +396,6 @@ class ConsumerIO:
 
     def _group_failed(self, call: GroupCall, error: OttlaError) -> None:
         now_ms = monotonic_ms()
-        if not isinstance(error, BrokerUnreachableError):
-            self.reached()
         with self.monitor.lock:
             if call.kind is GroupCallKind.COMMIT:
                 assert self.commits is not None
@@ -486,6 +486,7 @@ class ConsumerIO:
                 raise BrokerUnreachableError(f"{call.url}: the answer is not about what was asked")
         except OttlaError as error:
             _logger.debug("fetch from %s failed: %s", call.url, error)
+            self._missed(call.url, error)
             with self.monitor.lock:
                 self.fetcher.on_failure(call, error, monotonic_ms())
         else:
@@ -511,6 +512,7 @@ class ConsumerIO:
                 self.lookups.on_answer(lookup, response.body, monotonic_ms())
         except OttlaError as error:
             _logger.debug("%s from %s failed: %s", lookup.path, url, error)
+            self._missed(url, error)
             with self.monitor.lock:
                 self.lookups.on_failure(lookup, error, monotonic_ms())
                 if lookup.partition is not None and error.refresh_metadata:
@@ -533,15 +535,13 @@ class ConsumerIO:
             OttlaError: a broker refused it.
         """
         deadline_ms = monotonic_ms() + timeout_ms
-        reasons: dict[str, str] = {}
+        asked: set[str] = set()
         while True:
             left_ms = deadline_ms - monotonic_ms()
             with self.monitor.lock:
                 leader = None if partition is None else self.metadata.leader(*partition)
                 url = (
-                    self.metadata.any_url()
-                    if leader is None or leader.url in reasons
-                    else leader.url
+                    self.metadata.any_url() if leader is None or leader.url in asked else leader.url
                 )
             try:
                 response = await self._transport.get(
@@ -552,14 +552,15 @@ class ConsumerIO:
                 return decode(response.body)
             except OttlaError as error:
                 left_ms = deadline_ms - monotonic_ms()
+                self._missed(url, error)
                 is_unreachable = isinstance(error, BrokerUnreachableError)
                 if is_unreachable:
-                    reasons[url] = error.detail.removeprefix(f"{url}: ")
+                    asked.add(url)
                 if not (error.retriable or is_unreachable):
                     raise
                 if left_ms <= self._config.retry_backoff_ms:
                     if is_unreachable:
-                        raise ClusterUnreachableError.after(timeout_ms, reasons) from error
+                        raise ClusterUnreachableError.after(timeout_ms, self.reasons) from error
                     raise
             await asyncio.sleep(self._config.retry_backoff_ms / 1000)
 
@@ -601,6 +602,7 @@ class ConsumerIO:
             described = decoded(_decode_metadata, response, fetch.url)
         except OttlaError as error:
             _logger.debug("metadata from %s failed: %s", fetch.url, error)
+            self._missed(fetch.url, error)
             with self.monitor.lock:
                 self.metadata.on_failure(fetch, error, monotonic_ms())
         else:
@@ -614,6 +616,17 @@ class ConsumerIO:
         """A broker has answered."""
         self.was_reached = True
         self.unreachable_since_ms = monotonic_ms()
+        self.reasons = {}
+
+    def _missed(self, url: str, error: OttlaError) -> None:
+        """A call has failed; remember it if no broker answered."""
+        if isinstance(error, BrokerUnreachableError):
+            reasons = dict(self.reasons)
+            reasons.pop(url, None)
+            # A new one each time: other threads read it.
+            self.reasons = {**reasons, url: error.detail.removeprefix(f"{url}: ")}
+        else:
+            self.reached()
 
     def forget_parent(self, lock: Any) -> None:
         """In a forked child: refuse every call; the lock may be held for ever, so take this one."""

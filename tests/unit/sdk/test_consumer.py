@@ -1,5 +1,6 @@
 """The consumer of threads against a cluster in memory: what it hands out, commits and tells."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from ottla import (
 )
 from ottla.testing import FakeCluster
 from ottla_protocol import routes
+from ottla_protocol.errors import UnsupportedAssignorError
 from tests.cluster.awaiting import eventually
 
 WAIT_S = 20
@@ -726,6 +728,31 @@ def test_nobody_answers(cluster):
             consumer.end_offsets([A], timeout=0.3)
         with pytest.raises((ClusterUnreachableError, WaitTimedOutError)):
             consumer.position(A, timeout=0.1)
+
+
+def test_nobody_answers_a_member(cluster):
+    for node_id in (1, 2, 3):
+        cluster.stop_broker(node_id)
+    with cluster.consumer("t", group_id="g") as consumer:
+        with pytest.raises(ClusterUnreachableError, match="fake-broker-3"):
+            consumer.poll(1)
+        cluster.start_broker(1)
+
+        def came():
+            with contextlib.suppress(ClusterUnreachableError):
+                consumer.poll(0.05)
+            return len(consumer.assignment()) == 2
+
+        eventually(came, WAIT_S)
+
+
+def test_what_the_group_refuses_is_told_by_every_poll_until_the_next_subscription(cluster, consume):
+    cluster.fail(UnsupportedAssignorError("not here"), path="/v1/groups/g/members")
+    consumer = consume("t", group_id="g")
+    for _ in range(2):
+        with pytest.raises(UnsupportedAssignorError):
+            consumer.poll(WAIT_S)
+    join(consumer)
 
 
 def test_it_goes_on_when_its_leader_dies(cluster, consume):
