@@ -15,7 +15,7 @@ import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms, within
 from ottla_broker.drivers.critical_task import CriticalTask
-from ottla_broker.drivers.parked_heartbeats import ParkedHeartbeats
+from ottla_broker.drivers.parked_heartbeats import ParkedHeartbeats, Turns
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_broker.telemetry import METRICS
@@ -99,6 +99,7 @@ class CoordinatorDriver:
         self._changed = asyncio.Event()
         self._answers: dict[int, asyncio.Future[Response]] = {}
         self._parked = ParkedHeartbeats()
+        self._turns = Turns()
         # After refusals of the log: how long to wait with what nobody asked for, and until when.
         self._retry_after_ms = FIRST_RETRY_MS
         self._refused_until_ms: int | None = None
@@ -280,6 +281,7 @@ class CoordinatorDriver:
                     # What came while the decision was being committed has woken nobody.
                     if not active.wants_heartbeat(command.group, command.member_id):
                         await parked.wait(remaining_ms)
+                    await self._turns.take()
                     if parked.is_superseded:
                         return response
                     active = self._require_active()

@@ -101,8 +101,10 @@ class GroupCoordinators:
             raise CoordinatorNotAvailableError(
                 "this broker is starting or stopping", outcome=Outcome.NOT_APPLIED
             )
-        self._follow_roles()
         driver = self._coordinators.get(partition)
+        if driver is None or driver.is_over:
+            self._follow_roles()
+            driver = self._coordinators.get(partition)
         if driver is None:
             raise NotCoordinatorError(
                 f"this broker does not coordinate the groups of {OFFSETS_TOPIC}-{partition}",

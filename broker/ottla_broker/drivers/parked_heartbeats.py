@@ -8,7 +8,10 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from ottla_broker.drivers.clock import within
+from ottla_broker.drivers.clock import monotonic_ms, within
+
+TURN_MS = 10
+"""How long heartbeats that were woken may be decided in one turn of the event loop."""
 
 
 class ParkedHeartbeat:
@@ -41,6 +44,33 @@ class ParkedHeartbeat:
         """The member has sent a later one."""
         self.is_superseded = True
         self.wake()
+
+
+class Turns:
+    """Spreads the decisions on heartbeats that were woken together over turns of the event loop.
+
+    A rebalance may wake a thousand members, and each decision copies a part of their group. Others
+    are served in between.
+    """
+
+    def __init__(self) -> None:
+        self._end_ms: int | None = None
+
+    async def take(self) -> None:
+        """Return when this turn of the event loop has time left for a decision."""
+        while not self._has_time():  # noqa: ASYNC110  it waits for nothing but the next turn
+            await asyncio.sleep(0)
+
+    def _has_time(self) -> bool:
+        if self._end_ms is None:
+            # The first of a turn always has it.
+            self._end_ms = monotonic_ms() + TURN_MS
+            asyncio.get_running_loop().call_soon(self._over)
+            return True
+        return monotonic_ms() < self._end_ms
+
+    def _over(self) -> None:
+        self._end_ms = None
 
 
 class ParkedHeartbeats:
