@@ -549,6 +549,7 @@ class ConsumerIO:
                 )
                 if response.status != 200:
                     raise error_of(response, url)
+                self.reached()
                 return decode(response.body)
             except OttlaError as error:
                 left_ms = deadline_ms - monotonic_ms()

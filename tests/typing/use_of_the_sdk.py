@@ -7,14 +7,21 @@ from ottla import (
     Admin,
     ClusterUnreachableError,
     ClusterView,
+    Consumer,
+    ConsumerRecord,
+    OffsetAndMetadata,
+    OffsetAndTimestamp,
     OpenTelemetryInterceptor,
     OttlaError,
     Producer,
+    RebalanceListener,
     RecordMetadata,
     TopicConfigValue,
+    TopicPartition,
     murmur2,
 )
 from ottla.aio import Admin as AsyncAdmin
+from ottla.aio import Consumer as AsyncConsumer
 from ottla.aio import Producer as AsyncProducer
 from ottla.testing import FakeCluster
 
@@ -81,3 +88,47 @@ def look_into(cluster: FakeCluster) -> None:
 # What must not pass: each line is an error, or this comment is one.
 Producer("127.0.0.1:7101", acks=2)  # pyright: ignore[reportArgumentType]
 Admin("127.0.0.1:7101", clientid="x")  # pyright: ignore[reportCallIssue]
+
+
+class Listener(RebalanceListener):
+    def on_partitions_revoked(self, partitions: set[TopicPartition]) -> None:
+        print(partitions)
+
+
+def committed(error: OttlaError | None, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+    assert error is None or offsets
+
+
+def consume() -> None:
+    with Consumer(
+        "flights",
+        bootstrap_servers="127.0.0.1:7101",
+        group_id="billing",
+        auto_offset_reset="earliest",
+        value_deserializer="json",
+        key_deserializer=bytes.decode,
+        enable_auto_commit=False,
+    ) as consumer:
+        partition = TopicPartition("flights", 0)
+        consumer.subscribe(["flights"], listener=Listener())
+        assert_type(consumer.poll(timeout=1), dict[TopicPartition, list[ConsumerRecord]])
+        for record in consumer:
+            assert_type(record, ConsumerRecord)
+            consumer.commit(record)
+        consumer.commit_async({partition: 5}, committed)
+        consumer.seek(partition, 0)
+        assert_type(consumer.position(partition), int)
+        assert_type(consumer.committed(partition), dict[TopicPartition, OffsetAndMetadata | None])
+        assert_type(
+            consumer.offsets_for_times({partition: 0}),
+            dict[TopicPartition, OffsetAndTimestamp | None],
+        )
+        consumer.pause(partition)
+
+
+async def consume_with_asyncio() -> None:
+    async with AsyncConsumer(bootstrap_servers=["127.0.0.1:7101"]) as consumer:
+        consumer.assign([("flights", 0)])
+        async for record in consumer:
+            assert_type(record, ConsumerRecord)
+        assert_type(await consumer.end_offsets([("flights", 0)]), dict[TopicPartition, int])
