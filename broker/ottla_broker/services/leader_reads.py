@@ -28,6 +28,7 @@ from ottla_protocol.models import (
 )
 
 TopicPartition = tuple[str, int]
+"""A topic's name and a partition's number."""
 
 READ_BYTES = 4 << 20
 """What one leader may answer at a time, save that one batch is always answered."""

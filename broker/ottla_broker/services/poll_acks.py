@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from ottla_broker.services.leader_reads import TopicPartition
 from ottla_cluster.groups.limits import MAX_OFFSETS_PER_COMMIT
 from ottla_protocol.errors import InvalidRequestError
 from ottla_protocol.models_groups import Count, Offset
@@ -18,9 +19,6 @@ VERSION = 1
 
 MAX_ACK_PARTITIONS = MAX_OFFSETS_PER_COMMIT
 """Partitions of one ack: they are committed all or none."""
-
-TopicPartition = tuple[str, int]
-"""Topic and partition number."""
 
 
 class PollAck(msgspec.Struct, frozen=True):

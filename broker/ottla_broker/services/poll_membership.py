@@ -1,7 +1,7 @@
 """The membership that one poll works under."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
@@ -131,7 +131,7 @@ class PollMembership:
             self.group,
             self.member_id,
             self.generation,
-            owned=_by_topic(self.owned),
+            owned=by_topic(self.owned),
             max_wait_ms=max_wait_ms,
         )
         response = await self._decide(command)
@@ -218,13 +218,9 @@ def _partitions(assignment: Iterable[AssignedTopic]) -> frozenset[TopicPartition
     )
 
 
-def _by_topic(partitions: Iterable[TopicPartition]) -> tuple[OwnedTopic, ...]:
+def by_topic(partitions: Iterable[TopicPartition]) -> tuple[OwnedTopic, ...]:
+    """Partitions as commands name them."""
     numbers: dict[str, list[int]] = {}
     for topic, partition in sorted(partitions):
         numbers.setdefault(topic, []).append(partition)
     return tuple(OwnedTopic(topic, tuple(found)) for topic, found in numbers.items())
-
-
-def owned_topics(partitions: Sequence[TopicPartition]) -> tuple[OwnedTopic, ...]:
-    """Partitions as commands name them."""
-    return _by_topic(partitions)

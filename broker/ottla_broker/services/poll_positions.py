@@ -10,7 +10,7 @@ from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.leader_reads import TopicPartition
 from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.poll_acks import PollAck
-from ottla_broker.services.poll_membership import PollMembership, fenced_for_good, owned_topics
+from ottla_broker.services.poll_membership import PollMembership, by_topic, fenced_for_good
 from ottla_cluster.groups.commands import (
     CommitOffsets,
     FetchedOffset,
@@ -159,7 +159,7 @@ class PollPositions:
     async def _committed(
         self, group: str, partitions: Iterable[TopicPartition]
     ) -> dict[TopicPartition, FetchedOffset]:
-        command = FetchOffsets(group, owned_topics(tuple(partitions)))
+        command = FetchOffsets(group, by_topic(partitions))
         response, _ = await self._calls.decide(group, command, repeatable=True)
         assert isinstance(response, FetchOffsetsResponse)
         return {(each.topic, each.partition): each for each in response.offsets}
