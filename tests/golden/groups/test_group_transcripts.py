@@ -48,6 +48,7 @@ class Conversation:
         self.image = GroupsImage()
         self.log_end = 0
         self.members = {}
+        self.parked = set()
         self.lead()
 
     def say(self, text):
@@ -62,6 +63,7 @@ class Conversation:
 
     def submit(self, command):
         """Decides and commits; the answer, or the error."""
+        before = self.coordinator.speculative_image
         try:
             submitted = self.coordinator.submit(command, self.now_ms, self.now_ms, self.view)
         except OttlaError as error:
@@ -74,6 +76,12 @@ class Conversation:
         self.log_end += len(records)
         self.image = replay(self.image, records, self.log_end)
         self.coordinator.appended(submitted.request_id, self.log_end)
+        for name in sorted(
+            self.parked.intersection(self.coordinator.may_have_news(command, before))
+        ):
+            if self.coordinator.wants_heartbeat("g", name):
+                self.parked.remove(name)
+                self.say(f"      wakes {name}")
         return self.coordinator.committed(self.log_end)[-1].outcome
 
     def ask(self, name, request, command, *, reply_is_lost=False):
@@ -129,6 +137,14 @@ class Conversation:
 
     def leave(self, name):
         self.ask(name, "leave", Leave("g", name))
+
+    def park(self, name):
+        """A heartbeat without news, which waits."""
+        answer = self.beat(name)
+        assert answer.assignment is None
+        assert not self.coordinator.wants_heartbeat("g", name)
+        self.say(f"  {name} waits")
+        self.parked.add(name)
 
     def tick(self, now_ms):
         self.now_ms = now_ms
@@ -187,6 +203,24 @@ def a_member_leaves():
     script.beat("a")
     script.say("the leave is repeated")
     script.leave("b")
+    return script.lines
+
+
+def members_wait_for_news():
+    script = two_members()
+    script.say("both wait; c joins, so one of them must give something up, and only that one hears")
+    script.park("a")
+    script.park("b")
+    script.join("c")
+    script.say("a is told while it still reads the partition, and c waits for it")
+    script.beat("a")
+    script.park("c")
+    script.say("a gives it up: c is woken, b is not")
+    script.beat("a")
+    script.beat("c")
+    script.say("c goes: whoever is to have its partition is woken")
+    script.park("a")
+    script.ask("c", "leave", Leave("g", "c"))
     return script.lines
 
 
@@ -291,6 +325,7 @@ def two_members():
         a_member_joins,
         a_member_leaves,
         a_member_crashes,
+        members_wait_for_news,
         a_static_member_restarts,
         the_coordinator_fails_over_while_a_partition_is_given_up,
         replies_get_lost_and_requests_repeat,
