@@ -13,11 +13,8 @@ A partition has one reader at a time as long as each member keeps to these rules
 
 1. A revoked partition is told as owned until the application has let go of it (`release`); from
    then on it is not touched before a later generation assigns it again.
-2. The session counts from the sending of the last call that was answered, so it is over here before
-   it is over at the coordinator. So does the time to let go of what was revoked: it counts from
-   the last answered call that still assigned it. When either is over, everything is lost.
-3. Answers may overtake one another. Within one generation an assignment only shrinks, and a later
-   one replaces it; an answer of an earlier generation says nothing any more.
+2. When time is over, everything is lost; `MemberAssignment` knows when that is.
+3. After the end of a membership, answers to what it asked mean nothing.
 
 While nothing changes, one heartbeat is parked at the coordinator, so that news arrive at once. What
 cannot wait for its answer is told by a second heartbeat, which is not parked.
@@ -38,6 +35,14 @@ from ottla._group_calls import (
     leave_call,
     membership_in,
     partitions_in,
+)
+from ottla._member_assignment import (
+    NO_GENERATION,
+    NO_PARTITIONS,
+    MemberAssignment,
+)
+from ottla._member_assignment import (
+    MemberChange as MemberChange,
 )
 from ottla_protocol.errors import (
     FencedInstanceIdError,
@@ -72,11 +77,8 @@ under the same member id, so that no second member comes of it."""
 MAX_RETRY_BACKOFF_MS: Final = 1_000
 MAX_BACKOFF_DOUBLINGS: Final = 10
 
-NO_PARTITIONS: Final[frozenset[TopicPartition]] = frozenset()
-
 _Subscription: TypeAlias = tuple[tuple[str, ...] | None, str | None]
 _MEMBER_ID_BITS: Final = 128
-_NO_GENERATION: Final = -1
 
 
 class Membership(NamedTuple):
@@ -84,31 +86,6 @@ class Membership(NamedTuple):
 
     member_id: str
     generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class MemberChange:
-    """What changed for the application, in the order lost, revoked, assigned.
-
-    Attributes:
-        assigned: may be read from now on, from the committed offsets.
-        revoked: to be let go of: hand out nothing more, commit, then `release`.
-        lost: gone at once; commits of them are refused. A partition may be lost and assigned at
-            the same time: somebody else may have read it in between.
-        error: the membership ended for good, until `change_subscription` or `resume`.
-    """
-
-    assigned: frozenset[TopicPartition] = NO_PARTITIONS
-    revoked: frozenset[TopicPartition] = NO_PARTITIONS
-    lost: frozenset[TopicPartition] = NO_PARTITIONS
-    error: OttlaError | None = None
-
-    def __bool__(self) -> bool:
-        """Whether anything changed."""
-        return bool(self.assigned or self.revoked or self.lost or self.error is not None)
-
-
-NO_CHANGE: Final = MemberChange()
 
 
 class _State(Enum):
@@ -125,7 +102,7 @@ class _Sent:
     sent_ms: int
     life: int
     max_wait_ms: int = 0
-    generation: int = _NO_GENERATION
+    generation: int = NO_GENERATION
     subscription: _Subscription = (None, None)
 
 
@@ -146,6 +123,8 @@ class GroupMember:
         last_error: why the latest call failed; None once one was answered.
     """
 
+    assignment_type = MemberAssignment
+
     def __init__(
         self,
         group_id: str,
@@ -165,10 +144,12 @@ class GroupMember:
         self._instance_id = instance_id
         self._assignor = assignor
         self._wanted_session_ms = session_timeout_ms
-        self._session_ms = session_timeout_ms or DEFAULT_SESSION_TIMEOUT_MS
         self._rebalance_ms = rebalance_timeout_ms
         self._retry_backoff_ms = retry_backoff_ms
         self._random = random
+        self._assignment = self.assignment_type(
+            session_timeout_ms or DEFAULT_SESSION_TIMEOUT_MS, rebalance_timeout_ms
+        )
         self._state = _State.UNJOINED
         self._out: dict[GroupCall, _Sent] = {}
         self._failures = 0
@@ -182,17 +163,9 @@ class GroupMember:
         self._join_was_sent = False
         self._join_in_doubt: _Subscription | None = None
         self._join_is_due = True
-        self._generation = _NO_GENERATION
-        self._answered_ms = 0
         self._interval_ms = 0
         self._next_heartbeat_ms = 0
-        # After a session that was over: until when the coordinator may wait for what was lost then.
-        self._unconfirmed_until_ms: int | None = None
         self._told: frozenset[TopicPartition] | None = None
-        self._assigned: frozenset[TopicPartition] = NO_PARTITIONS
-        self._revoking: dict[TopicPartition, int] = {}
-        # Lost since the last change that was told.
-        self._lost: frozenset[TopicPartition] = NO_PARTITIONS
 
     # --- what is known ------------------------------------------------------------------------
 
@@ -201,17 +174,17 @@ class GroupMember:
         """How to name the member in commits; None while it is none."""
         if self._state is not _State.JOINED:
             return None
-        return Membership(self._member_id, self._generation)
+        return Membership(self._member_id, self._assignment.generation)
 
     @property
     def assigned(self) -> frozenset[TopicPartition]:
         """What may be read; without what is to be let go of."""
-        return self._assigned
+        return self._assignment.assigned
 
     @property
     def revoking(self) -> frozenset[TopicPartition]:
         """What is to be let go of and was not released yet."""
-        return frozenset(self._revoking)
+        return self._assignment.revoking
 
     @property
     def has_left(self) -> bool:
@@ -220,36 +193,35 @@ class GroupMember:
 
     def may_own(self, partition: TopicPartition, now_ms: int) -> bool:
         """Whether the partition is certainly nobody else's at this time."""
-        if self._state is not _State.JOINED or now_ms >= self._held_until_ms():
-            return False
-        return partition in self._assigned or partition in self._revoking
+        return self._assignment.owns(partition, now_ms)
 
     # --- calls --------------------------------------------------------------------------------
 
     def next_call(self, now_ms: int) -> GroupCall | None:
         """What to send now, if anything; ask again until there is nothing."""
         self._run_out(now_ms)
-        due_ms = self._call_due_ms()
-        if due_ms is None or due_ms > now_ms:
+        due = self._due()
+        if due is None or due[1] > now_ms:
             return None
-        match self._state:
-            case _State.LEAVING:
-                return self._leave_call(now_ms)
-            case _State.JOINED if not self._joins_now():
-                return self._heartbeat_call(now_ms)
-            case _:
+        match due[0]:
+            case GroupCallKind.JOIN:
                 return self._join_call(now_ms)
+            case GroupCallKind.LEAVE:
+                return self._leave_call(now_ms)
+            case _:
+                return self._heartbeat_call(now_ms)
 
     def next_call_ms(self, now_ms: int) -> int | None:
         """When to call `next_call` and `expire` again although nothing happens; None is never."""
-        times_ms = [self._call_due_ms()]
+        due = self._due()
+        times_ms = [] if due is None else [due[1]]
         if self._state is _State.JOINED:
-            times_ms.append(self._held_until_ms())
+            times_ms.append(self._assignment.until_ms)
         elif self._state is _State.LEAVING:
             times_ms.append(self._leave_until_ms)
-        if self._lost:
+        if self._assignment.lost:
             times_ms.append(now_ms)
-        return min((each for each in times_ms if each is not None), default=None)
+        return min(times_ms, default=None)
 
     def expire(self, now_ms: int) -> MemberChange:
         """What is lost because time ran out."""
@@ -307,8 +279,7 @@ class GroupMember:
 
     def release(self, partitions: Iterable[TopicPartition]) -> None:
         """The application has let go of these; those that are not revoked (any more) stay."""
-        for partition in partitions:
-            self._revoking.pop(partition, None)
+        self._assignment.release(partitions)
 
     def change_subscription(self, topics: tuple[str, ...] | None, pattern: str | None) -> None:
         """Read these from now on; partitions of topics in both stay.
@@ -334,9 +305,9 @@ class GroupMember:
             return
         stays = self._instance_id is not None and not is_static_too
         self._begin_life()
-        self._lost = NO_PARTITIONS
+        self._assignment.take_lost()
         self._state = _State.LEAVING
-        self._leave_until_ms = now_ms + self._session_ms
+        self._leave_until_ms = now_ms + self._assignment.session_ms
         self._not_before_ms = 0
         if stays or not self._join_was_sent:
             self._finish_leaving()
@@ -349,32 +320,28 @@ class GroupMember:
             self._state = _State.UNJOINED
             self._begin_life()
             self._new_member_id()
-            self._lost = NO_PARTITIONS
+            self._assignment.take_lost()
             self._failures = 0
             self._not_before_ms = 0
 
     # --- what is due --------------------------------------------------------------------------
 
-    def _call_due_ms(self) -> int | None:
-        """When the next call is due; None while one has to be answered first."""
-        joining = any(call.kind is GroupCallKind.JOIN for call in self._out)
+    def _due(self) -> tuple[GroupCallKind, int] | None:
+        """The next call and its time; None while one has to be answered first."""
         match self._state:
             case _State.LEFT:
                 return None
             case _State.LEAVING:
-                leaving = any(call.kind is GroupCallKind.LEAVE for call in self._out)
                 # A join that is still out would come after the leave, and leave a member behind.
-                return None if joining or leaving else self._not_before_ms
-            case _State.UNJOINED:
-                return None if self._is_out(GroupCallKind.JOIN) else self._not_before_ms
-            case _State.JOINED:
-                if self._join_is_due and not self._is_out(GroupCallKind.JOIN):
-                    return self._not_before_ms
-                due_ms = self._heartbeat_due_ms()
-                return None if due_ms is None else max(due_ms, self._not_before_ms)
-
-    def _joins_now(self) -> bool:
-        return self._join_is_due and not self._is_out(GroupCallKind.JOIN)
+                before = (GroupCallKind.JOIN, GroupCallKind.LEAVE)
+                if any(call.kind in before for call in self._out):
+                    return None
+                return GroupCallKind.LEAVE, self._not_before_ms
+        is_wanted = self._join_is_due or self._state is _State.UNJOINED
+        if is_wanted and not self._is_out(GroupCallKind.JOIN):
+            return GroupCallKind.JOIN, self._not_before_ms
+        due_ms = self._heartbeat_due_ms()
+        return None if due_ms is None else (GroupCallKind.HEARTBEAT, due_ms)
 
     def _heartbeat_due_ms(self) -> int | None:
         beats = [
@@ -382,10 +349,10 @@ class GroupMember:
             for call, sent in self._out.items()
             if sent.life == self._life and call.kind is GroupCallKind.HEARTBEAT
         ]
-        if any(not sent.max_wait_ms for sent in beats):
+        if self._state is not _State.JOINED or any(not sent.max_wait_ms for sent in beats):
             return None
-        if self._told != self._held():
-            return 0
+        if self._told != self._assignment.held:
+            return self._not_before_ms
         return None if beats else self._next_heartbeat_ms
 
     def _is_out(self, kind: GroupCallKind) -> bool:
@@ -421,21 +388,21 @@ class GroupMember:
         return call
 
     def _heartbeat_call(self, now_ms: int) -> GroupCall:
-        owned = self._held()
+        owned = self._assignment.held
         is_alone = not self._is_out(GroupCallKind.HEARTBEAT)
         # After a failure a quick answer is worth more than early news: the session must not end.
         max_wait_ms = self._park_ms() if is_alone and not self._failures else 0
         call = heartbeat_call(
             self._group_id,
             self._member_id,
-            self._generation,
+            self._assignment.generation,
             owned,
             max_wait_ms=max_wait_ms,
             timeout_ms=max_wait_ms + self._answer_timeout_ms(),
             wants_other_broker=self._failures > 0,
         )
         self._told = owned
-        self._out[call] = _Sent(now_ms, self._life, max_wait_ms, self._generation)
+        self._out[call] = _Sent(now_ms, self._life, max_wait_ms, self._assignment.generation)
         return call
 
     def _leave_call(self, now_ms: int) -> GroupCall:
@@ -450,11 +417,12 @@ class GroupMember:
 
     def _park_ms(self) -> int:
         wait_ms = max(HEARTBEAT_WAIT_MS, self._interval_ms)
-        room_ms = min(self._session_ms, self._rebalance_ms) // 3
+        room_ms = min(self._assignment.session_ms, self._rebalance_ms) // 3
         return max(1, min(wait_ms, room_ms, MAX_HEARTBEAT_WAIT_MS))
 
     def _answer_timeout_ms(self) -> int:
-        return min(max(self._session_ms // 5, MIN_ANSWER_TIMEOUT_MS), MAX_ANSWER_TIMEOUT_MS)
+        wanted_ms = self._assignment.session_ms // 5
+        return min(max(wanted_ms, MIN_ANSWER_TIMEOUT_MS), MAX_ANSWER_TIMEOUT_MS)
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -472,37 +440,14 @@ class GroupMember:
                 self._back_off(now_ms)
                 return self._change()
             self._state = _State.JOINED
-            self._answered_ms = sent.sent_ms
-        self._session_ms = answer.session_timeout_ms
+            self._assignment.begin(sent.sent_ms)
+        self._assignment.session_ms = answer.session_timeout_ms
         self._interval_ms = answer.heartbeat_interval_ms
-        if answer.generation == sent.generation:
-            self._unconfirmed_until_ms = None
-        change = self._assignment_adopted(answer)
-        self._answered_ms = max(self._answered_ms, sent.sent_ms)
-        waited = now_ms - sent.sent_ms >= sent.max_wait_ms > 0
-        if change or waited:
-            self._next_heartbeat_ms = now_ms
-        else:
-            # Brokers without room for it do not park a heartbeat; then it is paced here.
-            self._next_heartbeat_ms = max(now_ms, sent.sent_ms + self._interval_ms)
-        return change
-
-    def _assignment_adopted(self, answer: MembershipResponse) -> MemberChange:
-        told = partitions_in(answer)
-        if told is None or answer.generation < self._generation:
-            return self._change()
-        if answer.generation == self._generation:
-            assigned: frozenset[TopicPartition] = NO_PARTITIONS
-        else:
-            # Of a partition that it thought to be still ours the coordinator knew better.
-            self._lose(told & self._revoking.keys())
-            assigned = told - self._assigned
-            self._generation = answer.generation
-        revoked = self._assigned - told
-        until_ms = self._answered_ms + self._rebalance_ms
-        self._revoking.update(dict.fromkeys(revoked, until_ms))
-        self._assigned = (self._assigned - revoked) | assigned
-        return self._change(assigned=assigned, revoked=revoked)
+        assigned, revoked = self._assignment.adopt(answer.generation, partitions_in(answer))
+        self._assignment.answered(sent.sent_ms, is_confirmed=answer.generation == sent.generation)
+        # Mostly the answer took as long; but brokers without room for it do not park a heartbeat.
+        self._next_heartbeat_ms = max(now_ms, sent.sent_ms + self._interval_ms)
+        return self._change(assigned, revoked)
 
     def _back_off(self, now_ms: int) -> None:
         doublings = min(self._failures, MAX_BACKOFF_DOUBLINGS)
@@ -514,54 +459,31 @@ class GroupMember:
 
     # --- ends ---------------------------------------------------------------------------------
 
-    def _held(self) -> frozenset[TopicPartition]:
-        return self._assigned.union(self._revoking)
-
-    def _held_until_ms(self) -> int:
-        """Until when the coordinator cannot have given up this member.
-
-        It does so after a session of silence, or when it has waited too long for a revoked
-        partition; it may wait for one of which this member has not heard yet.
-        """
-        times_ms = [self._answered_ms + min(self._session_ms, self._rebalance_ms)]
-        times_ms.extend(self._revoking.values())
-        if self._unconfirmed_until_ms is not None:
-            times_ms.append(self._unconfirmed_until_ms)
-        return min(times_ms)
-
     def _run_out(self, now_ms: int) -> None:
         """End what time has ended."""
-        if self._state is _State.JOINED and now_ms >= self._held_until_ms():
-            waited_for_ms = [self._answered_ms + self._rebalance_ms, *self._revoking.values()]
-            if self._unconfirmed_until_ms is not None:
-                waited_for_ms.append(self._unconfirmed_until_ms)
-            self._begin_life()
-            if now_ms < min(waited_for_ms):
-                # Under the same member id: if it was the coordinator that was away, nobody else
-                # is given what this member gets back. What the coordinator waits for it hears of
-                # with the first heartbeat.
-                self._unconfirmed_until_ms = min(waited_for_ms)
-            else:
+        if self._state is _State.JOINED and now_ms >= self._assignment.until_ms:
+            # Under the same member id, if that may be: if it was the coordinator that was away,
+            # nobody else is given what this member gets back.
+            may_return = self._assignment.fall_silent(now_ms)
+            self._next_life()
+            if not may_return:
                 self._new_member_id()
         elif self._state is _State.LEAVING and now_ms >= self._leave_until_ms:
             self._finish_leaving()
 
     def _begin_life(self) -> None:
-        """Lose everything; answers to earlier calls count no more, and a join is due."""
-        self._lose(self._held())
+        """Lose everything, and what the coordinator may wait for with it."""
+        self._assignment.end()
+        self._next_life()
+
+    def _next_life(self) -> None:
+        """Answers to earlier calls count no more, and a join is due."""
         self._life += 1
-        self._generation = _NO_GENERATION
         self._told = None
         self._join_is_due = True
         self._next_heartbeat_ms = 0
         if self._state is _State.JOINED:
             self._state = _State.UNJOINED
-
-    def _lose(self, partitions: frozenset[TopicPartition]) -> None:
-        self._lost |= partitions
-        self._assigned -= partitions
-        for partition in partitions:
-            self._revoking.pop(partition, None)
 
     def _ended_for_good(self, error: OttlaError) -> MemberChange:
         self._begin_life()
@@ -581,15 +503,13 @@ class GroupMember:
         revoked: frozenset[TopicPartition] = NO_PARTITIONS,
         error: OttlaError | None = None,
     ) -> MemberChange:
-        lost, self._lost = self._lost, NO_PARTITIONS
-        return MemberChange(assigned, revoked, lost, error)
+        return MemberChange(assigned, revoked, self._assignment.take_lost(), error)
 
     def _new_member_id(self) -> None:
         """Nothing that was sent under the former id may touch the next membership."""
         self._member_id = self._new_id()
         self._join_was_sent = False
         self._join_in_doubt = None
-        self._unconfirmed_until_ms = None
 
     def _new_id(self) -> str:
         return f"{self._random.getrandbits(_MEMBER_ID_BITS):032x}"

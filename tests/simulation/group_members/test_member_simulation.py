@@ -12,6 +12,7 @@ import pytest
 
 from ottla._group_calls import GroupCallKind
 from ottla._group_member import GroupMember, _State
+from ottla._member_assignment import MemberAssignment
 from ottla._offset_commits import OffsetCommits
 from tests.simulation.group_members.member_process import MemberProcess
 from tests.simulation.group_members.member_simulation import MemberSimulation
@@ -55,26 +56,27 @@ def test_a_seed_is_a_life():
 # --- planted bugs ---------------------------------------------------------------------------
 
 
-class TellsWhatIsStillReadAsReleased(GroupMember):
-    def _held(self):
+class TellsWhatIsStillReadAsReleased(MemberAssignment):
+    @property
+    def held(self):
         return self.assigned
 
 
-class KnowsNoEndOfTheSession(GroupMember):
-    def _held_until_ms(self):
-        return 2**62
+class KnowsNoEndOfTheSession(MemberAssignment):
+    until_ms = 2**62
 
 
-class TakesAnyTimeToLetGo(GroupMember):
-    def _held_until_ms(self):
+class TakesAnyTimeToLetGo(MemberAssignment):
+    @property
+    def until_ms(self):
         self._revoking = dict.fromkeys(self._revoking, 2**62)
-        return super()._held_until_ms()
+        return super().until_ms
 
 
-class TakesOlderAnswersForNew(GroupMember):
-    def _assignment_adopted(self, answer):
-        self._generation = min(self._generation, answer.generation - 1)
-        return super()._assignment_adopted(answer)
+class TakesOlderAnswersForNew(MemberAssignment):
+    def adopt(self, generation, told):
+        self.generation = min(self.generation, generation - 1)
+        return super().adopt(generation, told)
 
 
 class HearsAnswersOfEarlierLives(GroupMember):
@@ -92,15 +94,11 @@ class TakesAnOldJoinForNew(GroupMember):
         return super()._adopted(fresh, answer, now_ms)
 
 
-class TellsNobodyOfTheRelease(GroupMember):
-    def _heartbeat_call(self, now_ms):
-        self._revoking_told = getattr(self, "_revoking_told", frozenset()) | self._revoking.keys()
-        real = self._assigned
-        self._assigned = real | self._revoking_told
-        try:
-            return super()._heartbeat_call(now_ms)
-        finally:
-            self._assigned = real
+class TellsNobodyOfTheRelease(MemberAssignment):
+    @property
+    def held(self):
+        self.once_revoked = getattr(self, "once_revoked", frozenset()) | self.revoking
+        return self.assigned | self.once_revoked
 
 
 class CommitsWhatWasLost(OffsetCommits):
@@ -123,8 +121,10 @@ class CommitsWhatWasLost(OffsetCommits):
     ids=lambda bug: bug.__name__,
 )
 def test_a_planted_bug_is_caught(bug):
+    if issubclass(bug, MemberAssignment):
+        bug = type("Buggy", (GroupMember,), {"assignment_type": bug})
     changed = "member_type" if issubclass(bug, GroupMember) else "commits_type"
-    process_type = type("Buggy", (MemberProcess,), {changed: bug})
+    process_type = type("BuggyProcess", (MemberProcess,), {changed: bug})
     for seed in range(MUTANT_SEEDS):
         try:
             MemberSimulation(seed, process_type).run(FAULTY_MS)

@@ -115,6 +115,14 @@ def test_what_may_pass_is_tried_again_and_can_be_looked_at(error):
     assert test.member.last_error is None
 
 
+def test_a_join_is_tried_again_even_after_a_refusal_that_makes_no_sense():
+    test = MemberUnderTest()
+    first = test.poll_one(JOIN)
+    assert not test.fail(first, UnknownMemberIdError("who?"))
+    test.wait(200)
+    assert document(test.poll_one(JOIN))["member_id"] == document(first)["member_id"]
+
+
 def test_an_answer_to_a_join_that_is_older_than_the_session_is_not_believed():
     test = MemberUnderTest()
     call = test.poll_one(JOIN)
@@ -173,6 +181,7 @@ def test_news_are_confirmed_at_once():
 def test_after_a_failure_it_asks_for_a_quick_answer():
     test = MemberUnderTest()
     test.fail(test.joined(0))
+    assert test.poll() == []
     test.wait(130)
     call = test.poll_one(HEARTBEAT)
     assert document(call)["max_wait_ms"] == 0
