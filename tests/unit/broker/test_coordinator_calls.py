@@ -1,0 +1,195 @@
+"""How calls reach a coordinator: those that wait where there is room, those that go wrong."""
+
+import asyncio
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.group_coordinators import OFFSETS_TOPIC
+from ottla_broker.drivers.peer_messages import CoordinatorCall
+from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.services import coordinator_calls
+from ottla_broker.services.coordinator_calls import CoordinatorCalls
+from ottla_cluster.controller.image import BrokerState
+from ottla_cluster.groups.commands import (
+    AssignedTopic,
+    FetchOffsets,
+    FetchOffsetsResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    Join,
+    decode_command,
+    encode_message,
+)
+from ottla_protocol.errors import (
+    CoordinatorNotAvailableError,
+    InvalidPartitionsError,
+    NotCoordinatorError,
+    Outcome,
+    UnavailableError,
+)
+from ottla_protocol.partitioning import partition_for_key
+
+HERE, THERE = 1, 2
+PARTITIONS = 8
+NO_NEWS = HeartbeatResponse("m", 3, None, 10_000, 3_000)
+NEWS = HeartbeatResponse("m", 4, (AssignedTopic("orders", "o", (0,)),), 10_000, 3_000)
+
+
+class Image:
+    """A cluster whose offsets topic is led by one broker."""
+
+    def __init__(self, leader):
+        self.topic_ids = {OFFSETS_TOPIC: "o"}
+        self.leader = leader
+        self.brokers = {
+            THERE: SimpleNamespace(
+                node_id=THERE, url="http://there", broker_epoch=1, state=BrokerState.ACTIVE
+            )
+        }
+
+    def topic(self, name):
+        return SimpleNamespace(topic_id=self.topic_ids[name], partitions=[None] * PARTITIONS)
+
+    def partition_by_id(self, topic_id, partition):
+        return SimpleNamespace(topic=OFFSETS_TOPIC, partition=partition, leader=self.leader)
+
+
+class World:
+    """A broker's surroundings, which note what is asked of them."""
+
+    def __init__(self, leader):
+        self.image = Image(leader)
+        self.purgatory = Purgatory(16)
+        self.asked = []
+        self.parking = []
+        self.answers = []
+        self.rooms = []
+        self.refusal = None
+        self.calls = CoordinatorCalls(
+            node_id=HERE,
+            offsets_partitions=PARTITIONS,
+            metadata=self,
+            controller=self,
+            commands=self,
+            coordinators=self,
+            peers=self,
+            purgatory=self.purgatory,
+        )
+
+    # The metadata, the controller and the commands.
+
+    def replacement_of(self, node_id, broker_epoch):
+        return asyncio.get_running_loop().create_future()
+
+    async def catch_up(self):
+        return True
+
+    async def change(self, command, *, repeatable):
+        raise self.refusal
+
+    # The peers and the coordinators.
+
+    def may_park(self, url):
+        return self.rooms.pop(0)
+
+    async def post(self, url, path, body, *, timeout_ms, parks=False):
+        call = msgspec.msgpack.decode(body, type=CoordinatorCall)
+        self.asked.append(decode_command(bytes(call.command)))
+        self.parking.append(parks)
+        return encode_message(self.answers.pop(0))
+
+    async def execute(self, partition, command, *, deadline_ms):
+        self.asked.append(command)
+        answer = self.answers.pop(0)
+        return await answer if asyncio.isfuture(answer) else answer
+
+
+def heartbeat(max_wait_ms):
+    return Heartbeat("g", "m", 3, (), max_wait_ms)
+
+
+def forwarded(command, partition=None):
+    if partition is None:
+        partition = partition_for_key(b"g", PARTITIONS)
+    return CoordinatorCall(partition, 10_000, msgspec.Raw(encode_message(command)))
+
+
+async def test_a_heartbeat_waits_at_its_coordinator_where_there_is_room():
+    world = World(THERE)
+    world.rooms, world.answers = [True], [NO_NEWS]
+    answer, node_id = await world.calls.decide("g", heartbeat(5_000), repeatable=True)
+    assert (answer, node_id) == (NO_NEWS, THERE)
+    assert world.parking == [True]
+    assert 4_000 < world.asked[0].max_wait_ms <= 5_000
+
+
+async def test_without_room_there_it_is_repeated_until_there_is_news(monkeypatch):
+    monkeypatch.setattr(coordinator_calls, "ASK_AGAIN_INTERVAL_MS", 5)
+    world = World(THERE)
+    world.rooms, world.answers = [False] * 3, [NO_NEWS, NO_NEWS, NEWS]
+    answer, _ = await world.calls.decide("g", heartbeat(5_000), repeatable=True)
+    assert answer == NEWS
+    assert world.parking == [False] * 3
+    assert [command.max_wait_ms for command in world.asked] == [0] * 3
+
+
+async def test_without_room_there_its_wait_ends_all_the_same(monkeypatch):
+    monkeypatch.setattr(coordinator_calls, "ASK_AGAIN_INTERVAL_MS", 10)
+    world = World(THERE)
+    world.rooms, world.answers = [False] * 50, [NO_NEWS] * 50
+    start_ms = monotonic_ms()
+    answer, _ = await world.calls.decide("g", heartbeat(60), repeatable=True)
+    assert answer == NO_NEWS
+    assert 60 <= monotonic_ms() - start_ms < 2_000
+    assert len(world.asked) > 2
+
+
+async def test_where_too_many_wait_it_is_decided_and_does_not_wait():
+    world = World(HERE)
+    world.purgatory.parked = world.purgatory.limit
+    world.answers = [NO_NEWS, NO_NEWS]
+    await world.calls.decide("g", heartbeat(5_000), repeatable=True)
+    await world.calls.decide_here(forwarded(heartbeat(5_000)))
+    assert [command.max_wait_ms for command in world.asked] == [0, 0]
+
+
+async def test_a_broker_that_stops_lets_go_of_its_clients():
+    world = World(HERE)
+    world.answers = [asyncio.get_running_loop().create_future()]
+    waiting = asyncio.ensure_future(world.calls.decide("g", heartbeat(5_000), repeatable=True))
+    await asyncio.sleep(0)
+    assert world.purgatory.parked == 1
+    world.purgatory.release()
+    with pytest.raises(UnavailableError, match="stopping") as caught:
+        await waiting
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert world.purgatory.parked == 0
+
+
+async def test_a_call_for_another_partition_than_the_groups_is_refused():
+    world = World(HERE)
+    wrong = (partition_for_key(b"g", PARTITIONS) + 1) % PARTITIONS
+    for partition in (wrong, -1, PARTITIONS + 1):
+        with pytest.raises(NotCoordinatorError) as caught:
+            await world.calls.decide_here(forwarded(heartbeat(0), partition))
+        assert caught.value.outcome is Outcome.NOT_APPLIED
+    assert world.asked == []
+
+
+async def test_what_hinders_the_offsets_topic_is_not_the_callers_fault():
+    world = World(HERE)
+    world.image.topic_ids = {}
+    world.refusal = InvalidPartitionsError("too many in the cluster")
+    with pytest.raises(CoordinatorNotAvailableError, match="too many") as caught:
+        await world.calls.decide("g", Join("g", ("orders",)), repeatable=True)
+    assert caught.value.status == 503
+
+
+async def test_a_question_before_there_is_a_group_is_answered_here():
+    world = World(THERE)
+    world.image.topic_ids = {}
+    answer = await world.calls.decide("g", FetchOffsets("g"), repeatable=True)
+    assert answer == (FetchOffsetsResponse(()), HERE)
