@@ -1,5 +1,8 @@
 """The consumer on real brokers, reading what it is told to: leaders that die, racks, times."""
 
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 
@@ -207,3 +210,54 @@ def test_a_consumer_reads_from_the_replica_in_its_rack(start_cluster, http):
         assert offsets(take(consumer, 1)) == [50]
     assert fetches(3) > 0
     assert fetches(1) == fetches(2) == 0
+
+
+GEVENT_PROGRAM = """
+    from gevent import monkey
+    monkey.patch_all()
+    import gevent, sys
+    from ottla import ConcurrentUseError, Consumer, Producer
+    url, topic = sys.argv[1:]
+    ticks = []
+    def tick():
+        while True:
+            ticks.append(1)
+            gevent.sleep(0.001)
+    gevent.spawn(tick)
+    with Producer(url) as producer, Consumer(
+        topic, bootstrap_servers=url, group_id="greenlets", auto_offset_reset="earliest"
+    ) as consumer:
+        def write():
+            for index in range(50):
+                producer.send(topic, b"%d" % index).get(timeout=20)
+        writing = gevent.spawn(write)
+        read = []
+        while len(read) < 50:
+            for records in consumer.poll(20).values():
+                read += [record.offset for record in records]
+        writing.get()
+        assert read == list(range(50)), read
+        polling = gevent.spawn(consumer.poll, 0.5)
+        gevent.sleep(0.1)
+        try:
+            consumer.poll(0)
+        except ConcurrentUseError:
+            print("refused")
+        polling.get()
+        consumer.commit()
+    assert len(ticks) > 20, len(ticks)
+    print("read")
+"""
+
+
+def test_it_works_in_a_program_patched_by_gevent(shared, topic):
+    pytest.importorskip("gevent")
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(GEVENT_PROGRAM), shared.any_url(), topic],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["refused", "read"]
