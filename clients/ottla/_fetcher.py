@@ -128,6 +128,7 @@ class Fetcher:
         """What to send now; each answer must be reported."""
         self._watch_topics(now_ms)
         room = self._room_bytes()
+        self._positions.lacks_room = room <= 0
         if room <= 0:
             return []
         drafts: dict[str, list[PartitionFetch]] = {}
@@ -135,11 +136,13 @@ class Fetcher:
             if not self._wants(state) or state.retry_at_ms > now_ms:
                 continue
             leader = self._metadata.leader(*state.name)
-            source = self._source(state, now_ms)
+            source = self._source(state, now_ms) if self._options.client_rack else leader
             if leader is None or source is None:
                 self._look_for_leader(state, now_ms)
                 continue
             if self._not_before_ms.get(source.url, now_ms) > now_ms:
+                continue
+            if len(self._out.get(source.url, ())) >= MAX_CALLS_PER_BROKER:
                 continue
             drafts.setdefault(source.url, []).append(
                 PartitionFetch(
@@ -152,10 +155,12 @@ class Fetcher:
             )
         calls: list[FetchCall] = []
         for url, wanted in drafts.items():
-            if room > 0 and len(self._out.get(url, ())) < MAX_CALLS_PER_BROKER:
+            if room > 0:
                 call = self._call(url, wanted[:MAX_PARTITIONS_PER_CALL], room, now_ms)
                 room -= call.most_bytes
                 calls.append(call)
+            else:
+                self._positions.lacks_room = True
         return calls
 
     def next_call_ms(self, now_ms: int) -> int | None:

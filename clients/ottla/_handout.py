@@ -145,7 +145,9 @@ class Handout:
         batch = state.buffered.popleft()
         had_room = state.buffered_bytes < self._most_buffered_bytes
         state.buffered_bytes -= len(batch)
-        if not had_room and state.buffered_bytes < self._most_buffered_bytes:
+        has_room = state.buffered_bytes < self._most_buffered_bytes
+        if (has_room and not had_room) or self._positions.lacks_room:
+            self._positions.lacks_room = False
             self._wake()
         return batch
 

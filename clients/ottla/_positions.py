@@ -204,6 +204,7 @@ class Positions:
         ready: those that have records or an error; the first in turn is handed out first.
         current: the record that an iteration has given out, None outside of iterations.
         is_disturbed: an iteration has to look again before its next record.
+        lacks_room: something was not fetched because all partitions together have too much.
     """
 
     def __init__(self) -> None:
@@ -211,6 +212,7 @@ class Positions:
         self.ready: dict[TopicPartition, PartitionState] = {}
         self.current: ConsumerRecord | None = None
         self.is_disturbed = False
+        self.lacks_room = False
         self._iterating: PartitionState | None = None
         self._iterating_from = 0
         self._handed_out: dict[TopicPartition, PartitionState] = {}

@@ -52,6 +52,7 @@ class Bench:
             }
         )
         self.now_ms = 1_000
+        self.wakes = 0
         self.leaders = leaders or [1 + each % 3 for each in range(partitions)]
         self.epochs = [0] * partitions
         self.metadata = Metadata(
@@ -65,7 +66,7 @@ class Bench:
             key_deserializer=self.config.key_deserializer,
             value_deserializer=self.config.value_deserializer,
             may_read=lambda _: True,
-            wake=lambda: None,
+            wake=self.wake,
             most_buffered_bytes=self.config.max_partition_fetch_bytes,
         )
         self.positions.assign([name(each) for each in range(partitions)])
@@ -73,6 +74,9 @@ class Bench:
             state.move_to(0)
             self.metadata.watch("t")
         self.learn()
+
+    def wake(self):
+        self.wakes += 1
 
     def learn(self):
         """Ask for metadata if that is wanted, and get the truth."""
@@ -165,11 +169,26 @@ class TestAsking:
         [call] = bench.calls()
         assert call.request.max_bytes == 3_000
         assert bench.calls() == []
-        bench.answer(call, [fetched(each, batch(0, 30)) for each in range(8)])
+        bench.answer(call, [fetched(each, batch(0, 15)) for each in range(8)])
         assert bench.calls() == []
+        assert bench.wakes == 0
+        bench.handout.take(1)
+        # Whoever drives it is told that there is room, though no partition was full.
+        assert bench.wakes == 1
         while bench.handout.take(100):
             pass
         assert bench.calls() != []
+
+    def test_a_partition_that_was_full_has_the_driver_look_again(self):
+        bench = Bench(partitions=1, max_partition_fetch_bytes=400)
+        [call] = bench.calls()
+        bench.answer(call, [fetched(0, batch(0, 10), batch(10, 10), batch(20, 1))])
+        bench.handout.take(1)
+        assert bench.wakes == 0
+        bench.handout.take(10)
+        assert bench.wakes == 1
+        bench.handout.take(100)
+        assert bench.wakes == 1
 
     def test_what_begins_to_be_wanted_does_not_wait_for_the_others(self):
         bench = Bench(partitions=3, leaders=[1, 1, 1])
