@@ -43,6 +43,9 @@ Answer = TypeVar("Answer")
 CONNECTIONS_PER_BROKER: Final = MAX_CALLS_PER_BROKER + 12
 """Fetches, and beside them heartbeats, commits, metadata and look-ups."""
 
+LOOKUP_TIMEOUT_MS: Final = 5_000
+"""How long one broker may take over offsets before another one is asked."""
+
 _logger = logging.getLogger("ottla.consumer")
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -504,7 +507,7 @@ class ConsumerIO:
             url = self.metadata.any_url() if leader is None else leader.url
         try:
             response = await self._transport.get(
-                url, lookup.path, timeout_ms=self._config.request_timeout_ms
+                url, lookup.path, timeout_ms=min(LOOKUP_TIMEOUT_MS, self._config.request_timeout_ms)
             )
             if response.status != 200:
                 raise error_of(response, url)
@@ -544,9 +547,8 @@ class ConsumerIO:
                     self.metadata.any_url() if leader is None or leader.url in asked else leader.url
                 )
             try:
-                response = await self._transport.get(
-                    url, path, timeout_ms=max(1, min(left_ms, self._config.request_timeout_ms))
-                )
+                most_ms = min(left_ms, LOOKUP_TIMEOUT_MS, self._config.request_timeout_ms)
+                response = await self._transport.get(url, path, timeout_ms=max(1, most_ms))
                 if response.status != 200:
                     raise error_of(response, url)
                 self.reached()

@@ -17,7 +17,7 @@ noticed, as out of range.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from ottla._consumer_config import MAX_FETCH_BYTES
 from ottla._metadata import Leader, Metadata
@@ -47,6 +47,9 @@ MAX_PARTITIONS_PER_CALL: Final = 1_000
 EMPTY_ANSWER_PAUSE_MS: Final = 10
 """How long a broker is left alone that has answered with nothing, and without waiting for it."""
 
+LATE_AFTER_MS: Final = 2_000
+"""How long beyond `fetch_max_wait_ms` a broker may take before others are asked who leads."""
+
 SHUN_FOLLOWER_MS: Final = 5_000
 """How long a partition is read from its leader after a follower could not serve it."""
 
@@ -72,7 +75,8 @@ class FetchOptions(BackoffOptions, Protocol):
     def request_timeout_ms(self) -> int: ...
 
 
-class PartitionFetch(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class PartitionFetch:
     """One partition of a fetch, and what it was asked for; not always of its leader."""
 
     state: PartitionState
@@ -118,6 +122,7 @@ class Fetcher:
         self._out: dict[str, list[FetchCall]] = {}
         self._not_before_ms: dict[str, int] = {}
         self._failures: dict[str, int] = {}
+        self._late: set[FetchCall] = set()
         self._shunned_until_ms: dict[tuple[str, int], int] = {}
         self.tells_unknown = True
         self.fetched_bytes = self.fetched_batches = self.calls = 0
@@ -127,6 +132,7 @@ class Fetcher:
     def next_calls(self, now_ms: int) -> list[FetchCall]:
         """What to send now; each answer must be reported."""
         self._watch_topics(now_ms)
+        self._look_for_late(now_ms)
         room = self._room_bytes()
         self._positions.lacks_room = room <= 0
         if room <= 0:
@@ -171,7 +177,33 @@ class Fetcher:
             if state.retry_at_ms > now_ms and self._wants(state)
         ]
         times += [at_ms for at_ms in self._not_before_ms.values() if at_ms > now_ms]
+        times += [
+            self._late_from_ms(call)
+            for calls in self._out.values()
+            for call in calls
+            if call not in self._late
+        ]
         return min(times, default=None)
+
+    def _late_from_ms(self, call: FetchCall) -> int:
+        return call.sent_ms + self._options.fetch_max_wait_ms + LATE_AFTER_MS
+
+    def _look_for_late(self, now_ms: int) -> None:
+        """A broker that keeps nobody waiting for so long may hang: others may lead by now."""
+        for calls in self._out.values():
+            for call in calls:
+                if call in self._late or now_ms < self._late_from_ms(call):
+                    continue
+                self._late.add(call)
+                for fetch in call.partitions:
+                    if fetch.state.fetching is not fetch:
+                        continue
+                    name = fetch.state.name
+                    if fetch.of_leader:
+                        self._metadata.suspect(*name, fetch.leader_epoch)
+                    else:
+                        self._shunned_until_ms[name] = now_ms + SHUN_FOLLOWER_MS
+                        fetch.state.fetching = None
 
     def _watch_topics(self, now_ms: int) -> None:
         for state in self._positions.states.values():
@@ -186,7 +218,7 @@ class Fetcher:
     def _wants(self, state: PartitionState) -> bool:
         return (
             state.position is not None
-            and state.fetching != state.version
+            and (state.fetching is None or state.fetching.version != state.version)
             and state.buffered_bytes < self._most_per_partition
             and not state.is_paused
             and not state.is_held
@@ -244,7 +276,7 @@ class Fetcher:
             now_ms,
         )
         for fetch in wanted:
-            fetch.state.fetching = fetch.version
+            fetch.state.fetching = fetch
         self._out.setdefault(url, []).append(call)
         self.calls += 1
         return call
@@ -271,11 +303,10 @@ class Fetcher:
 
     def on_answer(self, call: FetchCall, results: Sequence[FetchedPartition], now_ms: int) -> None:
         """Take in the answer: one result for each partition of the call, in its order."""
-        self._end(call)
+        wanted = set(self._end(call))
         self._failures.pop(call.url, None)
         for fetch, result in zip(call.partitions, results, strict=True):
-            state = fetch.state
-            if state.version != fetch.version:
+            if fetch not in wanted:
                 continue
             if result.error is not None:
                 self._on_error(fetch, error_from_problem(result.error), call, now_ms)
@@ -287,23 +318,25 @@ class Fetcher:
 
     def on_failure(self, call: FetchCall, error: OttlaError, now_ms: int) -> None:
         """Take in that the whole call failed."""
-        self._end(call)
+        wanted = self._end(call)
         if isinstance(error, BrokerUnreachableError):
             failures = self._failures[call.url] = self._failures.get(call.url, 0) + 1
             self._not_before_ms[call.url] = now_ms + backoff_ms(failures, self._options)
-        for fetch in call.partitions:
-            if fetch.state.version == fetch.version:
-                self._on_error(fetch, error, call, now_ms)
+        for fetch in wanted:
+            self._on_error(fetch, error, call, now_ms)
 
-    def _end(self, call: FetchCall) -> None:
+    def _end(self, call: FetchCall) -> list[PartitionFetch]:
+        """The call is over; returns the parts of it whose answer still counts."""
         calls = self._out[call.url]
         calls.remove(call)
         if not calls:
             del self._out[call.url]
         self._not_before_ms.pop(call.url, None)
-        for fetch in call.partitions:
-            if fetch.state.fetching == fetch.version:
-                fetch.state.fetching = None
+        self._late.discard(call)
+        current = [fetch for fetch in call.partitions if fetch.state.fetching is fetch]
+        for fetch in current:
+            fetch.state.fetching = None
+        return [fetch for fetch in current if fetch.state.version == fetch.version]
 
     def _take(self, fetch: PartitionFetch, result: FetchedPartition) -> None:
         state = fetch.state
@@ -391,5 +424,11 @@ class Fetcher:
         """These have a newer leader: what waited for one need not wait any longer."""
         for topic, partition in changed:
             state = self._positions.states.get((topic, partition))  # type: ignore[call-overload]
-            if state is not None:
-                state.retry_at_ms = 0
+            if state is None:
+                continue
+            state.retry_at_ms = 0
+            leader = self._metadata.leader(topic, partition)
+            fetching = state.fetching
+            if leader and fetching and fetching.leader_epoch < leader.leader_epoch:
+                # Whatever the former leader has to say, if it ever does, is not waited for.
+                state.fetching = None

@@ -55,6 +55,15 @@ class Start(Enum):
     LATEST = "latest"
 
 
+class Fetching(Protocol):
+    """A fetch of one partition that is out."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def leader_epoch(self) -> int: ...
+
+
 class PartitionState:
     """One partition that the consumer reads.
 
@@ -71,7 +80,7 @@ class PartitionState:
         is_held: it is being given up, and must not be read.
         error: to be raised by the next poll.
         fetch_offset: where the next fetch begins.
-        fetching: the version of the fetch that is out, None if none is.
+        fetching: the fetch that is out, None if none is; the answers of others are dropped.
         finding: the version of the look-up that is out, None if none is.
         retry_at_ms: nothing is asked for before.
         failures: of the latest requests, without a success.
@@ -120,7 +129,7 @@ class PartitionState:
         self.is_held = False
         self.error: OttlaError | None = None
         self.fetch_offset = 0
-        self.fetching: int | None = None
+        self.fetching: Fetching | None = None
         self.finding: int | None = None
         self.retry_at_ms = 0
         self.failures = 0

@@ -185,6 +185,28 @@ def test_reading_goes_on_when_leaders_die(start_cluster):
         assert seen[name] == list(range(len(seen[name]))), name
 
 
+def test_reading_goes_on_when_a_leader_is_paused(start_cluster):
+    client = start_cluster(settings={"OTTLA_SESSION_TIMEOUT_MS": "1000"})
+    name = TopicPartition(client.create_topic_led_by(1), 0)
+    with (
+        consumer_of(client) as consumer,
+        Producer(urls(client)[1:], request_timeout_ms=2_000) as producer,
+    ):
+        consumer.assign([name])
+        producer.send(name.topic, b"before").get(WAIT_S)
+        assert len(take(consumer, 1)) == 1
+        client.cluster.broker(1).pause()
+        paused_s = time.monotonic()
+        future = producer.send(name.topic, b"after")
+        # Far below request_timeout_ms, for which the fetch at the paused broker may be out.
+        assert [record.value for record in take(consumer, 1)] == [b"after"]
+        assert time.monotonic() - paused_s < 15
+        assert future.get(WAIT_S).offset == 1
+        client.cluster.broker(1).resume()
+        producer.send(name.topic, b"resumed").get(WAIT_S)
+        assert [record.value for record in take(consumer, 1)] == [b"resumed"]
+
+
 def test_a_consumer_reads_from_the_replica_in_its_rack(start_cluster, http):
     client = start_cluster(
         broker_settings={each: {"OTTLA_RACK": f"rack-{each}"} for each in (1, 2, 3)}

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from ottla import _fetcher
 from ottla._consumer_config import ConsumerConfig
 from ottla._consumer_types import TopicPartition
-from ottla._fetcher import EMPTY_ANSWER_PAUSE_MS, MAX_CALLS_PER_BROKER, SHUN_FOLLOWER_MS, Fetcher
+from ottla._fetcher import (
+    EMPTY_ANSWER_PAUSE_MS,
+    LATE_AFTER_MS,
+    MAX_CALLS_PER_BROKER,
+    SHUN_FOLLOWER_MS,
+    Fetcher,
+)
 from ottla._handout import Handout
 from ottla._metadata import Metadata
 from ottla._positions import Positions, Start
@@ -398,6 +404,41 @@ class TestErrors:
         bench.positions.states[name(7)].move_to(0)
         bench.calls()
         assert bench.handout.take(1) == {}
+
+
+class TestLate:
+    def test_a_leader_that_hangs_is_left_as_soon_as_there_is_another(self):
+        bench = Bench(partitions=1)
+        [call] = bench.calls()
+        due_ms = bench.now_ms + bench.config.fetch_max_wait_ms + LATE_AFTER_MS
+        assert bench.fetcher.next_call_ms(bench.now_ms) == due_ms
+        bench.now_ms = due_ms
+        bench.leaders[0], bench.epochs[0] = 3, 1
+        assert bench.calls() == []
+        bench.learn()
+        [other] = bench.calls()
+        assert (other.url, offsets(other)) == (URLS[3], {(0, 0)})
+        bench.answer(call, [fetched(0, batch(0, 5))])
+        assert not bench.state().has_records
+        bench.answer(other, [fetched(0, batch(0, 10))])
+        assert len(bench.handout.take(100)[name(0)]) == 10
+
+    def test_its_answer_counts_as_long_as_it_leads(self):
+        bench = Bench(partitions=1)
+        [call] = bench.calls()
+        bench.now_ms += bench.config.fetch_max_wait_ms + LATE_AFTER_MS
+        bench.learn()
+        assert bench.calls() == []
+        bench.answer(call, [fetched(0, batch(0, 5))])
+        assert bench.state().has_records
+
+    def test_a_follower_that_hangs_is_left_for_the_leader(self):
+        bench = Bench(partitions=1, leaders=[1], client_rack="rack-3")
+        [call] = bench.calls()
+        bench.now_ms += bench.config.fetch_max_wait_ms + LATE_AFTER_MS
+        assert [each.url for each in bench.calls()] == [URLS[1]]
+        bench.fetcher.on_failure(call, BrokerUnreachableError("no answer"), bench.now_ms)
+        assert bench.calls() == []
 
 
 class TestRacks:
