@@ -103,6 +103,7 @@ class _Sent:
     life: int
     max_wait_ms: int = 0
     generation: int = NO_GENERATION
+    owned: frozenset[TopicPartition] = NO_PARTITIONS
     subscription: _Subscription = (None, None)
 
 
@@ -384,6 +385,7 @@ class GroupMember:
         )
         self._join_is_due = False
         self._join_was_sent = True
+        self._assignment.joining(now_ms)
         self._out[call] = _Sent(now_ms, self._life, subscription=subscription)
         return call
 
@@ -402,7 +404,7 @@ class GroupMember:
             wants_other_broker=self._failures > 0,
         )
         self._told = owned
-        self._out[call] = _Sent(now_ms, self._life, max_wait_ms, self._assignment.generation)
+        self._out[call] = _Sent(now_ms, self._life, max_wait_ms, self._assignment.generation, owned)
         return call
 
     def _leave_call(self, now_ms: int) -> GroupCall:
@@ -434,17 +436,18 @@ class GroupMember:
 
     def _adopted(self, sent: _Sent, answer: MembershipResponse, now_ms: int) -> MemberChange:
         """What an answer of this life changes."""
+        self._assignment.session_ms = answer.session_timeout_ms
         if self._state is _State.UNJOINED:
-            if now_ms >= sent.sent_ms + answer.session_timeout_ms:
+            self._assignment.begin(sent.sent_ms)
+            if now_ms >= self._assignment.until_ms:
                 # So late that the coordinator may have given up this member already.
                 self._back_off(now_ms)
                 return self._change()
             self._state = _State.JOINED
-            self._assignment.begin(sent.sent_ms)
-        self._assignment.session_ms = answer.session_timeout_ms
         self._interval_ms = answer.heartbeat_interval_ms
         assigned, revoked = self._assignment.adopt(answer.generation, partitions_in(answer))
-        self._assignment.answered(sent.sent_ms, is_confirmed=answer.generation == sent.generation)
+        is_heard = answer.generation == sent.generation
+        self._assignment.answered(sent.sent_ms, sent.owned if is_heard else None)
         # Mostly the answer took as long; but brokers without room for it do not park a heartbeat.
         self._next_heartbeat_ms = max(now_ms, sent.sent_ms + self._interval_ms)
         return self._change(assigned, revoked)
@@ -468,6 +471,9 @@ class GroupMember:
             self._next_life()
             if not may_return:
                 self._new_member_id()
+        elif self._state is _State.UNJOINED and self._assignment.is_given_up(now_ms):
+            self._begin_life()
+            self._new_member_id()
         elif self._state is _State.LEAVING and now_ms >= self._leave_until_ms:
             self._finish_leaving()
 

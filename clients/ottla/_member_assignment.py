@@ -68,9 +68,12 @@ class MemberAssignment:
         self.lost: frozenset[TopicPartition] = NO_PARTITIONS
         # With the time when the coordinator may give up this member for its sake.
         self._revoking: dict[TopicPartition, int] = {}
+        # The same for what was released, until the coordinator has heard of that.
+        self._released: dict[TopicPartition, int] = {}
         # When the latest call that was answered was sent.
         self._answered_ms = 0
-        # After a silence: until when the coordinator may wait for what was lost then.
+        # Until when the coordinator may wait for what this member does not know to have: it was
+        # lost in a silence, or the answer to a join was lost. None once it heard what is held.
         self._unconfirmed_until_ms: int | None = None
 
     @property
@@ -95,7 +98,8 @@ class MemberAssignment:
         There may be one of which this member has not heard yet, if it was revoked after the latest
         call that was answered.
         """
-        until_ms = min((self._answered_ms + self._rebalance_ms, *self._revoking.values()))
+        told_ms = (*self._revoking.values(), *self._released.values())
+        until_ms = min((self._answered_ms + self._rebalance_ms, *told_ms))
         if self._unconfirmed_until_ms is not None:
             until_ms = min(until_ms, self._unconfirmed_until_ms)
         return until_ms
@@ -105,7 +109,16 @@ class MemberAssignment:
         held = partition in self.assigned or partition in self._revoking
         return held and now_ms < self.until_ms
 
+    def is_given_up(self, now_ms: int) -> bool:
+        """Whether the coordinator may have given up a member that has not joined (again) yet."""
+        return self._unconfirmed_until_ms is not None and now_ms >= self._unconfirmed_until_ms
+
     # --- what changes it ----------------------------------------------------------------------
+
+    def joining(self, sent_ms: int) -> None:
+        """A join is sent; it may be applied even if no answer comes, and partitions be revoked."""
+        if self._unconfirmed_until_ms is None:
+            self._unconfirmed_until_ms = sent_ms + self._rebalance_ms
 
     def begin(self, sent_ms: int) -> None:
         """The member joined, by a call that was sent at this time."""
@@ -124,6 +137,8 @@ class MemberAssignment:
         if generation > self.generation:
             # Of a partition that it thought to be still ours the coordinator knew better.
             self._lose(told & self._revoking.keys())
+            for partition in told & self._released.keys():
+                del self._released[partition]
             assigned = told - self.assigned
             self.generation = generation
         revoked = self.assigned - told
@@ -132,20 +147,23 @@ class MemberAssignment:
         self.assigned = (self.assigned - revoked) | assigned
         return assigned, revoked
 
-    def answered(self, sent_ms: int, *, is_confirmed: bool) -> None:
+    def answered(self, sent_ms: int, heard: frozenset[TopicPartition] | None) -> None:
         """A call that was sent at this time was answered.
 
-        With `is_confirmed` it told what is held, in the generation that was the current one: then
-        the coordinator waits for nothing else.
+        If it told, in the generation that was the current one, what was held, then `heard` is that,
+        and the coordinator waits for nothing else.
         """
         self._answered_ms = max(self._answered_ms, sent_ms)
-        if is_confirmed:
+        if heard is not None:
             self._unconfirmed_until_ms = None
+            self._released = {key: until for key, until in self._released.items() if key in heard}
 
     def release(self, partitions: Iterable[TopicPartition]) -> None:
         """The application has let go of these; those that are not revoked (any more) stay."""
         for partition in partitions:
-            self._revoking.pop(partition, None)
+            until_ms = self._revoking.pop(partition, None)
+            if until_ms is not None:
+                self._released[partition] = until_ms
 
     def fall_silent(self, now_ms: int) -> bool:
         """Time is over: lose everything; returns whether the membership may be taken up again.
@@ -160,6 +178,7 @@ class MemberAssignment:
     def end(self) -> None:
         """Lose everything; what is assigned next is another membership's."""
         self._lose(self.held)
+        self._released.clear()
         self.generation = NO_GENERATION
         self._unconfirmed_until_ms = None
 
@@ -171,4 +190,5 @@ class MemberAssignment:
     def _lose(self, partitions: frozenset[TopicPartition]) -> None:
         self.lost |= partitions
         self.assigned -= partitions
-        self.release(partitions)
+        for partition in partitions:
+            self._revoking.pop(partition, None)

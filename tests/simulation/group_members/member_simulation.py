@@ -7,7 +7,7 @@ asking.
 """
 
 from tests.simulation.group_members.member_process import MemberProcess
-from tests.simulation.groups.groups_simulation import GroupsSimulation
+from tests.simulation.groups.groups_simulation import NO_TENURE, GroupsSimulation
 
 LOST = 0.3
 LATE = 0.3
@@ -39,26 +39,30 @@ class MemberSimulation(GroupsSimulation):
     def adopted(self, process, key):
         """C1, as the members see it: whoever takes up a partition is the only one to own it."""
         members = self.committed.groups[process.group].members
+        if process.member_id not in members:
+            assert self._is_taken(process), "a member that is gone takes up a partition"
+            return NO_TENURE
         for other in self.processes:
             if other is not process and other.group == process.group and not self._is_taken(other):
                 assert not other.owns(key, self.now_ms), (
                     f"{process.name} takes {key} while {other.name} owns it"
                 )
-        held = None
-        if process.member_id in members:
-            held = self.committed.groups[process.group].currents[process.member_id].held(key)
-        else:
-            assert self._is_taken(process), "a member that is gone takes up a partition"
         self.counts["adopted"] += 1
         # The same assignment taken up once more, after silence, is the same tenure.
-        tenant = process.member_id, held and (held.topic_id, held.generation)
+        held = self.committed.groups[process.group].currents[process.member_id].held(key)
+        tenant = process.member_id, held
         if held is None or self.tenants.get((process.group, key)) != tenant:
             self.tenants[process.group, key] = tenant
             self.tenures[process.group, *key] += 1
         return self.tenures[process.group, *key]
 
     def _is_taken(self, process):
-        """Whether another process has started under the same instance id."""
-        return process.is_static and any(
-            other is not process and other.name == process.name for other in self.processes
+        """Whether another process has started under the same instance id.
+
+        Or a join of its own under a former id was late enough to take its place.
+        """
+        members = self.committed.groups[process.group].members.values()
+        return process.is_static and (
+            any(process.member_id in member.former_member_ids for member in members)
+            or any(other is not process and other.name == process.name for other in self.processes)
         )

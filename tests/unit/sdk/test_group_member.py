@@ -286,6 +286,24 @@ def test_a_partition_that_comes_back_before_it_was_released_is_a_new_one():
     assert test.member.assigned == partitions(0, 1)
 
 
+def test_a_release_counts_once_the_coordinator_has_heard_of_it():
+    test = MemberUnderTest(rebalance_timeout_ms=8_000)
+    joined_ms = test.now_ms
+    test.answer(test.joined(0, 1), 1, {0})
+    test.wait(3_000)
+    parked = test.poll_one(HEARTBEAT)
+    test.wait(1_000)
+    test.answer(parked, 1, {0})
+    test.member.release(partitions(1))
+    told_of_it = test.poll_one(HEARTBEAT)
+    test.now_ms = joined_ms + 8_000
+    assert not test.may_own(0), "the coordinator may still wait for it, and have given up"
+    test.now_ms -= 1
+    test.answer(told_of_it, 1, None)
+    test.now_ms += 1
+    assert test.may_own(0)
+
+
 def test_whoever_takes_too_long_to_let_go_loses_everything():
     test = MemberUnderTest()
     joined_ms = test.now_ms
@@ -356,6 +374,36 @@ def test_what_the_coordinator_waits_for_is_reckoned_with_after_a_silence():
     test.answer(heartbeat, 1, None)
     test.now_ms += 1
     assert test.may_own(0)
+
+
+def test_what_a_lost_join_was_given_is_reckoned_with():
+    """The coordinator may have revoked it since, and not hear that nobody has it."""
+    test = MemberUnderTest(rebalance_timeout_ms=8_000)
+    began_ms = test.now_ms
+    test.fail(test.poll_one(JOIN))
+    test.wait(5_000)
+    test.answer(test.poll_one(JOIN), 2, {0})
+    heartbeat = test.poll_one(HEARTBEAT)
+    test.now_ms = began_ms + 8_000 - 1
+    assert test.may_own(0)
+    test.now_ms += 1
+    assert not test.may_own(0)
+    test.now_ms -= 1
+    test.answer(heartbeat, 2, None)
+    test.now_ms += 1
+    assert test.may_own(0)
+
+
+def test_whoever_comes_back_too_late_for_that_is_another_member():
+    test = MemberUnderTest(rebalance_timeout_ms=SESSION_MS + 500)
+    test.joined(0, 1)
+    test.wait(SESSION_MS)
+    late = test.poll_one(JOIN)
+    test.wait(500)
+    assert not test.answer(late, 1, {0}), "it may be somebody else's already"
+    join = test.poll_one(JOIN)
+    assert document(join)["member_id"] != document(late)["member_id"]
+    assert test.answer(join, 2, {0}).assigned == partitions(0)
 
 
 def test_a_rebalance_timeout_below_the_session_bounds_it():
