@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from ottla_broker.storage import recovery, sqlite
+from ottla_broker.storage.append_rules import check_fetched, check_produced
 from ottla_broker.storage.group_commit import (
     Group,
     GroupCommit,
@@ -33,6 +34,7 @@ from ottla_broker.storage.group_commit import (
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import AppendInfo, LogConfig
 from ottla_broker.storage.log_files import LogFiles
+from ottla_broker.storage.log_reader import LogReader
 from ottla_broker.storage.log_state import LogState, StateLimits
 from ottla_broker.storage.policy.producer_state import Duplicate
 from ottla_broker.storage.policy.rolling import SegmentFill, should_roll
@@ -42,18 +44,9 @@ from ottla_broker.storage.segment import SegmentIdentity
 from ottla_broker.storage.stored_batch import FetchedBatch, StoredBatch, row_of
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.replication.leader_epochs import EpochStart, LeaderEpochs
-from ottla_protocol.errors import (
-    CorruptMessageError,
-    FencedLeaderEpochError,
-    MessageTooLargeError,
-    OffsetOutOfRangeError,
-    Outcome,
-    OverloadedError,
-    StorageError,
-    UnavailableError,
-)
-from ottla_protocol.idempotency import IDEMPOTENCY_BYTES, Idempotency
-from ottla_protocol.record_batch import BatchHeader, patch_batch, validate_batch
+from ottla_protocol.errors import Outcome, OverloadedError, StorageError, UnavailableError
+from ottla_protocol.idempotency import Idempotency
+from ottla_protocol.record_batch import BatchHeader, patch_batch
 
 __all__ = ["AppendInfo", "LogConfig", "PartitionLog", "RecoveryReport", "StoredBatch"]
 
@@ -103,6 +96,9 @@ class PartitionLog:
             on_durable=on_durable,
             on_failure=on_failure,
             group_bytes_max=config.group_commit_max_bytes,
+        )
+        self._reader = LogReader(
+            self._files, self._tail, self._commits, lambda: self._state.next_offset
         )
 
     @classmethod
@@ -252,18 +248,9 @@ class PartitionLog:
         """
         assert len(batch) == header.size_bytes, (len(batch), header.size_bytes)
         self._require_writable()
-        if len(batch) > self.config.max_batch_bytes:
-            raise MessageTooLargeError(
-                f"the record batch has {len(batch)} bytes, at most "
-                f"{self.config.max_batch_bytes} are allowed",
-                outcome=Outcome.NOT_APPLIED,
-            )
-        if leader_epoch < self.leader_epochs.latest_epoch:
-            raise FencedLeaderEpochError(
-                f"leader epoch {leader_epoch} is older than the log's "
-                f"{self.leader_epochs.latest_epoch}",
-                outcome=Outcome.NOT_APPLIED,
-            )
+        check_produced(
+            len(batch), leader_epoch, config=self.config, leader_epochs=self.leader_epochs
+        )
         if idempotency is not None:
             stored = self.check_idempotency(idempotency.key_digest, idempotency.body_digest)
             if stored is not None:
@@ -332,30 +319,8 @@ class PartitionLog:
         self._require_room(sum(len(batch.data) for batch in batches))
         now_ms = self._clock_ms()
         for fetched in batches:
-            header = validate_batch(fetched.data, on_append=False)
-            if fetched.idempotency is not None and len(fetched.idempotency) != IDEMPOTENCY_BYTES:
-                raise CorruptMessageError(
-                    f"fetched batch at {header.base_offset} has {len(fetched.idempotency)} bytes "
-                    f"of idempotency, not {IDEMPOTENCY_BYTES}"
-                )
-            if header.base_offset < self._state.next_offset:
-                raise CorruptMessageError(
-                    f"fetched batch begins at {header.base_offset}, below the log's end "
-                    f"{self._state.next_offset}"
-                )
-            if header.leader_epoch < max(self.leader_epochs.latest_epoch, 0):
-                raise CorruptMessageError(
-                    f"fetched batch at {header.base_offset} has leader epoch "
-                    f"{header.leader_epoch}, the log has {self.leader_epochs.latest_epoch}"
-                )
+            header, batch = check_fetched(fetched, self._state.next_offset, self.leader_epochs)
             self._assign_epoch_at(header.leader_epoch, header.base_offset)
-            batch = StoredBatch(
-                header.base_offset,
-                header.last_offset,
-                header.leader_epoch,
-                fetched.data,
-                fetched.idempotency,
-            )
             self._append(header, batch, now_ms)
 
     def assign_epoch(self, leader_epoch: int) -> None:
@@ -437,10 +402,7 @@ class PartitionLog:
         self, offset: int, *, max_bytes: int, limit: int
     ) -> tuple[StoredBatch, ...] | None:
         """As `read`, from memory alone; None when `offset` is not in memory."""
-        batches = self._tail.read(offset, max_bytes=max_bytes, limit=limit)
-        if batches is None:
-            batches = self._commits.read_pending(offset, max_bytes=max_bytes, limit=limit)
-        return batches
+        return self._reader.read_tail(offset, max_bytes=max_bytes, limit=limit)
 
     async def read(self, offset: int, *, max_bytes: int, limit: int) -> tuple[StoredBatch, ...]:
         """Whole batches from the one that holds `offset` on, or the next one above a gap.
@@ -458,27 +420,7 @@ class PartitionLog:
             OffsetOutOfRangeError: outside [log_start_offset, next_offset], which are its members.
             StorageError: what is on disk is damaged or cannot be read.
         """
-        async with self._files.lock.shared():
-            if not self.log_start_offset <= offset <= self._state.next_offset:
-                raise OffsetOutOfRangeError(
-                    f"offset {offset} is outside [{self.log_start_offset}, "
-                    f"{self._state.next_offset}]",
-                    log_start_offset=self.log_start_offset,
-                    log_end_offset=self._state.next_offset,
-                )
-            while offset < limit:
-                batches = self.read_tail(offset, max_bytes=max_bytes, limit=limit)
-                if batches is not None:
-                    return batches
-                batches, end_offset = await self._files.read(
-                    offset, max_bytes=max_bytes, limit=limit, durable_end=self.log_end_offset
-                )
-                if batches:
-                    return batches
-                # Nothing from `offset` to the segment's end: a gap, or the limit is in between.
-                assert end_offset > offset, (end_offset, offset)
-                offset = end_offset
-            return ()
+        return await self._reader.read(offset, max_bytes=max_bytes, limit=limit)
 
     async def find_timestamp(
         self, timestamp: int, *, limit: int, offset: int | None = None
@@ -494,10 +436,7 @@ class PartitionLog:
         Raises:
             StorageError: what is on disk is damaged or cannot be read.
         """
-        await self._commits.wait_durable(min(limit, self._state.next_offset))
-        async with self._files.lock.shared():
-            start = max(offset or 0, self.log_start_offset)
-            return await self._files.find_timestamp(timestamp, start, limit=limit)
+        return await self._reader.find_timestamp(timestamp, limit=limit, offset=offset)
 
     async def _write(self, item: Group | QueuedRoll | QueuedDurability) -> None:
         """Called by the writer task alone: the next transaction, or the next segment."""

@@ -1,0 +1,69 @@
+"""What a log asks of a batch before it takes it, from a producer or from a leader."""
+
+from ottla_broker.storage.log_config import LogConfig
+from ottla_broker.storage.stored_batch import FetchedBatch, StoredBatch
+from ottla_cluster.replication.leader_epochs import LeaderEpochs
+from ottla_protocol.errors import (
+    CorruptMessageError,
+    FencedLeaderEpochError,
+    MessageTooLargeError,
+    Outcome,
+)
+from ottla_protocol.idempotency import IDEMPOTENCY_BYTES
+from ottla_protocol.record_batch import BatchHeader, validate_batch
+
+
+def check_produced(
+    size_bytes: int, leader_epoch: int, *, config: LogConfig, leader_epochs: LeaderEpochs
+) -> None:
+    """Check what a leader is about to append.
+
+    Raises:
+        MessageTooLargeError: larger than `max_batch_bytes`.
+        FencedLeaderEpochError: the log has a newer epoch.
+    """
+    if size_bytes > config.max_batch_bytes:
+        raise MessageTooLargeError(
+            f"the record batch has {size_bytes} bytes, at most "
+            f"{config.max_batch_bytes} are allowed",
+            outcome=Outcome.NOT_APPLIED,
+        )
+    if leader_epoch < leader_epochs.latest_epoch:
+        raise FencedLeaderEpochError(
+            f"leader epoch {leader_epoch} is older than the log's {leader_epochs.latest_epoch}",
+            outcome=Outcome.NOT_APPLIED,
+        )
+
+
+def check_fetched(
+    fetched: FetchedBatch, next_offset: int, leader_epochs: LeaderEpochs
+) -> tuple[BatchHeader, StoredBatch]:
+    """Check one batch that a follower fetched; returns its header and what is to be stored.
+
+    Raises:
+        CorruptMessageError: it fails its checks, begins below `next_offset` or has an older epoch
+            than the log.
+    """
+    header = validate_batch(fetched.data, on_append=False)
+    if fetched.idempotency is not None and len(fetched.idempotency) != IDEMPOTENCY_BYTES:
+        raise CorruptMessageError(
+            f"fetched batch at {header.base_offset} has {len(fetched.idempotency)} bytes "
+            f"of idempotency, not {IDEMPOTENCY_BYTES}"
+        )
+    if header.base_offset < next_offset:
+        raise CorruptMessageError(
+            f"fetched batch begins at {header.base_offset}, below the log's end {next_offset}"
+        )
+    if header.leader_epoch < max(leader_epochs.latest_epoch, 0):
+        raise CorruptMessageError(
+            f"fetched batch at {header.base_offset} has leader epoch "
+            f"{header.leader_epoch}, the log has {leader_epochs.latest_epoch}"
+        )
+    batch = StoredBatch(
+        header.base_offset,
+        header.last_offset,
+        header.leader_epoch,
+        fetched.data,
+        fetched.idempotency,
+    )
+    return header, batch
