@@ -6,7 +6,6 @@ OTTLA_SIMULATION_FIRST_SEED others.
 
 import os
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 
@@ -88,12 +87,6 @@ class HearsAnswersOfEarlierLives(GroupMember):
         return None
 
 
-class TakesAnOldJoinForNew(GroupMember):
-    def _adopted(self, sent, answer, now_ms):
-        fresh = replace(sent, sent_ms=max(sent.sent_ms, now_ms - answer.session_timeout_ms + 1))
-        return super()._adopted(fresh, answer, now_ms)
-
-
 class TellsNobodyOfTheRelease(MemberAssignment):
     @property
     def held(self):
@@ -114,7 +107,6 @@ class CommitsWhatWasLost(OffsetCommits):
         TakesAnyTimeToLetGo,
         TakesOlderAnswersForNew,
         HearsAnswersOfEarlierLives,
-        TakesAnOldJoinForNew,
         TellsNobodyOfTheRelease,
         CommitsWhatWasLost,
     ],
