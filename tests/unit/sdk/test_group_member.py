@@ -304,6 +304,37 @@ def test_a_release_counts_once_the_coordinator_has_heard_of_it():
     assert test.may_own(0)
 
 
+def released_unheard(test):
+    """Releases partition 1 four seconds after it was assigned; returns both heartbeats."""
+    test.answer(test.joined(0, 1), 1, {0})
+    test.wait(3_000)
+    parked = test.poll_one(HEARTBEAT)
+    test.wait(1_000)
+    test.member.release(partitions(1))
+    return parked, test.poll_one(HEARTBEAT)
+
+
+def test_a_release_was_heard_of_if_the_partition_is_given_again():
+    test = MemberUnderTest(rebalance_timeout_ms=8_000)
+    joined_ms = test.now_ms
+    parked, _ = released_unheard(test)
+    test.answer(parked, 2, {0, 1})
+    test.now_ms = joined_ms + 8_000
+    assert test.may_own(0)
+    assert test.may_own(1)
+
+
+def test_another_membership_has_released_nothing():
+    test = MemberUnderTest(rebalance_timeout_ms=8_000)
+    joined_ms = test.now_ms
+    parked, _ = released_unheard(test)
+    test.fail(parked, UnknownMemberIdError("who?"))
+    test.wait(200)
+    test.answer(test.poll_one(JOIN), 5, {0})
+    test.now_ms = joined_ms + 8_000
+    assert test.may_own(0)
+
+
 def test_whoever_takes_too_long_to_let_go_loses_everything():
     test = MemberUnderTest()
     joined_ms = test.now_ms
