@@ -103,7 +103,8 @@ class ConsumerConfig:
             partitions to others.
         session_timeout_ms: the group expires a member that it has not heard of for so long.
         rebalance_timeout_ms: how long a member may hold on to a partition that it is to give up;
-            None takes max_poll_interval_ms.
+            None takes max_poll_interval_ms, or session_timeout_ms where that is longer: a member
+            that polls in time always has that long.
         assignor: how the group divides partitions; None takes the group's.
         fetch_min_bytes: what brokers wait for, at most `fetch_max_wait_ms`.
         fetch_max_wait_ms: how long a broker may wait for `fetch_min_bytes`.
@@ -145,6 +146,12 @@ class ConsumerConfig:
     metadata_max_age_ms: int = 300_000
     retry_backoff_ms: int = 100
     retry_backoff_max_ms: int = 1_000
+
+    @property
+    def rebalance_limit_ms(self) -> int:
+        """How long this member may hold on to a partition that it is to give up."""
+        longest_ms = max(self.max_poll_interval_ms, self.session_timeout_ms)
+        return longest_ms if self.rebalance_timeout_ms is None else self.rebalance_timeout_ms
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "ConsumerConfig":

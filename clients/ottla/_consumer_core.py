@@ -324,8 +324,7 @@ class ConsumerCore:
 
     def _give_up_steps(self, names: set[TopicPartition]) -> Steps[None]:
         """Commit what is finished with, tell the application, and only then let go."""
-        limit_ms = self.config.rebalance_timeout_ms or self.config.max_poll_interval_ms
-        timeout_ms = min(self.config.default_api_timeout_ms, limit_ms)
+        timeout_ms = min(self.config.default_api_timeout_ms, self.config.rebalance_limit_ms)
         yield from self._commit_finished_steps(names, timeout_ms)
         try:
             yield from self._tell_listener("on_partitions_revoked", set(names))

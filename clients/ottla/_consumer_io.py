@@ -248,7 +248,7 @@ class ConsumerIO:
             instance_id=config.group_instance_id,
             assignor=config.assignor,
             session_timeout_ms=config.session_timeout_ms,
-            rebalance_timeout_ms=config.rebalance_timeout_ms or config.max_poll_interval_ms,
+            rebalance_timeout_ms=config.rebalance_limit_ms,
             retry_backoff_ms=config.retry_backoff_ms,
             random=self._random,
         )

@@ -297,9 +297,12 @@ class TestGroups:
         assert (told["assignor"], told["session_timeout_ms"]) == ("sticky", 7_000)
         assert told["rebalance_timeout_ms"] == 8_000
 
-    def test_max_poll_interval_ms_is_the_time_for_rebalances(self, cluster, consume, transport):
-        consumer = consume(group_id="g", max_poll_interval_ms=9_000)
-        assert join_request(consumer, transport, cluster)["rebalance_timeout_ms"] == 9_000
+    @pytest.mark.parametrize(("interval_ms", "limit_ms"), [(9_000, 9_000), (3_000, 7_000)])
+    def test_max_poll_interval_ms_is_the_time_for_rebalances_and_a_session_the_least(
+        self, cluster, consume, transport, interval_ms, limit_ms
+    ):
+        consumer = consume(group_id="g", max_poll_interval_ms=interval_ms, session_timeout_ms=7_000)
+        assert join_request(consumer, transport, cluster)["rebalance_timeout_ms"] == limit_ms
 
     @pytest.mark.parametrize("is_on", [True, False])
     def test_enable_auto_commit(self, cluster, consume, is_on):
