@@ -10,8 +10,9 @@
         [record] = cluster.records("bookings")
         assert record.value == b'{"seat":"12A"}'
 
-Producers run all of their own code against it: partitioning, batches, sequences, retries. Brokers
-can be stopped, leaders moved, and requests made to fail, before or after they are applied.
+Producers and consumers run all of their own code against it: partitioning, batches, retries;
+groups, rebalances, commits. Brokers can be stopped, leaders moved, members declared silent, and
+requests made to fail, before or after they are applied.
 """
 
 import asyncio

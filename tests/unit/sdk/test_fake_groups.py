@@ -277,6 +277,62 @@ async def test_a_fetch_waits_for_records(cluster):
     assert read_header(result["batches"][0]).record_count == 1
 
 
+# --- consumers ------------------------------------------------------------------------------
+
+
+def read_all(consumers, count):
+    """Polls in turn until so many different records were handed out; returns their values."""
+    seen = set()
+    for _ in range(1_000):
+        for consumer in consumers:
+            for records in consumer.poll(0.02).values():
+                seen |= {record.value for record in records}
+        if len(seen) >= count:
+            return seen
+    raise AssertionError(seen)
+
+
+def test_consumers_share_a_group(cluster):
+    with cluster.producer() as producer:
+        for number in range(40):
+            producer.send("orders", str(number).encode(), partition=number % 4)
+    options = {"group_id": GROUP, "auto_offset_reset": "earliest"}
+    with (
+        cluster.consumer("orders", **options) as first,
+        cluster.consumer("orders", **options) as second,
+    ):
+        assert len(read_all([first, second], 40)) == 40
+        read_all([first, second], 0)
+        owned = first.assignment(), second.assignment()
+        assert {len(each) for each in owned} == {2}
+        assert set().union(*cluster.assignment(GROUP).values()) == set().union(*owned)
+    assert cluster.assignment(GROUP) == {}, "whoever closes leaves"
+    assert sum(each.offset for each in cluster.committed(GROUP).values()) == 40
+
+
+def test_lost_answers_of_the_group_change_nothing_for_the_application(cluster):
+    with cluster.producer() as producer:
+        for number in range(8):
+            producer.send("orders", str(number).encode(), partition=number % 4)
+    cluster.fail(path=routes.GROUPS, times=2, after_append=True)
+    with cluster.consumer("orders", group_id=GROUP, auto_offset_reset="earliest") as consumer:
+        assert len(read_all([consumer], 8)) == 8
+        cluster.fail(path=routes.GROUP_OFFSETS.format(group=GROUP), times=2, after_append=True)
+        consumer.commit(timeout=10)
+    assert sum(each.offset for each in cluster.committed(GROUP).values()) == 8
+
+
+async def test_an_asyncio_consumer_that_is_declared_silent_comes_back(cluster):
+    async with cluster.async_consumer("orders", group_id=GROUP) as consumer:
+        while not consumer.assignment():
+            await consumer.poll(0.02)
+        ((member_id, _),) = cluster.assignment(GROUP).items()
+        cluster.expire_member(GROUP, member_id)
+        while member_id in cluster.assignment(GROUP) or not consumer.assignment():
+            await consumer.poll(0.02)
+        assert len(consumer.assignment()) == 4
+
+
 def test_offsets_are_found_by_time(cluster):
     with cluster.producer() as producer:
         for timestamp in (1_000, 3_000, 2_000):
