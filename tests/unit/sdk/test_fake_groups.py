@@ -315,7 +315,9 @@ def test_lost_answers_of_the_group_change_nothing_for_the_application(cluster):
         for number in range(8):
             producer.send("orders", str(number).encode(), partition=number % 4)
     cluster.fail(path=routes.GROUPS, times=2, after_append=True)
-    with cluster.consumer("orders", group_id=GROUP, auto_offset_reset="earliest") as consumer:
+    with cluster.consumer(
+        "orders", group_id=GROUP, auto_offset_reset="earliest", enable_auto_commit=False
+    ) as consumer:
         assert len(read_all([consumer], 8)) == 8
         cluster.fail(path=routes.GROUP_OFFSETS.format(group=GROUP), times=2, after_append=True)
         consumer.commit(timeout=10)
