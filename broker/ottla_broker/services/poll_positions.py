@@ -13,6 +13,7 @@ from ottla_broker.services.poll_acks import PollAck
 from ottla_broker.services.poll_membership import PollMembership, by_topic, fenced_for_good
 from ottla_cluster.groups.commands import (
     CommitOffsets,
+    CommitOffsetsResponse,
     FetchedOffset,
     FetchOffsets,
     FetchOffsetsResponse,
@@ -50,7 +51,8 @@ class PollPositions:
 
         An ack may come twice, since its answer may be lost. Each commit is marked with the member
         that made it, so that what this member has committed already, or gone beyond, is done,
-        whoever owns the partition now.
+        whoever owns the partition now. The coordinator sees to it that nothing goes back, since
+        another poll of the member may commit at the same time.
 
         Returns:
             Whether the coordinator knows the member, as far as this has shown.
@@ -73,11 +75,10 @@ class PollPositions:
         due: dict[TopicPartition, int] = {}
         for key, offset in ack.offsets.items():
             before = committed.get(key)
-            if before is None or before.offset is None:
+            is_beyond = before is not None and before.offset is not None and before.offset >= offset
+            if before is None or not is_beyond or before.metadata != mark:
                 due[key] = offset
-            elif before.offset < offset or before.metadata != mark:
-                due[key] = max(before.offset, offset)
-        await self._commit(ack.group, ack.member_id, ack.generation, due)
+        await self._commit(ack.group, ack.member_id, ack.generation, due, only_forward=True)
         return bool(due)
 
     async def locate(
@@ -130,7 +131,8 @@ class PollPositions:
         if not refused:
             return
         bounds = await self._bounds_of(refused)
-        to_commit: dict[TopicPartition, int] = {}
+        forward: dict[TopicPartition, int] = {}
+        backward: dict[TopicPartition, int] = {}
         for key, known in bounds.items():
             offset, start, end = refused[key], known.log_start_offset, known.high_watermark
             if offset is not None and start <= offset <= end:
@@ -141,8 +143,12 @@ class PollPositions:
             where[key] = start if reset == "earliest" else end
             if offset is not None or reset == "latest":
                 # Lest the next poll skips what has come meanwhile, or is refused the same offset.
-                to_commit[key] = where[key]
-        await self._commit(membership.group, membership.member_id, membership.generation, to_commit)
+                is_back = offset is not None and where[key] < offset
+                (backward if is_back else forward)[key] = where[key]
+        group, member_id, generation = membership.group, membership.member_id, membership.generation
+        await self._commit(group, member_id, generation, backward)
+        # Another poll of the member may have begun there before, and be further already.
+        where.update(await self._commit(group, member_id, generation, forward, only_forward=True))
 
     async def _bounds_of(
         self, partitions: Iterable[TopicPartition]
@@ -165,8 +171,16 @@ class PollPositions:
         return {(each.topic, each.partition): each for each in response.offsets}
 
     async def _commit(
-        self, group: str, member_id: str, generation: int, offsets: Mapping[TopicPartition, int]
-    ) -> None:
+        self,
+        group: str,
+        member_id: str,
+        generation: int,
+        offsets: Mapping[TopicPartition, int],
+        *,
+        only_forward: bool = False,
+    ) -> dict[TopicPartition, int]:
+        """What is committed then."""
+        committed: dict[TopicPartition, int] = {}
         entries = [
             OffsetToCommit(topic, partition, offset, metadata=mark_of(member_id))
             for (topic, partition), offset in offsets.items()
@@ -177,8 +191,14 @@ class PollPositions:
                 tuple(entries[start : start + MAX_OFFSETS_PER_COMMIT]),
                 member_id,
                 generation,
+                only_forward=only_forward,
             )
-            await self._calls.decide(group, command, repeatable=False)
+            response, _ = await self._calls.decide(group, command, repeatable=False)
+            assert isinstance(response, CommitOffsetsResponse)
+            committed.update(
+                {(each.topic, each.partition): each.offset for each in response.offsets}
+            )
+        return committed
 
 
 def mark_of(member_id: str) -> str:

@@ -93,6 +93,9 @@ class CommitOffsets(_Command, frozen=True, tag="commit_offsets"):
     offsets: tuple[OffsetToCommit, ...]
     member_id: str | None = None
     generation: int | None = None
+    only_forward: bool = False
+    """An offset that the group has gone beyond stays; so a commit that comes late or twice takes
+    nothing back."""
 
 
 class FetchOffsets(_Command, frozen=True, tag="fetch_offsets"):
@@ -227,7 +230,7 @@ class CommittedPartition(msgspec.Struct, frozen=True):
 
 
 class CommitOffsetsResponse(_Response, frozen=True, tag="offsets_committed"):
-    """All offsets of the command, in its order."""
+    """What is committed for all partitions of the command, in its order."""
 
     offsets: tuple[CommittedPartition, ...]
 

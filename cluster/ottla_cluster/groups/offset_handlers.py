@@ -1,5 +1,7 @@
 """The handlers of committed offsets."""
 
+import msgspec
+
 from ottla_cluster.controller.result import Result
 from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import (
@@ -40,7 +42,7 @@ from ottla_protocol.errors import (
 def commit_offsets(
     image: GroupsImage, command: CommitOffsets, context: GroupContext
 ) -> Result[GroupRecord, CommitOffsetsResponse]:
-    """Commits all offsets, or none.
+    """Commits all offsets, or none; those that would go back stay with `only_forward`.
 
     A member may commit what it holds: assigned to it in a generation up to the one that it names,
     which is one that it has been given. So whoever has lost a partition and does not know yet is
@@ -86,9 +88,11 @@ def commit_offsets(
         )
         for entry, topic_id in zip(command.offsets, topic_ids, strict=True)
     )
+    if command.only_forward:
+        records = tuple(_not_before(group, record) for record in records)
     _refuse_too_many(group, records)
     committed = tuple(
-        CommittedPartition(entry.topic, entry.partition, entry.offset) for entry in command.offsets
+        CommittedPartition(record.topic, record.partition, record.offset) for record in records
     )
     return Result(records, CommitOffsetsResponse(committed))
 
@@ -263,6 +267,14 @@ def _held_topic_id(
             generation=current.generation,
         )
     return held.topic_id
+
+
+def _not_before(group: Group, record: OffsetCommitted) -> OffsetCommitted:
+    """The commit, or where the group has gone beyond it, what stands with the commit's metadata."""
+    before = group.offsets.get((record.topic_id, record.partition))
+    if before is None or before.offset <= record.offset:
+        return record
+    return msgspec.structs.replace(record, offset=before.offset, leader_epoch=before.leader_epoch)
 
 
 def _topic_id(view: ClusterView, topic: str, partition: int) -> str:

@@ -126,13 +126,14 @@ class Conversation:
             name, f"heartbeat generation {generation}, holds {shown(holds)}", command, **options
         )
 
-    def commit(self, name, partition, offset, generation=None):
+    def commit(self, name, partition, offset, generation=None, *, only_forward=False):
         generation = generation or self.members[name][0]
         entries = (OffsetToCommit("orders", partition, offset),)
+        direction = " or beyond" if only_forward else ""
         self.ask(
             name,
-            f"commit orders-{partition}: {offset}, generation {generation}",
-            CommitOffsets("g", entries, name, generation),
+            f"commit orders-{partition}: {offset}{direction}, generation {generation}",
+            CommitOffsets("g", entries, name, generation, only_forward=only_forward),
         )
 
     def leave(self, name):
@@ -193,6 +194,18 @@ def a_member_joins():
     script.say("a comes too late with another commit there")
     script.commit("a", 2, 18)
     script.commit("a", 0, 5)
+    return script.lines
+
+
+def acks_come_late_and_twice():
+    script = two_members()
+    script.say("a acknowledges twice, and the first ack arrives last: nothing goes back")
+    script.commit("a", 0, 20, only_forward=True)
+    script.commit("a", 0, 10, only_forward=True)
+    script.say("the second one is repeated")
+    script.commit("a", 0, 20, only_forward=True)
+    script.say("what b has is not a's to acknowledge, whichever way it goes")
+    script.commit("a", 2, 5, only_forward=True)
     return script.lines
 
 
@@ -323,6 +336,7 @@ def two_members():
     "transcript",
     [
         a_member_joins,
+        acks_come_late_and_twice,
         a_member_leaves,
         a_member_crashes,
         members_wait_for_news,

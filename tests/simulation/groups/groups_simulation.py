@@ -382,11 +382,12 @@ class GroupsSimulation:
         refused = isinstance(outcome, OttlaError)
         self.counts[outcome.code if refused else type(outcome).__name__] += 1
         if isinstance(command, CommitOffsets):
-            for entry in command.offsets:
+            for number, entry in enumerate(command.offsets):
                 history = self.commits[command.group, entry.topic, entry.partition]
                 (attempt,) = (item for item in history if item[0] == sequence)
                 if not refused:
-                    attempt[2] = "ok"
+                    self._went_forward(command, entry, outcome.offsets[number], attempt, history)
+                    attempt[1:] = outcome.offsets[number].offset, "ok"
                 elif str(outcome.outcome) == "unknown":
                     attempt[2] = "unknown"
                 else:
@@ -399,6 +400,17 @@ class GroupsSimulation:
             for fetched in outcome.offsets:
                 if fetched.topic == STEADY:
                     self._fetched(command.group, fetched, sequence)
+
+    def _went_forward(self, command, entry, committed, attempt, history):
+        """A commit is what it says, or goes on from what stood there and never back."""
+        if not command.only_forward:
+            assert committed.offset == entry.offset, f"{command} was answered by {committed}"
+            return
+        assert committed.offset >= entry.offset, f"{command} was answered by {committed}"
+        before = history[: history.index(attempt)]
+        # What is in doubt may have moved the offset anywhere.
+        if entry.topic == STEADY and before and before[-1][2] == "ok":
+            assert committed.offset >= (before[-1][1] or 0), f"{command} goes back"
 
     def _deleted(self, command, sequence, outcome):
         """A deleted group has committed nothing, as far as those who ask later can tell."""

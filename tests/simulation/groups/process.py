@@ -240,6 +240,8 @@ class Process:
                 (OffsetToCommit(topic, partition, work.position),),
                 self.member_id,
                 self.generation,
+                # As acks of polls do; chosen without the dice, so that the seeds stay as they are.
+                only_forward=work.position % 2 == 1,
             ),
             lambda outcome: None,
             tenures={key: work.tenure},

@@ -90,6 +90,10 @@ def the_owner_of_a_committed_partition_is_unchecked(monkeypatch):
     monkeypatch.setattr(offset_handlers, "_held_topic_id", held_topic_id)
 
 
+def every_commit_goes_where_it_says(monkeypatch):
+    monkeypatch.setattr(offset_handlers, "_not_before", lambda group, record: record)
+
+
 def a_partition_is_given_before_it_is_given_up(monkeypatch):
     real = targets.reconcile
     monkeypatch.setattr(
@@ -223,6 +227,7 @@ def handlers_see_only_what_is_committed(monkeypatch):
     [
         the_generation_of_a_commit_is_unchecked,
         the_owner_of_a_committed_partition_is_unchecked,
+        every_commit_goes_where_it_says,
         a_partition_is_given_before_it_is_given_up,
         what_a_late_heartbeat_says_counts,
         a_new_partition_comes_in_the_same_generation,

@@ -92,6 +92,44 @@ def test_one_fenced_partition_refuses_the_whole_commit(groups):
     assert groups.committed(0) is None
 
 
+def test_a_commit_that_only_goes_forward_takes_nothing_back(groups):
+    generation = groups.join("a", ["orders"]).generation
+
+    def commit(*offsets, metadata="", epoch=None):
+        entries = tuple(
+            OffsetToCommit("orders", number, offset, epoch, metadata)
+            for number, offset in enumerate(offsets)
+        )
+        command = CommitOffsets("g", entries, "a", generation, only_forward=True)
+        return [each.offset for each in groups.apply(command).offsets]
+
+    assert commit(5, 50, epoch=2) == [5, 50]
+    assert commit(9, 8, epoch=1, metadata="late") == [9, 50]
+    assert [groups.committed(0), groups.committed(1)] == [9, 50]
+    found = groups.apply(FetchOffsets("g", (OwnedTopic("orders", (0, 1)),))).offsets
+    assert [(each.leader_epoch, each.metadata) for each in found] == [(1, "late"), (2, "late")]
+    groups.commit(1, 8, "a")
+    assert groups.committed(1) == 8, "another commit goes where it says"
+
+
+def test_a_commit_that_only_goes_forward_is_fenced_like_any_other(groups):
+    first = groups.join("a").generation
+    groups.commit(2, 5, "a")
+    groups.beat("a", "orders-0", "orders-1")
+    late = CommitOffsets("g", (OffsetToCommit("orders", 2, 3),), "a", first, only_forward=True)
+    with pytest.raises(FencedMemberEpochError):
+        groups.apply(late)
+
+
+def test_forward_counts_from_the_topic_that_has_the_name_now(groups):
+    groups.commit(0, 90)
+    groups.set_topics()
+    groups.set_topics(orders=3)
+    entries = (OffsetToCommit("orders", 0, 4),)
+    groups.apply(CommitOffsets("g", entries, only_forward=True))
+    assert groups.committed(0) == 4
+
+
 def test_only_members_commit_in_a_group_that_has_some(groups):
     groups.join("a1", instance_id="a")
     groups.join("a2", instance_id="a")
