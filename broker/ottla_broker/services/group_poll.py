@@ -14,6 +14,7 @@ the assignment changes, beside the reads parked at the leaders.
 import asyncio
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 from uuid import uuid4
 
 from ottla_broker.drivers.clock import monotonic_ms
@@ -44,6 +45,9 @@ RETRY_INTERVAL_MS = 100
 
 MAX_LEAVES_UNDER_WAY = 1_000
 """Members whose clients went away and who are about to leave; the sessions of others end."""
+
+
+_Looked: TypeAlias = tuple[list[PolledPartition], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,9 @@ class GroupPollService:
                     )
                     try:
                         await asyncio.wait({beating, looking}, return_when=asyncio.FIRST_COMPLETED)
+                        if looking.done() and not _are_kept(membership, looking):
+                            # The heartbeat has just heard of it, and confirms that now.
+                            await asyncio.wait({beating})
                         if beating.done():
                             # Before the records: they may be of partitions that are taken away.
                             ended, beating = beating, None
@@ -195,12 +202,13 @@ class GroupPollService:
         remaining_ms: int,
         *,
         paced: bool,
-    ) -> tuple[list[PolledPartition], bool]:
+    ) -> _Looked:
         """Look once more: soon where something could not be read, else as soon as there is more."""
         unlocated = membership.owned - where.keys()
         if not where and not unlocated:
             # Nothing to read before the coordinator gives the member something.
-            await self._pause(remaining_ms)
+            with self._purgatory.parked_request():
+                await self._pause(remaining_ms)
             return [], False
         if paced or unlocated:
             await self._pause(min(RETRY_INTERVAL_MS, remaining_ms))
@@ -226,7 +234,7 @@ class GroupPollService:
         where: dict[TopicPartition, int],
         *,
         max_wait_ms: int,
-    ) -> tuple[list[PolledPartition], bool]:
+    ) -> _Looked:
         """Read at `where`; the records, and whether something must be left alone for a moment."""
         if not where:
             return [], False
@@ -265,6 +273,14 @@ class GroupPollService:
         except OttlaError:
             # It never became a member, or the coordinator is away and will miss its heartbeats.
             return
+
+
+def _are_kept(membership: PollMembership, looking: "asyncio.Task[_Looked]") -> bool:
+    """Whether all that was found is of partitions that the member has had all along."""
+    if looking.exception() is not None:
+        return True
+    found, _ = looking.result()
+    return all(membership.kept(each.key) for each in found)
 
 
 def _out_of_range(results: Results) -> Collection[TopicPartition]:

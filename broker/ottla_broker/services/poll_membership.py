@@ -98,6 +98,7 @@ class PollMembership:
         self._joining = asyncio.create_task(
             self._calls.decide(self.group, command, repeatable=True)
         )
+        self._joining.add_done_callback(_take_note)
         response, _ = await asyncio.shield(self._joining)
         assert isinstance(response, JoinResponse)
         self._session_timeout_ms = response.session_timeout_ms
@@ -118,6 +119,10 @@ class PollMembership:
         """
         lost, self._lost = self._lost, frozenset()
         return lost
+
+    def kept(self, partition: TopicPartition) -> bool:
+        """Whether a partition has been the member's since it was told what left it last."""
+        return partition in self.owned and partition not in self._lost
 
     async def heartbeat(self, *, max_wait_ms: int) -> bool:
         """Tell what the member reads, and so give up what was taken; whether there are news.
@@ -202,6 +207,12 @@ class PollMembership:
         self._heartbeat_interval_ms = response.heartbeat_interval_ms
         self._confirmed_ms = sent_ms
         return before != (self.generation, self.owned)
+
+
+def _take_note(joining: "asyncio.Task[tuple[Response, int]]") -> None:
+    """A join whose client went away fails unheard; asyncio would report that as a defect."""
+    if not joining.cancelled():
+        joining.exception()
 
 
 def fenced_for_good(error: UnknownMemberIdError) -> FencedMemberEpochError:

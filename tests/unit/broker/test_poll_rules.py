@@ -1,9 +1,12 @@
 """What one poll tells the coordinator, and what it concludes, against a scripted coordinator."""
 
 import asyncio
+import gc
+from types import SimpleNamespace
 
 import pytest
 
+from ottla_broker.drivers.peer_messages import PartitionBounds
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.poll_acks import PollAck
@@ -13,6 +16,7 @@ from ottla_cluster.groups.commands import (
     AssignedTopic,
     CommitOffsets,
     CommitOffsetsResponse,
+    CommittedPartition,
     FetchedOffset,
     FetchOffsets,
     FetchOffsetsResponse,
@@ -26,6 +30,7 @@ from ottla_protocol.errors import (
     FencedMemberEpochError,
     InvalidSessionTimeoutError,
     Outcome,
+    OverloadedError,
     UnknownMemberIdError,
 )
 from ottla_protocol.models import FetchedPartition
@@ -192,6 +197,7 @@ class TestAcks:
         commits = coordinator.of_type(CommitOffsets)
         assert all((each.member_id, each.generation) == (MEMBER, 4) for each in commits)
         assert all(entry.metadata == self.MINE for each in commits for entry in each.offsets)
+        assert all(each.only_forward for each in commits), "another poll may be further"
         return {entry.partition: entry.offset for each in commits for entry in each.offsets}
 
     async def test_what_is_new_is_committed(self):
@@ -203,8 +209,8 @@ class TestAcks:
         assert await self.committed(fetched(p0=(9, self.MINE)), p0=5) == {}
 
     @pytest.mark.parametrize("mark", [THEIRS, ""])
-    async def test_what_others_committed_is_left_to_the_fence_and_never_goes_back(self, mark):
-        assert await self.committed(fetched(p0=(9, mark)), p0=5) == {0: 9}
+    async def test_what_others_committed_is_left_to_the_fence(self, mark):
+        assert await self.committed(fetched(p0=(9, mark)), p0=5) == {0: 5}
 
     async def test_a_member_that_is_gone_is_fenced(self):
         coordinator = Coordinator(fetched(p0=(None, "")), UnknownMemberIdError("gone"))
@@ -212,6 +218,42 @@ class TestAcks:
         with pytest.raises(FencedMemberEpochError) as refused:
             await positions.commit_ack(PollAck("g", MEMBER, 4, {("t", 0): 5}))
         assert refused.value.outcome is Outcome.NOT_APPLIED
+
+
+class Bounds:
+    """Leaders whose partitions go from 20 to 80."""
+
+    async def look_up(self, names):
+        return {name: PartitionBounds(name.topic_id, name.partition, 20, 80) for name in names}
+
+
+class TestResets:
+    """Where a poll begins where the group has no valid offset."""
+
+    async def placed(self, reset, *, refused, stands=None):
+        """Where it reads, and the commit of that; `stands` is what another poll committed."""
+        member, coordinator = membership(joined(4, 0))
+        await member.join()
+        committed = CommitOffsetsResponse((CommittedPartition("t", 0, stands),))
+        coordinator.answers = [fetched(p0=(None, "")), committed]
+        metadata = SimpleNamespace(image=SimpleNamespace(topic_ids={"t": "id"}))
+        positions = PollPositions(calls=coordinator, metadata=metadata, bounds=Bounds())
+        where = {}
+        if refused is None:
+            await positions.locate(member, reset, where)
+        else:
+            where[("t", 0)] = refused
+            await positions.reset(member, reset, where, [("t", 0)])
+            coordinator.answers = coordinator.answers[1:]
+        return where[("t", 0)], coordinator.of_type(CommitOffsets)
+
+    async def test_another_poll_of_the_member_may_have_begun_at_the_end_before(self):
+        where, [commit] = await self.placed("latest", refused=None, stands=83)
+        assert (commit.offsets[0].offset, commit.only_forward) == (80, True)
+        assert where == 83
+
+    async def test_nothing_is_committed_where_the_start_is_taken_again_anyway(self):
+        assert await self.placed("earliest", refused=None) == (20, [])
 
 
 async def test_a_join_carries_the_subscription_and_the_session():
@@ -273,3 +315,90 @@ async def test_records_that_come_with_news_are_read_again_and_not_passed_over():
     ]
     assert [(each.key, each.next_offset) for each in polled.partitions] == [(("t", 0), 6)]
     assert polled.generation == 5
+
+
+async def test_records_of_what_is_being_given_up_are_kept_back():
+    """They come after the news, while the member confirms that it is done with the partition."""
+    coordinator = Coordinator(joined(4, 0, 1), no_news(4), fetched(p0=(5, ""), p1=(5, "")))
+    told_news, confirmed = asyncio.Event(), asyncio.Event()
+    asked = coordinator.decide
+
+    async def decide(group, command, *, repeatable):
+        if isinstance(command, Heartbeat) and command.max_wait_ms:
+            return told(4, 1), 1
+        if isinstance(command, Heartbeat) and owned(command) == {("t", 1)}:
+            told_news.set()
+            await confirmed.wait()
+            return no_news(4), 1
+        return await asked(group, command, repeatable=repeatable)
+
+    class Slow:
+        asked = 0
+
+        async def read(self, positions, *, max_wait_ms):
+            self.asked += 1
+            if self.asked == 1:
+                return {}
+            if self.asked == 2:
+                await told_news.wait()
+                asyncio.get_running_loop().call_later(0.02, confirmed.set)
+            batch = encode_batch([RecordData(1, None, b"v")])
+            patch_batch(batch, base_offset=5, leader_epoch=0)
+            return {key: FetchedPartition(*key, [memoryview(batch)], 6, 0) for key in positions}
+
+    coordinator.decide = decide
+    reads = Slow()
+    polls = GroupPollService(
+        calls=coordinator,
+        reads=reads,
+        positions=PollPositions(calls=coordinator, metadata=None, bounds=None),
+        purgatory=Purgatory(10),
+    )
+    polled = await polls.poll("g", GroupPollRequest(topics=["t"], max_wait_ms=10_000))
+    assert [each.key for each in polled.partitions] == [("t", 1)]
+    assert reads.asked == 3, "it reads again once that is confirmed, and no sooner"
+
+
+async def test_who_waits_for_partitions_needs_a_place_as_who_waits_for_records():
+    coordinator = Coordinator(joined(4), no_news(4))
+    asked = coordinator.decide
+
+    async def decide(group, command, *, repeatable):
+        if isinstance(command, Heartbeat) and command.max_wait_ms:
+            await asyncio.Event().wait()
+        return await asked(group, command, repeatable=repeatable)
+
+    coordinator.decide = decide
+    purgatory = Purgatory(1)
+    polls = GroupPollService(
+        calls=coordinator,
+        reads=None,
+        positions=PollPositions(calls=coordinator, metadata=None, bounds=None),
+        purgatory=purgatory,
+    )
+    with purgatory.parked_request(), pytest.raises(OverloadedError, match="max_parked_requests"):
+        await polls.poll("g", GroupPollRequest(topics=["t"], max_wait_ms=10_000))
+    await polls.stop()
+
+
+async def test_a_join_that_fails_unheard_is_no_defect():
+    member, coordinator = membership()
+    answer = asyncio.get_running_loop().create_future()
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    async def decide(*_, **__):
+        return await answer, 1
+
+    coordinator.decide = decide
+    joining = asyncio.create_task(member.join())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    joining.cancel()
+    await asyncio.gather(joining, return_exceptions=True)
+    answer.set_exception(CoordinatorNotAvailableError("away"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    del member, joining
+    gc.collect()
+    assert reported == []
