@@ -279,6 +279,7 @@ class CoordinatorCalls:
     ) -> tuple[Response, int]:
         wait_end_ms = monotonic_ms() + _wait_ms(command)
         deadline_ms = wait_end_ms + CALL_TIMEOUT_MS
+        may_be_applied = False
         while True:
             if isinstance(command, Heartbeat):
                 # A part of the wait may have passed at a coordinator that is none any more.
@@ -288,7 +289,12 @@ class CoordinatorCalls:
                 leader = self._leader_of(topic_id, partition)
                 response = await self._decide_once(leader, partition, command, deadline_ms)
             except OttlaError as error:
-                certain = repeatable or error.outcome is Outcome.NOT_APPLIED
+                is_not_applied = error.outcome is Outcome.NOT_APPLIED
+                if may_be_applied:
+                    # The last attempt was not; one before it may have been.
+                    error.outcome = Outcome.UNKNOWN
+                may_be_applied |= error.outcome is Outcome.UNKNOWN
+                certain = repeatable or is_not_applied
                 if not error.retriable or not certain or isinstance(error, LASTING_ERRORS):
                     raise
                 if monotonic_ms() + RETRY_INTERVAL_MS >= deadline_ms:

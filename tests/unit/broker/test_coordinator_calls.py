@@ -87,6 +87,9 @@ class World:
     async def catch_up(self):
         return True
 
+    async def wait_for_change(self, *, timeout_ms):
+        await asyncio.sleep(timeout_ms / 1000)
+
     async def change(self, command, *, repeatable):
         raise self.refusal
 
@@ -145,6 +148,24 @@ async def test_without_room_there_its_wait_ends_all_the_same(monkeypatch):
     assert answer == NO_NEWS
     assert 60 <= monotonic_ms() - start_ms < 2_000
     assert len(world.asked) > 2
+
+
+async def test_a_refusal_after_a_lost_answer_does_not_say_that_nothing_was_applied(monkeypatch):
+    monkeypatch.setattr(coordinator_calls, "CALL_TIMEOUT_MS", 200)
+    world = World(HERE)
+    lost = CoordinatorNotAvailableError("lost", outcome=Outcome.UNKNOWN)
+
+    async def execute(partition, command, *, deadline_ms):
+        world.asked.append(command)
+        if len(world.asked) == 1:
+            raise lost
+        raise NotCoordinatorError("moved", outcome=Outcome.NOT_APPLIED)
+
+    world.execute = execute
+    with pytest.raises(NotCoordinatorError) as refused:
+        await world.calls.decide("g", Join("g", ("orders",), member_id="m"), repeatable=True)
+    assert len(world.asked) > 1
+    assert refused.value.outcome is Outcome.UNKNOWN
 
 
 async def test_where_too_many_wait_it_is_decided_and_does_not_wait():
