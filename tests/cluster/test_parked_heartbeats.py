@@ -98,14 +98,20 @@ def test_a_wait_is_over_when_it_is_over(client, group, orders, via):
     assert 0.4 <= time.monotonic() - start_s < 5.0
 
 
+@pytest.mark.parametrize("later_wait_ms", [0, 1])
 @pytest.mark.parametrize("later_via", [1, 2, 3])
-def test_a_later_heartbeat_ends_the_wait_of_the_former(client, group, orders, threads, later_via):
+def test_a_later_heartbeat_ends_the_wait_of_the_former(
+    client, group, orders, threads, later_via, later_wait_ms
+):
     member = GroupMember(client, group, [orders], via=1)
     settled([member])
     former = park(threads, member)
     # It is not known when the former has arrived, so the latter may have to be repeated.
     member.via = later_via
-    eventually(lambda: member.try_heartbeat().expect(200) and former.done())
+    eventually(
+        lambda: member.try_heartbeat(max_wait_ms=later_wait_ms).expect(200) and former.done(),
+        timeout_s=WAIT_MS / 2_000,
+    )
     assert former.result().expect(200).document["assignment"] is None
 
 

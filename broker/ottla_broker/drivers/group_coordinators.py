@@ -114,7 +114,7 @@ class GroupCoordinators:
             index = self._current_view().index
             if not index.knows(command.pattern):
                 await asyncio.to_thread(index.matching, command.pattern)
-        if isinstance(command, Heartbeat) and command.max_wait_ms:
+        if isinstance(command, Heartbeat):
             return await driver.heartbeat(command, self._current_view, deadline_ms=deadline_ms)
         return await driver.execute(command, self._current_view(), deadline_ms=deadline_ms)
 

@@ -30,7 +30,7 @@ from ottla_cluster.groups.commands import (
 from ottla_cluster.groups.context import GroupContext
 from ottla_cluster.groups.handlers import handle
 from ottla_cluster.groups.housekeeping import Housekeeping
-from ottla_cluster.groups.image import GroupsImage, replay
+from ottla_cluster.groups.image import Group, GroupsImage, replay
 from ottla_cluster.groups.limits import MAX_WAITING_REQUESTS
 from ottla_cluster.groups.reconcile import reconcile
 from ottla_cluster.groups.records import GroupRecord, encode_records
@@ -193,7 +193,7 @@ class ActiveCoordinator:
         group = self.speculative_image.groups.get(group_id) if group_id is not None else None
         if former is None or group is former:
             return ()
-        if group is None or group.targets is not former.targets:
+        if group is None or group.targets is not former.targets or _are_others(group, former):
             return former.members.keys()
         if not isinstance(command, Join | Heartbeat) or command.member_id is None:
             return ()
@@ -239,3 +239,12 @@ class ActiveCoordinator:
 
     def _context(self, timestamp_ms: int, view: ClusterView) -> GroupContext:
         return GroupContext(self._config, view, timestamp_ms, self._random)
+
+
+def _are_others(group: Group, former: Group) -> bool:
+    """Whether a topic that the group reads has made way for another one of its name."""
+    return group.topics is not former.topics and any(
+        former.topics[name].topic_id != topic.topic_id
+        for name, topic in group.topics.items()
+        if name in former.topics
+    )

@@ -104,6 +104,18 @@ def test_a_silent_member_expires_after_its_session(one):
         one.apply(Heartbeat("g", "a", 1))
 
 
+def test_a_topic_that_was_replaced_by_its_namesake_is_news(one):
+    one.join("a")
+    one.beat("a", 0, 1, 2)
+    before = one.coordinator.speculative_image
+    one.view = ClusterView(2, {"orders": TopicView("id-2", 3)})
+    one.apply(RefreshTopics("g"))
+    group = one.coordinator.speculative_image.groups["g"]
+    assert group.targets is before.groups["g"].targets, "the names are the same"
+    assert list(one.coordinator.may_have_news(RefreshTopics("g"), before)) == ["a"]
+    assert one.coordinator.wants_heartbeat("g", "a")
+
+
 def test_joins_heartbeats_and_commits_prolong_a_session(one):
     joined = one.join("a")
     entries = (OffsetToCommit("orders", 0, 1),)
