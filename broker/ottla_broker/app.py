@@ -23,6 +23,7 @@ from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.group_coordinators import GroupCoordinators
 from ottla_broker.drivers.isr_proposals import IsrProposals
 from ottla_broker.drivers.lifecycle import BrokerLifecycle
+from ottla_broker.drivers.log_retention import LogRetention
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.purgatory import Purgatory
@@ -113,6 +114,7 @@ class Broker:
                 default_replication_factor=settings.default_replication_factor
                 or min(MAX_DEFAULT_REPLICATION_FACTOR, len(settings.voter_urls)),
                 default_min_insync_replicas=settings.min_insync_replicas,
+                default_topic_configs=settings.default_topic_configs,
                 session_timeout_ms=settings.session_timeout_ms,
             ),
             raft=self._raft,
@@ -164,6 +166,11 @@ class Broker:
             propose=self._isr_proposals.propose,
             broker_epoch=lambda: self._lifecycle.broker_epoch,
             on_refused=self._controller_client.peer_refused,
+            on_failure=self._fail,
+        )
+        self._retention = LogRetention(
+            replicas=self._replicas,
+            interval_ms=settings.retention_check_interval_ms,
             on_failure=self._fail,
         )
         self._controller_commands = ControllerCommands(
@@ -294,6 +301,7 @@ class Broker:
         )  # fmt: skip
         await self._raft.start()
         self._replicas.start()
+        self._retention.start()
         self._coordinators.start()
         self._lifecycle.start()
         self._ready = True
@@ -334,6 +342,7 @@ class Broker:
         await stop_all(self._tasks)
         await self._group_polls.stop()
         await self._coordinators.stop()
+        await self._retention.stop()
         # Closing the replicas fails every waiting ack, so that the listener finds its requests
         # answered.
         replicas_closed = asyncio.create_task(self._replicas.stop())

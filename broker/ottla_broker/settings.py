@@ -17,6 +17,16 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ottla_cluster.controller.topic_configs import (
+    NEVER_DELETE,
+    RETENTION_BYTES,
+    RETENTION_MS,
+    SEGMENT_BYTES,
+    SEGMENT_MS,
+    TOPIC_CONFIGS,
+    ConfigValue,
+)
+
 ENVIRONMENT_PREFIX = "OTTLA_"
 CLIENT_VARIABLES = frozenset(
     {"OTTLA_BOOTSTRAP", "OTTLA_CONTEXT", "OTTLA_TOKEN", "OTTLA_SIMULATION_SEEDS"}
@@ -24,7 +34,9 @@ CLIENT_VARIABLES = frozenset(
 """Variables of the CLI, the SDKs and the tests: they never stop a broker."""
 
 MEBIBYTE = 1 << 20
-HOUR_MS = 60 * 60 * 1000
+MINUTE_MS = 60 * 1000
+HOUR_MS = 60 * MINUTE_MS
+MAX_CONFIG = 2**63 - 1
 
 MAX_REMEMBERED_MS = 366 * 24 * HOUR_MS
 """The longest time that producers and Idempotency-Keys may be remembered for."""
@@ -105,6 +117,20 @@ class Settings(BaseSettings):
         256, ge=4, le=100_000, description="segment files open at a time (a thread each)"
     )
 
+    retention_ms: int = Field(
+        7 * 24 * HOUR_MS, ge=NEVER_DELETE, le=MAX_CONFIG, description="topic default; -1 for ever"
+    )
+    retention_bytes: int = Field(
+        NEVER_DELETE, ge=NEVER_DELETE, le=MAX_CONFIG, description="topic default; -1 for no bound"
+    )
+    retention_check_interval_ms: int = Field(
+        5 * MINUTE_MS, ge=1, le=24 * HOUR_MS, description="how often old segments are looked for"
+    )
+    segment_bytes: int = Field(
+        1024 * MEBIBYTE, ge=1024, le=16 * 1024 * MEBIBYTE, description="topic default"
+    )
+    segment_ms: int = Field(7 * 24 * HOUR_MS, ge=1, le=MAX_CONFIG, description="topic default")
+
     producer_id_expiration_ms: int = Field(
         24 * HOUR_MS, ge=1, le=MAX_REMEMBERED_MS, description="a silent producer is forgotten after"
     )
@@ -165,6 +191,19 @@ class Settings(BaseSettings):
         if self.voters and self.node_id not in dict(self.voters):
             raise ValueError(f"voters: must name this node ({self.node_id}@host:port)")
         return self
+
+    @property
+    def default_topic_configs(self) -> dict[str, ConfigValue]:
+        """What topics that this broker creates as controller get, beyond the built-in defaults."""
+        chosen: dict[str, ConfigValue] = {
+            RETENTION_BYTES: self.retention_bytes,
+            RETENTION_MS: self.retention_ms,
+            SEGMENT_BYTES: self.segment_bytes,
+            SEGMENT_MS: self.segment_ms,
+        }
+        return {
+            name: value for name, value in chosen.items() if value != TOPIC_CONFIGS[name].default
+        }
 
     @property
     def url(self) -> str:

@@ -74,6 +74,13 @@ class Metrics:
             "ottla_replication_errors", "Errors of replica fetches by code", ["code"],
             registry=registry,
         )  # fmt: skip
+        self.removed_segments = Counter(
+            "ottla_removed_segments", "Segments removed by retention", registry=registry
+        )
+        self.removed_bytes = Counter(
+            "ottla_removed_bytes", "File bytes of segments removed by retention",
+            registry=registry,
+        )  # fmt: skip
         self.isr_changes = Counter(
             "ottla_isr_changes", "ISR proposals accepted by direction", ["direction"],
             registry=registry,

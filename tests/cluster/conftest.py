@@ -23,7 +23,9 @@ def http():
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory, http):
     """Three brokers that no test stops, pauses or fills."""
-    with LocalCluster(tmp_path_factory.mktemp("shared")) as cluster:
+    # Tests give records timestamps of 1970, and a session may last longer than retention waits.
+    settings = {"OTTLA_RETENTION_CHECK_INTERVAL_MS": "86400000"}
+    with LocalCluster(tmp_path_factory.mktemp("shared"), settings=settings) as cluster:
         yield ClusterClient(cluster, http)
 
 

@@ -402,6 +402,16 @@ class Partition:
             )
         return self.high_watermark
 
+    async def enforce_retention(self, now_ms: int) -> None:
+        """Move the log's start past what the topic's configs let go; `now_ms` is wall time.
+
+        Raises:
+            RoutingError, UnavailableError: this broker may not act as the leader now.
+            StorageError: the log failed.
+        """
+        self.leading()
+        await self.log.enforce_retention(high_watermark=self.high_watermark, now_ms=now_ms)
+
     def _act(self, output: LeaderOutput) -> None:
         if output.high_watermark is not None:
             assert output.high_watermark >= self.high_watermark
@@ -416,8 +426,10 @@ class Partition:
     async def take_fetched(self, position: FetchPosition, result: FetchResult) -> int | None:
         """Take a leader's answer to the fetch at `position`: truncate, or append its batches.
 
+        A log that ends below the leader's start begins anew there: what is between is gone.
+
         Returns:
-            The end of the log after a truncation, else None.
+            The end of the log after a truncation or a new beginning, else None.
 
         Raises:
             CorruptMessageError: a batch is damaged; nothing of it or after it was appended.
@@ -432,11 +444,16 @@ class Partition:
             leader_high_watermark=result.high_watermark,
         )
         self._follow(output)
-        assert output.restart_at is None, "no log start moves before there is retention"
+        if output.restart_at is not None:
+            await self.log.reset_to(output.restart_at)
+            self.follower_log_changed()
+            return self.log.log_end_offset
         if output.truncate_to is not None:
             await self.log.truncate_to(output.truncate_to)
             self.follower_log_changed()
             return self.log.log_end_offset
+        # Never past what is committed here: the leader is ahead of this log.
+        self.log.advance_log_start(min(result.log_start_offset, self.high_watermark))
         if result.batches:
             self.log.append_as_follower(result.batches)
         return None

@@ -14,15 +14,20 @@ from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory, ReplicaDirectory, high_watermark_key
 from ottla_broker.storage.partition_log import PartitionLog
+from ottla_broker.storage.policy.retention import NEVER
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.controller.image import Partition, Topic
 from ottla_cluster.controller.topic_configs import (
     DURABILITY,
     MAX_MESSAGE_BYTES,
+    RETENTION_BYTES,
+    RETENTION_MS,
     SEGMENT_BYTES,
+    SEGMENT_MS,
     effective_configs,
     integer_config,
 )
+from ottla_cluster.controller.topic_names import is_internal
 from ottla_protocol.errors import StorageError
 
 log = structlog.get_logger()
@@ -100,9 +105,14 @@ class ReplicaLogs:
 
     def config_of(self, topic: Topic) -> LogConfig:
         """The limits of a topic's logs: the broker's own, and what the topic's configs say."""
+        # The newest record of a key counts there, however old it is.
+        keeps_all = is_internal(topic.name)
         return replace(
             self._defaults,
             segment_bytes=integer_config(topic.configs, SEGMENT_BYTES),
+            segment_ms=integer_config(topic.configs, SEGMENT_MS),
+            retention_ms=NEVER if keeps_all else integer_config(topic.configs, RETENTION_MS),
+            retention_bytes=NEVER if keeps_all else integer_config(topic.configs, RETENTION_BYTES),
             max_batch_bytes=integer_config(topic.configs, MAX_MESSAGE_BYTES),
             durability=str(effective_configs(topic.configs)[DURABILITY]),
         )

@@ -93,9 +93,11 @@ class ReplicationService:
             position.offset,
         )
         if diverging is not None:
-            return _diverged(partition, diverging)
+            return _answer(partition, diverging=diverging)
         # Only now does the offset acknowledge anything: both logs agree below it.
         partition.follower_fetched(request.replica_id, request.broker_epoch, position.offset)
+        if position.offset < partition.log.log_start_offset:
+            return _answer(partition)
         return read
 
 
@@ -108,26 +110,25 @@ def _result(read: ReplicaRead) -> FetchResult:
         return _failed(*partition.key, error)
     if read.error is not None:
         return _failed(*partition.key, read.error)
+    batches = [ReplicatedBatch(batch.data, batch.idempotency) for batch in read.batches]
+    return _answer(partition, batches=batches)
+
+
+def _answer(
+    partition: Partition,
+    *,
+    diverging: EpochEnd | None = None,
+    batches: Sequence[ReplicatedBatch] = (),
+) -> FetchResult:
+    """With neither a divergence nor batches: the follower begins anew, or has everything."""
     return FetchResult(
         topic_id=partition.state.topic_id,
         partition=partition.state.partition,
         error_code=None,
         high_watermark=partition.high_watermark,
         log_start_offset=partition.log.log_start_offset,
-        diverging=None,
-        batches=[ReplicatedBatch(batch.data, batch.idempotency) for batch in read.batches],
-    )
-
-
-def _diverged(partition: Partition, diverging: EpochEnd) -> FetchResult:
-    return FetchResult(
-        topic_id=partition.state.topic_id,
-        partition=partition.state.partition,
-        error_code=None,
-        high_watermark=partition.high_watermark,
-        log_start_offset=partition.log.log_start_offset,
-        diverging=(diverging.epoch, diverging.end_offset),
-        batches=[],
+        diverging=None if diverging is None else (diverging.epoch, diverging.end_offset),
+        batches=list(batches),
     )
 
 

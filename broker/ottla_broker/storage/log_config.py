@@ -10,6 +10,7 @@ from ottla_broker.storage.policy.producer_state import (
     PRODUCER_ID_EXPIRATION_MS,
     PRODUCERS_MAX,
 )
+from ottla_broker.storage.policy.retention import NEVER, RetentionLimits
 from ottla_broker.storage.sqlite import Durability
 
 SEGMENT_BYTES = 1 << 30
@@ -26,6 +27,9 @@ class LogConfig:
     Attributes:
         segment_bytes: batch bytes after which a segment is sealed (`segment.bytes`).
         segment_ms: span of record timestamps after which it is (`segment.ms`).
+        retention_ms: age of a segment's newest record beyond which it goes (`retention.ms`).
+        retention_bytes: how much of the log is kept at least when it is bounded
+            (`retention.bytes`); NEVER, as for `retention_ms`, where it is not.
         durability: `fsync` or `os`, what an acknowledgement promises.
         max_batch_bytes: largest batch that a leader appends.
         group_commit_max_bytes: most batch bytes in one transaction, save for one larger batch.
@@ -38,6 +42,8 @@ class LogConfig:
 
     segment_bytes: int = SEGMENT_BYTES
     segment_ms: int = SEGMENT_MS
+    retention_ms: int = NEVER
+    retention_bytes: int = NEVER
     durability: str = Durability.FSYNC
     max_batch_bytes: int = MAX_BATCH_BYTES
     group_commit_max_bytes: int = GROUP_COMMIT_MAX_BYTES
@@ -46,6 +52,11 @@ class LogConfig:
     producer_id_expiration_ms: int = PRODUCER_ID_EXPIRATION_MS
     idempotency_entries_max: int = IDEMPOTENCY_ENTRIES_MAX
     idempotency_window_ms: int = IDEMPOTENCY_WINDOW_MS
+
+    @property
+    def retention(self) -> RetentionLimits:
+        """What the log lets go."""
+        return RetentionLimits(self.retention_ms, self.retention_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +76,11 @@ class AppendInfo:
     def next_offset(self) -> int:
         """What `wait_durable` and the high watermark must reach for the batch to be safe."""
         return self.last_offset + 1
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedSegments:
+    """What retention has removed: files, and their bytes."""
+
+    count: int = 0
+    size_bytes: int = 0

@@ -3,11 +3,15 @@
 `PartitionLog` decides; this module does it, one connection at a time, on the handles' threads.
 Writing, rolling and truncating are called by one task at a time (the writer, or the log while the
 writer is idle). Readers come at any time; they are held off only while files are taken away.
+
+The log's beginning is first an offset, below which nobody reads any more, and then files that go.
 """
 
 import asyncio
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from ottla_broker.storage.group_commit import Group
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_state import LogState, StateLimits, load_state
 from ottla_broker.storage.policy.journaling import JournalChoice
+from ottla_broker.storage.policy.retention import RetentionLimits, SealedSegment, may_go
 from ottla_broker.storage.replica_directory import remove_directory
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
 from ottla_broker.storage.segment_reader import find_timestamp, read_batches
@@ -54,11 +59,14 @@ class LogFiles:
         self._journal = JournalChoice()
         # Invariant: base offsets rise; all but the last are sealed; empty only under the lock.
         self._segments = list(recovered)
+        # Never below the first segment; above it while files wait for their removal, or where
+        # segments are cut at other offsets than the leader's.
+        self._log_start_offset = recovered[0].base_offset
 
     @property
     def log_start_offset(self) -> int:
         """The first offset that is kept."""
-        return self._segments[0].base_offset
+        return self._log_start_offset
 
     @property
     def size_bytes(self) -> int:
@@ -196,6 +204,72 @@ class LogFiles:
         assert index >= 0, (offset, self.log_start_offset)
         return index
 
+    # --- the log's beginning ------------------------------------------------------------------
+
+    def advance_log_start(self, offset: int) -> None:
+        """Let nobody read below `offset` any more; `forget_expired` lets the files go."""
+        self._log_start_offset = max(self._log_start_offset, offset)
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether a sealed segment lies wholly below the log's start."""
+        return len(self._segments) > 1 and self._segments[1].base_offset <= self._log_start_offset
+
+    async def log_start_after_retention(
+        self, limits: RetentionLimits, *, high_watermark: int, now_ms: int
+    ) -> int:
+        """Where the log begins when everything is gone that `limits` let go.
+
+        The lock is held shared.
+        """
+        log_bytes = self.size_bytes
+        # Copied: the writer may add a segment meanwhile.
+        known = tuple(self._segments)
+        for segment, following in pairwise(known):
+            end_offset = following.base_offset
+            if end_offset > self._log_start_offset:
+                sealed = SealedSegment(
+                    end_offset, segment.size_bytes, await self._newest_timestamp(segment)
+                )
+                if not may_go(
+                    sealed,
+                    limits,
+                    log_bytes=log_bytes,
+                    high_watermark=high_watermark,
+                    now_ms=now_ms,
+                ):
+                    return max(segment.base_offset, self._log_start_offset)
+            log_bytes -= segment.size_bytes
+        return max(known[-1].base_offset, self._log_start_offset)
+
+    async def _newest_timestamp(self, segment: Segment) -> int:
+        if segment.newest_timestamp is None:
+            async with self._handles.use(segment) as connection:
+                segment.newest_timestamp = await connection.run(
+                    "find the newest timestamp",
+                    partial(segments.newest_timestamp, path=segment.path),
+                )
+        return segment.newest_timestamp
+
+    def forget_expired(self) -> list[Segment]:
+        """Give up the segments below the log's start, oldest first; the lock is held exclusively.
+
+        Nobody reads them any more; `remove_files` comes next.
+        """
+        expired = []
+        while self.has_expired:
+            expired.append(self._segments.pop(0))
+        return expired
+
+    async def remove_files(self, expired: Sequence[Segment]) -> None:
+        """Remove segments that were given up, oldest first.
+
+        The files' names are what tells the log's beginning after a restart: a crash on the way
+        leaves a longer log that is whole.
+        """
+        for segment in expired:
+            await self._remove(segment)
+
     # --- taking away, with the lock held exclusively ------------------------------------------
 
     async def truncate_to(self, offset: int, limits: StateLimits) -> LogState:
@@ -210,6 +284,7 @@ class LogFiles:
             await self._handles.close(active.path)
             await asyncio.to_thread(segments.unseal, active.path)
             active.sealed = False
+            active.newest_timestamp = None
 
         def truncate(connection: Any) -> tuple[int, LogState]:
             end_offset = segments.delete_from(connection, offset)
@@ -230,6 +305,7 @@ class LogFiles:
         while self._segments:
             await self._remove(self._segments.pop())
         self._segments.append(await self._create_segment(offset, Snapshot()))
+        self._log_start_offset = offset
         async with self._handles.use(self.active) as connection:
             return await connection.run(
                 "read the new segment",

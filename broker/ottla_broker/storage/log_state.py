@@ -106,8 +106,8 @@ def load_state(connection: Any, path: Path, limits: StateLimits) -> LogState:
     base_offset = segments.required_base_offset(path)
     snapshot = segments.read_snapshot(connection, path)
     producers, requests = _replay_rows(connection, snapshot, limits)
-    ((batches, size_bytes),) = connection.execute(
-        "SELECT count(*), coalesce(sum(size), 0) FROM batches"
+    ((batches, size_bytes, newest_timestamp),) = connection.execute(
+        "SELECT count(*), coalesce(sum(size), 0), coalesce(max(max_timestamp), -1) FROM batches"
     ).fetchall()
     first = connection.execute(
         "SELECT max_timestamp FROM batches ORDER BY base_offset LIMIT 1"
@@ -120,7 +120,7 @@ def load_state(connection: Any, path: Path, limits: StateLimits) -> LogState:
     return LogState(
         next_offset=next_offset,
         last_batch_epoch=last[0][0] if last else leader_epochs.epoch_at(next_offset - 1),
-        fill=SegmentFill(size_bytes, batches, first[0][0] if first else -1),
+        fill=SegmentFill(size_bytes, batches, first[0][0] if first else -1, newest_timestamp),
         leader_epochs=leader_epochs,
         producers=producers,
         requests=requests,

@@ -32,11 +32,12 @@ from ottla_broker.storage.group_commit import (
     QueuedRoll,
 )
 from ottla_broker.storage.handles import HandlePool
-from ottla_broker.storage.log_config import AppendInfo, LogConfig
+from ottla_broker.storage.log_config import AppendInfo, LogConfig, RemovedSegments
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_reader import LogReader
 from ottla_broker.storage.log_state import LogState, StateLimits
 from ottla_broker.storage.policy.producer_state import Duplicate
+from ottla_broker.storage.policy.retention import active_must_roll
 from ottla_broker.storage.policy.rolling import SegmentFill, should_roll
 from ottla_broker.storage.recovery import RecoveredLog, RecoveryReport
 from ottla_broker.storage.replica_directory import prepare_replica_directory
@@ -89,6 +90,8 @@ class PartitionLog:
         self._durability = sqlite.Durability(config.durability)
         self._files = LogFiles(directory, identity, self._durability, recovered.segments, handles)
         self._truncating = False
+        # Held by whoever takes files away: one at a time.
+        self._taking_away = asyncio.Lock()
         self._closed = False
         self._commits = GroupCommit(
             recovered.state.next_offset,
@@ -365,12 +368,16 @@ class PartitionLog:
             segment_bytes=self.config.segment_bytes,
             segment_ms=self.config.segment_ms,
         ):
-            self._commits.enqueue(QueuedRoll(state.next_offset, state.snapshot()))
-            state.fill = SegmentFill()
+            self._roll()
         follows_gap = batch.base_offset != state.next_offset
         self._commits.enqueue(QueuedBatch(batch, row_of(header, batch), follows_gap))
         self._tail.append(batch)
         state.append(header, batch, now_ms, self._monotonic_ms())
+
+    def _roll(self) -> None:
+        """Begin a segment with the next batch."""
+        self._commits.enqueue(QueuedRoll(self._state.next_offset, self._state.snapshot()))
+        self._state.fill = SegmentFill()
 
     def _assign_epoch_at(self, leader_epoch: int, start_offset: int) -> None:
         before = self._state.leader_epochs
@@ -447,6 +454,78 @@ class PartitionLog:
         else:
             await self._files.commit(item)
 
+    # --- the beginning ------------------------------------------------------------------------
+
+    async def enforce_retention(self, *, high_watermark: int, now_ms: int) -> None:
+        """Move the log's start past what its configs let go: for the leader.
+
+        Nothing at or above `high_watermark` goes, and never the active segment; one that nobody
+        appends to is sealed when it is due, so that it can go too.
+
+        Args:
+            high_watermark: everything below is committed.
+            now_ms: the wall clock.
+
+        Raises:
+            UnavailableError: the log is closed or being truncated.
+            StorageError: the log has failed, or a segment cannot be read.
+        """
+        self._require_writable()
+        config = self.config
+        if active_must_roll(
+            self._state.fill, config.retention, segment_ms=config.segment_ms, now_ms=now_ms
+        ):
+            self._roll()
+            await self._commits.drain()
+        async with self._taking_away:
+            self._require_writable()
+            async with self._files.lock.shared():
+                offset = await self._files.log_start_after_retention(
+                    config.retention, high_watermark=high_watermark, now_ms=now_ms
+                )
+            self.advance_log_start(offset)
+
+    def advance_log_start(self, offset: int) -> None:
+        """Let nobody read below `offset` any more; it never moves back while the log is open.
+
+        The files go with `remove_expired`, and after a restart what is left of them tells where
+        the log begins.
+
+        Args:
+            offset: where a batch begins, or the log's end; all below is committed.
+        """
+        assert offset <= self.log_end_offset, (offset, self.log_end_offset)
+        self._files.advance_log_start(offset)
+
+    async def remove_expired(self) -> RemovedSegments:
+        """Remove the files of segments that lie wholly below the log's start.
+
+        When everything lies below it, the active segment is sealed first, to go with the others.
+        Whoever reads one of them is waited for, and not interrupted.
+
+        Raises:
+            UnavailableError: the log is closed or being truncated.
+            StorageError: a file cannot be removed; the log has failed.
+        """
+        self._require_writable()
+        all_expired = self.log_start_offset == self.next_offset and self._state.fill.batches > 0
+        if not self._files.has_expired and not all_expired:
+            return RemovedSegments()
+        async with self._taking_away:
+            self._require_writable()
+            if self.log_start_offset == self.next_offset and self._state.fill.batches > 0:
+                self._roll()
+                await self._commits.drain()
+            async with self._files.lock.exclusive():
+                expired = self._files.forget_expired()
+            try:
+                await self._files.remove_files(expired)
+            except OSError as error:
+                failure = sqlite.storage_error(self.directory, "remove expired segments", error)
+                self._commits.fail(failure)
+                raise failure from error
+        return RemovedSegments(len(expired), sum(segment.size_bytes for segment in expired))
+
     # --- truncation and the end ---------------------------------------------------------------
 
     async def truncate_to(self, offset: int) -> None:
@@ -482,15 +561,16 @@ class PartitionLog:
         self._require_writable()
         self._truncating = True
         try:
-            await self._commits.drain()
-            async with self._files.lock.exclusive():
-                try:
-                    state = await change(self._limits())
-                except OSError as error:
-                    raise sqlite.storage_error(self.directory, "truncate", error) from error
-                self._state = state
-                self._commits.reset(state.next_offset)
-                forget(state.next_offset)
+            async with self._taking_away:
+                await self._commits.drain()
+                async with self._files.lock.exclusive():
+                    try:
+                        state = await change(self._limits())
+                    except OSError as error:
+                        raise sqlite.storage_error(self.directory, "truncate", error) from error
+                    self._state = state
+                    self._commits.reset(state.next_offset)
+                    forget(state.next_offset)
         except StorageError as error:
             self._commits.fail(error)
             raise
@@ -533,7 +613,7 @@ class PartitionLog:
 
     async def _close_files(self) -> None:
         self._tail.reset(self._state.next_offset)
-        async with self._files.lock.exclusive():
+        async with self._taking_away, self._files.lock.exclusive():
             await self._files.close()
 
 

@@ -122,6 +122,8 @@ class Segment:
     durability: sqlite.Durability
     sealed: bool
     size_bytes: int = 0
+    newest_timestamp: int | None = None
+    """Of a sealed segment, in ms, once it has been asked for."""
     to_create: Snapshot | None = None
     """The state that a segment not made yet begins with; opening it makes the file."""
 
@@ -363,6 +365,17 @@ def end_offset_of(connection: Any, base_offset: int) -> int:
         "SELECT last_offset FROM batches ORDER BY base_offset DESC LIMIT 1"
     ).fetchall()
     return int(last[0][0]) + 1 if last else base_offset
+
+
+def newest_timestamp(connection: Any, path: Path) -> int:
+    """The largest timestamp of a sealed segment, in ms.
+
+    That of the file's last change where no record has one: it was sealed then.
+    """
+    [(newest,)] = connection.execute("SELECT max(max_timestamp) FROM batches").fetchall()
+    if newest is not None and newest >= 0:
+        return int(newest)
+    return path.stat().st_mtime_ns // 1_000_000
 
 
 def drop_epochs_after(connection: Any, end_offset: int) -> None:

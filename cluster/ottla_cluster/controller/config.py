@@ -1,8 +1,10 @@
 """The controller's settings: one frozen value, checked once where it is made."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ottla_cluster.controller.limits import MAX_NAME_LENGTH, MAX_PARTITIONS_PER_TOPIC
+from ottla_cluster.controller.topic_configs import ConfigValue, parse_configs
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,9 @@ class ControllerConfig:
     default_min_insync_replicas: int = 2
     """`min.insync.replicas` of a topic that sets none; written into the topic when it is created,
     so that every broker reads the same value whatever its own settings are."""
+    default_topic_configs: Mapping[str, ConfigValue] = field(default_factory=dict)
+    """Values, as parsed, of what a topic does not set itself, where they are not the built-in
+    ones; written into the topic as the former is. The brokers' own topics do not get them."""
     session_timeout_ms: int = 3_000
     """A broker whose last heartbeat is older is fenced."""
     preferred_election_interval_ms: int = 10_000
@@ -28,5 +33,6 @@ class ControllerConfig:
         assert 1 <= self.default_partitions <= MAX_PARTITIONS_PER_TOPIC, self.default_partitions
         assert self.default_replication_factor >= 1, self.default_replication_factor
         assert self.default_min_insync_replicas >= 1, self.default_min_insync_replicas
+        assert parse_configs(self.default_topic_configs) == self.default_topic_configs
         assert self.session_timeout_ms > 0, self.session_timeout_ms
         assert self.preferred_election_interval_ms > 0, self.preferred_election_interval_ms

@@ -14,10 +14,20 @@ from ottla_protocol.errors import InvalidConfigError
 ConfigValue = str | int | bool
 """What a config's value may be on the wire and in the metadata log."""
 
+CLEANUP_POLICY = "cleanup.policy"
 MIN_INSYNC_REPLICAS = "min.insync.replicas"
 SEGMENT_BYTES = "segment.bytes"
 DURABILITY = "durability"
 MAX_MESSAGE_BYTES = "max.message.bytes"
+RETENTION_BYTES = "retention.bytes"
+RETENTION_MS = "retention.ms"
+SEGMENT_MS = "segment.ms"
+
+NEVER_DELETE = -1
+"""The value of a retention that deletes nothing."""
+
+_WEEK_MS = 7 * 24 * 60 * 60 * 1000
+_LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,13 @@ TopicConfig = IntegerConfig | ChoiceConfig
 
 _DEFINITIONS: tuple[TopicConfig, ...] = (
     ChoiceConfig(
+        name=CLEANUP_POLICY,
+        default="delete",
+        choices=("delete",),
+        doc="What happens to old segments: they are deleted, as retention.ms and retention.bytes "
+        "say.",
+    ),
+    ChoiceConfig(
         name=DURABILITY,
         default="fsync",
         choices=("fsync", "os"),
@@ -97,11 +114,35 @@ _DEFINITIONS: tuple[TopicConfig, ...] = (
         "smaller of this and the replication factor.",
     ),
     IntegerConfig(
+        name=RETENTION_BYTES,
+        default=NEVER_DELETE,
+        minimum=NEVER_DELETE,
+        maximum=_LARGEST,
+        doc="How many bytes of a partition are kept at least: its oldest segment goes when the "
+        "others have as many; -1 for no bound.",
+    ),
+    IntegerConfig(
+        name=RETENTION_MS,
+        default=_WEEK_MS,
+        minimum=NEVER_DELETE,
+        maximum=_LARGEST,
+        doc="How long records are kept, by their timestamps, in ms: a segment goes when its "
+        "newest record is older; -1 for ever.",
+    ),
+    IntegerConfig(
         name=SEGMENT_BYTES,
         default=1024 * 1024 * 1024,
         minimum=1_024,
         maximum=16 * 1024 * 1024 * 1024,
         doc="The size at which a segment is sealed and the next one begins, in bytes.",
+    ),
+    IntegerConfig(
+        name=SEGMENT_MS,
+        default=_WEEK_MS,
+        minimum=1,
+        maximum=_LARGEST,
+        doc="The span of timestamps after which a segment is sealed and the next one begins, "
+        "in ms.",
     ),
 )
 

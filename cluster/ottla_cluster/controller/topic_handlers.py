@@ -1,6 +1,6 @@
 """Handlers that create, configure and remove topics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ottla_cluster.controller.commands import (
@@ -27,6 +27,9 @@ from ottla_cluster.controller.records import (
 from ottla_cluster.controller.result import Result
 from ottla_cluster.controller.topic_configs import (
     MIN_INSYNC_REPLICAS,
+    NEVER_DELETE,
+    RETENTION_BYTES,
+    RETENTION_MS,
     ConfigValue,
     definition,
     effective_configs,
@@ -50,6 +53,12 @@ if TYPE_CHECKING:
 
     from ottla_cluster.controller.config import ControllerConfig
 
+KEEP_ALL: Mapping[str, ConfigValue] = {
+    RETENTION_BYTES: NEVER_DELETE,
+    RETENTION_MS: NEVER_DELETE,
+}
+"""Configs of a topic that retention leaves alone."""
+
 
 def create_topic(
     image: MetadataImage, command: CreateTopic, config: "ControllerConfig", random: "Random"
@@ -67,6 +76,9 @@ def create_topic(
     _check_new_name(image, command)
     configs = parse_configs(command.configs)
     configs.setdefault(MIN_INSYNC_REPLICAS, config.default_min_insync_replicas)
+    # What the brokers write for themselves is not for time to take.
+    for name, value in (KEEP_ALL if command.internal else config.default_topic_configs).items():
+        configs.setdefault(name, value)
     partitions = _partition_count(image, command, config)
     replication_factor = _replication_factor(image, command.replication_factor, config)
     placed = place_partitions(
@@ -105,6 +117,8 @@ def alter_topic_configs(
             configs[name] = known.parse(value)
         elif name == MIN_INSYNC_REPLICAS:
             configs[name] = config.default_min_insync_replicas
+        elif name in config.default_topic_configs:
+            configs[name] = config.default_topic_configs[name]
         else:
             configs.pop(name, None)
     response = AlterTopicConfigsResponse(topic.name, topic.topic_id, effective_configs(configs))

@@ -170,6 +170,8 @@ class PartitionFollower:
             assert cut < self._log_end_offset, (diverging, self._log_end_offset)
             return FollowerOutput(truncate_to=cut)
         if position.offset < leader_log_start_offset:
+            # Counts from the new beginning on: below it the leader let go only what is committed.
+            self._leader_high_watermark = leader_high_watermark
             return FollowerOutput(restart_at=leader_log_start_offset)
         self._leader_high_watermark = leader_high_watermark
         return self._advance_high_watermark()

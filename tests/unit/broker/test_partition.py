@@ -253,6 +253,77 @@ async def test_a_log_shorter_than_its_high_watermark_does_not_lead_before_it_is_
     await partition.close()
 
 
+def fetched(*, log_start=0, high_watermark=0, batches=()):
+    return FetchResult("t" * 32, 0, None, high_watermark, log_start, None, list(batches))
+
+
+async def follow_with(hosted, *values):
+    """Follow, and take in these values from the leader."""
+    partition = hosted.partition
+    await partition.become_follower(state(OTHER, 1))
+    for offset, value in enumerate(values):
+        batch = encode_batch(
+            [RecordData(timestamp=1, key=None, value=value)], base_offset=offset, leader_epoch=1
+        )
+        result = fetched(
+            high_watermark=offset + 1, batches=[ReplicatedBatch(memoryview(batch), None)]
+        )
+        assert await partition.take_fetched(partition.follower.fetch_position, result) is None
+        await partition.log.wait_durable(offset + 1)
+        partition.follower_log_changed()
+
+
+async def test_a_log_that_ends_below_its_leader_s_start_begins_anew_there(hosted):
+    await follow_with(hosted, b"old")
+    partition = hosted.partition
+    result = fetched(log_start=40, high_watermark=50)
+    assert await partition.take_fetched(partition.follower.fetch_position, result) == 40
+    assert (partition.log.log_start_offset, partition.log.next_offset) == (40, 40)
+    assert partition.high_watermark == 40
+    assert partition.follower.fetch_position.offset == 40
+
+
+async def test_a_follower_lets_go_what_its_leader_has_let_go(hosted):
+    await follow_with(hosted, b"a", b"b", b"c")
+    partition = hosted.partition
+    position = partition.follower.fetch_position
+    await partition.take_fetched(position, fetched(log_start=2, high_watermark=3))
+    assert partition.log.log_start_offset == 2
+    assert (await partition.log.remove_expired()).count == 0
+    await partition.take_fetched(position, fetched(log_start=3, high_watermark=3))
+    assert (await partition.log.remove_expired()).count == 1
+    assert (partition.log.log_start_offset, partition.log.next_offset) == (3, 3)
+
+
+async def test_a_follower_lets_go_nothing_above_its_own_high_watermark(hosted):
+    await follow_with(hosted, b"a", b"b")
+    partition = hosted.partition
+    position = partition.follower.fetch_position
+    partition.high_watermark = 1
+    await partition.take_fetched(position, fetched(log_start=2, high_watermark=1))
+    assert partition.log.log_start_offset == 1
+
+
+async def test_only_a_leader_that_may_lead_enforces_retention(hosted):
+    hosted.partition.log.reconfigure(LogConfig(retention_ms=0))
+    with pytest.raises(LeaderNotAvailableError):
+        await hosted.partition.enforce_retention(1 << 50)
+    await hosted.lead(0)
+    hosted.append()
+    hosted.append()
+    await hosted.partition.log.wait_durable(2)
+    hosted.follower_has(1)
+    await hosted.partition.enforce_retention(1 << 50)
+    assert hosted.partition.log.log_start_offset == 0
+    hosted.follower_has(2)
+    hosted.leased = False
+    with pytest.raises(LeaderNotAvailableError):
+        await hosted.partition.enforce_retention(1 << 50)
+    hosted.leased = True
+    await hosted.partition.enforce_retention(1 << 50)
+    assert hosted.partition.log.log_start_offset == 2
+
+
 async def test_a_former_leader_asks_the_next_one_only_from_what_is_durable_here(hosted):
     """Otherwise its queued tail could come to stand below a high watermark that is not its own."""
     await hosted.lead(0)

@@ -1,6 +1,7 @@
 """High watermarks of replicas that come and go."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory
+from ottla_broker.storage.policy.retention import NEVER
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.controller.image import Partition, Topic
 
@@ -60,3 +62,12 @@ async def test_a_topic_s_configs_and_the_broker_s_defaults_make_a_log_s_limits(m
     assert (config.segment_bytes, config.durability, config.max_batch_bytes) == (4_096, "os", 2_048)
     assert (config.producer_id_expiration_ms, config.idempotency_entries_max) == (7, 8)
     assert logs.config_of(topic()).durability == "fsync"
+
+
+async def test_the_brokers_own_topics_are_not_deleted_whatever_their_configs_say(make_logs):
+    logs = make_logs()
+    orders = topic(retention_ms=5, retention_bytes=6, segment_ms=7)
+    config = logs.config_of(orders)
+    assert (config.retention_ms, config.retention_bytes, config.segment_ms) == (5, 6, 7)
+    own = logs.config_of(replace(orders, name="__consumer_offsets"))
+    assert (own.retention_ms, own.retention_bytes) == (NEVER, NEVER)

@@ -113,3 +113,9 @@ def test_bounds_of_what_is_remembered_of_retries(monkeypatch, name, default, lar
         monkeypatch.setenv(variable, value)
         with pytest.raises(SettingsError, match=variable):
             load("--node-id", "1")
+
+
+def test_only_chosen_topic_defaults_are_written_into_topics():
+    assert load("--node-id", "1").default_topic_configs == {}
+    chosen = load("--node-id", "1", "--retention-ms", "-1", "--segment-bytes", "4096")
+    assert chosen.default_topic_configs == {"retention.ms": -1, "segment.bytes": 4096}

@@ -54,3 +54,23 @@ def test_effective_values_prefer_what_the_topic_sets():
     assert effective_configs({"durability": "os"})["durability"] == "os"
     assert integer_config({"segment.bytes": 4096}, "segment.bytes") == 4096
     assert integer_config({}, "segment.bytes") == TOPIC_CONFIGS["segment.bytes"].default
+
+
+@pytest.mark.parametrize("value", [-1, 0, "86400000", 2**63 - 1])
+@pytest.mark.parametrize("name", ["retention.ms", "retention.bytes"])
+def test_a_retention_is_a_bound_or_none(name, value):
+    assert parse_configs({name: value}) == {name: int(value)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("retention.ms", -2, "-1.."),
+        ("retention.bytes", "much", "whole number"),
+        ("segment.ms", 0, "1.."),
+        ("cleanup.policy", "compact", "one of delete"),
+    ],
+)
+def test_what_is_no_retention_is_refused_with_its_rule(name, value, rule):
+    with pytest.raises(InvalidConfigError, match=rule.replace(".", r"\.")):
+        parse_configs({name: value})

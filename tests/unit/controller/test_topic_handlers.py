@@ -189,3 +189,19 @@ def test_changing_configs_leaves_leadership_alone(metadata):
     metadata.apply(AlterTopicConfigs("orders", {"durability": "os"}))
     after = metadata.image.topic("orders")
     assert after == replace(before, configs=after.configs)
+
+
+def test_chosen_defaults_are_written_into_a_topic_and_come_back_with_a_reset():
+    metadata = MetadataUnderTest(3, default_topic_configs={"retention.ms": 60_000})
+    metadata.apply(CreateTopic("orders", partitions=1))
+    assert metadata.image.topic("orders").configs["retention.ms"] == 60_000
+    response = metadata.apply(AlterTopicConfigs("orders", {"retention.ms": -1}))
+    assert response.configs["retention.ms"] == -1
+    response = metadata.apply(AlterTopicConfigs("orders", {"retention.ms": None}))
+    assert response.configs["retention.ms"] == 60_000
+
+
+def test_the_brokers_own_topics_keep_everything():
+    metadata = MetadataUnderTest(3, default_topic_configs={"retention.ms": 60_000})
+    response = metadata.apply(CreateTopic("__consumer_offsets", partitions=1, internal=True))
+    assert (response.configs["retention.ms"], response.configs["retention.bytes"]) == (-1, -1)

@@ -23,6 +23,7 @@ def test_a_segment_rolls_at_its_limits_and_never_empty(fill, size_bytes, timesta
     assert rolls is expected
 
 
-def test_the_fill_keeps_the_first_timestamp():
+def test_the_fill_keeps_the_first_and_the_newest_timestamp():
     fill = SegmentFill().with_batch(10, 7).with_batch(20, 3)
-    assert fill == SegmentFill(bytes_used=30, batches=2, first_timestamp=7)
+    assert fill == SegmentFill(bytes_used=30, batches=2, first_timestamp=7, newest_timestamp=7)
+    assert fill.with_batch(1, 9).newest_timestamp == 9

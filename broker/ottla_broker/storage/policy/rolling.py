@@ -14,17 +14,19 @@ SEGMENT_BATCHES_MAX = 1 << 20
 class SegmentFill(NamedTuple):
     """What the active segment holds, batches that are still queued included.
 
-    Invariant: `batches == 0` exactly when `bytes_used == 0`; `first_timestamp` means nothing then.
+    Invariant: `batches == 0` exactly when `bytes_used == 0`; the timestamps mean nothing then.
     """
 
     bytes_used: int = 0
     batches: int = 0
     first_timestamp: int = -1
+    newest_timestamp: int = -1
 
     def with_batch(self, size_bytes: int, timestamp: int) -> "SegmentFill":
         """The fill after one more batch; `timestamp` is the batch's largest, in ms."""
         first = timestamp if self.batches == 0 else self.first_timestamp
-        return SegmentFill(self.bytes_used + size_bytes, self.batches + 1, first)
+        newest = max(timestamp, self.newest_timestamp)
+        return SegmentFill(self.bytes_used + size_bytes, self.batches + 1, first, newest)
 
 
 def should_roll(

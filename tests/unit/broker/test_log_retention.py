@@ -1,0 +1,131 @@
+"""The task that holds every log against its limits."""
+
+import asyncio
+
+import pytest
+
+from ottla_broker.drivers.log_retention import LogRetention
+from ottla_broker.storage.log_config import RemovedSegments
+from ottla_broker.storage.policy.trusted_clock import CLOCK_JUMP_GRACE_MS
+from ottla_protocol.errors import LeaderNotAvailableError, StorageError, UnavailableError
+
+MONTH_MS = 30 * 24 * 3_600_000
+
+
+async def until(condition):
+    """Let the event loop turn until it holds; pytest's own time-out ends it."""
+    while not condition():  # noqa: ASYNC110  what is waited for has no event
+        await asyncio.sleep(0)
+
+
+class FakeLog:
+    def __init__(self):
+        self.log_start_offset = 0
+        self.removed = RemovedSegments()
+        self.removals = 0
+        self.error = None
+
+    async def remove_expired(self):
+        self.removals += 1
+        if self.error is not None:
+            raise self.error
+        return self.removed
+
+
+class FakePartition:
+    name = "orders-0"
+
+    def __init__(self):
+        self.log = FakeLog()
+        self.asked = []
+        self.error = None
+
+    async def enforce_retention(self, now_ms):
+        self.asked.append(now_ms)
+        if self.error is not None:
+            raise self.error
+        self.log.log_start_offset += 1
+
+
+class FakeReplicas:
+    def __init__(self, led, followed):
+        self.led = led
+        self.partitions = dict(enumerate([*led, *followed]))
+
+    def leaders(self):
+        return iter(self.led)
+
+
+class Clocks:
+    def __init__(self):
+        self.wall_ms = self.steady_ms = 1_000_000
+
+
+@pytest.fixture
+def clocks():
+    return Clocks()
+
+
+def retention_of(clocks, led, followed=(), *, failures=None, interval_ms=1):
+    return LogRetention(
+        replicas=FakeReplicas(led, followed),
+        interval_ms=interval_ms,
+        on_failure=pytest.fail if failures is None else failures.append,
+        wall_ms=lambda: clocks.wall_ms,
+        steady_ms=lambda: clocks.steady_ms,
+    )
+
+
+async def test_the_leader_decides_and_everyone_removes(clocks):
+    led, followed = FakePartition(), FakePartition()
+    retention = retention_of(clocks, [led], [followed])
+    await retention.enforce()
+    await retention.remove_expired()
+    assert (led.asked, followed.asked) == ([clocks.wall_ms], [])
+    assert (led.log.removals, followed.log.removals) == (1, 1)
+
+
+async def test_a_log_that_cannot_now_does_not_keep_the_others_waiting(clocks):
+    moved, sound = FakePartition(), FakePartition()
+    moved.error = LeaderNotAvailableError("moved")
+    moved.log.error = UnavailableError("closed")
+    retention = retention_of(clocks, [moved, sound])
+    await retention.enforce()
+    await retention.remove_expired()
+    assert (len(sound.asked), sound.log.removals) == (1, 1)
+
+
+async def test_a_clock_that_jumps_ahead_ages_nothing_before_its_time(clocks):
+    led = FakePartition()
+    retention = retention_of(clocks, [led])
+    before = clocks.wall_ms
+    clocks.wall_ms += MONTH_MS
+    await retention.enforce()
+    clocks.wall_ms += CLOCK_JUMP_GRACE_MS
+    clocks.steady_ms += CLOCK_JUMP_GRACE_MS
+    await retention.enforce()
+    assert led.asked == [before, clocks.wall_ms]
+
+
+async def test_the_task_looks_again_and_again(clocks):
+    led = FakePartition()
+    retention = retention_of(clocks, [led])
+    retention.start()
+
+    def looked_twice():
+        clocks.steady_ms += 1
+        return len(led.asked) >= 2 and led.log.removals >= 2
+
+    await until(looked_twice)
+    await retention.stop()
+
+
+async def test_a_log_that_fails_stops_the_broker(clocks):
+    led = FakePartition()
+    led.log.error = StorageError("cannot remove")
+    failures = []
+    retention = retention_of(clocks, [led], failures=failures)
+    retention.start()
+    await until(lambda: failures)
+    assert failures == [led.log.error]
+    await retention.stop()

@@ -1,0 +1,120 @@
+"""Which segments go, when an idle one is sealed, and which clock is believed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ottla_broker.storage.policy.retention import (
+    NEVER,
+    RetentionLimits,
+    SealedSegment,
+    active_must_roll,
+    may_go,
+)
+from ottla_broker.storage.policy.rolling import SegmentFill
+from ottla_broker.storage.policy.trusted_clock import (
+    CLOCK_JUMP_GRACE_MS,
+    CLOCK_JUMP_MS,
+    TrustedClock,
+)
+
+OLDEST = SealedSegment(end_offset=10, size_bytes=100, newest_timestamp=1_000)
+HOUR_MS = 3_600_000
+
+
+def goes(limits, *, log_bytes=1_000, high_watermark=10, now_ms=1_000):
+    return may_go(OLDEST, limits, log_bytes=log_bytes, high_watermark=high_watermark, now_ms=now_ms)
+
+
+def test_without_bounds_nothing_goes():
+    assert not goes(RetentionLimits(NEVER, NEVER), log_bytes=1 << 60, now_ms=1 << 60)
+
+
+@pytest.mark.parametrize(("now_ms", "expected"), [(1_050, False), (1_051, True), (0, False)])
+def test_the_age_of_a_segment_is_that_of_its_newest_record(now_ms, expected):
+    assert goes(RetentionLimits(retention_ms=50), now_ms=now_ms) is expected
+
+
+@pytest.mark.parametrize(("log_bytes", "expected"), [(599, False), (600, True), (100, False)])
+def test_a_log_keeps_at_least_retention_bytes(log_bytes, expected):
+    assert goes(RetentionLimits(retention_bytes=500), log_bytes=log_bytes) is expected
+
+
+def test_nothing_above_the_high_watermark_goes():
+    limits = RetentionLimits(0, 0)
+    assert goes(limits, high_watermark=10, now_ms=1 << 60)
+    assert not goes(limits, high_watermark=9, now_ms=1 << 60)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 1_000), max_size=20),
+    active_bytes=st.integers(0, 1_000),
+    retention_bytes=st.integers(0, 5_000),
+)
+def test_as_much_goes_as_may_and_no_more(sizes, active_bytes, retention_bytes):
+    left = list(sizes)
+    while left and may_go(
+        SealedSegment(0, left[0], 0),
+        RetentionLimits(retention_bytes=retention_bytes),
+        log_bytes=sum(left) + active_bytes,
+        high_watermark=0,
+        now_ms=0,
+    ):
+        left.pop(0)
+    kept = sum(left) + active_bytes
+    assert kept >= retention_bytes or left == sizes
+    assert not left or kept - left[0] < retention_bytes
+
+
+@pytest.mark.parametrize(
+    ("active", "retention_ms", "now_ms", "expected"),
+    [
+        (SegmentFill(), 50, 1 << 60, False),
+        (SegmentFill(9, 1, 100, 120), 50, 170, False),
+        (SegmentFill(9, 1, 100, 120), 50, 171, True),
+        (SegmentFill(9, 1, 100, 120), 5_000, 599, False),
+        (SegmentFill(9, 1, 100, 120), 5_000, 600, True),
+        (SegmentFill(9, 1, 100, 120), NEVER, 1 << 60, False),
+        (SegmentFill(9, 1, -1, -1), 50, 1 << 60, False),
+    ],
+)
+def test_an_idle_active_segment_is_sealed_when_it_is_due(active, retention_ms, now_ms, expected):
+    limits = RetentionLimits(retention_ms)
+    assert active_must_roll(active, limits, segment_ms=500, now_ms=now_ms) is expected
+
+
+def test_a_clock_that_runs_evenly_is_believed():
+    clock = TrustedClock(1_000, 0)
+    for elapsed in (10, 5_000, 10 * HOUR_MS):
+        assert clock.read(1_000 + elapsed, elapsed) == 1_000 + elapsed
+    assert not clock.is_ahead
+
+
+def test_a_jump_ahead_counts_only_after_an_hour():
+    clock = TrustedClock(0, 0)
+    jump = 30 * 24 * HOUR_MS
+    assert clock.read(jump, 0) == 0
+    assert clock.is_ahead
+    almost = CLOCK_JUMP_GRACE_MS - 1
+    assert clock.read(jump + almost, almost) == almost
+    assert clock.read(jump + almost + 1, almost + 1) == jump + almost + 1
+    assert not clock.is_ahead
+
+
+def test_a_jump_that_is_put_right_is_forgotten():
+    clock = TrustedClock(0, 0)
+    clock.read(HOUR_MS, 10)
+    assert clock.read(20, 20) == 20
+    assert not clock.is_ahead
+    # The hour begins anew with the next one.
+    clock.read(9 * HOUR_MS, HOUR_MS)
+    assert clock.is_ahead
+    later = 2 * HOUR_MS - 1
+    assert clock.read(9 * HOUR_MS + later, later) == later
+
+
+def test_a_clock_that_is_set_back_is_believed_at_once():
+    clock = TrustedClock(10 * HOUR_MS, 0)
+    assert clock.read(HOUR_MS, 5) == HOUR_MS
+    assert clock.read(HOUR_MS + CLOCK_JUMP_MS + 5, 10) == HOUR_MS + CLOCK_JUMP_MS + 5
+    assert clock.read(10 * HOUR_MS, 15) < 2 * HOUR_MS
