@@ -503,7 +503,12 @@ class Consumer:
             self._is_polling = was_polling
 
     async def _carry_out(self, steps: Steps[Any]) -> Any:
-        """Do the steps of a call, on this loop."""
+        """Do the steps of a call, on this loop.
+
+        The loop gets a turn in any case: heartbeats and fetches must go on also where a program
+        awaits nothing but polls that have records at once.
+        """
+        await asyncio.sleep(0)
         if self._driving is None:
             self._core.check_usable()
             self._wake()
