@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
@@ -182,6 +183,24 @@ class TestAcks:
         assert committed(client, group) == {0: 3}
         consumer.try_poll(ack=old).expect(200)
         assert committed(client, group) == {0: 3}
+
+    def test_acks_that_cross_take_nothing_back(self, client, group, orders):
+        """Two polls of one member at a time, as a client has that gave up waiting for the first."""
+        rounds, batch = 15, 10
+        produce(client, orders, [3 * number for number in range(rounds * 2 * batch)])
+        consumer = PollingClient(client, group, [orders])
+        with ThreadPoolExecutor(2) as threads:
+            for number in range(rounds):
+                less = consumer.try_poll(ack=None, max_records=batch).expect(200).document
+                consumer.member_id = less["member_id"]
+                more = consumer.try_poll(ack=None, max_records=2 * batch).expect(200).document
+                crossing = [
+                    threads.submit(consumer.try_poll, ack=each["ack"], via=1 + number % 3)
+                    for each in (more, less)
+                ]
+                for answer in crossing:
+                    answer.result().expect(200)
+                assert committed(client, group) == {0: (number + 1) * 2 * batch}
 
     def test_an_ack_names_the_member_by_itself(self, client, group, orders):
         produce(client, orders, [0])
