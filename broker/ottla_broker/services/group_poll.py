@@ -32,6 +32,7 @@ from ottla_protocol.errors import (
     NotFoundError,
     OffsetOutOfRangeError,
     OttlaError,
+    Outcome,
     OverloadedError,
     UnknownMemberIdError,
 )
@@ -103,11 +104,9 @@ class GroupPollService:
             UnavailableError: the coordinator, or the leaders, did not answer in time.
         """
         deadline_ms = monotonic_ms() + request.max_wait_ms
-        if (request.topics is None) == (request.pattern is None):
-            raise InvalidRequestError("exactly one of topics and pattern is needed", field="topics")
-        ack, is_known = None, False
-        if request.ack is not None:
-            ack = decode_ack(request.ack, group=group, member_id=request.member_id)
+        ack = _checked_ack(group, request)
+        is_known = False
+        if ack is not None:
             is_known = await self._positions.commit_ack(ack)
         member_id = request.member_id
         if member_id is None:
@@ -118,9 +117,12 @@ class GroupPollService:
                 await membership.begin(was_named=request.member_id is not None or ack is not None)
             await membership.join()
             found = await self._wait_as_member(membership, request, deadline_ms)
-        except BaseException:
+        except BaseException as error:
             if membership.is_new:
                 self._leave_soon(membership)
+            if ack is not None and isinstance(error, OttlaError):
+                # Whatever failed says nothing of the ack, and that is committed.
+                error.outcome = Outcome.UNKNOWN
             raise
         offsets = {each.key: each.next_offset for each in found}
         made = PollAck(group, member_id, membership.generation, offsets) if found else None
@@ -273,6 +275,26 @@ class GroupPollService:
         except OttlaError:
             # It never became a member, or the coordinator is away and will miss its heartbeats.
             return
+
+
+def _checked_ack(group: str, request: GroupPollRequest) -> PollAck | None:
+    """The poll's ack, of a poll that says what it reads.
+
+    Raises:
+        InvalidRequestError: it does not, or the ack is none of this group and member.
+    """
+    if (request.topics is None) == (request.pattern is None):
+        raise InvalidRequestError(
+            "exactly one of topics and pattern is needed",
+            field="topics",
+            outcome=Outcome.NOT_APPLIED,
+        )
+    if request.ack is None:
+        return None
+    try:
+        return decode_ack(request.ack, group=group, member_id=request.member_id)
+    except InvalidRequestError as error:
+        raise error.with_outcome(Outcome.NOT_APPLIED) from error
 
 
 def _are_kept(membership: PollMembership, looking: "asyncio.Task[_Looked]") -> bool:

@@ -9,7 +9,7 @@ import pytest
 from ottla_broker.drivers.peer_messages import PartitionBounds
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services.group_poll import GroupPollService
-from ottla_broker.services.poll_acks import PollAck
+from ottla_broker.services.poll_acks import PollAck, encode_ack
 from ottla_broker.services.poll_membership import PollMembership
 from ottla_broker.services.poll_positions import PollPositions, mark_of
 from ottla_cluster.groups.commands import (
@@ -28,7 +28,9 @@ from ottla_cluster.groups.commands import (
 from ottla_protocol.errors import (
     CoordinatorNotAvailableError,
     FencedMemberEpochError,
+    InvalidRequestError,
     InvalidSessionTimeoutError,
+    OttlaError,
     Outcome,
     OverloadedError,
     UnknownMemberIdError,
@@ -218,6 +220,48 @@ class TestAcks:
         with pytest.raises(FencedMemberEpochError) as refused:
             await positions.commit_ack(PollAck("g", MEMBER, 4, {("t", 0): 5}))
         assert refused.value.outcome is Outcome.NOT_APPLIED
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ((CoordinatorNotAvailableError("away", outcome=Outcome.NOT_APPLIED),), Outcome.NOT_APPLIED),
+        (
+            (
+                fetched(p0=(None, "")),
+                CommitOffsetsResponse((CommittedPartition("t", 0, 5),)),
+                InvalidSessionTimeoutError("short", outcome=Outcome.NOT_APPLIED),
+            ),
+            Outcome.UNKNOWN,
+        ),
+    ],
+    ids=["before the commit", "after the commit"],
+)
+async def test_an_error_after_the_ack_was_committed_does_not_deny_that(answers, expected):
+    coordinator = Coordinator(*answers)
+    polls = GroupPollService(
+        calls=coordinator,
+        reads=None,
+        positions=PollPositions(calls=coordinator, metadata=None, bounds=None),
+        purgatory=Purgatory(10),
+    )
+    ack = encode_ack(PollAck("g", MEMBER, 4, {("t", 0): 5}))
+    with pytest.raises(OttlaError) as refused:
+        await polls.poll("g", GroupPollRequest(topics=["t"], ack=ack))
+    assert refused.value.outcome is expected
+    assert coordinator.answers == []
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [GroupPollRequest(), GroupPollRequest(topics=["t"], ack="AAAA")],
+    ids=["no topics", "no ack of a poll"],
+)
+async def test_a_poll_that_cannot_be_changes_nothing_and_says_so(request_):
+    polls = GroupPollService(calls=None, reads=None, positions=None, purgatory=Purgatory(10))
+    with pytest.raises(InvalidRequestError) as refused:
+        await polls.poll("g", request_)
+    assert refused.value.outcome is Outcome.NOT_APPLIED
 
 
 class Bounds:
