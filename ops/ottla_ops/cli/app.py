@@ -15,6 +15,8 @@ from ottla_ops.cli import (
     dev_commands,
     group_commands,
     produce_command,
+    query_command,
+    segment_commands,
     topic_commands,
 )
 from ottla_ops.cli.bootstrap import DEFAULT_BOOTSTRAP
@@ -34,6 +36,8 @@ app.add_typer(topic_commands.app, name="topic")
 app.command("produce")(produce_command.produce)
 app.command("consume")(consume_command.consume)
 app.add_typer(group_commands.app, name="group")
+app.command("query")(query_command.query)
+app.add_typer(segment_commands.app, name="segment")
 app.add_typer(dev_commands.app, name="dev")
 
 

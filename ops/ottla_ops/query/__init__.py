@@ -1,0 +1,1 @@
+"""`ottla query`: topics as SQL tables."""

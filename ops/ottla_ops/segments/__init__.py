@@ -1,0 +1,1 @@
+"""Looking into segment files: stopped brokers' and running ones', without disturbing either."""
