@@ -433,8 +433,8 @@ class Consumer:
         """Commit what is finished with, leave the group at once, and stop; twice is no error.
 
         What the last poll handed out, and the current record of an iteration, count as finished
-        with by another poll or by `commit`, and not by `close`: it is also how an application ends
-        that has failed.
+        with by another poll, by `commit`, or where an `async with` block ends without an error, and
+        not by `close`: it is also how an application ends that has failed.
 
         Args:
             timeout: seconds that commit and leaving may take; None is 30.
@@ -548,6 +548,9 @@ class Consumer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if exc_type is None and not self._is_closed:
+            with self._use():
+                self._core.finish()
         await self.close()
 
     def __del__(self) -> None:

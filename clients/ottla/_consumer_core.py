@@ -576,6 +576,11 @@ class ConsumerCore:
 
     # --- the rest -------------------------------------------------------------------------------
 
+    def finish(self) -> None:
+        """The application is done with everything that it has."""
+        with self.lock:
+            self.positions.finish()
+
     def close_steps(self, timeout_s: float | None, *, leave: bool | None) -> Steps[None]:
         """See `Consumer.close`; the shell stops the driver afterwards."""
         wait_s = DEFAULT_CLOSE_TIMEOUT_S if timeout_s is None else timeout_s

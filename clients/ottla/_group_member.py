@@ -449,7 +449,8 @@ class GroupMember:
         is_heard = answer.generation == sent.generation
         self._assignment.answered(sent.sent_ms, sent.owned if is_heard else None)
         # Mostly the answer took as long; but brokers without room for it do not park a heartbeat.
-        self._next_heartbeat_ms = max(now_ms, sent.sent_ms + self._interval_ms)
+        pace_ms = min(self._interval_ms, self._park_ms())
+        self._next_heartbeat_ms = max(now_ms, sent.sent_ms + pace_ms)
         return self._change(assigned, revoked)
 
     def _back_off(self, now_ms: int) -> None:

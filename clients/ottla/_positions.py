@@ -417,9 +417,16 @@ class Positions:
             if state is self._iterating:
                 given = self.current
                 offset = self._iterating_from if given is None else given.offset
-            if offset is not None and offset != state.committed:
+            if offset is not None and not self._is_committed(state, offset):
                 offsets[name] = OffsetAndMetadata(offset)
         return offsets
+
+    def _is_committed(self, state: PartitionState, offset: int) -> bool:
+        """Whether this is committed, or more by the application itself of what it has."""
+        committed, position = state.committed, self.position(state)
+        if committed is None or position is None:
+            return False
+        return offset == committed or offset < committed <= position
 
     def note_committed(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
         """These are committed."""

@@ -341,6 +341,68 @@ def test_close_commits_what_is_finished_with(cluster, consume):
     assert committed(cluster) == 4
 
 
+def test_a_block_that_ends_well_is_done_with_what_it_was_given(cluster):
+    fill(cluster, 10)
+    options = {"group_id": "g", "auto_offset_reset": "earliest"}
+    with cluster.consumer(**options) as consumer:
+        consumer.assign([A])
+        assert next(consumer).offset == 0
+    assert committed(cluster) == 1
+    with cluster.consumer(**options) as consumer:
+        consumer.assign([A])
+        assert offsets(consumer.poll(WAIT_S, max_records=3)[A]) == [1, 2, 3]
+    assert committed(cluster) == 4
+
+
+def test_a_block_that_fails_is_not(cluster):
+    fill(cluster, 10)
+
+    def fail_at_the_fourth():
+        with cluster.consumer(group_id="g", auto_offset_reset="earliest") as consumer:
+            consumer.assign([A])
+            for record in consumer:
+                assert record.offset < 3, "as an application fails"
+
+    with pytest.raises(AssertionError, match="application"):
+        fail_at_the_fourth()
+    assert committed(cluster) == 3
+
+
+def test_auto_commit_never_undoes_what_the_application_committed(cluster, consume):
+    fill(cluster, 10)
+    consumer = consume(group_id="g", auto_commit_interval_ms=20)
+    consumer.assign([A])
+    taken = consumer.poll(WAIT_S, max_records=4)[A]
+    consumer.commit(taken[2])
+    time.sleep(0.1)
+    consumer.close()
+    assert committed(cluster) == 3
+
+
+def test_auto_commit_never_undoes_the_commit_of_the_current_record(cluster, consume):
+    fill(cluster, 10)
+    consumer = consume(group_id="g", auto_commit_interval_ms=20)
+    consumer.assign([A])
+    for record in consumer:
+        consumer.commit(record)
+        if record.offset == 6:
+            time.sleep(0.1)
+            break
+    consumer.close()
+    assert committed(cluster) == 7
+
+
+def test_auto_commit_follows_a_seek_backwards(cluster, consume):
+    fill(cluster, 10)
+    consumer = consume(group_id="g")
+    consumer.assign([A])
+    take(consumer, 8, max_records=8)
+    consumer.commit()
+    consumer.seek(A, 2)
+    consumer.close()
+    assert committed(cluster) == 2
+
+
 def test_without_auto_commit_nothing_is_committed(cluster, consume):
     fill(cluster, 4)
     consumer = consume(group_id="g", enable_auto_commit=False, auto_commit_interval_ms=1)

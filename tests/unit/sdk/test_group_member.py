@@ -446,6 +446,17 @@ def test_a_rebalance_timeout_below_the_session_bounds_it():
     assert not test.may_own(0)
 
 
+def test_heartbeats_that_nobody_parks_come_often_enough_for_a_short_rebalance_timeout():
+    test = MemberUnderTest(rebalance_timeout_ms=1_000)
+    parked = test.joined(0)
+    for _ in range(10):
+        test.now_ms += 1
+        test.answer(parked, 1, None)
+        test.now_ms = test.member.next_call_ms(test.now_ms)
+        assert test.may_own(0)
+        (parked,) = test.poll()
+
+
 @pytest.mark.parametrize(
     "error", [UnknownMemberIdError("who?"), FencedMemberEpochError("not your generation")]
 )
