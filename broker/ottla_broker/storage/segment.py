@@ -370,10 +370,13 @@ def end_offset_of(connection: Any, base_offset: int) -> int:
 def newest_timestamp(connection: Any, path: Path) -> int:
     """The largest timestamp of a sealed segment, in ms.
 
-    That of the file's last change where no record has one: it was sealed then.
+    That of the file's last change where no record has one: it was sealed then. A segment without
+    records is as old as can be.
     """
     [(newest,)] = connection.execute("SELECT max(max_timestamp) FROM batches").fetchall()
-    if newest is not None and newest >= 0:
+    if newest is None:
+        return 0
+    if newest >= 0:
         return int(newest)
     return path.stat().st_mtime_ns // 1_000_000
 

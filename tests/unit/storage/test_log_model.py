@@ -1,4 +1,7 @@
-"""The log against a list in memory, through any run of appends, truncations and restarts."""
+"""The log against a list in memory, through any run of what may happen to it.
+
+Appends, rolls, truncations, retention, look-ups by time, restarts and crashes.
+"""
 
 import asyncio
 import shutil
@@ -16,9 +19,11 @@ from hypothesis.stateful import (
     rule,
 )
 
+from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.policy.producer_state import PRODUCER_BATCHES_MAX
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_protocol.errors import OffsetOutOfRangeError
+from ottla_protocol.record_batch import read_header
 from tests.unit.storage.log_harness import (
     UNLIMITED,
     LogHarness,
@@ -29,16 +34,22 @@ from tests.unit.storage.log_harness import (
 )
 
 PRODUCER_ID = 4
+NOW_MS = 40
+TIMESTAMPS = st.sampled_from((1, 3, 10, 22, 30, 39))
 
 
 class LogAgainstModel(RuleBasedStateMachine):
-    """`batches` is what the log must hold: (base, last, epoch, bytes, idempotency, sequence)."""
+    """`batches` is what the log must hold, `let_go` what was below its start once.
+
+    Both hold (base, last, epoch, bytes, idempotency, sequence, newest timestamp).
+    """
 
     def __init__(self):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.root = Path(tempfile.mkdtemp(prefix="ottla-log-model-"))
         self.batches = []
+        self.let_go = []
         self.start = 0
         self.end = 0
         self.epoch = 0
@@ -54,6 +65,7 @@ class LogAgainstModel(RuleBasedStateMachine):
     )
     def begin(self, segment_bytes, cache_bytes):
         self.config = {"segment_bytes": segment_bytes, "group_commit_max_bytes": 1_000}
+        self.one_batch_a_segment = segment_bytes == 1
 
         async def begin():
             self.harness = LogHarness(self.root, tail_cache=TailCache(cache_bytes))
@@ -70,21 +82,31 @@ class LogAgainstModel(RuleBasedStateMachine):
 
     def take(self, info, data, idempotency=None, sequence=None):
         self.batches.append(
-            (info.base_offset, info.last_offset, self.epoch, bytes(data), idempotency, sequence)
+            (
+                info.base_offset,
+                info.last_offset,
+                self.epoch,
+                bytes(data),
+                idempotency,
+                sequence,
+                read_header(data).max_timestamp,
+            )
         )
         self.end = info.last_offset + 1
 
     def expected_sequence(self):
-        sequences = [batch[5] for batch in self.batches if batch[5] is not None]
+        known = self.let_go + self.batches
+        sequences = [batch[5] for batch in known if batch[5] is not None]
         return sequences[-1][1] + 1 if sequences else 0
 
     @rule(
         records=st.integers(1, 3),
         value_bytes=st.sampled_from((1, 200, 900)),
         fill=st.integers(0, 9),
+        timestamp=TIMESTAMPS,
     )
-    def append_plain(self, records, value_bytes, fill):
-        info = self.append(records, value_bytes=value_bytes, fill=fill)
+    def append_plain(self, records, value_bytes, fill, timestamp):
+        info = self.append(records, value_bytes=value_bytes, fill=fill, timestamp=timestamp)
         assert not info.duplicate
 
     @rule(records=st.integers(1, 3))
@@ -118,9 +140,15 @@ class LogAgainstModel(RuleBasedStateMachine):
         )
         return info
 
-    @rule(gap=st.sampled_from((0, 0, 1, 5)), records=st.integers(1, 3))
-    def append_fetched(self, gap, records):
-        batch = stored_batch(self.end + gap, records, leader_epoch=self.epoch, value_bytes=100)
+    @rule(gap=st.sampled_from((0, 0, 1, 5)), records=st.integers(1, 3), timestamp=TIMESTAMPS)
+    def append_fetched(self, gap, records, timestamp):
+        batch = stored_batch(
+            self.end + gap,
+            records,
+            leader_epoch=self.epoch,
+            value_bytes=100,
+            timestamp=timestamp,
+        )
 
         async def append_one():
             self.log.append_as_follower([batch])
@@ -172,11 +200,87 @@ class LogAgainstModel(RuleBasedStateMachine):
         self.run(self.log.reset_to(self.end + ahead))
         self.start = self.end = self.end + ahead
         self.batches = []
+        self.let_go = []
         self.epoch = 0
+
+    @rule(retention_ms=st.sampled_from((0, 5, 15, 100)), back=st.integers(0, 6))
+    def let_go_by_age(self, retention_ms, back):
+        """With a segment for each batch it is exactly the old ones from the beginning on."""
+        committed = max(self.end - back, self.start)
+        kept = self.enforce(committed, retention_ms=retention_ms)
+        gone = self.batches[: len(self.batches) - len(kept)]
+        assert all(NOW_MS - batch[6] > retention_ms for batch in gone)
+        if self.one_batch_a_segment:
+            first = next(iter(kept), None)
+            assert first is None or first[1] >= committed or NOW_MS - first[6] <= retention_ms
+        if committed == self.end and all(NOW_MS - b[6] > retention_ms for b in self.batches):
+            assert kept == []
+        self.started_at(self.log.log_start_offset)
+
+    @rule(retention_bytes=st.sampled_from((0, 150_000, 1 << 30)), back=st.integers(0, 6))
+    def let_go_by_size(self, retention_bytes, back):
+        """Never the segment that is written."""
+        committed = max(self.end - back, self.start)
+        self.run(self.log.wait_durable(self.end))
+        size_bytes = self.log.size_bytes
+        kept = self.enforce(committed, retention_bytes=retention_bytes)
+        assert kept == self.batches or size_bytes >= retention_bytes
+        active = [b for b in self.batches if b[0] >= self.log._files.active.base_offset]
+        assert kept[len(kept) - len(active) :] == active
+        self.started_at(self.log.log_start_offset)
+
+    def enforce(self, committed, **limits):
+        """Hold the log against these limits; returns the batches that are kept."""
+        self.run(self.log.wait_durable(self.end))
+        self.log.reconfigure(LogConfig(**self.config, **limits))
+        self.run(self.log.enforce_retention(high_watermark=committed, now_ms=NOW_MS))
+        assert self.start <= self.log.log_start_offset <= max(committed, self.start)
+        kept = [batch for batch in self.batches if batch[0] >= self.log.log_start_offset]
+        # No batch is cut in two.
+        assert all(batch[1] < self.log.log_start_offset for batch in self.batches[: -len(kept)])
+        return kept
+
+    @rule(back=st.integers(0, 6))
+    def follow_the_leader_s_start(self, back):
+        starts = [batch[0] for batch in self.batches] + [self.end]
+        self.run(self.log.wait_durable(self.end))
+        self.log.advance_log_start(starts[max(0, len(starts) - 1 - back)])
+        self.started_at(self.log.log_start_offset)
+
+    def started_at(self, start):
+        self.let_go += [batch for batch in self.batches if batch[0] < start]
+        self.batches = [batch for batch in self.batches if batch[0] >= start]
+        self.start = start
+
+    @rule()
+    def remove_expired(self):
+        self.run(self.log.remove_expired())
+        names = sorted(int(path.stem) for path in self.log.directory.glob("*.sqlite"))
+        assert all(base > self.start for base in names[1:])
+        assert names[0] <= self.start
+
+    def opened_again(self):
+        """Where the log begins is told by its files, and some of them may have been left."""
+        start = self.log.log_start_offset
+        assert start <= self.start
+        self.batches = [batch for batch in self.let_go if batch[0] >= start] + self.batches
+        self.let_go = [batch for batch in self.let_go if batch[0] < start]
+        self.start = start
+
+    @rule(timestamp=st.integers(0, 45), at=st.integers(0, 12))
+    def find_timestamp(self, timestamp, at):
+        found = self.run(
+            self.log.find_timestamp(timestamp, offset=self.start + at, limit=UNLIMITED)
+        )
+        wanted = next(
+            (b for b in self.batches if b[0] >= self.start + at and b[6] >= timestamp), None
+        )
+        assert (found and found.base_offset) == (wanted and wanted[0])
 
     @rule()
     def restart(self):
         self.log = self.run(self.harness.reopen(self.log, **self.config))
+        self.opened_again()
         assert self.log.recovery.verified_batches == 0
         assert self.log.recovery.damaged_from is None
 
@@ -189,6 +293,7 @@ class LogAgainstModel(RuleBasedStateMachine):
         shutil.copytree(self.log.directory, target)
         self.run(self.log.close())
         self.log = self.run(self.harness.open(target, **self.config))
+        self.opened_again()
         assert self.log.recovery.damaged_from is None
         assert not self.log.recovery.suspect_tail
 
