@@ -21,7 +21,7 @@ from ottla_protocol.errors import OttlaError
 MAX_FETCH_BYTES = 64 << 20
 MAX_WAIT_MS = 5_000
 
-GATHER_MS = 3
+GATHER_MS = 5
 """How long an answer under load waits for more to carry."""
 
 GATHER_PARKED_ACKS = 2
