@@ -247,8 +247,6 @@ class CoordinatorDriver:
             response = await self._decide(active, command, view, deadline_ms)
             if isinstance(command, CommitOffsets):
                 METRICS.group_commits.inc()
-            elif isinstance(command, Heartbeat):
-                METRICS.group_heartbeats.inc()
             return response
         finally:
             active.answered(command, monotonic_ms())

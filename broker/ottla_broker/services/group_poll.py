@@ -44,6 +44,11 @@ READ_WAIT_MS = 5_000
 RETRY_INTERVAL_MS = 100
 """How long a waiting poll leaves a partition alone that could not be read."""
 
+RECORD_BYTES = 1 << 10
+LEAST_READ_BYTES = 64 << 10
+"""How much is asked of each leader for every record that a poll may take, and at least. What is not
+taken is read again by the next poll; those who have larger records get fewer of them at a time."""
+
 MAX_LEAVES_UNDER_WAY = 1_000
 """Members whose clients went away and who are about to leave; the sessions of others end."""
 
@@ -177,15 +182,16 @@ class GroupPollService:
                     )
                     try:
                         await asyncio.wait({beating, looking}, return_when=asyncio.FIRST_COMPLETED)
-                        if looking.done() and not _are_kept(membership, looking):
+                        is_stale = looking.done() and not _are_kept(membership, looking)
+                        if is_stale:
                             # The heartbeat has just heard of it, and confirms that now.
-                            await asyncio.wait({beating})
+                            await asyncio.wait({beating}, timeout=RETRY_INTERVAL_MS / 1000)
                         if beating.done():
                             # Before the records: they may be of partitions that are taken away.
                             ended, beating = beating, None
                             if ended.result():
                                 break
-                        if looking.done():
+                        if looking.done() and not is_stale:
                             found, is_paced = looking.result()
                     finally:
                         await cancel_all({looking})
@@ -240,7 +246,8 @@ class GroupPollService:
         """Read at `where`; the records, and whether something must be left alone for a moment."""
         if not where:
             return [], False
-        results = await self._reads.read(where, max_wait_ms=max_wait_ms)
+        max_bytes = max(LEAST_READ_BYTES, request.max_records * RECORD_BYTES)
+        results = await self._reads.read(where, max_wait_ms=max_wait_ms, max_bytes=max_bytes)
         found = await take_records(results, where, max_records=request.max_records)
         # Control batches and gaps are stepped over. Records are not: they may not be given out yet.
         where.update({each.key: each.next_offset for each in found if not each.records})

@@ -73,13 +73,26 @@ class LeaderReads:
         self._purgatory = purgatory
         self._random = random
 
-    async def read(self, positions: Mapping[TopicPartition, int], *, max_wait_ms: int) -> Results:
+    async def read(
+        self,
+        positions: Mapping[TopicPartition, int],
+        *,
+        max_wait_ms: int,
+        max_bytes: int = READ_BYTES,
+    ) -> Results:
         """What follows at each position, or why it cannot be read.
 
         With a wait it returns as soon as one leader has something to tell, and leaves out the
         partitions of the others; without one it waits a moment for slower leaders.
+
+        Args:
+            positions: where to read, by partition.
+            max_wait_ms: how long to wait where there is nothing.
+            max_bytes: what one leader may answer, READ_BYTES at most and shared by its partitions,
+                save that each may answer one batch until it is reached.
         """
         results: Results = {}
+        max_bytes = min(max_bytes, READ_BYTES)
         asked: set[asyncio.Task[Results]] = set()
         by_leader = self._by_leader(positions, results)
         if results:
@@ -87,7 +100,7 @@ class LeaderReads:
         for leader, partitions in by_leader.items():
             for start in range(0, len(partitions), PARTITIONS_PER_REQUEST):
                 some = partitions[start : start + PARTITIONS_PER_REQUEST]
-                asked.add(asyncio.create_task(self._ask(leader, some, max_wait_ms)))
+                asked.add(asyncio.create_task(self._ask(leader, some, max_wait_ms, max_bytes)))
         try:
             timeout_s: float | None = None
             while asked:
@@ -127,10 +140,17 @@ class LeaderReads:
         return by_leader
 
     async def _ask(
-        self, leader: int, partitions: Sequence[PartitionToFetch], max_wait_ms: int
+        self,
+        leader: int,
+        partitions: Sequence[PartitionToFetch],
+        max_wait_ms: int,
+        max_bytes: int,
     ) -> Results:
+        share_bytes = -(-max_bytes // len(partitions))
         request = BinaryFetchRequest(
-            list(partitions), max_wait_ms=max_wait_ms, max_bytes=READ_BYTES
+            [msgspec.structs.replace(each, max_bytes=share_bytes) for each in partitions],
+            max_wait_ms=max_wait_ms,
+            max_bytes=max_bytes,
         )
         answers: Sequence[FetchedPartition | OttlaError]
         try:

@@ -130,6 +130,25 @@ async def test_a_wait_ends_with_the_first_who_has_something_and_frees_the_others
     assert sorted(leaders.cancelled) == [LOCAL, NEAR]
 
 
+async def test_the_partitions_of_a_leader_share_what_it_may_answer():
+    leaders = Leaders()
+    positions = {("led-by-2", number): 1 for number in range(4)} | {("led-by-3", 0): 1}
+    async with asyncio.timeout(SOON_S):
+        await reads(leaders).read(positions, max_wait_ms=0, max_bytes=1_000)
+    asked = {
+        node_id: (each.max_bytes, {partition.max_bytes for partition in each.partitions})
+        for node_id, each in leaders.asked
+    }
+    assert asked == {NEAR: (1_000, {250}), FAR: (1_000, {1_000})}
+
+
+async def test_no_leader_answers_more_than_a_reader_can_hold():
+    leaders = Leaders()
+    async with asyncio.timeout(SOON_S):
+        await reads(leaders).read(ALL, max_wait_ms=0, max_bytes=1 << 40)
+    assert {each.max_bytes for _, each in leaders.asked} == {leader_reads.READ_BYTES}
+
+
 async def test_records_do_not_wait_for_a_leader_that_stands_still():
     leaders = Leaders(stuck={FAR})
     assert readable(await read(leaders)) == {LOCAL, NEAR}

@@ -324,7 +324,7 @@ class Reads:
             return self._news, 1
         return await self._decide(group, command, repeatable=repeatable)
 
-    async def read(self, positions, *, max_wait_ms):
+    async def read(self, positions, *, max_wait_ms, max_bytes):
         self.asked.append(dict(positions))
         if max_wait_ms:
             asyncio.get_running_loop().call_soon(self._moment.set)
@@ -379,7 +379,7 @@ async def test_records_of_what_is_being_given_up_are_kept_back():
     class Slow:
         asked = 0
 
-        async def read(self, positions, *, max_wait_ms):
+        async def read(self, positions, *, max_wait_ms, max_bytes):
             self.asked += 1
             if self.asked == 1:
                 return {}
@@ -401,6 +401,43 @@ async def test_records_of_what_is_being_given_up_are_kept_back():
     polled = await polls.poll("g", GroupPollRequest(topics=["t"], max_wait_ms=10_000))
     assert [each.key for each in polled.partitions] == [("t", 1)]
     assert reads.asked == 3, "it reads again once that is confirmed, and no sooner"
+
+
+async def test_a_poll_ends_in_time_though_it_cannot_confirm_what_was_taken():
+    coordinator = Coordinator(joined(4, 0), no_news(4), fetched(p0=(5, "")))
+    asked = coordinator.decide
+
+    async def decide(group, command, *, repeatable):
+        if isinstance(command, Heartbeat) and command.max_wait_ms:
+            return told(4), 1
+        if isinstance(command, Heartbeat) and not owned(command):
+            await asyncio.Event().wait()
+        return await asked(group, command, repeatable=repeatable)
+
+    class OnceEmpty:
+        asked = 0
+
+        async def read(self, positions, *, max_wait_ms, max_bytes):
+            self.asked += 1
+            if self.asked == 1:
+                return {}
+            await asyncio.sleep(0.01)
+            batch = encode_batch([RecordData(1, None, b"v")])
+            patch_batch(batch, base_offset=5, leader_epoch=0)
+            return {key: FetchedPartition(*key, [memoryview(batch)], 6, 0) for key in positions}
+
+    coordinator.decide = decide
+    reads = OnceEmpty()
+    polls = GroupPollService(
+        calls=coordinator,
+        reads=reads,
+        positions=PollPositions(calls=coordinator, metadata=None, bounds=None),
+        purgatory=Purgatory(10),
+    )
+    async with asyncio.timeout(5):
+        polled = await polls.poll("g", GroupPollRequest(topics=["t"], max_wait_ms=400))
+    assert polled.partitions == []
+    assert 2 <= reads.asked <= 10, "it is paced"
 
 
 async def test_who_waits_for_partitions_needs_a_place_as_who_waits_for_records():
