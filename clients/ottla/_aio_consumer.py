@@ -222,8 +222,9 @@ class Consumer:
         """
         positions = self._core.positions
         while chunk := await self._next_chunk():
+            ticket = self._core.ticket
             for record in chunk:
-                if positions.is_disturbed:
+                if positions.ticket is not ticket:
                     break
                 positions.current = record
                 yield record
@@ -253,7 +254,7 @@ class Consumer:
     def wakeup(self) -> None:
         """End the poll that waits, or the next one, with WakeupError; any thread."""
         self._core.is_woken = True
-        self._core.positions.is_disturbed = True
+        self._core.positions.ticket = None
         if self._loop is None:
             return
         try:

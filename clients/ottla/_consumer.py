@@ -87,6 +87,18 @@ class _Background:
             if not self.loop.is_closed():
                 raise
 
+    def tell(self) -> None:
+        """Have a poll look again; any thread, and signal handlers.
+
+        The event is set on the loop's thread: a handler may have interrupted a thread that holds
+        the lock inside the event.
+        """
+        try:
+            self.loop.call_soon_threadsafe(self.news.set)
+        except RuntimeError:
+            if not self.loop.is_closed():
+                raise
+
     def call(self, work: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
         """Run a coroutine on the driver's loop and wait for it; not on its own thread."""
         ended = threading.Event()
@@ -324,8 +336,9 @@ class Consumer:
         """
         positions = self._core.positions
         while chunk := self._next_chunk():
+            ticket = self._core.ticket
             for record in chunk:
-                if positions.is_disturbed:
+                if positions.ticket is not ticket:
                     break
                 positions.current = record
                 yield record
@@ -353,10 +366,10 @@ class Consumer:
                 return chunk
 
     def wakeup(self) -> None:
-        """End the poll that waits, or the next one, with WakeupError; any thread."""
+        """End the poll that waits, or the next one, with WakeupError; any thread, any handler."""
         self._core.is_woken = True
-        self._core.positions.is_disturbed = True
-        self._news.set()
+        self._core.positions.ticket = None
+        self._background.tell()
 
     # --- commits --------------------------------------------------------------------------------
 
@@ -631,10 +644,17 @@ class Consumer:
 
 def _close_all() -> None:
     """At the interpreter's exit: leave the groups of consumers that nobody closed."""
+    failures: list[Exception] = []
     for consumer in list(_open_consumers):
         if not consumer._is_closed:  # noqa: SLF001 - this module's own class
-            with contextlib.suppress(ConcurrentUseError):
+            try:
                 consumer.close(EXIT_CLOSE_S)
+            except ConcurrentUseError:
+                pass  # A thread that goes on is still polling.
+            except Exception as error:  # noqa: BLE001 - a listener's; the others are closed too
+                failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def _forget_parent() -> None:

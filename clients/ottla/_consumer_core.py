@@ -7,6 +7,7 @@ the application something. What a step gives, or raises, comes back at its `yiel
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from copy import copy
 from random import Random
@@ -24,6 +25,7 @@ from ottla._consumer_types import OffsetAndMetadata, OffsetAndTimestamp, TopicPa
 from ottla._errors import (
     ClusterUnreachableError,
     ConsumerClosedError,
+    ForkedProcessError,
     SubscriptionError,
     WakeupError,
 )
@@ -138,8 +140,11 @@ class ConsumerCore:
         self._listener: Any = None
         self._on_consume = _methods(config.interceptors, "on_consume")
         self._on_commit = _methods(config.interceptors, "on_commit")
-        self._told: list[tuple[OffsetCommit, CommitCallback | None]] = []
+        # The driver appends, and who polls takes away.
+        self._told: deque[tuple[OffsetCommit, CommitCallback | None]] = deque()
         self.polls = 0
+        self.ticket: object = None
+        """Of the latest look for records; see `Positions.ticket`."""
 
     @property
     def lock(self) -> Any:
@@ -148,7 +153,8 @@ class ConsumerCore:
 
     def check_usable(self) -> None:
         """Raise when the consumer is closed, belongs to another process, or has a defect."""
-        self.io.monitor.check_process()
+        if self.io.monitor.is_forked:
+            raise ForkedProcessError("this consumer was made in the parent process, before a fork")
         if self.is_closed:
             raise ConsumerClosedError("the consumer is closed")
         if self.io.defect is not None:
@@ -195,6 +201,8 @@ class ConsumerCore:
         self._is_assigned = True
         with self.lock:
             self.positions.settle_iteration()
+            if self.config.enable_auto_commit:
+                self.io.commit_finished(self.positions.states.keys() - names)
             self.positions.assign(names)
         self._wake()
 
@@ -202,10 +210,13 @@ class ConsumerCore:
         """See `Consumer.unsubscribe`."""
         with self.lock:
             self.positions.settle_iteration()
-        yield from self._leave_steps(self.config.default_api_timeout_ms / 1000, is_static_too=False)
-        self.subscription = self.pattern = self._listener = None
-        self._is_assigned = False
-        self.io.fetcher.tells_unknown = self.io.lookups.tells_unknown = True
+        wait_s = self.config.default_api_timeout_ms / 1000
+        try:
+            yield from self._leave_steps(wait_s, is_static_too=False)
+        finally:
+            self.subscription = self.pattern = self._listener = None
+            self._is_assigned = False
+            self.io.fetcher.tells_unknown = self.io.lookups.tells_unknown = True
 
     def assignment(self) -> set[TopicPartition]:
         """See `Consumer.assignment`."""
@@ -238,9 +249,20 @@ class ConsumerCore:
             raise InvalidRequestError(f"max_records must be at least 1, not {most}")
         wait_s = self._timeout_s(timeout_s)
         taken = yield from self._take_steps(lambda: self.io.handout.take(most), wait_s)
-        for on_consume in self._on_consume if taken else ():
-            taken = yield Tell(on_consume, (taken,))
-        return taken
+        if not (taken and self._on_consume):
+            return taken
+        return (yield from self._intercept_steps(taken))
+
+    def _intercept_steps(self, taken: Records) -> Steps[Records]:
+        """Records after every interceptor; where one fails, nothing was handed out."""
+        changed = taken
+        try:
+            for on_consume in self._on_consume:
+                changed = yield Tell(on_consume, (changed,))
+        except BaseException:
+            self.io.handout.take_back(taken)
+            raise
+        return changed
 
     def chunk_steps(self, timeout_s: float) -> Steps[list[ConsumerRecord]]:
         """The next records of an iteration, of one partition; none when the time is over."""
@@ -248,11 +270,15 @@ class ConsumerCore:
         chunk = yield from self._take_steps(
             lambda: self.io.handout.take_to_iterate(most), timeout_s
         )
-        for on_consume in self._on_consume if chunk else ():
-            name = TopicPartition(chunk[0].topic, chunk[0].partition)
-            records = yield Tell(on_consume, ({name: chunk},))
-            chunk = [record for part in records.values() for record in part]
-        return chunk
+        if not (chunk and self._on_consume):
+            return chunk
+        name = TopicPartition(chunk[0].topic, chunk[0].partition)
+        records = yield from self._intercept_steps({name: chunk})
+        left = [record for part in records.values() for record in part]
+        with self.lock:
+            # What interceptors have left out counts as given out.
+            self.positions.iterate_to(left[-1] if left else None)
+        return left
 
     def _take_steps(self, take: Callable[[], T], timeout_s: float) -> Steps[T]:
         """Look, and wait, until `take` has something or the time is over."""
@@ -273,14 +299,14 @@ class ConsumerCore:
         try:
             while True:
                 self._news.clear()
-                self.positions.is_disturbed = False
+                self.ticket = self.positions.ticket = object()
                 self.check_usable()
                 if self.is_woken:
                     self.is_woken = False
                     raise WakeupError("wakeup() was called")
                 if self._told:
                     yield from self._tell_commits()
-                if io.rebalance:
+                while io.rebalance:
                     yield from self._rebalance_steps()
                 taken = take()
                 if taken or monotonic() >= deadline_s:
@@ -328,6 +354,7 @@ class ConsumerCore:
         yield from self._commit_finished_steps(names, timeout_ms)
         try:
             yield from self._tell_listener("on_partitions_revoked", set(names))
+            yield from self._settle_steps(timeout_ms)
         finally:
             with self.lock:
                 kept = names & self.io.rebalance.revoked
@@ -340,17 +367,30 @@ class ConsumerCore:
     def _commit_finished_steps(
         self, names: Iterable[TopicPartition], timeout_ms: int
     ) -> Steps[None]:
-        """Auto commit, now; what fails is logged, and read again by whoever is next."""
+        """Auto commit, now; what fails is logged, and read again by whoever is next.
+
+        Commits on their way are waited for before: they may be of more, and are not to be undone.
+        """
+        deadline_ms = monotonic_ms() + timeout_ms
+        yield from self._settle_steps(timeout_ms)
         if not self.config.enable_auto_commit:
             return
+        timeout_ms = max(1, deadline_ms - monotonic_ms())
         with self.lock:
-            offsets = self.positions.finished(names)
+            assert self.io.commits is not None, "auto commit needs a group"
+            offsets = self.positions.finished(names, without=self.io.commits.asked)
         if not offsets:
             return
         try:
             yield Run(lambda: self.io.commit_now(offsets, timeout_ms))
         except OttlaError as error:
             _logger.warning("%s: auto commit: %s", self.config.client_id, error)
+
+    def _settle_steps(self, timeout_ms: int) -> Steps[None]:
+        """Wait until the commits that were asked for are settled, while there is time."""
+        if self.io.commits is not None and not self.io.commits.is_idle:
+            # One of nothing is settled when its turn comes.
+            yield Run(lambda: self.io.commit_now({}, timeout_ms))
 
     def _tell_listener(self, method: str, names: set[TopicPartition]) -> Steps[None]:
         function = getattr(self._listener, method, None)
@@ -375,6 +415,7 @@ class ConsumerCore:
                     yield from self._tell_listener("on_partitions_lost", lost)
                 if names:
                     yield from self._tell_listener("on_partitions_revoked", names)
+                    yield from self._settle_steps(max(1, round((deadline_s - monotonic()) * 1000)))
         finally:
             with self.lock:
                 self.positions.remove(list(self.positions.states))
@@ -409,8 +450,10 @@ class ConsumerCore:
 
     def _tell_commits(self) -> Steps[None]:
         """Call the callbacks of asynchronous commits that are settled, in their order."""
-        told, self._told = self._told, []
-        for commit, callback in told:
+        left = len(self._told)
+        while left and self._told:
+            left -= 1
+            commit, callback = self._told.popleft()
             if callback is not None:
                 yield Tell(callback, (commit.error, commit.offsets))
             elif commit.error is not None:
@@ -477,26 +520,30 @@ class ConsumerCore:
         wait_s = self._timeout_s(timeout_s)
         deadline_s = monotonic() + wait_s
         self._wake()
-        while True:
-            self._news.clear()
-            self.check_usable()
-            with self.lock:
-                state = self.positions.states.get(name)
-                if state is None:
-                    self.positions.state(name)
-                assert state is not None
-                position = self.positions.position(state)
-                error = state.error
-            if position is not None:
-                return position
-            if error is not None:
-                raise copy(error)
-            if monotonic() >= deadline_s:
-                self._check_reached(wait_s)
-                raise WaitTimedOutError(
-                    f"the position of {name.topic}-{name.partition} was not found in time"
-                )
-            yield Wait(deadline_s)
+        try:
+            while (position := self._known_position(name)) is None:
+                if monotonic() >= deadline_s:
+                    self._check_reached(wait_s)
+                    raise WaitTimedOutError(
+                        f"the position of {name.topic}-{name.partition} was not found in time"
+                    )
+                yield Wait(deadline_s)
+        finally:
+            # A poll whose listener has asked has to look at what came meanwhile.
+            self._news.set()
+        return position
+
+    def _known_position(self, name: TopicPartition) -> int | None:
+        self._news.clear()
+        self.check_usable()
+        with self.lock:
+            state = self.positions.states.get(name)
+            if state is None:
+                state = self.positions.state(name)
+            position = self.positions.position(state)
+            if position is None and state.error is not None:
+                raise copy(state.error)
+            return position
 
     def committed_steps(
         self, partitions: PartitionsOption, timeout_s: float | None
@@ -591,6 +638,8 @@ class ConsumerCore:
             yield from self._tell_commits()
         finally:
             self.is_closed = True
+            # It may have been a listener, within a poll.
+            self._news.set()
 
     def metrics(self) -> dict[str, float]:
         """See `Consumer.metrics`."""

@@ -139,7 +139,6 @@ class ConsumerIO:
         self.reasons: dict[str, str] = {}
         self.counters = {"commits": 0, "commits_failed": 0, "rebalances": 0, "heartbeats": 0}
         self._waiting: dict[OffsetCommit, Callable[[OffsetCommit], None]] = {}
-        self._auto_commit: OffsetCommit | None = None
         self._next_auto_commit_ms = self.last_poll_ms + config.auto_commit_interval_ms
         self._last_given: object = None
         self._awake = asyncio.Event()
@@ -205,7 +204,11 @@ class ConsumerIO:
                 times_ms.append(self.member.next_call_ms(now_ms))
             if self.commits is not None:
                 times_ms.append(self.commits.next_call_ms())
-        if self._left is not None and self.member is not None and self.member.has_left:
+            has_left = self.member is not None and self.member.has_left
+            if self.positions.next_ready() is not None:
+                # Errors come up here too, without an answer that would tell of them.
+                self._on_news()
+        if self._left is not None and has_left:
             self._left.set_result(None)
             self._left = None
         for call in group_calls:
@@ -262,8 +265,11 @@ class ConsumerIO:
             self.rebalance = Rebalance()
         self._left = left = asyncio.get_running_loop().create_future()
         self.wake()
-        await asyncio.wait([left], timeout=timeout_ms / 1000)
-        self._left = self.member = None
+        try:
+            if self.defect is None:
+                await asyncio.wait([left], timeout=timeout_ms / 1000)
+        finally:
+            self._left = self.member = None
 
     def begin_poll(self) -> None:
         """The application asks for records; under the lock."""
@@ -293,7 +299,8 @@ class ConsumerIO:
             self._settle(self.commits.expire(now_ms))
             if self._config.enable_auto_commit:
                 if now_ms >= self._next_auto_commit_ms:
-                    self._commit_finished(now_ms)
+                    self._next_auto_commit_ms = now_ms + self._config.auto_commit_interval_ms
+                    self.commit_finished()
                 times_ms.append(self._next_auto_commit_ms)
         return min(times_ms, default=None)
 
@@ -350,7 +357,7 @@ class ConsumerIO:
         told.assigned |= change.assigned
         if change.error is not None:
             told.error = change.error
-        self.positions.is_disturbed = True
+        self.positions.ticket = None
         self._on_news()
 
     def _group_calls(self, now_ms: int) -> list[GroupCall]:
@@ -436,24 +443,28 @@ class ConsumerIO:
             if not settled.done():
                 settled.set_result(None)
 
+        assert self.commits is not None, "checked by the caller"
         with self.monitor.lock:
             commit = self.commit(offsets, timeout_ms, on_settled)
         self.wake()
-        await settled
+        if self.defect is not None:
+            self.abort_commits(self.failure())
+        # Earlier commits may have more time, and are told of before.
+        await asyncio.wait([settled], timeout=timeout_ms / 1000)
+        if not commit.is_done:
+            with self.monitor.lock:
+                self._settle(self.commits.expire(max(monotonic_ms(), commit.deadline_ms)))
         if commit.error is not None:
             raise commit.error
 
-    def _commit_finished(self, now_ms: int) -> None:
-        """Auto commit; under the lock."""
-        self._next_auto_commit_ms = now_ms + self._config.auto_commit_interval_ms
-        offsets = self.positions.finished()
-        if self._auto_commit is None and offsets:
-            self._auto_commit = self.commit(
-                offsets, self._config.default_api_timeout_ms, self._auto_committed
-            )
+    def commit_finished(self, names: Iterable[TopicPartition] | None = None) -> None:
+        """Auto commit, of these partitions or of all; under the lock."""
+        assert self.commits is not None, "auto commit needs a group"
+        offsets = self.positions.finished(names, without=self.commits.asked)
+        if offsets:
+            self.commit(offsets, self._config.default_api_timeout_ms, self._auto_committed)
 
     def _auto_committed(self, commit: OffsetCommit) -> None:
-        self._auto_commit = None
         if commit.error is not None:
             _logger.warning("%s: auto commit: %s", self._config.client_id, commit.error)
 

@@ -3,7 +3,9 @@
 `next_calls(now_ms)` returns requests, the driver sends each and reports back with `on_answer` or
 `on_failure`. A partition has one fetch out at most. It is fetched as long as less than one fetch's
 worth of it waits to be handed out, so that the next one is on its way while records are worked on;
-all that waits and is on its way stays below MAX_BUFFERED_BYTES.
+all that waits and is on its way stays below MAX_BUFFERED_BYTES. Each request asks for its share of
+that, and what was served least recently is asked for first, so that no partition and no broker has
+to do without because of others. Paused partitions give back what they hold where others need it.
 
 A fetch waits at the broker until one of its partitions has something. What begins to be wanted
 meanwhile is asked for in a request of its own, because it must not wait for the others. So a broker
@@ -124,6 +126,7 @@ class Fetcher:
         self._failures: dict[str, int] = {}
         self._late: set[FetchCall] = set()
         self._shunned_until_ms: dict[tuple[str, int], int] = {}
+        self._serves = 0
         self.tells_unknown = True
         self.fetched_bytes = self.fetched_batches = self.calls = 0
 
@@ -134,6 +137,8 @@ class Fetcher:
         self._watch_topics(now_ms)
         self._look_for_late(now_ms)
         room = self._room_bytes()
+        if room < self._most_per_partition and self._drop_paused(now_ms):
+            room = self._room_bytes()
         self._positions.lacks_room = room <= 0
         if room <= 0:
             return []
@@ -159,8 +164,10 @@ class Fetcher:
                     source.node_id == leader.node_id,
                 )
             )
+        for wanted in drafts.values():
+            wanted.sort(key=_served)
         calls: list[FetchCall] = []
-        for url, wanted in drafts.items():
+        for url, wanted in sorted(drafts.items(), key=lambda draft: _served(draft[1][0])):
             if room > 0:
                 call = self._call(url, wanted[:MAX_PARTITIONS_PER_CALL], room, now_ms)
                 room -= call.most_bytes
@@ -241,11 +248,31 @@ class Fetcher:
         # What is larger than all the room is fetched alone.
         return room if buffered or coming else max(room, self._most_per_partition)
 
+    def _drop_paused(self, now_ms: int) -> bool:
+        """Where others want to fetch, make room of what nobody takes for now."""
+        states = self._positions.states.values()
+        if not any(self._wants(state) and state.retry_at_ms <= now_ms for state in states):
+            return False
+        idle = [
+            state
+            for state in states
+            if state.is_paused and state.buffered_bytes and not self._positions.is_iterating(state)
+        ]
+        for state in idle:
+            state.drop_batches()
+            self._positions.refresh_ready(state)
+        return bool(idle)
+
+    def _share_bytes(self) -> int:
+        """What one request may bring, so that there is room for all that may be out."""
+        most_calls = MAX_CALLS_PER_BROKER * max(1, self._metadata.broker_count)
+        return max(MAX_BUFFERED_BYTES // most_calls, self._most_per_partition)
+
     def _call(
         self, url: str, wanted: Sequence[PartitionFetch], room: int, now_ms: int
     ) -> FetchCall:
         options = self._options
-        max_bytes = min(self._most_per_call, room)
+        max_bytes = min(self._most_per_call, self._share_bytes(), room)
         request = BinaryFetchRequest(
             [
                 PartitionToFetch(
@@ -359,6 +386,8 @@ class Fetcher:
                 ),
             )
             return
+        self._serves += 1
+        state.served = self._serves
         state.fetch_offset = next_offset
         state.buffered.extend(result.batches)
         size = sum(len(batch) for batch in result.batches)
@@ -432,3 +461,7 @@ class Fetcher:
             if leader and fetching and fetching.leader_epoch < leader.leader_epoch:
                 # Whatever the former leader has to say, if it ever does, is not waited for.
                 state.fetching = None
+
+
+def _served(fetch: PartitionFetch) -> int:
+    return fetch.state.served

@@ -74,7 +74,12 @@ class Handout:
         taken: dict[TopicPartition, list[ConsumerRecord]] = {}
         left = max_records
         while left > 0:
-            part = self._next_part(left, is_first=not taken, iterates=False)
+            try:
+                part = self._next_part(left, is_first=not taken, iterates=False)
+            except BaseException:
+                # An interrupt, for example: what was taken before would reach nobody.
+                self.take_back(taken)
+                raise
             if part is None:
                 break
             first = part[0]
@@ -86,6 +91,12 @@ class Handout:
                 known += part
             left -= len(part)
         return taken
+
+    def take_back(self, taken: dict[TopicPartition, list[ConsumerRecord]]) -> None:
+        """These were handed out just now, and never reached the application."""
+        with self._lock:
+            for name, part in taken.items():
+                self._positions.take_back(name, part[0].offset)
 
     def take_to_iterate(self, max_records: int) -> list[ConsumerRecord]:
         """Up to `max_records` records of one partition, to be given out one by one.
@@ -165,6 +176,13 @@ class Handout:
                 offset=offset,
             )
             error.__cause__ = failure
+        except BaseException:
+            # An interrupt, for example: the next poll must not go on behind this batch.
+            with self._lock:
+                if state.version == version:
+                    state.buffered.appendleft(batch)
+                    state.buffered_bytes += len(batch)
+            raise
         with self._lock:
             if state.version != version:
                 return

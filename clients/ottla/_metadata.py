@@ -120,6 +120,11 @@ class Metadata:
                 return Leader(node_id, url, leader.leader_epoch)
         return leader
 
+    @property
+    def broker_count(self) -> int:
+        """How many brokers are known."""
+        return len(self._urls)
+
     def age_ms(self, now_ms: int) -> int:
         """How long ago the topic that was heard of least recently was."""
         return max((now_ms - fetched for fetched in self._fetched_ms.values()), default=0)

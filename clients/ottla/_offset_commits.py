@@ -115,6 +115,11 @@ class OffsetCommits:
         """Whether every commit is settled."""
         return not self._unsettled
 
+    @property
+    def asked(self) -> set[TopicPartition]:
+        """The partitions of the commits that are not settled."""
+        return {name for commit in self._unsettled for name in commit.offsets}
+
     def commit(
         self, offsets: Offsets, now_ms: int, *, timeout_ms: int, is_member: bool
     ) -> OffsetCommit:

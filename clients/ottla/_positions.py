@@ -15,7 +15,7 @@ record and others only read.
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from enum import Enum
 from operator import attrgetter
 from typing import Final, Protocol
@@ -80,6 +80,7 @@ class PartitionState:
         is_held: it is being given up, and must not be read.
         error: to be raised by the next poll.
         fetch_offset: where the next fetch begins.
+        served: when it was last fetched, by number; the others come first.
         fetching: the fetch that is out, None if none is; the answers of others are dropped.
         finding: the version of the look-up that is out, None if none is.
         retry_at_ms: nothing is asked for before.
@@ -112,6 +113,7 @@ class PartitionState:
         "position",
         "records",
         "retry_at_ms",
+        "served",
         "start",
         "version",
     )
@@ -132,6 +134,7 @@ class PartitionState:
         self.fetching: Fetching | None = None
         self.finding: int | None = None
         self.retry_at_ms = 0
+        self.served = 0
         self.failures = 0
         self.buffered: deque[memoryview] = deque()
         self.buffered_bytes = 0
@@ -180,12 +183,25 @@ class PartitionState:
         self.records = []
         self.index = 0
 
+    def drop_batches(self) -> None:
+        """Forget what is not decoded yet; it is fetched again when it is wanted."""
+        self.version += 1
+        self.buffered.clear()
+        self.buffered_bytes = 0
+        if self.index < len(self.records):
+            self.fetch_offset = self.next_offset
+        elif self.position is not None:
+            self.fetch_offset = self.position
+
     def load(self, records: list[ConsumerRecord], next_offset: int) -> None:
         """Make these the decoded batch; `next_offset` follows it."""
         self.records = records
         self.index = 0
         self.next_offset = next_offset
         if not records:
+            if self.finished == self.position:
+                # Nothing is being worked on, so there is nothing to wait for.
+                self.finished = next_offset
             self.position = next_offset
 
     def hand_out(self, count: int) -> None:
@@ -204,6 +220,17 @@ class PartitionState:
                 return
         self.position = offset
 
+    def go_back_behind_batches(self, offset: int) -> None:
+        """As `go_back_to`, also before the decoded batch; `finished` stays."""
+        records = self.records
+        if records and records[0].offset <= offset <= records[-1].offset:
+            self.index = bisect_left(records, offset, key=_offset_of)
+            self.position = offset
+        else:
+            finished = self.finished
+            self.move_to(offset)
+            self.finished = finished
+
 
 class Positions:
     """The partitions that a consumer reads, by name.
@@ -212,7 +239,8 @@ class Positions:
         states: by partition.
         ready: those that have records or an error; the first in turn is handed out first.
         current: the record that an iteration has given out, None outside of iterations.
-        is_disturbed: an iteration has to look again before its next record.
+        ticket: of the latest look for records; None once an iteration has to look again before its
+            next record. An iteration whose ticket is another one is over.
         lacks_room: something was not fetched because all partitions together have too much.
     """
 
@@ -220,11 +248,17 @@ class Positions:
         self.states: dict[TopicPartition, PartitionState] = {}
         self.ready: dict[TopicPartition, PartitionState] = {}
         self.current: ConsumerRecord | None = None
-        self.is_disturbed = False
+        self.ticket: object = None
         self.lacks_room = False
         self._iterating: PartitionState | None = None
         self._iterating_from = 0
+        self._iterating_last: ConsumerRecord | None = None
         self._handed_out: dict[TopicPartition, PartitionState] = {}
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether an iteration has to look again before its next record."""
+        return self.ticket is None
 
     def state(self, name: TopicPartition) -> PartitionState:
         """The state of a partition.
@@ -247,20 +281,20 @@ class Positions:
 
     def add(self, names: Iterable[TopicPartition], *, is_announced: bool) -> None:
         """Read these too, from where the group is; those that are read already begin anew."""
-        self.is_disturbed = True
+        self.ticket = None
         for name in names:
             self._forget(name)
             self.states[name] = PartitionState(name, is_announced=is_announced)
 
     def remove(self, names: Iterable[TopicPartition]) -> None:
         """Read these no more."""
-        self.is_disturbed = True
+        self.ticket = None
         for name in names:
             self._forget(name)
 
     def hold(self, names: Iterable[TopicPartition]) -> None:
         """Hand out nothing more of these: they are being given up."""
-        self.is_disturbed = True
+        self.ticket = None
         for name in names:
             state = self.states.get(name)
             if state is not None:
@@ -282,7 +316,7 @@ class Positions:
     def next_ready(self) -> PartitionState | None:
         """The partition whose turn it is to be handed out."""
         for state in self.ready.values():
-            if state.is_readable or (state.error is not None and state.is_announced):
+            if state.is_readable:
                 return state
         return None
 
@@ -309,7 +343,26 @@ class Positions:
         """What was handed out last is looked at record by record, beginning with this offset."""
         self._iterating = state
         self._iterating_from = first_offset
+        self._iterating_last = None
         self.current = None
+
+    def iterate_to(self, last: ConsumerRecord | None) -> None:
+        """With this record all that was handed out last is given out; with None it is already."""
+        if last is None:
+            self._iterating = self.current = None
+        self._iterating_last = last
+
+    def take_back(self, name: TopicPartition, offset: int) -> None:
+        """Records from `offset` on, handed out just now, never reached the application."""
+        state = self.states.get(name)
+        if state is None or state.position is None or state.position <= offset:
+            return
+        self._handed_out.pop(name, None)
+        if self._iterating is state:
+            self._iterating = self.current = None
+        state.go_back_behind_batches(offset)
+        if not state.is_held:
+            self.refresh_ready(state)
 
     def is_iterating(self, state: PartitionState) -> bool:
         """Whether an iteration is in the middle of this partition's records."""
@@ -324,12 +377,13 @@ class Positions:
         if state is None:
             return
         given = self.current
-        state.go_back_to(self._iterating_from if given is None else given.offset + 1)
+        if given is None or given is not self._iterating_last:
+            state.go_back_to(self._iterating_from if given is None else given.offset + 1)
         if given is not None:
             state.leader_epoch = given.leader_epoch
             state.finished = given.offset
         self._iterating = self.current = None
-        self.is_disturbed = True
+        self.ticket = None
         if self.states.get(state.name) is state and not state.is_held:
             self.refresh_ready(state)
 
@@ -401,17 +455,21 @@ class Positions:
         return offsets
 
     def finished(
-        self, names: Iterable[TopicPartition] | None = None
+        self,
+        names: Iterable[TopicPartition] | None = None,
+        *,
+        without: Container[TopicPartition] = (),
     ) -> dict[TopicPartition, OffsetAndMetadata]:
         """What auto commit commits: what is finished with and not committed yet.
 
         Args:
             names: only of these; None is all.
+            without: not of these: a commit of them is on its way, and must not be undone.
         """
         offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         for name in self.states if names is None else names:
             state = self.states.get(name)
-            if state is None or not state.is_announced:
+            if state is None or not state.is_announced or name in without:
                 continue
             offset = state.finished
             if state is self._iterating:

@@ -173,7 +173,7 @@ class TestAsking:
         monkeypatch.setattr(_fetcher, "MAX_BUFFERED_BYTES", 3_000)
         bench = Bench(partitions=8, leaders=[1] * 8, max_partition_fetch_bytes=1_000)
         [call] = bench.calls()
-        assert call.request.max_bytes == 3_000
+        assert call.request.max_bytes == 1_000
         assert bench.calls() == []
         bench.answer(call, [fetched(each, batch(0, 15)) for each in range(8)])
         assert bench.calls() == []
@@ -536,3 +536,42 @@ def test_whatever_happens_records_come_once_and_in_order(seed):
         state = bench.state(number)
         assert state.buffered_bytes == sum(len(each) for each in state.buffered)
     assert sum(map(len, seen)) > 0
+
+
+class TestFairness:
+    def test_no_broker_does_without_because_of_the_others(self):
+        bench = Bench(partitions=100)
+        assert {call.url for call in bench.calls()} == set(URLS.values())
+
+    def test_no_partition_does_without_while_others_have_records(self):
+        bench = Bench(
+            partitions=4, leaders=[1] * 4, max_partition_fetch_bytes=400, fetch_max_bytes=400
+        )
+        seen = set()
+        for _ in range(8):
+            for call in bench.calls():
+                # The broker fills the answer in the order of the request.
+                results = [fetched(each.partition) for each in call.request.partitions]
+                first = call.request.partitions[0]
+                results[0] = fetched(first.partition, batch(first.offset, 20))
+                bench.answer(call, results)
+            seen |= {each.partition for each in bench.handout.take(1_000)}
+        assert seen == {0, 1, 2, 3}
+
+    def test_paused_partitions_leave_room_to_the_others(self, monkeypatch):
+        monkeypatch.setattr(_fetcher, "MAX_BUFFERED_BYTES", 3_000)
+        bench = Bench(partitions=4, leaders=[1] * 4, max_partition_fetch_bytes=1_000)
+        [call] = bench.calls()
+        bench.answer(call, [*(fetched(each, batch(0, 40)) for each in range(3)), fetched(3)])
+        assert bench.handout.take(1) != {}
+        for each in range(3):
+            bench.state(each).is_paused = True
+        bench.now_ms += EMPTY_ANSWER_PAUSE_MS
+        [call] = bench.calls()
+        assert offsets(call) == {(3, 0)}
+        bench.answer(call, [fetched(3, batch(0, 2))])
+        assert {each.partition for each in bench.handout.take(9)} == {3}
+        bench.state(0).is_paused = bench.state(1).is_paused = False
+        again = {each for call in bench.calls() for each in offsets(call)}
+        assert again >= {(0, 40), (1, 0)}
+        assert [each.offset for each in bench.handout.take(2)[name(0)]] == [1, 2]
