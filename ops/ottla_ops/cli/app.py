@@ -13,6 +13,7 @@ from ottla_ops.cli import (
     cluster_commands,
     consume_command,
     dev_commands,
+    export_command,
     group_commands,
     produce_command,
     query_command,
@@ -37,6 +38,7 @@ app.command("produce")(produce_command.produce)
 app.command("consume")(consume_command.consume)
 app.add_typer(group_commands.app, name="group")
 app.command("query")(query_command.query)
+segment_commands.app.command("export")(export_command.export)
 app.add_typer(segment_commands.app, name="segment")
 app.add_typer(dev_commands.app, name="dev")
 

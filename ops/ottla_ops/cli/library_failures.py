@@ -14,6 +14,7 @@ from ottla_protocol.errors import OttlaError
 HINTS_BY_ERROR = {
     "ClusterUnreachableError": "is the cluster running? --bootstrap or OTTLA_BOOTSTRAP names its "
     "URLs; --data-dir reads files",
+    "ExportExistsError": "--overwrite replaces it",
     "DamagedSegmentError": "`ottla segment verify` tells how much is damaged",
     "QueryTooLargeError": "bounds on partition, offset or timestamp in WHERE leave records unread; "
     "--max-bytes allows more",
@@ -25,6 +26,7 @@ EXIT_CODES_BY_ERROR = {
     "NoSegmentsError": ExitCode.NOT_FOUND,
     "SegmentBusyError": ExitCode.UNAVAILABLE,
     "InvalidStatementError": ExitCode.USAGE,
+    "MissingExtraError": ExitCode.USAGE,
     "ConfigError": ExitCode.USAGE,
 }
 """By class, because most of these never travel over HTTP and so have no status of their own."""

@@ -1,4 +1,4 @@
-"""`ottla segment`: list, dump, verify, export."""
+"""`ottla segment`: list, dump, verify; export has a module of its own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ottla_ops.segments.verification import SegmentVerification
 
 app = typer.Typer(
-    help="Look into segment files: list, dump, verify.\n\n"
+    help="Look into segment files: list, dump, verify, export.\n\n"
     "They only read, and nothing is locked, so the broker that the files belong to may run. Its "
     "active segments are copied to the temporary directory (TMPDIR) to be read.",
     no_args_is_help=True,

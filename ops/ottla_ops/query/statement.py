@@ -13,11 +13,9 @@ from typing import Any, Final
 from ottla_broker.storage import sqlite
 from ottla_ops.query.conditions import bounds_of
 from ottla_ops.query.sql_tokens import Token, TokenKind, tokenize
+from ottla_ops.records.rows import create_table
 from ottla_ops.records.selection import Selection
 from ottla_protocol.errors import InvalidRequestError, UnknownTopicOrPartitionError
-
-TABLE_COLUMNS: Final = ("offset", "partition", "timestamp", "key", "value", "headers")
-"""What a topic's table has. Key and value are text where they are UTF-8, else blobs."""
 
 TOPICS_MAX: Final = 8
 """Topics of one statement."""
@@ -95,17 +93,6 @@ def prepare(connection: Any, sql: str, has_topic: Callable[[str], bool]) -> list
         [use] = uses.values()
         use.selection = bounds_of(tokens, use.topic, lambda text: _evaluate(connection, text))
     return list(uses.values())
-
-
-def create_table(connection: Any, topic: str) -> None:
-    """The table of a topic, without rows."""
-    columns = '"offset" INTEGER, "partition" INTEGER, "timestamp" INTEGER, key, value, headers TEXT'
-    connection.execute(f"CREATE TABLE {quoted(topic)} ({columns})")
-
-
-def quoted(name: str) -> str:
-    """A name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _explain(connection: Any, sql: str, uses: dict[str, TableUse]) -> str | None:

@@ -8,16 +8,13 @@ not read are left empty.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import repeat
 from typing import Any, Final
-
-import msgspec
 
 from ottla import ConsumerRecord
 from ottla_broker.storage import sqlite
-from ottla_ops.query.statement import TABLE_COLUMNS, InvalidStatementError, TableUse, quoted
+from ottla_ops.query.statement import InvalidStatementError, TableUse
 from ottla_ops.records.record_source import TopicRead
-from ottla_ops.records.rendering import header_document, text_or_bytes
+from ottla_ops.records.rows import insert
 from ottla_protocol.errors import InvalidRequestError, OttlaError
 
 CACHE_KIB: Final = 128 * 1024
@@ -80,14 +77,11 @@ class TableFiller:
             QueryTooLargeError: the budget is spent.
             OttlaError: reading failed.
         """
-        marks = ", ".join("?" * len(TABLE_COLUMNS))
-        insert = f"INSERT INTO {quoted(use.topic)} VALUES ({marks})"  # noqa: S608  quoted
         connection = self._connection
         connection.execute("BEGIN")
         for records in read.records:
             self._count(use, records)
-            columns = [_column(name, records, use.columns) for name in TABLE_COLUMNS]
-            connection.executemany(insert, zip(*columns, strict=False))
+            insert(connection, use.topic, records, use.columns)
             self._on_records(len(records))
         connection.execute("COMMIT")
 
@@ -97,27 +91,17 @@ class TableFiller:
             size_bytes += sum(len(record.value) for record in records if record.value is not None)
         if "key" in use.columns:
             size_bytes += sum(len(record.key) for record in records if record.key is not None)
+        if "headers" in use.columns:
+            size_bytes += sum(
+                len(name) + len(value or b"")
+                for record in records
+                for name, value in record.headers
+            )
         self.size_bytes += size_bytes
         if self.size_bytes > self._max_bytes:
             raise QueryTooLargeError(
                 f"the statement needs more than {self._max_bytes:,} bytes of records"
             )
-
-
-def _column(name: str, records: Sequence[ConsumerRecord], wanted: set[str]) -> Any:
-    """One column of some rows."""
-    if name not in wanted:
-        return repeat(None, len(records))
-    match name:
-        case "key":
-            return [text_or_bytes(record.key) for record in records]
-        case "value":
-            return [text_or_bytes(record.value) for record in records]
-        case "headers":
-            encode = msgspec.json.encode
-            return [encode(header_document(record.headers)).decode() for record in records]
-        case _:
-            return [getattr(record, name) for record in records]
 
 
 def run(connection: Any, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:

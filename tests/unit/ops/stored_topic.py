@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ottla_broker.storage.handles import HandlePool
@@ -28,7 +28,6 @@ class DataDirectory:
 
     root: Path
     segment_bytes: int = 1 << 30
-    _kept: list = field(default_factory=list)
 
     def path(self, topic, partition=0):
         return self.root / f"{topic}-{partition}"

@@ -1,7 +1,10 @@
 """`ottla query`: SQL over topics, from files and from a cluster."""
 
 import json
+import signal
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -312,6 +315,29 @@ def test_only_columns_that_the_statement_reads_are_named():
         sql = "select f.key from flights f where f.value is not null order by timestamp"
         [use] = prepare(database, sql, lambda name: name == "flights")
     assert use.columns == {"key", "value", "timestamp"}
+
+
+def test_ctrl_c_ends_a_statement_that_runs(files):
+    endless = (
+        "with recursive some(n) as (select 1 union all select n + 1 from some limit 600), "
+        "endless(n) as (select 1 union all select n + 1 from endless) "
+        "select n from some union all select count(*) from endless"
+    )
+    command = "from ottla._entry import main; import sys; sys.exit(main())"
+    query = subprocess.Popen(
+        [sys.executable, "-c", command, "query", endless, "--data-dir", str(files.root), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        for number in range(500):
+            assert json.loads(query.stdout.readline()) == {"n": number + 1}
+        query.send_signal(signal.SIGINT)
+        assert query.communicate(timeout=30) == (b"", b"")
+        assert query.returncode == 130
+    finally:
+        query.kill()
+        query.communicate()
 
 
 def test_the_default_budget_is_what_the_help_says(cli):
