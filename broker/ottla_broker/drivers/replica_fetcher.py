@@ -255,7 +255,7 @@ class ReplicaFetcher:
         truncated_to = await partition.take_fetched(position, result)
         if truncated_to is not None:
             log.info(
-                "replica_truncated",
+                "replica_truncated" if truncated_to < position.offset else "replica_begun_anew",
                 partition=partition.name,
                 before=position.offset,
                 after=truncated_to,

@@ -162,15 +162,18 @@ class PartitionFollower:
                 driver drops answers to any other, records included.
             diverging: the leader's `check_divergence`.
             leader_log_start_offset: a fetch below it cannot be served: the log starts anew there.
-            leader_high_watermark: at the time of the answer; counts only if nothing diverges.
+            leader_high_watermark: at the time of the answer; counts only if nothing diverges, or
+                nothing is left that could.
         """
         assert position == self.fetch_position, (position, self.fetch_position)
         if diverging is not None:
             cut = truncation_offset(self._epochs, self._log_end_offset, diverging)
             assert cut < self._log_end_offset, (diverging, self._log_end_offset)
-            return FollowerOutput(truncate_to=cut)
-        if position.offset < leader_log_start_offset:
-            # Counts from the new beginning on: below it the leader let go only what is committed.
+            if cut >= leader_log_start_offset:
+                return FollowerOutput(truncate_to=cut)
+        if diverging is not None or position.offset < leader_log_start_offset:
+            # What is left of this log is of no use, because the leader cannot add to it. At once,
+            # and not by way of an emptied log: its end must not fall below what is committed.
             self._leader_high_watermark = leader_high_watermark
             return FollowerOutput(restart_at=leader_log_start_offset)
         self._leader_high_watermark = leader_high_watermark

@@ -111,6 +111,28 @@ def test_a_fetch_below_the_leaders_start_restarts_the_log_there():
     assert answer(follow([(1, "a")]), log_start=7) == FollowerOutput(restart_at=7)
 
 
+def test_after_a_restart_the_high_watermark_is_not_below_the_log_s_start():
+    follower = follow([(1, "a")])
+    answer(follower, log_start=7, high_watermark=9)
+    assert follower.log_changed(7, LeaderEpochs.empty()) == FollowerOutput(high_watermark=7)
+    assert follower.fetch_position == FetchPosition(7, NO_EPOCH, follower.leader_epoch)
+
+
+@pytest.mark.parametrize(
+    ("diverging", "log_start", "expected"),
+    [
+        (UNKNOWN_EPOCH_END, 0, FollowerOutput(truncate_to=0)),
+        (UNKNOWN_EPOCH_END, 3, FollowerOutput(restart_at=3)),
+        (EpochEnd(1, 1), 1, FollowerOutput(truncate_to=1)),
+        (EpochEnd(1, 1), 2, FollowerOutput(restart_at=2)),
+    ],
+)
+def test_a_log_is_not_cut_below_the_leader_s_start(diverging, log_start, expected):
+    """An in-sync follower whose records the leader has all let go is never empty at 0."""
+    follower = follow([(1, "a"), (2, "b"), (2, "c")], high_watermark=3)
+    assert answer(follower, diverging=diverging, log_start=log_start, high_watermark=3) == expected
+
+
 def test_the_high_watermark_is_bound_by_the_own_log_end_and_never_falls():
     log = [(1, "a"), (1, "b")]
     follower = follow(log, high_watermark=1)
