@@ -81,6 +81,10 @@ class Metrics:
             "ottla_removed_bytes", "File bytes of segments removed by retention",
             registry=registry,
         )  # fmt: skip
+        self.retention_errors = Counter(
+            "ottla_retention_errors", "Logs that kept what is old, because it cannot be read",
+            registry=registry,
+        )  # fmt: skip
         self.isr_changes = Counter(
             "ottla_isr_changes", "ISR proposals accepted by direction", ["direction"],
             registry=registry,

@@ -140,6 +140,13 @@ class CorruptMessageError(InvalidRequestError):
     title = "Corrupt record batch"
 
 
+class InvalidTimestampError(InvalidRequestError):
+    """A record's timestamp is further in the future than its topic allows."""
+
+    code = "INVALID_TIMESTAMP"
+    title = "Invalid timestamp"
+
+
 class IdempotencyKeyReusedError(InvalidRequestError):
     """The Idempotency-Key was used before with another body."""
 

@@ -19,7 +19,7 @@ from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.storage.policy.trusted_clock import TrustedClock
 from ottla_broker.telemetry import METRICS
-from ottla_protocol.errors import OttlaError, RoutingError, UnavailableError
+from ottla_protocol.errors import OttlaError, RoutingError, StorageError, UnavailableError
 
 REMOVE_INTERVAL_MS = 1_000
 """How soon files go once a log's start has moved past them."""
@@ -76,6 +76,8 @@ class LogRetention:
     async def enforce(self) -> None:
         """Move the starts of the logs that are led here.
 
+        A segment that cannot be read keeps its log as long as it is, and no other.
+
         Raises:
             StorageError: a log failed.
         """
@@ -89,6 +91,12 @@ class LogRetention:
                 await hosted.enforce_retention(now_ms)
             except (RoutingError, UnavailableError):
                 # Not led here any more, or its files are being changed: whoever leads will look.
+                continue
+            except StorageError as error:
+                if hosted.log.failure is not None:
+                    raise
+                METRICS.retention_errors.inc()
+                log.warning("retention_failed", partition=hosted.name, detail=error.detail)
                 continue
             if hosted.log.log_start_offset > before:
                 log.info(

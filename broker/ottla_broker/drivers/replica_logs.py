@@ -20,6 +20,8 @@ from ottla_cluster.controller.image import Partition, Topic
 from ottla_cluster.controller.topic_configs import (
     DURABILITY,
     MAX_MESSAGE_BYTES,
+    MESSAGE_TIMESTAMP_AFTER_MAX_MS,
+    MESSAGE_TIMESTAMP_TYPE,
     RETENTION_BYTES,
     RETENTION_MS,
     SEGMENT_BYTES,
@@ -113,6 +115,8 @@ class ReplicaLogs:
             segment_ms=integer_config(topic.configs, SEGMENT_MS),
             retention_ms=NEVER if keeps_all else integer_config(topic.configs, RETENTION_MS),
             retention_bytes=NEVER if keeps_all else integer_config(topic.configs, RETENTION_BYTES),
+            timestamp_type=str(effective_configs(topic.configs)[MESSAGE_TIMESTAMP_TYPE]),
+            timestamp_after_max_ms=integer_config(topic.configs, MESSAGE_TIMESTAMP_AFTER_MAX_MS),
             max_batch_bytes=integer_config(topic.configs, MAX_MESSAGE_BYTES),
             durability=str(effective_configs(topic.configs)[DURABILITY]),
         )

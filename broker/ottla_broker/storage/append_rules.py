@@ -6,6 +6,7 @@ from ottla_cluster.replication.leader_epochs import LeaderEpochs
 from ottla_protocol.errors import (
     CorruptMessageError,
     FencedLeaderEpochError,
+    InvalidTimestampError,
     MessageTooLargeError,
     Outcome,
 )
@@ -32,6 +33,22 @@ def check_produced(
         raise FencedLeaderEpochError(
             f"leader epoch {leader_epoch} is older than the log's {leader_epochs.latest_epoch}",
             outcome=Outcome.NOT_APPLIED,
+        )
+
+
+def check_timestamp(header: BatchHeader, *, config: LogConfig, now_ms: int) -> None:
+    """Check the largest timestamp that a producer gave: data from the future would never age.
+
+    Raises:
+        InvalidTimestampError: more than `timestamp_after_max_ms` ahead of this broker's clock.
+    """
+    ahead_ms = header.max_timestamp - now_ms
+    if ahead_ms > config.timestamp_after_max_ms:
+        raise InvalidTimestampError(
+            f"the timestamp {header.max_timestamp} is {ahead_ms} ms ahead of this broker's clock, "
+            f"at most {config.timestamp_after_max_ms} are allowed (message.timestamp.after.max.ms)",
+            outcome=Outcome.NOT_APPLIED,
+            timestamp=header.max_timestamp,
         )
 
 

@@ -1,6 +1,7 @@
 """Settings and limits of one partition's log, and what an append answers."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from ottla_broker.storage.policy.idempotency_window import (
     IDEMPOTENCY_ENTRIES_MAX,
@@ -18,6 +19,16 @@ SEGMENT_MS = 7 * 24 * 60 * 60 * 1000
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 GROUP_COMMIT_MAX_BYTES = 16 * 1024 * 1024
 PENDING_MAX_BYTES = 64 * 1024 * 1024
+TIMESTAMP_AFTER_MAX_MS = 60 * 60 * 1000
+
+
+class TimestampType(StrEnum):
+    """Whose clock stamps records (topic config `message.timestamp.type`)."""
+
+    CREATE_TIME = "CreateTime"
+    """The producer's."""
+    LOG_APPEND_TIME = "LogAppendTime"
+    """The leader's, when it appends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,9 @@ class LogConfig:
         retention_bytes: how much of the log is kept at least when it is bounded
             (`retention.bytes`); NEVER, as for `retention_ms`, where it is not.
         durability: `fsync` or `os`, what an acknowledgement promises.
+        timestamp_type: of what a leader appends (`message.timestamp.type`).
+        timestamp_after_max_ms: how far ahead of the leader's clock a producer's may be
+            (`message.timestamp.after.max.ms`).
         max_batch_bytes: largest batch that a leader appends.
         group_commit_max_bytes: most batch bytes in one transaction, save for one larger batch.
         pending_max_bytes: batch bytes queued for the disk beyond which appends are refused.
@@ -45,6 +59,8 @@ class LogConfig:
     retention_ms: int = NEVER
     retention_bytes: int = NEVER
     durability: str = Durability.FSYNC
+    timestamp_type: str = TimestampType.CREATE_TIME
+    timestamp_after_max_ms: int = TIMESTAMP_AFTER_MAX_MS
     max_batch_bytes: int = MAX_BATCH_BYTES
     group_commit_max_bytes: int = GROUP_COMMIT_MAX_BYTES
     pending_max_bytes: int = PENDING_MAX_BYTES

@@ -9,7 +9,6 @@ The log's beginning is first an offset, below which nobody reads any more, and t
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,7 @@ from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.group_commit import Group
 from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_config import RemovedSegments
 from ottla_broker.storage.log_state import LogState, StateLimits, load_state
 from ottla_broker.storage.policy.journaling import JournalChoice
 from ottla_broker.storage.policy.retention import RetentionLimits, SealedSegment, may_go
@@ -59,6 +59,8 @@ class LogFiles:
         self._journal = JournalChoice()
         # Invariant: base offsets rise; all but the last are sealed; empty only under the lock.
         self._segments = list(recovered)
+        # Oldest first; nobody reads them any more, and their files are to be removed.
+        self._expired: list[Segment] = []
         # Never below the first segment; above it while files wait for their removal, or where
         # segments are cut at other offsets than the leader's.
         self._log_start_offset = recovered[0].base_offset
@@ -168,12 +170,19 @@ class LogFiles:
         None where there is no such batch that ends below `limit`.
         """
         for segment in tuple(self._segments[self._index_of(offset) :]):
+            if segment.sealed and await self._newest_timestamp(segment) < timestamp:
+                continue
             start: int | None = offset
             while start is not None:
                 async with self._handles.use(segment) as connection:
                     found, start = await connection.run(
                         "find timestamp",
-                        partial(find_timestamp, timestamp=timestamp, offset=start),
+                        partial(
+                            find_timestamp,
+                            timestamp=timestamp,
+                            offset=start,
+                            sealed=segment.sealed,
+                        ),
                     )
                 if found is not None:
                     batches = await self._read_segment(
@@ -207,12 +216,16 @@ class LogFiles:
     # --- the log's beginning ------------------------------------------------------------------
 
     def advance_log_start(self, offset: int) -> None:
-        """Let nobody read below `offset` any more; `forget_expired` lets the files go."""
+        """Let nobody read below `offset` any more; the files go with `forget_expired`."""
         self._log_start_offset = max(self._log_start_offset, offset)
 
     @property
     def has_expired(self) -> bool:
         """Whether a sealed segment lies wholly below the log's start."""
+        return self._expired != [] or self._first_has_expired
+
+    @property
+    def _first_has_expired(self) -> bool:
         return len(self._segments) > 1 and self._segments[1].base_offset <= self._log_start_offset
 
     async def log_start_after_retention(
@@ -251,24 +264,28 @@ class LogFiles:
                 )
         return segment.newest_timestamp
 
-    def forget_expired(self) -> list[Segment]:
-        """Give up the segments below the log's start, oldest first; the lock is held exclusively.
+    def forget_expired(self) -> None:
+        """Give up the segments below the log's start; the lock is held exclusively.
 
-        Nobody reads them any more; `remove_files` comes next.
+        `remove_expired` comes next.
         """
-        expired = []
-        while self.has_expired:
-            expired.append(self._segments.pop(0))
-        return expired
+        while self._first_has_expired:
+            self._expired.append(self._segments.pop(0))
 
-    async def remove_files(self, expired: Sequence[Segment]) -> None:
-        """Remove segments that were given up, oldest first.
+    async def remove_expired(self) -> RemovedSegments:
+        """Remove the files that were given up, oldest first; what a cancellation left, too.
 
         The files' names are what tells the log's beginning after a restart: a crash on the way
         leaves a longer log that is whole.
         """
-        for segment in expired:
-            await self._remove(segment)
+        count = size_bytes = 0
+        while self._expired:
+            oldest = self._expired[0]
+            await self._remove(oldest)
+            del self._expired[0]
+            count += 1
+            size_bytes += oldest.size_bytes
+        return RemovedSegments(count, size_bytes)
 
     # --- taking away, with the lock held exclusively ------------------------------------------
 
@@ -304,6 +321,7 @@ class LogFiles:
         """Drop everything and begin an empty segment at `offset`; returns the empty state."""
         while self._segments:
             await self._remove(self._segments.pop())
+        await self.remove_expired()
         self._segments.append(await self._create_segment(offset, Snapshot()))
         self._log_start_offset = offset
         async with self._handles.use(self.active) as connection:
@@ -314,7 +332,7 @@ class LogFiles:
 
     async def close(self) -> None:
         """Close every file, with a checkpoint of the active one."""
-        for segment in self._segments:
+        for segment in (*self._expired, *self._segments):
             await self._handles.close(segment.path)
 
     async def remove(self) -> None:

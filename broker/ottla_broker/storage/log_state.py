@@ -7,9 +7,10 @@ the active segment: the snapshot as of its base offset, then the columns of its 
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ottla_broker.storage import segment as segments
+from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.policy.idempotency_window import IdempotencyWindow, StoredRequest
 from ottla_broker.storage.policy.producer_state import ProducerAppend, ProducerStates
 from ottla_broker.storage.policy.rolling import SegmentFill
@@ -39,6 +40,18 @@ class StateLimits:
     idempotency_window_ms: int
     now_ms: int
     monotonic_ms: int
+
+    @classmethod
+    def of(cls, config: LogConfig, now_ms: int, monotonic_ms: int) -> Self:
+        """The bounds that a log's config sets, at this moment."""
+        return cls(
+            producers_max=config.producers_max,
+            producer_id_expiration_ms=config.producer_id_expiration_ms,
+            idempotency_entries_max=config.idempotency_entries_max,
+            idempotency_window_ms=config.idempotency_window_ms,
+            now_ms=now_ms,
+            monotonic_ms=monotonic_ms,
+        )
 
 
 @dataclass(slots=True)

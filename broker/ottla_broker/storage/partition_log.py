@@ -18,36 +18,32 @@ All methods are called on the event loop's thread.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ottla_broker.storage import recovery, sqlite
-from ottla_broker.storage.append_rules import check_fetched, check_produced
 from ottla_broker.storage.group_commit import (
     Group,
     GroupCommit,
-    QueuedBatch,
     QueuedDurability,
     QueuedRoll,
 )
 from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_appender import LogAppender
 from ottla_broker.storage.log_config import AppendInfo, LogConfig, RemovedSegments
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_reader import LogReader
 from ottla_broker.storage.log_state import LogState, StateLimits
-from ottla_broker.storage.policy.producer_state import Duplicate
-from ottla_broker.storage.policy.retention import active_must_roll
-from ottla_broker.storage.policy.rolling import SegmentFill, should_roll
+from ottla_broker.storage.log_trimming import LogTrimmer
 from ottla_broker.storage.recovery import RecoveredLog, RecoveryReport
 from ottla_broker.storage.replica_directory import prepare_replica_directory
 from ottla_broker.storage.segment import SegmentIdentity
-from ottla_broker.storage.stored_batch import FetchedBatch, StoredBatch, row_of
+from ottla_broker.storage.stored_batch import FetchedBatch, StoredBatch
 from ottla_broker.storage.tail_cache import TailCache
-from ottla_cluster.replication.leader_epochs import EpochStart, LeaderEpochs
-from ottla_protocol.errors import Outcome, OverloadedError, StorageError, UnavailableError
+from ottla_cluster.replication.leader_epochs import LeaderEpochs
+from ottla_protocol.errors import Outcome, StorageError, UnavailableError
 from ottla_protocol.idempotency import Idempotency
-from ottla_protocol.record_batch import BatchHeader, patch_batch
+from ottla_protocol.record_batch import BatchHeader
 
 __all__ = ["AppendInfo", "LogConfig", "PartitionLog", "RecoveryReport", "StoredBatch"]
 
@@ -79,19 +75,12 @@ class PartitionLog:
     ) -> None:
         self.directory = directory
         self.identity = identity
-        self.config = config
         self.recovery: RecoveryReport = recovered.report
         """What opening found; with `damaged_from` set the replica must refetch and not lead."""
-        self._clock_ms = clock_ms
-        self._monotonic_ms = monotonic_ms
-        self._state = recovered.state
         self._tail = tail_cache.partition()
         self._tail.reset(recovered.state.next_offset)
         self._durability = sqlite.Durability(config.durability)
         self._files = LogFiles(directory, identity, self._durability, recovered.segments, handles)
-        self._truncating = False
-        # Held by whoever takes files away: one at a time.
-        self._taking_away = asyncio.Lock()
         self._closed = False
         self._commits = GroupCommit(
             recovered.state.next_offset,
@@ -100,9 +89,24 @@ class PartitionLog:
             on_failure=on_failure,
             group_bytes_max=config.group_commit_max_bytes,
         )
-        self._reader = LogReader(
-            self._files, self._tail, self._commits, lambda: self._state.next_offset
+        self._appender = LogAppender(
+            f"{identity.topic}-{identity.partition}",
+            config,
+            recovered.state,
+            self._commits,
+            self._tail,
+            clock_ms=clock_ms,
+            monotonic_ms=monotonic_ms,
         )
+        self._trimmer = LogTrimmer(
+            self._files,
+            self._commits,
+            self._appender,
+            self._tail,
+            limits=lambda: StateLimits.of(self.config, clock_ms(), monotonic_ms()),
+            require_writable=self._require_writable,
+        )
+        self._reader = LogReader(self._files, self._tail, self._commits, lambda: self.next_offset)
 
     @classmethod
     async def open(
@@ -139,7 +143,7 @@ class PartitionLog:
             StorageError: the files cannot be used.
         """
         identity = SegmentIdentity(topic, topic_id, partition)
-        limits = _state_limits(config, clock_ms(), monotonic_ms())
+        limits = StateLimits.of(config, clock_ms(), monotonic_ms())
 
         def recover() -> RecoveredLog:
             prepare_replica_directory(directory, topic, topic_id, partition)
@@ -161,6 +165,15 @@ class PartitionLog:
         )
 
     # --- what the log is ----------------------------------------------------------------------
+
+    @property
+    def config(self) -> LogConfig:
+        """Its limits, as `reconfigure` last set them."""
+        return self._appender.config
+
+    @property
+    def _state(self) -> LogState:
+        return self._appender.state
 
     @property
     def log_start_offset(self) -> int:
@@ -212,13 +225,13 @@ class PartitionLog:
         A changed durability closes and opens the active file once what is queued has been written.
         The bounds of producers and of idempotent requests are those that the log was opened with.
         """
-        self.config = config
+        self._appender.config = config
         self._apply_durability()
 
     def _apply_durability(self) -> None:
         wanted = sqlite.Durability(self.config.durability)
         # A truncation works on the files meanwhile: it calls this at its end.
-        if wanted is self._durability or self._truncating or self._closed:
+        if wanted is self._durability or self._trimmer.is_truncating or self._closed:
             return
         self._durability = wanted
         self._commits.enqueue(QueuedDurability(wanted))
@@ -236,11 +249,13 @@ class PartitionLog:
     ) -> AppendInfo:
         """Give a validated batch its offsets and queue it for the disk.
 
-        The batch is patched in place and belongs to the log afterwards. A retry appends nothing
+        The batch is patched in place and belongs to the log afterwards; `now_ms`, the wall clock,
+        is its timestamp where the topic wants that of the append. A retry appends nothing
         and answers the first append's offsets, which may not be durable or committed yet either.
 
         Raises:
             MessageTooLargeError: larger than `max_batch_bytes`.
+            InvalidTimestampError: further ahead of `now_ms` than the topic allows.
             OverloadedError: `pending_max_bytes` are queued.
             FencedLeaderEpochError: the log has a newer epoch.
             InvalidProducerEpochError, OutOfOrderSequenceNumberError, DuplicateSequenceNumberError:
@@ -251,32 +266,9 @@ class PartitionLog:
         """
         assert len(batch) == header.size_bytes, (len(batch), header.size_bytes)
         self._require_writable()
-        check_produced(
-            len(batch), leader_epoch, config=self.config, leader_epochs=self.leader_epochs
+        return self._appender.append_as_leader(
+            batch, header, leader_epoch=leader_epoch, now_ms=now_ms, idempotency=idempotency
         )
-        if idempotency is not None:
-            stored = self.check_idempotency(idempotency.key_digest, idempotency.body_digest)
-            if stored is not None:
-                return stored
-        verdict = self._state.producers.check(header, self._monotonic_ms())
-        if isinstance(verdict, Duplicate):
-            return AppendInfo(
-                verdict.base_offset, verdict.last_offset, verdict.timestamp, duplicate=True
-            )
-        self._require_room(len(batch))
-        self._assign_epoch_at(leader_epoch, self._state.next_offset)
-        base_offset = self._state.next_offset
-        last_offset = base_offset + header.last_offset - header.base_offset
-        patch_batch(batch, base_offset=base_offset, leader_epoch=leader_epoch)
-        stored_batch = StoredBatch(
-            base_offset,
-            last_offset,
-            leader_epoch,
-            batch,
-            None if idempotency is None else idempotency.to_bytes(),
-        )
-        self._append(header, stored_batch, now_ms)
-        return AppendInfo(base_offset, last_offset, header.max_timestamp)
 
     def check_idempotency(self, key_digest: bytes, body_digest: bytes) -> AppendInfo | None:
         """Where the request with this key went, None if it is new.
@@ -284,10 +276,7 @@ class PartitionLog:
         Raises:
             IdempotencyKeyReusedError: the key was used with another body.
         """
-        stored = self._state.requests.find(key_digest, body_digest)
-        if stored is None:
-            return None
-        return AppendInfo(stored.base_offset, stored.last_offset, stored.timestamp, duplicate=True)
+        return self._appender.check_idempotency(key_digest, body_digest)
 
     def find_duplicate(
         self, header: BatchHeader, idempotency: Idempotency | None
@@ -297,14 +286,7 @@ class PartitionLog:
         Raises:
             IdempotencyKeyReusedError: the key was used with another body.
         """
-        if idempotency is not None:
-            stored = self.check_idempotency(idempotency.key_digest, idempotency.body_digest)
-            if stored is not None:
-                return stored
-        found = self._state.producers.find(header, self._monotonic_ms())
-        if found is None:
-            return None
-        return AppendInfo(found.base_offset, found.last_offset, found.timestamp, duplicate=True)
+        return self._appender.find_duplicate(header, idempotency)
 
     def append_as_follower(self, batches: Sequence[FetchedBatch]) -> None:
         """Queue what the leader sent, offsets and epochs as they are.
@@ -319,12 +301,7 @@ class PartitionLog:
             StorageError: the log has failed.
         """
         self._require_writable()
-        self._require_room(sum(len(batch.data) for batch in batches))
-        now_ms = self._clock_ms()
-        for fetched in batches:
-            header, batch = check_fetched(fetched, self._state.next_offset, self.leader_epochs)
-            self._assign_epoch_at(header.leader_epoch, header.base_offset)
-            self._append(header, batch, now_ms)
+        self._appender.append_as_follower(batches)
 
     def assign_epoch(self, leader_epoch: int) -> None:
         """Record that `leader_epoch` begins at `next_offset`; durable with the next commit.
@@ -333,7 +310,7 @@ class PartitionLog:
             CorruptMessageError: the log has a newer epoch.
         """
         self._require_writable()
-        self._assign_epoch_at(leader_epoch, self._state.next_offset)
+        self._appender.assign_epoch(leader_epoch, self.next_offset)
 
     async def begin_epoch(self, leader_epoch: int) -> None:
         """`assign_epoch`, then wait until the record of it is durable.
@@ -357,51 +334,14 @@ class PartitionLog:
         """
         await self._commits.wait_durable(next_offset)
 
-    def _append(self, header: BatchHeader, batch: StoredBatch, now_ms: int) -> None:
-        """Queue one batch and bring the state up to it."""
-        state = self._state
-        size_bytes = len(batch.data)
-        if should_roll(
-            state.fill,
-            size_bytes,
-            header.max_timestamp,
-            segment_bytes=self.config.segment_bytes,
-            segment_ms=self.config.segment_ms,
-        ):
-            self._roll()
-        follows_gap = batch.base_offset != state.next_offset
-        self._commits.enqueue(QueuedBatch(batch, row_of(header, batch), follows_gap))
-        self._tail.append(batch)
-        state.append(header, batch, now_ms, self._monotonic_ms())
-
-    def _roll(self) -> None:
-        """Begin a segment with the next batch."""
-        self._commits.enqueue(QueuedRoll(self._state.next_offset, self._state.snapshot()))
-        self._state.fill = SegmentFill()
-
-    def _assign_epoch_at(self, leader_epoch: int, start_offset: int) -> None:
-        before = self._state.leader_epochs
-        self._state.leader_epochs = before.assign(leader_epoch, start_offset)
-        if self._state.leader_epochs is not before:
-            self._commits.enqueue(EpochStart(leader_epoch, start_offset))
-
     def _require_writable(self) -> None:
-        if self._closed or self._truncating:
+        if self._closed or self._trimmer.is_truncating:
             raise UnavailableError(
                 f"the log of {self.identity.topic}-{self.identity.partition} is "
                 f"{'closed' if self._closed else 'being truncated'}",
                 outcome=Outcome.NOT_APPLIED,
             )
         self._commits.raise_if_failed()
-
-    def _require_room(self, size_bytes: int) -> None:
-        pending_bytes = self._commits.pending_bytes
-        if pending_bytes > 0 and pending_bytes + size_bytes > self.config.pending_max_bytes:
-            raise OverloadedError(
-                f"{pending_bytes} bytes of {self.identity.topic}-{self.identity.partition} wait "
-                f"for the disk, at most {self.config.pending_max_bytes} may",
-                outcome=Outcome.NOT_APPLIED,
-            )
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -471,19 +411,7 @@ class PartitionLog:
             StorageError: the log has failed, or a segment cannot be read.
         """
         self._require_writable()
-        config = self.config
-        if active_must_roll(
-            self._state.fill, config.retention, segment_ms=config.segment_ms, now_ms=now_ms
-        ):
-            self._roll()
-            await self._commits.drain()
-        async with self._taking_away:
-            self._require_writable()
-            async with self._files.lock.shared():
-                offset = await self._files.log_start_after_retention(
-                    config.retention, high_watermark=high_watermark, now_ms=now_ms
-                )
-            self.advance_log_start(offset)
+        await self._trimmer.enforce_retention(high_watermark=high_watermark, now_ms=now_ms)
 
     def advance_log_start(self, offset: int) -> None:
         """Let nobody read below `offset` any more; it never moves back while the log is open.
@@ -500,7 +428,7 @@ class PartitionLog:
     async def remove_expired(self) -> RemovedSegments:
         """Remove the files of segments that lie wholly below the log's start.
 
-        When everything lies below it, the active segment is sealed first, to go with the others.
+        An active segment that begins below it is sealed, to go with the others when its time comes.
         Whoever reads one of them is waited for, and not interrupted.
 
         Raises:
@@ -508,23 +436,7 @@ class PartitionLog:
             StorageError: a file cannot be removed; the log has failed.
         """
         self._require_writable()
-        all_expired = self.log_start_offset == self.next_offset and self._state.fill.batches > 0
-        if not self._files.has_expired and not all_expired:
-            return RemovedSegments()
-        async with self._taking_away:
-            self._require_writable()
-            if self.log_start_offset == self.next_offset and self._state.fill.batches > 0:
-                self._roll()
-                await self._commits.drain()
-            async with self._files.lock.exclusive():
-                expired = self._files.forget_expired()
-            try:
-                await self._files.remove_files(expired)
-            except OSError as error:
-                failure = sqlite.storage_error(self.directory, "remove expired segments", error)
-                self._commits.fail(failure)
-                raise failure from error
-        return RemovedSegments(len(expired), sum(segment.size_bytes for segment in expired))
+        return await self._trimmer.remove_expired()
 
     # --- truncation and the end ---------------------------------------------------------------
 
@@ -542,7 +454,9 @@ class PartitionLog:
             return
         if offset > self._state.next_offset:
             return
-        await self._change_files(partial(self._files.truncate_to, offset), self._tail.truncate_to)
+        self._require_writable()
+        await self._trimmer.truncate_to(offset)
+        self._apply_durability()
 
     async def reset_to(self, offset: int) -> None:
         """Drop everything and begin again, empty, at `offset`: for a replica that is out of range.
@@ -550,36 +464,9 @@ class PartitionLog:
         Raises:
             StorageError: the files failed; so has the log.
         """
-        await self._change_files(partial(self._files.reset_to, offset), self._tail.reset)
-
-    async def _change_files(
-        self,
-        change: Callable[[StateLimits], Awaitable[LogState]],
-        forget: Callable[[int], None],
-    ) -> None:
-        """Run `change` when nothing is queued and nobody reads; its failure is the log's."""
         self._require_writable()
-        self._truncating = True
-        try:
-            async with self._taking_away:
-                await self._commits.drain()
-                async with self._files.lock.exclusive():
-                    try:
-                        state = await change(self._limits())
-                    except OSError as error:
-                        raise sqlite.storage_error(self.directory, "truncate", error) from error
-                    self._state = state
-                    self._commits.reset(state.next_offset)
-                    forget(state.next_offset)
-        except StorageError as error:
-            self._commits.fail(error)
-            raise
-        finally:
-            self._truncating = False
+        await self._trimmer.reset_to(offset)
         self._apply_durability()
-
-    def _limits(self) -> StateLimits:
-        return _state_limits(self.config, self._clock_ms(), self._monotonic_ms())
 
     async def close(self) -> None:
         """Commit what is queued, checkpoint, and mark the end as verified for the next start.
@@ -613,16 +500,4 @@ class PartitionLog:
 
     async def _close_files(self) -> None:
         self._tail.reset(self._state.next_offset)
-        async with self._taking_away, self._files.lock.exclusive():
-            await self._files.close()
-
-
-def _state_limits(config: LogConfig, now_ms: int, monotonic_ms: int) -> StateLimits:
-    return StateLimits(
-        producers_max=config.producers_max,
-        producer_id_expiration_ms=config.producer_id_expiration_ms,
-        idempotency_entries_max=config.idempotency_entries_max,
-        idempotency_window_ms=config.idempotency_window_ms,
-        now_ms=now_ms,
-        monotonic_ms=monotonic_ms,
-    )
+        await self._trimmer.close_files()

@@ -81,7 +81,22 @@ _SCHEMA = (
         last_stable_offset INTEGER NOT NULL)""",
 )
 
-_TIME_INDEX = "CREATE INDEX IF NOT EXISTS batches_by_time ON batches (max_timestamp)"
+_TIME_INDEX = (
+    # Those of an earlier sealing, or of an earlier version.
+    "DROP TABLE IF EXISTS time_index",
+    "DROP INDEX IF EXISTS batches_by_time",
+    "CREATE TABLE time_index (max_timestamp INTEGER PRIMARY KEY, base_offset INTEGER NOT NULL)",
+    """INSERT INTO time_index SELECT max_timestamp, base_offset FROM (
+        SELECT base_offset, max_timestamp, max(max_timestamp) OVER (
+            ORDER BY base_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+        FROM batches)
+        WHERE before IS NULL OR max_timestamp > before ORDER BY base_offset""",
+)
+"""The batches that are later than all before them in the segment, by time.
+
+The first batch at or after some time is always one of them, however timestamps go back and forth.
+"""
+
 _PRODUCER_BATCHES = tuple[ProducerBatch, ...]
 
 VERIFIED_END = "verified_end"
@@ -283,7 +298,9 @@ def seal(connection: Any, path: Path, *, has_gaps: bool) -> int:
     """
     if has_gaps:
         set_meta(connection, HAS_GAPS, 1)
-    connection.execute(_TIME_INDEX)
+    with Transaction(connection):
+        for statement in _TIME_INDEX:
+            connection.execute(statement)
     sqlite.leave_wal(connection, path)
     # Everything is in the file now; a rollback journal is kept, empty, while the lock is held.
     for sidecar in sqlite.sidecars(path):
@@ -367,13 +384,22 @@ def end_offset_of(connection: Any, base_offset: int) -> int:
     return int(last[0][0]) + 1 if last else base_offset
 
 
+def has_time_index(connection: Any) -> bool:
+    """Whether a sealed segment has the index by time; the first versions wrote another."""
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'time_index'").fetchall()
+    return bool(found)
+
+
 def newest_timestamp(connection: Any, path: Path) -> int:
     """The largest timestamp of a sealed segment, in ms.
 
     That of the file's last change where no record has one: it was sealed then. A segment without
     records is as old as can be.
     """
-    [(newest,)] = connection.execute("SELECT max(max_timestamp) FROM batches").fetchall()
+    table = "time_index" if has_time_index(connection) else "batches"
+    [(newest,)] = connection.execute(
+        f"SELECT max(max_timestamp) FROM {table}"  # noqa: S608 # constant names
+    ).fetchall()
     if newest is None:
         return 0
     if newest >= 0:

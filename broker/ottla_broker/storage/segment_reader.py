@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ottla_broker.storage import sqlite
-from ottla_broker.storage.segment import HAS_GAPS, get_meta
+from ottla_broker.storage.segment import HAS_GAPS, get_meta, has_time_index
 from ottla_broker.storage.stored_batch import COLUMNS, Row, StoredBatch, damaged, verified_batch
 
 _BLOB_BYTES = 32 * 1024
@@ -57,13 +57,27 @@ def read_batches(
     return tuple(verified_batch(path, row)[0] for row in _with_data(connection, path, rows))
 
 
-def find_timestamp(connection: Any, timestamp: int, offset: int) -> tuple[int | None, int | None]:
-    """One step of a look-up: the next SCANNED_BATCHES batches that begin at or above `offset`.
+def find_timestamp(
+    connection: Any, timestamp: int, offset: int, *, sealed: bool
+) -> tuple[int | None, int | None]:
+    """One step of a look-up among the batches that begin at or above `offset`.
+
+    The index of a sealed segment tells at once where the first batch of a time is. It knows nothing
+    of those that come after: where the look-up begins behind that batch, as in an active segment,
+    a step looks at SCANNED_BATCHES batches.
 
     Returns:
         The base offset of the first of them whose latest record is at or after `timestamp`, in ms,
         if there is one; and where the next step begins, None at the segment's end.
     """
+    if sealed and has_time_index(connection):
+        first = connection.execute(
+            "SELECT base_offset FROM time_index WHERE max_timestamp >= ? "
+            "ORDER BY max_timestamp LIMIT 1",
+            (timestamp,),
+        ).fetchall()
+        if not first or first[0][0] >= offset:
+            return first[0][0] if first else None, None
     [(found, last, count)] = connection.execute(
         "SELECT min(base_offset) FILTER (WHERE max_timestamp >= ?), max(base_offset), count(*) "
         "FROM (SELECT base_offset, max_timestamp FROM batches WHERE base_offset >= ? "

@@ -19,6 +19,8 @@ MIN_INSYNC_REPLICAS = "min.insync.replicas"
 SEGMENT_BYTES = "segment.bytes"
 DURABILITY = "durability"
 MAX_MESSAGE_BYTES = "max.message.bytes"
+MESSAGE_TIMESTAMP_AFTER_MAX_MS = "message.timestamp.after.max.ms"
+MESSAGE_TIMESTAMP_TYPE = "message.timestamp.type"
 RETENTION_BYTES = "retention.bytes"
 RETENTION_MS = "retention.ms"
 SEGMENT_MS = "segment.ms"
@@ -104,6 +106,20 @@ _DEFINITIONS: tuple[TopicConfig, ...] = (
         minimum=1_024,
         maximum=64 * 1024 * 1024,
         doc="The largest record batch that is accepted, in bytes, header included.",
+    ),
+    IntegerConfig(
+        name=MESSAGE_TIMESTAMP_AFTER_MAX_MS,
+        default=60 * 60 * 1000,
+        minimum=0,
+        maximum=_LARGEST,
+        doc="How far ahead of the leader's clock a record's timestamp may be, in ms, when "
+        "producers set it: what comes from the future would not age.",
+    ),
+    ChoiceConfig(
+        name=MESSAGE_TIMESTAMP_TYPE,
+        default="CreateTime",
+        choices=("CreateTime", "LogAppendTime"),
+        doc="Whose time records carry: the producer's, or the leader's when it appends them.",
     ),
     IntegerConfig(
         name=MIN_INSYNC_REPLICAS,

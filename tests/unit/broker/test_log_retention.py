@@ -7,6 +7,7 @@ import pytest
 from ottla_broker.drivers.log_retention import LogRetention
 from ottla_broker.storage.log_config import RemovedSegments
 from ottla_broker.storage.policy.trusted_clock import CLOCK_JUMP_GRACE_MS
+from ottla_broker.telemetry import METRICS
 from ottla_protocol.errors import LeaderNotAvailableError, StorageError, UnavailableError
 
 MONTH_MS = 30 * 24 * 3_600_000
@@ -24,6 +25,7 @@ class FakeLog:
         self.removed = RemovedSegments()
         self.removals = 0
         self.error = None
+        self.failure = None
 
     async def remove_expired(self):
         self.removals += 1
@@ -93,6 +95,19 @@ async def test_a_log_that_cannot_now_does_not_keep_the_others_waiting(clocks):
     await retention.enforce()
     await retention.remove_expired()
     assert (len(sound.asked), sound.log.removals) == (1, 1)
+
+
+async def test_a_segment_that_cannot_be_read_keeps_its_own_log_alone(clocks):
+    damaged, sound = FakePartition(), FakePartition()
+    damaged.error = StorageError("damaged")
+    retention = retention_of(clocks, [damaged, sound])
+    before = METRICS.retention_errors._value.get()
+    await retention.enforce()
+    assert len(sound.asked) == 1
+    assert METRICS.retention_errors._value.get() == before + 1
+    damaged.log.failure = damaged.error
+    with pytest.raises(StorageError):
+        await retention.enforce()
 
 
 async def test_a_clock_that_jumps_ahead_ages_nothing_before_its_time(clocks):

@@ -71,3 +71,10 @@ async def test_the_brokers_own_topics_are_not_deleted_whatever_their_configs_say
     assert (config.retention_ms, config.retention_bytes, config.segment_ms) == (5, 6, 7)
     own = logs.config_of(replace(orders, name="__consumer_offsets"))
     assert (own.retention_ms, own.retention_bytes) == (NEVER, NEVER)
+
+
+async def test_the_timestamps_of_a_topic_are_its_log_s(make_logs):
+    stamped = topic(message_timestamp_type="LogAppendTime", message_timestamp_after_max_ms=9)
+    config = make_logs().config_of(stamped)
+    assert (config.timestamp_type, config.timestamp_after_max_ms) == ("LogAppendTime", 9)
+    assert make_logs().config_of(topic()).timestamp_type == "CreateTime"

@@ -69,6 +69,8 @@ def test_a_retention_is_a_bound_or_none(name, value):
         ("retention.bytes", "much", "whole number"),
         ("segment.ms", 0, "1.."),
         ("cleanup.policy", "compact", "one of delete"),
+        ("message.timestamp.type", "logappendtime", "one of CreateTime, LogAppendTime"),
+        ("message.timestamp.after.max.ms", -1, "0.."),
     ],
 )
 def test_what_is_no_retention_is_refused_with_its_rule(name, value, rule):

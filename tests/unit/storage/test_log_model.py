@@ -109,6 +109,11 @@ class LogAgainstModel(RuleBasedStateMachine):
         info = self.append(records, value_bytes=value_bytes, fill=fill, timestamp=timestamp)
         assert not info.duplicate
 
+    @rule(timestamps=st.lists(TIMESTAMPS, min_size=3, max_size=6))
+    def append_out_of_order(self, timestamps):
+        for timestamp in timestamps:
+            self.append(1, value_bytes=1, timestamp=timestamp)
+
     @rule(records=st.integers(1, 3))
     def append_request(self, records):
         self.requests += 1
@@ -267,15 +272,17 @@ class LogAgainstModel(RuleBasedStateMachine):
         self.let_go = [batch for batch in self.let_go if batch[0] < start]
         self.start = start
 
-    @rule(timestamp=st.integers(0, 45), at=st.integers(0, 12))
-    def find_timestamp(self, timestamp, at):
-        found = self.run(
-            self.log.find_timestamp(timestamp, offset=self.start + at, limit=UNLIMITED)
-        )
-        wanted = next(
-            (b for b in self.batches if b[0] >= self.start + at and b[6] >= timestamp), None
-        )
-        assert (found and found.base_offset) == (wanted and wanted[0])
+    @rule(at=st.sampled_from((0, 0, 0, 1, 3, 8)))
+    def find_timestamps(self, at):
+        """The lowest offset of each time, wherever the look-up begins."""
+        for timestamp in (0, 2, 5, 11, 23, 31, 40, 50):
+            found = self.run(
+                self.log.find_timestamp(timestamp, offset=self.start + at, limit=UNLIMITED)
+            )
+            wanted = next(
+                (b for b in self.batches if b[0] >= self.start + at and b[6] >= timestamp), None
+            )
+            assert (found and found.base_offset) == (wanted and wanted[0])
 
     @rule()
     def restart(self):

@@ -6,9 +6,10 @@ import struct
 
 import pytest
 
+from ottla_broker.storage import segment
 from ottla_broker.storage.log_config import LogConfig, RemovedSegments
 from ottla_broker.storage.policy.retention import NEVER
-from ottla_protocol.errors import OffsetOutOfRangeError, UnavailableError
+from ottla_protocol.errors import OffsetOutOfRangeError, StorageError, UnavailableError
 from ottla_protocol.record_batch import NO_TIMESTAMP, read_header, seal_batch
 from tests.unit.storage.log_harness import (
     UNLIMITED,
@@ -138,6 +139,21 @@ async def test_a_removed_offset_is_out_of_range_before_its_file_is_gone(harness,
     assert (await log.find_timestamp(0, limit=UNLIMITED)).base_offset == 5
 
 
+async def test_a_start_within_the_active_segment_ends_it(harness):
+    """A follower's segments may be cut elsewhere than its leader's."""
+    log = await harness.open()
+    for _ in range(4):
+        await append_durably(log)
+    log.advance_log_start(2)
+    assert await log.remove_expired() == RemovedSegments()
+    assert offsets_on_disk(harness) == [0, 4]
+    await append_durably(log)
+    assert await log.remove_expired() == RemovedSegments()
+    log.advance_log_start(4)
+    assert (await log.remove_expired()).count == 1
+    assert offsets_on_disk(harness) == [4]
+
+
 async def test_the_log_s_start_never_moves_back(log):
     log.advance_log_start(6)
     log.advance_log_start(3)
@@ -173,6 +189,45 @@ async def test_a_crash_between_two_files_leaves_a_longer_log_that_is_whole(
         start = (number + 1) * PER_SEGMENT
         assert (crashed.log_start_offset, crashed.log_end_offset) == (start, END)
         assert [b.base_offset for b in await read_all(crashed)] == list(range(start, END))
+
+
+async def test_a_removal_that_is_cancelled_goes_on_later(harness, log, monkeypatch):
+    log.advance_log_start(8)
+    reached = asyncio.Event()
+    remove = log._files._remove
+
+    async def hang(segment):
+        reached.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(log._files, "_remove", hang)
+    removing = asyncio.create_task(log.remove_expired())
+    await reached.wait()
+    removing.cancel()
+    await asyncio.wait((removing,))
+    monkeypatch.setattr(log._files, "_remove", remove)
+    assert (await log.remove_expired()).count == 4
+    assert offsets_on_disk(harness) == [8]
+
+
+async def test_a_log_that_begins_anew_leaves_no_expired_file_behind(harness, log):
+    log.advance_log_start(8)
+    log._files.forget_expired()
+    await log.reset_to(0)
+    assert offsets_on_disk(harness) == [0]
+    assert (await append_durably(log)).base_offset == 0
+    assert await log.remove_expired() == RemovedSegments()
+
+
+async def test_files_that_cannot_be_removed_fail_the_log(harness, log, monkeypatch):
+    def refuse(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(segment, "remove_file", refuse)
+    log.advance_log_start(4)
+    with pytest.raises(StorageError, match="Input/output"):
+        await log.remove_expired()
+    assert log.failure is harness.failures[0]
 
 
 async def test_a_long_read_is_not_torn(harness, log):

@@ -76,6 +76,8 @@ def test_as_much_goes_as_may_and_no_more(sizes, active_bytes, retention_bytes):
         (SegmentFill(9, 1, 100, 120), 5_000, 600, True),
         (SegmentFill(9, 1, 100, 120), NEVER, 1 << 60, False),
         (SegmentFill(9, 1, -1, -1), 50, 1 << 60, False),
+        (SegmentFill(9, 2, -1, 120), 5_000, 619, False),
+        (SegmentFill(9, 2, -1, 120), 5_000, 620, True),
     ],
 )
 def test_an_idle_active_segment_is_sealed_when_it_is_due(active, retention_ms, now_ms, expected):

@@ -14,6 +14,7 @@ from ottla_broker.storage.policy.rolling import SEGMENT_BATCHES_MAX, SegmentFill
         (SegmentFill(1, 1, 50), 1, 549, False),
         (SegmentFill(1, 1, 50), 1, 550, True),
         (SegmentFill(1, 1, 50), 1, 0, False),
+        (SegmentFill(1, 1, -1), 1, 1_000, False),
         (SegmentFill(1, SEGMENT_BATCHES_MAX - 1, 0), 1, 0, False),
         (SegmentFill(1, SEGMENT_BATCHES_MAX, 0), 1, 0, True),
     ],

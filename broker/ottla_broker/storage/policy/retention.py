@@ -73,7 +73,5 @@ def active_must_roll(
     """
     if active.batches == 0 or active.newest_timestamp < 0 or limits.retention_ms == NEVER:
         return False
-    return (
-        now_ms - active.first_timestamp >= segment_ms
-        or now_ms - active.newest_timestamp > limits.retention_ms
-    )
+    oldest = active.first_timestamp if active.first_timestamp >= 0 else active.newest_timestamp
+    return now_ms - oldest >= segment_ms or now_ms - active.newest_timestamp > limits.retention_ms

@@ -35,12 +35,13 @@ def should_roll(
     """Whether a batch of `size_bytes` with largest timestamp `timestamp` begins a new segment.
 
     An empty segment takes any batch, so a batch larger than `segment_bytes` gets its own. As in
-    Kafka, age is measured between record timestamps, not by the wall clock.
+    Kafka, age is measured between record timestamps, not by the wall clock; where the segment's
+    first batch has none, it has no age.
     """
     if fill.batches == 0:
         return False
     return (
         fill.bytes_used + size_bytes > segment_bytes
         or fill.batches >= SEGMENT_BATCHES_MAX
-        or timestamp - fill.first_timestamp >= segment_ms
+        or (fill.first_timestamp >= 0 and timestamp - fill.first_timestamp >= segment_ms)
     )

@@ -1,0 +1,145 @@
+"""Taking away what a log holds: old segments at its beginning, or all from some offset on.
+
+Only here do files go. One task does it at a time, readers are waited for, and commits go on while
+old segments are removed; a truncation waits until nothing is queued.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from ottla_broker.storage import sqlite
+from ottla_broker.storage.group_commit import GroupCommit
+from ottla_broker.storage.log_appender import LogAppender
+from ottla_broker.storage.log_config import RemovedSegments
+from ottla_broker.storage.log_files import LogFiles
+from ottla_broker.storage.log_state import LogState, StateLimits
+from ottla_broker.storage.policy.retention import RetentionLimits, active_must_roll
+from ottla_broker.storage.tail_cache import PartitionTail
+from ottla_protocol.errors import StorageError
+
+
+class LogTrimmer:
+    """Shortens one log.
+
+    Args:
+        files: the segments.
+        commits: the queue for the disk; it fails when files cannot be taken away.
+        appender: has the state that a truncation replaces.
+        tail: the cached batches.
+        limits: bounds of the state that is rebuilt, as of now.
+        require_writable: raises while the log is closed, being truncated, or has failed.
+    """
+
+    def __init__(
+        self,
+        files: LogFiles,
+        commits: GroupCommit,
+        appender: LogAppender,
+        tail: PartitionTail,
+        *,
+        limits: Callable[[], StateLimits],
+        require_writable: Callable[[], None],
+    ) -> None:
+        self.is_truncating = False
+        """Whether nothing may be appended, because the log's end is being changed."""
+        self._files = files
+        self._commits = commits
+        self._appender = appender
+        self._tail = tail
+        self._limits = limits
+        self._require_writable = require_writable
+        self._taking_away = asyncio.Lock()
+
+    async def enforce_retention(self, *, high_watermark: int, now_ms: int) -> None:
+        """As `PartitionLog.enforce_retention`."""
+        config = self._appender.config
+        if config.retention == RetentionLimits():
+            return
+        if active_must_roll(
+            self._appender.state.fill,
+            config.retention,
+            segment_ms=config.segment_ms,
+            now_ms=now_ms,
+        ):
+            self._appender.roll()
+            await self._commits.drain()
+        # Held, so that no truncation comes between the decision and the move.
+        async with self._taking_away:
+            self._require_writable()
+            async with self._files.lock.shared():
+                offset = await self._files.log_start_after_retention(
+                    config.retention, high_watermark=high_watermark, now_ms=now_ms
+                )
+            self._files.advance_log_start(offset)
+
+    async def remove_expired(self) -> RemovedSegments:
+        """As `PartitionLog.remove_expired`."""
+        if not self._files.has_expired and not self._active_must_end:
+            return RemovedSegments()
+        async with self._taking_away:
+            self._require_writable()
+            if self._active_must_end:
+                self._appender.roll()
+                await self._commits.drain()
+            async with self._files.lock.exclusive():
+                self._files.forget_expired()
+            try:
+                return await self._files.remove_expired()
+            except (OSError, StorageError) as error:
+                failure = sqlite.storage_error(
+                    self._files.directory, "removing expired segments", error
+                )
+                self._commits.fail(failure)
+                raise failure from error
+
+    @property
+    def _active_must_end(self) -> bool:
+        """Whether the active segment holds what has expired.
+
+        A leader's log begins with a segment of its own. A follower's segments may be cut elsewhere,
+        and one that goes on would keep what its leader has removed.
+        """
+        return (
+            self._appender.state.fill.batches > 0
+            and self._files.log_start_offset > self._files.active.base_offset
+        )
+
+    async def truncate_to(self, offset: int) -> None:
+        """As `PartitionLog.truncate_to`, for an offset within the log."""
+        await self._change(partial(self._files.truncate_to, offset), self._tail.truncate_to)
+
+    async def reset_to(self, offset: int) -> None:
+        """As `PartitionLog.reset_to`."""
+        await self._change(partial(self._files.reset_to, offset), self._tail.reset)
+
+    async def _change(
+        self,
+        change: Callable[[StateLimits], Awaitable[LogState]],
+        forget: Callable[[int], None],
+    ) -> None:
+        """Run `change` when nothing is queued and nobody reads; its failure is the log's."""
+        self.is_truncating = True
+        try:
+            async with self._taking_away:
+                await self._commits.drain()
+                async with self._files.lock.exclusive():
+                    try:
+                        state = await change(self._limits())
+                    except OSError as error:
+                        raise sqlite.storage_error(
+                            self._files.directory, "truncate", error
+                        ) from error
+                    self._appender.state = state
+                    self._commits.reset(state.next_offset)
+                    forget(state.next_offset)
+        except StorageError as error:
+            self._commits.fail(error)
+            raise
+        finally:
+            self.is_truncating = False
+
+    async def close_files(self) -> None:
+        """Close every file when nobody reads or takes away any more."""
+        async with self._taking_away, self._files.lock.exclusive():
+            await self._files.close()
