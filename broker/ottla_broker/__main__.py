@@ -6,6 +6,7 @@ settings or this data directory.
 
 import asyncio
 import gc
+import resource
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -32,6 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _serve(settings)
 
 
+def _raise_file_limit() -> None:
+    """Take all the file descriptors that the process may have.
+
+    Connections need them, and a broker that cannot open a segment stops. The usual soft limit of
+    1,024 is for programs that still use select().
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _serve(settings: Settings) -> int:
     # Imported late, so that --help and a wrong setting answer at once.
     from ottla_broker.app import Broker
@@ -46,6 +57,7 @@ def _serve(settings: Settings) -> int:
     except StorageError as error:
         return exit_with_usage(error)
 
+    _raise_file_limit()
     # What start-up made lives as long as the process: the collector need not look at it again, and
     # the many short-lived objects of a request die by their reference counts.
     gc.freeze()

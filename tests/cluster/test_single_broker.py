@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -279,3 +280,14 @@ def test_beyond_loopback_when_told_so(tmp_path, http):
         assert [found["url"] for found in brokers] == [broker.url]
     finally:
         broker.kill()
+
+
+def test_it_takes_all_the_file_descriptors_that_it_may_have(single):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, soft), hard))
+    try:
+        single.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    single.wait_ready()
+    assert resource.prlimit(single.pid, resource.RLIMIT_NOFILE) == (hard, hard)
