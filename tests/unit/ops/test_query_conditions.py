@@ -82,6 +82,7 @@ def test_bounds_that_are_set(where, expected):
         "partition in ()",
         "partition in (1, key)",
         "offset > (1, 2)",
+        "case when key = 'a' and offset > 3 and key = 'b' then 1 else 1 end",
     ],
 )
 def test_bounds_that_are_not(where):
