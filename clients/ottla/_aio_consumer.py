@@ -17,11 +17,13 @@ from typing import Any, Self, Unpack
 
 from ottla import _threads
 from ottla._aio_admin import AiohttpAdminTransport
+from ottla._broker_questions import CONNECTIONS_PER_BROKER, ConsumerTransport
 from ottla._consumer_config import ConsumerConfig, ConsumerOptions
-from ottla._consumer_core import (
+from ottla._consumer_core import ConsumerCore
+from ottla._consumer_record import ConsumerRecord
+from ottla._consumer_steps import (
     CommitCallback,
     CommitOption,
-    ConsumerCore,
     PartitionsOption,
     Records,
     Run,
@@ -30,8 +32,6 @@ from ottla._consumer_core import (
     TopicsOption,
     Wait,
 )
-from ottla._consumer_io import CONNECTIONS_PER_BROKER, ConsumerTransport
-from ottla._consumer_record import ConsumerRecord
 from ottla._consumer_types import OffsetAndMetadata, OffsetAndTimestamp, TopicPartition
 from ottla._errors import ConcurrentUseError
 from ottla._partitioner import PartitionInfo

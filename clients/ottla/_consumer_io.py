@@ -12,70 +12,41 @@ A defect in here must not leave anybody waiting: whatever ends the driver fails 
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable
 from random import Random
-from typing import Any, Final, Protocol, TypeVar
-from urllib.parse import quote
+from typing import Any
 
 import msgspec
 
+from ottla._broker_questions import (
+    LOOKUP_TIMEOUT_MS,
+    BrokerQuestions,
+    BrokerReach,
+    ConsumerTransport,
+    decoded,
+)
 from ottla._consumer_config import ConsumerConfig
 from ottla._consumer_types import OffsetAndMetadata, TopicPartition
-from ottla._errors import ClusterUnreachableError
-from ottla._fetcher import MAX_CALLS_PER_BROKER, FetchCall, Fetcher
+from ottla._fetcher import FetchCall, Fetcher
 from ottla._futures import Monitor
 from ottla._group_calls import GroupCall, GroupCallKind
 from ottla._group_member import GroupMember, MemberChange
 from ottla._handout import Handout
 from ottla._metadata import Metadata, MetadataFetch
 from ottla._offset_commits import OffsetCommit, OffsetCommits
-from ottla._position_lookups import MAX_LOOKUPS, Lookup, PositionLookups, decode_offset
+from ottla._position_lookups import Lookup, PositionLookups
 from ottla._positions import Positions
 from ottla._producer_io import METADATA_TIMEOUT_MS, monotonic_ms
-from ottla._transport import BrokerUnreachableError, Response, Transport, error_of
+from ottla._rebalance import Rebalance
+from ottla._transport import BrokerUnreachableError, error_of
 from ottla_protocol import routes
 from ottla_protocol.errors import InternalError, OttlaError
-from ottla_protocol.models import BinaryFetchResponse, MetadataResponse, OffsetResponse
-
-Answer = TypeVar("Answer")
-
-CONNECTIONS_PER_BROKER: Final = MAX_CALLS_PER_BROKER + 12
-"""Fetches, and beside them heartbeats, commits, metadata and look-ups."""
-
-LOOKUP_TIMEOUT_MS: Final = 5_000
-"""How long one broker may take over offsets before another one is asked."""
+from ottla_protocol.models import BinaryFetchResponse, MetadataResponse
 
 _logger = logging.getLogger("ottla.consumer")
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode_fetch = msgspec.msgpack.Decoder(BinaryFetchResponse).decode
 _decode_metadata = msgspec.json.Decoder(MetadataResponse).decode
-
-
-class ConsumerTransport(Transport, Protocol):
-    """The way to the brokers, with every method."""
-
-    async def request(
-        self, method: str, url: str, path: str, body: bytes | None, *, timeout_ms: int
-    ) -> Response:
-        """Send JSON, or nothing; whatever the broker answered."""
-        ...
-
-
-@dataclass(slots=True)
-class Rebalance:
-    """What the group changed and the application was not told yet, in this order."""
-
-    lost: set[TopicPartition] = field(default_factory=set)
-    revoked: set[TopicPartition] = field(default_factory=set)
-    assigned: set[TopicPartition] = field(default_factory=set)
-    error: OttlaError | None = None
-    """The membership ended for good; it stays until the next subscription."""
-
-    def __bool__(self) -> bool:
-        """Whether there is anything to tell."""
-        return bool(self.lost or self.revoked or self.assigned or self.error is not None)
 
 
 class ConsumerIO:
@@ -120,6 +91,15 @@ class ConsumerIO:
             wake=wake,
             most_buffered_bytes=max(1, config.max_partition_fetch_bytes),
         )
+        self.reach = BrokerReach(monotonic_ms())
+        self.questions = BrokerQuestions(
+            transport,
+            self.metadata,
+            self.monitor,
+            self.reach,
+            request_timeout_ms=config.request_timeout_ms,
+            retry_backoff_ms=config.retry_backoff_ms,
+        )
         self.member: GroupMember | None = None
         self.commits: OffsetCommits | None = None
         if config.group_id is not None:
@@ -130,13 +110,9 @@ class ConsumerIO:
                 random=random,
             )
         self.rebalance = Rebalance()
-        self.settled: list[tuple[OffsetCommit, Callable[[OffsetCommit], None]]] = []
         self.last_poll_ms = monotonic_ms()
         self.is_polling = False
         self.is_evicted = False
-        self.was_reached = False
-        self.unreachable_since_ms = self.last_poll_ms
-        self.reasons: dict[str, str] = {}
         self.counters = {"commits": 0, "commits_failed": 0, "rebalances": 0, "heartbeats": 0}
         self._waiting: dict[OffsetCommit, Callable[[OffsetCommit], None]] = {}
         self._next_auto_commit_ms = self.last_poll_ms + config.auto_commit_interval_ms
@@ -204,11 +180,10 @@ class ConsumerIO:
                 times_ms.append(self.member.next_call_ms(now_ms))
             if self.commits is not None:
                 times_ms.append(self.commits.next_call_ms())
-            has_left = self.member is not None and self.member.has_left
             if self.positions.next_ready() is not None:
                 # Errors come up here too, without an answer that would tell of them.
                 self._on_news()
-        if self._left is not None and has_left:
+        if self._left is not None and self.member is not None and self.member.has_left:
             self._left.set_result(None)
             self._left = None
         for call in group_calls:
@@ -333,31 +308,12 @@ class ConsumerIO:
         """Take in what the group changed: first what must not be read any more."""
         if not change:
             return
-        told = self.rebalance
         self.counters["rebalances"] += 1
-        for name in change.lost:
-            if name in told.assigned:
-                told.assigned.discard(name)
-            else:
-                told.revoked.discard(name)
-                told.lost.add(name)
-        self.positions.remove(change.lost)
+        released = self.rebalance.adopt(change, self.positions)
+        if self.member is not None:
+            self.member.release(released)
         if change.lost and self.commits is not None:
             self._settle(self.commits.drop(change.lost, now_ms))
-        for name in change.revoked:
-            if name in told.assigned and self.member is not None:
-                # The application never knew of it.
-                told.assigned.discard(name)
-                self.positions.remove((name,))
-                self.member.release((name,))
-            else:
-                told.revoked.add(name)
-                self.positions.hold((name,))
-        self.positions.add(change.assigned, is_announced=False)
-        told.assigned |= change.assigned
-        if change.error is not None:
-            told.error = change.error
-        self.positions.ticket = None
         self._on_news()
 
     def _group_calls(self, now_ms: int) -> list[GroupCall]:
@@ -382,7 +338,7 @@ class ConsumerIO:
                 raise error_of(response, url)
         except OttlaError as error:
             _logger.debug("%s at %s failed: %s", call.kind, url, error)
-            self._missed(url, error)
+            self.reach.missed(url, error)
             self._group_failed(call, error)
         else:
             self._group_answered(call, response.body)
@@ -396,7 +352,7 @@ class ConsumerIO:
 
     def _group_answered(self, call: GroupCall, body: bytes) -> None:
         now_ms = monotonic_ms()
-        self.reached()
+        self.reach.reached()
         with self.monitor.lock:
             if call.kind is GroupCallKind.COMMIT:
                 assert self.commits is not None
@@ -500,11 +456,11 @@ class ConsumerIO:
                 raise BrokerUnreachableError(f"{call.url}: the answer is not about what was asked")
         except OttlaError as error:
             _logger.debug("fetch from %s failed: %s", call.url, error)
-            self._missed(call.url, error)
+            self.reach.missed(call.url, error)
             with self.monitor.lock:
                 self.fetcher.on_failure(call, error, monotonic_ms())
         else:
-            self.reached()
+            self.reach.reached()
             with self.monitor.lock:
                 self.fetcher.on_answer(call, results, monotonic_ms())
         if self.positions.ready:
@@ -526,81 +482,14 @@ class ConsumerIO:
                 self.lookups.on_answer(lookup, response.body, monotonic_ms())
         except OttlaError as error:
             _logger.debug("%s from %s failed: %s", lookup.path, url, error)
-            self._missed(url, error)
+            self.reach.missed(url, error)
             with self.monitor.lock:
                 self.lookups.on_failure(lookup, error, monotonic_ms())
                 if lookup.partition is not None and error.refresh_metadata:
                     self.metadata.expire(lookup.partition.topic)
         else:
-            self.reached()
+            self.reach.reached()
         self._on_news()
-
-    async def ask(
-        self,
-        path: str,
-        decode: Callable[[bytes], Answer],
-        timeout_ms: int,
-        partition: TopicPartition | None = None,
-    ) -> Answer:
-        """GET from the partition's leader or any broker, again and again while that may help.
-
-        Raises:
-            ClusterUnreachableError: no broker answered in time.
-            OttlaError: a broker refused it.
-        """
-        deadline_ms = monotonic_ms() + timeout_ms
-        asked: set[str] = set()
-        while True:
-            left_ms = deadline_ms - monotonic_ms()
-            with self.monitor.lock:
-                leader = None if partition is None else self.metadata.leader(*partition)
-                url = (
-                    self.metadata.any_url() if leader is None or leader.url in asked else leader.url
-                )
-            try:
-                most_ms = min(left_ms, LOOKUP_TIMEOUT_MS, self._config.request_timeout_ms)
-                response = await self._transport.get(url, path, timeout_ms=max(1, most_ms))
-                if response.status != 200:
-                    raise error_of(response, url)
-                self.reached()
-                return decode(response.body)
-            except OttlaError as error:
-                left_ms = deadline_ms - monotonic_ms()
-                self._missed(url, error)
-                is_unreachable = isinstance(error, BrokerUnreachableError)
-                if is_unreachable:
-                    asked.add(url)
-                if not (error.retriable or is_unreachable):
-                    raise
-                if left_ms <= self._config.retry_backoff_ms:
-                    if is_unreachable:
-                        raise ClusterUnreachableError.after(timeout_ms, self.reasons) from error
-                    raise
-            await asyncio.sleep(self._config.retry_backoff_ms / 1000)
-
-    async def offsets_at(
-        self, at: Mapping[TopicPartition, str | int], timeout_ms: int
-    ) -> dict[TopicPartition, OffsetResponse]:
-        """Where each partition begins, ends, or has its first record of a time.
-
-        Raises:
-            OttlaError: as `ask`, for the first that fails.
-        """
-        gate = asyncio.Semaphore(MAX_LOOKUPS)
-
-        async def one(name: TopicPartition, where: str | int) -> OffsetResponse:
-            async with gate:
-                path = routes.PARTITION_OFFSETS.format(
-                    topic=quote(name.topic, safe=""), partition=name.partition
-                )
-                return await self.ask(f"{path}?at={where}", decode_offset, timeout_ms, name)
-
-        asked = [asyncio.ensure_future(one(name, where)) for name, where in at.items()]
-        try:
-            return dict(zip(at, await asyncio.gather(*asked), strict=True))
-        finally:
-            for each in asked:
-                each.cancel()
 
     # --- metadata -----------------------------------------------------------------------------
 
@@ -616,45 +505,17 @@ class ConsumerIO:
             described = decoded(_decode_metadata, response, fetch.url)
         except OttlaError as error:
             _logger.debug("metadata from %s failed: %s", fetch.url, error)
-            self._missed(fetch.url, error)
+            self.reach.missed(fetch.url, error)
             with self.monitor.lock:
                 self.metadata.on_failure(fetch, error, monotonic_ms())
         else:
-            self.reached()
+            self.reach.reached()
             with self.monitor.lock:
                 changed = self.metadata.on_answer(fetch, described, monotonic_ms())
                 self.fetcher.on_new_leaders(changed)
         self._on_news()
 
-    def reached(self) -> None:
-        """A broker has answered."""
-        self.was_reached = True
-        self.unreachable_since_ms = monotonic_ms()
-        self.reasons = {}
-
-    def _missed(self, url: str, error: OttlaError) -> None:
-        """A call has failed; remember it if no broker answered."""
-        if isinstance(error, BrokerUnreachableError):
-            reasons = dict(self.reasons)
-            reasons.pop(url, None)
-            # A new one each time: other threads read it.
-            self.reasons = {**reasons, url: error.detail.removeprefix(f"{url}: ")}
-        else:
-            self.reached()
-
     def forget_parent(self, lock: Any) -> None:
         """In a forked child: refuse every call; the lock may be held for ever, so take this one."""
         self.monitor.lock = lock
         self.monitor.is_forked = True
-
-
-def decoded(decode: Callable[[bytes], Answer], response: Response, url: str) -> Answer:
-    """The body of an answer.
-
-    Raises:
-        BrokerUnreachableError: it is none of a broker.
-    """
-    try:
-        return decode(response.body)
-    except msgspec.MsgspecError as error:
-        raise BrokerUnreachableError(f"{url}: not an answer of a broker: {error}") from error

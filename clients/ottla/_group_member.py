@@ -36,14 +36,8 @@ from ottla._group_calls import (
     membership_in,
     partitions_in,
 )
-from ottla._member_assignment import (
-    NO_GENERATION,
-    NO_PARTITIONS,
-    MemberAssignment,
-)
-from ottla._member_assignment import (
-    MemberChange as MemberChange,
-)
+from ottla._member_assignment import NO_GENERATION, NO_PARTITIONS, MemberAssignment
+from ottla._member_assignment import MemberChange as MemberChange
 from ottla_protocol.errors import (
     FencedInstanceIdError,
     FencedMemberEpochError,

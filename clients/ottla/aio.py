@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from ottla._consumer_config import (
         ConsumerConfig,
     )
-    from ottla._consumer_core import (
-        RebalanceListener,
-    )
     from ottla._consumer_record import (
         ConsumerRecord,
+    )
+    from ottla._consumer_steps import (
+        RebalanceListener,
     )
     from ottla._consumer_types import (
         OffsetAndMetadata,
@@ -172,7 +172,7 @@ _MODULES = {
     "ProducerConfig": "ottla._config",
     "ProducerRecord": "ottla._record",
     "ReassignedPartition": "ottla_protocol.models",
-    "RebalanceListener": "ottla._consumer_core",
+    "RebalanceListener": "ottla._consumer_steps",
     "RecordDeserializationError": "ottla._errors",
     "RecordMetadata": "ottla._futures",
     "RequestTimedOutError": "ottla_protocol.errors",
