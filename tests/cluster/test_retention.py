@@ -83,7 +83,35 @@ def test_old_segments_go_from_every_broker_and_a_late_follower_comes_back(start_
     client.cluster.broker(leader).kill()
     eventually(lambda: client.leader("t", via=late) != leader, 20)
     eventually(lambda: client.append("t", "with another leader", via=late) == 26, 20)
+    # A log's start does not move back because another broker leads.
+    assert client.offset("t", at="earliest", via=late).expect(200).document["offset"] >= start
     assert set(client.cluster.stop().values()) <= {0, -9}
+
+
+def test_a_crash_of_all_brokers_while_segments_go_loses_nothing_that_is_young(start_cluster):
+    client = start_cluster(settings=SETTINGS)
+    client.create_topic("t", partitions=1, configs={"segment.bytes": 4_096})
+    client.wait_led("t")
+    alter(client, "t", retention_bytes=200_000)
+    for crash in range(3):
+        fill(client, "t", 12)
+        end = (crash + 1) * 12
+        alter(client, "t", retention_bytes=8_192)
+        eventually(lambda: log_start(client, "t", via=1) > 0, 20)
+        for broker in client.cluster.brokers:
+            broker.kill()
+        for broker in client.cluster.brokers:
+            broker.start()
+        client.cluster.wait_ready()
+        client.wait_isr("t", 3)
+        eventually(lambda end=end: client.offset("t").document.get("offset") == end, 20)
+        start = client.offset("t", at="earliest").expect(200).document["offset"]
+        found = [json.loads(record) for record in read_from(client, "t", start)]
+        assert [record["offset"] for record in found] == list(range(start, end))
+        assert [record["value"] for record in found] == [
+            f"{offset % 12}{LARGE}" for offset in range(start, end)
+        ]
+        assert end - start >= 2
 
 
 def read_from(client, topic, offset, **arguments):
