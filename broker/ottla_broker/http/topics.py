@@ -1,6 +1,7 @@
 """`/v1/topics`, `/v1/cluster`, `/v1/brokers` and `/v1/metadata`."""
 
-from typing import TypeVar
+import re
+from typing import Final, TypeVar, get_args
 
 import msgspec
 from aiohttp import web
@@ -22,7 +23,9 @@ from ottla_protocol.models import (
 MAX_ADMIN_BODY_BYTES = 1 << 20
 MAX_METADATA_TOPICS = 1_000
 
-RequestT = TypeVar("RequestT")
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
+
+_INVALID_CHOICE: Final = re.compile(r"Invalid enum value .* - at `\$\.(?P<field>\w+)`", re.DOTALL)
 
 
 def json_response(document: object, status: int = 200) -> web.Response:
@@ -40,9 +43,23 @@ def parse_json(body: bytes | bytearray, model: type[RequestT]) -> RequestT:
     try:
         return msgspec.json.decode(body, type=model)
     except msgspec.ValidationError as error:
-        raise InvalidRequestError(str(error)) from error
+        raise InvalidRequestError(_explanation(str(error), model)) from error
     except msgspec.DecodeError as error:
         raise MalformedBodyError(str(error)) from error
+
+
+def _explanation(message: str, model: type[RequestT]) -> str:
+    """What msgspec tells, and where a field takes a few words only, which ones."""
+    found = _INVALID_CHOICE.fullmatch(message)
+    if found is None:
+        return message
+    choices = [
+        repr(choice)
+        for field in msgspec.structs.fields(model)
+        if field.encode_name == found["field"]
+        for choice in get_args(field.type)
+    ]
+    return f"{message}; it is one of {', '.join(choices)}" if choices else message
 
 
 async def change_request(request: web.Request, model: type[RequestT]) -> RequestT:

@@ -2,7 +2,7 @@
 
 import json
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -23,6 +23,13 @@ class SeekTarget(StrEnum):
     OFFSET = "offset"
     SHIFT = "shift"
     TIMESTAMP = "timestamp"
+
+
+_VALUE_MEANINGS: Final = {
+    SeekTarget.OFFSET: "the offset",
+    SeekTarget.SHIFT: "by how many records, negative to go back",
+    SeekTarget.TIMESTAMP: "the time in ms since the epoch",
+}
 
 
 @app.command("list")
@@ -107,9 +114,7 @@ def seek_group(
     from ottla_protocol.models_groups import SeekGroupResponse
 
     session = session_of(context)
-    takes_value = to in (SeekTarget.OFFSET, SeekTarget.SHIFT, SeekTarget.TIMESTAMP)
-    if takes_value != (value is not None):
-        raise usage_error("--value goes with --to offset, shift and timestamp, and with no other")
+    _check_value(to, value)
     request: dict[str, Any] = {"to": to.value, "dry_run": dry_run}
     if value is not None:
         request["value"] = value
@@ -131,6 +136,15 @@ def seek_group(
     session.output.table(("TOPIC", "PARTITION", "BEFORE", "AFTER"), rows)
     if dry_run:
         session.output.note("nothing was changed")
+
+
+def _check_value(to: SeekTarget, value: int | None) -> None:
+    if value is None and to in _VALUE_MEANINGS:
+        raise usage_error(f"--to {to} needs --value: {_VALUE_MEANINGS[to]}")
+    if value is not None and to not in _VALUE_MEANINGS:
+        raise usage_error(
+            f"--to {to} takes no --value; it goes with {', '.join(_VALUE_MEANINGS)} only"
+        )
 
 
 @app.command("delete")

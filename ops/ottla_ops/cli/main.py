@@ -108,4 +108,6 @@ def _show_usage_error(error: "TyperException", output: "Output") -> None:
         print(error.message, file=sys.stderr)
         return
     hint = f"see {context.command_path} --help" if context is not None else ""
-    output.error(usage_error(error.format_message(), hint=hint))
+    # The option parser's choices are checked by pydantic, whose prefix says nothing to people.
+    message = error.format_message().replace(": Value error, ", ": ", 1)
+    output.error(usage_error(message, hint=hint))

@@ -13,7 +13,7 @@ from typing import Any, Final
 from ottla_broker.storage import sqlite
 from ottla_ops.query.conditions import bounds_of
 from ottla_ops.query.sql_tokens import Token, TokenKind, tokenize
-from ottla_ops.records.rows import create_table
+from ottla_ops.records.rows import TABLE_COLUMNS, create_table
 from ottla_ops.records.selection import Selection
 from ottla_protocol.errors import InvalidRequestError, UnknownTopicOrPartitionError
 
@@ -31,6 +31,7 @@ ONLY_READING: Final = "only reading is possible: one SELECT statement"
 _READING: Final = ("select", "with", "values")
 
 _NO_SUCH_TABLE: Final = re.compile(r"no such table: (.+)", re.DOTALL)
+_NO_SUCH_COLUMN: Final = re.compile(r"no such column: (?:\w+\.)?(\w+)")
 
 # https://sqlite.org/c3ref/c_alter_table.html: what a statement that only reads may do.
 _READ: Final = 20
@@ -123,6 +124,12 @@ def _explanation(error: Exception) -> str:
         return ONLY_READING
     if "Incorrect number of bindings" in text:
         return "the statement has parameters, and there are no values for them"
+    if (found := _NO_SUCH_COLUMN.fullmatch(text)) is not None:
+        # Mostly somebody who asks for a field of the value as if it were a column.
+        return (
+            f"{text}; a topic's columns are {', '.join(TABLE_COLUMNS)}, "
+            f"and a field of a JSON value is value ->> '$.{found.group(1)}'"
+        )
     return text
 
 

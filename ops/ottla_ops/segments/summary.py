@@ -31,7 +31,8 @@ class SegmentSummary:
         path: the file.
         state: where it is in its life.
         base_offset: the offset in its name.
-        size_bytes: of the file, without its write-ahead log.
+        size_bytes: of the file and its write-ahead log, which is where an active segment's
+            records mostly are.
         end_offset: the offset after its last record; None where it was not opened.
         batches, records: how many; 0 where it was not opened.
         first_timestamp, last_timestamp: lowest and highest of its batches' latest timestamps, ms;
@@ -79,7 +80,7 @@ def summarize_replica(replica: FoundReplica) -> Iterator[SegmentSummary]:
 
 def _summary(replica: FoundReplica, path: Path) -> SegmentSummary:
     base_offset = segments.required_base_offset(path)
-    size_bytes = path.stat().st_size
+    size_bytes = path.stat().st_size + _write_ahead_log_bytes(path)
     try:
         with open_segment(path) as opened:
             rows = opened.connection.execute(
@@ -116,3 +117,10 @@ def _summary(replica: FoundReplica, path: Path) -> SegmentSummary:
         last_timestamp=last_timestamp,
         leader_epoch=last[0][1] if last else None,
     )
+
+
+def _write_ahead_log_bytes(path: Path) -> int:
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -105,14 +105,39 @@ def test_a_seek_needs_a_confirmation(cli, cluster):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [("earliest", "--value", 1), ("offset",), ("shift",), ("timestamp",), ("latest", "--value", 0)],
+    ("to", "meaning"),
+    [("offset", "the offset"), ("shift", "how many records"), ("timestamp", "ms since the epoch")],
 )
-def test_a_value_goes_with_offset_shift_and_timestamp_only(cli, cluster, arguments):
-    code, _, err = cli("group", "seek", "billing", "--yes", "--to", *arguments, to=cluster)
+def test_a_value_that_is_missing_is_told_with_its_meaning(cli, cluster, to, meaning):
+    code, _, err = cli("group", "seek", "billing", "--yes", "--to", to, to=cluster)
     assert code == 2
-    assert "--value" in err
+    assert f"--to {to} needs --value" in err
+    assert meaning in err
     assert cluster.calls("POST") == []
+
+
+@pytest.mark.parametrize("to", ["earliest", "latest"])
+def test_a_value_goes_with_offset_shift_and_timestamp_only(cli, cluster, to):
+    arguments = ("group", "seek", "billing", "--yes", "--to", to, "--value", 0)
+    code, _, err = cli(*arguments, to=cluster)
+    assert code == 2
+    assert f"--to {to} takes no --value" in err
+    assert cluster.calls("POST") == []
+
+
+def test_a_target_that_does_not_exist_is_told_with_those_that_do(cli, cluster):
+    code, _, err = cli("group", "seek", "billing", "--to", "yesterday", to=cluster)
+    assert code == 2
+    assert "'--to': 'yesterday' is not one of 'earliest'" in err
+
+
+def test_a_group_with_members_is_not_moved_and_what_to_do_is_told(cli, cluster):
+    refused = {"code": "NON_EMPTY_GROUP", "detail": "The group 'billing' has 2 members."}
+    cluster.script("POST", "/v1/groups/billing/seek", 409, refused)
+    code, _, err = cli("group", "seek", "billing", "--yes", "--to", "earliest", to=cluster)
+    assert code == 4
+    assert "The group 'billing' has 2 members." in err
+    assert "group describe" in err
 
 
 def test_a_deleted_group_is_told(cli, cluster):

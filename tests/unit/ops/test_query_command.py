@@ -147,6 +147,8 @@ def test_timestamps_bound_what_is_read_whatever_their_order(ask):
     [
         ("select * from nowhere", 3, "there is no topic nowhere"),
         ("select missing from flights", 2, "no such column: missing"),
+        ("select origin from flights", 2, "value ->> '$.origin'"),
+        ("select f.origin from flights f", 2, "value ->> '$.origin'"),
         ("select from flights", 2, "syntax error"),
         ("", 2, "empty"),
         ("/* nothing */", 2, "empty"),

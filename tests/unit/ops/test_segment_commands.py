@@ -69,6 +69,18 @@ def test_segments_are_listed_oldest_first(cli, orders):
     assert found[-1]["last_timestamp"] == 9_002
 
 
+def test_the_size_of_an_active_segment_counts_its_write_ahead_log(cli, orders):
+    active = segment_files(orders)[-1]
+    with closing(sqlite3.connect(active)) as writer:
+        writer.execute("PRAGMA journal_mode=WAL")
+        writer.execute("PRAGMA user_version=7")
+        wal = active.with_name(active.name + "-wal")
+        assert wal.stat().st_size > 0
+        expected = active.stat().st_size + wal.stat().st_size
+        found = json.loads(cli("segment", "list", orders.root, "--json")[1])["segments"]
+    assert found[-1]["size_bytes"] == expected
+
+
 def test_the_table_shows_the_same_to_a_person(cli, orders):
     code, out, _ = cli("segment", "list", orders.root)
     lines = out.splitlines()
