@@ -8,12 +8,12 @@ from urllib.parse import quote
 import msgspec
 
 from ottla._consumer_types import TopicPartition
+from ottla._driver import monotonic_ms
 from ottla._errors import ClusterUnreachableError
 from ottla._fetcher import MAX_CALLS_PER_BROKER
 from ottla._futures import Monitor
 from ottla._metadata import Metadata
 from ottla._position_lookups import MAX_LOOKUPS, decode_offset
-from ottla._producer_io import monotonic_ms
 from ottla._transport import BrokerUnreachableError, Response, Transport, error_of
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError

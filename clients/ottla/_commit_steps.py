@@ -19,8 +19,8 @@ from ottla._consumer_steps import (
     partition_of,
 )
 from ottla._consumer_types import OffsetAndMetadata, TopicPartition
+from ottla._driver import monotonic_ms
 from ottla._offset_commits import OffsetCommit
-from ottla._producer_io import monotonic_ms
 from ottla_protocol.errors import InvalidRequestError, OttlaError
 
 _logger = logging.getLogger("ottla.consumer")

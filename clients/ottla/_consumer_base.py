@@ -8,13 +8,13 @@ from ottla._broker_questions import ConsumerTransport
 from ottla._consumer_config import ConsumerConfig
 from ottla._consumer_io import ConsumerIO
 from ottla._consumer_steps import News
+from ottla._driver import monotonic_ms
 from ottla._errors import (
     ClusterUnreachableError,
     ConsumerClosedError,
     ForkedProcessError,
     SubscriptionError,
 )
-from ottla._producer_io import monotonic_ms
 from ottla_protocol.errors import InvalidRequestError
 
 

@@ -12,7 +12,7 @@ A defect in here must not leave anybody waiting: whatever ends the driver fails 
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
@@ -27,6 +27,7 @@ from ottla._broker_questions import (
 )
 from ottla._consumer_config import ConsumerConfig
 from ottla._consumer_types import OffsetAndMetadata, TopicPartition
+from ottla._driver import Driver, monotonic_ms
 from ottla._fetcher import FetchCall, Fetcher
 from ottla._futures import Monitor
 from ottla._group_calls import GroupCall, GroupCallKind
@@ -36,11 +37,11 @@ from ottla._metadata import Metadata, MetadataFetch
 from ottla._offset_commits import OffsetCommit, OffsetCommits
 from ottla._position_lookups import Lookup, PositionLookups
 from ottla._positions import Positions
-from ottla._producer_io import METADATA_TIMEOUT_MS, monotonic_ms
+from ottla._producer_io import METADATA_TIMEOUT_MS
 from ottla._rebalance import Rebalance
 from ottla._transport import BrokerUnreachableError, error_of
 from ottla_protocol import routes
-from ottla_protocol.errors import InternalError, OttlaError
+from ottla_protocol.errors import OttlaError
 from ottla_protocol.models import BinaryFetchResponse, MetadataResponse
 
 _logger = logging.getLogger("ottla.consumer")
@@ -49,7 +50,7 @@ _decode_fetch = msgspec.msgpack.Decoder(BinaryFetchResponse).decode
 _decode_metadata = msgspec.json.Decoder(MetadataResponse).decode
 
 
-class ConsumerIO:
+class ConsumerIO(Driver):
     """Positions, fetcher, membership and commits of one consumer, and what drives them.
 
     Args:
@@ -69,6 +70,7 @@ class ConsumerIO:
         wake: Callable[[], None],
         random: Random,
     ) -> None:
+        super().__init__("consumer")
         self._config = config
         self._transport = transport
         self._on_news = on_news
@@ -117,11 +119,8 @@ class ConsumerIO:
         self._waiting: dict[OffsetCommit, Callable[[OffsetCommit], None]] = {}
         self._next_auto_commit_ms = self.last_poll_ms + config.auto_commit_interval_ms
         self._last_given: object = None
-        self._awake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._group_url: str | None = None
         self._left: asyncio.Future[None] | None = None
-        self.defect: BaseException | None = None
 
     def may_read(self, name: TopicPartition) -> bool:
         """Whether a partition is certainly nobody else's now; under the lock."""
@@ -129,39 +128,9 @@ class ConsumerIO:
 
     # --- the loop -----------------------------------------------------------------------------
 
-    def wake(self) -> None:
-        """Poll the machines soon; on the driver's loop only."""
-        self._awake.set()
-
-    async def run(self) -> None:
-        """Drive until cancelled, or until a defect."""
-        loop = asyncio.get_running_loop()
-        try:
-            while self.defect is None:
-                self._awake.clear()
-                next_poll_ms = self._poll_once()
-                timer = None
-                if next_poll_ms is not None:
-                    delay_s = max(0, next_poll_ms - monotonic_ms()) / 1000
-                    timer = loop.call_later(delay_s, self._awake.set)
-                await self._awake.wait()
-                if timer is not None:
-                    timer.cancel()
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may be left waiting
-            self.defect = error
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            if self.defect is not None:
-                _logger.critical("consumer stopped by a defect", exc_info=self.defect)
-                self.abort_commits(self.failure())
-                self._on_news()
-
-    def failure(self) -> OttlaError:
-        """The error of every call after a defect."""
-        failure = InternalError(f"the consumer stopped by a defect: {self.defect!r}")
-        failure.__cause__ = self.defect
-        return failure
+    def _fail_all(self, failure: OttlaError) -> None:
+        self.abort_commits(failure)
+        self._on_news()
 
     def _poll_once(self) -> int | None:
         now_ms = monotonic_ms()
@@ -195,17 +164,6 @@ class ConsumerIO:
         if metadata_fetch is not None:
             self._start(self._ask_metadata(metadata_fetch))
         return min((each for each in times_ms if each is not None), default=None)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (defect := task.exception()) is not None:
-            self.defect = defect
-        self._awake.set()
 
     # --- the group ----------------------------------------------------------------------------
 

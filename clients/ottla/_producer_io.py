@@ -10,10 +10,10 @@ A defect in here must not leave anybody waiting: whatever ends the driver fails 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from random import Random
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ from ottla import _threads
 from ottla._accumulator import Accumulator
 from ottla._batch import Batch
 from ottla._config import ProducerConfig
+from ottla._driver import Driver, monotonic_ms
 from ottla._errors import ClusterUnreachableError
 from ottla._futures import AsyncRecordFuture, Monitor, RecordFuture, wait_async
 from ottla._intake import Intake, Route
@@ -29,7 +30,7 @@ from ottla._sender import ProduceCall, Sender
 from ottla._transport import BrokerUnreachableError, Response, Transport, error_of
 from ottla._verdict import Result
 from ottla_protocol import routes
-from ottla_protocol.errors import InternalError, OttlaError, Outcome
+from ottla_protocol.errors import OttlaError, Outcome
 from ottla_protocol.models import (
     MAX_PRODUCE_TIMEOUT_MS,
     BatchToAppend,
@@ -56,12 +57,7 @@ _decode_metadata = msgspec.json.Decoder(MetadataResponse).decode
 _decode_identity = msgspec.json.Decoder(ProducerIdentity).decode
 
 
-def monotonic_ms() -> int:
-    """The clock of every deadline."""
-    return time.monotonic_ns() // 1_000_000
-
-
-class ProducerIO:
+class ProducerIO(Driver):
     """Accumulator, metadata and sender of one producer, and what drives them.
 
     Args:
@@ -83,6 +79,7 @@ class ProducerIO:
         random: Random,
         give_way: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__("producer")
         self._config = config
         self._transport = transport
         self.monitor = Monitor()
@@ -112,43 +109,14 @@ class ProducerIO:
         )
         # Called, and forgotten, when memory may have become free; guarded by the lock.
         self.room_wakers: list[Callable[[], object]] = []
-        self._awake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._metadata_news: list[asyncio.Future[None]] = []
-        self._defect: BaseException | None = None
 
     # --- the loop -----------------------------------------------------------------------------
 
-    def wake(self) -> None:
-        """Poll soon; on the driver's loop only."""
-        self._awake.set()
-
-    async def run(self) -> None:
-        """Drive until cancelled, or until a defect has failed every record."""
-        loop = asyncio.get_running_loop()
-        try:
-            while self._defect is None:
-                self._awake.clear()
-                next_poll_ms = self._poll_once()
-                timer = None
-                if next_poll_ms is not None:
-                    delay_s = max(0, next_poll_ms - monotonic_ms()) / 1000
-                    timer = loop.call_later(delay_s, self._awake.set)
-                await self._awake.wait()
-                if timer is not None:
-                    timer.cancel()
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may be left waiting
-            self._defect = error
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            if self._defect is not None:
-                _logger.critical("producer stopped by a defect", exc_info=self._defect)
-                failure = InternalError(f"the producer stopped by a defect: {self._defect!r}")
-                failure.__cause__ = self._defect
-                self.intake.refusal = failure
-                self.give_up(failure)
-                self._tell_news()
+    def _fail_all(self, failure: OttlaError) -> None:
+        self.intake.refusal = failure
+        self.give_up(failure)
+        self._tell_news()
 
     def _poll_once(self) -> int | None:
         now_ms = monotonic_ms()
@@ -165,17 +133,6 @@ class ProducerIO:
         if actions.wants_producer_id:
             self._start(self._ask_for_id())
         return min((each for each in times_ms if each is not None), default=None)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (defect := task.exception()) is not None:
-            self._defect = defect
-        self._awake.set()
 
     def _announce(self, settled: Sequence[Batch]) -> None:
         """Tell everybody who asked, and let go on who waited for room."""
