@@ -155,7 +155,8 @@ class GroupMember:
         # Of the life of one membership; `_begin_life` and `_new_member_id` set them anew.
         self._life = 0
         self._member_id = self._new_id()
-        self._join_was_sent = False
+        # Whether a coordinator may know this member id: a join was answered, or may have arrived.
+        self._may_be_known = False
         self._join_in_doubt: _Subscription | None = None
         self._join_is_due = True
         self._interval_ms = 0
@@ -231,6 +232,7 @@ class GroupMember:
                 answer = membership_in(body)
             except OttlaError as error:
                 return self.on_failure(call, error, now_ms)
+        self._may_be_known |= call.kind is GroupCallKind.JOIN
         sent = self._ended(call, now_ms)
         if sent is None:
             return self._change()
@@ -244,11 +246,12 @@ class GroupMember:
 
     def on_failure(self, call: GroupCall, error: OttlaError, now_ms: int) -> MemberChange:
         """A broker refused a call, or gave no answer."""
+        is_join = call.kind is GroupCallKind.JOIN
+        self._may_be_known |= is_join and error.outcome is not Outcome.NOT_APPLIED
         sent = self._ended(call, now_ms)
         if sent is None:
             return self._change()
         self.last_error = error
-        is_join = call.kind is GroupCallKind.JOIN
         if call.kind is GroupCallKind.LEAVE:
             if isinstance(error, UnavailableError | InternalError) or error.retriable:
                 self._back_off(now_ms)
@@ -304,7 +307,8 @@ class GroupMember:
         self._state = _State.LEAVING
         self._leave_until_ms = now_ms + self._assignment.session_ms
         self._not_before_ms = 0
-        if stays or not self._join_was_sent:
+        is_joining = any(call.kind is GroupCallKind.JOIN for call in self._out)
+        if stays or not (self._may_be_known or is_joining):
             self._finish_leaving()
 
     def resume(self) -> None:
@@ -378,7 +382,6 @@ class GroupMember:
             wants_other_broker=self._failures > 0,
         )
         self._join_is_due = False
-        self._join_was_sent = True
         self._assignment.joining(now_ms)
         self._out[call] = _Sent(now_ms, self._life, subscription=subscription)
         return call
@@ -509,7 +512,7 @@ class GroupMember:
     def _new_member_id(self) -> None:
         """Nothing that was sent under the former id may touch the next membership."""
         self._member_id = self._new_id()
-        self._join_was_sent = False
+        self._may_be_known = False
         self._join_in_doubt = None
 
     def _new_id(self) -> str:

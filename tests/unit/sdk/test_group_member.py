@@ -4,6 +4,7 @@ import pytest
 
 from ottla._group_calls import GroupCallKind
 from ottla._group_member import JOIN_TIMEOUT_MS, MAX_RETRY_BACKOFF_MS, Membership
+from ottla._transport import BrokerUnreachableError
 from ottla_protocol.errors import (
     CoordinatorLoadInProgressError,
     FencedInstanceIdError,
@@ -634,3 +635,20 @@ def test_whoever_resumes_is_a_new_member():
 def test_the_first_join_may_take_longer_than_a_heartbeat():
     call = MemberUnderTest().poll_one(JOIN)
     assert call.timeout_ms == JOIN_TIMEOUT_MS
+
+
+def test_who_certainly_never_joined_leaves_without_a_word():
+    test = MemberUnderTest()
+    refused = BrokerUnreachableError("refused", outcome=Outcome.NOT_APPLIED, refused=True)
+    test.fail(test.poll_one(JOIN), refused)
+    test.member.leave(test.now_ms)
+    assert test.member.has_left
+    assert test.poll() == []
+
+
+def test_who_may_have_joined_leaves():
+    test = MemberUnderTest()
+    test.fail(test.poll_one(JOIN))
+    test.member.leave(test.now_ms)
+    assert not test.member.has_left
+    test.poll_one(LEAVE)
