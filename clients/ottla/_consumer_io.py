@@ -120,6 +120,8 @@ class ConsumerIO(Driver):
         self._next_auto_commit_ms = self.last_poll_ms + config.auto_commit_interval_ms
         self._last_given: object = None
         self._group_url: str | None = None
+        # Topics subscribed to by name that are not known to be there, and not told to be missing.
+        self._unproven_topics: set[str] = set()
         self._left: asyncio.Future[None] | None = None
 
     def may_read(self, name: TopicPartition) -> bool:
@@ -172,6 +174,9 @@ class ConsumerIO(Driver):
         config = self._config
         assert config.group_id is not None, "checked by the caller"
         self.rebalance.error = None
+        self._unproven_topics = set(topics or ())
+        for topic in self._unproven_topics:
+            self.metadata.watch(topic)
         self.fetcher.tells_unknown = self.lookups.tells_unknown = False
         self.last_poll_ms = monotonic_ms()
         if self.member is not None:
@@ -471,7 +476,22 @@ class ConsumerIO(Driver):
             with self.monitor.lock:
                 changed = self.metadata.on_answer(fetch, described, monotonic_ms())
                 self.fetcher.on_new_leaders(changed)
+        self._warn_of_missing_topics()
         self._on_news()
+
+    def _warn_of_missing_topics(self) -> None:
+        """Say once that a topic is not there: the group waits for it, and a wrong name for ever."""
+        for topic in sorted(self._unproven_topics):
+            if self.metadata.gone(topic) is not None:
+                _logger.warning(
+                    "%s: there is no topic %r yet; the group %s waits for it",
+                    self._config.client_id,
+                    topic,
+                    self._config.group_id,
+                )
+            elif self.metadata.topic(topic) is None:
+                continue
+            self._unproven_topics.discard(topic)
 
     def forget_parent(self, lock: Any) -> None:
         """In a forked child: refuse every call; the lock may be held for ever, so take this one."""

@@ -407,3 +407,18 @@ def test_an_error_of_a_paused_partition_waits(cluster, consume):
     consumer.resume(A)
     with pytest.raises(NoOffsetForPartitionError):
         consumer.poll(WAIT_S)
+
+
+def test_a_subscription_to_a_topic_that_is_not_there_says_so_once(cluster, consume, caplog):
+    consumer = consume("t", "misspelt", group_id="g")
+
+    def warnings():
+        return [entry.getMessage() for entry in caplog.records if "misspelt" in entry.getMessage()]
+
+    with caplog.at_level("WARNING", logger="ottla.consumer"):
+        eventually(lambda: consumer.poll(0.01) or warnings())
+        consumer.poll(0.2)
+    assert len(warnings()) == 1
+    assert "there is no topic 'misspelt' yet" in warnings()[0]
+    cluster.create_topic("misspelt", partitions=1)
+    eventually(lambda: consumer.poll(0.05) or ("misspelt", 0) in consumer.assignment())
