@@ -498,6 +498,15 @@ class NotEnoughReplicasAfterAppendError(UnavailableError):
     title = "Not enough replicas after append"
 
 
+class InsufficientStorageError(UnavailableError):
+    """The leader's disk has no room; leadership moves where another in-sync replica has some."""
+
+    code = "INSUFFICIENT_STORAGE"
+    status = 507
+    title = "Insufficient storage"
+    refresh_metadata = True
+
+
 class OverloadedError(UnavailableError):
     """A named limit of this broker is reached; come back after Retry-After."""
 

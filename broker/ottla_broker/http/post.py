@@ -51,6 +51,9 @@ class Answer(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
+RETRY_AFTER_STATUSES = (503, 507)
+"""Answers that say when to come back."""
+
 NO_CONTENT = Answer(204, None, ())
 
 _msgpack = msgspec.msgpack.Encoder()
@@ -64,7 +67,7 @@ def msgpack_answer(document: object, status: int = 200) -> Answer:
 def problem_answer(error: OttlaError) -> Answer:
     """The error as application/problem+json, with Retry-After where trying again may help later."""
     headers: tuple[tuple[str, str], ...] = ()
-    if error.status == 503:
+    if error.status in RETRY_AFTER_STATUSES:
         headers = (("Retry-After", str(error.members.get("retry_after_seconds", 1))),)
     body = msgspec.json.encode(_encodable(error.problem()))
     return Answer(error.status, routes.PROBLEM_JSON, (body,), headers)

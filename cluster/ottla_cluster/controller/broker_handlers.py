@@ -15,10 +15,16 @@ from ottla_cluster.controller.commands import (
     RegisterBroker,
     RegisterBrokerResponse,
 )
-from ottla_cluster.controller.elections import broker_drains, broker_fenced, broker_unfenced
+from ottla_cluster.controller.elections import (
+    broker_drains,
+    broker_fenced,
+    broker_fills,
+    broker_unfenced,
+)
 from ottla_cluster.controller.image import BrokerRegistration, BrokerState, MetadataImage
 from ottla_cluster.controller.limits import MAX_BROKERS, MAX_NAME_LENGTH, MAX_URL_LENGTH
 from ottla_cluster.controller.records import (
+    BrokerDiskChanged,
     BrokerDraining,
     BrokerFenced,
     BrokerRegistered,
@@ -94,7 +100,7 @@ def register_broker(
 def heartbeat(
     image: MetadataImage, command: Heartbeat
 ) -> Result[MetadataRecord, HeartbeatResponse]:
-    """Unfences a broker that has caught up; drains one that wants to shut down.
+    """Unfences a broker that has caught up; drains one that wants to shut down or has no room.
 
     Raises:
         StaleBrokerEpochError: the node id is not registered, or to another incarnation.
@@ -109,12 +115,17 @@ def heartbeat(
                 ),
             )
         return Result(
-            (BrokerUnfenced(broker.node_id, broker.broker_epoch), *_returns(image, broker.node_id)),
+            (
+                BrokerUnfenced(broker.node_id, broker.broker_epoch),
+                *_disk_changed(broker, command.is_full),
+                *_returns(image, broker.node_id),
+            ),
             HeartbeatResponse(fenced=False, version=image.version, may_shut_down=False),
         )
     if not command.draining:
         return Result(
-            (), HeartbeatResponse(fenced=False, version=image.version, may_shut_down=False)
+            _disk_told(image, broker, is_full=command.is_full),
+            HeartbeatResponse(fenced=False, version=image.version, may_shut_down=False),
         )
     return _drain(image, broker)
 
@@ -181,6 +192,34 @@ def _drain(
         tuple(records),
         HeartbeatResponse(fenced=False, version=image.version, may_shut_down=may_shut_down),
     )
+
+
+def _disk_told(
+    image: MetadataImage, broker: BrokerRegistration, *, is_full: bool
+) -> tuple[MetadataRecord, ...]:
+    """What follows from what an active broker says of its disk.
+
+    While it is full each heartbeat looks again: others may have got room, or come into the ISR.
+    What it gave away comes back by the election of preferred leaders, which waits for its own
+    time, so that a disk at its limit does not move leaderships back and forth.
+    """
+    changed = _disk_changed(broker, is_full)
+    if not is_full:
+        return changed
+    return (
+        *changed,
+        *(
+            change
+            for topic, partition in image.all_partitions()
+            for change in broker_fills(image, topic, partition, broker.node_id)
+        ),
+    )
+
+
+def _disk_changed(broker: BrokerRegistration, is_full: bool) -> tuple[BrokerDiskChanged, ...]:  # noqa: FBT001  what the broker says
+    if is_full == broker.is_full:
+        return ()
+    return (BrokerDiskChanged(broker.node_id, broker.broker_epoch, is_full),)
 
 
 def _leave_everything(image: MetadataImage, node_id: int) -> tuple[PartitionChanged, ...]:

@@ -47,6 +47,8 @@ class Heartbeat(_Command, frozen=True, tag="heartbeat"):
     """The version of the image that the broker acts on."""
     draining: bool
     """The broker wants to shut down."""
+    is_full: bool = False
+    """The broker's disk has no room: it takes no appends until it says otherwise."""
 
 
 class FenceBroker(_Command, frozen=True, tag="fence_broker"):

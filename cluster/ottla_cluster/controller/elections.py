@@ -28,11 +28,17 @@ def effective_min_isr(topic: Topic, partition: Partition) -> int:
 def elect_leader(
     image: MetadataImage, partition: Partition, isr: tuple[int, ...], *, excluding: int
 ) -> int | None:
-    """The first active replica within `isr`, in replica order, that is not `excluding`."""
-    for node_id in partition.replicas:
-        if node_id in isr and node_id != excluding and image.is_active(node_id):
-            return node_id
-    return None
+    """The first active replica within `isr`, in replica order, that is not `excluding`.
+
+    One whose disk has room comes before all others; one without room still serves readers.
+    """
+    active = [
+        node_id
+        for node_id in partition.replicas
+        if node_id in isr and node_id != excluding and image.is_active(node_id)
+    ]
+    with_room = (node_id for node_id in active if image.takes_appends(node_id))
+    return next(with_room, active[0] if active else None)
 
 
 def change(partition: Partition, *, isr: tuple[int, ...], leader: int | None) -> Change:
@@ -88,6 +94,26 @@ def broker_drains(image: MetadataImage, topic: Topic, partition: Partition, node
     return change(partition, isr=isr, leader=leader)
 
 
+def broker_fills(image: MetadataImage, topic: Topic, partition: Partition, node_id: int) -> Change:
+    """What a partition becomes while this broker's disk has no room.
+
+    Leadership goes to a member of the ISR that has room, if there is one: where all are full,
+    moving it would only interrupt readers. The broker leaves the ISR where enough members with
+    room remain, so that acks=all writes do not wait for what it cannot store.
+    """
+    if node_id not in partition.isr:
+        return ()
+    remaining = without(partition.isr, node_id)
+    with_room = tuple(member for member in remaining if image.takes_appends(member))
+    leader = partition.leader
+    if leader == node_id and with_room:
+        leader = with_room[0]
+    isr = partition.isr
+    if leader != node_id and len(with_room) >= effective_min_isr(topic, partition):
+        isr = remaining
+    return change(partition, isr=isr, leader=leader)
+
+
 def broker_unfenced(partition: Partition, node_id: int) -> Change:
     """What a leaderless partition becomes when this broker is active again."""
     if partition.leader is not None or node_id not in partition.isr:
@@ -96,9 +122,9 @@ def broker_unfenced(partition: Partition, node_id: int) -> Change:
 
 
 def preferred_leader_returns(image: MetadataImage, partition: Partition) -> Change:
-    """Gives leadership back to the first replica when it is active and in sync."""
+    """Gives leadership back to the first replica when it is active, in sync and has room."""
     preferred = partition.replicas[0]
-    if preferred not in partition.isr or not image.is_active(preferred):
+    if preferred not in partition.isr or not image.takes_appends(preferred):
         return ()
     return change(partition, isr=partition.isr, leader=preferred)
 

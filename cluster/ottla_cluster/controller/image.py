@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from ottla_cluster.controller.records import (
+    BrokerDiskChanged,
     BrokerDraining,
     BrokerFenced,
     BrokerRegistered,
@@ -61,6 +62,9 @@ class BrokerRegistration:
     fenced_version: int
     """The image version in which it was last registered or fenced: it is unfenced only after it
     has applied that, so it never acts on a view that is older than its own fencing."""
+    is_full: bool = False
+    """Whether its disk has no room. It serves what it has, leads only what nobody with room can,
+    and joins no ISR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +209,10 @@ class MetadataImage:
         broker = self.brokers.get(node_id)
         return broker is not None and broker.state is BrokerState.ACTIVE
 
+    def takes_appends(self, node_id: int) -> bool:
+        """Whether the broker is active and its disk has room."""
+        return self.is_active(node_id) and not self.brokers[node_id].is_full
+
 
 def _partition_of(topic: Topic, partition: int) -> Partition:
     if not 0 <= partition < len(topic.partitions):
@@ -260,6 +268,8 @@ class _Draft:
                 self._register(record)
             case BrokerFenced() | BrokerUnfenced() | BrokerDraining():
                 self._set_broker_state(record)
+            case BrokerDiskChanged():
+                self._set_broker_disk(record)
             case TopicCreated():
                 self._create_topic(record)
             case PartitionCreated():
@@ -324,6 +334,13 @@ class _Draft:
                 assert broker.state is BrokerState.ACTIVE, broker
                 broker = replace(broker, state=BrokerState.DRAINING)
         brokers[record.node_id] = broker
+
+    def _set_broker_disk(self, record: BrokerDiskChanged) -> None:
+        brokers = self._own_brokers()
+        broker = brokers[record.node_id]
+        assert broker.broker_epoch == record.broker_epoch, (broker, record)
+        assert broker.is_full != record.is_full, (broker, record)
+        brokers[record.node_id] = replace(broker, is_full=record.is_full)
 
     def _create_topic(self, record: TopicCreated) -> None:
         topics, topic_ids = self._own_topics(), self._own_topic_ids()

@@ -43,7 +43,8 @@ def alter_partition(
         FencedLeaderEpochError: the proposer does not lead (any more).
         InvalidUpdateVersionError: the partition has changed since.
         NotControllerError: the proposer knows more than this controller.
-        IneligibleReplicaError: a member is fenced, draining or of another incarnation.
+        IneligibleReplicaError: a member is fenced or of another incarnation, or a new one is
+            draining or has no room on its disk.
         InvalidRequestError: the ISR lacks the leader, repeats a member or names a non-replica.
     """
     current_incarnation(image, command.node_id, command.broker_epoch)
@@ -83,7 +84,7 @@ def elect_preferred(
         if not returned and partition.leader != preferred:
             error = PreferredLeaderNotAvailableError(
                 f"Broker {preferred}, the preferred leader of {topic.name}-{partition.partition}, "
-                "is not active or not in sync."
+                "is not active, not in sync or has no room on its disk."
             ).problem()
         results.append(
             ElectionResult(
@@ -188,3 +189,5 @@ def _check_eligible(image: MetadataImage, partition: Partition, command: AlterPa
         joins = member.node_id not in partition.isr
         if broker.state is BrokerState.FENCED or (joins and broker.state is BrokerState.DRAINING):
             raise IneligibleReplicaError(f"Broker {member.node_id} is {broker.state.value}.")
+        if joins and broker.is_full:
+            raise IneligibleReplicaError(f"Broker {member.node_id} has no room on its disk.")

@@ -66,6 +66,17 @@ class BrokerDraining(_Record, frozen=True, tag="bd"):
     broker_epoch: int
 
 
+class BrokerDiskChanged(_Record, frozen=True, tag="bk"):
+    """The broker's disk has no room for appends any more, or has room again.
+
+    A registration begins with room; so does its successor's.
+    """
+
+    node_id: int
+    broker_epoch: int
+    is_full: bool
+
+
 class TopicCreated(_Record, frozen=True, tag="tc"):
     """A topic without partitions yet; its PartitionCreated records follow in the same entry."""
 
@@ -150,6 +161,7 @@ MetadataRecord = (
     | BrokerFenced
     | BrokerUnfenced
     | BrokerDraining
+    | BrokerDiskChanged
     | TopicCreated
     | PartitionCreated
     | PartitionChanged

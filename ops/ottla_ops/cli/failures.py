@@ -88,6 +88,7 @@ EXIT_CODES_BY_STATUS: Final = {
     502: ExitCode.UNAVAILABLE,
     503: ExitCode.UNAVAILABLE,
     504: ExitCode.UNAVAILABLE,
+    507: ExitCode.UNAVAILABLE,
 }
 
 HINTS_BY_CODE: Final = {
@@ -96,6 +97,8 @@ HINTS_BY_CODE: Final = {
     "TOPIC_ALREADY_EXISTS": "`ottla topic describe NAME` shows the one that exists",
     "INVALID_REPLICATION_FACTOR": "`ottla cluster info` shows how many brokers are active",
     "NOT_ENOUGH_REPLICAS": "`ottla cluster info` shows which brokers are missing",
+    "INSUFFICIENT_STORAGE": "free space under the data directory of its leader, or lower "
+    "retention.ms or retention.bytes; `ottla doctor` shows what is free",
     "INVALID_REPLICA_ASSIGNMENT": "`ottla cluster info` shows which brokers are active",
     "NO_REASSIGNMENT_IN_PROGRESS": "`ottla cluster reassign` shows those under way",
     "PREFERRED_LEADER_NOT_AVAILABLE": "`ottla topic describe NAME` shows who is in sync",
@@ -119,6 +122,6 @@ def error_from_answer(status: int, document: Any) -> CommandError:
         code=code,
         exit_code=EXIT_CODES_BY_STATUS.get(status, ExitCode.FAILURE),
         hint=HINTS_BY_CODE.get(code, ""),
-        retriable=bool(problem.get("retriable", status in {429, 502, 503, 504})),
+        retriable=bool(problem.get("retriable", status in {429, 502, 503, 504, 507})),
         not_applied=problem.get("outcome") == "not_applied",
     )

@@ -57,7 +57,9 @@ class MetadataUnderTest:
             )
         )
 
-    def heartbeat(self, node_id, *, applied_version=None, draining=False, broker_epoch=None):
+    def heartbeat(
+        self, node_id, *, applied_version=None, draining=False, broker_epoch=None, is_full=False
+    ):
         return self.apply(
             Heartbeat(
                 node_id=node_id,
@@ -66,6 +68,7 @@ class MetadataUnderTest:
                     self.image.version if applied_version is None else applied_version
                 ),
                 draining=draining,
+                is_full=is_full,
             )
         )
 
