@@ -149,6 +149,24 @@ class AllocateProducerIds(_Command, frozen=True, tag="allocate_producer_ids"):
     broker_epoch: int
 
 
+class UnfitReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A replica of the sender that lacks records that it has acknowledged."""
+
+    topic_id: str
+    partition: int
+    lost_tail: bool
+    """Its log ends below where it ended: as leader it would make others cut theirs. False where
+    records within the log cannot be read, and its end is whole."""
+
+
+class ReportUnfitReplicas(_Command, frozen=True, tag="report_unfit_replicas"):
+    """A broker found damage: these replicas must not count as in sync before they are refilled."""
+
+    node_id: int
+    broker_epoch: int
+    replicas: tuple[UnfitReplica, ...]
+
+
 Command = (
     FormCluster
     | RegisterBroker
@@ -162,6 +180,7 @@ Command = (
     | AllocateProducerIds
     | AddPartitions
     | AlterReassignments
+    | ReportUnfitReplicas
 )
 """Any command of the controller."""
 
@@ -295,6 +314,23 @@ class AllocateProducerIdsResponse(_Response, frozen=True, tag="producer_ids_allo
     count: int
 
 
+class UnfitReplicaResult(msgspec.Struct, frozen=True):
+    """What became of one replica."""
+
+    topic_id: str
+    partition: int
+    in_isr: bool
+    """Still, because it is the last member, or nobody else can lead now."""
+    partition_epoch: int
+    """Whoever lets it into the ISR from here on does so at a later one."""
+
+
+class ReportUnfitReplicasResponse(_Response, frozen=True, tag="unfit_replicas_reported"):
+    """What became of each replica that is one of the sender's and not the only one."""
+
+    results: tuple[UnfitReplicaResult, ...]
+
+
 Response = (
     ClusterFormedResponse
     | RegisterBrokerResponse
@@ -308,6 +344,7 @@ Response = (
     | AllocateProducerIdsResponse
     | AddPartitionsResponse
     | AlterReassignmentsResponse
+    | ReportUnfitReplicasResponse
 )
 """Any response of the controller."""
 

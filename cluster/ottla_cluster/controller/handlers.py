@@ -26,6 +26,7 @@ from ottla_cluster.controller.commands import (
     FormCluster,
     Heartbeat,
     RegisterBroker,
+    ReportUnfitReplicas,
     Response,
 )
 from ottla_cluster.controller.image import MetadataImage
@@ -43,6 +44,7 @@ from ottla_cluster.controller.topic_handlers import (
     create_topic,
     delete_topic,
 )
+from ottla_cluster.controller.unfit_replica_handlers import report_unfit_replicas
 
 if TYPE_CHECKING:
     from random import Random
@@ -99,6 +101,8 @@ def _decide(  # noqa: C901  one case for each command
             return alter_reassignments(image, command)
         case AllocateProducerIds():
             return allocate_producer_ids(image, command)
+        case ReportUnfitReplicas():
+            return report_unfit_replicas(image, command)
         case FormCluster():
             return form_cluster(image, command)
         case _:

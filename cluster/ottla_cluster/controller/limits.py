@@ -34,3 +34,6 @@ MAX_PRODUCER_ID = 2**63 - 1
 
 MAX_WAITING_REQUESTS = 1_000
 """Commands whose response waits for a commit, at one runtime."""
+
+MAX_UNFIT_REPLICAS = 1_000
+"""Replicas in one report of a broker; it sends the rest in the next."""

@@ -19,7 +19,9 @@ from ottla_cluster.controller.commands import (
     PartitionState,
     Reassignment,
     RegisterBroker,
+    ReportUnfitReplicas,
     TopicPartition,
+    UnfitReplica,
     decode_command,
     decode_response,
     encode_message,
@@ -43,6 +45,7 @@ from ottla_protocol.errors import MalformedBodyError
         AllocateProducerIds(1, 2),
         AddPartitions("t", 6),
         AlterReassignments((Reassignment("t", 0, (1, 2)), Reassignment("t", 1, None))),
+        ReportUnfitReplicas(1, 2, (UnfitReplica("id", 0, lost_tail=True),)),
     ],
     ids=lambda command: type(command).__name__,
 )

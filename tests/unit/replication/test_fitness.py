@@ -1,0 +1,75 @@
+"""When a replica that lost records counts again."""
+
+import pytest
+
+from ottla_cluster.replication.fitness import ReplicaFitness
+
+ME, OTHER = 1, 2
+BOTH = (ME, OTHER)
+
+
+def test_a_whole_replica_has_nothing_to_report():
+    fitness = ReplicaFitness(ME, lost_tail=False)
+    assert fitness.is_whole
+    assert not fitness.must_report(BOTH, ME)
+    assert not fitness.observe(BOTH, 1)
+
+
+def test_a_replica_that_came_back_short_is_whole_once_it_was_let_into_the_isr_again():
+    fitness = ReplicaFitness(ME, lost_tail=True)
+    assert not fitness.observe(BOTH, 5)  # From before the restart: nobody knew.
+    assert fitness.must_report(BOTH, OTHER)
+    fitness.left_isr(6)
+    assert not fitness.must_report((OTHER,), OTHER)
+    assert not fitness.observe((OTHER,), 6)
+    assert not fitness.observe((OTHER,), 7)
+    assert fitness.lost_tail
+    assert fitness.observe(BOTH, 8)
+    assert fitness.is_whole
+
+
+def test_the_isr_as_it_was_when_the_replica_was_reported_proves_nothing():
+    fitness = ReplicaFitness(ME, lost_tail=True)
+    fitness.left_isr(6)
+    assert not fitness.observe(BOTH, 6)
+    assert not fitness.observe(BOTH, 5)
+
+
+def test_a_leader_with_damage_reports_it_while_somebody_else_may_lead():
+    fitness = ReplicaFitness(ME, lost_tail=False)
+    assert fitness.damage_found()
+    assert not fitness.damage_found()
+    assert fitness.must_report(BOTH, ME)
+    assert not fitness.must_report((ME,), ME)
+    assert not fitness.lost_tail
+
+
+def test_a_follower_cuts_before_it_reports_and_its_leader_must_know():
+    fitness = ReplicaFitness(ME, lost_tail=False)
+    fitness.damage_found()
+    assert not fitness.must_report(BOTH, OTHER)
+    fitness.cut()
+    assert fitness.lost_tail
+    assert not fitness.must_report(BOTH, OTHER)
+    # The leader may still take it for a replica that ends higher, and let it in.
+    fitness.left_isr(6)
+    assert not fitness.observe(BOTH, 7)
+    fitness.leader_answered()
+    assert fitness.must_report(BOTH, OTHER)
+    fitness.left_isr(8)
+    assert fitness.observe(BOTH, 9)
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_damage_that_is_found_while_a_replica_is_refilled_begins_it_all_again(reported):
+    fitness = ReplicaFitness(ME, lost_tail=True)
+    if reported:
+        fitness.left_isr(3)
+    fitness.damage_found()
+    assert not fitness.observe(BOTH, 4)
+    fitness.left_isr(4)
+    fitness.cut()
+    assert not fitness.observe(BOTH, 5)
+    fitness.leader_answered()
+    fitness.left_isr(6)
+    assert fitness.observe(BOTH, 7)
