@@ -293,6 +293,7 @@ class Consumer:
                 the order of the commits.
 
         Raises:
+            CommitQueueFullError: MAX_COMMITS_TO_TELL of them are not settled and told yet.
             SubscriptionError: there is no group_id.
         """
         with self._use():

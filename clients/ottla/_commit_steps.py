@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from ottla._broker_questions import ConsumerTransport
 from ottla._consumer_base import ConsumerBase, interceptors_of
@@ -20,8 +21,12 @@ from ottla._consumer_steps import (
 )
 from ottla._consumer_types import OffsetAndMetadata, TopicPartition
 from ottla._driver import monotonic_ms
+from ottla._errors import CommitQueueFullError
 from ottla._offset_commits import OffsetCommit
 from ottla_protocol.errors import InvalidRequestError, OttlaError
+
+MAX_COMMITS_TO_TELL: Final = 10_000
+"""Asynchronous commits that the application has not been told of yet."""
 
 _logger = logging.getLogger("ottla.consumer")
 
@@ -41,6 +46,8 @@ class CommitSteps(ConsumerBase):
         self._on_commit = interceptors_of(config.interceptors, "on_commit")
         # The driver appends, and who polls takes away.
         self._told: deque[tuple[OffsetCommit, CommitCallback | None]] = deque()
+        # Invariant: at least as many as are in `_told`; the others are not settled.
+        self._commits_to_tell = 0
 
     def commit_steps(self, what: CommitOption, timeout_s: float | None) -> Steps[None]:
         """See `Consumer.commit`."""
@@ -57,6 +64,8 @@ class CommitSteps(ConsumerBase):
     def commit_async(self, what: CommitOption, callback: CommitCallback | None) -> None:
         """See `Consumer.commit_async`."""
         offsets = self._offsets_to_commit(what)
+        if self._commits_to_tell >= MAX_COMMITS_TO_TELL:
+            raise CommitQueueFullError(f"{MAX_COMMITS_TO_TELL} commits wait to be told of")
 
         def on_settled(commit: OffsetCommit) -> None:
             self._told.append((commit, callback))
@@ -64,6 +73,7 @@ class CommitSteps(ConsumerBase):
 
         with self.lock:
             self.io.commit(offsets, self.config.default_api_timeout_ms, on_settled)
+        self._commits_to_tell += 1
         self._wake()
 
     def _tell_commits(self) -> Steps[None]:
@@ -72,6 +82,7 @@ class CommitSteps(ConsumerBase):
         while left and self._told:
             left -= 1
             commit, callback = self._told.popleft()
+            self._commits_to_tell -= 1
             if callback is not None:
                 yield Tell(callback, (commit.error, commit.offsets))
             elif commit.error is not None:

@@ -7,6 +7,7 @@
         ├── InvalidRecordError       a record cannot be sent as it is
         ├── ProducerClosedError      the producer was closed
         ├── BufferExhaustedError     no room in the buffer within `max_block_ms`
+        ├── CommitQueueFullError     too many asynchronous commits wait
         ├── DeliveryTimeoutError     not acknowledged within `delivery_timeout_ms`
         ├── ClusterUnreachableError  no broker could be asked; names each URL and its reason
         ├── ForkedProcessError       used in a child process of the one that made it
@@ -122,6 +123,18 @@ class BufferExhaustedError(ClientError):
     default_hint = (
         "records come faster than the cluster acknowledges them: "
         "send fewer, raise buffer_memory, or wait longer with max_block_ms"
+    )
+
+
+class CommitQueueFullError(ClientError):
+    """Too many asynchronous commits are not settled and told yet; this one was not taken."""
+
+    code = "COMMIT_QUEUE_FULL"
+    title = "Commit queue full"
+    default_outcome = Outcome.NOT_APPLIED
+    retriable = True
+    default_hint = (
+        "commit once for many records, poll so that callbacks can run, or use commit(), which waits"
     )
 
 

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from ottla import (
+    CommitQueueFullError,
     ConsumerClosedError,
     ForkedProcessError,
     NoOffsetForPartitionError,
@@ -245,6 +246,28 @@ def test_a_callback_that_fails_keeps_no_other_from_being_called(cluster, consume
         consumer.commit({A: 3})
     consumer.poll(0)
     assert told == [2]
+
+
+def test_asynchronous_commits_that_pile_up_are_refused_and_taken_again(
+    cluster, consume, monkeypatch
+):
+    monkeypatch.setattr("ottla._commit_steps.MAX_COMMITS_TO_TELL", 3)
+    consumer = consume(group_id="g", enable_auto_commit=False)
+    consumer.assign([A])
+    told = []
+
+    def callback(error, offsets):
+        told.append((error, offsets[A].offset))
+
+    for offset in (1, 2, 3):
+        consumer.commit_async({A: offset}, callback)
+    with pytest.raises(CommitQueueFullError):
+        consumer.commit_async({A: 4}, callback)
+    eventually(lambda: consumer.poll(0.02) == {} and len(told) == 3)
+    consumer.commit_async({A: 5}, callback)
+    eventually(lambda: consumer.poll(0.02) == {} and len(told) == 4)
+    assert told == [(None, 1), (None, 2), (None, 3), (None, 5)]
+    assert cluster.committed("g")[A].offset == 5
 
 
 def test_a_commit_in_the_revoked_listener_need_not_wait_for_itself(cluster, consume):
