@@ -51,6 +51,7 @@ from ottla_broker.services.reassignments import ReassignmentService
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
+from ottla_broker.services.segment_inspection import SegmentInspectionService
 from ottla_broker.services.topics import TopicService
 from ottla_broker.settings import Settings, SettingsError, split_address
 from ottla_broker.storage.handles import HandlePool
@@ -278,6 +279,14 @@ class Broker:
             partition_bounds=bounds,
             groups=GroupService(metadata=self._metadata, topics=topics, calls=calls, bounds=bounds),
             group_polls=group_polls,
+            segments=SegmentInspectionService(
+                node_id=settings.node_id,
+                metadata=self._metadata,
+                topics=topics,
+                replicas=self._replicas,
+                peers=self._peers,
+                purgatory=self._purgatory,
+            ),
             inflight=InflightBytes(settings.max_inflight_produce_bytes),
             purgatory=self._purgatory,
             readiness=self._readiness,

@@ -319,7 +319,8 @@ class BinaryFetchRequest(Request, frozen=True):
 
     With `replica` `any` a broker also serves the partitions that it follows in sync, up to the high
     watermark that it knows, which lags behind the leader's. An offset that it does not have yet is
-    answered with OFFSET_NOT_AVAILABLE: the leader has it, if anybody does.
+    answered with OFFSET_NOT_AVAILABLE: the leader has it, if anybody does. With `local` it serves
+    its own copy, in sync or not, up to the high watermark that it knows: for looking into it.
     """
 
     partitions: list[PartitionToFetch]
@@ -327,7 +328,7 @@ class BinaryFetchRequest(Request, frozen=True):
     min_bytes: int = 1
     max_bytes: int = 16 << 20
     isolation: Literal["read_uncommitted", "read_committed"] = "read_uncommitted"
-    replica: Literal["leader", "any"] = "leader"
+    replica: Literal["leader", "any", "local"] = "leader"
 
 
 class FetchedPartition(Response, frozen=True):

@@ -142,6 +142,24 @@ class TimestampOffset(msgspec.Struct, frozen=True, array_like=True):
     offset: int
 
 
+class SegmentListCall(msgspec.Struct, frozen=True, array_like=True):
+    """Asks for the segments of a replica, at most `limit`, from the one with `from_offset` on."""
+
+    topic_id: str
+    partition: int
+    from_offset: int
+    limit: int
+
+
+class SegmentVerificationCall(msgspec.Struct, frozen=True, array_like=True):
+    """Asks a broker to verify about `max_bytes` of its replica from `offset` on."""
+
+    topic_id: str
+    partition: int
+    offset: int
+    max_bytes: int
+
+
 class CoordinatorCall(msgspec.Struct, frozen=True, array_like=True):
     """A command for the coordinator on one partition of `__consumer_offsets`."""
 

@@ -9,6 +9,7 @@ from ottla_broker.http import (
     producer_ids,
     reassignments,
     records,
+    segments,
     topics,
 )
 from ottla_broker.http.bodies import read_body
@@ -40,6 +41,8 @@ def build_application(context: BrokerContext) -> web.Application:
             web.post(routes.TOPICS, topics.create_topic),
             web.get(routes.PARTITION_RECORDS, records.read),
             web.get(routes.PARTITION_OFFSETS, records.offsets),
+            web.get(routes.PARTITION_SEGMENTS, segments.list_segments),
+            web.post(routes.PARTITION_SEGMENTS_VERIFY, segments.verify),
             web.get(routes.TOPIC, topics.describe_topic),
             web.patch(routes.TOPIC, topics.add_partitions),
             web.delete(routes.TOPIC, topics.delete_topic),

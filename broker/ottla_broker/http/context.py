@@ -24,6 +24,7 @@ from ottla_broker.services.reassignments import ReassignmentService
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
+from ottla_broker.services.segment_inspection import SegmentInspectionService
 from ottla_broker.services.topics import TopicService
 from ottla_broker.settings import Settings
 from ottla_protocol.models import Readiness
@@ -52,6 +53,7 @@ class BrokerContext:
     partition_bounds: PartitionBoundsService
     groups: GroupService
     group_polls: GroupPollService
+    segments: SegmentInspectionService
     inflight: InflightBytes
     purgatory: Purgatory
     readiness: Callable[[], Readiness]

@@ -14,6 +14,8 @@ from ottla_broker.drivers.peer_messages import (
     IdempotencyLookup,
     PartitionName,
     ReplicaFetchRequest,
+    SegmentListCall,
+    SegmentVerificationCall,
     TimestampLookup,
     UnreachableBroker,
     encode_fetch_answer,
@@ -56,6 +58,8 @@ _unreachable_decoder = msgspec.msgpack.Decoder(UnreachableBroker)
 _lookup_decoder = msgspec.msgpack.Decoder(IdempotencyLookup)
 _coordinator_call_decoder = msgspec.msgpack.Decoder(CoordinatorCall)
 _timestamps_decoder = msgspec.msgpack.Decoder(TimestampLookup)
+_segments_decoder = msgspec.msgpack.Decoder(SegmentListCall)
+_verification_decoder = msgspec.msgpack.Decoder(SegmentVerificationCall)
 _partitions_decoder = msgspec.msgpack.Decoder(list[PartitionName])
 
 
@@ -151,6 +155,18 @@ async def timestamps(context: BrokerContext, post: Post) -> Answer:
     return msgpack_answer(await context.partition_bounds.look_up_timestamp_here(lookup))
 
 
+async def segments(context: BrokerContext, post: Post) -> Answer:
+    """What the segments of a replica on this broker hold."""
+    call = decode(_segments_decoder, post.body)
+    return msgpack_answer(await context.segments.list_here(call))
+
+
+async def verify_segments(context: BrokerContext, post: Post) -> Answer:
+    """Whether a part of a replica on this broker is sound."""
+    call = decode(_verification_decoder, post.body)
+    return msgpack_answer(await context.segments.verify_here(call))
+
+
 def _route(path: str, handler: PostHandler, limit_bytes: int) -> PostRoute:
     return PostRoute(path, handler, lambda _: limit_bytes, admit=admit_member)
 
@@ -177,4 +193,6 @@ ROUTES = (
     _route(routes.INTERNAL_GROUPS, groups, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_OFFSETS, offsets, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_TIMESTAMPS, timestamps, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_SEGMENTS, segments, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_VERIFY_SEGMENTS, verify_segments, MAX_COMMAND_BYTES),
 )

@@ -13,6 +13,9 @@ from ottla_protocol.models import ACKS_ALL, DEFAULT_PRODUCE_TIMEOUT_MS, MAX_PROD
 MAX_TIMESTAMP = 2**63 - 1
 """The latest time, in ms since the epoch, that a record can have."""
 
+MAX_OFFSET = 2**63 - 1
+"""The largest offset that there can be."""
+
 _MAX_DIGITS = 19
 """More digits than a 64-bit integer has; longer numbers are refused unparsed."""
 

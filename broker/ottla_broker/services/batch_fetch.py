@@ -2,7 +2,13 @@
 
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
-from ottla_broker.services.reading import FollowerRead, LeaderRead, PartitionRead, poll
+from ottla_broker.services.reading import (
+    FollowerRead,
+    LeaderRead,
+    LocalRead,
+    PartitionRead,
+    poll,
+)
 from ottla_protocol.errors import (
     FencedLeaderEpochError,
     OttlaError,
@@ -31,10 +37,7 @@ class BatchFetchService:
         Raises:
             OverloadedError: the purgatory is full.
         """
-        reads = [
-            self._begin(wanted, at_leader=request.replica == "leader")
-            for wanted in request.partitions
-        ]
+        reads = [self._begin(wanted, request.replica) for wanted in request.partitions]
         failed = any(isinstance(read, OttlaError) for read in reads)
         await poll(
             [read for read in reads if isinstance(read, PartitionRead)],
@@ -45,7 +48,7 @@ class BatchFetchService:
         )
         return [_result(read) for read in reads]
 
-    def _begin(self, wanted: PartitionToFetch, *, at_leader: bool) -> PartitionRead | OttlaError:
+    def _begin(self, wanted: PartitionToFetch, replica: str) -> PartitionRead | OttlaError:
         try:
             partition = self._replicas.hosted(wanted.topic, wanted.partition)
             leader_epoch = partition.state.leader_epoch
@@ -60,7 +63,9 @@ class BatchFetchService:
                     f"not {wanted.leader_epoch}",
                     leader_epoch=leader_epoch,
                 )
-            if at_leader or partition.follower is None:
+            if replica == "local":
+                return LocalRead(partition, wanted.offset, wanted.max_bytes)
+            if replica == "leader" or partition.follower is None:
                 partition.leading()
                 return LeaderRead(partition, wanted.offset, wanted.max_bytes)
             partition.require_in_sync()

@@ -9,10 +9,11 @@ The log's beginning is first an offset, below which nobody reads any more, and t
 
 import asyncio
 from bisect import bisect_right
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
@@ -28,6 +29,8 @@ from ottla_broker.storage.segment_reader import find_timestamp, read_batches
 from ottla_broker.storage.shared_lock import SharedLock
 from ottla_broker.storage.sqlite import Durability
 from ottla_broker.storage.stored_batch import StoredBatch
+
+T = TypeVar("T")
 
 
 class LogFiles:
@@ -80,8 +83,22 @@ class LogFiles:
         """The segment that is written."""
         return self._segments[-1]
 
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """All of them, oldest first."""
+        return tuple(self._segments)
+
     def __len__(self) -> int:
         return len(self._segments)
+
+    async def run(self, segment: Segment, action: str, function: Callable[[Any], T]) -> T:
+        """Run `function(driver connection)` on one segment; the lock is held shared.
+
+        Raises:
+            StorageError: the file cannot be opened, or `function` failed.
+        """
+        async with self._handles.use(segment) as connection:
+            return await connection.run(action, function)
 
     # --- writing ------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_appender import LogAppender
 from ottla_broker.storage.log_config import AppendInfo, LogConfig, RemovedSegments
 from ottla_broker.storage.log_files import LogFiles
+from ottla_broker.storage.log_inspection import LogInspector
 from ottla_broker.storage.log_reader import LogReader
 from ottla_broker.storage.log_state import LogState, StateLimits
 from ottla_broker.storage.log_trimming import LogTrimmer
@@ -107,6 +108,10 @@ class PartitionLog:
             require_writable=self._require_writable,
         )
         self._reader = LogReader(self._files, self._tail, self._commits, lambda: self.next_offset)
+        self.inspector = LogInspector(
+            identity, self._files, self._commits, require_open=self._require_open
+        )
+        """Looks into the segments, for operators."""
 
     @classmethod
     async def open(
@@ -335,13 +340,20 @@ class PartitionLog:
         await self._commits.wait_durable(next_offset)
 
     def _require_writable(self) -> None:
-        if self._closed or self._trimmer.is_truncating:
-            raise UnavailableError(
-                f"the log of {self.identity.topic}-{self.identity.partition} is "
-                f"{'closed' if self._closed else 'being truncated'}",
-                outcome=Outcome.NOT_APPLIED,
-            )
+        self._require_open()
+        if self._trimmer.is_truncating:
+            raise self._unavailable("being truncated")
         self._commits.raise_if_failed()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise self._unavailable("closed")
+
+    def _unavailable(self, why: str) -> UnavailableError:
+        return UnavailableError(
+            f"the log of {self.identity.topic}-{self.identity.partition} is {why}",
+            outcome=Outcome.NOT_APPLIED,
+        )
 
     # --- reading ------------------------------------------------------------------------------
 

@@ -1,46 +1,64 @@
 """`ottla segment`: list, dump, verify; export has a module of its own."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ottla_ops.cli.failures import CommandError
+from ottla_ops.cli.failures import CommandError, usage_error
+from ottla_ops.cli.segment_output import document_of, dump_lines, json_of, shown_time
 from ottla_ops.cli.session import session_of
 
 if TYPE_CHECKING:
+    from ottla_broker.storage.segment_verification import SegmentVerification
     from ottla_ops.cli.output import Output
-    from ottla_ops.segments.dump import DumpedBatch
     from ottla_ops.segments.found_segments import FoundReplica
-    from ottla_ops.segments.verification import SegmentVerification
 
 app = typer.Typer(
-    help="Look into segment files: list, dump, verify, export.\n\n"
-    "They only read, and nothing is locked, so the broker that the files belong to may run. Its "
-    "active segments are copied to the temporary directory (TMPDIR) to be read.",
+    help="Look into segments: list, dump, verify, export.\n\n"
+    "With PATH they read files, and nothing is locked, so the broker that these belong to may run; "
+    "its active segments are copied to the temporary directory (TMPDIR) to be read. Without it, "
+    "they ask the brokers of a cluster about a topic's replicas.",
     no_args_is_help=True,
 )
 
 SegmentPath = Annotated[
-    Path,
+    Path | None,
     typer.Argument(
-        metavar="PATH", help="A broker's data directory, a partition's directory, or one segment."
+        metavar="[PATH]",
+        help="A broker's data directory, a partition's directory, or one segment; the cluster "
+        "without it.",
     ),
 ]
 OnlyTopic = Annotated[str | None, typer.Option(metavar="TOPIC", help="Only this topic.")]
 OnlyPartition = Annotated[int | None, typer.Option(min=0, metavar="N", help="Only this partition.")]
+OnlyBroker = Annotated[
+    int | None,
+    typer.Option("--broker", min=1, metavar="ID", help="Only this broker's; without PATH."),
+]
+Timeout = Annotated[
+    float,
+    typer.Option(min=0.1, metavar="SECONDS", help="How long to keep trying a silent broker."),
+]
 
 
 @app.command("list")
 def list_segments(
     context: typer.Context,
-    path: SegmentPath,
+    path: SegmentPath = None,
     *,
     topic: OnlyTopic = None,
     partition: OnlyPartition = None,
+    broker: OnlyBroker = None,
+    timeout: Timeout = 10.0,
 ) -> None:
-    """List segments: their offsets, records and times."""
+    """List segments: their offsets, records and times; of all replicas in a cluster."""
+    if path is None:
+        from ottla_ops.cli.cluster_segment_commands import WantedReplicas, list_in_cluster
+
+        list_in_cluster(session_of(context), WantedReplicas(topic, partition, broker, timeout))
+        return
+    _refuse_broker(broker)
     from ottla_ops.cli.library_failures import failures_told
     from ottla_ops.segments.summary import summarize_replica
 
@@ -52,7 +70,7 @@ def list_segments(
             for summary in summarize_replica(replica)
         ]
     if output.as_json:
-        output.document({"segments": [_document(summary) for summary in found]})
+        output.document({"segments": [document_of(summary) for summary in found]})
         return
     headers = ("TOPIC", "PARTITION", "STATE", "FIRST", "END", "BATCHES", "RECORDS", "BYTES")
     rows = [
@@ -65,8 +83,8 @@ def list_segments(
             each.batches,
             each.records,
             each.size_bytes,
-            _time(each.first_timestamp),
-            _time(each.last_timestamp),
+            shown_time(each.first_timestamp),
+            shown_time(each.last_timestamp),
         )
         for each in found
     ]
@@ -76,7 +94,7 @@ def list_segments(
 @app.command("dump")
 def dump_segments(
     context: typer.Context,
-    path: SegmentPath,
+    path: SegmentPath = None,
     *,
     topic: OnlyTopic = None,
     partition: OnlyPartition = None,
@@ -89,11 +107,21 @@ def dump_segments(
     records: Annotated[
         bool, typer.Option("--records", help="Show the records of each batch too.")
     ] = False,
+    broker: OnlyBroker = None,
+    timeout: Timeout = 10.0,
 ) -> None:
     """Show each record batch: its header, and its records with --records.
 
-    --json prints one object per batch. It stops at a damaged batch; verify goes on.
+    --json prints one object per batch. It stops at a damaged batch; verify goes on. In a cluster it
+    shows what the leaders have, or the broker that is named, below the high watermark.
     """
+    if path is None:
+        from ottla_ops.cli.cluster_segment_commands import WantedReplicas, dump_in_cluster
+
+        wanted = WantedReplicas(topic, partition, broker, timeout)
+        dump_in_cluster(session_of(context), wanted, first, last, decode=records)
+        return
+    _refuse_broker(broker)
     from ottla_ops.cli.library_failures import failures_told
     from ottla_ops.segments.dump import dump_replica
 
@@ -102,27 +130,40 @@ def dump_segments(
         for replica in _replicas(path, topic, partition):
             for dumped in dump_replica(replica, first, last, decode=records):
                 if output.as_json:
-                    output.lines([_json(dumped.document())])
+                    output.lines([json_of(dumped.document())])
                 else:
-                    output.lines(_dump_lines(dumped))
+                    output.lines(dump_lines(dumped))
 
 
 @app.command("verify")
 def verify_segments(
     context: typer.Context,
-    path: SegmentPath,
+    path: SegmentPath = None,
     *,
     topic: OnlyTopic = None,
     partition: OnlyPartition = None,
     decode: Annotated[
         bool,
-        typer.Option("--decode", help="Decode every record too, which brokers never do."),
+        typer.Option(
+            "--decode", help="Decode every record too, which brokers never do; needs PATH."
+        ),
     ] = False,
+    broker: OnlyBroker = None,
+    timeout: Timeout = 10.0,
 ) -> None:
-    """Check every batch, its columns, gaps, epochs, snapshots and SQLite's pages.
+    """Check every batch, its columns, gaps, epochs and snapshots; of files, SQLite's pages too.
 
-    What is damaged is told with file and offset, one a line; the exit code is then 1.
+    What is damaged is told with file and offset, one a line; the exit code is then 1. In a cluster
+    each broker checks its own replicas, a little at a time.
     """
+    if path is None:
+        from ottla_ops.cli.cluster_segment_commands import WantedReplicas, verify_in_cluster
+
+        if decode:
+            raise usage_error("--decode needs PATH: brokers do not look into batches")
+        verify_in_cluster(session_of(context), WantedReplicas(topic, partition, broker, timeout))
+        return
+    _refuse_broker(broker)
     from ottla_ops.cli.library_failures import failures_told
     from ottla_ops.segments.verification import verify_replica
 
@@ -137,7 +178,7 @@ def verify_segments(
     damaged = sum(bool(result.findings) for result in verified)
     if output.as_json:
         output.document(
-            {"segments": [_document(result) for result in verified], "damaged_segments": damaged}
+            {"segments": [document_of(result) for result in verified], "damaged_segments": damaged}
         )
     summary = (
         f"{len(verified):,} segments, {sum(result.batches for result in verified):,} batches, "
@@ -150,6 +191,11 @@ def verify_segments(
             hint="a broker that is started with them refetches what it can from the leader",
         )
     output.note(f"{summary}: all as they were written")
+
+
+def _refuse_broker(broker: int | None) -> None:
+    if broker is not None:
+        raise usage_error("--broker goes without PATH: a path says itself whose files it has")
 
 
 def _replicas(path: Path, topic: str | None, partition: int | None) -> "list[FoundReplica]":
@@ -169,58 +215,3 @@ def _print_findings(output: "Output", result: "SegmentVerification") -> None:
             f"{result.path}: ends within a transaction: a commit under way, or cut short by a crash"
         )
     output.flush()
-
-
-def _dump_lines(dumped: "DumpedBatch") -> Iterator[bytes]:
-    header = dumped.header
-    marks = [
-        name
-        for name, is_set in (
-            ("transactional", header.is_transactional),
-            ("control", header.is_control),
-            ("log-append-time", header.is_log_append_time),
-            ("idempotency-key", dumped.has_idempotency_key),
-        )
-        if is_set
-    ]
-    producer = (
-        f" producer {header.producer_id} epoch {header.producer_epoch} "
-        f"sequence {header.base_sequence}"
-        if header.has_producer
-        else ""
-    )
-    yield (
-        f"{dumped.topic}-{dumped.partition} {header.base_offset}-{header.last_offset} "
-        f"epoch {header.leader_epoch} records {header.record_count} bytes {header.size_bytes} "
-        f"{header.compression.name.lower()} time {_time(header.max_timestamp)}{producer}"
-        f"{''.join(f' {mark}' for mark in marks)}"
-    ).encode()
-    for record in dumped.rendered_records():
-        yield b"  " + record
-
-
-def _document(value: Any) -> dict[str, Any]:
-    """A result as JSON has it: its fields, paths and states as text."""
-    import msgspec
-
-    document: dict[str, Any] = msgspec.to_builtins(value, enc_hook=str)
-    return document
-
-
-def _json(document: dict[str, Any]) -> bytes:
-    import msgspec
-
-    return msgspec.json.encode(document)
-
-
-def _time(timestamp_ms: int | None) -> str:
-    """A timestamp for a person; text without blanks."""
-    from datetime import UTC, datetime
-
-    if timestamp_ms is None or timestamp_ms < 0:
-        return "none"
-    try:
-        moment = datetime.fromtimestamp(timestamp_ms / 1000, UTC)
-    except (OverflowError, ValueError, OSError):
-        return str(timestamp_ms)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -22,17 +22,18 @@ class DumpedBatch:
     """One batch.
 
     Attributes:
-        topic, partition, segment: where it lies; `segment` is the file's name.
+        topic, partition, segment: where it lies; `segment` is the file's name, None where it came
+            from a broker.
         header: what it says of itself.
-        has_idempotency_key: whether it came with one.
+        has_idempotency_key: whether it came with one; None where that is not known.
         records: decoded, where that was asked for; control records too.
     """
 
     topic: str
     partition: int
-    segment: str
+    segment: str | None
     header: BatchHeader
-    has_idempotency_key: bool
+    has_idempotency_key: bool | None
     records: tuple[Record, ...] | None = None
 
     def document(self) -> dict[str, Any]:

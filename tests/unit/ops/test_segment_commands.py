@@ -230,7 +230,7 @@ def test_it_goes_on_behind_the_first_damage(cli, orders):
 
 
 def test_findings_are_bounded(cli, orders, monkeypatch):
-    monkeypatch.setattr("ottla_ops.segments.verification.FINDINGS_MAX", 1)
+    monkeypatch.setattr("ottla_broker.storage.segment_verification.FINDINGS_MAX", 1)
     change(segment_files(orders)[0], "UPDATE batches SET record_count = 9")
     code, out, _ = cli("segment", "verify", orders.path("orders"))
     assert code == 1
