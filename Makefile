@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PACKAGES := clients/ottla_protocol clients/ottla cluster/ottla_cluster broker/ottla_broker
 PACKAGES += ops/ottla_ops $(wildcard loadtests)
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist worksteal
 
 # `ottla` and `python` in the Procfile are those of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)

@@ -26,13 +26,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import urllib3
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -61,6 +62,55 @@ class LocalClusterError(RuntimeError):
     """A broker process did not do what it was told; the message has the end of its log."""
 
 
+class BrokerProcess(Protocol):
+    """A running or ended process, as `subprocess.Popen` has it."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Exit code, minus the signal's number when killed; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs after `timeout` seconds.
+        """
+        ...
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal; no-op when the process has ended."""
+
+    def wait_stopped(self) -> None:
+        """Wait until the process stands still after SIGSTOP, or has ended."""
+
+
+class CommandProcess(subprocess.Popen[bytes]):
+    """A process that runs a command."""
+
+    @classmethod
+    def launch(
+        cls, command: Sequence[str], environment: Mapping[str, str], log_path: Path
+    ) -> CommandProcess:
+        """Start the command with this environment; its output goes to the end of that file."""
+        with log_path.open("ab") as log:
+            # A session of its own: Ctrl-C reaches the caller, who then stops the brokers in order.
+            return cls(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def wait_stopped(self) -> None:
+        """Wait until the process stands still after SIGSTOP, or has ended; nothing on macOS."""
+        if hasattr(os, "waitid"):  # macOS has none before Python 3.13.
+            # Threads stop one after the other. WNOWAIT leaves an exit for Popen to collect.
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
 class LocalBroker:
     """One broker process with an address and a data directory that survive its restarts.
 
@@ -71,6 +121,8 @@ class LocalBroker:
         log_path: file that collects stdout and stderr of every run, in order.
         settings: `OTTLA_*` variables for the process, its only ones.
         command: what to run.
+        launch: makes the process in place of `command`, from its environment and the path of its
+            log.
     """
 
     def __init__(
@@ -82,6 +134,7 @@ class LocalBroker:
         log_path: Path,
         settings: Mapping[str, str],
         command: Sequence[str] = BROKER_COMMAND,
+        launch: Callable[[Mapping[str, str], Path], BrokerProcess] | None = None,
     ) -> None:
         self.node_id = node_id
         self.listen = listen
@@ -90,8 +143,8 @@ class LocalBroker:
         self.log_path = log_path
         self.settings = dict(settings)
         self.is_paused = False
-        self._command = tuple(command)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._launch = launch or partial(CommandProcess.launch, command)
+        self._process: BrokerProcess | None = None
 
     @property
     def is_running(self) -> bool:
@@ -112,16 +165,7 @@ class LocalBroker:
         """Start the process; it is not ready yet when this returns."""
         assert not self.is_running, f"broker {self.node_id} is already running"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("ab") as log:
-            # A session of its own: Ctrl-C reaches the caller, who then stops the brokers in order.
-            self._process = subprocess.Popen(  # noqa: S603 - the command is the caller's own
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment_for(self.settings),
-                start_new_session=True,
-            )
+        self._process = self._launch(environment_for(self.settings), self.log_path)
         self.is_paused = False
 
     def restart(self) -> None:
@@ -133,7 +177,7 @@ class LocalBroker:
         """SIGKILL, as after a crash, and wait until the process is gone; no-op when it is."""
         if self._process is None:
             return
-        self._process.kill()
+        self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         self.is_paused = False
 
@@ -159,7 +203,7 @@ class LocalBroker:
     def request_stop(self) -> None:
         """Send SIGTERM and return at once; a paused process is resumed so that it can obey."""
         process = self._started_process()
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGCONT)
         self.is_paused = False
 
@@ -169,10 +213,9 @@ class LocalBroker:
         On Linux it stands still when this returns.
         """
         assert self.is_running, f"broker {self.node_id} is not running"
-        os.kill(self.pid, signal.SIGSTOP)
-        if hasattr(os, "waitid"):  # macOS has none before Python 3.13.
-            # Threads stop one after the other. WNOWAIT leaves an exit for Popen to collect.
-            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        process = self._started_process()
+        process.send_signal(signal.SIGSTOP)
+        process.wait_stopped()
         self.is_paused = True
 
     def resume(self) -> None:
@@ -231,7 +274,7 @@ class LocalBroker:
             return None
         return f"{response.status} {response.data[:500].decode(errors='replace')}"
 
-    def _started_process(self) -> subprocess.Popen[bytes]:
+    def _started_process(self) -> BrokerProcess:
         assert self._process is not None, f"broker {self.node_id} was never started"
         return self._process
 
@@ -255,6 +298,7 @@ class LocalCluster:
         broker_settings: further variables by node id, over `settings`.
         cluster_id: `OTTLA_CLUSTER_ID`.
         command: what to run as a broker.
+        launch: makes the processes in place of `command`, as for `LocalBroker`.
     """
 
     def __init__(
@@ -266,6 +310,7 @@ class LocalCluster:
         broker_settings: Mapping[int, Mapping[str, str]] | None = None,
         cluster_id: str = "local",
         command: Sequence[str] = BROKER_COMMAND,
+        launch: Callable[[Mapping[str, str], Path], BrokerProcess] | None = None,
     ) -> None:
         assert brokers > 0, "a cluster has at least one broker"
         self.directory = directory
@@ -291,6 +336,7 @@ class LocalCluster:
                     **(broker_settings or {}).get(node_id, {}),
                 },
                 command=command,
+                launch=launch,
             )
             for node_id in node_ids
         )

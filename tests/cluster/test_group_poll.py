@@ -21,9 +21,9 @@ SHORT_SESSION_MS = 1_500
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory, http):
+def client(tmp_path_factory, http, launch):
     """Three brokers for the tests that harm nobody."""
-    with LocalCluster(tmp_path_factory.mktemp("polls")) as cluster:
+    with LocalCluster(tmp_path_factory.mktemp("polls"), launch=launch) as cluster:
         yield ClusterClient(cluster, http)
 
 

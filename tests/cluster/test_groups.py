@@ -25,10 +25,10 @@ FAILOVER_LIMIT_S = 12.0
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory, http):
+def client(tmp_path_factory, http, launch):
     """Three brokers for the tests that harm nobody; apart from those of other modules, because the
     first group creates a topic."""
-    with LocalCluster(tmp_path_factory.mktemp("groups")) as cluster:
+    with LocalCluster(tmp_path_factory.mktemp("groups"), launch=launch) as cluster:
         yield ClusterClient(cluster, http)
 
 

@@ -14,8 +14,8 @@ OFFSETS_TOPIC = "__consumer_offsets"
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory, http):
-    with LocalCluster(tmp_path_factory.mktemp("nogroups")) as cluster:
+def client(tmp_path_factory, http, launch):
+    with LocalCluster(tmp_path_factory.mktemp("nogroups"), launch=launch) as cluster:
         yield ClusterClient(cluster, http)
 
 

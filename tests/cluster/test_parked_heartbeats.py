@@ -24,8 +24,8 @@ FAILOVER_LIMIT_S = 12.0
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory, http):
-    with LocalCluster(tmp_path_factory.mktemp("parked")) as cluster:
+def client(tmp_path_factory, http, launch):
+    with LocalCluster(tmp_path_factory.mktemp("parked"), launch=launch) as cluster:
         yield ClusterClient(cluster, http)
 
 
@@ -143,31 +143,30 @@ def test_who_goes_away_while_waiting_is_missed_after_its_session(client, group, 
     assert time.monotonic() - gone_s < 3.0 + 2.0
 
 
-def test_waiting_members_survive_their_coordinator(tmp_path, http, threads):
-    with LocalCluster(tmp_path / "brokers") as cluster:
-        client = ClusterClient(cluster, http)
-        client.create_topic("orders", partitions=3)
-        client.wait_led("orders", partitions=3)
-        members = [GroupMember(client, "billing", ["orders"], via=via) for via in (1, 2, 3)]
-        settled(members)
-        coordinator = (
-            client.http.get(client.any_url() + routes.GROUP.format(group="billing"))
-            .expect(200)
-            .document["coordinator"]
-        )
-        others = [member for member in members if member.via != coordinator]
-        parked = [park(threads, member, max_wait_ms=2_000) for member in others]
-        (own,) = (member for member in members if member.via == coordinator)
-        let_go = park(threads, own)
-        start_s = time.monotonic()
-        assert cluster.broker(coordinator).terminate() == 0
-        assert time.monotonic() - start_s < WAIT_MS / 1000 / 2, "it waits for no parked heartbeat"
-        # It is sent elsewhere; whether it had news for its member just before does not matter.
-        assert let_go.result().status in (200, 503)
-        for waiting in parked:
-            waiting.result(FAILOVER_LIMIT_S).expect(200)
-        leaver, stayer = others
-        parked_stayer = park(threads, stayer)
-        leaver.leave()
-        parked_stayer.result(FAILOVER_LIMIT_S).expect(200)
-        assert len(stayer.partitions) >= 1
+def test_waiting_members_survive_their_coordinator(start_cluster, threads):
+    client = start_cluster()
+    client.create_topic("orders", partitions=3)
+    client.wait_led("orders", partitions=3)
+    members = [GroupMember(client, "billing", ["orders"], via=via) for via in (1, 2, 3)]
+    settled(members)
+    coordinator = (
+        client.http.get(client.any_url() + routes.GROUP.format(group="billing"))
+        .expect(200)
+        .document["coordinator"]
+    )
+    others = [member for member in members if member.via != coordinator]
+    parked = [park(threads, member, max_wait_ms=2_000) for member in others]
+    (own,) = (member for member in members if member.via == coordinator)
+    let_go = park(threads, own)
+    start_s = time.monotonic()
+    assert client.cluster.broker(coordinator).terminate() == 0
+    assert time.monotonic() - start_s < WAIT_MS / 1000 / 2, "it waits for no parked heartbeat"
+    # It is sent elsewhere; whether it had news for its member just before does not matter.
+    assert let_go.result().status in (200, 503)
+    for waiting in parked:
+        waiting.result(FAILOVER_LIMIT_S).expect(200)
+    leaver, stayer = others
+    parked_stayer = park(threads, stayer)
+    leaver.leave()
+    parked_stayer.result(FAILOVER_LIMIT_S).expect(200)
+    assert len(stayer.partitions) >= 1

@@ -23,12 +23,11 @@ EXIT_WRONG_SETTINGS = 2
 EXIT_INTERRUPTED = 130
 
 
-@pytest.fixture
-def single(tmp_path):
+def new_broker(tmp_path, launch):
     """A broker that was told its id, address and directory; not started."""
     [port] = free_ports(1)
     listen = f"{HOST}:{port}"
-    broker = LocalBroker(
+    return LocalBroker(
         1,
         listen=listen,
         data_dir=tmp_path / "data",
@@ -40,18 +39,29 @@ def single(tmp_path):
             # Variables of clients never stop a broker.
             "OTTLA_BOOTSTRAP": "http://127.0.0.1:1",
         },
+        launch=launch,
     )
+
+
+@pytest.fixture
+def by_command(tmp_path):
+    """A broker that starts as users start it; not started."""
+    broker = new_broker(tmp_path, None)
     yield broker
     broker.kill()
 
 
 @pytest.fixture
-def running(single, http):
-    """The same broker, ready, with the topic `t` of one partition."""
-    single.start()
-    single.wait_ready()
-    http.post(f"{single.url}/v1/topics", {"name": "t", "partitions": 1}).expect(201)
-    return single
+def running(tmp_path, http, launch):
+    """A broker, ready, with the topic `t` of one partition."""
+    broker = new_broker(tmp_path, launch)
+    broker.start()
+    try:
+        broker.wait_ready()
+        http.post(f"{broker.url}/v1/topics", {"name": "t", "partitions": 1}).expect(201)
+        yield broker
+    finally:
+        broker.kill()
 
 
 def append(http, broker, value):
@@ -282,12 +292,13 @@ def test_beyond_loopback_when_told_so(tmp_path, http):
         broker.kill()
 
 
-def test_it_takes_all_the_file_descriptors_that_it_may_have(single):
+def test_it_takes_all_the_file_descriptors_that_it_may_have(by_command):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, soft), hard))
     try:
-        single.start()
+        by_command.start()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    single.wait_ready()
-    assert resource.prlimit(single.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    by_command.wait_ready()
+    assert resource.prlimit(by_command.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    assert by_command.terminate() == 0
