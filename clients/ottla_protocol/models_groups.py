@@ -196,9 +196,9 @@ class SeekGroupRequest(Request, frozen=True):
 
     `to` is `earliest`, `latest`, `offset` (to `value`), `shift` (by `value`, from what is
     committed) or `timestamp` (to the first record at or after `value`, in ms since the epoch, or
-    the end); where the result lies outside a partition, its nearest end is taken. Without
-    `topics` all partitions that the group has committed are meant, without `partitions` all of the
-    topics'. With `dry_run` nothing changes.
+    the end); where the result lies outside a partition, its nearest end is taken, and the answer
+    tells so. Without `topics` all partitions that the group has committed are meant, without
+    `partitions` all of the topics'. With `dry_run` nothing changes.
     """
 
     to: Literal["earliest", "latest", "offset", "shift", "timestamp"]
@@ -209,12 +209,17 @@ class SeekGroupRequest(Request, frozen=True):
 
 
 class SoughtOffset(Response, frozen=True):
-    """One partition of a seek: what was committed, None if nothing was, and what is now."""
+    """One partition of a seek: what was committed, None if nothing was, and what is now.
+
+    `clamped_to` names the end of the partition that was taken because what was asked for, `offset`
+    or `shift`, lies outside.
+    """
 
     topic: str
     partition: int
     committed: int | None
     offset: int
+    clamped_to: Literal["earliest", "latest"] | None = None
 
 
 class SeekGroupResponse(Response, frozen=True):

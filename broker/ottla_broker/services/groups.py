@@ -1,7 +1,11 @@
 """Consumer groups, as clients see them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 from uuid import uuid4
+
+import msgspec
 
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_messages import PartitionBounds, PartitionName
@@ -306,7 +310,7 @@ class GroupService:
                 raise OffsetNotAvailableError(
                     f"the leader of {topic}-{number} does not tell its bounds at this moment"
                 )
-            offsets.append(OffsetToSeek(topic, number, sought[topic, number]))
+            offsets.append(OffsetToSeek(topic, number, sought[topic, number].offset))
         pieces = [
             offsets[start : start + MAX_OFFSETS_PER_COMMIT]
             for start in range(0, len(offsets), MAX_OFFSETS_PER_COMMIT)
@@ -323,7 +327,16 @@ class GroupService:
                 if number and not request.dry_run:
                     error.outcome = Outcome.UNKNOWN  # The pieces before are applied.
                 raise
-        return models.SeekGroupResponse(group, request.dry_run, sought_offsets)
+        return models.SeekGroupResponse(
+            group,
+            request.dry_run,
+            [
+                msgspec.structs.replace(
+                    each, clamped_to=sought[each.topic, each.partition].clamped_to
+                )
+                for each in sought_offsets
+            ],
+        )
 
     async def _seek_piece(
         self, group: str, offsets: Sequence[OffsetToSeek], *, dry_run: bool
@@ -341,13 +354,13 @@ class GroupService:
         request: models.SeekGroupRequest,
         partitions: Iterable[tuple[str, int]],
         committed: Mapping[tuple[str, int], int],
-    ) -> dict[tuple[str, int], int]:
+    ) -> dict[tuple[str, int], "_Sought"]:
         """Where the seek goes in those partitions whose leader tells what it takes."""
         if request.to == "timestamp":
             assert request.value is not None
             names = self._names_of(partitions)
             found = await self._bounds.look_up_timestamp(names.values(), request.value)
-            return {key: found[name] for key, name in names.items() if name in found}
+            return {key: _Sought(found[name]) for key, name in names.items() if name in found}
         bounds = await self._bounds_of(partitions)
         return {key: _sought(request, known, committed.get(key)) for key, known in bounds.items()}
 
@@ -387,14 +400,22 @@ def _check_seek(request: models.SeekGroupRequest) -> None:
         raise InvalidRequestError("a timestamp is not negative", field="value")
 
 
+@dataclass(frozen=True, slots=True)
+class _Sought:
+    """Where a seek goes in a partition, and to which of its ends it was held, if to one."""
+
+    offset: int
+    clamped_to: Literal["earliest", "latest"] | None = None
+
+
 def _sought(
     request: models.SeekGroupRequest, bounds: PartitionBounds, committed: int | None
-) -> int:
+) -> _Sought:
     earliest, latest = bounds.log_start_offset, bounds.high_watermark
     if request.to == "earliest":
-        return earliest
+        return _Sought(earliest)
     if request.to == "latest":
-        return latest
+        return _Sought(latest)
     assert request.value is not None
     wanted = request.value
     if request.to == "shift":
@@ -403,7 +424,9 @@ def _sought(
                 f"partition {bounds.partition} has no committed offset to shift from", field="to"
             )
         wanted += committed
-    return min(max(wanted, earliest), latest)
+    if wanted < earliest:
+        return _Sought(earliest, "earliest")
+    return _Sought(latest, "latest") if wanted > latest else _Sought(wanted)
 
 
 def _membership(response: JoinResponse | HeartbeatResponse) -> models.MembershipResponse:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ottla_ops.cli import moments
 from ottla_ops.cli.failures import usage_error
 from ottla_ops.cli.session import session_of
 
@@ -36,7 +37,8 @@ def consume(
         typer.Option(
             "--from",
             metavar="START",
-            help="earliest, latest, an offset, or -N: the last N records of each partition.",
+            help="earliest, latest, an offset, -N (the last N records of each partition), or a "
+            "time: RFC 3339 or how long ago (2h).",
         ),
     ] = "earliest",
     until_end: Annotated[
@@ -73,13 +75,17 @@ def consume(
     session = session_of(context)
     if follow and until_end:
         raise usage_error("--follow and --until-end exclude each other")
-    if not re.fullmatch(r"earliest|latest|-?[0-9]+", start):
-        raise usage_error(f"--from {start}: neither earliest, latest, an offset nor -N")
+    since = None
+    if moments.is_moment(start):
+        since = moments.moment_ms(start, "--from", moments.now_ms())
+    elif not re.fullmatch(r"earliest|latest|-?[0-9]+", start):
+        raise usage_error(f"--from {start}: neither earliest, latest, an offset, -N nor a time")
     if session.output.as_json:
         output_format = Format.JSON
     request = ReadRequest(
         topic=topic,
         start=start,
+        since_ms=since,
         # As base64 the bytes come out as they were stored, whatever they are.
         value_format="auto" if output_format is Format.JSON else "base64",
         max_records=max_records,

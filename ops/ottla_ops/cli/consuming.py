@@ -52,6 +52,8 @@ class ReadRequest:
         topic: topic name.
         start: offset, `earliest`, `latest`, or minus the number of records before the end of each
             partition.
+        since_ms: begin with each partition's first record at or after this time instead, in ms
+            since the epoch, or at its end.
         value_format: how keys and values come back: auto, json, text or base64.
         max_records: stop after so many, over all partitions; None for all.
         timeout_s: how long a retriable failure may last.
@@ -62,6 +64,7 @@ class ReadRequest:
     value_format: str = "auto"
     max_records: int | None = None
     timeout_s: float = 30.0
+    since_ms: int | None = None
 
 
 class TopicReader:
@@ -124,7 +127,8 @@ class TopicReader:
         return _limited(_received(reads), self._request.max_records)
 
     def _read_partition_until(self, end: int, partition: int) -> Iterator[PartitionRead]:
-        position = self._request.start
+        # What has come since the end was noted is not asked for.
+        position = self._start(partition, before=end)
         progressed_s = time.monotonic()
         # An offset beyond the end is asked for all the same: the broker tells the bounds.
         while position != str(end):
@@ -148,8 +152,8 @@ class TopicReader:
     def _follow_partition(
         self, partition: int, reads: queue.Queue[PartitionRead | CommandError]
     ) -> None:
-        position = self._request.start
         try:
+            position = self._start(partition)
             while True:
                 read = self._read(partition, position, wait_ms=FOLLOW_WAIT_MS)
                 position = str(read.next_offset)
@@ -174,9 +178,19 @@ class TopicReader:
         )
         return answer.decoded(PartitionRead)
 
+    def _start(self, partition: int, before: int | None = None) -> str:
+        since_ms = self._request.since_ms
+        if since_ms is None:
+            return self._request.start
+        found = self._offset(partition, at=since_ms)
+        return str(found if before is None else min(found, before))
+
     def _end_offset(self, partition: int) -> int:
+        return self._offset(partition, at="latest")
+
+    def _offset(self, partition: int, *, at: str | int) -> int:
         path = path_of(routes.PARTITION_OFFSETS, topic=self._request.topic, partition=partition)
-        answer = self._retry(lambda: self._connection.request("GET", path, query={"at": "latest"}))
+        answer = self._retry(lambda: self._connection.request("GET", path, query={"at": at}))
         return answer.decoded(OffsetResponse).offset
 
     def _retry(self, attempt: Callable[[], Answer]) -> Answer:

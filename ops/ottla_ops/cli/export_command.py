@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ottla_ops.cli.failures import CommandError, ExitCode, usage_error
+from ottla_ops.cli.moments import MEANING, moment_ms, now_ms
 from ottla_ops.cli.output import OutputClosedError
 from ottla_ops.cli.session import session_of
 from ottla_ops.records.export_formats import FORMATS_BY_SUFFIX, ExportFormat, format_of
@@ -48,11 +49,11 @@ def export(
         int | None, typer.Option("--to", min=0, metavar="OFFSET", help="Up to this offset.")
     ] = None,
     since: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="MS", help="Only records at or after this time."),
+        str | None,
+        typer.Option(metavar="TIME", help=f"Only records at or after this time: {MEANING}."),
     ] = None,
     until: Annotated[
-        int | None, typer.Option(min=1, metavar="MS", help="Only records before this time.")
+        str | None, typer.Option(metavar="TIME", help="Only records before this time.")
     ] = None,
     export_format: Annotated[
         ExportFormat | None,
@@ -70,7 +71,7 @@ def export(
 
     Up to the present end, each partition in the order of its offsets. SQLite gets a table of the
     topic's name with a row per record, as `ottla query` has it. Parquet needs the extra `parquet`.
-    Times are ms since the epoch. The file appears when it is whole.
+    Times in it are ms since the epoch. The file appears when it is whole.
     """
     from ottla_ops.cli.library_failures import failures_told
     from ottla_ops.cli.query_command import opened_source
@@ -82,10 +83,14 @@ def export(
     if chosen is None:
         endings = ", ".join(FORMATS_BY_SUFFIX)
         raise usage_error(f"--format is needed, or a name that ends in one of {endings}")
+    now = now_ms()
     selection = Selection(
         Bounds(among=None if not partition else frozenset(partition)),
         Bounds(first, last),
-        Bounds(since, None if until is None else until - 1),
+        Bounds(
+            None if since is None else moment_ms(since, "--since", now),
+            None if until is None else moment_ms(until, "--until", now) - 1,
+        ),
     )
     with failures_told(), opened_source(session, path, timeout) as source:
         name = topic or _only_topic(path)

@@ -1,11 +1,13 @@
 """`ottla group`: list, describe, seek, delete."""
 
 import json
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import typer
 
+from ottla_ops.cli import moments
 from ottla_ops.cli.confirmation import confirm
 from ottla_ops.cli.failures import usage_error
 from ottla_ops.cli.session import session_of
@@ -28,7 +30,7 @@ class SeekTarget(StrEnum):
 _VALUE_MEANINGS: Final = {
     SeekTarget.OFFSET: "the offset",
     SeekTarget.SHIFT: "by how many records, negative to go back",
-    SeekTarget.TIMESTAMP: "the time in ms since the epoch",
+    SeekTarget.TIMESTAMP: f"the time: {moments.MEANING}",
 }
 
 
@@ -90,11 +92,11 @@ def seek_group(
     *,
     to: Annotated[SeekTarget, typer.Option(help="Where to go.")],
     value: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            metavar="N",
-            help="The offset, by how much to shift (may be negative), or the time in ms since "
-            "the epoch.",
+            metavar="VALUE",
+            help="The offset, by how much to shift (may be negative), or the time: "
+            f"{moments.MEANING}.",
         ),
     ] = None,
     topic: Annotated[
@@ -114,10 +116,10 @@ def seek_group(
     from ottla_protocol.models_groups import SeekGroupResponse
 
     session = session_of(context)
-    _check_value(to, value)
+    number = _number(to, value)
     request: dict[str, Any] = {"to": to.value, "dry_run": dry_run}
-    if value is not None:
-        request["value"] = value
+    if number is not None:
+        request["value"] = number
     if topic:
         request["topics"] = topic
     if partition:
@@ -129,22 +131,44 @@ def seek_group(
     if session.output.as_json:
         session.output.document(answer.document())
         return
-    rows = [
-        (each.topic, each.partition, _or_none(each.committed), each.offset)
-        for each in answer.decoded(SeekGroupResponse).offsets
-    ]
+    offsets = answer.decoded(SeekGroupResponse).offsets
+    rows = [(each.topic, each.partition, _or_none(each.committed), each.offset) for each in offsets]
     session.output.table(("TOPIC", "PARTITION", "BEFORE", "AFTER"), rows)
+    for each in offsets:
+        if each.clamped_to is not None:
+            session.output.note(
+                f"{each.topic}-{each.partition}: what was asked for lies "
+                f"{_BEYOND[each.clamped_to]}, which is offset {each.offset}"
+            )
     if dry_run:
         session.output.note("nothing was changed")
 
 
-def _check_value(to: SeekTarget, value: int | None) -> None:
+_BEYOND: Final = {
+    "earliest": "before the first record that is kept",
+    "latest": "behind the end",
+}
+
+
+def _number(to: SeekTarget, value: str | None) -> int | None:
+    """The value as the API takes it.
+
+    Raises:
+        CommandError: (usage) it is missing, too much, or no such value.
+    """
     if value is None and to in _VALUE_MEANINGS:
         raise usage_error(f"--to {to} needs --value: {_VALUE_MEANINGS[to]}")
     if value is not None and to not in _VALUE_MEANINGS:
         raise usage_error(
             f"--to {to} takes no --value; it goes with {', '.join(_VALUE_MEANINGS)} only"
         )
+    if value is None:
+        return None
+    if to is SeekTarget.TIMESTAMP:
+        return moments.moment_ms(value, "--value", moments.now_ms())
+    if not re.fullmatch(r"-?[0-9]{1,19}", value):
+        raise usage_error(f"--value {value}: not a whole number; it is {_VALUE_MEANINGS[to]}")
+    return int(value)
 
 
 @app.command("delete")

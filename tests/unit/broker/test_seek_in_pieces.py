@@ -98,3 +98,16 @@ async def test_a_failure_in_between_is_no_proof_that_nothing_moved(service, coor
     with pytest.raises(CoordinatorNotAvailableError) as caught:
         await service.seek("g", seek())
     assert caught.value.outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("value", "offset", "clamped_to"),
+    [(6, 7, "earliest"), (7, 7, None), (8, 8, None), (9, 9, None), (10, 9, "latest")],
+)
+async def test_what_lies_outside_is_held_to_the_nearest_end_and_told(
+    service, value, offset, clamped_to
+):
+    wanted = SeekGroupRequest(to="offset", value=value, topics=["orders"])
+    found = (await service.seek("g", wanted)).offsets
+    assert [(each.offset, each.clamped_to) for each in found] == [(offset, clamped_to)] * PARTITIONS
+    assert all(each.clamped_to is None for each in (await service.seek("g", seek())).offsets)

@@ -183,11 +183,14 @@ class _Api:
             case "GET", ["v1", "topics", topic, "partitions", partition, "records"]:
                 return 200, self.read(call.query, topic, int(partition))
             case "GET", ["v1", "topics", topic, "partitions", partition, "offsets"]:
-                end = len(self.log_of(topic, int(partition)))
+                log = self.log_of(topic, int(partition))
+                at = call.query["at"]
+                late = [each["offset"] for each in log if at != "latest"
+                        and each["timestamp"] >= int(at)]  # fmt: skip
                 return 200, {
                     "topic": topic,
                     "partition": int(partition),
-                    "offset": end,
+                    "offset": min(late, default=len(log)),
                     "leader_epoch": 0,
                 }
         raise ProblemError(404, "RESOURCE_NOT_FOUND")

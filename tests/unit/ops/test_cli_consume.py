@@ -36,6 +36,9 @@ def test_all_partitions_are_printed_one_after_the_other(cli, orders):
         (["--max-records", "4"], "a\nb\nc\nd\n"),
         (["-n", "2", "--from", "1"], "b\nc\n"),
         (["--until-end"], "a\nb\nc\nd\ne\n"),
+        (["--from", "2023-11-14T22:13:20.001Z"], "b\nc\ne\n"),
+        (["--from", "2023-11-14T22:13:20.002Z"], "c\n"),
+        (["--from", "1h"], ""),
     ],
 )
 def test_where_to_start_and_to_stop(cli, orders, arguments, printed):

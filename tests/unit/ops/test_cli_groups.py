@@ -97,6 +97,51 @@ def test_a_seek_by_time_sends_it_in_milliseconds(cli, cluster):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [("2023-11-14T22:13:20Z", 1_700_000_000_000), ("2h", 1_699_992_800_000)],
+)
+def test_a_time_may_be_written_as_people_do(cli, cluster, monkeypatch, value, sent):
+    monkeypatch.setattr("ottla_ops.cli.moments.now_ms", lambda: 1_700_000_000_000)
+    cluster.script("POST", "/v1/groups/billing/seek", 200, SOUGHT)
+    arguments = ("group", "seek", "billing", "--to", "timestamp", "--value", value, "--yes")
+    assert cli(*arguments, to=cluster)[0] == 0
+    assert cluster.calls("POST")[0].body["value"] == sent
+
+
+@pytest.mark.parametrize(
+    ("to", "value", "told"),
+    [
+        ("timestamp", "yesterday", "not a moment"),
+        ("offset", "2h", "not a whole number"),
+        ("shift", "1.5", "not a whole number"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_told(cli, cluster, to, value, told):
+    arguments = ("group", "seek", "billing", "--to", to, "--value", value, "--yes")
+    code, _, err = cli(*arguments, to=cluster)
+    assert (code, told in err) == (2, True)
+    assert cluster.calls("POST") == []
+
+
+def test_what_lies_outside_a_partition_is_told(cli, cluster):
+    offsets = [
+        {"topic": "orders", "partition": number, "committed": 3, "offset": 7, "clamped_to": end}
+        for number, end in enumerate(("latest", None, "earliest"))
+    ]
+    answer = {**SOUGHT, "dry_run": False, "offsets": offsets}
+    cluster.script("POST", "/v1/groups/billing/seek", 200, answer)
+    arguments = ("group", "seek", "billing", "--to", "offset", "--value", "99", "--yes")
+    code, out, err = cli(*arguments, to=cluster)
+    assert (code, len(rows_of(out))) == (0, 4)
+    assert err.splitlines() == [
+        "orders-0: what was asked for lies behind the end, which is offset 7",
+        "orders-2: what was asked for lies before the first record that is kept, which is offset 7",
+    ]
+    document = json.loads(cli(*arguments, "--json", to=cluster)[1])
+    assert [each["clamped_to"] for each in document["offsets"]] == ["latest", None, "earliest"]
+
+
 def test_a_seek_needs_a_confirmation(cli, cluster):
     code, _, err = cli("group", "seek", "billing", "--to", "earliest", to=cluster)
     assert code == 2
