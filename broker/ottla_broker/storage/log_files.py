@@ -10,6 +10,7 @@ The log's beginning is first an offset, below which nobody reads any more, and t
 import asyncio
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -26,9 +27,10 @@ from ottla_broker.storage.policy.retention import RetentionLimits, SealedSegment
 from ottla_broker.storage.replica_directory import remove_directory
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
 from ottla_broker.storage.segment_reader import find_timestamp, read_batches
+from ottla_broker.storage.segment_rebuild import keep_good_rows, open_state
 from ottla_broker.storage.shared_lock import SharedLock
 from ottla_broker.storage.sqlite import Durability
-from ottla_broker.storage.stored_batch import StoredBatch
+from ottla_broker.storage.stored_batch import DamagedSegmentError, StoredBatch
 
 T = TypeVar("T")
 
@@ -333,6 +335,35 @@ class LogFiles:
             await self.begin_segment(end_offset, state.snapshot(), after_gap=True)
             state = state.at_new_segment(end_offset)
         return state
+
+    async def cut_damaged(self, path: Path, limits: StateLimits) -> LogState:
+        """Keep of the segment at `path` the batches before its first damage, and nothing after it.
+
+        The segment is active afterwards. Newest files go first, as in `truncate_to`.
+        """
+        while self.active.path != path:
+            await self._remove(self._segments.pop())
+        active = self.active
+        with suppress(DamagedSegmentError):
+            await self._handles.close(path)
+        previous = self._segments[-2].path if len(self._segments) > 1 else None
+
+        def cut() -> LogState:
+            keep_good_rows(path, self._identity, self._durability, previous, limits)
+            return open_state(path, self._durability, limits)
+
+        try:
+            state = await asyncio.to_thread(cut)
+        except (sqlite.DriverError, OSError) as error:
+            raise sqlite.storage_error(path, "cut at the damage", error) from error
+        active.sealed = False
+        active.newest_timestamp = None
+        active.size_bytes = state.fill.bytes_used
+        return state
+
+    def holds(self, path: Path) -> bool:
+        """Whether a segment of this name is one of the log's."""
+        return any(segment.path == path for segment in self._segments)
 
     async def reset_to(self, offset: int, limits: StateLimits) -> LogState:
         """Drop everything and begin an empty segment at `offset`; returns the empty state."""

@@ -7,6 +7,7 @@ old segments are removed; a truncation waits until nothing is queued.
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.group_commit import GroupCommit
@@ -112,6 +113,19 @@ class LogTrimmer:
     async def reset_to(self, offset: int) -> None:
         """As `PartitionLog.reset_to`."""
         await self._change(partial(self._files.reset_to, offset), self._tail.reset)
+
+    async def cut_damaged(self, path: Path) -> None:
+        """As `PartitionLog.cut_at_damage`, for a segment of the log."""
+        await self._change(partial(self._files.cut_damaged, path), self._tail.truncate_to)
+
+    async def skip_to(self, offset: int) -> None:
+        """As `PartitionLog.skip_to`, for an offset above the log's end."""
+        await self._change(partial(self._skip_to, offset), self._tail.reset)
+
+    async def _skip_to(self, offset: int, limits: StateLimits) -> LogState:  # noqa: ARG002  as every change
+        state = self._appender.state
+        await self._files.begin_segment(offset, state.snapshot(), after_gap=True)
+        return state.at_new_segment(offset)
 
     async def _change(
         self,

@@ -31,6 +31,7 @@ from ottla_broker.storage.group_commit import (
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_appender import LogAppender
 from ottla_broker.storage.log_config import AppendInfo, LogConfig, RemovedSegments
+from ottla_broker.storage.log_damage import LogDamage, OnDamage
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_inspection import LogInspector
 from ottla_broker.storage.log_reader import LogReader
@@ -39,7 +40,7 @@ from ottla_broker.storage.log_trimming import LogTrimmer
 from ottla_broker.storage.recovery import RecoveredLog, RecoveryReport
 from ottla_broker.storage.replica_directory import prepare_replica_directory
 from ottla_broker.storage.segment import SegmentIdentity
-from ottla_broker.storage.stored_batch import FetchedBatch, StoredBatch
+from ottla_broker.storage.stored_batch import DamagedSegmentError, FetchedBatch, StoredBatch
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.replication.leader_epochs import LeaderEpochs
 from ottla_protocol.errors import Outcome, StorageError, UnavailableError
@@ -57,6 +58,10 @@ def _monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
+def _nobody_is_told(_error: DamagedSegmentError, _found_by: str) -> None:
+    pass
+
+
 class PartitionLog:
     """The log of one replica; make one with `PartitionLog.open`."""
 
@@ -71,6 +76,7 @@ class PartitionLog:
         tail_cache: TailCache,
         on_durable: Callable[[int], None],
         on_failure: Callable[[StorageError], None],
+        on_damage: OnDamage,
         clock_ms: Callable[[], int],
         monotonic_ms: Callable[[], int],
     ) -> None:
@@ -78,6 +84,8 @@ class PartitionLog:
         self.identity = identity
         self.recovery: RecoveryReport = recovered.report
         """What opening found; with `damaged_from` set the replica must refetch and not lead."""
+        self.damage = LogDamage(on_damage)
+        """What was found since: `cut_at_damage` takes it away, for a replica that can refetch."""
         self._tail = tail_cache.partition()
         self._tail.reset(recovered.state.next_offset)
         self._durability = sqlite.Durability(config.durability)
@@ -126,6 +134,7 @@ class PartitionLog:
         tail_cache: TailCache,
         on_durable: Callable[[int], None],
         on_failure: Callable[[StorageError], None],
+        on_damage: OnDamage = _nobody_is_told,
         clock_ms: Callable[[], int] = _wall_clock_ms,
         monotonic_ms: Callable[[], int] = _monotonic_ms,
     ) -> "PartitionLog":
@@ -141,6 +150,7 @@ class PartitionLog:
             tail_cache: the broker's cache of newest batches.
             on_durable: called on the event loop with `log_end_offset` after every commit.
             on_failure: called once when a write fails; the broker must then stop.
+            on_damage: called on the event loop for each damaged place that a read comes upon.
             clock_ms: this broker's clock, for the age of idempotent requests only.
             monotonic_ms: a clock that never jumps, for the age of producers only.
 
@@ -165,6 +175,7 @@ class PartitionLog:
             tail_cache=tail_cache,
             on_durable=on_durable,
             on_failure=on_failure,
+            on_damage=on_damage,
             clock_ms=clock_ms,
             monotonic_ms=monotonic_ms,
         )
@@ -379,7 +390,8 @@ class PartitionLog:
             OffsetOutOfRangeError: outside [log_start_offset, next_offset], which are its members.
             StorageError: what is on disk is damaged or cannot be read.
         """
-        return await self._reader.read(offset, max_bytes=max_bytes, limit=limit)
+        with self.damage.noted("read"):
+            return await self._reader.read(offset, max_bytes=max_bytes, limit=limit)
 
     async def find_timestamp(
         self, timestamp: int, *, limit: int, offset: int | None = None
@@ -395,7 +407,8 @@ class PartitionLog:
         Raises:
             StorageError: what is on disk is damaged or cannot be read.
         """
-        return await self._reader.find_timestamp(timestamp, limit=limit, offset=offset)
+        with self.damage.noted("read"):
+            return await self._reader.find_timestamp(timestamp, limit=limit, offset=offset)
 
     async def _write(self, item: Group | QueuedRoll | QueuedDurability) -> None:
         """Called by the writer task alone: the next transaction, or the next segment."""
@@ -423,7 +436,8 @@ class PartitionLog:
             StorageError: the log has failed, or a segment cannot be read.
         """
         self._require_writable()
-        await self._trimmer.enforce_retention(high_watermark=high_watermark, now_ms=now_ms)
+        with self.damage.noted("retention"):
+            await self._trimmer.enforce_retention(high_watermark=high_watermark, now_ms=now_ms)
 
     def advance_log_start(self, offset: int) -> None:
         """Let nobody read below `offset` any more; it never moves back while the log is open.
@@ -478,7 +492,43 @@ class PartitionLog:
         """
         self._require_writable()
         await self._trimmer.reset_to(offset)
+        self.damage.forget_all()
         self._apply_durability()
+
+    async def cut_at_damage(self) -> None:
+        """End the log before the first damage that is known, so that it can be fetched again.
+
+        Of the oldest damaged segment the batches before its first damage stay; the file is kept
+        aside (`segment_rebuild`). Without damage nothing happens.
+
+        Raises:
+            UnavailableError: the log is closed or being truncated.
+            StorageError: the files failed; so has the log.
+        """
+        self._require_writable()
+        path = self.damage.first
+        if path is None:
+            return
+        if self._files.holds(path):
+            await self._trimmer.cut_damaged(path)
+        self.damage.forget_from(path)
+        if self.next_offset < self.log_start_offset:
+            await self.reset_to(self.log_start_offset)
+        self._apply_durability()
+
+    async def skip_to(self, offset: int) -> None:
+        """Go on at `offset`: what is between is lost, and no offset of it is given twice.
+
+        For the only replica of a partition, which nobody can refill.
+
+        Raises:
+            UnavailableError: the log is closed or being truncated.
+            StorageError: the files failed; so has the log.
+        """
+        self._require_writable()
+        if offset > self.next_offset:
+            await self._trimmer.skip_to(offset)
+            self._apply_durability()
 
     async def close(self) -> None:
         """Commit what is queued, checkpoint, and mark the end as verified for the next start.

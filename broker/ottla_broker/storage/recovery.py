@@ -17,26 +17,24 @@ Everything here blocks and runs on a thread.
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
-from ottla_broker.storage.log_state import LogState, StateLimits, load_state
+from ottla_broker.storage.log_state import LogState, StateLimits
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
+from ottla_broker.storage.segment_header import check_header
+from ottla_broker.storage.segment_rebuild import is_damage, keep_good_rows, open_state
 from ottla_broker.storage.stored_batch import (
     COLUMNS,
     DamagedSegmentError,
-    Row,
     StoredBatch,
     damaged,
     verified_batch,
 )
 from ottla_broker.storage.wal_inspection import WalState, inspect_wal
-from ottla_protocol.errors import StorageError
 
 _ALL = ", ".join(COLUMNS)
 """Columns of `batches` as a select list."""
@@ -99,18 +97,20 @@ def _recover(
         _require_sealed(path, durability)
     active_path = paths[-1]
     verification = _verify_active(active_path, identity, durability)
-    if verification.damage is not None:
+    state = None
+    if verification.damage is None:
+        try:
+            state = open_state(active_path, durability, limits)
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            # Below the last verified offset, which nobody has read.
+            verification = replace(verification, damage=error, good_end=None)
+    if state is None:
         previous = paths[-2] if len(paths) > 1 else None
-        _replace_damaged(
-            active_path, identity, durability, previous, limits, verification.end_offset
-        )
-    with closing(sqlite.connect_active(active_path, durability)) as connection:
-        end_offset = segments.end_offset_of(connection, segments.required_base_offset(active_path))
-        with segments.Transaction(connection):
-            segments.drop_epochs_after(connection, end_offset)
-            segments.mark_verified(connection, end_offset)
-        state = load_state(connection, active_path, limits)
-    report = _report(verification, end_offset)
+        keep_good_rows(active_path, identity, durability, previous, limits, verification.good_end)
+        state = open_state(active_path, durability, limits)
+    report = _report(verification, state.next_offset)
     log_segments = [
         Segment(
             path=path,
@@ -127,9 +127,9 @@ def _recover(
 
 @dataclass(frozen=True, slots=True)
 class _Verification:
-    """`end_offset` follows the last good batch; `damage` is why the next one is not good."""
+    """`damage` is why batches from `good_end` on are not good; None where it cannot say."""
 
-    end_offset: int
+    good_end: int | None = None
     batches: int = 0
     damage: Exception | None = None
     wal: WalState = field(default_factory=WalState)
@@ -139,23 +139,25 @@ def _verify_active(
     path: Path, identity: SegmentIdentity, durability: sqlite.Durability
 ) -> _Verification:
     """Let SQLite replay its log, then read every batch past the last verified offset."""
+    base_offset = segments.required_base_offset(path)
     if segments.is_sealed(path):
         segments.unseal(path)
     try:
+        check_header(path)
         with closing(sqlite.connect_active(path, durability)) as connection:
             found = segments.read_identity(connection, path)
             if found != identity:
-                raise StorageError(f"{path}: belongs to {found}, not to {identity}")
+                # A file of another partition, whose batches are good ones and not ours.
+                error = damaged(path, base_offset, f"it belongs to {found}, not to {identity}")
+                return _Verification(base_offset, damage=error)
             wal = inspect_wal(connection, path)
             segments.read_snapshot(connection, path)
             end_offset, batches, damage = _verify_rows(connection, path)
             return _Verification(end_offset, batches, damage, wal)
-    except sqlite.DriverError as error:
-        if not sqlite.is_damage(error):
+    except Exception as error:
+        if not is_damage(error):
             raise
-        return _Verification(segments.required_base_offset(path), damage=error)
-    except DamagedSegmentError as error:
-        return _Verification(segments.required_base_offset(path), damage=error)
+        return _Verification(damage=error)
 
 
 def _verify_rows(connection: Any, path: Path) -> tuple[int, int, Exception | None]:
@@ -200,68 +202,6 @@ def read_verified(connection: Any, path: Path, offset: int) -> Iterator[StoredBa
     )
     for row in cursor:
         yield verified_batch(path, row)[0]
-
-
-def _replace_damaged(
-    path: Path,
-    identity: SegmentIdentity,
-    durability: sqlite.Durability,
-    previous: Path | None,
-    limits: StateLimits,
-    good_end: int,
-) -> None:
-    """Put the batches below `good_end` into a new file, and keep the damaged one aside."""
-    creating = None
-    try:
-        with closing(sqlite.connect_active(path, durability)) as connection:
-            snapshot = segments.read_snapshot(connection, path)
-            creating = segments.write_file(
-                path, identity, snapshot, _good_rows(connection, path, good_end)
-            )
-    except (sqlite.DriverError, ValueError, StorageError, msgspec.MsgspecError) as error:
-        if isinstance(error, sqlite.DriverError) and not sqlite.is_damage(error):
-            raise
-        # Not even the snapshot can be read: the log ends where the previous segment does.
-        snapshot = Snapshot() if previous is None else _snapshot_at_end(previous, limits)
-        creating = segments.write_file(path, identity, snapshot)
-    segments.link_damaged(path)
-    segments.publish_file(creating, path)
-
-
-def _good_rows(connection: Any, path: Path, good_end: int) -> Iterator[Row]:
-    """The segment's rows below `good_end`, up to the first that is damaged or does not follow.
-
-    Those below the last verified offset have not been read before.
-    """
-    has_gaps = bool(segments.get_meta(connection, segments.HAS_GAPS))
-    expected = segments.required_base_offset(path)
-    cursor = connection.execute(
-        f"SELECT {_ALL} FROM batches ORDER BY base_offset"  # noqa: S608 # constant names
-    )
-    while True:
-        try:
-            row = cursor.fetchone()
-            if row is None:
-                return
-            batch, _ = verified_batch(path, row)
-        except DamagedSegmentError:
-            return
-        except sqlite.DriverError as error:
-            if not sqlite.is_damage(error):
-                raise
-            return
-        if batch.base_offset < expected or (batch.base_offset > expected and not has_gaps):
-            return
-        if batch.last_offset >= good_end:
-            return
-        expected = batch.last_offset + 1
-        yield row
-
-
-def _snapshot_at_end(path: Path, limits: StateLimits) -> Snapshot:
-    """The log's state at a sealed segment's end, as the snapshot of the next one."""
-    with closing(sqlite.connect_sealed(path)) as connection:
-        return load_state(connection, path, limits).snapshot()
 
 
 def _report(verification: _Verification, end_offset: int) -> RecoveryReport:

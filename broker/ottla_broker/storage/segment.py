@@ -11,7 +11,6 @@ Functions that take a driver connection run on the connection's thread; the rest
 loop.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -240,7 +239,7 @@ def read_identity(connection: Any, path: Path) -> SegmentIdentity:
         version = meta["format_version"]
         identity = SegmentIdentity(meta["topic"], meta["topic_id"], meta["partition"])
     except KeyError as error:
-        raise DamagedSegmentError(f"{path}: meta has no {error}") from error
+        raise DamagedSegmentError(f"{path}: meta has no {error}", path=path) from error
     if version != FORMAT_VERSION:
         raise StorageError(f"{path}: format version {version}, this broker reads {FORMAT_VERSION}")
     return identity
@@ -364,9 +363,11 @@ def read_snapshot(connection: Any, path: Path) -> Snapshot:
         )
         is_whole = _snapshot_crc(snapshot) == get_meta(connection, SNAPSHOT_CRC)
     except (msgspec.MsgspecError, TypeError, StorageError) as error:
-        raise DamagedSegmentError(f"{path}: the snapshot is damaged: {error}") from error
+        raise DamagedSegmentError(f"{path}: the snapshot is damaged: {error}", path=path) from error
     if not is_whole:
-        raise DamagedSegmentError(f"{path}: the snapshot is damaged: its CRC-32C differs")
+        raise DamagedSegmentError(
+            f"{path}: the snapshot is damaged: its CRC-32C differs", path=path
+        )
     return snapshot
 
 
@@ -490,10 +491,3 @@ def remove_file(path: Path) -> None:
 def quarantine_name(path: Path) -> Path:
     """Where a damaged segment is kept for the operator."""
     return path.with_name(path.name.removesuffix(SUFFIX) + DAMAGED_SUFFIX)
-
-
-def link_damaged(path: Path) -> None:
-    """Keep a damaged file under its quarantine name, replacing an earlier one."""
-    quarantined = quarantine_name(path)
-    quarantined.unlink(missing_ok=True)
-    os.link(path, quarantined)

@@ -96,7 +96,7 @@ def _choose_rows(
         "ORDER BY base_offset DESC LIMIT 1",
         (offset,),
     ).fetchall()
-    start = before[0][0] if before and before[0][1] >= offset else offset
+    start = before[0][0] if before and _last_offset(path, before[0]) >= offset else offset
     cursor = connection.execute(
         f"SELECT {_COLUMNS_WITHOUT_DATA} FROM batches "  # noqa: S608 # constant names
         "WHERE base_offset >= ? ORDER BY base_offset",
@@ -109,16 +109,31 @@ def _choose_rows(
     for row in cursor:
         if row[_BASE_OFFSET] != expected:
             _require_gaps(connection, path, expected)
+        last_offset = _last_offset(path, row)
         size_bytes += row[_SIZE]
-        if row[_LAST_OFFSET] >= limit or (chosen and size_bytes > max_bytes):
+        if last_offset >= limit or (chosen and size_bytes > max_bytes):
+            if row[_BASE_OFFSET] < limit <= last_offset and not chosen:
+                # The limit is within the batch: rare, so believe it of no column alone. Whoever
+                # reads on would take the rest of the segment for empty.
+                verified_batch(path, _with_data(connection, path, [row])[0])
             break
         chosen.append(row)
-        expected = row[_LAST_OFFSET] + 1
+        expected = last_offset + 1
     else:
         if expected < end_offset:
             _require_gaps(connection, path, expected)
     cursor.close()
     return chosen
+
+
+def _last_offset(path: Path, row: Row) -> int:
+    """The column, which may hold anything; the size is looked at too."""
+    last_offset = row[_LAST_OFFSET]
+    if not isinstance(last_offset, int) or last_offset < row[_BASE_OFFSET]:
+        raise damaged(path, row[_BASE_OFFSET], "its last offset is none")
+    if len(row) > _SIZE and not isinstance(row[_SIZE], int):
+        raise damaged(path, row[_BASE_OFFSET], "its size is none")
+    return last_offset
 
 
 def _require_gaps(connection: Any, path: Path, offset: int) -> None:

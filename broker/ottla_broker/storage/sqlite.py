@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
+from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_protocol.errors import StorageError
 
 PAGE_BYTES = 16384
@@ -47,7 +48,12 @@ _ITER_CHUNK_ROWS = 64
 _FIXED_SINCE = (3, 51, 3)
 _FIXED_BACKPORTS = ((3, 50, 7), (3, 44, 6))
 
-_DAMAGE_CODES = (11, 26)
+_DAMAGE_CODES = (1, 11, 18, 20, 26)
+"""SQLITE_CORRUPT and SQLITE_NOTADB; and ERROR, TOOBIG and MISMATCH, which statements that never
+change get only where a flipped bit has changed the schema, or a length, that they work on."""
+
+_UNDECODABLE = "Could not decode"
+"""How the driver's error begins for a text that is no UTF-8; it has no code."""
 
 T = TypeVar("T")
 
@@ -99,16 +105,27 @@ def sqlite_version() -> str:
 def is_damage(error: BaseException) -> bool:
     """Whether the driver says that the file's content is wrong, rather than out of reach.
 
-    SQLITE_CORRUPT and SQLITE_NOTADB; a full disk or a failed read is no damage.
+    A full disk or a failed read is no damage.
     """
+    if isinstance(error, UnicodeDecodeError):
+        # The driver's own message quoted what should have been a name.
+        return True
+    if not isinstance(error, DriverError):
+        return False
     code = getattr(error, "sqlite_errorcode", None)
-    return isinstance(error, DriverError) and code is not None and code & 0xFF in _DAMAGE_CODES
+    if code is None:
+        return str(error).startswith(_UNDECODABLE)
+    return code & 0xFF in _DAMAGE_CODES
 
 
 def storage_error(path: Path, action: str, error: BaseException) -> StorageError:
     """The typed error for a failed operation on `path`; raise it `from error`."""
     if isinstance(error, StorageError):
         return error
+    if is_damage(error):
+        return DamagedSegmentError(
+            f"{path}: {action} found damage: {type(error).__name__}: {error}", path=path
+        )
     return StorageError(f"{path}: {action} failed: {type(error).__name__}: {error}")
 
 
@@ -137,7 +154,7 @@ class SegmentConnection(aiosqlite.Connection):
             result: T = await self._execute(  # type: ignore[no-untyped-call] # aiosqlite's own
                 function, self._conn
             )
-        except (DriverError, OSError) as error:
+        except (DriverError, OSError, UnicodeDecodeError) as error:
             raise storage_error(self.path, action, error) from error
         return result
 
@@ -151,7 +168,7 @@ async def connect(path: Path, connector: Callable[[], Any]) -> SegmentConnection
     connection = SegmentConnection(connector, path)
     try:
         await connection
-    except (DriverError, OSError) as error:
+    except (DriverError, OSError, UnicodeDecodeError) as error:
         raise storage_error(path, "open", error) from error
     return connection
 

@@ -37,7 +37,15 @@ _DATA = COLUMNS.index("data")
 
 
 class DamagedSegmentError(StorageError):
-    """A segment's content is not what was written; `offset` is a member where it is known."""
+    """A segment's content is not what was written; `offset` is a member where it is known.
+
+    Attributes:
+        path: the file, where whoever raised it knew.
+    """
+
+    def __init__(self, detail: str, *, path: Path | None = None, **members: Any) -> None:
+        super().__init__(detail, **members)
+        self.path = path
 
 
 class StoredBatch(NamedTuple):
@@ -112,4 +120,6 @@ def verified_batch(path: Path, row: Row) -> tuple[StoredBatch, BatchHeader]:
 
 def damaged(path: Path, offset: object, reason: str) -> "DamagedSegmentError":
     """The error for a row that must not be served."""
-    return DamagedSegmentError(f"{path}: damaged at offset {offset}: {reason}", offset=offset)
+    return DamagedSegmentError(
+        f"{path}: damaged at offset {offset}: {reason}", path=path, offset=offset
+    )

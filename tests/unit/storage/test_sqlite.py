@@ -6,6 +6,7 @@ import pytest
 
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.sqlite import Durability, has_wal_reset_bug
+from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_protocol.errors import StorageError
 from tests.unit.storage.log_harness import append_durably
 
@@ -69,7 +70,24 @@ async def test_a_driver_error_becomes_a_storage_error_with_its_cause(harness):
         with pytest.raises(StorageError, match="no such table") as raised:
             await connection.run("test", fail)
     assert isinstance(raised.value.__cause__, sqlite.DriverError)
-    assert not sqlite.is_damage(raised.value.__cause__)
+    # Tables are there, or the file is not a segment any more.
+    assert isinstance(raised.value, DamagedSegmentError)
+
+
+async def test_a_failed_write_is_no_damage(harness):
+    log = await harness.open()
+
+    def fail(connection):
+        connection.execute("PRAGMA query_only=1")
+        try:
+            connection.execute("DELETE FROM batches")
+        finally:
+            connection.execute("PRAGMA query_only=0")
+
+    async with harness.handles.use(log._files.active) as connection:
+        with pytest.raises(StorageError) as raised:
+            await connection.run("test", fail)
+    assert not isinstance(raised.value, DamagedSegmentError)
 
 
 def test_a_file_that_is_no_database_counts_as_damage(tmp_path):
