@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage.group_commit import GroupCommit
+from ottla_broker.storage.log_damage import LogDamage
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.segment import Segment, SegmentIdentity
 from ottla_broker.storage.segment_verification import (
@@ -24,7 +25,7 @@ from ottla_broker.storage.segment_verification import (
     damage_of,
 )
 from ottla_broker.storage.sqlite import sidecars
-from ottla_protocol.errors import StorageError
+from ottla_broker.storage.stored_batch import DamagedSegmentError
 
 COUNTED_BATCHES: Final = 2_048
 """How many batches one step counts."""
@@ -89,6 +90,7 @@ class LogInspector:
         identity: whose it is.
         files: its segments.
         commits: knows what is durable.
+        damage: is told what a verification finds.
         require_open: raises once the log is closed.
     """
 
@@ -97,12 +99,14 @@ class LogInspector:
         identity: SegmentIdentity,
         files: LogFiles,
         commits: GroupCommit,
+        damage: LogDamage,
         *,
         require_open: Callable[[], None],
     ) -> None:
         self._identity = identity
         self._files = files
         self._commits = commits
+        self._damage = damage
         self._require_open = require_open
 
     def base_offsets(self) -> tuple[int, ...]:
@@ -142,7 +146,7 @@ class LogInspector:
                     start = await self._files.run(
                         segment, "count batches", partial(_count, content, start)
                     )
-                except StorageError as error:
+                except Exception as error:
                     damage = damage_of(error)
                     if damage is None:
                         raise
@@ -156,7 +160,7 @@ class LogInspector:
         """Verify the batches from the one that holds `offset` on, VERIFIED_BYTES of one segment.
 
         Where `offset` is a segment's first, its description is checked too; where the step reaches
-        the segment's end, that nothing is missing there.
+        the segment's end, that nothing is missing there. The log's owner is told of damage.
 
         Raises:
             UnavailableError: the log is closed.
@@ -177,12 +181,15 @@ class LogInspector:
                 step = await self._files.run(
                     segment, f"verify at offset {offset}", partial(self._check, result, end_offset)
                 )
-            except StorageError as error:
+            except Exception as error:
                 damage = damage_of(error)
                 if damage is None:
                     raise
-                result.find_sqlite_error(damage)
+                result.find_unreadable(damage)
                 step = VerifiedStep(result, offset, end_offset, end_offset)
+            for found in result.findings:
+                told = DamagedSegmentError(found.reason, path=found.path, offset=found.offset)
+                self._damage.found(told, "verify")
             if step.next_offset == end_offset and segment is self._files.active:
                 step.next_offset = None
             return step

@@ -117,7 +117,7 @@ class PartitionLog:
         )
         self._reader = LogReader(self._files, self._tail, self._commits, lambda: self.next_offset)
         self.inspector = LogInspector(
-            identity, self._files, self._commits, require_open=self._require_open
+            identity, self._files, self._commits, self.damage, require_open=self._require_open
         )
         """Looks into the segments, for operators."""
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.segment import SegmentIdentity
+from ottla_broker.storage.segment_rebuild import is_damage
 from ottla_broker.storage.stored_batch import COLUMNS, Row, verified_batch
 from ottla_cluster.replication.leader_epochs import LeaderEpochs
 from ottla_protocol.errors import OttlaError, StorageError
@@ -71,9 +72,10 @@ class SegmentVerification:
         """Note what is wrong."""
         self.findings.append(Finding(self.path, offset, reason))
 
-    def find_sqlite_error(self, error: BaseException) -> None:
-        """Note that SQLite cannot read the rest."""
-        self.find(self.end_offset, f"SQLite: {error}")
+    def find_unreadable(self, error: BaseException) -> None:
+        """Note that the rest cannot be read."""
+        by = "SQLite: " if isinstance(error, sqlite.DriverError) else ""
+        self.find(self.end_offset, f"{by}{error}")
         self.is_complete = False
 
 
@@ -174,9 +176,9 @@ def check_succession(previous: SegmentVerification, current: SegmentVerification
 
 
 def damage_of(error: BaseException) -> BaseException | None:
-    """The driver's own error where one says that a file is damaged; None for any other error."""
-    for each in (error, error.__cause__):
-        if each is not None and sqlite.is_damage(each):
+    """The error that says that a file is damaged, if this one does or was raised from such."""
+    for each in (error.__cause__, error):
+        if each is not None and is_damage(each):
             return each
     return None
 

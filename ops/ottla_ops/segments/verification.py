@@ -70,7 +70,7 @@ def verify_segment(
     except sqlite.DriverError as error:
         if not sqlite.is_damage(error):
             raise sqlite.storage_error(path, "read", error) from error
-        result.find_sqlite_error(error)
+        result.find_unreadable(error)
     return result
 
 

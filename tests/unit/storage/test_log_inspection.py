@@ -95,6 +95,7 @@ async def test_an_empty_log_verifies(harness):
         ("UPDATE leader_epochs SET epoch = 4", 0, "leader epoch 0, where"),
         ("UPDATE meta SET value = 'other' WHERE name = 'topic'", None, "belongs to"),
         ("DELETE FROM meta WHERE name = 'topic_id'", None, "meta has no"),
+        ("UPDATE leader_epochs SET start_offset = 'x'", 0, ""),
         (
             "INSERT INTO producer_snapshot VALUES (0, 1, 0, x'90', NULL, 0)",
             0,
@@ -111,6 +112,8 @@ async def test_damage_is_told_with_file_and_offset(harness, statement, offset, r
     assert found[0][:2] == (path.name, offset)
     assert reason in found[0][2]
     assert {name for name, *_ in found} == {path.name}
+    # Whoever heals it was told.
+    assert log.damage.first == path
 
 
 async def test_a_file_that_sqlite_cannot_read_does_not_hide_the_others(harness):
@@ -126,6 +129,7 @@ async def test_a_file_that_sqlite_cannot_read_does_not_hide_the_others(harness):
     assert reason.startswith("SQLite: ")
     assert not steps[0].segment.is_complete
     assert sum(step.segment.batches for step in steps) > 5
+    assert log.damage.first == path
     assert "not a database" in (await log.inspector.describe(0)).unreadable
 
 
