@@ -20,6 +20,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.controller_driver import ControllerDriver
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
+from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.group_coordinators import GroupCoordinators
 from ottla_broker.drivers.isr_proposals import IsrProposals
 from ottla_broker.drivers.lifecycle import BrokerLifecycle
@@ -140,7 +141,15 @@ class Broker:
             controller=self._controller_client,
             metadata=self._metadata,
             replicas=lambda: self._replicas,
+            is_full=lambda: self._disk.is_full,
             on_fatal=self._fail,
+        )
+        self._disk = DiskRoom(
+            directory.path,
+            reserve_bytes=settings.disk_reserve_bytes,
+            pending_bytes=lambda: self._replicas.pending_bytes,
+            on_change=self._lifecycle.hurry,
+            on_failure=self._fail,
         )
         self._isr_proposals = IsrProposals(
             node_id=settings.node_id,
@@ -162,6 +171,7 @@ class Broker:
                 on_failure=self._fail,
             ),
             peers=self._peers,
+            disk=self._disk,
             replica_lag_time_max_ms=settings.replica_lag_time_max_ms,
             lease_valid=lambda: self._lifecycle.lease_is_valid,
             propose=self._isr_proposals.propose,
@@ -308,6 +318,7 @@ class Broker:
             "listening", url=self._settings.url, data=str(self._directory.path),
             sqlite=sqlite_version(),
         )  # fmt: skip
+        await self._disk.start()
         await self._raft.start()
         self._replicas.start()
         self._retention.start()
@@ -352,6 +363,7 @@ class Broker:
         await self._group_polls.stop()
         await self._coordinators.stop()
         await self._retention.stop()
+        await self._disk.stop()
         # Closing the replicas fails every waiting ack, so that the listener finds its requests
         # answered.
         replicas_closed = asyncio.create_task(self._replicas.stop())
@@ -377,7 +389,13 @@ class Broker:
             reasons.append("the broker is fenced: it has not caught up with the metadata yet")
         elif not self._lifecycle.lease_is_valid:
             reasons.append("the broker has not confirmed its session with the controller")
-        return Readiness(not reasons, reasons)
+        warnings = []
+        if self._disk.is_full:
+            warnings.append(
+                f"the disk of {self._directory.path} has no room: {self._disk.available_bytes} "
+                f"bytes are free, {self._settings.disk_reserve_bytes} are kept in reserve"
+            )
+        return Readiness(not reasons, reasons, warnings)
 
     def _fail(self, error: OttlaError) -> None:
         """Fail-stop: whatever the disk did not take must not be told as done by anybody.

@@ -117,6 +117,13 @@ class Settings(BaseSettings):
         256, ge=4, le=100_000, description="segment files open at a time (a thread each)"
     )
 
+    disk_reserve_bytes: int = Field(
+        256 * MEBIBYTE,
+        ge=MEBIBYTE,
+        le=1 << 40,
+        description="below this much free space appends are refused with 507",
+    )
+
     retention_ms: int = Field(
         7 * 24 * HOUR_MS, ge=NEVER_DELETE, le=MAX_CONFIG, description="topic default; -1 for ever"
     )

@@ -85,6 +85,17 @@ class Metrics:
             "ottla_retention_errors", "Logs that kept what is old, because it cannot be read",
             registry=registry,
         )  # fmt: skip
+        self.disk_free_bytes = Gauge(
+            "ottla_disk_free_bytes", "Free bytes of the data directory's disk", registry=registry
+        )
+        self.disk_full = Gauge(
+            "ottla_disk_full", "1 while appends are refused because the disk has no room",
+            registry=registry,
+        )  # fmt: skip
+        self.held_commits = Counter(
+            "ottla_held_commits", "Commits that found no room and are tried again",
+            registry=registry,
+        )  # fmt: skip
         self.isr_changes = Counter(
             "ottla_isr_changes", "ISR proposals accepted by direction", ["direction"],
             registry=registry,

@@ -366,10 +366,14 @@ class OffsetResponse(Response, frozen=True):
 
 
 class Readiness(Response, frozen=True):
-    """`GET /readyz`: 200 with no reasons, or 503 with each reason why not."""
+    """`GET /readyz`: 200 with no reasons, or 503 with each reason why not.
+
+    `warnings` tell what an operator should look at though clients may come: a full disk.
+    """
 
     ready: bool
     reasons: list[str]
+    warnings: list[str] = []
 
 
 class VersionResponse(Response, frozen=True):

@@ -50,6 +50,7 @@ class BrokerLifecycle:
     """Keeps this broker registered.
 
     Args:
+        is_full: whether this broker's disk has no room.
         on_fatal: told the error that this process cannot live with (another cluster, a second
             process with the same node id); the process must stop.
     """
@@ -65,6 +66,7 @@ class BrokerLifecycle:
         controller: ControllerClient,
         metadata: MetadataCache,
         replicas: Callable[[], ReplicaManager],
+        is_full: Callable[[], bool],
         on_fatal: Callable[[OttlaError], None],
     ) -> None:
         self.broker_epoch = NO_BROKER_EPOCH
@@ -79,6 +81,7 @@ class BrokerLifecycle:
         self._controller = controller
         self._metadata = metadata
         self._replicas = replicas
+        self._is_full = is_full
         self._on_fatal = on_fatal
         self._incarnation_id = uuid.uuid4().hex
         self._draining = False
@@ -111,6 +114,10 @@ class BrokerLifecycle:
                 await self._may_shut_down.wait()
         except TimeoutError:
             log.warning("drain_timed_out", timeout_ms=DRAIN_TIMEOUT_MS)
+
+    def hurry(self) -> None:
+        """There is news for the controller: heartbeat now."""
+        self._hurry.set()
 
     def _others_live(self) -> bool:
         return any(
@@ -168,6 +175,7 @@ class BrokerLifecycle:
                     broker_epoch=self.broker_epoch,
                     applied_version=self._replicas().applied_version,
                     draining=self._draining,
+                    is_full=self._is_full(),
                 ),
                 timeout_ms=self._session_timeout_ms,
             )

@@ -17,6 +17,7 @@ from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.policy.trusted_clock import TrustedClock
 from ottla_broker.telemetry import METRICS
 from ottla_protocol.errors import OttlaError, RoutingError, StorageError, UnavailableError
@@ -115,7 +116,8 @@ class LogRetention:
         for hosted in tuple(self._replicas.partitions.values()):
             try:
                 await self._remove_expired(hosted)
-            except UnavailableError:
+            except (UnavailableError, DiskFullError):
+                # Without room even sealing the active segment has to wait.
                 continue
 
     async def _remove_expired(self, hosted: Partition) -> None:

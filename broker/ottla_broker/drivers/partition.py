@@ -13,14 +13,18 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ottla_broker.drivers.clock import monotonic_ms, within
+from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.peer_messages import FetchResult
 from ottla_broker.drivers.purgatory import OffsetWaiters, Watchers
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.partition_log import AppendInfo, PartitionLog
+from ottla_cluster.controller import topic_names
 from ottla_cluster.controller.image import Partition as PartitionState
 from ottla_cluster.replication.follower import FetchPosition, FollowerOutput, PartitionFollower
 from ottla_cluster.replication.leader import IsrProposal, LeaderOutput, PartitionLeader
 from ottla_cluster.replication.leader_epochs import EpochEnd
 from ottla_protocol.errors import (
+    InsufficientStorageError,
     LeaderNotAvailableError,
     NotEnoughReplicasAfterAppendError,
     NotEnoughReplicasError,
@@ -53,6 +57,7 @@ class Partition:
         state: the metadata that made this broker a replica.
         node_id: this broker.
         high_watermark: the last one known from before a restart; the log's start when none is.
+        disk: the room for what is appended.
         replica_lag_time_max_ms: how long a follower may lag before it leaves the ISR.
         lease_valid: whether this broker may act as a leader now.
         propose: takes an ISR proposal to the controller, and answers through `proposal_answered`
@@ -66,6 +71,7 @@ class Partition:
         *,
         node_id: int,
         high_watermark: int,
+        disk: DiskRoom,
         replica_lag_time_max_ms: int,
         lease_valid: Callable[[], bool],
         propose: Callable[["Partition", IsrProposal], None],
@@ -89,6 +95,7 @@ class Partition:
         self.watermark_watchers = Watchers()
         self._ack_waiters = OffsetWaiters()
         self._node_id = node_id
+        self._disk = disk
         self._replica_lag_time_max_ms = replica_lag_time_max_ms
         self._lease_valid = lease_valid
         self._propose = propose
@@ -150,7 +157,7 @@ class Partition:
         self._step_down(state)
         self.state = state
         # The epoch begins at a durable end; nothing is appended here while there is no role.
-        await self.log.wait_durable(self.log.next_offset)
+        await self._settle()
         self.log.assign_epoch(state.leader_epoch)
         # With followers an ack waits for their rounds, which take longer than this.
         self.log.gather_commits(GATHER_COMMITS_MS if len(state.replicas) > 1 else 0)
@@ -178,7 +185,7 @@ class Partition:
         self._wake_all()
         # What was appended as leader and is still queued may diverge: it has to be in the log, and
         # in the fetch position, before the new leader is asked whether both agree.
-        await self.log.wait_durable(self.log.next_offset)
+        await self._settle()
         if state.leader is not None:
             self.follower = PartitionFollower(
                 leader_id=state.leader,
@@ -188,6 +195,16 @@ class Partition:
                 high_watermark=self.high_watermark,
             )
         self._wake_all()
+
+    async def _settle(self) -> None:
+        """Have all that is appended on disk, or give up what there was no room for.
+
+        Nothing that is given up was durable here, so it never counted for an acks=all.
+        """
+        try:
+            await self.log.wait_durable(self.log.next_offset)
+        except DiskFullError:
+            await self.log.abandon_held()
 
     def _step_down(self, state: PartitionState) -> None:
         """Whoever waits for an ack of the former epoch learns that its outcome is unknown."""
@@ -264,7 +281,8 @@ class Partition:
         """Append a validated batch as leader; safe only once `committed` or `durable` returns.
 
         Raises:
-            RoutingError, UnavailableError: this broker cannot append it now; nothing was.
+            RoutingError, UnavailableError: this broker cannot append it now; nothing was. Among
+                them InsufficientStorageError: its disk has no room.
             ConflictError, InvalidRequestError: the producer's sequence or key refuses it.
         """
         leader = self.leading()
@@ -279,6 +297,12 @@ class Partition:
                 isr=list(leader.isr),
                 retry_after_seconds=1,
             )
+        is_internal = topic_names.is_internal(self.state.topic)
+        if not self._disk.has_room(len(batch), is_internal=is_internal):
+            stored = self.log.find_duplicate(header, idempotency)
+            if stored is not None:
+                return Appended(stored, leader.leader_epoch)
+            self._disk.require(len(batch), self.name, is_internal=is_internal)
         info = self.log.append_as_leader(
             batch,
             header,
@@ -287,6 +311,7 @@ class Partition:
             idempotency=idempotency,
         )
         if not info.duplicate:
+            self._disk.take(header.size_bytes)
             self.append_watchers.wake()
         return Appended(info, leader.leader_epoch)
 
@@ -294,6 +319,7 @@ class Partition:
         """Wait until the high watermark has passed the appended batch (acks=all).
 
         Raises:
+            InsufficientStorageError: the disk has no room for it; the outcome is unknown.
             NotLeaderOrFollowerError: leadership moved first; the outcome is unknown.
             NotEnoughReplicasAfterAppendError, RequestTimedOutError: the deadline passed first; the
                 outcome is unknown.
@@ -302,6 +328,8 @@ class Partition:
         next_offset = appended.info.next_offset
         if self.high_watermark >= next_offset:
             return
+        if self.log.held is not None:
+            raise self._held_commit()
         waiting = self._ack_waiters.wait_for(next_offset)
         try:
             await within(deadline_ms - monotonic_ms(), waiting)
@@ -312,6 +340,7 @@ class Partition:
         """Wait for the local commit alone (acks=1).
 
         Raises:
+            InsufficientStorageError: the disk has no room for it; the outcome is unknown.
             NotLeaderOrFollowerError: leadership moved meanwhile; the outcome is unknown.
             RequestTimedOutError: the deadline passed first; the outcome is unknown.
             StorageError: the log failed.
@@ -319,6 +348,8 @@ class Partition:
         try:
             async with asyncio.timeout(max(0, deadline_ms - monotonic_ms()) / 1000):
                 await self.log.wait_durable(appended.info.next_offset)
+        except DiskFullError:
+            raise self._held_commit() from None
         except TimeoutError:
             raise RequestTimedOutError(
                 f"the disk did not take the records of {self.name} in time",
@@ -343,6 +374,19 @@ class Partition:
                 leader=self.state.leader,
                 leader_epoch=self.state.leader_epoch,
             )
+
+    def commit_held(self) -> None:
+        """The log found no room for what it was to commit: whoever waits for that hears so.
+
+        It may yet become durable, here or at a follower that leads next.
+        """
+        self._ack_waiters.fail(self._held_commit())
+
+    def _held_commit(self) -> InsufficientStorageError:
+        return InsufficientStorageError(
+            f"the disk had no room for records of {self.name} that were taken already",
+            outcome=Outcome.UNKNOWN,
+        )
 
     def _late_ack(self) -> OttlaError:
         if self.leader is not None and self.leader.is_under_min_isr:

@@ -22,10 +22,17 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
 from ottla_broker.drivers.raft_store import RaftStore
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.raft.config import RaftConfig
 from ottla_cluster.raft.errors import NotLeaderError, RaftMessageRefusedError
-from ottla_cluster.raft.messages import MAX_MESSAGES_PER_BATCH, Entry, Message, encode_messages
+from ottla_cluster.raft.messages import (
+    MAX_MESSAGES_PER_BATCH,
+    Entry,
+    HardState,
+    Message,
+    encode_messages,
+)
 from ottla_cluster.raft.node import RaftNode
 from ottla_cluster.raft.ready import Proposed, Ready, Role
 from ottla_protocol import routes
@@ -40,6 +47,8 @@ from ottla_protocol.errors import (
 MAX_QUEUED_INPUTS = 4_096
 MAX_QUEUED_MESSAGES_PER_PEER = 1_024
 MESSAGE_TIMEOUT_MS = 1_000
+RETRY_FULL_DISK_MS = 250
+"""How often what found no room on the disk is persisted again."""
 
 log = structlog.get_logger()
 
@@ -264,7 +273,7 @@ class RaftDriver:
         """Persist, then send, then apply."""
         if ready.must_persist:
             assert ready.hard_state is not None
-            await self._store.persist(ready.hard_state, ready.truncate_from, ready.entries)
+            await self._persist(ready.hard_state, ready.truncate_from, ready.entries)
         for message in ready.messages:
             outbox = self._outboxes[message.receiver]
             outbox.messages.append(message)
@@ -283,6 +292,27 @@ class RaftDriver:
                 self._reads.pop(token),
                 NotControllerError("leadership was lost before the read was confirmed"),
             )
+
+    async def _persist(
+        self, hard_state: HardState, truncate_from: int | None, entries: Sequence[Entry]
+    ) -> None:
+        """Persist, however long the disk has no room: the node stands still, as in any stall.
+
+        It has said nothing to anybody meanwhile, so the others elect one that can persist.
+        """
+        is_told = False
+        while True:
+            try:
+                await self._store.persist(hard_state, truncate_from, entries)
+            except DiskFullError as error:
+                if not is_told:
+                    log.error("raft_state_held", detail=error.detail)  # noqa: TRY400  it passes
+                    is_told = True
+                await asyncio.sleep(RETRY_FULL_DISK_MS / 1000)
+            else:
+                if is_told:
+                    log.info("raft_state_persisted")
+                return
 
     def _tell_leadership(self, ready: Ready) -> None:
         leadership = (ready.term, ready.leader_id, ready.role is Role.LEADER)

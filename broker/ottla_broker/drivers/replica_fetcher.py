@@ -9,12 +9,13 @@ A diverging follower truncates by epoch, never to a high watermark (KIP-101), an
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask
+from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, not_an_answer
 from ottla_broker.drivers.peer_messages import (
@@ -25,10 +26,12 @@ from ottla_broker.drivers.peer_messages import (
     encode,
 )
 from ottla_broker.drivers.racing import Unless
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.telemetry import METRICS
+from ottla_cluster.controller.topic_names import is_internal
 from ottla_cluster.replication.follower import FetchPosition
 from ottla_protocol import routes
-from ottla_protocol.errors import CorruptMessageError, OttlaError
+from ottla_protocol.errors import CorruptMessageError, InsufficientStorageError, OttlaError
 
 MAX_WAIT_MS = 500
 """How long a leader parks a fetch that finds nothing; also how late a quiet high watermark is."""
@@ -40,6 +43,13 @@ MAX_FETCH_BYTES = 16 << 20
 MAX_PARTITION_FETCH_BYTES = 4 << 20
 RETRY_BACKOFF_MS = 50
 """After a refused connection or a partition's error: short, because a failover ends it."""
+
+NO_ROOM_BACKOFF_MS = 1_000
+"""How long a partition waits whose batches found no room here."""
+
+NO_ROOM_FETCH_BYTES = 1
+"""What is asked for without room: as little as a leader can give. What is here is acknowledged all
+the same, and high watermarks are heard of."""
 
 log = structlog.get_logger()
 
@@ -65,6 +75,7 @@ class ReplicaFetcher:
         leader_id: the broker that leads everything followed here.
         leader_url: current URL of that broker, or None when it is not registered.
         broker_epoch: this broker's present epoch.
+        disk: the room for what is fetched.
         on_refused: called when the leader's connection is refused: its process is gone.
         on_failure: a log or this loop failed; the process must stop.
     """
@@ -77,6 +88,7 @@ class ReplicaFetcher:
         peers: PeerClient,
         leader_url: Callable[[], str | None],
         broker_epoch: Callable[[], int],
+        disk: DiskRoom,
         on_refused: Callable[[int], None],
         on_failure: Callable[[OttlaError], None],
     ) -> None:
@@ -85,6 +97,7 @@ class ReplicaFetcher:
         self._peers = peers
         self._leader_url = leader_url
         self._broker_epoch = broker_epoch
+        self._disk = disk
         self._on_refused = on_refused
         self._on_failure = on_failure
         self._followed: dict[_Key, _Followed] = {}
@@ -171,6 +184,7 @@ class ReplicaFetcher:
         if not positions:
             return None
         held_back = len(positions) < len(self._followed)
+        max_bytes = NO_ROOM_FETCH_BYTES if self._disk.is_full else MAX_PARTITION_FETCH_BYTES
         fetches = [
             PartitionFetch(
                 topic_id=topic_id,
@@ -178,7 +192,7 @@ class ReplicaFetcher:
                 leader_epoch=position.leader_epoch,
                 offset=position.offset,
                 last_fetched_epoch=position.last_fetched_epoch,
-                max_bytes=MAX_PARTITION_FETCH_BYTES,
+                max_bytes=max_bytes,
             )
             for (topic_id, partition), position in positions.items()
         ]
@@ -222,7 +236,7 @@ class ReplicaFetcher:
         self, results: Sequence[FetchResult], positions: dict[_Key, FetchPosition]
     ) -> None:
         """Append everything first, so that the partitions' commits run at the same time."""
-        appended: list[Partition] = []
+        appended: list[_Followed] = []
         for result in results:
             key = (result.topic_id, result.partition)
             followed = self._followed.get(key)
@@ -233,7 +247,9 @@ class ReplicaFetcher:
                 followed.not_before_ms = monotonic_ms() + RETRY_BACKOFF_MS
                 continue
             try:
-                await self._take_result(followed.partition, positions[key], result)
+                await self._take_result(
+                    followed.partition, positions[key], self._as_far_as_fits(followed, result)
+                )
             except CorruptMessageError as error:
                 # Damaged in transit or at the leader; what came before it is good. Ask again.
                 METRICS.replication_errors.labels(error.code).inc()
@@ -244,10 +260,32 @@ class ReplicaFetcher:
                     detail=error.detail,
                 )
                 followed.not_before_ms = monotonic_ms() + RETRY_BACKOFF_MS
-            appended.append(followed.partition)
-        for partition in appended:
-            await partition.log.wait_durable(partition.log.next_offset)
+            appended.append(followed)
+        for followed in appended:
+            partition = followed.partition
+            try:
+                await partition.log.wait_durable(partition.log.next_offset)
+            except DiskFullError:
+                # The leader has it: it is fetched again when there is room.
+                await partition.log.abandon_held()
+                _hold_back(followed)
             partition.follower_log_changed()
+
+    def _as_far_as_fits(self, followed: _Followed, result: FetchResult) -> FetchResult:
+        """What was fetched, counted against the disk's room; without its batches if that is full.
+
+        The position stays then: they are asked for again, and the leader sees the lag.
+        """
+        size_bytes = sum(len(batch.data) for batch in result.batches)
+        if size_bytes == 0:
+            return result
+        topic = followed.partition.state.topic
+        if self._disk.has_room(size_bytes, is_internal=is_internal(topic)):
+            self._disk.take(size_bytes)
+            return result
+        self._disk.found_full()
+        _hold_back(followed)
+        return replace(result, batches=[])
 
     async def _take_result(
         self, partition: Partition, position: FetchPosition, result: FetchResult
@@ -263,3 +301,9 @@ class ReplicaFetcher:
                 leader_epoch=position.leader_epoch,
             )
         METRICS.replicated_bytes.inc(sum(len(batch.data) for batch in result.batches))
+
+
+def _hold_back(followed: _Followed) -> None:
+    """Leave a partition out of fetches for a while, for want of room."""
+    METRICS.replication_errors.labels(InsufficientStorageError.code).inc()
+    followed.not_before_ms = monotonic_ms() + NO_ROOM_BACKOFF_MS

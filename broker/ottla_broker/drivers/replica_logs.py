@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import structlog
 
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory, ReplicaDirectory, high_watermark_key
@@ -84,9 +85,14 @@ class ReplicaLogs:
                 await self._remove(replica)
 
     async def open(
-        self, topic: Topic, state: Partition, on_durable: Callable[[int], None]
+        self,
+        topic: Topic,
+        state: Partition,
+        *,
+        on_durable: Callable[[int], None],
+        on_held: Callable[[DiskFullError], None],
     ) -> PartitionLog:
-        """Open the replica's log, or begin one.
+        """Open the replica's log, or begin one; the callbacks are those of `PartitionLog.open`.
 
         Raises:
             StorageError: its files cannot be used.
@@ -101,6 +107,7 @@ class ReplicaLogs:
             tail_cache=self._tail_cache,
             on_durable=on_durable,
             on_failure=self._on_failure,
+            on_held=on_held,
         )
         self._report_losses(opened, f"{topic.name}-{state.partition}")
         return opened

@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 import structlog
 
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
+from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.purgatory import OffsetWaiters
 from ottla_broker.drivers.replica_fetcher import ReplicaFetcher
 from ottla_broker.drivers.replica_logs import ReplicaLogs
+from ottla_broker.storage.disk_full import DiskFullError
+from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.elections import effective_min_isr
 from ottla_cluster.controller.image import BrokerState, MetadataImage, Topic
 from ottla_cluster.controller.image import Partition as PartitionState
@@ -43,6 +46,7 @@ class ReplicaManager:
 
     Args:
         logs: opens and removes their logs.
+        disk: the room for what is appended.
         lease_valid: whether this broker may act as a leader now.
         propose: takes an ISR proposal to the controller.
         broker_epoch: this broker's present epoch.
@@ -57,6 +61,7 @@ class ReplicaManager:
         metadata: MetadataCache,
         logs: ReplicaLogs,
         peers: PeerClient,
+        disk: DiskRoom,
         replica_lag_time_max_ms: int,
         lease_valid: Callable[[], bool],
         propose: Callable[[Partition, IsrProposal], None],
@@ -69,6 +74,7 @@ class ReplicaManager:
         self._metadata = metadata
         self._logs = logs
         self._peers = peers
+        self._disk = disk
         self._replica_lag_time_max_ms = replica_lag_time_max_ms
         self._lease_valid = lease_valid
         self._propose = propose
@@ -142,6 +148,16 @@ class ReplicaManager:
             raise UnknownTopicIdError(f"no replica of topic id {topic_id}, partition {partition}")
         return hosted
 
+    @property
+    def disk_is_full(self) -> bool:
+        """Whether this broker takes no appends for want of room."""
+        return self._disk.is_full
+
+    @property
+    def pending_bytes(self) -> int:
+        """Batch bytes that are queued for the disk, over all logs."""
+        return sum(hosted.log.pending_bytes for hosted in self.partitions.values())
+
     def leaders(self) -> Iterator[Partition]:
         """Every partition that this broker leads."""
         return (hosted for hosted in self.partitions.values() if hosted.leader is not None)
@@ -193,13 +209,17 @@ class ReplicaManager:
     async def _open(self, topic: Topic, state: PartitionState) -> None:
         key = (state.topic_id, state.partition)
         partition_log = await self._logs.open(
-            topic, state, lambda log_end_offset: self._log_end_moved(key, log_end_offset)
+            topic,
+            state,
+            on_durable=lambda log_end_offset: self._log_end_moved(key, log_end_offset),
+            on_held=lambda error: self._commit_held(key, error),
         )
         self.partitions[key] = Partition(
             partition_log,
             state,
             node_id=self._node_id,
             high_watermark=self._logs.high_watermark(key),
+            disk=self._disk,
             replica_lag_time_max_ms=self._replica_lag_time_max_ms,
             lease_valid=self._lease_valid,
             propose=self._propose,
@@ -209,6 +229,14 @@ class ReplicaManager:
         hosted = self.partitions.get(key)
         if hosted is not None:
             hosted.log_end_moved(log_end_offset)
+
+    def _commit_held(self, key: tuple[str, int], error: DiskFullError) -> None:
+        METRICS.held_commits.inc()
+        self._disk.found_full()
+        hosted = self.partitions.get(key)
+        if hosted is not None:
+            log.error("commit_held", partition=hosted.name, detail=error.detail)
+            hosted.commit_held()
 
     async def _assume_role(
         self, hosted: Partition, topic: Topic, state: PartitionState, image: MetadataImage
@@ -260,6 +288,7 @@ class ReplicaManager:
                 peers=self._peers,
                 leader_url=lambda: self._url_of(leader_id),
                 broker_epoch=self._broker_epoch,
+                disk=self._disk,
                 on_refused=self._on_refused,
                 on_failure=self._on_failure,
             )
@@ -297,9 +326,13 @@ class ReplicaManager:
             await self._write_checkpoint()
 
     async def _write_checkpoint(self) -> None:
-        await self._logs.write_high_watermarks(
-            {key: hosted.high_watermark for key, hosted in self.partitions.items()}
-        )
+        try:
+            await self._logs.write_high_watermarks(
+                {key: hosted.high_watermark for key, hosted in self.partitions.items()}
+            )
+        except DiskFullError:
+            # A hint that may be old: the one on disk stays, and the next time comes.
+            self._disk.found_full()
 
 
 def _eligible(image: MetadataImage) -> dict[int, int]:
@@ -312,7 +345,9 @@ def _eligible(image: MetadataImage) -> dict[int, int]:
 
 
 def _draining(image: MetadataImage) -> tuple[int, ...]:
-    """The brokers that may stay in an ISR, but not join one."""
+    """The brokers that may stay in an ISR, but not join one: about to stop, or without room."""
     return tuple(
-        broker.node_id for broker in image.brokers.values() if broker.state is BrokerState.DRAINING
+        broker.node_id
+        for broker in image.brokers.values()
+        if broker.state is BrokerState.DRAINING or broker.is_full
     )

@@ -21,6 +21,7 @@ from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES, integer_config
 from ottla_cluster.controller.topic_names import refuse_internal
 from ottla_protocol.errors import (
+    InsufficientStorageError,
     LeaderNotAvailableError,
     MessageTooLargeError,
     NotEnoughReplicasError,
@@ -169,7 +170,7 @@ class ProduceService:
         while True:
             attempt = await self._deliver_once([batches[index] for index in todo], options)
             results.update(zip(todo, attempt, strict=True))
-            todo = [index for index in todo if _may_try_again(batches[index], results[index])]
+            todo = [index for index in todo if self._may_try_again(batches[index], results[index])]
             if not todo or options.remaining_ms <= 0:
                 return [results[index] for index in range(len(batches))]
             await self._metadata.wait_for_change(
@@ -178,6 +179,39 @@ class ProduceService:
             if options.remaining_ms <= 0:
                 # No last attempt without time: it could only turn NOT_APPLIED into UNKNOWN.
                 return [results[index] for index in range(len(batches))]
+
+    def _may_try_again(self, batch: BatchToAppend, result: AppendedBatch | OttlaError) -> bool:
+        """Whether another attempt may help and cannot double anything.
+
+        What certainly was not applied can be sent again; with an Idempotency-Key so can what
+        perhaps was, because the leader answers a batch that it holds with the original offsets.
+        Too few in-sync replicas is told at once: it lasts longer than a caller wants to wait. So is
+        a full disk, unless leadership is about to move to one with room.
+        """
+        return (
+            isinstance(result, OttlaError)
+            and result.retriable
+            and (result.outcome is Outcome.NOT_APPLIED or batch.idempotency is not None)
+            and not isinstance(result, NotEnoughReplicasError)
+            and (
+                not isinstance(result, InsufficientStorageError)
+                or self._somebody_has_room_for(batch)
+            )
+        )
+
+    def _somebody_has_room_for(self, batch: BatchToAppend) -> bool:
+        """Whether the partition is led, or can be led, by a broker whose disk has room."""
+        image = self._metadata.image
+        try:
+            assert batch.topic_id is not None
+            partition = image.partition_by_id(batch.topic_id, batch.partition)
+        except OttlaError:
+            return False
+        return any(
+            image.takes_appends(node_id)
+            for node_id in partition.isr
+            if node_id != self._node_id or not self._replicas.disk_is_full
+        )
 
     async def _deliver_once(
         self, batches: Sequence[BatchToAppend], options: ProduceOptions
@@ -242,18 +276,3 @@ def _own(batch: BatchToAppend) -> memoryview | bytearray:
     if batch.batch.readonly or batch.idempotency is not None or small_part:
         return bytearray(batch.batch)
     return batch.batch
-
-
-def _may_try_again(batch: BatchToAppend, result: AppendedBatch | OttlaError) -> bool:
-    """Whether another attempt may help and cannot double anything.
-
-    What certainly was not applied can be sent again; with an Idempotency-Key so can what perhaps
-    was, because the leader answers a batch that it holds with the original offsets. Too few in-sync
-    replicas is told at once: it lasts longer than a caller wants to wait.
-    """
-    return (
-        isinstance(result, OttlaError)
-        and result.retriable
-        and (result.outcome is Outcome.NOT_APPLIED or batch.idempotency is not None)
-        and not isinstance(result, NotEnoughReplicasError)
-    )

@@ -9,6 +9,12 @@ and only rises.
 The writer task belongs to the log. No request can cancel it: a client that goes away ends only
 its own wait. Any failure of a commit is final: what the disk holds is then unknown, so every wait
 ends with StorageError, and the broker stops.
+
+A full disk is the exception. SQLite has rolled the transaction back, so what the disk holds is
+known, and the batches are held in memory and tried again. They are not dropped by themselves:
+followers may have them already, and other batches at their offsets would be a second truth under
+one leader epoch. Whoever waits for the disk is told at once (`DiskFullError`), and who gives up
+this end of the log, as a follower may, drops what is held (`abandon`).
 """
 
 import asyncio
@@ -18,6 +24,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.segment import Snapshot
 from ottla_broker.storage.sqlite import Durability
 from ottla_broker.storage.stored_batch import Row, StoredBatch
@@ -39,6 +46,10 @@ GATHER_BATCHES = 2
 
 GATHER_BYTES = 256 << 10
 """What makes a commit worth its fsync without company."""
+
+
+RETRY_FULL_DISK_MS = 250
+"""How often a commit that found no room is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,7 @@ class GroupCommit:
         write: commits one group, begins one segment or changes the durability; raises StorageError.
         on_durable: called with the new durable end after every commit.
         on_failure: called once, with the first failure.
+        on_held: called when a commit found no room and is held.
         group_bytes_max: most batch bytes in one transaction, save for a single larger batch.
     """
 
@@ -88,15 +100,22 @@ class GroupCommit:
         write: Callable[[Group | QueuedRoll | QueuedDurability], Awaitable[None]],
         on_durable: Callable[[int], None],
         on_failure: Callable[[StorageError], None],
+        on_held: Callable[[DiskFullError], None],
         group_bytes_max: int,
     ) -> None:
         self.durable_end = durable_end
         self.pending_bytes = 0
         """Bytes of batches that are queued or being written."""
         self.failure: StorageError | None = None
+        self.held: DiskFullError | None = None
+        """Why commits are held, None while the disk takes them."""
         self._write = write
         self._on_durable = on_durable
         self._on_failure = on_failure
+        self._on_held = on_held
+        # Set by who wants what is held dropped; done when it is.
+        self._abandoning: asyncio.Future[None] | None = None
+        self._retry_now = asyncio.Event()
         self._group_bytes_max = group_bytes_max
         self._gather_ms = 0
         self._last_group_batches = 0
@@ -153,11 +172,13 @@ class GroupCommit:
         """Wait until everything below `next_offset` is durable.
 
         Raises:
+            DiskFullError: the disk has no room; what is queued is held, and may become durable.
             StorageError: the log has failed; what it holds beyond the durable end is unknown.
         """
         if next_offset <= self.durable_end:
             return
         self.raise_if_failed()
+        self.raise_if_held()
         waiter = asyncio.get_running_loop().create_future()
         self._waiter_sequence += 1
         heapq.heappush(self._waiters, (next_offset, self._waiter_sequence, waiter))
@@ -168,9 +189,11 @@ class GroupCommit:
         """Wait until everything queued so far, epochs and segments included, is written.
 
         Raises:
+            DiskFullError: the disk has no room; what is queued is held.
             StorageError: the log has failed.
         """
         self.raise_if_failed()
+        self.raise_if_held()
         if not self.is_idle:
             waiter = asyncio.get_running_loop().create_future()
             self._drainers.append((self._queued, waiter))
@@ -182,9 +205,23 @@ class GroupCommit:
         assert self.is_idle
         self.durable_end = durable_end
 
+    async def abandon(self) -> None:
+        """Drop everything that is held or queued behind it; nothing may be queued meanwhile.
+
+        Nothing of it was durable here, so this log has promised none of it. A commit that finds
+        room after all while this is asked stays.
+        """
+        if self.held is None:
+            return
+        if self._abandoning is None:
+            self._abandoning = asyncio.get_running_loop().create_future()
+            self._retry_now.set()
+        await asyncio.shield(self._abandoning)
+
     async def close(self) -> None:
-        """Commit what is queued and end the writer."""
+        """Commit what is queued, or drop it where there is no room, and end the writer."""
         self._closing = True
+        self._retry_now.set()
         self._wake.set()
         self._stop_gathering()
         await asyncio.wait((self._task,))
@@ -194,21 +231,33 @@ class GroupCommit:
         if self.failure is not None:
             return
         self.failure = failure
+        self.held = None
+        self._fail_waiters(failure)
+        if self._abandoning is not None and not self._abandoning.done():
+            self._abandoning.set_result(None)
+        self._on_failure(failure)
+
+    def _fail_waiters(self, failure: StorageError) -> None:
+        kind = DiskFullError if isinstance(failure, DiskFullError) else StorageError
         waiters = [waiter for _, _, waiter in self._waiters]
         waiters += [waiter for _, waiter in self._drainers]
         self._waiters.clear()
         self._drainers.clear()
         for waiter in waiters:
             if not waiter.done():
-                error = StorageError(failure.detail)
+                error = kind(failure.detail)
                 error.__cause__ = failure
                 waiter.set_exception(error)
-        self._on_failure(failure)
 
     def raise_if_failed(self) -> None:
         """Raise the failure of an earlier commit, if there was one."""
         if self.failure is not None:
             raise StorageError(self.failure.detail) from self.failure
+
+    def raise_if_held(self) -> None:
+        """Raise DiskFullError while a commit is held for want of room."""
+        if self.held is not None:
+            raise DiskFullError(self.held.detail) from self.held
 
     async def _run(self) -> None:
         while True:
@@ -218,17 +267,64 @@ class GroupCommit:
                 before = len(self._queue)
                 item = self._take()
                 taken = before - len(self._queue)
-                await self._write(item)
+                if not await self._write_or_hold(item):
+                    self._drop_all()
+                    continue
                 self._written += taken
                 if isinstance(item, Group) and item.end_offset is not None:
                     self._last_group_batches = len(item.rows)
                     self._committed(len(item.rows), item.end_offset)
                 while self._drainers and self._drainers[0][0] <= self._written:
                     _finish(self._drainers.popleft()[1])
+                if self._abandoning is not None:
+                    self._drop_all()
             if self._closing:
                 return
             self._wake.clear()
             await self._wake.wait()
+
+    async def _write_or_hold(self, item: Group | QueuedRoll | QueuedDurability) -> bool:
+        """Write, trying again while the disk has no room; False when that was abandoned."""
+        while True:
+            try:
+                await self._write(item)
+            except DiskFullError as error:
+                if self.held is None:
+                    self.held = error
+                    self._fail_waiters(error)
+                    self._on_held(error)
+                if not self._gives_up:
+                    await self._wait_for_retry()
+                if self._gives_up:
+                    return False
+            else:
+                self.held = None
+                return True
+
+    @property
+    def _gives_up(self) -> bool:
+        """Whether what finds no room is dropped."""
+        return self._closing or self._abandoning is not None
+
+    async def _wait_for_retry(self) -> None:
+        self._retry_now.clear()
+        try:
+            async with asyncio.timeout(RETRY_FULL_DISK_MS / 1000):
+                await self._retry_now.wait()
+        except TimeoutError:
+            return
+
+    def _drop_all(self) -> None:
+        self._queue.clear()
+        self._written = self._queued
+        while len(self._pending) > 0:
+            self.pending_bytes -= len(self._pending.pop_first().data)
+        if self.held is not None:
+            self._fail_waiters(self.held)
+        self.held = None
+        if self._abandoning is not None:
+            self._abandoning.set_result(None)
+            self._abandoning = None
 
     @property
     def _more_will_come(self) -> bool:

@@ -81,6 +81,11 @@ class LogFiles:
         return sum(segment.size_bytes for segment in self._segments)
 
     @property
+    def durability(self) -> Durability:
+        """What a commit promises now."""
+        return self._durability
+
+    @property
     def active(self) -> Segment:
         """The segment that is written."""
         return self._segments[-1]
@@ -122,15 +127,19 @@ class LogFiles:
     async def begin_segment(
         self, base_offset: int, snapshot: Snapshot, *, after_gap: bool = False
     ) -> None:
-        """Seal the active segment and make the next one. A crash in between leaves the first."""
+        """Seal the active segment and make the next one. A crash in between leaves the first.
+
+        One that found no room may be called again.
+        """
         sealing = self.active
         assert base_offset > sealing.base_offset, (base_offset, sealing.path)
-        async with self._handles.use(sealing) as connection:
-            sealing.size_bytes = await connection.run(
-                "seal", partial(segments.seal, path=sealing.path, has_gaps=after_gap)
-            )
-            # Whoever opens the file next, after this connection is closed, opens it read-only.
-            sealing.sealed = True
+        if not sealing.sealed:
+            async with self._handles.use(sealing) as connection:
+                sealing.size_bytes = await connection.run(
+                    "seal", partial(segments.seal, path=sealing.path, has_gaps=after_gap)
+                )
+                # Whoever opens the file next, after this connection is closed, opens it read-only.
+                sealing.sealed = True
         await self._handles.close(sealing.path)
         self._segments.append(await self._create_segment(base_offset, snapshot))
 
@@ -315,12 +324,7 @@ class LogFiles:
         """
         while self.active.base_offset > offset:
             await self._remove(self._segments.pop())
-        active = self.active
-        if active.sealed:
-            await self._handles.close(active.path)
-            await asyncio.to_thread(segments.unseal, active.path)
-            active.sealed = False
-            active.newest_timestamp = None
+        active = await self._writable_active()
 
         def truncate(connection: Any) -> tuple[int, LogState]:
             end_offset = segments.delete_from(connection, offset)
@@ -364,6 +368,26 @@ class LogFiles:
     def holds(self, path: Path) -> bool:
         """Whether a segment of this name is one of the log's."""
         return any(segment.path == path for segment in self._segments)
+
+    async def reload(self, limits: StateLimits) -> LogState:
+        """The state of what is on disk, where the log's end was given up in memory."""
+        active = await self._writable_active()
+        async with self._handles.use(active) as connection:
+            state = await connection.run(
+                "read the state again", partial(load_state, path=active.path, limits=limits)
+            )
+        active.size_bytes = state.fill.bytes_used
+        return state
+
+    async def _writable_active(self) -> Segment:
+        """The newest segment, made active again if it was sealed."""
+        active = self.active
+        if active.sealed:
+            await self._handles.close(active.path)
+            await asyncio.to_thread(segments.unseal, active.path)
+            active.sealed = False
+            active.newest_timestamp = None
+        return active
 
     async def reset_to(self, offset: int, limits: StateLimits) -> LogState:
         """Drop everything and begin an empty segment at `offset`; returns the empty state."""

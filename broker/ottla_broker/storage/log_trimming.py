@@ -127,16 +127,25 @@ class LogTrimmer:
         await self._files.begin_segment(offset, state.snapshot(), after_gap=True)
         return state.at_new_segment(offset)
 
+    async def abandon_held(self) -> None:
+        """As `PartitionLog.abandon_held`."""
+        await self._change(self._files.reload, self._tail.truncate_to, settle=self._commits.abandon)
+
     async def _change(
         self,
         change: Callable[[StateLimits], Awaitable[LogState]],
         forget: Callable[[int], None],
+        *,
+        settle: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Run `change` when nothing is queued and nobody reads; its failure is the log's."""
+        """Run `change` when nothing is queued and nobody reads; its failure is the log's.
+
+        `settle` empties the queue; without it what is queued is written first.
+        """
         self.is_truncating = True
         try:
             async with self._taking_away:
-                await self._commits.drain()
+                await (settle or self._commits.drain)()
                 async with self._files.lock.exclusive():
                     try:
                         state = await change(self._limits())

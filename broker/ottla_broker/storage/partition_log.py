@@ -19,9 +19,11 @@ All methods are called on the event loop's thread.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ottla_broker.storage import recovery, sqlite
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.group_commit import (
     Group,
     GroupCommit,
@@ -77,6 +79,7 @@ class PartitionLog:
         on_durable: Callable[[int], None],
         on_failure: Callable[[StorageError], None],
         on_damage: OnDamage,
+        on_held: Callable[[DiskFullError], None],
         clock_ms: Callable[[], int],
         monotonic_ms: Callable[[], int],
     ) -> None:
@@ -96,6 +99,7 @@ class PartitionLog:
             write=self._write,
             on_durable=on_durable,
             on_failure=on_failure,
+            on_held=on_held,
             group_bytes_max=config.group_commit_max_bytes,
         )
         self._appender = LogAppender(
@@ -135,6 +139,7 @@ class PartitionLog:
         on_durable: Callable[[int], None],
         on_failure: Callable[[StorageError], None],
         on_damage: OnDamage = _nobody_is_told,
+        on_held: Callable[[DiskFullError], None] = lambda _: None,
         clock_ms: Callable[[], int] = _wall_clock_ms,
         monotonic_ms: Callable[[], int] = _monotonic_ms,
     ) -> "PartitionLog":
@@ -151,6 +156,7 @@ class PartitionLog:
             on_durable: called on the event loop with `log_end_offset` after every commit.
             on_failure: called once when a write fails; the broker must then stop.
             on_damage: called on the event loop for each damaged place that a read comes upon.
+            on_held: called when a write finds no room; it is held and tried again.
             clock_ms: this broker's clock, for the age of idempotent requests only.
             monotonic_ms: a clock that never jumps, for the age of producers only.
 
@@ -176,6 +182,7 @@ class PartitionLog:
             on_durable=on_durable,
             on_failure=on_failure,
             on_damage=on_damage,
+            on_held=on_held,
             clock_ms=clock_ms,
             monotonic_ms=monotonic_ms,
         )
@@ -234,6 +241,11 @@ class PartitionLog:
     def failure(self) -> StorageError | None:
         """Why the log takes no more writes; None while it does."""
         return self._commits.failure
+
+    @property
+    def held(self) -> DiskFullError | None:
+        """Why commits are held, for want of room on the disk; None while they are not."""
+        return self._commits.held
 
     def reconfigure(self, config: LogConfig) -> None:
         """Take other limits and another durability from the next append on.
@@ -346,9 +358,25 @@ class PartitionLog:
         """Wait until `log_end_offset` is at least `next_offset`.
 
         Raises:
+            DiskFullError: the disk has no room; the batch is held, and may become durable yet.
             StorageError: the log has failed; whether the batch is on disk is unknown.
         """
         await self._commits.wait_durable(next_offset)
+
+    async def abandon_held(self) -> None:
+        """Give up what the disk had no room for: the log ends where it is durable again.
+
+        For whoever does not lead (any more): at the leader, followers may have these batches, and
+        others must not come in their place under one epoch. No-op while nothing is held.
+
+        Raises:
+            StorageError: the files failed; so has the log.
+        """
+        if self._commits.held is None or self._closed:
+            return
+        await self._trimmer.abandon_held()
+        self._durability = self._files.durability
+        self._apply_durability()
 
     def _require_writable(self) -> None:
         self._require_open()
@@ -542,7 +570,9 @@ class PartitionLog:
         try:
             await self._commits.close()
             self._commits.raise_if_failed()
-            await self._files.mark_verified(self.log_end_offset)
+            with suppress(DiskFullError):
+                # Without the mark the next start verifies more.
+                await self._files.mark_verified(self.log_end_offset)
         finally:
             await self._close_files()
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
+from ottla_broker.storage.disk_full import DiskFullError, is_disk_full
 from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_protocol.errors import StorageError
 
@@ -126,7 +127,8 @@ def storage_error(path: Path, action: str, error: BaseException) -> StorageError
         return DamagedSegmentError(
             f"{path}: {action} found damage: {type(error).__name__}: {error}", path=path
         )
-    return StorageError(f"{path}: {action} failed: {type(error).__name__}: {error}")
+    kind = DiskFullError if is_disk_full(error) else StorageError
+    return kind(f"{path}: {action} failed: {type(error).__name__}: {error}")
 
 
 class SegmentConnection(aiosqlite.Connection):

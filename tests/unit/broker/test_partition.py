@@ -1,17 +1,20 @@
 """What one replica promises, and what a change of leadership takes back."""
 
 import asyncio
+import errno
 
 import pytest
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_messages import FetchResult, ReplicatedBatch
+from ottla_broker.storage import segment
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.partition_log import LogConfig, PartitionLog
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.controller.image import Partition as PartitionState
 from ottla_protocol.errors import (
+    InsufficientStorageError,
     LeaderNotAvailableError,
     NotEnoughReplicasAfterAppendError,
     NotEnoughReplicasError,
@@ -22,6 +25,8 @@ from ottla_protocol.errors import (
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.record_batch import validate_batch
 from ottla_protocol.record_codec import RecordData, encode_batch
+from tests.unit.awaiting import until
+from tests.unit.broker.disks import DiskOf
 
 LOCAL, OTHER = 1, 2
 BROKER_EPOCHS = {LOCAL: 11, OTHER: 12}
@@ -48,6 +53,7 @@ class Hosted:
         self.leased = True
         self.proposals = []
         self.partition = None
+        self.disk = DiskOf(free_bytes=1 << 40)
 
     async def open(self, path, *, high_watermark=0):
         log = await PartitionLog.open(
@@ -66,6 +72,7 @@ class Hosted:
             state(None, 0),
             node_id=LOCAL,
             high_watermark=high_watermark,
+            disk=self.disk,
             replica_lag_time_max_ms=FAR_MS,
             lease_valid=lambda: self.leased,
             propose=lambda partition, proposal: self.proposals.append(proposal),
@@ -353,3 +360,64 @@ async def test_a_leader_is_no_follower(hosted):
     await hosted.lead(0)
     with pytest.raises(LeaderNotAvailableError):
         hosted.partition.require_in_sync()
+
+
+# --- a disk without room --------------------------------------------------------------------
+
+
+async def test_a_full_disk_refuses_an_append_which_is_not_applied(hosted):
+    await hosted.lead(0)
+    hosted.disk.found_full()
+    with pytest.raises(InsufficientStorageError) as caught:
+        hosted.append()
+    assert caught.value.outcome is Outcome.NOT_APPLIED
+    assert hosted.partition.log.next_offset == 0
+
+
+async def test_a_full_disk_does_not_keep_a_retry_from_its_answer(hosted):
+    await hosted.lead(0)
+    producer = {"producer_id": 1, "producer_epoch": 0, "base_sequence": 0}
+    appended = hosted.append(**producer)
+    hosted.disk.found_full()
+    again = hosted.append(**producer)
+    assert again.info.duplicate
+    assert again.info.base_offset == appended.info.base_offset
+
+
+async def test_what_is_appended_counts_against_the_disk(hosted):
+    await hosted.lead(0)
+    before = hosted.disk.available_bytes
+    hosted.append(b"v" * 500)
+    assert before - hosted.disk.available_bytes > 1000
+
+
+async def test_whoever_waits_for_a_commit_that_found_no_room_hears_that_its_fate_is_unknown(hosted):
+    await hosted.lead(0)
+    appended = hosted.append()
+    waiting = asyncio.create_task(hosted.partition.committed(appended, deadline_ms=soon()))
+    await asyncio.sleep(0)
+    hosted.partition.commit_held()
+    with pytest.raises(InsufficientStorageError) as caught:
+        await waiting
+    assert caught.value.outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize("acks_all", [True, False])
+async def test_a_held_commit_is_given_up_by_whoever_leads_no_more(hosted, monkeypatch, acks_all):
+    await hosted.lead(0)
+
+    def no_room(*arguments, **keywords):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    insert = segment.insert
+    monkeypatch.setattr(segment, "insert", no_room)
+    appended = hosted.append()
+    await until(lambda: hosted.partition.log.held is not None)
+    wait = hosted.partition.committed if acks_all else hosted.partition.durable
+    with pytest.raises(InsufficientStorageError) as caught:
+        await wait(appended, deadline_ms=soon())
+    assert caught.value.outcome is Outcome.UNKNOWN
+    await hosted.partition.become_follower(state(OTHER, 1))
+    assert hosted.partition.follower.fetch_position.offset == 0
+    assert hosted.partition.log.next_offset == 0
+    monkeypatch.setattr(segment, "insert", insert)

@@ -43,7 +43,7 @@ async def test_a_replica_that_returns_does_not_find_its_former_high_watermark(ma
     """Also when it was removed just while high watermarks were written down."""
     logs = make_logs()
     await logs.prepare([KEY])
-    opened = await logs.open(topic(), STATE, lambda _: None)
+    opened = await logs.open(topic(), STATE, on_durable=lambda _: None, on_held=lambda _: None)
     await opened.close()
     writing = asyncio.create_task(logs.write_high_watermarks({KEY: 5}))
     await asyncio.sleep(0)

@@ -21,6 +21,7 @@ class Disk:
             write=self.write,
             on_durable=lambda end: None,
             on_failure=lambda error: pytest.fail(str(error)),
+            on_held=lambda error: pytest.fail(str(error)),
             group_bytes_max=1 << 30,
         )
 

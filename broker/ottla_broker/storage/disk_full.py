@@ -1,0 +1,27 @@
+"""A disk without room: the one failure of storage that passes by itself.
+
+SQLite rolls a transaction back that finds no room, whole: nothing of it is in the file, and the
+same transaction can be tried again (https://www.sqlite.org/rescode.html#full). A failed fsync is
+another matter: what is on the disk is unknown then, and the broker stops.
+"""
+
+import errno
+
+from ottla_protocol.errors import StorageError
+
+_SQLITE_FULL = 13
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFullError(StorageError):
+    """A write found no room; nothing of it is stored, and it may be tried again."""
+
+    title = "Disk full"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error of SQLite or of the operating system says that there is no room."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None:
+        return bool(code & 0xFF == _SQLITE_FULL)
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
