@@ -149,8 +149,16 @@ class GroupCommit:
         self._stop_gathering()
 
     def enqueue(self, item: Queued) -> None:
-        """Queue something for the next commit."""
+        """Queue something for the next commit.
+
+        An epoch alone is no reason for one: until a batch follows it says nothing about the log, so
+        it waits for that batch, or for `drain`. A broker that becomes the leader of thousands of
+        partitions writes to none of them.
+        """
         assert not self._closing, "append to a closed log"
+        if isinstance(item, EpochStart):
+            self._enqueue_epoch(item)
+            return
         if isinstance(item, QueuedBatch):
             self._pending.append(item.batch)
             self.pending_bytes += len(item.batch.data)
@@ -159,6 +167,15 @@ class GroupCommit:
         self._queue.append(item)
         self._queued += 1
         self._wake.set()
+
+    def _enqueue_epoch(self, epoch: EpochStart) -> None:
+        last = self._queue[-1] if self._queue else None
+        if isinstance(last, EpochStart) and last.start_offset >= epoch.start_offset:
+            # As LeaderEpochs.assign: an epoch replaces one that appended nothing.
+            self._queue[-1] = epoch
+            return
+        self._queue.append(epoch)
+        self._queued += 1
 
     def read_pending(
         self, offset: int, *, max_bytes: int, limit: int
@@ -197,6 +214,7 @@ class GroupCommit:
         if not self.is_idle:
             waiter = asyncio.get_running_loop().create_future()
             self._drainers.append((self._queued, waiter))
+            self._wake.set()
             self._stop_gathering()
             await waiter
 
@@ -219,7 +237,10 @@ class GroupCommit:
         await asyncio.shield(self._abandoning)
 
     async def close(self) -> None:
-        """Commit what is queued, or drop it where there is no room, and end the writer."""
+        """Commit what is queued, or drop it where there is no room, and end the writer.
+
+        Epochs without a batch are dropped.
+        """
         self._closing = True
         self._retry_now.set()
         self._wake.set()
@@ -260,8 +281,9 @@ class GroupCommit:
             raise DiskFullError(self.held.detail) from self.held
 
     async def _run(self) -> None:
+        await self._wake.wait()
         while True:
-            while self._queue:
+            while self._queue and not self._is_done:
                 if self._more_will_come:
                     await self._gather()
                 before = len(self._queue)
@@ -325,6 +347,15 @@ class GroupCommit:
         if self._abandoning is not None:
             self._abandoning.set_result(None)
             self._abandoning = None
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether the log is closed and all that is left are epochs without a batch."""
+        return (
+            self._closing
+            and not self._drainers
+            and all(isinstance(item, EpochStart) for item in self._queue)
+        )
 
     @property
     def _more_will_come(self) -> bool:

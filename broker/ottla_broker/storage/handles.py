@@ -1,31 +1,42 @@
 """The pool of open segment files of a broker.
 
-An open segment is a thread, up to three descriptors and a page cache, so their number is bounded
-(`OPEN_SEGMENTS_MAX`): the one used longest ago is closed to make room, active segments of idle
-partitions included, and is opened again when it is next used. Rules that make this safe:
+An open segment is a thread, up to three descriptors and a page cache, so their number is bounded:
+the one used longest ago is closed to make room, active segments of idle partitions included, and is
+opened again when it is next used. Rules that make this safe:
 
 - at most one connection per file, ever: a file that is being closed is opened again only after
   the close has ended;
 - a handle in use is never closed; who wants it closed waits;
 - nobody holds one handle while asking for another, so waiting for room always ends.
 
+And rules that keep it cheap with many more partitions than places: whoever finds no place waits in
+one queue, first come first served, and wakes when a place is his and not before; and so many files
+are closed at a time as are waited for, up to `EVICTIONS_MAX`, because a close waits for the disk.
+
 Opening and closing run in tasks of the pool: a request that is cancelled ends only its own wait.
 """
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.sqlite import DriverError, SegmentConnection, storage_error
 from ottla_protocol.errors import StorageError
 
 OPEN_SEGMENTS_MAX = 256
-"""Default limit of one broker."""
+"""Most open segments of one broker, unless it is told otherwise; each has a thread."""
+
+DESCRIPTORS_PER_SEGMENT = 3
+"""The file, its write-ahead log or journal, and the other of the two while they change over."""
+
+EVICTIONS_MAX = 16
+"""Files that are closed at a time to make room."""
 
 
 class Openable(Protocol):
@@ -43,11 +54,21 @@ class Openable(Protocol):
 class _Handle:
     """Invariant: `users > 0` or `opening` unfinished means that it must not be closed."""
 
-    path: Path
-    opening: "asyncio.Task[SegmentConnection]"
+    segment: Openable
+    place: asyncio.Future[None]
+    """Done once it has one of the pool's places."""
+    opening: "asyncio.Task[SegmentConnection]" = field(init=False)
     users: int = 0
     closing: "asyncio.Task[None] | None" = None
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def path(self) -> Path:
+        return self.segment.path
+
+    async def open(self) -> SegmentConnection:
+        await self.place
+        return await self.segment.open()
 
 
 class HandlePool:
@@ -55,17 +76,31 @@ class HandlePool:
 
     Args:
         limit: most files open at once.
+        on_failure: told when a file that nobody uses could not be closed in order.
     """
 
-    def __init__(self, limit: int = OPEN_SEGMENTS_MAX) -> None:
+    def __init__(
+        self,
+        limit: int = OPEN_SEGMENTS_MAX,
+        *,
+        on_failure: Callable[[StorageError], None] | None = None,
+    ) -> None:
         assert limit > 0, limit
+        self._on_failure = on_failure
         self._limit = limit
-        # Invariant: in order of last use; holds every file that is open, opening or closing.
-        self._handles: OrderedDict[Path, _Handle] = OrderedDict()
-        self._waiting_for_room: deque[asyncio.Future[None]] = deque()
+        # Holds every file that is open, opening, closing, or waits for a place.
+        self._handles: dict[Path, _Handle] = {}
+        # Those of them that are open, unused and not closing, in order of last use.
+        self._idle: OrderedDict[Path, _Handle] = OrderedDict()
+        # Invariant: no place is free while a handle waits for one.
+        self._free_places = limit
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._evictions = 0
+        self.opened_count = 0
+        """Files opened so far; against the number of uses it tells how often room is too small."""
 
     def __len__(self) -> int:
-        return len(self._handles)
+        return self._limit - self._free_places
 
     @asynccontextmanager
     async def use(self, segment: Openable) -> AsyncIterator[SegmentConnection]:
@@ -98,59 +133,86 @@ class HandlePool:
     async def _acquire(self, segment: Openable) -> _Handle:
         while True:
             handle = self._handles.get(segment.path)
-            if handle is not None:
-                if handle.closing is not None:
-                    await asyncio.wait((handle.closing,))
-                    continue
-                self._handles.move_to_end(segment.path)
-            elif len(self._handles) < self._limit:
-                handle = _Handle(segment.path, asyncio.create_task(segment.open()))
-                self._handles[segment.path] = handle
-                handle.opening.add_done_callback(partial(self._opened, handle))
-            else:
-                await self._make_room()
+            if handle is None:
+                handle = self._open(segment)
+            elif handle.closing is not None:
+                await asyncio.wait((handle.closing,))
                 continue
             handle.users += 1
             handle.idle.clear()
+            self._idle.pop(segment.path, None)
             return handle
 
-    async def _make_room(self) -> None:
-        for handle in self._handles.values():
-            if handle.closing is not None:
-                await asyncio.wait((handle.closing,))
-                return
-            if handle.users == 0:
-                await asyncio.shield(self._start_closing(handle))
-                return
-        room = asyncio.get_running_loop().create_future()
-        self._waiting_for_room.append(room)
-        try:
-            await room
-        except asyncio.CancelledError:
-            if room.done() and not room.cancelled():
-                self._announce_room()
-            raise
+    def _open(self, segment: Openable) -> _Handle:
+        handle = _Handle(segment, asyncio.get_running_loop().create_future())
+        self._handles[segment.path] = handle
+        if self._free_places > 0:
+            self._free_places -= 1
+            handle.place.set_result(None)
+        else:
+            self._waiting.append(handle.place)
+        handle.opening = asyncio.create_task(handle.open())
+        handle.opening.add_done_callback(partial(self._opened, handle))
+        self.opened_count += 1
+        self._evict()
+        return handle
 
-    def _announce_room(self) -> None:
-        while self._waiting_for_room:
-            room = self._waiting_for_room.popleft()
-            if not room.done():
-                room.set_result(None)
-                return
+    def _opened(self, handle: _Handle, opening: "asyncio.Task[SegmentConnection]") -> None:
+        if opening.cancelled() or opening.exception() is not None:
+            # A file that did not open is no handle: whoever asks next tries again.
+            self._remove(handle)
+        else:
+            self._rest(handle)
 
     def _release(self, handle: _Handle) -> None:
         handle.users -= 1
         if handle.users == 0:
             handle.idle.set()
-            self._announce_room()
+            self._rest(handle)
 
-    def _opened(self, handle: _Handle, opening: "asyncio.Task[SegmentConnection]") -> None:
-        # A file that did not open is no handle: whoever asks next tries again.
-        if opening.cancelled() or opening.exception() is not None:
-            self._remove(handle)
+    def _rest(self, handle: _Handle) -> None:
+        """Take note that nobody uses it, if so."""
+        if handle.users > 0 or handle.closing is not None:
+            return
+        if not handle.place.done():
+            # Whoever wanted it has gone before there was room for it.
+            handle.place.cancel()
+            del self._handles[handle.path]
+        elif handle.opening.done() and self._handles.get(handle.path) is handle:
+            self._idle[handle.path] = handle
+            self._evict()
+
+    # --- places -------------------------------------------------------------------------------
+
+    def _give_place(self) -> None:
+        """A place came free: it goes to whoever waits longest."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free_places += 1
+
+    def _evict(self) -> None:
+        """Close what was used longest ago, as many files as are waited for."""
+        while self._idle and self._evictions < min(len(self._waiting), EVICTIONS_MAX):
+            _, handle = self._idle.popitem(last=False)
+            self._evictions += 1
+            self._start_closing(handle).add_done_callback(self._evicted)
+
+    def _evicted(self, closing: "asyncio.Task[None]") -> None:
+        self._evictions -= 1
+        error = None if closing.cancelled() else closing.exception()
+        is_failure = isinstance(error, StorageError) and not isinstance(error, DiskFullError)
+        if is_failure and self._on_failure is not None:
+            self._on_failure(error)
+        self._evict()
+
+    # --- closing ------------------------------------------------------------------------------
 
     def _start_closing(self, handle: _Handle) -> "asyncio.Task[None]":
         if handle.closing is None:
+            self._idle.pop(handle.path, None)
             handle.closing = asyncio.create_task(self._close(handle))
         return handle.closing
 
@@ -174,4 +236,5 @@ class HandlePool:
     def _remove(self, handle: _Handle) -> None:
         if self._handles.get(handle.path) is handle:
             del self._handles[handle.path]
-            self._announce_room()
+            self._idle.pop(handle.path, None)
+            self._give_place()

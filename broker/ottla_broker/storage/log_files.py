@@ -29,7 +29,7 @@ from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
 from ottla_broker.storage.segment_reader import find_timestamp, read_batches
 from ottla_broker.storage.segment_rebuild import keep_good_rows, open_state
 from ottla_broker.storage.shared_lock import SharedLock
-from ottla_broker.storage.sqlite import Durability
+from ottla_broker.storage.sqlite import Durability, SegmentConnection
 from ottla_broker.storage.stored_batch import DamagedSegmentError, StoredBatch
 
 T = TypeVar("T")
@@ -122,6 +122,8 @@ class LogFiles:
                 segments.insert(raw, group.rows, group.epochs, has_gaps=group.has_gaps)
 
             await connection.run("commit", commit)
+            if group.end_offset is not None:
+                _mark_at_close(connection, group.end_offset)
         active.size_bytes += group.size_bytes
 
     async def begin_segment(
@@ -135,6 +137,7 @@ class LogFiles:
         assert base_offset > sealing.base_offset, (base_offset, sealing.path)
         if not sealing.sealed:
             async with self._handles.use(sealing) as connection:
+                connection.before_close = None
                 sealing.size_bytes = await connection.run(
                     "seal", partial(segments.seal, path=sealing.path, has_gaps=after_gap)
                 )
@@ -152,13 +155,6 @@ class LogFiles:
         for segment in self._segments:
             segment.durability = durability
         await self._handles.close(self.active.path)
-
-    async def mark_verified(self, end_offset: int) -> None:
-        """Record that everything below `end_offset` needs no check when it is opened next."""
-        async with self._handles.use(self.active) as connection:
-            await connection.run(
-                "mark verified", partial(segments.mark_verified, end_offset=end_offset)
-            )
 
     async def _create_segment(self, base_offset: int, snapshot: Snapshot) -> Segment:
         segment = Segment(
@@ -332,6 +328,7 @@ class LogFiles:
 
         async with self._handles.use(active) as connection:
             end_offset, state = await connection.run("truncate", truncate)
+            _mark_at_close(connection, end_offset)
         active.size_bytes = state.fill.bytes_used
         if end_offset > state.next_offset:
             # The batches before are gone by compaction: the end must not fall back over offsets
@@ -414,3 +411,12 @@ class LogFiles:
     async def _remove(self, segment: Segment) -> None:
         await self._handles.close(segment.path)
         await asyncio.to_thread(segments.remove_file, segment.path)
+
+
+def _mark_at_close(connection: SegmentConnection, end_offset: int) -> None:
+    """Have whatever closes the file note that all below `end_offset` was written in order.
+
+    Idle partitions are closed to make room for others: after a crash their batches need not be read
+    again, and a broker that stops in order has nothing to do for them.
+    """
+    connection.before_close = partial(segments.mark_before_close, end_offset=end_offset)

@@ -16,7 +16,7 @@ from ottla_broker.storage.policy.producer_state import ProducerAppend, ProducerS
 from ottla_broker.storage.policy.rolling import SegmentFill
 from ottla_broker.storage.segment import Snapshot
 from ottla_broker.storage.stored_batch import StoredBatch
-from ottla_cluster.replication.leader_epochs import LeaderEpochs
+from ottla_cluster.replication.leader_epochs import NO_EPOCH, LeaderEpochs
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.record_batch import (
     CONTROL_BIT,
@@ -110,6 +110,19 @@ class LogState:
         return replace(self, next_offset=base_offset, fill=SegmentFill())
 
 
+def empty_state(base_offset: int, limits: StateLimits) -> LogState:
+    """The state of a log that begins at `base_offset` and never held a record."""
+    producers, requests = _empty_memory(limits)
+    return LogState(
+        next_offset=base_offset,
+        last_batch_epoch=NO_EPOCH,
+        fill=SegmentFill(),
+        leader_epochs=LeaderEpochs.empty(),
+        producers=producers,
+        requests=requests,
+    )
+
+
 def load_state(connection: Any, path: Path, limits: StateLimits) -> LogState:
     """Rebuild the log's state from an active segment's snapshot and the columns of its rows.
 
@@ -140,17 +153,22 @@ def load_state(connection: Any, path: Path, limits: StateLimits) -> LogState:
     )
 
 
+def _empty_memory(limits: StateLimits) -> tuple[ProducerStates, IdempotencyWindow]:
+    producers = ProducerStates(
+        producers_max=limits.producers_max, expiration_ms=limits.producer_id_expiration_ms
+    )
+    requests = IdempotencyWindow(
+        entries_max=limits.idempotency_entries_max, window_ms=limits.idempotency_window_ms
+    )
+    return producers, requests
+
+
 def _replay_rows(
     connection: Any, snapshot: Snapshot, limits: StateLimits
 ) -> tuple[ProducerStates, IdempotencyWindow]:
     """Producers and requests after the segment's rows; the others need not be read."""
-    producers = ProducerStates(
-        producers_max=limits.producers_max, expiration_ms=limits.producer_id_expiration_ms
-    )
+    producers, requests = _empty_memory(limits)
     producers.load(snapshot.producers, limits.monotonic_ms)
-    requests = IdempotencyWindow(
-        entries_max=limits.idempotency_entries_max, window_ms=limits.idempotency_window_ms
-    )
     requests.load(snapshot.requests)
     rows = connection.execute(
         "SELECT base_offset, last_offset, max_timestamp, producer_id, producer_epoch, "

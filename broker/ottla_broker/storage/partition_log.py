@@ -19,7 +19,6 @@ All methods are called on the event loop's thread.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from ottla_broker.storage import recovery, sqlite
@@ -570,9 +569,6 @@ class PartitionLog:
         try:
             await self._commits.close()
             self._commits.raise_if_failed()
-            with suppress(DiskFullError):
-                # Without the mark the next start verifies more.
-                await self._files.mark_verified(self.log_end_offset)
         finally:
             await self._close_files()
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
-from ottla_broker.storage.log_state import LogState, StateLimits
+from ottla_broker.storage.log_state import LogState, StateLimits, empty_state, load_state
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
 from ottla_broker.storage.segment_header import check_header
 from ottla_broker.storage.segment_rebuild import is_damage, keep_good_rows, open_state
@@ -91,26 +91,15 @@ def _recover(
 ) -> RecoveredLog:
     paths = _remove_leftovers(directory)
     if not paths:
-        paths = [segments.segment_path(directory, 0)]
-        segments.create_file(paths[0], identity, Snapshot())
+        return _begin(segments.segment_path(directory, 0), identity, durability, limits)
     for path in paths[:-1]:
         _require_sealed(path, durability)
     active_path = paths[-1]
-    verification = _verify_active(active_path, identity, durability)
-    state = None
-    if verification.damage is None:
-        try:
-            state = open_state(active_path, durability, limits)
-        except Exception as error:
-            if not is_damage(error):
-                raise
-            # Below the last verified offset, which nobody has read.
-            verification = replace(verification, damage=error, good_end=None)
-    if state is None:
+    opened = _open_clean(active_path, identity, limits)
+    if opened is None:
         previous = paths[-2] if len(paths) > 1 else None
-        keep_good_rows(active_path, identity, durability, previous, limits, verification.good_end)
-        state = open_state(active_path, durability, limits)
-    report = _report(verification, state.next_offset)
+        opened = _open_unclean(active_path, identity, durability, previous, limits)
+    state, report = opened
     log_segments = [
         Segment(
             path=path,
@@ -123,6 +112,72 @@ def _recover(
         for path in paths
     ]
     return RecoveredLog(log_segments, state, report)
+
+
+def _begin(
+    path: Path, identity: SegmentIdentity, durability: sqlite.Durability, limits: StateLimits
+) -> RecoveredLog:
+    """Make the first segment of a log that has none: there is nothing to recover."""
+    segments.create_file(path, identity, Snapshot())
+    base_offset = segments.required_base_offset(path)
+    segment = Segment(path, base_offset, identity, durability, sealed=False)
+    return RecoveredLog(
+        [segment], empty_state(base_offset, limits), RecoveryReport(end_offset=base_offset)
+    )
+
+
+def _open_clean(
+    path: Path, identity: SegmentIdentity, limits: StateLimits
+) -> tuple[LogState, RecoveryReport] | None:
+    """Open a file that was closed in order, without writing to it; None for any other.
+
+    Without a log or a journal beside it the file is all that there is. A broker with thousands of
+    idle partitions opens them like this, at a small part of the price.
+    """
+    if segments.is_sealed(path) or any(sidecar.exists() for sidecar in sqlite.sidecars(path)):
+        return None
+    try:
+        check_header(path)
+        with closing(sqlite.connect_sealed(path)) as connection:
+            found = segments.read_identity(connection, path)
+            end_offset, batches, damage = _verify_rows(connection, path)
+            if (
+                found != identity
+                or damage is not None
+                or batches > 0
+                or segments.has_epochs_after(connection, end_offset)
+            ):
+                # The other way says what is wrong, or writes down what was found.
+                return None
+            return load_state(connection, path, limits), RecoveryReport(end_offset)
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        return None
+
+
+def _open_unclean(
+    path: Path,
+    identity: SegmentIdentity,
+    durability: sqlite.Durability,
+    previous: Path | None,
+    limits: StateLimits,
+) -> tuple[LogState, RecoveryReport]:
+    """Open a file that may have a log to replay, or be damaged."""
+    verification = _verify_active(path, identity, durability)
+    state = None
+    if verification.damage is None:
+        try:
+            state = open_state(path, durability, limits)
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            # Below the last verified offset, which nobody has read.
+            verification = replace(verification, damage=error, good_end=None)
+    if state is None:
+        keep_good_rows(path, identity, durability, previous, limits, verification.good_end)
+        state = open_state(path, durability, limits)
+    return state, _report(verification, state.next_offset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ import google_crc32c
 import msgspec
 
 from ottla_broker.storage import sqlite
+from ottla_broker.storage.disk_full import is_disk_full
 from ottla_broker.storage.policy.idempotency_window import StoredRequest
 from ottla_broker.storage.policy.producer_state import Producer, ProducerBatch
 from ottla_broker.storage.stored_batch import COLUMNS, DamagedSegmentError, Row
@@ -324,6 +325,18 @@ def mark_verified(connection: Any, end_offset: int) -> None:
     set_meta(connection, VERIFIED_END, end_offset)
 
 
+def mark_before_close(connection: Any, end_offset: int) -> None:
+    """`mark_verified`, for the close that comes next: a disk without room for it does no harm.
+
+    Without the mark, opening reads what was written since the last one.
+    """
+    try:
+        mark_verified(connection, end_offset)
+    except sqlite.DriverError as error:
+        if not is_disk_full(error):
+            raise
+
+
 def read_epochs(connection: Any) -> LeaderEpochs:
     """The leader epochs up to this segment's end."""
     rows = connection.execute("SELECT epoch, start_offset FROM leader_epochs ORDER BY epoch")
@@ -406,6 +419,14 @@ def newest_timestamp(connection: Any, path: Path) -> int:
     if newest >= 0:
         return int(newest)
     return path.stat().st_mtime_ns // 1_000_000
+
+
+def has_epochs_after(connection: Any, end_offset: int) -> bool:
+    """Whether `drop_epochs_after` would remove any."""
+    found = connection.execute(
+        "SELECT 1 FROM leader_epochs WHERE start_offset > ? LIMIT 1", (end_offset,)
+    ).fetchall()
+    return bool(found)
 
 
 def drop_epochs_after(connection: Any, end_offset: int) -> None:

@@ -139,6 +139,8 @@ class SegmentConnection(aiosqlite.Connection):
         self.path = path
         self.is_bulk = False
         """Whether an active segment is out of WAL for large commits; see `set_bulk`."""
+        self.before_close: Callable[[Any], object] | None = None
+        """What `close` does first, on the connection's thread: a last write."""
 
     async def run(self, action: str, function: Callable[[Any], T]) -> T:
         """Run `function(driver connection)` on the connection's thread.
@@ -159,6 +161,18 @@ class SegmentConnection(aiosqlite.Connection):
         except (DriverError, OSError, UnicodeDecodeError) as error:
             raise storage_error(self.path, action, error) from error
         return result
+
+    async def close(self) -> None:
+        """Do what is left to do, close the file with a checkpoint, and end the thread.
+
+        Raises:
+            StorageError: the last write failed; the file is closed all the same.
+        """
+        try:
+            if self.before_close is not None:
+                await self.run("last write", self.before_close)
+        finally:
+            await super().close()
 
 
 async def connect(path: Path, connector: Callable[[], Any]) -> SegmentConnection:

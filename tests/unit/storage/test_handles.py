@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
+from ottla_broker.storage import sqlite
 from ottla_broker.storage.handles import HandlePool
+from ottla_cluster.replication.leader_epochs import EpochStart
 from ottla_protocol.errors import StorageError
 from tests.unit.storage.log_harness import append_durably, read_all
 
@@ -151,6 +153,79 @@ async def test_a_cancelled_wait_for_room_passes_the_room_on(segments):
         await settle()
     await waiting[1]
     assert results == [2]
+    assert segments[1].opens == 0
+
+
+async def test_places_go_to_those_who_waited_longest(segments):
+    pool = HandlePool(1)
+    served = []
+
+    async def user(index):
+        async with pool.use(segments[index]):
+            served.append(index)
+
+    async with pool.use(segments[0]):
+        waiting = [asyncio.create_task(user(index)) for index in (2, 1, 3)]
+        await settle()
+    await asyncio.gather(*waiting)
+    assert served == [2, 1, 3]
+
+
+async def test_as_many_files_are_closed_at_a_time_as_are_waited_for(segments):
+    pool = HandlePool(3)
+    for index in (0, 1, 2):
+        async with pool.use(segments[index]):
+            pass
+        segments[index].may_close.clear()
+    others = [FakeSegment(segments[0].path.with_name(f"other-{number}")) for number in range(2)]
+
+    async def user(segment):
+        async with pool.use(segment):
+            pass
+
+    waiting = [asyncio.create_task(user(other)) for other in others]
+    await settle()
+    # A file that nobody waits for stays open.
+    closing = [pool._handles[segment.path].closing is not None for segment in segments[:3]]
+    assert closing == [True, True, False]
+    for segment in segments:
+        segment.may_close.set()
+    await asyncio.gather(*waiting)
+    assert len(pool) == 3
+
+
+async def test_those_who_wait_for_one_file_share_it(segments):
+    pool = HandlePool(1)
+    shared = []
+
+    async def user():
+        async with pool.use(segments[1]) as connection:
+            shared.append(connection)
+            await settle()
+
+    async with pool.use(segments[0]):
+        waiting = [asyncio.create_task(user()) for _ in range(3)]
+        await settle()
+    await asyncio.gather(*waiting)
+    assert segments[1].opens == 1
+    assert len(shared) == 3
+    assert len(set(shared)) == 1
+
+
+async def test_a_file_that_cannot_be_closed_to_make_room_is_told(segments):
+    failures = []
+    pool = HandlePool(1, on_failure=failures.append)
+    async with pool.use(segments[0]) as connection:
+        pass
+    failure = StorageError("the last checkpoint failed")
+
+    async def fail():
+        raise failure
+
+    connection.close = fail
+    async with pool.use(segments[1]):
+        pass
+    assert failures == [failure]
 
 
 async def test_a_file_that_does_not_open_is_tried_again(segments):
@@ -174,3 +249,49 @@ async def test_many_logs_work_through_few_handles(harness):
         assert len(harness.handles) <= 2
     for log in logs:
         assert [batch.base_offset for batch in await read_all(log)] == [0, 1, 2, 3]
+
+
+async def test_a_file_closed_to_make_room_needs_no_check_after_a_crash(harness):
+    harness.handles = HandlePool(1)
+    log = await harness.open()
+    await append_durably(log, records=3)
+    other = await harness.open(harness.root / "orders-9")
+    await append_durably(other)
+    recovered = await harness.open(harness.copy("crashed"))
+    assert recovered.recovery.verified_batches == 0
+    assert recovered.log_end_offset == 3
+
+
+async def test_leading_idle_logs_opens_no_file(harness):
+    logs = [await harness.open(harness.root / f"orders-{number}") for number in range(5)]
+    for log in logs:
+        log.assign_epoch(7)
+    await settle()
+    assert harness.handles.opened_count == 0
+    await asyncio.gather(*(log.close() for log in logs))
+    assert harness.handles.opened_count == 0
+
+
+async def test_the_epoch_of_an_idle_log_is_written_with_its_first_batch(harness):
+    log = await harness.open()
+    log.assign_epoch(3)
+    log.assign_epoch(7)
+    await append_durably(log, leader_epoch=7)
+    log = await harness.reopen(log)
+    assert log.leader_epochs.entries == (EpochStart(7, 0),)
+    assert log.last_batch_epoch == 7
+
+
+async def test_a_log_that_was_closed_in_order_is_opened_without_a_write(harness, monkeypatch):
+    log = await harness.open()
+    await append_durably(log, records=2)
+    await log.close()
+
+    def refuse(*_):
+        raise AssertionError("opened for writing")
+
+    monkeypatch.setattr(sqlite, "connect_active", refuse)
+    log = await harness.open()
+    monkeypatch.undo()
+    assert log.log_end_offset == 2
+    assert [batch.base_offset for batch in await read_all(log)] == [0]

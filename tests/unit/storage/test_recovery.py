@@ -447,16 +447,16 @@ async def test_a_full_disk_is_no_damage(harness, monkeypatch):
     """Recovery must not quarantine a file because something else failed."""
     log = await harness.open()
     await append_durably(log)
-    await log.close()
+    crashed = harness.copy("crashed")
 
     def fail(*_):
         raise sqlite.driver.OperationalError("database or disk is full")
 
     monkeypatch.setattr(recovery, "inspect_wal", fail)
     with pytest.raises(StorageError, match="disk is full"):
-        await harness.open()
+        await harness.open(crashed)
     monkeypatch.undo()
-    assert await bases(await harness.open()) == [0]
+    assert await bases(await harness.open(crashed)) == [0]
 
 
 @pytest.mark.parametrize(
