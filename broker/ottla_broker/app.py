@@ -161,7 +161,7 @@ class Broker:
             metadata=self._metadata,
             logs=ReplicaLogs(
                 directory=directory,
-                handles=HandlePool(settings.max_open_segments),
+                handles=HandlePool(settings.max_open_segments, on_failure=self._fail),
                 tail_cache=TailCache(settings.tail_cache_bytes),
                 defaults=LogConfig(
                     producer_id_expiration_ms=settings.producer_id_expiration_ms,

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ottla_cluster.controller.limits import MAX_PARTITIONS_PER_TOPIC
 from ottla_cluster.controller.topic_configs import (
     NEVER_DELETE,
     RETENTION_BYTES,
@@ -83,7 +84,7 @@ class Settings(BaseSettings):
     default_replication_factor: int | None = Field(
         None, ge=1, le=32, description="topic default; min(3, voters) when unset"
     )
-    num_partitions: int = Field(3, ge=1, le=10_000, description="topic default")
+    num_partitions: int = Field(3, ge=1, le=MAX_PARTITIONS_PER_TOPIC, description="topic default")
     min_insync_replicas: int = Field(2, ge=1, le=32, description="topic default")
     offsets_partitions: int = Field(
         16, ge=1, le=1_000, description="partitions of __consumer_offsets, when it is created"

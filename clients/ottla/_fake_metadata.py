@@ -31,7 +31,7 @@ from ottla_protocol.errors import (
     UnknownTopicOrPartitionError,
 )
 
-MAX_PARTITIONS: Final = 1_000
+MAX_PARTITIONS: Final = 2_000
 DEFAULT_PARTITIONS: Final = 3
 
 _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,248}")

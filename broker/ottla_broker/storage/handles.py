@@ -203,10 +203,12 @@ class HandlePool:
     def _evicted(self, closing: "asyncio.Task[None]") -> None:
         self._evictions -= 1
         error = None if closing.cancelled() else closing.exception()
-        is_failure = isinstance(error, StorageError) and not isinstance(error, DiskFullError)
-        if is_failure and self._on_failure is not None:
-            self._on_failure(error)
         self._evict()
+        if self._on_failure is None or not isinstance(error, StorageError):
+            return
+        # A full disk is for the next to find who writes; nothing that was promised is lost by it.
+        if not isinstance(error, DiskFullError):
+            self._on_failure(error)
 
     # --- closing ------------------------------------------------------------------------------
 

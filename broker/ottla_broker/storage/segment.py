@@ -326,14 +326,15 @@ def mark_verified(connection: Any, end_offset: int) -> None:
 
 
 def mark_before_close(connection: Any, end_offset: int) -> None:
-    """`mark_verified`, for the close that comes next: a disk without room for it does no harm.
+    """`mark_verified`, for the close that comes next.
 
-    Without the mark, opening reads what was written since the last one.
+    A disk without room for it does no harm, and a damaged file must not get it: without the mark,
+    opening reads what was written since the last one.
     """
     try:
         mark_verified(connection, end_offset)
     except sqlite.DriverError as error:
-        if not is_disk_full(error):
+        if not (is_disk_full(error) or sqlite.is_damage(error)):
             raise
 
 

@@ -14,8 +14,9 @@ MAX_TOPICS = 10_000
 MAX_PARTITIONS = 10_000
 """Partitions of all topics together; some 60 bytes each in the largest entry."""
 
-MAX_PARTITIONS_PER_TOPIC = 1_000
-"""Partitions of one topic."""
+MAX_PARTITIONS_PER_TOPIC = 2_000
+"""Partitions of one topic. They are made in one decision, during which the controller does nothing
+else, so it has to be much shorter than an election timeout."""
 
 MAX_URL_LENGTH = 255
 """Characters of a broker's advertised URL."""
