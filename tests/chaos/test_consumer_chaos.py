@@ -27,7 +27,7 @@ from tests.cluster.http_client import HttpClient
 
 pytestmark = pytest.mark.cluster
 
-SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "15"))
+SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "10"))
 TOPIC = "flights"
 GROUP = "boards"
 PARTITIONS = 12

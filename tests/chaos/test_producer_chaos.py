@@ -23,7 +23,7 @@ from tests.cluster.writers import text_of
 
 pytestmark = pytest.mark.cluster
 
-SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "12"))
+SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "8"))
 TOPIC = "orders"
 PARTITIONS = 6
 PRODUCERS = 20

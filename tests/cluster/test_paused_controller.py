@@ -11,7 +11,10 @@ from tests.cluster.writers import Writers
 
 pytestmark = pytest.mark.cluster
 
-PAUSE_S = 15.0
+SETTINGS = {"OTTLA_SESSION_TIMEOUT_MS": "1000", "OTTLA_REPLICA_LAG_TIME_MAX_MS": "3000"}
+PAUSE_S = 5.0
+"""Longer than every session, and than what it may miss its followers for."""
+
 ELECTION_LIMIT_S = 4.0
 
 
@@ -25,7 +28,7 @@ def create_meanwhile(client, via):
 
 
 def test_a_woken_controller_decides_nothing_that_its_successor_did_not(start_cluster):
-    client = start_cluster()
+    client = start_cluster(settings=SETTINGS)
     controller = client.controller()
     topic = client.create_topic_led_by(controller)
     others = client.others(controller)

@@ -10,13 +10,16 @@ from tests.cluster.writers import Writers
 
 pytestmark = pytest.mark.cluster
 
-PAUSE_S = 15.0
+SETTINGS = {"OTTLA_SESSION_TIMEOUT_MS": "1000", "OTTLA_REPLICA_LAG_TIME_MAX_MS": "3000"}
+PAUSE_S = 5.0
+"""Longer than its session, and than what it may miss its followers for."""
+
 FAILOVER_LIMIT_S = 8.0
-"""A session of three seconds, an election, and a busy machine."""
+"""A session, an election, and a busy machine."""
 
 
 def test_a_woken_leader_serves_nothing_until_it_has_asked(start_cluster):
-    client = start_cluster()
+    client = start_cluster(settings=SETTINGS)
     client.create_topic("t", partitions=3)
     client.wait_led("t", partitions=3)
     leader = client.others(client.controller())[0]
