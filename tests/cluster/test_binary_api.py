@@ -151,6 +151,7 @@ class TestRouting:
     def test_a_follower_answers_421_with_the_leader_and_its_url(self, shared, topic):
         leader = shared.leader(topic)
         for follower in shared.others(leader):
+            eventually(lambda follower=follower: shared.local_records(follower, topic))
             for answer in (
                 shared.http.binary_produce(
                     shared.url(follower), [BatchToAppend(topic, 0, memoryview(batch_of(b"x")))]

@@ -248,7 +248,9 @@ class TestAdministration:
         url = client.any_url() + routes.GROUP_SEEK.format(group=group)
         shift = {"to": "shift", "value": -3, "topics": [orders], "partitions": [0]}
         told = client.http.post(url, {**shift, "dry_run": True}).expect(200).document
-        moved = {"topic": orders, "partition": 0, "committed": 4, "offset": 1}
+        moved = {
+            "topic": orders, "partition": 0, "committed": 4, "offset": 1, "clamped_to": None,
+        }  # fmt: skip
         assert told == {"group": group, "dry_run": True, "offsets": [moved]}
         assert committed(client, group)[orders, 0] == 4
         client.http.post(url, shift).expect(200)

@@ -42,7 +42,7 @@ def test_what_asks_for_a_group_that_cannot_be_there_creates_no_topic(client):
     seek = {"to": "earliest", "topics": ["orders"], "dry_run": True}
     sought = http.post(url + routes.GROUP_SEEK.format(**names), seek).expect(200).document
     assert sought["offsets"] == [
-        {"topic": "orders", "partition": 0, "committed": None, "offset": 0}
+        {"topic": "orders", "partition": 0, "committed": None, "offset": 0, "clamped_to": None}
     ]
     assert OFFSETS_TOPIC not in topics(client)
     GroupMember(client, "somebody", ["orders"])

@@ -8,10 +8,18 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
-from ottla_ops.local_cluster import HOST, LocalBroker, environment_for, free_ports
+from ottla_ops.local_cluster import (
+    BROKER_COMMAND,
+    HOST,
+    CommandProcess,
+    LocalBroker,
+    environment_for,
+    free_ports,
+)
 from ottla_protocol.models import PartitionToFetch
 from tests.cluster.awaiting import eventually
 from tests.cluster.http_client import fetched
@@ -161,8 +169,25 @@ def parked_requests(http, broker):
     raise AssertionError("no metric ottla_parked_requests")
 
 
-def run_broker(settings, *arguments):
-    """Run a broker that cannot start; returns (exit code, stdout, lines of stderr)."""
+@pytest.fixture
+def refusal(tmp_path, launch):
+    """A function: the one line in which a broker says why it cannot start with these settings."""
+    log = tmp_path / "refused.log"
+
+    def refusal(settings):
+        process = (launch or partial(CommandProcess.launch, BROKER_COMMAND))(
+            environment_for(settings), log
+        )
+        code = process.wait(20)
+        [line] = log.read_text().splitlines()
+        assert code == EXIT_WRONG_SETTINGS, (code, line)
+        return line
+
+    return refusal
+
+
+def refusal_of_command(settings, *arguments):
+    """The same from the command that users type, which says it on stderr."""
     finished = subprocess.run(
         [sys.executable, "-m", "ottla_broker", *arguments],
         env=environment_for(settings),
@@ -171,14 +196,9 @@ def run_broker(settings, *arguments):
         timeout=20,
         check=False,
     )
-    return finished.returncode, finished.stdout, finished.stderr.splitlines()
-
-
-def refusal(settings, *arguments):
-    """The one line in which a broker says why it cannot start with these settings."""
-    code, stdout, stderr = run_broker(settings, *arguments)
-    assert (code, stdout, len(stderr)) == (EXIT_WRONG_SETTINGS, "", 1), (code, stdout, stderr)
-    return stderr[0]
+    [line] = finished.stderr.splitlines()
+    assert (finished.returncode, finished.stdout) == (EXIT_WRONG_SETTINGS, ""), line
+    return line
 
 
 class TestRefusedSettings:
@@ -199,17 +219,17 @@ class TestRefusedSettings:
         ],
         ids=lambda value: next(iter(value.items()), None) if isinstance(value, dict) else "",
     )
-    def test_a_wrong_setting_is_named_in_one_line(self, tmp_path, settings, told):
+    def test_a_wrong_setting_is_named_in_one_line(self, tmp_path, refusal, settings, told):
         line = refusal({"OTTLA_NODE_ID": "1", "OTTLA_DATA_DIR": str(tmp_path / "d"), **settings})
         for part in told:
             assert part in line
         assert not (tmp_path / "d").exists()
 
     def test_no_node_id_at_all(self):
-        assert "NODE_ID" in refusal({})
+        assert "NODE_ID" in refusal_of_command({})
 
     def test_an_unknown_flag(self):
-        assert "--nope" in refusal({"OTTLA_NODE_ID": "1"}, "--nope", "1")
+        assert "--nope" in refusal_of_command({"OTTLA_NODE_ID": "1"}, "--nope", "1")
 
 
 class TestRefusedDataDirectory:
@@ -224,13 +244,13 @@ class TestRefusedDataDirectory:
 
     def test_a_file_in_its_place(self, tmp_path):
         (tmp_path / "data").write_text("not a directory")
-        assert str(tmp_path / "data") in refusal(self.settings(tmp_path / "data"))
+        assert str(tmp_path / "data") in refusal_of_command(self.settings(tmp_path / "data"))
 
-    def test_a_file_in_place_of_its_parent(self, tmp_path):
+    def test_a_file_in_place_of_its_parent(self, tmp_path, refusal):
         (tmp_path / "file").write_text("")
         assert str(tmp_path / "file") in refusal(self.settings(tmp_path / "file" / "data"))
 
-    def test_held_by_another_process(self, running):
+    def test_held_by_another_process(self, running, refusal):
         line = refusal(self.settings(running.data_dir))
         assert str(running.data_dir) in line
         assert "another process" in line
@@ -243,29 +263,27 @@ class TestRefusedDataDirectory:
         running.start()
         running.wait_ready()
 
-    def test_of_another_node(self, running):
+    def test_of_another_node(self, running, refusal):
         running.kill()
         line = refusal(self.settings(running.data_dir, OTTLA_NODE_ID="2"))
         assert "belongs to node 1" in line
 
-    def test_of_another_cluster(self, running):
+    def test_of_another_cluster(self, running, refusal):
         running.kill()
         line = refusal(self.settings(running.data_dir, OTTLA_CLUSTER_ID="elsewhere"))
         assert "'local'" in line
         assert "'elsewhere'" in line
 
 
-def test_a_port_in_use_is_told_in_one_line_and_leaves_the_data_alone(running, tmp_path):
-    code, _, stderr = run_broker(
+def test_a_port_in_use_is_told_in_one_line_and_leaves_the_data_alone(running, refusal, tmp_path):
+    line = refusal(
         {
             "OTTLA_NODE_ID": "1",
             "OTTLA_LISTEN": running.listen,
             "OTTLA_DATA_DIR": str(tmp_path / "other"),
         }
     )
-    assert code != 0
-    assert len(stderr) == 1, stderr
-    assert running.listen in stderr[0]
+    assert running.listen in line
 
 
 def test_beyond_loopback_when_told_so(tmp_path, http):
