@@ -1,7 +1,8 @@
 """`python -m ottla_broker`: one broker process.
 
 Exit codes: 0 stopped in order, 1 failed (the supervisor starts it again), 2 cannot start with these
-settings or this data directory.
+settings, this data directory or this SQLite, 74 a disk failed (the supervisor starts it again, but
+takes its time).
 """
 
 import asyncio
@@ -45,17 +46,28 @@ def _raise_file_limit() -> None:
 
 def _serve(settings: Settings) -> int:
     # Imported late, so that --help and a wrong setting answer at once.
-    from ottla_broker.app import Broker
+    from ottla_broker.app import EXIT_STORAGE, Broker
+    from ottla_broker.storage.disk_full import is_disk_failure
     from ottla_broker.storage.log_directory import LogDirectory
+    from ottla_broker.storage.sqlite_version import (
+        AffectedSqliteError,
+        refuse_affected,
+        sqlite_in_use,
+    )
     from ottla_broker.telemetry import configure_logging
     from ottla_protocol.errors import StorageError
 
     configure_logging(settings.log_format, settings.log_level, broker=settings.node_id)
     try:
+        refuse_affected(sqlite_in_use(), allowed=settings.allow_affected_sqlite)
         directory = LogDirectory(settings.data_directory)
         directory.claim(settings.node_id, settings.cluster_id)
-    except StorageError as error:
+    except AffectedSqliteError as error:
         return exit_with_usage(error)
+    except StorageError as error:
+        exit_code = exit_with_usage(error)
+        # What is wrong with a directory stays wrong; a disk may be mended, or emptied.
+        return EXIT_STORAGE if is_disk_failure(error.__cause__) else exit_code
 
     _raise_file_limit()
     # What start-up made lives as long as the process: the collector need not look at it again, and

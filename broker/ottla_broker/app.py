@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from random import Random, SystemRandom
+from typing import NoReturn
 
 import structlog
 from aiohttp import web
@@ -58,7 +59,7 @@ from ottla_broker.settings import Settings, SettingsError, split_address
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory
-from ottla_broker.storage.sqlite import sqlite_version
+from ottla_broker.storage.sqlite_version import sqlite_in_use
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.config import ControllerConfig
@@ -67,7 +68,7 @@ from ottla_cluster.controller.records import decode_records
 from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.raft.config import RaftConfig
 from ottla_cluster.raft.messages import Entry
-from ottla_protocol.errors import OttlaError
+from ottla_protocol.errors import InternalError, OttlaError, StorageError
 from ottla_protocol.models import Readiness
 
 MAX_DEFAULT_REPLICATION_FACTOR = 3
@@ -76,6 +77,8 @@ CLOSE_TIMEOUT_SECONDS = 1.5
 
 LOOP_LAG_INTERVAL_MS = 100
 EXIT_FAILURE = 1
+EXIT_STORAGE = 74
+"""A disk failed (EX_IOERR of sysexits.h): the supervisor takes its time before the next start."""
 
 log = structlog.get_logger()
 
@@ -310,14 +313,29 @@ class Broker:
         Raises:
             SettingsError: the address cannot be listened on.
         """
+        try:
+            return await self._serve()
+        except SettingsError:
+            raise
+        except OttlaError as error:
+            # Left to the interpreter, it would wait for the threads of open connections.
+            self._fail(error)
+        except Exception as error:
+            log.exception("broker_failed")
+            self._fail(InternalError(f"{type(error).__name__}: {error}"))
+
+    async def _serve(self) -> int:
         self._handle_signals()
         await self._peers.start()
         await self._runner.setup()
         await self._listen()
+        sqlite = sqlite_in_use()
         log.info(
             "listening", url=self._settings.url, data=str(self._directory.path),
-            sqlite=sqlite_version(),
+            sqlite=sqlite.version, sqlite_driver=sqlite.driver,
         )  # fmt: skip
+        if sqlite.is_affected:
+            log.warning("affected_sqlite", sqlite=sqlite.version, sqlite_driver=sqlite.driver)
         await self._disk.start()
         await self._raft.start()
         self._replicas.start()
@@ -397,15 +415,15 @@ class Broker:
             )
         return Readiness(not reasons, reasons, warnings)
 
-    def _fail(self, error: OttlaError) -> None:
+    def _fail(self, error: OttlaError) -> NoReturn:
         """Fail-stop: whatever the disk did not take must not be told as done by anybody.
 
         Not sys.exit: it would wait for the threads of open connections, and one of them may hang.
         """
         log.critical("fail_stop", code=error.code, detail=error.detail)
-        self._exit_now(EXIT_FAILURE)
+        self._exit_now(EXIT_STORAGE if isinstance(error, StorageError) else EXIT_FAILURE)
 
-    def _exit_now(self, code: int) -> None:
+    def _exit_now(self, code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

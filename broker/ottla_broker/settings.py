@@ -118,6 +118,9 @@ class Settings(BaseSettings):
         256, ge=4, le=100_000, description="segment files open at a time (a thread each)"
     )
 
+    allow_affected_sqlite: bool = Field(
+        default=False, description="run with a SQLite that has the WAL-reset bug"
+    )
     disk_reserve_bytes: int = Field(
         256 * MEBIBYTE,
         ge=MEBIBYTE,

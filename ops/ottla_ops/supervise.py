@@ -7,7 +7,9 @@ which restarts it and leaves honcho none the wiser.
 Which exits are crashes: any but 0 (it was asked to stop) and 2 (its settings are wrong; another
 start would say the same), unless the supervisor itself was asked to stop. The first restart is at
 once, so that `kill -9` on a leader shows how fast the cluster recovers; a child that crashes again
-within `STABLE_AFTER_S` waits longer each time.
+within `STABLE_AFTER_S` waits longer each time. A broker that ends because its disk failed
+(`EXIT_STORAGE`) waits from the first time on, and much longer: it would come back to the same disk,
+take part again for a moment, and fail again, with an election each time.
 
 Signals: honcho signals the whole process group, and so does Ctrl-C on a terminal, so the child has
 usually had the signal before it arrives here. It is repeated once for whoever signals only the
@@ -38,6 +40,15 @@ STABLE_AFTER_S: Final = 1.0
 
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MAX_S: Final = 2.0
+
+EXIT_STORAGE: Final = 74
+"""EX_IOERR of sysexits.h: what a broker ends with when its disk failed."""
+
+STORAGE_STABLE_AFTER_S: Final = 300.0
+"""A broker that ran this long after its disk had failed counts as well again."""
+
+STORAGE_BACKOFF_FIRST_S: Final = 1.0
+STORAGE_BACKOFF_MAX_S: Final = 60.0
 
 STOP_CHECK_INTERVAL_S: Final = 0.05
 """How late a stop request during a back-off is noticed."""
@@ -72,6 +83,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._on_stop_signal)
         signal.signal(signal.SIGINT, self._on_stop_signal)
         quick_crashes = 0
+        storage_failures = 0
         restarts = 0
         while True:
             started_s = time.monotonic()
@@ -82,10 +94,17 @@ class Supervisor:
                 return EXIT_COMMAND_NOT_RUN
             if self._stop_requested or returncode in EXITS_PASSED_THROUGH:
                 return _exit_code(returncode)
-            if time.monotonic() - started_s >= STABLE_AFTER_S:
+            ran_s = time.monotonic() - started_s
+            if ran_s >= STABLE_AFTER_S:
                 quick_crashes = 0
-            delay_s = backoff_s(quick_crashes)
-            quick_crashes += 1
+            if ran_s >= STORAGE_STABLE_AFTER_S:
+                storage_failures = 0
+            if returncode == EXIT_STORAGE:
+                delay_s = storage_backoff_s(storage_failures)
+                storage_failures += 1
+            else:
+                delay_s = backoff_s(quick_crashes)
+                quick_crashes += 1
             restarts += 1
             when = "now" if delay_s == 0 else f"in {delay_s:.1f} s"
             _say(f"{self._name} {_describe_exit(returncode)}; restart {restarts} {when}")
@@ -134,6 +153,11 @@ def backoff_s(quick_crashes: int) -> float:
         return 0.0
     # The exponent is bounded too: a float overflows after a thousand crashes.
     return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(quick_crashes - 1, 16))
+
+
+def storage_backoff_s(failures: int) -> float:
+    """Seconds before the restart of a broker whose disk failed `failures` times before."""
+    return min(STORAGE_BACKOFF_MAX_S, STORAGE_BACKOFF_FIRST_S * 2.0 ** min(failures, 16))
 
 
 def _exit_code(returncode: int) -> int:

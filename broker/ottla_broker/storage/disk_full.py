@@ -13,6 +13,9 @@ _SQLITE_FULL = 13
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
+_FAILED = (*_NO_ROOM, errno.EIO)
+
+
 class DiskFullError(StorageError):
     """A write found no room; nothing of it is stored, and it may be tried again."""
 
@@ -25,3 +28,8 @@ def is_disk_full(error: BaseException) -> bool:
     if code is not None:
         return bool(code & 0xFF == _SQLITE_FULL)
     return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
+def is_disk_failure(error: BaseException | None) -> bool:
+    """Whether an error of the operating system is the disk's own: it fails, or has no room."""
+    return isinstance(error, OSError) and error.errno in _FAILED

@@ -15,7 +15,7 @@ app = typer.Typer(help="A local cluster: supervise, reset, banner.", no_args_is_
 def supervise(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="What to run.")],
 ) -> None:
-    """Run a command and restart it when it crashes; exits 0 and 2 end it."""
+    """Run a command and restart it when it crashes (74, a failed disk: later); 0 and 2 end it."""
     from ottla_ops.supervise import supervise as run_supervised
 
     raise typer.Exit(run_supervised(command))

@@ -9,7 +9,14 @@ import time
 
 import pytest
 
-from ottla_ops.supervise import BACKOFF_MAX_S, backoff_s
+from ottla_broker import app
+from ottla_ops.supervise import (
+    BACKOFF_MAX_S,
+    EXIT_STORAGE,
+    STORAGE_BACKOFF_MAX_S,
+    backoff_s,
+    storage_backoff_s,
+)
 
 SUPERVISE = (
     "import sys; from ottla_ops.supervise import supervise; sys.exit(supervise(sys.argv[1:]))"
@@ -120,6 +127,24 @@ def test_the_backoff_starts_at_nothing_grows_and_is_bounded():
     assert delays[0] == 0
     assert delays == sorted(delays)
     assert delays[-1] == BACKOFF_MAX_S
+
+
+def test_a_child_whose_disk_fails_is_not_restarted_in_a_hurry(supervised):
+    child = supervised(f"sys.exit({EXIT_STORAGE} if run == 1 else 0)")
+    code, stderr = child.end()
+    assert code == 0
+    assert f"exited with {EXIT_STORAGE}; restart 1 in 1.0 s" in stderr
+
+
+def test_a_broker_ends_with_the_code_that_the_supervisor_knows():
+    assert app.EXIT_STORAGE == EXIT_STORAGE
+
+
+def test_the_backoff_after_a_failed_disk_grows_and_is_bounded():
+    delays = [storage_backoff_s(failures) for failures in range(2_000)]
+    assert delays[:3] == [1.0, 2.0, 4.0]
+    assert delays == sorted(delays)
+    assert delays[-1] == STORAGE_BACKOFF_MAX_S
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -1,0 +1,83 @@
+"""A disk that fails under a running broker: it stops with one clear line, and nothing is lost.
+
+strace makes system calls of the running process fail, from one moment on.
+"""
+
+import json
+import os
+
+import pytest
+
+from ottla_broker.app import EXIT_STORAGE
+from ottla_ops.local_cluster import LocalCluster
+from tests.chaos.faulty_disks import failing_calls, needs
+from tests.cluster.awaiting import eventually
+from tests.cluster.cluster_client import ClusterClient
+from tests.cluster.http_client import HttpClient
+from tests.cluster.writers import Writers
+
+pytestmark = [pytest.mark.cluster, needs("strace")]
+
+SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "0"))
+SECONDS_PER_FAULT = 10
+TOPIC = "orders"
+PARTITIONS = 3
+FAULTS = (
+    # Commits, the Raft log, checkpoints of high watermarks, folders: all end in one of these.
+    ("fsync,fdatasync", "EIO"),
+    ("pwrite64", "EIO"),
+    # A full disk that shows only when it is too late to roll back is a failure like any other.
+    ("fsync,fdatasync", "ENOSPC"),
+)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    http = HttpClient()
+    with LocalCluster(tmp_path_factory.mktemp("failing")) as cluster:
+        made = ClusterClient(cluster, http)
+        made.create_topic(TOPIC, partitions=PARTITIONS, replication_factor=3)
+        made.wait_isr(TOPIC, 3)
+        yield made
+    http.close()
+
+
+def test_a_broker_whose_disk_fails_stops_and_says_why_and_nothing_is_lost(client):
+    faults = 1 + int(SECONDS / SECONDS_PER_FAULT)
+    with Writers(client, TOPIC, partitions=PARTITIONS) as writers:
+        for number in range(faults):
+            calls, error = FAULTS[number % len(FAULTS)]
+            broker = client.cluster.broker(1 + number % 3)
+            eventually(lambda broker=broker: leads(client, broker.node_id), 30)
+            writers.wait_for_more(20, timeout_s=30)
+            with failing_calls(broker.pid, calls, error):
+                assert broker.wait_exit(20) == EXIT_STORAGE, broker.log_tail()
+            told = json.loads(broker.log_tail().strip().splitlines()[-1])
+            assert told["event"] == "fail_stop"
+            assert told["code"] == "KAFKA_STORAGE_ERROR"
+            assert "disk I/O error" in told["detail"] or os.strerror(5) in told["detail"], told
+            writers.wait_for_more(20, timeout_s=30)
+            assert broker.node_id not in leaders(client)
+            broker.start()
+            broker.wait_ready()
+            client.wait_isr(TOPIC, 3, timeout_s=30)
+    copies = client.wait_replicas_equal(TOPIC, partitions=PARTITIONS, timeout_s=60)
+    writers.check(copies)
+    print(
+        f"\nfailing disks, {faults} faults: acknowledged {writers.count}, found "
+        f"{sum(map(len, copies.values()))}, lost 0, duplicated 0, refused {len(writers.refused)}, "
+        f"unknown {len(writers.unknown)}"
+    )
+
+
+def leaders(client):
+    return {
+        state["leader"]
+        for state in client.describe(TOPIC, via=client.live_node_ids[-1])["partitions"]
+    }
+
+
+def leads(client, node_id):
+    """Give preferred leaders their partitions back; whether that broker leads one then."""
+    client.http.post(client.any_url() + "/v1/elections", {})
+    return node_id in leaders(client)
