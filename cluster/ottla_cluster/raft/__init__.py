@@ -1,9 +1,10 @@
 """Raft-lite: the quorum that holds the cluster's metadata.
 
 `node` is the state machine and states the driver's contract. Below it, each importing only what
-follows: `campaign` (a candidate's votes), `leadership` (a leader's work), `ready` (what an input
-asks of the driver), `reads`, `progress`, `log`, `admission`, `quorum`, `messages`, `config`,
-`errors`.
+follows: `campaign` (a candidate's votes), `leadership` (a leader's work), `snapshots` (a leader's
+snapshot on its way here), `ready` (what an input asks of the driver), `reads`, `progress`, `log`,
+`election_timer`, `admission`, `quorum`, `messages`, `config`, `errors`. Beside it,
+`snapshot_schedule` tells the driver when to take a snapshot.
 """
 
 from ottla_cluster.raft.config import MAX_VOTERS, RaftConfig
@@ -17,11 +18,15 @@ from ottla_cluster.raft.messages import (
     MAX_MESSAGES_PER_BATCH,
     AppendRequest,
     AppendResponse,
+    Compaction,
     Entry,
     HardState,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
     Message,
     PreVoteRequest,
     PreVoteResponse,
+    Snapshot,
     VoteRequest,
     VoteResponse,
     decode_messages,
@@ -30,14 +35,18 @@ from ottla_cluster.raft.messages import (
 from ottla_cluster.raft.node import RaftNode
 from ottla_cluster.raft.reads import ReadConfirmed
 from ottla_cluster.raft.ready import Proposed, Ready, Role
+from ottla_cluster.raft.snapshot_schedule import SnapshotSchedule
 
 __all__ = [
     "MAX_MESSAGES_PER_BATCH",
     "MAX_VOTERS",
     "AppendRequest",
     "AppendResponse",
+    "Compaction",
     "Entry",
     "HardState",
+    "InstallSnapshotRequest",
+    "InstallSnapshotResponse",
     "Message",
     "NotLeaderError",
     "PreVoteRequest",
@@ -51,6 +60,8 @@ __all__ = [
     "ReadConfirmed",
     "Ready",
     "Role",
+    "Snapshot",
+    "SnapshotSchedule",
     "VoteRequest",
     "VoteResponse",
     "decode_messages",

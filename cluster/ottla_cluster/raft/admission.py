@@ -7,7 +7,7 @@ it changes anything, so the driver may answer the peer with the error and go on.
 from typing import TYPE_CHECKING
 
 from ottla_cluster.raft.errors import RaftMessageRefusedError
-from ottla_cluster.raft.messages import AppendRequest, Message
+from ottla_cluster.raft.messages import AppendRequest, InstallSnapshotRequest, Message
 
 if TYPE_CHECKING:
     from ottla_cluster.raft.config import RaftConfig
@@ -27,6 +27,8 @@ def check_message(message: Message, config: "RaftConfig") -> None:
         )
     if isinstance(message, AppendRequest):
         _check_entries(message)
+    elif isinstance(message, InstallSnapshotRequest):
+        _check_snapshot(message, config.max_snapshot_bytes)
 
 
 def _check_entries(request: AppendRequest) -> None:
@@ -39,3 +41,21 @@ def _check_entries(request: AppendRequest) -> None:
                 f"{previous_term}) in an append of term {request.term}"
             )
         previous_term = entry.term
+
+
+def _check_snapshot(request: InstallSnapshotRequest, max_bytes: int) -> None:
+    """The part lies within the snapshot, which covers something and is not too long."""
+    if not 0 < request.size_bytes <= max_bytes:
+        raise RaftMessageRefusedError(
+            f"a snapshot has {request.size_bytes} bytes; it must have 1 to {max_bytes}"
+        )
+    if request.offset + len(request.chunk) > request.size_bytes:
+        raise RaftMessageRefusedError(
+            f"a part of a snapshot of {request.size_bytes} bytes cannot be "
+            f"{request.offset}..{request.offset + len(request.chunk)}"
+        )
+    if request.index < 1 or not 1 <= request.snapshot_term <= request.term:
+        raise RaftMessageRefusedError(
+            f"a snapshot of the entry ({request.index}, term {request.snapshot_term}) cannot be "
+            f"sent in term {request.term}"
+        )

@@ -23,6 +23,11 @@ class RaftConfig:
         max_append_entries: entries in one append.
         max_inflight_appends: unanswered appends with entries per follower.
         max_entry_bytes: longest payload that `propose` takes.
+        max_snapshot_chunk_bytes: bytes of a snapshot in one message.
+        max_snapshot_bytes: longest snapshot that this voter makes or takes.
+        retained_entries: entries that a snapshot covers and that stay in the log all the same, so
+            that a follower that is a little behind needs no snapshot.
+        retained_bytes: their payload bytes; whichever of the two limits is reached first counts.
         max_uncommitted_bytes: payload bytes that a leader holds uncommitted before it refuses more.
         max_pending_reads: reads that wait for their round at once.
         max_read_rounds_in_flight: rounds that may be unanswered before reads share the next one.
@@ -40,6 +45,10 @@ class RaftConfig:
     max_append_entries: int = 1_024
     max_inflight_appends: int = 16
     max_entry_bytes: int = 1 << 20
+    max_snapshot_chunk_bytes: int = 256 << 10
+    max_snapshot_bytes: int = 256 << 20
+    retained_entries: int = 1_000
+    retained_bytes: int = 1 << 20
     max_uncommitted_bytes: int = 64 << 20
     max_pending_reads: int = 10_000
     max_read_rounds_in_flight: int = 4
@@ -68,12 +77,17 @@ class RaftConfig:
             "max_append_entries",
             "max_inflight_appends",
             "max_entry_bytes",
+            "max_snapshot_chunk_bytes",
+            "max_snapshot_bytes",
             "max_uncommitted_bytes",
             "max_pending_reads",
             "max_read_rounds_in_flight",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("retained_entries", "retained_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
     @property
     def peers(self) -> tuple[int, ...]:

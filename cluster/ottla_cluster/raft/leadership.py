@@ -11,8 +11,14 @@ and because a single voter's committed entries are applied only after they were 
 from typing import TYPE_CHECKING
 
 from ottla_cluster.raft.errors import RaftInvariantError
-from ottla_cluster.raft.messages import AppendRequest, AppendResponse, Entry
-from ottla_cluster.raft.progress import Progress
+from ottla_cluster.raft.messages import (
+    AppendRequest,
+    AppendResponse,
+    Entry,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
+)
+from ottla_cluster.raft.progress import Progress, ProgressState
 from ottla_cluster.raft.quorum import reached_by_quorum
 from ottla_cluster.raft.reads import ReadRounds
 from ottla_protocol.errors import Outcome, OverloadedError
@@ -115,6 +121,7 @@ class Leadership:
         progress.answered(response.read_sequence, now_ms)
         if response.accepted:
             progress.accepted(response.index)
+            self._leave_snapshot(progress)
             if self._advance_commit():
                 for follower in self._followers.values():
                     self._replicate(follower)
@@ -124,6 +131,25 @@ class Leadership:
             agreed, _ = self._log.last_at_or_below(response.hint_index, response.hint_term)
             if progress.refused(response.index, agreed + 1):
                 self._replicate(progress)
+        self._advance_reads()
+
+    def handle_snapshot_response(self, response: InstallSnapshotResponse, now_ms: int) -> None:
+        """Learn how far a follower has the snapshot, and send what follows.
+
+        Raises:
+            RaftInvariantError: it claims more of the snapshot than there is.
+        """
+        progress = self._followers[response.sender]
+        progress.answered(response.read_sequence, now_ms)
+        snapshot = progress.snapshot
+        if snapshot is not None and snapshot.index == response.index:
+            if response.next_offset >= len(snapshot.data):
+                raise RaftInvariantError(
+                    f"node {response.sender} lacks the snapshot of index {snapshot.index} from "
+                    f"byte {response.next_offset} on, and it has {len(snapshot.data)}"
+                )
+            if progress.snapshot_answered(response.next_offset):
+                self._send_snapshot(progress, self._config.max_snapshot_chunk_bytes)
         self._advance_reads()
 
     def _advance_commit(self) -> bool:
@@ -152,7 +178,7 @@ class Leadership:
         With `must_send` at least one message leaves. Without entries it builds on match_index, so
         it cannot be refused for overtaking an append, and still tells what the follower may apply.
         """
-        has_sent = False
+        has_sent = self._turn_to_snapshot(progress)
         while progress.may_send_entries and progress.next_index <= self._log.last_index:
             prev_index = progress.next_index - 1
             entries = self._log.slice_from(
@@ -163,9 +189,55 @@ class Leadership:
             progress.sent(entries[-1].index)
             self._send(progress, prev_index, entries)
             has_sent = True
-        has_news = progress.commit_index_sent < min(self._log.commit_index, progress.match_index)
+        agreed_index = 0 if progress.snapshot else min(self._log.commit_index, progress.match_index)
+        has_news = progress.commit_index_sent < agreed_index
         if not has_sent and (must_send or has_news):
-            self._send(progress, progress.match_index, ())
+            self._send_heartbeat(progress, progress.match_index)
+
+    def _turn_to_snapshot(self, progress: Progress) -> bool:
+        """Begin to send the snapshot when the log no longer holds what the follower needs."""
+        snapshot = self._log.snapshot
+        if progress.next_index >= self._log.first_index or progress.snapshot is not None:
+            return False
+        assert snapshot is not None, "what is compacted away is in a snapshot"
+        progress.begin_snapshot(snapshot)
+        # First ask how far the follower is: most that answer now turn out to need nothing.
+        self._send_snapshot(progress, 0)
+        return True
+
+    def _leave_snapshot(self, progress: Progress) -> None:
+        """A late answer may show that the follower holds enough to go on with entries."""
+        is_behind = progress.match_index < self._log.compacted_index
+        if progress.state is ProgressState.SNAPSHOT and not is_behind:
+            progress.probe()
+
+    def _send_heartbeat(self, progress: Progress, prev_index: int) -> None:
+        """Show that the leader lives, without entries, building on `prev_index` if it is known."""
+        if progress.snapshot is not None:
+            self._send_snapshot(progress, 0)
+        elif prev_index < self._log.compacted_index:
+            self._send(progress, progress.next_index - 1, ())
+        else:
+            self._send(progress, prev_index, ())
+
+    def _send_snapshot(self, progress: Progress, max_bytes: int) -> None:
+        """Send the part that the follower lacks next, up to `max_bytes`; 0 for a heartbeat."""
+        snapshot = progress.snapshot
+        assert snapshot is not None, "there is a snapshot under way"
+        offset = progress.snapshot_offset
+        self._outputs.messages.append(
+            InstallSnapshotRequest(
+                term=self.term,
+                sender=self._config.node_id,
+                receiver=progress.follower_id,
+                index=snapshot.index,
+                snapshot_term=snapshot.term,
+                size_bytes=len(snapshot.data),
+                offset=offset,
+                chunk=snapshot.data[offset : offset + max_bytes],
+                read_sequence=self._reads.sequence,
+            )
+        )
 
     def _send(self, progress: Progress, prev_index: int, entries: tuple[Entry, ...]) -> None:
         commit_index = self._log.commit_index
@@ -193,7 +265,10 @@ class Leadership:
             return
         self.heartbeat_due_ms = now_ms + self._heartbeat_interval_ms()
         for progress in self._followers.values():
-            self._send(progress, progress.next_index - 1, ())
+            if progress.snapshot is not None:
+                progress.heartbeat_passed()
+            if not self._turn_to_snapshot(progress):
+                self._send_heartbeat(progress, progress.next_index - 1)
 
     def has_quorum_contact(self, now_ms: int) -> bool:
         """Whether a quorum has answered within an election timeout (check-quorum)."""

@@ -42,6 +42,26 @@ class HardState(msgspec.Struct, frozen=True, array_like=True):
     commit_index: _Count = 0
 
 
+class Snapshot(msgspec.Struct, frozen=True, array_like=True):
+    """The state machine's state after the entry (`index`, `term`), in place of all up to there."""
+
+    index: _Count
+    term: _Count
+    data: bytes
+
+
+class Compaction(msgspec.Struct, frozen=True, array_like=True):
+    """A snapshot as a voter keeps it, and where its log was cut.
+
+    (`compacted_index`, `compacted_term`) is the last entry that is gone, at or before the
+    snapshot's: some entries that the snapshot covers may stay.
+    """
+
+    snapshot: Snapshot
+    compacted_index: _Count
+    compacted_term: _Count
+
+
 class PreVoteRequest(msgspec.Struct, frozen=True, array_like=True, tag="pre_vote_request"):
     """Would you vote for me in term + 1? Binds nobody; `term` is the sender's current term."""
 
@@ -116,8 +136,49 @@ class AppendResponse(msgspec.Struct, frozen=True, array_like=True, tag="append_r
     read_sequence: _Count
 
 
+class InstallSnapshotRequest(msgspec.Struct, frozen=True, array_like=True, tag="snapshot_request"):
+    """A part of the sender's snapshot (Raft §7); without bytes a heartbeat that asks how far it is.
+
+    (`index`, `snapshot_term`) is the last entry that the snapshot covers, `size_bytes` its length,
+    and `chunk` what begins at `offset`. `read_sequence` is that of AppendRequest.
+    """
+
+    term: _Count
+    sender: _NodeId
+    receiver: _NodeId
+    index: _Count
+    snapshot_term: _Count
+    size_bytes: _Count
+    offset: _Count
+    chunk: bytes
+    read_sequence: _Count
+
+
+class InstallSnapshotResponse(
+    msgspec.Struct, frozen=True, array_like=True, tag="snapshot_response"
+):
+    """The sender lacks the snapshot of `index` from byte `next_offset` on; none of it is on disk.
+
+    Once it has all of it on disk, or needs none of it, it answers with an AppendResponse instead.
+    """
+
+    term: _Count
+    sender: _NodeId
+    receiver: _NodeId
+    index: _Count
+    next_offset: _Count
+    read_sequence: _Count
+
+
 Message = (
-    PreVoteRequest | PreVoteResponse | VoteRequest | VoteResponse | AppendRequest | AppendResponse
+    PreVoteRequest
+    | PreVoteResponse
+    | VoteRequest
+    | VoteResponse
+    | AppendRequest
+    | AppendResponse
+    | InstallSnapshotRequest
+    | InstallSnapshotResponse
 )
 
 MAX_MESSAGES_PER_BATCH: Final = 4_096

@@ -3,19 +3,24 @@
 Inputs go in one at a time; each gives one `Ready`. The driver's contract, on which safety rests:
 
 1. Inputs are strictly serial. A Ready is persisted, then sent, then applied, before the next input.
-2. Persist: when `ready.must_persist`, one durable transaction deletes the entries from
-   `truncate_from` on, appends `entries` and stores `hard_state`. A failed write stops the process.
+2. Persist: when `ready.must_persist`, one durable transaction takes over `compaction`, deletes the
+   entries from `truncate_from` on, appends `entries` and stores `hard_state`. A failed write stops
+   the process.
 3. Send: `messages` leave only then. They may be lost, repeated and reordered.
-4. Apply: `committed` in order, then answer `confirmed_reads` and `failed_reads`.
+4. Apply: restore `snapshot`, then `committed` in order, then answer `confirmed_reads` and
+   `failed_reads`.
 5. `tick` is called at `next_deadline_ms()` at the latest. After every input, one that raised
    included, the driver asks for it again: an input that raised may have left an output that is due.
 6. `now_ms` is monotonic and moves on while the process is suspended or blocked. A clock that steps
    back counts as standing still.
+7. Now and then the driver hands in a snapshot of its state machine (`compact`), as of what it has
+   applied: the log is cut there, and a follower that needs more gets the snapshot.
 
 Because of rule 1 a leader counts its own entries as durable when the next input arrives, a reply
 never promises what is not on disk, and a single voter commits within one Ready: persisting comes
 before applying. `hard_state.commit_index` only saves time after a restart, so a commit alone
-persists nothing. A restarted node hands out all it knows to be committed with its first Ready.
+persists nothing. A restarted node hands out its snapshot and all it knows to be committed with its
+first Ready.
 
 Roles:
 
@@ -27,13 +32,14 @@ Roles:
 
 Against disruption: pre-vote (dissertation §9.6), check-quorum (§6.2), and a voter that heard from a
 live leader within the minimum election timeout helps nobody else to power (§4.2.3), save when that
-leader's connection was refused. Membership change and snapshots are not there yet.
+leader's connection was refused. Membership change is not there yet.
 """
 
 from typing import TYPE_CHECKING, assert_never
 
 from ottla_cluster.raft.admission import check_message
 from ottla_cluster.raft.campaign import Campaign
+from ottla_cluster.raft.election_timer import ElectionTimer
 from ottla_cluster.raft.errors import (
     NotLeaderError,
     RaftInvariantError,
@@ -44,8 +50,11 @@ from ottla_cluster.raft.log import RaftLog
 from ottla_cluster.raft.messages import (
     AppendRequest,
     AppendResponse,
+    Compaction,
     Entry,
     HardState,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
     Message,
     PreVoteRequest,
     PreVoteResponse,
@@ -54,6 +63,7 @@ from ottla_cluster.raft.messages import (
 )
 from ottla_cluster.raft.quorum import VoteResult
 from ottla_cluster.raft.ready import Outputs, Proposed, Ready, Role
+from ottla_cluster.raft.snapshots import SnapshotReceiver
 from ottla_protocol.errors import MessageTooLargeError, Outcome
 
 if TYPE_CHECKING:
@@ -61,9 +71,6 @@ if TYPE_CHECKING:
     from random import Random
 
     from ottla_cluster.raft.config import RaftConfig
-
-_HASTENED_TIMEOUT_DIVISOR = 4
-"""When a voter is known to be gone, campaigns begin within this part of the shortest timeout."""
 
 
 class RaftNode:
@@ -73,6 +80,7 @@ class RaftNode:
         config: identity, timing and limits.
         hard_state: as persisted last; `HardState()` on the first start.
         entries: every persisted entry, in order.
+        compaction: the persisted snapshot; None while there is none.
         random: draws election timeouts; nothing else depends on it.
         now_ms: the monotonic clock.
         applied_index: how far the caller's state machine already is.
@@ -89,13 +97,16 @@ class RaftNode:
         entries: "Sequence[Entry]",
         random: "Random",
         now_ms: int,
+        compaction: Compaction | None = None,
         applied_index: int = 0,
     ) -> None:
         self._config = config
-        self._random = random
         self._now_ms = now_ms
         self._log = RaftLog(
-            entries, commit_index=hard_state.commit_index, applied_index=applied_index
+            entries,
+            compaction=compaction,
+            commit_index=hard_state.commit_index,
+            applied_index=applied_index,
         )
         if self._log.last_term > hard_state.term:
             raise RaftStateCorruptError(
@@ -114,11 +125,9 @@ class RaftNode:
         self._leadership: Leadership | None = None
         # Answers to its own campaign; present exactly while it is a candidate of either kind.
         self._campaign: Campaign | None = None
-        self._leader_contact_ms = now_ms
-        self._election_deadline_ms = now_ms
+        self._timer = ElectionTimer(config, random, now_ms)
+        self._receiver = SnapshotReceiver(config, self._log)
         self._outputs = Outputs()
-        if len(config.voters) > 1:
-            self._start_election_timer()
 
     # --- what the driver may ask ----------------------------------------------------------------
 
@@ -147,13 +156,23 @@ class RaftNode:
         """Index of the last entry; 0 when there is none."""
         return self._log.last_index
 
+    @property
+    def applied_index(self) -> int:
+        """How far the state machine is, once the last Ready is carried out."""
+        return self._log.applied_index
+
+    @property
+    def snapshot_index(self) -> int:
+        """Index of the last entry that the snapshot covers; 0 while there is none."""
+        return self._log.snapshot_index
+
     def next_deadline_ms(self) -> int:
         """When `tick` must be called next at the latest, on the clock of `now_ms`."""
         if self._outputs.pending:
             return self._now_ms
         if self._leadership is not None:
             return self._leadership.heartbeat_due_ms
-        return self._election_deadline_ms
+        return self._timer.deadline_ms
 
     # --- inputs ---------------------------------------------------------------------------------
 
@@ -162,7 +181,7 @@ class RaftNode:
         self._advance_clock(now_ms)
         if self._leadership is not None:
             self._leadership.tick(self._now_ms)
-        elif self._now_ms >= self._election_deadline_ms:
+        elif self._now_ms >= self._timer.deadline_ms:
             self._begin_pre_vote()
         return self._ready()
 
@@ -182,6 +201,12 @@ class RaftNode:
                 self._observe_term(message.term)
                 if self._leadership is not None and message.term == self._term:
                     self._leadership.handle_response(message, self._now_ms)
+            case InstallSnapshotRequest():
+                self._handle_install_snapshot_request(message)
+            case InstallSnapshotResponse():
+                self._observe_term(message.term)
+                if self._leadership is not None and message.term == self._term:
+                    self._leadership.handle_snapshot_response(message, self._now_ms)
             case PreVoteRequest():
                 self._handle_pre_vote_request(message)
             case PreVoteResponse():
@@ -233,6 +258,35 @@ class RaftNode:
         self._require_leadership(now_ms).request_read(token)
         return self._ready()
 
+    def compact(self, index: int, data: bytes, now_ms: int) -> Ready:
+        """Take a snapshot of the state machine in place of the log's beginning.
+
+        An older snapshot than the present one changes nothing: a leader's may have come meanwhile.
+
+        Args:
+            index: the last entry that was applied to it.
+            data: its state then, not empty; equal on every voter that applied the same entries.
+            now_ms: the monotonic clock.
+
+        Raises:
+            MessageTooLargeError: `data` is over `max_snapshot_bytes`; no voter would take it.
+        """
+        assert data, "a snapshot has at least one byte"
+        if len(data) > self._config.max_snapshot_bytes:
+            raise MessageTooLargeError(
+                f"a metadata snapshot has {len(data)} bytes, and max_snapshot_bytes is "
+                f"{self._config.max_snapshot_bytes}",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        self._advance_clock(now_ms)
+        self._log.compact(
+            index,
+            data,
+            retained_entries=self._config.retained_entries,
+            retained_bytes=self._config.retained_bytes,
+        )
+        return self._ready()
+
     def peer_refused(self, peer_id: int, now_ms: int) -> Ready:
         """The connection to a voter was refused (ECONNREFUSED and nothing else): it has crashed.
 
@@ -249,7 +303,7 @@ class RaftNode:
             self._conclude(self._campaign)
         elif self._leader_id == peer_id:
             self._leader_id = None
-            self._hasten_election()
+            self._timer.hasten(self._now_ms)
         return self._ready()
 
     # --- shared by the inputs -------------------------------------------------------------------
@@ -276,18 +330,23 @@ class RaftNode:
             self._become_follower(term, None)
 
     def _ready(self, proposed: Proposed | None = None) -> Ready:
+        compaction = self._log.take_compaction()
         truncate_from, entries = self._log.take_changes()
         vote = (self._term, self._voted_for)
         hard_state = None
-        if entries or truncate_from is not None or vote != self._persisted_vote:
+        is_log_changed = compaction is not None or truncate_from is not None or entries
+        if is_log_changed or vote != self._persisted_vote:
             hard_state = HardState(self._term, self._voted_for, self._log.commit_index)
             self._persisted_vote = vote
         outputs = self._outputs
         ready = Ready(
             hard_state=hard_state,
+            compaction=compaction,
             truncate_from=truncate_from,
             entries=entries,
             messages=tuple(outputs.messages),
+            # Taken first: what it covers is not handed out for applying.
+            snapshot=self._log.take_snapshot(),
             committed=self._log.take_committed(),
             confirmed_reads=tuple(outputs.confirmed_reads),
             failed_reads=tuple(outputs.failed_reads),
@@ -314,7 +373,7 @@ class RaftNode:
         # A follower that merely learns a term keeps its deadline: only a leader or a granted vote
         # moves it (Raft §5.2), or stale candidates could hold off a fresh one for ever.
         if self._role is not Role.FOLLOWER:
-            self._restart_election_timer()
+            self._timer.restart(self._now_ms)
         self._role = Role.FOLLOWER
         self._leader_id = leader_id
         self._campaign = None
@@ -331,32 +390,11 @@ class RaftNode:
         # The no-op commits what earlier terms left (Raft §8).
         self._leadership.append((b"",))
 
-    def _start_election_timer(self) -> None:
-        """Wait less than usual for a leader after a start: long enough to hear a living one.
-
-        Voters of a new cluster start together and need not wait out a timeout that is meant for
-        noticing a leader's death. Where a leader lives, the others refuse the pre-vote.
-        """
-        self._election_deadline_ms = self._now_ms + self._random.randint(
-            2 * self._config.heartbeat_interval_ms,
-            max(2 * self._config.heartbeat_interval_ms, self._config.election_timeout_min_ms),
-        )
-
-    def _restart_election_timer(self) -> None:
-        self._election_deadline_ms = self._now_ms + self._random.randint(
-            self._config.election_timeout_min_ms, self._config.election_timeout_max_ms
-        )
-
-    def _hasten_election(self) -> None:
-        longest_ms = self._config.election_timeout_min_ms // _HASTENED_TIMEOUT_DIVISOR
-        self._election_deadline_ms = self._now_ms + self._random.randint(0, longest_ms)
-
     def _has_live_leader(self) -> bool:
         """Whether a leader is known to have lived within the minimum election timeout."""
         if self._leader_id is None:
             return False
-        since_ms = self._now_ms - self._leader_contact_ms
-        return self._leadership is not None or since_ms < self._config.election_timeout_min_ms
+        return self._leadership is not None or self._timer.is_leader_live(self._now_ms)
 
     # --- elections ------------------------------------------------------------------------------
 
@@ -374,7 +412,7 @@ class RaftNode:
         self._begin_campaign(VoteRequest)
 
     def _begin_campaign(self, request_type: type[PreVoteRequest | VoteRequest]) -> None:
-        self._restart_election_timer()
+        self._timer.restart(self._now_ms)
         self._campaign = Campaign(self._config.voters)
         for peer in self._config.peers:
             self._outputs.messages.append(
@@ -395,7 +433,7 @@ class RaftNode:
         if result is VoteResult.LOST:
             self._become_follower(self._term, None)
             if campaign.is_worth_hurrying:
-                self._hasten_election()
+                self._timer.hasten(self._now_ms)
         elif result is VoteResult.WON and self._role is Role.PRE_CANDIDATE:
             self._begin_election()
         elif result is VoteResult.WON:
@@ -444,7 +482,7 @@ class RaftNode:
         )
         if granted:
             self._voted_for = request.sender
-            self._restart_election_timer()
+            self._timer.restart(self._now_ms)
         self._outputs.messages.append(
             VoteResponse(
                 term=self._term,
@@ -466,12 +504,32 @@ class RaftNode:
             self._answer_append(request, accepted=False, index=request.prev_index)
             return
         self._log.merge(request.entries)
-        # Past these entries the log may still differ from the leader's.
-        last_agreed_index = request.prev_index + len(request.entries)
+        # Past these entries the log may still differ from the leader's. What is compacted away is
+        # committed, so it does not, even if all of these lie there.
+        last_agreed_index = max(
+            request.prev_index + len(request.entries), self._log.compacted_index
+        )
         self._log.commit_to(min(request.commit_index, last_agreed_index))
         self._answer_append(request, accepted=True, index=last_agreed_index)
 
-    def _follow(self, request: AppendRequest) -> None:
+    def _handle_install_snapshot_request(self, request: InstallSnapshotRequest) -> None:
+        if request.term < self._term:
+            # The answer carries this term, and the old leader follows it.
+            self._outputs.messages.append(
+                InstallSnapshotResponse(
+                    term=self._term,
+                    sender=self._config.node_id,
+                    receiver=request.sender,
+                    index=request.index,
+                    next_offset=0,
+                    read_sequence=request.read_sequence,
+                )
+            )
+            return
+        self._follow(request)
+        self._outputs.messages.append(self._receiver.receive(request))
+
+    def _follow(self, request: AppendRequest | InstallSnapshotRequest) -> None:
         """The sender leads this term or a newer one (Raft §5.2)."""
         leads_this_term = self._leader_id if request.term == self._term else None
         if leads_this_term not in (None, request.sender):
@@ -480,8 +538,7 @@ class RaftNode:
             )
         if request.term > self._term or self._leader_id != request.sender:
             self._become_follower(request.term, request.sender)
-        self._leader_contact_ms = self._now_ms
-        self._restart_election_timer()
+        self._timer.heard_from_leader(self._now_ms)
 
     def _answer_append(self, request: AppendRequest, *, accepted: bool, index: int) -> None:
         hint_index, hint_term = 0, 0

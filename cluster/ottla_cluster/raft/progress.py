@@ -5,6 +5,10 @@
        ▼                                                       │ refused
     REPLICATE  the leader streams: appends leave before earlier ones are answered, up to a window
 
+       │ PROBE, REPLICATE: the next entry is       ▲ REPLICATE: the follower has the snapshot
+       ▼ compacted away                            │ PROBE: its connection was refused
+    SNAPSHOT   the leader sends its snapshot, one part at a time; heartbeats ask for what was lost
+
 Heartbeats carry prev_index = next_index - 1, so a lost append shows at the next one. Commit news
 and read rounds carry prev_index = match_index, which the follower is known to hold: they cannot be
 refused because they overtook an append.
@@ -12,6 +16,10 @@ refused because they overtook an append.
 
 from collections import deque
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ottla_cluster.raft.messages import Snapshot
 
 
 class ProgressState(StrEnum):
@@ -19,6 +27,7 @@ class ProgressState(StrEnum):
 
     PROBE = "probe"
     REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
 
 
 class Progress:
@@ -34,6 +43,7 @@ class Progress:
     __slots__ = (
         "_inflight",
         "_max_inflight_appends",
+        "_may_resend_chunk",
         "_probe_sent",
         "answered_read_sequence",
         "commit_index_sent",
@@ -41,6 +51,8 @@ class Progress:
         "last_contact_ms",
         "match_index",
         "next_index",
+        "snapshot",
+        "snapshot_offset",
         "state",
     )
 
@@ -62,10 +74,17 @@ class Progress:
         self._inflight: deque[int] = deque()
         self._max_inflight_appends = max_inflight_appends
         self._probe_sent = False
+        # What is being sent, present exactly in SNAPSHOT, and from which byte on the follower lacks
+        # it, as far as it told.
+        self.snapshot: Snapshot | None = None
+        self.snapshot_offset = 0
+        self._may_resend_chunk = False
 
     @property
     def may_send_entries(self) -> bool:
         """Whether entries may leave now: one probe at a time, or room in the window."""
+        if self.state is ProgressState.SNAPSHOT:
+            return False
         if self.state is ProgressState.PROBE:
             return not self._probe_sent
         return len(self._inflight) < self._max_inflight_appends
@@ -83,8 +102,9 @@ class Progress:
     def accepted(self, index: int) -> None:
         """The follower's log equals the leader's up to `index`."""
         self.match_index = max(self.match_index, index)
-        if self.state is ProgressState.PROBE and index >= self.next_index - 1:
+        if self.state is not ProgressState.REPLICATE and index >= self.next_index - 1:
             self.state = ProgressState.REPLICATE
+            self.snapshot = None
             self._inflight.clear()
         while self._inflight and self._inflight[0] <= self.match_index:
             self._inflight.popleft()
@@ -100,7 +120,7 @@ class Progress:
         Returns:
             Whether this is news; a delayed or repeated refusal is not.
         """
-        if index <= self.match_index:
+        if index <= self.match_index or self.state is ProgressState.SNAPSHOT:
             return False
         if self.state is ProgressState.PROBE and index != self.next_index - 1:
             return False
@@ -111,10 +131,38 @@ class Progress:
     def probe(self) -> None:
         """Fall back to one append at a time, from the known match on."""
         self.state = ProgressState.PROBE
+        self.snapshot = None
         self._probe_sent = False
         self._inflight.clear()
         self.next_index = self.match_index + 1
         self.commit_index_sent = 0
+
+    def begin_snapshot(self, snapshot: "Snapshot") -> None:
+        """The entry that the follower needs next is compacted away: it gets the snapshot."""
+        self.state = ProgressState.SNAPSHOT
+        self.snapshot = snapshot
+        self.snapshot_offset = 0
+        # Nothing of it has been sent, so whatever the follower answers first is answered by a part.
+        self._may_resend_chunk = True
+        self._inflight.clear()
+        self.next_index = snapshot.index + 1
+
+    def heartbeat_passed(self) -> None:
+        """The part that is under way had its time: the next answer tells whether it was lost."""
+        self._may_resend_chunk = True
+
+    def snapshot_answered(self, next_offset: int) -> bool:
+        """The follower has the snapshot up to `next_offset`.
+
+        Returns:
+            Whether the part at `snapshot_offset` is to be sent now. A repeated or delayed answer
+            sends nothing, so that there is one part under way; at most one more per heartbeat.
+        """
+        if next_offset <= self.snapshot_offset and not self._may_resend_chunk:
+            return False
+        self.snapshot_offset = next_offset
+        self._may_resend_chunk = False
+        return True
 
     def answered(self, read_sequence: int, now_ms: int) -> None:
         """The follower answered in this term, accepting or refusing."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ottla_cluster.raft.messages import Entry, HardState, Message
+from ottla_cluster.raft.messages import Compaction, Entry, HardState, Message, Snapshot
 from ottla_cluster.raft.reads import ReadConfirmed
 
 
@@ -36,9 +36,12 @@ class Ready:
 
     Attributes:
         hard_state: present exactly when there is something to persist.
+        compaction: first replace the persisted snapshot and what goes with it by this, and delete
+            the persisted entries up to `compacted_index`.
         truncate_from: delete the persisted entries from this index on, before appending.
-        entries: append these, in one transaction with `hard_state` and `truncate_from`.
+        entries: append these, in one transaction with all of the above.
         messages: send these once all of that is durable; losing one is harmless.
+        snapshot: replace the state machine's state by this one, before applying `committed`.
         committed: apply these, in order, no-ops included.
         confirmed_reads: serve these after applying `committed`.
         failed_reads: tokens of reads that this node can no longer confirm: ask the new leader.
@@ -50,9 +53,11 @@ class Ready:
     """
 
     hard_state: HardState | None
+    compaction: Compaction | None
     truncate_from: int | None
     entries: tuple[Entry, ...]
     messages: tuple[Message, ...]
+    snapshot: Snapshot | None
     committed: tuple[Entry, ...]
     confirmed_reads: tuple[ReadConfirmed, ...]
     failed_reads: tuple[int, ...]

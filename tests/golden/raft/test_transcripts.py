@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ottla_cluster.raft import AppendRequest
+from ottla_cluster.raft import AppendRequest, InstallSnapshotRequest
 from tests.simulation.raft.script import Script
 
 HERE = Path(__file__).parent
@@ -18,10 +18,10 @@ HERE = Path(__file__).parent
 class Conversation(Script):
     """A script that writes down every message as it leaves, and every change of role."""
 
-    def __init__(self, voter_count):
+    def __init__(self, voter_count, **settings):
         self.lines = []
         self.roles = {}
-        super().__init__(voter_count)
+        super().__init__(voter_count, **settings)
 
     def say(self, text):
         self.lines.append(text)
@@ -31,13 +31,15 @@ class Conversation(Script):
         fields = [
             f"{field}={value}"
             for field, value in msgspec.structs.asdict(message).items()
-            if field not in ("sender", "receiver", "entries")
+            if field not in ("sender", "receiver", "entries", "chunk")
         ]
         if isinstance(message, AppendRequest):
             fields += [
                 f"[{entry.index}: term {entry.term} {entry.payload.decode() or 'no-op'}]"
                 for entry in message.entries
             ]
+        if isinstance(message, InstallSnapshotRequest):
+            fields.append(f"[{len(message.chunk)} bytes]")
         self.say(f"  {message.sender} -> {message.receiver}  {name} {' '.join(fields)}")
         super().send(message)
 
@@ -103,7 +105,38 @@ def old_leader_returns():
     return script.lines
 
 
-@pytest.mark.parametrize("transcript", [first_election, leader_crashes, old_leader_returns])
+def snapshot_is_installed():
+    script = Conversation(3, retained_entries=0, max_snapshot_chunk_bytes=100)
+    script.elect(1, 2, 3)
+    script.settle()
+    script.power_loss(3)
+    for name in (b"flights", b"bookings"):
+        script[1].propose([b"create topic " + name])
+        script.settle(1, 2)
+    script.drop()
+    script.lines.clear()
+    script.say("nodes 1 and 2 compact their logs, and node 3, which was away, restarts")
+    for node_id in (1, 2):
+        script[node_id].compact()
+    script.restart(3)
+    script.say("the next heartbeat finds that node 3 lacks what is compacted away")
+    script.wait(100)
+    script.tick(1)
+    script.drop(receiver=2)
+    script.settle(1, 3)
+    script.say("entries follow the snapshot")
+    script.drop()
+    script[1].propose([b"delete topic bookings"])
+    script.drop(receiver=2)
+    script.settle(1, 3)
+    script.lines.append(f"equal states: {script[1].state == script[3].state}")
+    return script.lines
+
+
+TRANSCRIPTS = [first_election, leader_crashes, old_leader_returns, snapshot_is_installed]
+
+
+@pytest.mark.parametrize("transcript", TRANSCRIPTS)
 def test_transcript(transcript):
     path = HERE / f"{transcript.__name__}.txt"
     found = "\n".join(transcript()) + "\n"

@@ -5,6 +5,10 @@ payload after a predecessor of the same term as everybody else did.
 """
 
 from ottla_cluster.raft import VoteResponse
+from tests.simulation.raft import state_machine
+
+FINAL_PREFIX = b"final "
+"""Marks the proposals of the healed phase."""
 
 
 class InvariantViolatedError(AssertionError):
@@ -18,6 +22,11 @@ class Checker:
         self.written = {}
         # Every entry that any node applied: position i holds index i + 1.
         self.committed = []
+        # The state after each of them: position i holds the state at index i.
+        self.states = [state_machine.EMPTY]
+        self.first_final_index = None
+        self.restored_count = 0
+        self.installed_count = 0
         # The term in which the entry at the same position was first known to be committed.
         self.commit_terms = []
         # (voter, term) -> candidate
@@ -51,6 +60,14 @@ class Checker:
                 ready.truncate_from > last_commit,
                 "what is committed is never truncated",
                 (node_id, ready.truncate_from, last_commit),
+            )
+        if ready.compaction is not None:
+            compaction = ready.compaction
+            self.installed_count += ready.snapshot is not None
+            self.require(
+                compaction.compacted_index <= compaction.snapshot.index <= ready.commit_index,
+                "the log is cut below what is committed",
+                (node_id, compaction, ready.commit_index),
             )
         if ready.entries:
             self._check_written(host, ready.entries)
@@ -99,11 +116,17 @@ class Checker:
                 (host.node_id, host.applied_index, entry.index),
             )
             host.applied_index = entry.index
+            host.state = state_machine.applied(host.state, entry)
             if entry.index <= len(self.committed):
                 known = self.committed[entry.index - 1]
                 self.require(known == entry, "one applied sequence", (host.node_id, known, entry))
+                self._check_state(host)
                 continue
+            self.require(entry.index == len(self.committed) + 1, "nothing is applied twice", entry)
             self.committed.append(entry)
+            self.states.append(host.state)
+            if self.first_final_index is None and entry.payload.startswith(FINAL_PREFIX):
+                self.first_final_index = entry.index
             self.commit_terms.append(term)
             for other in hosts:
                 if (
@@ -112,6 +135,39 @@ class Checker:
                     and other.node.term > term
                 ):
                     self._check_leader_holds(other, entry, other.node.term)
+
+    def _check_state(self, host):
+        self.require(
+            host.state == self.states[host.applied_index],
+            "equal states",
+            (host.node_id, host.applied_index),
+        )
+
+    def on_restore(self, host, snapshot):
+        """A node replaces its state by a snapshot's: its own after a restart, or its leader's."""
+        self.require(
+            snapshot.index >= host.applied_index,
+            "a snapshot never takes a state back",
+            (host.node_id, host.applied_index, snapshot.index),
+        )
+        self.require(
+            snapshot.index <= len(self.committed),
+            "a snapshot holds committed entries only",
+            (host.node_id, snapshot.index, len(self.committed)),
+        )
+        self.require(
+            self.committed[snapshot.index - 1].term == snapshot.term,
+            "a snapshot knows the term of its last entry",
+            (host.node_id, snapshot.index, snapshot.term),
+        )
+        host.applied_index = snapshot.index
+        host.state = state_machine.decode(snapshot.data)
+        self._check_state(host)
+        self.restored_count += 1
+
+    def has_final(self, index):
+        """Whether a proposal of the healed phase is committed at or before `index`."""
+        return self.first_final_index is not None and self.first_final_index <= index
 
     def on_read_started(self, token):
         """`request_read` is about to be called."""

@@ -10,9 +10,7 @@ from random import Random
 
 from ottla_cluster.raft import HardState, NotLeaderError, RaftNode
 from ottla_protocol.errors import OverloadedError
-
-FINAL_PREFIX = b"final "
-"""Marks the proposals of the healed phase."""
+from tests.simulation.raft import state_machine
 
 
 class Disk:
@@ -20,8 +18,14 @@ class Disk:
 
     def __init__(self):
         self.hard_state = HardState()
+        self.compaction = None
         self.entries = []
         self.unsynced = None
+
+    @property
+    def last_index(self):
+        compacted_index = self.compaction.compacted_index if self.compaction else 0
+        return compacted_index + len(self.entries)
 
     def begin(self, ready):
         assert self.unsynced is None
@@ -29,10 +33,14 @@ class Disk:
 
     def sync(self):
         ready, self.unsynced = self.unsynced, None
+        if ready.compaction is not None:
+            cut = ready.compaction.compacted_index
+            self.entries = [entry for entry in self.entries if entry.index > cut]
+            self.compaction = ready.compaction
         if ready.truncate_from is not None:
-            del self.entries[ready.truncate_from - 1 :]
+            self.entries = [entry for entry in self.entries if entry.index < ready.truncate_from]
         for entry in ready.entries:
-            assert entry.index == len(self.entries) + 1, "the log on disk has no gap"
+            assert entry.index == self.last_index + 1, "the log on disk has no gap"
             self.entries.append(entry)
         self.hard_state = ready.hard_state
 
@@ -58,6 +66,7 @@ class Host:
         self.incarnation = 0
         self.is_paused = False
         self.applied_index = 0
+        self.state = state_machine.EMPTY
         self.has_applied_final = False
         self._seed = seed
         self._inbox = deque()
@@ -76,11 +85,13 @@ class Host:
         self.incarnation += 1
         self.is_paused = False
         self.applied_index = 0
+        self.state = state_machine.EMPTY
         self.has_applied_final = False
         self.node = self.node_class(
             self.config,
             hard_state=self.disk.hard_state,
             entries=self.disk.entries,
+            compaction=self.disk.compaction,
             random=Random(self._seed * 1_000 + self.incarnation),
             now_ms=self.world.host_clock_ms(self),
         )
@@ -118,6 +129,12 @@ class Host:
     def read(self, token):
         self._give(("read", token))
 
+    def compact(self):
+        """Take a snapshot of the state as it is now; the node hears of it in its turn."""
+        if self.node is not None and self.applied_index:
+            snapshot = state_machine.encode(self.state, self.node_id)
+            self._give(("compact", (self.applied_index, snapshot)))
+
     def refused(self, peer_id):
         self._give(("refused", peer_id))
 
@@ -147,6 +164,8 @@ class Host:
             elif kind == "read":
                 self.world.checker.on_read_started(argument)
                 ready = node.request_read(argument, now_ms)
+            elif kind == "compact":
+                ready = node.compact(*argument, now_ms)
             else:
                 ready = node.peer_refused(argument, now_ms)
         except (NotLeaderError, OverloadedError):
@@ -195,9 +214,12 @@ class Host:
 
     def apply(self, ready):
         checker = self.world.checker
+        if ready.snapshot is not None:
+            checker.on_restore(self, ready.snapshot)
+            self.has_applied_final = checker.has_final(ready.snapshot.index)
         if ready.committed:
             checker.on_apply(self, ready.committed, ready.term, self.world.hosts.values())
-            if any(entry.payload.startswith(FINAL_PREFIX) for entry in ready.committed):
+            if checker.has_final(self.applied_index):
                 self.has_applied_final = True
         if ready.confirmed_reads or ready.failed_reads:
             checker.on_reads_ended(self, ready)

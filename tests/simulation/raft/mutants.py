@@ -295,8 +295,3 @@ MUTANTS = {
         "patches": ((Progress, "refused", ResendsNothing.refused),),
     },
 }
-
-
-def mutant(name):
-    """The context of one planted bug; gives the driver class."""
-    return running(**MUTANTS[name])

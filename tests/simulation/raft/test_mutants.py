@@ -2,10 +2,16 @@
 
 import pytest
 
+from ottla_cluster.raft import RaftStateCorruptError
 from tests.simulation.raft.checker import InvariantViolatedError
-from tests.simulation.raft.mutants import MUTANTS, mutant
+from tests.simulation.raft.mutants import MUTANTS, running
 from tests.simulation.raft.schedules import SCHEDULES
+from tests.simulation.raft.snapshot_mutants import SNAPSHOT_MUTANTS
+from tests.simulation.raft.snapshot_schedules import SNAPSHOT_SCHEDULES
 from tests.simulation.raft.world import Options, SimulationFailedError, World
+
+ALL_MUTANTS = MUTANTS | SNAPSHOT_MUTANTS
+ALL_SCHEDULES = SCHEDULES | SNAPSHOT_SCHEDULES
 
 # The schedule, and the rule of the checker that it breaks; none where the schedule itself asserts
 # what the cluster failed to do.
@@ -33,6 +39,23 @@ CAUGHT_BY_SCHEDULE = {
     "truncates blindly": ("delayed_append_is_repeated", "what is committed is never truncated"),
     "overwrites in place": ("figure_8", "log matching"),
     "resends nothing": ("append_is_lost", ""),
+    "forgets the snapshot's term": ("lagging_voter_gets_the_snapshot", ""),
+    "acknowledges a snapshot before persisting": ("snapshot_then_power_loss", ""),
+    "takes an older snapshot": (
+        "snapshot_reaches_a_voter_that_is_further",
+        "the commit index never falls",
+    ),
+    "drops entries behind the snapshot": (
+        "snapshot_reaches_a_voter_that_holds_more",
+        "leader completeness",
+    ),
+    "compacts above the applied index": (
+        "compacted_with_uncommitted_entries",
+        "the log is cut below what is committed",
+    ),
+    "takes parts as they come": ("parts_are_lost", ""),
+    "mixes the parts of two snapshots": ("parts_of_two_leaders", ""),
+    "resends no part": ("parts_are_lost", ""),
 }
 
 CAUGHT_BY_SEEDS = (
@@ -51,20 +74,26 @@ CAUGHT_BY_SEEDS = (
     "truncates blindly",
     "overwrites in place",
     "resends nothing",
+    "forgets the snapshot's term",
+    "drops entries behind the snapshot",
+    "compacts above the applied index",
+    "mixes the parts of two snapshots",
 )
 SEEDS_MAX = 600
 
 
 def test_every_mutant_has_its_schedule():
-    assert set(CAUGHT_BY_SCHEDULE) == set(MUTANTS)
+    assert set(CAUGHT_BY_SCHEDULE) == set(ALL_MUTANTS)
 
 
 @pytest.mark.parametrize("name", CAUGHT_BY_SCHEDULE)
 def test_a_schedule_catches_the_mutant(name):
     schedule, rule = CAUGHT_BY_SCHEDULE[name]
     expected = InvariantViolatedError if rule else AssertionError
-    with mutant(name) as host_class, pytest.raises(expected, match=rule or None):
-        SCHEDULES[schedule](host_class)
+    # A schedule may also end in the error of a machine that cannot go on.
+    errors = (expected, ValueError, RaftStateCorruptError) if not rule else expected
+    with running(**ALL_MUTANTS[name]) as host_class, pytest.raises(errors, match=rule or None):
+        ALL_SCHEDULES[schedule](host_class)
 
 
 def first_failure(host_class):
@@ -78,6 +107,6 @@ def first_failure(host_class):
 
 @pytest.mark.parametrize("name", CAUGHT_BY_SEEDS)
 def test_random_runs_catch_the_mutant(name):
-    with mutant(name) as host_class:
+    with running(**ALL_MUTANTS[name]) as host_class:
         seed, report = first_failure(host_class)
     assert f"seed={seed}, voter_count=" in report

@@ -11,8 +11,8 @@ from heapq import heappop, heappush
 from random import Random
 
 from ottla_cluster.raft import RaftConfig, decode_messages, encode_messages
-from tests.simulation.raft.checker import Checker
-from tests.simulation.raft.host import FINAL_PREFIX, Host
+from tests.simulation.raft.checker import FINAL_PREFIX, Checker
+from tests.simulation.raft.host import Host
 
 ELECTION_TIMEOUT_MIN_MS = 200
 """Shorter than in production: only its ratio to delays, pauses and outages matters."""
@@ -54,6 +54,9 @@ class Options:
     max_append_bytes: int
     max_append_entries: int
     max_inflight_appends: int
+    compaction_interval_ms: int | None
+    retained_entries: int
+    max_snapshot_chunk_bytes: int
 
     @classmethod
     def from_seed(cls, seed):
@@ -86,6 +89,9 @@ class Options:
             is_refusing=random.random() < 0.6,
             is_encoded=random.random() < 0.1,
             **window,
+            compaction_interval_ms=random.choice((None, 15, 60, 250)),
+            retained_entries=random.choice((0, 0, 1, 10)),
+            max_snapshot_chunk_bytes=random.choice((40, 150, 1 << 18)),
         )
 
     def __str__(self):
@@ -132,6 +138,8 @@ class World:
                     max_append_bytes=options.max_append_bytes,
                     max_append_entries=options.max_append_entries,
                     max_inflight_appends=options.max_inflight_appends,
+                    retained_entries=options.retained_entries,
+                    max_snapshot_chunk_bytes=options.max_snapshot_chunk_bytes,
                 ),
                 self.random.getrandbits(32),
             )
@@ -162,6 +170,8 @@ class World:
         self.after(self.options.read_interval_ms, self._read)
         if self.options.faults:
             self.after(self.options.fault_interval_ms, self._fault)
+        if self.options.compaction_interval_ms:
+            self.after(self.options.compaction_interval_ms, self._compact)
         self._run_until(self.options.faulty_ms, lambda: False)
         self._heal()
         self._run_until(self.options.faulty_ms + self.HEALED_MS_MAX, self._is_live)
@@ -264,6 +274,14 @@ class World:
             self._next_token += 1
             host.read(self._next_token)
         self.after(self.random.randint(1, 2 * self.options.read_interval_ms), self._read)
+
+    def _compact(self):
+        """Some voters take a snapshot, each of where it is: also in the healed phase."""
+        for host in self.hosts.values():
+            if self.random.random() < 0.5:
+                host.compact()
+        interval_ms = self.options.compaction_interval_ms
+        self.after(self.random.randint(1, 2 * interval_ms), self._compact)
 
     # --- the healed phase -----------------------------------------------------------------------
 

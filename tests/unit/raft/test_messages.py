@@ -10,6 +10,8 @@ from ottla_cluster.raft import (
     AppendRequest,
     AppendResponse,
     Entry,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
     PreVoteRequest,
     PreVoteResponse,
     VoteRequest,
@@ -39,6 +41,19 @@ MESSAGES = st.one_of(
         COUNTS,
     ),
     st.builds(AppendResponse, COUNTS, NODES, NODES, st.booleans(), COUNTS, COUNTS, COUNTS, COUNTS),
+    st.builds(
+        InstallSnapshotRequest,
+        COUNTS,
+        NODES,
+        NODES,
+        COUNTS,
+        COUNTS,
+        COUNTS,
+        COUNTS,
+        st.binary(max_size=20),
+        COUNTS,
+    ),
+    st.builds(InstallSnapshotResponse, COUNTS, NODES, NODES, COUNTS, COUNTS, COUNTS),
 )
 
 
