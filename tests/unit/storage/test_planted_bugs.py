@@ -1,30 +1,29 @@
-"""The model of the log catches what it is there to catch."""
+"""The random programs catch what they are there to catch: each bug is found within a few hundred.
+
+Truncation to the high watermark, which no single log can tell from a right one, is planted in the
+simulation of replication.
+"""
 
 import pytest
-from hypothesis import Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from ottla_broker.storage import log_files, segment
 from ottla_broker.storage.log_files import LogFiles
-from tests.unit.storage.test_log_model import LogAgainstModel
+from ottla_broker.storage.segment import remove_file
+from tests.unit.storage.log_programs import WEIGHTS, ProgramFailedError, run_programs
 
-SEARCH = settings(
-    max_examples=300,
-    stateful_step_count=40,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    # Finding a failure is all that is asked.
-    phases=(Phase.generate,),
-    report_multiple_bugs=False,
-)
+PROGRAMS_MAX = 600
 
 pytestmark = pytest.mark.timeout(120)
 
 
-def assert_caught():
-    with pytest.raises(AssertionError):
-        run_state_machine_as_test(LogAgainstModel, settings=SEARCH)
+APPENDS = {"append", "append_many"}
+RETENTION = {"let_go_by_age", "let_go_by_size", "follow_the_leaders_start", "remove_expired"}
+
+
+def assert_caught(reason, *steps):
+    """Within a few hundred programs of appends and of the steps that the bug is in."""
+    with pytest.raises(ProgramFailedError, match=reason):
+        run_programs(range(PROGRAMS_MAX), only=APPENDS.union(*steps))
 
 
 def test_a_retention_that_takes_the_active_segment(monkeypatch):
@@ -35,7 +34,7 @@ def test_a_retention_that_takes_the_active_segment(monkeypatch):
         return high_watermark if start == self.active.base_offset < high_watermark else start
 
     monkeypatch.setattr(LogFiles, "log_start_after_retention", with_the_active)
-    assert_caught()
+    assert_caught("the active segment lost records|young enough went|a batch is cut", RETENTION)
 
 
 def test_a_retention_that_takes_what_is_not_committed(monkeypatch):
@@ -45,7 +44,7 @@ def test_a_retention_that_takes_what_is_not_committed(monkeypatch):
         return sound(oldest, limits, high_watermark=1 << 62, **arguments)
 
     monkeypatch.setattr(log_files, "may_go", everything_committed)
-    assert_caught()
+    assert_caught("AssertionError", RETENTION)
 
 
 def test_a_segment_whose_age_is_that_of_its_oldest_record(monkeypatch):
@@ -54,7 +53,9 @@ def test_a_segment_whose_age_is_that_of_its_oldest_record(monkeypatch):
         return oldest or 0
 
     monkeypatch.setattr(segment, "newest_timestamp", oldest_timestamp)
-    assert_caught()
+    assert_caught(
+        "young enough went|time ", RETENTION, {"find_timestamps"}
+    )  # Look-ups go by it too.
 
 
 def test_a_time_index_that_takes_timestamps_to_rise(monkeypatch):
@@ -64,7 +65,7 @@ def test_a_time_index_that_takes_timestamps_to_rise(monkeypatch):
         "ORDER BY base_offset"
     )
     monkeypatch.setattr(segment, "_TIME_INDEX", (drop, drop_other, create, every_batch))
-    assert_caught()
+    assert_caught("time ", {"find_timestamps"})
 
 
 def test_a_removal_that_takes_one_file_too_many(monkeypatch):
@@ -75,4 +76,42 @@ def test_a_removal_that_takes_one_file_too_many(monkeypatch):
             self._expired.append(self._segments.pop(0))
 
     monkeypatch.setattr(LogFiles, "forget_expired", forget_one_too_many)
-    assert_caught()
+    assert_caught("while the log begins at", RETENTION)
+
+
+def test_files_that_go_before_the_log_s_start_moves(monkeypatch):
+    sound = LogFiles.advance_log_start
+
+    def files_first(self, offset):
+        while len(self._segments) > 1 and self._segments[1].base_offset <= offset:
+            remove_file(self._segments.pop(0).path)
+        sound(self, offset)
+
+    monkeypatch.setattr(LogFiles, "advance_log_start", files_first)
+    assert_caught("while the log begins at", RETENTION)
+
+
+def test_a_truncation_that_begins_with_the_oldest_file(monkeypatch):
+    """Nothing of it is seen after its end: only a crash on the way leaves a hole."""
+    sound = LogFiles.truncate_to
+
+    async def oldest_first(self, offset, limits):
+        doomed = [each for each in self._segments if each.base_offset > offset]
+        for each in doomed:
+            await self._remove(each)
+        self._segments = [each for each in self._segments if each not in doomed]
+        return await sound(self, offset, limits)
+
+    monkeypatch.setattr(LogFiles, "truncate_to", oldest_first)
+    assert_caught(r"crash-\d+/.* damaged at offset|after a crash before", {"truncate"})
+
+
+def test_a_sealing_that_forgets_the_write_ahead_log(monkeypatch):
+    """Its batches are lost with the log that the file does not need any more, so it seems."""
+
+    def without_checkpoint(connection, path):
+        for sidecar in segment.sqlite.sidecars(path):
+            sidecar.unlink(missing_ok=True)
+
+    monkeypatch.setattr(segment.sqlite, "leave_wal", without_checkpoint)
+    assert_caught("AssertionError|StorageError|lost", WEIGHTS)
