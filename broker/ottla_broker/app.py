@@ -25,6 +25,7 @@ from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.group_coordinators import GroupCoordinators
 from ottla_broker.drivers.isr_proposals import IsrProposals
 from ottla_broker.drivers.lifecycle import BrokerLifecycle
+from ottla_broker.drivers.log_compaction import LogCompactionTask
 from ottla_broker.drivers.log_retention import LogRetention
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient
@@ -57,6 +58,7 @@ from ottla_broker.services.segment_inspection import SegmentInspectionService
 from ottla_broker.services.topics import TopicService
 from ottla_broker.settings import Settings, SettingsError, split_address
 from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_compactor import CompactionLimits
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory
 from ottla_broker.storage.sqlite_version import sqlite_in_use
@@ -180,6 +182,14 @@ class Broker:
             propose=self._isr_proposals.propose,
             broker_epoch=lambda: self._lifecycle.broker_epoch,
             on_refused=self._controller_client.peer_refused,
+            on_failure=self._fail,
+        )
+        self._compaction = LogCompactionTask(
+            replicas=self._replicas,
+            interval_ms=settings.compaction_check_interval_ms,
+            limits=CompactionLimits(
+                settings.compaction_map_bytes, settings.compaction_max_bytes_per_s
+            ),
             on_failure=self._fail,
         )
         self._retention = LogRetention(
@@ -340,6 +350,7 @@ class Broker:
         await self._raft.start()
         self._replicas.start()
         self._retention.start()
+        self._compaction.start()
         self._coordinators.start()
         self._lifecycle.start()
         self._ready = True
@@ -380,6 +391,7 @@ class Broker:
         await stop_all(self._tasks)
         await self._group_polls.stop()
         await self._coordinators.stop()
+        await self._compaction.stop()
         await self._retention.stop()
         await self._disk.stop()
         # Closing the replicas fails every waiting ack, so that the listener finds its requests

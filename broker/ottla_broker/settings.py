@@ -137,6 +137,19 @@ class Settings(BaseSettings):
     retention_check_interval_ms: int = Field(
         5 * MINUTE_MS, ge=1, le=24 * HOUR_MS, description="how often old segments are looked for"
     )
+    compaction_check_interval_ms: int = Field(
+        15_000, ge=1, le=24 * HOUR_MS, description="how often logs are looked at for compaction"
+    )
+    compaction_map_bytes: int = Field(
+        32 * MEBIBYTE,
+        ge=MEBIBYTE,
+        le=16 * 1024 * MEBIBYTE,
+        description="memory of a compaction for keys; 32 bytes each",
+    )
+    compaction_max_bytes_per_s: int = Field(
+        32 * MEBIBYTE, ge=1024, le=MAX_CONFIG, description="batches that it reads and writes"
+    )
+
     segment_bytes: int = Field(
         1024 * MEBIBYTE, ge=1024, le=16 * 1024 * MEBIBYTE, description="topic default"
     )

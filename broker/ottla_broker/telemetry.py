@@ -96,6 +96,34 @@ class Metrics:
             "ottla_held_commits", "Commits that found no room and are tried again",
             registry=registry,
         )  # fmt: skip
+        self.compactions = Counter(
+            "ottla_compactions", "Logs compacted, each time counted", registry=registry
+        )
+        self.compaction_errors = Counter(
+            "ottla_compaction_errors", "Compactions that failed, by reason: damage or storage",
+            ["reason"], registry=registry,
+        )  # fmt: skip
+        self.compaction_seconds = Counter(
+            "ottla_compaction_seconds", "Time that compactions took, their pauses included",
+            registry=registry,
+        )  # fmt: skip
+        self.compaction_read_bytes = Counter(
+            "ottla_compaction_read_bytes", "Record batch bytes that compactions have read",
+            registry=registry,
+        )  # fmt: skip
+        self.compaction_bytes_before = Counter(
+            "ottla_compaction_bytes_before", "File bytes of segments before their compaction",
+            registry=registry,
+        )  # fmt: skip
+        self.compaction_bytes_after = Counter(
+            "ottla_compaction_bytes_after", "File bytes of what compactions left of them",
+            registry=registry,
+        )  # fmt: skip
+        self.compacted_records = Counter(
+            "ottla_compacted_records",
+            "Records that compactions left out, by reason: superseded, tombstone or no_key",
+            ["reason"], registry=registry,
+        )  # fmt: skip
         self.isr_changes = Counter(
             "ottla_isr_changes", "ISR proposals accepted by direction", ["direction"],
             registry=registry,

@@ -30,7 +30,7 @@ from ottla_protocol.errors import (
     PreferredLeaderNotAvailableError,
 )
 
-ConfigValue: TypeAlias = str | int | bool
+ConfigValue: TypeAlias = str | int | float | bool
 At: TypeAlias = Literal["earliest", "latest"]
 ElectionType: TypeAlias = Literal["preferred"]
 TopicPartition: TypeAlias = tuple[str, int]

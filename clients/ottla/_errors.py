@@ -100,7 +100,7 @@ class InvalidRecordError(ClientError, ValueError):
     Partitioners of your own raise it for records that they have no partition for. Nothing was sent.
     """
 
-    code = "INVALID_RECORD"
+    code = "INVALID_CLIENT_RECORD"
     title = "Invalid record"
     default_outcome = Outcome.NOT_APPLIED
 

@@ -147,6 +147,13 @@ class InvalidTimestampError(InvalidRequestError):
     title = "Invalid timestamp"
 
 
+class RecordWithoutKeyError(InvalidRequestError):
+    """A record for a compacted topic has no key, so nothing could ever replace it."""
+
+    code = "INVALID_RECORD"
+    title = "Record without a key"
+
+
 class IdempotencyKeyReusedError(InvalidRequestError):
     """The Idempotency-Key was used before with another body."""
 

@@ -91,14 +91,14 @@ class CreateTopicRequest(Request, frozen=True):
     name: str
     partitions: int | None = None
     replication_factor: int | None = None
-    configs: dict[str, str | int | bool] = {}
+    configs: dict[str, str | int | float | bool] = {}
     validate_only: bool = False
 
 
 class AlterTopicConfigsRequest(Request, frozen=True):
     """`PATCH /v1/topics/{topic}/configs`. None resets a config to its default."""
 
-    configs: dict[str, str | int | bool | None]
+    configs: dict[str, str | int | float | bool | None]
 
 
 class TopicConfigValue(Response, frozen=True):
@@ -108,7 +108,7 @@ class TopicConfigValue(Response, frozen=True):
     default at that time.
     """
 
-    value: str | int | bool
+    value: str | int | float | bool
     source: Literal["topic", "default"]
 
 

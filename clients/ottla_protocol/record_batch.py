@@ -107,7 +107,8 @@ class BatchHeader(NamedTuple):
     """The fixed fields of one batch, as they stand in it.
 
     `last_offset_delta` is `record_count - 1` when a producer sends the batch, and may be larger
-    once compaction has taken records out: offsets never move, so a batch keeps its range.
+    once compaction has taken records out: offsets never move, so a batch keeps its range. A batch
+    may even be left without records, for what its header says of producer and epoch.
     """
 
     base_offset: int
@@ -156,6 +157,15 @@ class BatchHeader(NamedTuple):
     def is_control(self) -> bool:
         """Whether its records are markers of the broker and never given to consumers."""
         return self.attributes & CONTROL_BIT != 0
+
+    @property
+    def delete_horizon_ms(self) -> int | None:
+        """Wall clock from which on compaction may take the batch's tombstones out (KIP-534).
+
+        The horizon stands in place of the base timestamp; the records' timestamp deltas count from
+        it. None before the first compaction of a batch that has tombstones.
+        """
+        return self.base_timestamp if self.attributes & DELETE_HORIZON_BIT else None
 
     @property
     def is_log_append_time(self) -> bool:
@@ -237,8 +247,8 @@ def _broken_rule(header: BatchHeader) -> str | None:
         return f"has unknown attribute bits {attributes & ~KNOWN_ATTRIBUTES & 0xFFFF:#06x}"
     if attributes & COMPRESSION_MASK >= len(_COMPRESSIONS):
         return f"has unknown compression {attributes & COMPRESSION_MASK}"
-    if count < 1:
-        return f"has record count {count}, at least 1 is needed"
+    if count < 0 or delta < 0:
+        return f"has record count {count} and last offset delta {delta}"
     if delta < count - 1:
         return f"has last offset delta {delta}, too small for {count} records"
     if header.base_offset < 0:
@@ -257,6 +267,8 @@ def _broken_append_rule(header: BatchHeader) -> str | None:
         return "is a control batch, which only brokers write"
     if attributes & ~APPENDABLE_ATTRIBUTES:
         return f"has attribute bits {attributes & ~APPENDABLE_ATTRIBUTES:#06x} that brokers set"
+    if header.record_count < 1:
+        return f"has record count {header.record_count}, at least 1 is needed"
     if header.last_offset_delta != header.record_count - 1:
         return f"has last offset delta {header.last_offset_delta} for {header.record_count} records"
     if header.base_timestamp < NO_TIMESTAMP or header.max_timestamp < header.base_timestamp:
@@ -346,6 +358,18 @@ def set_producer(
     """
     _PRODUCER.pack_into(buffer, _PRODUCER_OFFSET, producer_id, producer_epoch, base_sequence)
     seal_batch(buffer)
+
+
+def make_batch(header: BatchHeader, records: Buffer) -> bytearray:
+    """A batch with the fields of `header` around its encoded records; length and CRC are made anew.
+
+    For compaction, which leaves out records of a batch that it has validated.
+    """
+    batch = bytearray(HEADER_BYTES + len(records))
+    _HEADER.pack_into(batch, 0, *header)
+    batch[HEADER_BYTES:] = records
+    seal_batch(batch)
+    return batch
 
 
 def seal_batch(buffer: bytearray | memoryview) -> None:

@@ -270,6 +270,8 @@ def decode_validated_batch(
 ) -> list[Record]:
     """As `decode_batch`, for a buffer that `validate_batch` returned `header` for just before."""
     assert header.batch_length + LENGTH_OVERHEAD_BYTES == len(buffer)
+    if header.record_count == 0:
+        return _no_records(buffer)
     plain, size = _uncompressed(buffer, header, max_inflated_bytes)
     try:
         batch = _codec.DefaultRecordBatch(memoryview(plain)[:size])
@@ -317,6 +319,8 @@ def decode_consumed_batch(
         MessageTooLargeError: it inflates to more than `max_inflated_bytes`.
     """
     assert header.batch_length + LENGTH_OVERHEAD_BYTES == len(buffer)
+    if header.record_count == 0:
+        return _no_records(buffer)
     plain, size = _uncompressed(buffer, header, max_inflated_bytes)
     epoch = header.leader_epoch
     due = range(header.base_offset, header.next_offset)
@@ -349,6 +353,15 @@ def decode_consumed_batch(
         decode_validated_batch(buffer, header, max_inflated_bytes=max_inflated_bytes)
         raise CorruptMessageError("record batch has offsets that are not due")
     return records
+
+
+def _no_records(buffer: Buffer) -> list[Any]:
+    """Compaction leaves a batch without records as its header alone."""
+    if len(buffer) != HEADER_BYTES:
+        raise CorruptMessageError(
+            f"record batch without records has {len(buffer) - HEADER_BYTES} bytes of them"
+        )
+    return []
 
 
 def _uncompressed(

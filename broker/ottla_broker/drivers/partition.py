@@ -17,6 +17,7 @@ from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.peer_messages import FetchResult
 from ottla_broker.drivers.purgatory import OffsetWaiters, Watchers
 from ottla_broker.storage.disk_full import DiskFullError
+from ottla_broker.storage.log_compactor import CompactionLimits, CompactionResult
 from ottla_broker.storage.partition_log import AppendInfo, PartitionLog
 from ottla_cluster.controller import topic_names
 from ottla_cluster.controller.image import Partition as PartitionState
@@ -455,6 +456,17 @@ class Partition:
         """
         self.leading()
         await self.log.enforce_retention(high_watermark=self.high_watermark, now_ms=now_ms)
+
+    async def compact(self, now_ms: int, limits: CompactionLimits) -> CompactionResult | None:
+        """Compact this replica's own log if it is due, whatever its role; `now_ms` is wall time.
+
+        Raises:
+            UnavailableError: the log is closed or being truncated.
+            StorageError: a segment is damaged or cannot be read or written, or the log failed.
+        """
+        return await self.log.compact(
+            high_watermark=self.high_watermark, now_ms=now_ms, limits=limits
+        )
 
     def _act(self, output: LeaderOutput) -> None:
         if output.high_watermark is not None:

@@ -15,19 +15,31 @@ from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory, ReplicaDirectory, high_watermark_key
 from ottla_broker.storage.partition_log import PartitionLog
+from ottla_broker.storage.policy.compaction import CompactionConfig
 from ottla_broker.storage.policy.retention import NEVER
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.controller.image import Partition, Topic
 from ottla_cluster.controller.topic_configs import (
+    CLEANUP_POLICY,
+    COMPACT,
+    DELETE,
+    DELETE_RETENTION_MS,
     DURABILITY,
+    INTERNAL_TOPIC_CONFIGS,
+    MAX_COMPACTION_LAG_MS,
     MAX_MESSAGE_BYTES,
     MESSAGE_TIMESTAMP_AFTER_MAX_MS,
     MESSAGE_TIMESTAMP_TYPE,
+    MIN_CLEANABLE_DIRTY_RATIO,
+    MIN_COMPACTION_LAG_MS,
     RETENTION_BYTES,
     RETENTION_MS,
     SEGMENT_BYTES,
     SEGMENT_MS,
+    ConfigValue,
+    cleanup_policies,
     effective_configs,
+    fraction_config,
     integer_config,
 )
 from ottla_cluster.controller.topic_names import is_internal
@@ -114,14 +126,20 @@ class ReplicaLogs:
 
     def config_of(self, topic: Topic) -> LogConfig:
         """The limits of a topic's logs: the broker's own, and what the topic's configs say."""
-        # The newest record of a key counts there, however old it is.
-        keeps_all = is_internal(topic.name)
+        configs = topic.configs
+        if is_internal(topic.name):
+            # The newest record of a key counts there, however old it is. Such a topic may have been
+            # made before there was compaction.
+            configs = {**INTERNAL_TOPIC_CONFIGS, **configs, CLEANUP_POLICY: COMPACT}
+        policies = cleanup_policies(configs)
+        deletes = DELETE in policies
         return replace(
             self._defaults,
-            segment_bytes=integer_config(topic.configs, SEGMENT_BYTES),
+            segment_bytes=integer_config(configs, SEGMENT_BYTES),
             segment_ms=integer_config(topic.configs, SEGMENT_MS),
-            retention_ms=NEVER if keeps_all else integer_config(topic.configs, RETENTION_MS),
-            retention_bytes=NEVER if keeps_all else integer_config(topic.configs, RETENTION_BYTES),
+            retention_ms=integer_config(configs, RETENTION_MS) if deletes else NEVER,
+            retention_bytes=integer_config(configs, RETENTION_BYTES) if deletes else NEVER,
+            compaction=_compaction_of(configs) if COMPACT in policies else None,
             timestamp_type=str(effective_configs(topic.configs)[MESSAGE_TIMESTAMP_TYPE]),
             timestamp_after_max_ms=integer_config(topic.configs, MESSAGE_TIMESTAMP_AFTER_MAX_MS),
             max_batch_bytes=integer_config(topic.configs, MAX_MESSAGE_BYTES),
@@ -191,3 +209,12 @@ class ReplicaLogs:
             if by_key != self._on_disk:
                 await asyncio.to_thread(self._directory.write_high_watermarks, by_key)
                 self._high_watermarks, self._on_disk = by_key, dict(by_key)
+
+
+def _compaction_of(configs: Mapping[str, ConfigValue]) -> CompactionConfig:
+    return CompactionConfig(
+        min_dirty_ratio=fraction_config(configs, MIN_CLEANABLE_DIRTY_RATIO),
+        min_lag_ms=integer_config(configs, MIN_COMPACTION_LAG_MS),
+        max_lag_ms=integer_config(configs, MAX_COMPACTION_LAG_MS),
+        delete_retention_ms=integer_config(configs, DELETE_RETENTION_MS),
+    )

@@ -17,6 +17,7 @@ from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.forwarder import ProduceForwarder
 from ottla_broker.services.produce_options import ACKS_LABELS, ProduceOptions
+from ottla_broker.services.required_keys import keyless, needs_keys
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES, integer_config
 from ottla_cluster.controller.topic_names import refuse_internal
@@ -70,7 +71,11 @@ class ProduceService:
         """
         started = monotonic_ms()
         with self._purgatory.parked_ack():
-            pending = [self._append(batch, options) for batch in batches]
+            refused = await self._refuse_keyless(batches)
+            pending = [
+                refused.get(index) or self._append(batch, options)
+                for index, batch in enumerate(batches)
+            ]
             results: list[AppendedBatch | OttlaError] = [
                 item
                 if isinstance(item, OttlaError)
@@ -81,6 +86,18 @@ class ProduceService:
             (monotonic_ms() - started) / 1000
         )
         return results
+
+    async def _refuse_keyless(self, batches: Sequence[BatchToAppend]) -> dict[int, OttlaError]:
+        """The errors of batches that compacted topics do not take, by position."""
+        image = self._metadata.image
+        refused: dict[int, OttlaError] = {}
+        for index, batch in enumerate(batches):
+            if needs_keys(image, batch.topic):
+                error = await keyless(batch)
+                if error is not None:
+                    METRICS.produce_errors.labels(error.code).inc()
+                    refused[index] = error
+        return refused
 
     def _append(
         self, batch: BatchToAppend, options: ProduceOptions

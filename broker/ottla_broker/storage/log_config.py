@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ottla_broker.storage.policy.compaction import CompactionConfig
 from ottla_broker.storage.policy.idempotency_window import (
     IDEMPOTENCY_ENTRIES_MAX,
     IDEMPOTENCY_WINDOW_MS,
@@ -41,6 +42,7 @@ class LogConfig:
         retention_ms: age of a segment's newest record beyond which it goes (`retention.ms`).
         retention_bytes: how much of the log is kept at least when it is bounded
             (`retention.bytes`); NEVER, as for `retention_ms`, where it is not.
+        compaction: how a compacted topic's log is (`cleanup.policy`); None for any other topic's.
         durability: `fsync` or `os`, what an acknowledgement promises.
         timestamp_type: of what a leader appends (`message.timestamp.type`).
         timestamp_after_max_ms: how far ahead of the leader's clock a producer's may be
@@ -58,6 +60,7 @@ class LogConfig:
     segment_ms: int = SEGMENT_MS
     retention_ms: int = NEVER
     retention_bytes: int = NEVER
+    compaction: CompactionConfig | None = None
     durability: str = Durability.FSYNC
     timestamp_type: str = TimestampType.CREATE_TIME
     timestamp_after_max_ms: int = TIMESTAMP_AFTER_MAX_MS

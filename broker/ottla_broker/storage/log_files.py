@@ -9,7 +9,7 @@ The log's beginning is first an offset, below which nobody reads any more, and t
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
@@ -26,8 +26,10 @@ from ottla_broker.storage.policy.journaling import JournalChoice
 from ottla_broker.storage.policy.retention import RetentionLimits, SealedSegment, may_go
 from ottla_broker.storage.replica_directory import remove_directory
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
+from ottla_broker.storage.segment_compaction import CompactedFile
 from ottla_broker.storage.segment_reader import find_timestamp, read_batches
 from ottla_broker.storage.segment_rebuild import keep_good_rows, open_state
+from ottla_broker.storage.segment_replacement import replace_segments
 from ottla_broker.storage.shared_lock import SharedLock
 from ottla_broker.storage.sqlite import Durability, SegmentConnection
 from ottla_broker.storage.stored_batch import DamagedSegmentError, StoredBatch
@@ -194,7 +196,7 @@ class LogFiles:
         None where there is no such batch that ends below `limit`.
         """
         for segment in tuple(self._segments[self._index_of(offset) :]):
-            if segment.sealed and await self._newest_timestamp(segment) < timestamp:
+            if segment.sealed and await self.newest_timestamp(segment) < timestamp:
                 continue
             start: int | None = offset
             while start is not None:
@@ -266,7 +268,7 @@ class LogFiles:
             end_offset = following.base_offset
             if end_offset > self._log_start_offset:
                 sealed = SealedSegment(
-                    end_offset, segment.size_bytes, await self._newest_timestamp(segment)
+                    end_offset, segment.size_bytes, await self.newest_timestamp(segment)
                 )
                 if not may_go(
                     sealed,
@@ -279,7 +281,8 @@ class LogFiles:
             log_bytes -= segment.size_bytes
         return max(known[-1].base_offset, self._log_start_offset)
 
-    async def _newest_timestamp(self, segment: Segment) -> int:
+    async def newest_timestamp(self, segment: Segment) -> int:
+        """The largest timestamp of a sealed segment, in ms; the lock is held shared."""
         if segment.newest_timestamp is None:
             async with self._handles.use(segment) as connection:
                 segment.newest_timestamp = await connection.run(
@@ -287,6 +290,18 @@ class LogFiles:
                     partial(segments.newest_timestamp, path=segment.path),
                 )
         return segment.newest_timestamp
+
+    async def first_timestamp(self, segment: Segment) -> int:
+        """The timestamp of a sealed segment's first batch, in ms; -1 without one.
+
+        The lock is held shared.
+        """
+        if segment.first_timestamp is None:
+            async with self._handles.use(segment) as connection:
+                segment.first_timestamp = await connection.run(
+                    "find the first timestamp", segments.first_timestamp
+                )
+        return segment.first_timestamp
 
     def forget_expired(self) -> None:
         """Give up the segments below the log's start; the lock is held exclusively.
@@ -310,6 +325,40 @@ class LogFiles:
             count += 1
             size_bytes += oldest.size_bytes
         return RemovedSegments(count, size_bytes)
+
+    # --- compaction -----------------------------------------------------------------------------
+
+    def sealed_segments(self) -> list[tuple[Segment, int]]:
+        """All segments but the active one, each with the offset that it ends at."""
+        return [(segment, after.base_offset) for segment, after in pairwise(self._segments)]
+
+    def has_all(self, segments_: Sequence[Segment]) -> bool:
+        """Whether these are still segments of this log, and sealed."""
+        known = {id(segment) for segment in self._segments[:-1]}
+        return all(id(segment) in known and segment.sealed for segment in segments_)
+
+    async def replace(
+        self, replaced: Sequence[Segment], compacted: CompactedFile, end_offset: int
+    ) -> None:
+        """Put a compacted file in the place of neighbours; the lock is held exclusively."""
+        for segment in replaced:
+            await self._handles.close(segment.path)
+        await asyncio.to_thread(
+            replace_segments, compacted.path, [segment.path for segment in replaced], end_offset
+        )
+        first = replaced[0]
+        # The writer may have begun a segment at the other end meanwhile.
+        start = self._segments.index(first)
+        self._segments[start : start + len(replaced)] = [
+            Segment(
+                first.path,
+                first.base_offset,
+                self._identity,
+                self._durability,
+                sealed=True,
+                size_bytes=compacted.size_bytes,
+            )
+        ]
 
     # --- taking away, with the lock held exclusively ------------------------------------------
 
@@ -358,7 +407,7 @@ class LogFiles:
         except (sqlite.DriverError, OSError) as error:
             raise sqlite.storage_error(path, "cut at the damage", error) from error
         active.sealed = False
-        active.newest_timestamp = None
+        active.newest_timestamp = active.first_timestamp = None
         active.size_bytes = state.fill.bytes_used
         return state
 
@@ -383,7 +432,7 @@ class LogFiles:
             await self._handles.close(active.path)
             await asyncio.to_thread(segments.unseal, active.path)
             active.sealed = False
-            active.newest_timestamp = None
+            active.newest_timestamp = active.first_timestamp = None
         return active
 
     async def reset_to(self, offset: int, limits: StateLimits) -> LogState:

@@ -5,7 +5,7 @@ old segments are removed; a truncation waits until nothing is queued.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +16,14 @@ from ottla_broker.storage.log_config import RemovedSegments
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_state import LogState, StateLimits
 from ottla_broker.storage.policy.retention import RetentionLimits, active_must_roll
+from ottla_broker.storage.segment import Segment, required_base_offset
+from ottla_broker.storage.segment_compaction import CompactedFile
 from ottla_broker.storage.tail_cache import PartitionTail
 from ottla_protocol.errors import StorageError
+
+
+async def _nobody_is_told(_offset: int) -> None:
+    pass
 
 
 class LogTrimmer:
@@ -44,6 +50,8 @@ class LogTrimmer:
     ) -> None:
         self.is_truncating = False
         """Whether nothing may be appended, because the log's end is being changed."""
+        self.before_cut: Callable[[int], Awaitable[None]] = _nobody_is_told
+        """Awaited with the offset from which on batches are about to be dropped."""
         self._files = files
         self._commits = commits
         self._appender = appender
@@ -94,6 +102,44 @@ class LogTrimmer:
                 self._commits.fail(failure)
                 raise failure from error
 
+    async def replace_segments(
+        self,
+        replaced: Sequence[Segment],
+        compacted: CompactedFile,
+        end_offset: int,
+        *,
+        is_current: Callable[[], bool],
+    ) -> bool:
+        """Put a compacted file in the place of sealed neighbours that end at `end_offset`.
+
+        Returns:
+            False when the log has lost one of them, or is not `is_current` any more; the file is
+            removed then.
+
+        Raises:
+            UnavailableError: the log is closed or being truncated.
+            StorageError: the files failed; so has the log.
+        """
+        try:
+            async with self._taking_away:
+                self._require_writable()
+                async with self._files.lock.exclusive():
+                    if not is_current() or not self._files.has_all(replaced):
+                        return False
+                    try:
+                        await self._files.replace(replaced, compacted, end_offset)
+                    except (OSError, StorageError) as error:
+                        failure = sqlite.storage_error(
+                            self._files.directory, "putting compacted segments in place", error
+                        )
+                        self._commits.fail(failure)
+                        raise failure from error
+                    # What is cached would show again what has been compacted away.
+                    self._tail.drop_below(end_offset)
+                    return True
+        finally:
+            await asyncio.to_thread(compacted.path.unlink, missing_ok=True)
+
     @property
     def _active_must_end(self) -> bool:
         """Whether the active segment holds what has expired.
@@ -108,19 +154,25 @@ class LogTrimmer:
 
     async def truncate_to(self, offset: int) -> None:
         """As `PartitionLog.truncate_to`, for an offset within the log."""
-        await self._change(partial(self._files.truncate_to, offset), self._tail.truncate_to)
+        await self._change(
+            partial(self._files.truncate_to, offset), self._tail.truncate_to, cut_from=offset
+        )
 
     async def reset_to(self, offset: int) -> None:
         """As `PartitionLog.reset_to`."""
-        await self._change(partial(self._files.reset_to, offset), self._tail.reset)
+        await self._change(partial(self._files.reset_to, offset), self._tail.reset, cut_from=0)
 
     async def cut_damaged(self, path: Path) -> None:
         """As `PartitionLog.cut_at_damage`, for a segment of the log."""
-        await self._change(partial(self._files.cut_damaged, path), self._tail.truncate_to)
+        await self._change(
+            partial(self._files.cut_damaged, path),
+            self._tail.truncate_to,
+            cut_from=required_base_offset(path),
+        )
 
     async def skip_to(self, offset: int) -> None:
         """As `PartitionLog.skip_to`, for an offset above the log's end."""
-        await self._change(partial(self._skip_to, offset), self._tail.reset)
+        await self._change(partial(self._skip_to, offset), self._tail.reset, cut_from=offset)
 
     async def _skip_to(self, offset: int, limits: StateLimits) -> LogState:  # noqa: ARG002  as every change
         state = self._appender.state
@@ -129,13 +181,19 @@ class LogTrimmer:
 
     async def abandon_held(self) -> None:
         """As `PartitionLog.abandon_held`."""
-        await self._change(self._files.reload, self._tail.truncate_to, settle=self._commits.abandon)
+        await self._change(
+            self._files.reload,
+            self._tail.truncate_to,
+            cut_from=self._commits.durable_end,
+            settle=self._commits.abandon,
+        )
 
     async def _change(
         self,
         change: Callable[[StateLimits], Awaitable[LogState]],
         forget: Callable[[int], None],
         *,
+        cut_from: int,
         settle: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Run `change` when nothing is queued and nobody reads; its failure is the log's.
@@ -146,6 +204,7 @@ class LogTrimmer:
         try:
             async with self._taking_away:
                 await (settle or self._commits.drain)()
+                await self.before_cut(cut_from)
                 async with self._files.lock.exclusive():
                     try:
                         state = await change(self._limits())

@@ -31,6 +31,11 @@ from ottla_broker.storage.group_commit import (
 )
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_appender import LogAppender
+from ottla_broker.storage.log_compactor import (
+    CompactionLimits,
+    CompactionResult,
+    LogCompactor,
+)
 from ottla_broker.storage.log_config import AppendInfo, LogConfig, RemovedSegments
 from ottla_broker.storage.log_damage import LogDamage, OnDamage
 from ottla_broker.storage.log_files import LogFiles
@@ -118,6 +123,15 @@ class PartitionLog:
             limits=lambda: StateLimits.of(self.config, clock_ms(), monotonic_ms()),
             require_writable=self._require_writable,
         )
+        self._compactor = LogCompactor(
+            identity,
+            self._files,
+            self._commits,
+            self._appender,
+            self._trimmer,
+            require_writable=self._require_writable,
+        )
+        self._trimmer.before_cut = self._compactor.forget_from
         self._reader = LogReader(self._files, self._tail, self._commits, lambda: self.next_offset)
         self.inspector = LogInspector(
             identity, self._files, self._commits, self.damage, require_open=self._require_open
@@ -491,6 +505,34 @@ class PartitionLog:
         self._require_writable()
         return await self._trimmer.remove_expired()
 
+    # --- compaction -----------------------------------------------------------------------------
+
+    async def compact(
+        self, *, high_watermark: int, now_ms: int, limits: CompactionLimits
+    ) -> CompactionResult | None:
+        """Leave out of the sealed segments what newer records of the same key replace, if due.
+
+        Nothing at or above `high_watermark` is touched. Reads and appends go on meanwhile. What is
+        due, and what stays, is told by `policy.compaction` and the config's `compaction`.
+
+        Args:
+            high_watermark: everything below is committed.
+            now_ms: the wall clock.
+            limits: what it may take.
+
+        Returns:
+            What was done; None when nothing was due, or the log was truncated meanwhile.
+
+        Raises:
+            DamagedSegmentError: a segment is not what was written; the log stays as it is.
+            UnavailableError: the log is closed, or being truncated.
+            StorageError: files could not be read or written, or the log has failed.
+        """
+        with self.damage.noted("compaction"):
+            return await self._compactor.compact(
+                high_watermark=high_watermark, now_ms=now_ms, limits=limits
+            )
+
     # --- truncation and the end ---------------------------------------------------------------
 
     async def truncate_to(self, offset: int) -> None:
@@ -566,6 +608,7 @@ class PartitionLog:
         if self._closed:
             return
         self._closed = True
+        await self._compactor.stop()
         try:
             await self._commits.close()
             self._commits.raise_if_failed()
@@ -579,6 +622,7 @@ class PartitionLog:
             StorageError: the files cannot be removed.
         """
         self._closed = True
+        await self._compactor.stop()
         await self._commits.close()
         await self._close_files()
         try:

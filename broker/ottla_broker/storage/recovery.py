@@ -27,6 +27,7 @@ from ottla_broker.storage.log_state import LogState, StateLimits, empty_state, l
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
 from ottla_broker.storage.segment_header import check_header
 from ottla_broker.storage.segment_rebuild import is_damage, keep_good_rows, open_state
+from ottla_broker.storage.segment_replacement import finish_replacements
 from ottla_broker.storage.stored_batch import (
     COLUMNS,
     DamagedSegmentError,
@@ -285,6 +286,7 @@ def _require_sealed(path: Path, durability: sqlite.Durability) -> None:
 
 def _remove_leftovers(directory: Path) -> list[Path]:
     """Remove half-made files and logs without their database; returns the segments in order."""
+    finish_replacements(directory)
     paths = sorted(
         path for path in directory.iterdir() if segments.base_offset_of(path) is not None
     )

@@ -105,6 +105,10 @@ VERIFIED_END = "verified_end"
 SNAPSHOT_CRC = "snapshot_crc"
 """Meta: checksum of the snapshot, which no batch's CRC covers."""
 
+BATCH_COUNT = "batch_count"
+"""Meta: how many batches compaction has left in a sealed segment; none may be missing there either,
+though offsets are."""
+
 HAS_GAPS = "has_gaps"
 """Meta: batches of this segment, or the next segment, may begin above the previous batch's end."""
 
@@ -139,6 +143,8 @@ class Segment:
     size_bytes: int = 0
     newest_timestamp: int | None = None
     """Of a sealed segment, in ms, once it has been asked for."""
+    first_timestamp: int | None = None
+    """As above, that of its first batch; -1 where that has none."""
     to_create: Snapshot | None = None
     """The state that a segment not made yet begins with; opening it makes the file."""
 
@@ -196,8 +202,28 @@ def write_file(
         rows: batches to copy in, for recovery.
     """
     creating = path.with_name(path.name.removesuffix(SUFFIX) + CREATING_SUFFIX)
-    creating.unlink(missing_ok=True)
-    with closing(sqlite.connect_new(creating)) as connection:
+    fill_file(creating, identity, snapshot, rows)
+    return creating
+
+
+def fill_file(
+    path: Path,
+    identity: SegmentIdentity,
+    snapshot: Snapshot,
+    rows: Iterable[Row],
+    finish: Callable[[Any], None] = lambda _: None,
+) -> None:
+    """Write a whole segment, synced, in place of any file of that name. Blocking.
+
+    Args:
+        path: not the segment's own name: see `publish_file`.
+        identity: for `meta`.
+        snapshot: the log's state at the segment's base offset.
+        rows: its batches.
+        finish: called with the connection behind the last row, before all of it is committed.
+    """
+    path.unlink(missing_ok=True)
+    with closing(sqlite.connect_new(path)) as connection:
         connection.execute("BEGIN")
         for statement in _SCHEMA:
             connection.execute(statement)
@@ -214,9 +240,9 @@ def write_file(
         set_meta(connection, SNAPSHOT_CRC, _snapshot_crc(snapshot))
         for row in rows:
             connection.execute(_insert_statement(1), row)
+        finish(connection)
         connection.execute("COMMIT")
-    sqlite.fsync_file(creating)
-    return creating
+    sqlite.fsync_file(path)
 
 
 def publish_file(creating: Path, path: Path) -> None:
@@ -299,8 +325,9 @@ def seal(connection: Any, path: Path, *, has_gaps: bool) -> int:
     if has_gaps:
         set_meta(connection, HAS_GAPS, 1)
     with Transaction(connection):
-        for statement in _TIME_INDEX:
-            connection.execute(statement)
+        # Of a compacted segment that was cut, and has gone on since.
+        connection.execute("DELETE FROM meta WHERE name = ?", (BATCH_COUNT,))
+        build_time_index(connection)
     sqlite.leave_wal(connection, path)
     # Everything is in the file now; a rollback journal is kept, empty, while the lock is held.
     for sidecar in sqlite.sidecars(path):
@@ -308,6 +335,12 @@ def seal(connection: Any, path: Path, *, has_gaps: bool) -> int:
     path.chmod(sqlite.SEALED_FILE_MODE)
     sqlite.fsync_directory(path.parent)
     return path.stat().st_size
+
+
+def build_time_index(connection: Any) -> None:
+    """Make the index by time of the batches that are there."""
+    for statement in _TIME_INDEX:
+        connection.execute(statement)
 
 
 def unseal(path: Path) -> None:
@@ -428,6 +461,14 @@ def has_epochs_after(connection: Any, end_offset: int) -> bool:
         "SELECT 1 FROM leader_epochs WHERE start_offset > ? LIMIT 1", (end_offset,)
     ).fetchall()
     return bool(found)
+
+
+def first_timestamp(connection: Any) -> int:
+    """The largest timestamp of a segment's first batch, in ms; -1 without batch or timestamp."""
+    first = connection.execute(
+        "SELECT max_timestamp FROM batches ORDER BY base_offset LIMIT 1"
+    ).fetchall()
+    return int(first[0][0]) if first else -1
 
 
 def drop_epochs_after(connection: Any, end_offset: int) -> None:

@@ -148,6 +148,12 @@ class PartitionTail:
         self.start_offset = batch.last_offset + 1
         return len(batch.data)
 
+    def drop_below(self, offset: int) -> None:
+        """Drop every batch that ends below `offset`."""
+        while (first := self._run.first()) is not None and first.last_offset < offset:
+            sequence = next(iter(self._sequences))
+            self._cache.forget(sequence, self.evict_oldest())
+
     def truncate_to(self, offset: int) -> None:
         """Drop every batch that reaches `offset`."""
         while (last := self._run.last()) is not None and last.last_offset >= offset:

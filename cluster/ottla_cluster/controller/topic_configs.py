@@ -11,10 +11,14 @@ from difflib import get_close_matches
 
 from ottla_protocol.errors import InvalidConfigError
 
-ConfigValue = str | int | bool
+ConfigValue = str | int | float | bool
 """What a config's value may be on the wire and in the metadata log."""
 
 CLEANUP_POLICY = "cleanup.policy"
+DELETE_RETENTION_MS = "delete.retention.ms"
+MAX_COMPACTION_LAG_MS = "max.compaction.lag.ms"
+MIN_CLEANABLE_DIRTY_RATIO = "min.cleanable.dirty.ratio"
+MIN_COMPACTION_LAG_MS = "min.compaction.lag.ms"
 MIN_INSYNC_REPLICAS = "min.insync.replicas"
 SEGMENT_BYTES = "segment.bytes"
 DURABILITY = "durability"
@@ -25,9 +29,14 @@ RETENTION_BYTES = "retention.bytes"
 RETENTION_MS = "retention.ms"
 SEGMENT_MS = "segment.ms"
 
+DELETE = "delete"
+COMPACT = "compact"
+"""What `cleanup.policy` may name, alone or both with a comma between them."""
+
 NEVER_DELETE = -1
 """The value of a retention that deletes nothing."""
 
+_DAY_MS = 24 * 60 * 60 * 1000
 _WEEK_MS = 7 * 24 * 60 * 60 * 1000
 _LARGEST = 2**63 - 1
 
@@ -52,11 +61,37 @@ class IntegerConfig:
             number = int(value) if isinstance(value, str) else value
         except ValueError:
             number = None
-        if number is None or isinstance(number, bool):
+        if not isinstance(number, int) or isinstance(number, bool):
             raise InvalidConfigError(f"{self.name} must be a whole number, not {value!r}.")
         if not self.minimum <= number <= self.maximum:
             raise InvalidConfigError(
                 f"{self.name} must lie within {self.minimum}..{self.maximum}, not {number}."
+            )
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class FractionConfig:
+    """A number from 0 to 1."""
+
+    name: str
+    default: float
+    doc: str
+
+    def parse(self, value: ConfigValue) -> float:
+        """The value as a number.
+
+        Raises:
+            InvalidConfigError: not a number, or out of range.
+        """
+        try:
+            number = None if isinstance(value, bool) else float(value)
+        except ValueError:
+            number = None
+        # Not a number is in no range either.
+        if number is None or not 0 <= number <= 1:
+            raise InvalidConfigError(
+                f"{self.name} must be a number that lies within 0..1, not {value!r}."
             )
         return number
 
@@ -83,15 +118,24 @@ class ChoiceConfig:
         return value
 
 
-TopicConfig = IntegerConfig | ChoiceConfig
+TopicConfig = IntegerConfig | FractionConfig | ChoiceConfig
 
 _DEFINITIONS: tuple[TopicConfig, ...] = (
     ChoiceConfig(
         name=CLEANUP_POLICY,
         default="delete",
-        choices=("delete",),
+        choices=(DELETE, COMPACT, f"{DELETE},{COMPACT}", f"{COMPACT},{DELETE}"),
         doc="What happens to old segments: they are deleted, as retention.ms and retention.bytes "
-        "say.",
+        "say, or compacted, so that the newest record of each key stays, or both.",
+    ),
+    IntegerConfig(
+        name=DELETE_RETENTION_MS,
+        default=_DAY_MS,
+        minimum=0,
+        maximum=_LARGEST,
+        doc="How long a tombstone, a record without a value, stays in a compacted topic after it "
+        "has replaced the older records of its key, in ms: who reads the topic from its start in "
+        "less time than that learns of every deletion.",
     ),
     ChoiceConfig(
         name=DURABILITY,
@@ -99,6 +143,14 @@ _DEFINITIONS: tuple[TopicConfig, ...] = (
         choices=("fsync", "os"),
         doc="When a replica counts a record as stored: after its fsync, or after the write to "
         "the operating system.",
+    ),
+    IntegerConfig(
+        name=MAX_COMPACTION_LAG_MS,
+        default=_LARGEST,
+        minimum=1,
+        maximum=_LARGEST,
+        doc="How old a record of a compacted topic may get before it is compacted, in ms, however "
+        "little there is to compact.",
     ),
     IntegerConfig(
         name=MAX_MESSAGE_BYTES,
@@ -120,6 +172,19 @@ _DEFINITIONS: tuple[TopicConfig, ...] = (
         default="CreateTime",
         choices=("CreateTime", "LogAppendTime"),
         doc="Whose time records carry: the producer's, or the leader's when it appends them.",
+    ),
+    FractionConfig(
+        name=MIN_CLEANABLE_DIRTY_RATIO,
+        default=0.5,
+        doc="A compacted topic's log is compacted when this much of it has not been yet: 0.5 lets "
+        "half of it be duplicates at most.",
+    ),
+    IntegerConfig(
+        name=MIN_COMPACTION_LAG_MS,
+        default=0,
+        minimum=0,
+        maximum=_LARGEST,
+        doc="How long every record of a compacted topic stays at least, by its timestamp, in ms.",
     ),
     IntegerConfig(
         name=MIN_INSYNC_REPLICAS,
@@ -162,6 +227,18 @@ _DEFINITIONS: tuple[TopicConfig, ...] = (
     ),
 )
 
+INTERNAL_TOPIC_CONFIGS: Mapping[str, ConfigValue] = {
+    CLEANUP_POLICY: COMPACT,
+    RETENTION_BYTES: NEVER_DELETE,
+    RETENTION_MS: NEVER_DELETE,
+    SEGMENT_BYTES: 32 * 1024 * 1024,
+}
+"""Configs of topics that brokers write for themselves.
+
+A coordinator reads the newest record of each key when it begins, and besides what is not compacted
+yet, so segments are small.
+"""
+
 TOPIC_CONFIGS: Mapping[str, TopicConfig] = {config.name: config for config in _DEFINITIONS}
 """Every config that can be set on a topic, by name, in alphabetical order."""
 
@@ -169,11 +246,27 @@ TOPIC_CONFIGS: Mapping[str, TopicConfig] = {config.name: config for config in _D
 def parse_configs(configs: Mapping[str, ConfigValue]) -> dict[str, ConfigValue]:
     """The configs as typed values, in alphabetical order of their names.
 
+    Whether they go together is for `require_consistent`.
+
     Raises:
         InvalidConfigError: a name is unknown (the detail lists the known ones and suggests the
             nearest) or a value is of the wrong type or out of range.
     """
     return {name: definition(name).parse(configs[name]) for name in sorted(configs)}
+
+
+def require_consistent(configs: Mapping[str, ConfigValue]) -> None:
+    """That a topic's configs, already parsed, do not contradict one another.
+
+    Raises:
+        InvalidConfigError: records would have to be compacted before they may be.
+    """
+    least = integer_config(configs, MIN_COMPACTION_LAG_MS)
+    most = integer_config(configs, MAX_COMPACTION_LAG_MS)
+    if least > most:
+        raise InvalidConfigError(
+            f"{MIN_COMPACTION_LAG_MS} ({least}) must not be above {MAX_COMPACTION_LAG_MS} ({most})."
+        )
 
 
 def definition(name: str) -> TopicConfig:
@@ -208,3 +301,15 @@ def integer_config(configs: Mapping[str, ConfigValue], name: str) -> int:
     known = TOPIC_CONFIGS[name]
     assert isinstance(known, IntegerConfig)
     return known.parse(configs.get(name, known.default))
+
+
+def fraction_config(configs: Mapping[str, ConfigValue], name: str) -> float:
+    """A fraction's effective value; `name` is a config that is a FractionConfig."""
+    known = TOPIC_CONFIGS[name]
+    assert isinstance(known, FractionConfig)
+    return known.parse(configs.get(name, known.default))
+
+
+def cleanup_policies(configs: Mapping[str, ConfigValue]) -> frozenset[str]:
+    """DELETE, COMPACT or both: the effective `cleanup.policy`."""
+    return frozenset(str(effective_configs(configs)[CLEANUP_POLICY]).split(","))

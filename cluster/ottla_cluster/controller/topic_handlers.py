@@ -1,6 +1,6 @@
 """Handlers that create, configure and remove topics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ottla_cluster.controller.commands import (
@@ -26,14 +26,13 @@ from ottla_cluster.controller.records import (
 )
 from ottla_cluster.controller.result import Result
 from ottla_cluster.controller.topic_configs import (
+    INTERNAL_TOPIC_CONFIGS,
     MIN_INSYNC_REPLICAS,
-    NEVER_DELETE,
-    RETENTION_BYTES,
-    RETENTION_MS,
     ConfigValue,
     definition,
     effective_configs,
     parse_configs,
+    require_consistent,
 )
 from ottla_cluster.controller.topic_names import (
     collides,
@@ -53,12 +52,6 @@ if TYPE_CHECKING:
 
     from ottla_cluster.controller.config import ControllerConfig
 
-KEEP_ALL: Mapping[str, ConfigValue] = {
-    RETENTION_BYTES: NEVER_DELETE,
-    RETENTION_MS: NEVER_DELETE,
-}
-"""Configs of a topic that retention leaves alone."""
-
 
 def create_topic(
     image: MetadataImage, command: CreateTopic, config: "ControllerConfig", random: "Random"
@@ -77,8 +70,10 @@ def create_topic(
     configs = parse_configs(command.configs)
     configs.setdefault(MIN_INSYNC_REPLICAS, config.default_min_insync_replicas)
     # What the brokers write for themselves is not for time to take.
-    for name, value in (KEEP_ALL if command.internal else config.default_topic_configs).items():
+    defaults = INTERNAL_TOPIC_CONFIGS if command.internal else config.default_topic_configs
+    for name, value in defaults.items():
         configs.setdefault(name, value)
+    require_consistent(configs)
     partitions = _partition_count(image, command, config)
     replication_factor = _replication_factor(image, command.replication_factor, config)
     placed = place_partitions(
@@ -121,6 +116,7 @@ def alter_topic_configs(
             configs[name] = config.default_topic_configs[name]
         else:
             configs.pop(name, None)
+    require_consistent(configs)
     response = AlterTopicConfigsResponse(topic.name, topic.topic_id, effective_configs(configs))
     if configs == topic.configs:
         return Result((), response)

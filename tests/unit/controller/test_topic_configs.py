@@ -2,9 +2,12 @@ import pytest
 
 from ottla_cluster.controller.topic_configs import (
     TOPIC_CONFIGS,
+    cleanup_policies,
     effective_configs,
+    fraction_config,
     integer_config,
     parse_configs,
+    require_consistent,
 )
 from ottla_protocol.errors import InvalidConfigError
 
@@ -68,7 +71,13 @@ def test_a_retention_is_a_bound_or_none(name, value):
         ("retention.ms", -2, "-1.."),
         ("retention.bytes", "much", "whole number"),
         ("segment.ms", 0, "1.."),
-        ("cleanup.policy", "compact", "one of delete"),
+        ("cleanup.policy", "compacted", "one of delete, compact, delete,compact, compact,delete"),
+        ("min.cleanable.dirty.ratio", 1.1, "within 0..1"),
+        ("min.cleanable.dirty.ratio", "nan", "within 0..1"),
+        ("min.cleanable.dirty.ratio", True, "a number"),
+        ("delete.retention.ms", -1, "0.."),
+        ("max.compaction.lag.ms", 0, "1.."),
+        ("retention.ms", 1.5, "whole number"),
         ("message.timestamp.type", "logappendtime", "one of CreateTime, LogAppendTime"),
         ("message.timestamp.after.max.ms", -1, "0.."),
     ],
@@ -76,3 +85,30 @@ def test_a_retention_is_a_bound_or_none(name, value):
 def test_what_is_no_retention_is_refused_with_its_rule(name, value, rule):
     with pytest.raises(InvalidConfigError, match=rule.replace(".", r"\.")):
         parse_configs({name: value})
+
+
+@pytest.mark.parametrize(("value", "parsed"), [("0.25", 0.25), (1, 1.0), (0, 0.0), (0.5, 0.5)])
+def test_a_fraction_comes_as_text_or_as_a_number(value, parsed):
+    configs = parse_configs({"min.cleanable.dirty.ratio": value})
+    assert fraction_config(configs, "min.cleanable.dirty.ratio") == parsed
+    assert fraction_config({}, "min.cleanable.dirty.ratio") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("value", "policies"),
+    [
+        ("delete", {"delete"}),
+        ("compact", {"compact"}),
+        ("delete,compact", {"delete", "compact"}),
+        ("compact,delete", {"delete", "compact"}),
+    ],
+)
+def test_a_topic_deletes_or_compacts_or_both(value, policies):
+    assert cleanup_policies(parse_configs({"cleanup.policy": value})) == policies
+    assert cleanup_policies({}) == {"delete"}
+
+
+def test_a_record_cannot_have_to_be_compacted_before_it_may():
+    require_consistent({"min.compaction.lag.ms": 10, "max.compaction.lag.ms": 10})
+    with pytest.raises(InvalidConfigError, match=r"min\.compaction\.lag\.ms \(11\)"):
+        require_consistent({"min.compaction.lag.ms": 11, "max.compaction.lag.ms": 10})

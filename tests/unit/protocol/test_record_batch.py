@@ -101,7 +101,6 @@ def test_every_flipped_bit_is_detected_save_in_what_the_leader_assigns():
         (23, b"\xff\xff\xff\xff", "last offset delta -1"),
         (43, b"\xff\xff\xff\xff\xff\xff\xff\xfe", "producer id -2"),
         (43, b"\x00\x00\x00\x00\x00\x00\x00\x01", "producer id 1 with producer epoch -1"),
-        (57, b"\x00\x00\x00\x00", "record count 0"),
         (57, b"\xff\xff\xff\xff", "record count -1"),
     ],
 )
@@ -215,3 +214,23 @@ def test_sequences_wrap_after_the_largest_int32():
     batch = kafka_batch(3, producer_id=1, producer_epoch=0, base_sequence=rb.MAX_SEQUENCE - 1)
     assert rb.read_header(batch).last_sequence == 0
     assert rb.read_header(kafka_batch()).last_sequence == rb.NO_SEQUENCE
+
+
+def test_compaction_may_leave_a_batch_without_records_but_no_producer_may_send_one():
+    batch = kafka_batch(3)
+    header = rb.validate_batch(batch, on_append=True)
+    empty = rb.make_batch(header._replace(record_count=0), b"")
+    assert len(empty) == rb.HEADER_BYTES
+    found = rb.validate_batch(empty, on_append=False)
+    assert (found.record_count, found.next_offset) == (0, header.next_offset)
+    with pytest.raises(CorruptMessageError, match="at least 1"):
+        rb.validate_batch(empty, on_append=True)
+
+
+def test_a_batch_is_made_of_its_header_and_its_records():
+    batch = kafka_batch(3)
+    header = rb.read_header(batch)
+    assert rb.make_batch(header, batch[rb.HEADER_BYTES :]) == batch
+    assert header.delete_horizon_ms is None
+    horizon = header._replace(attributes=rb.DELETE_HORIZON_BIT, base_timestamp=77)
+    assert rb.read_header(rb.make_batch(horizon, b"")).delete_horizon_ms == 77

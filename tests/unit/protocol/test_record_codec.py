@@ -358,3 +358,18 @@ class TestConsumedBatches:
         rb.seal_batch(batch)
         with pytest.raises(CorruptMessageError, match="has offset 4 where 1 is due"):
             self.consumed(batch)
+
+
+def test_a_batch_without_records_decodes_to_none_and_holds_no_bytes():
+    batch = encode_batch([RecordData(1_000, b"k", None)])
+    header = rb.read_header(batch)._replace(record_count=0)
+    empty = bytes(rb.make_batch(header, b""))
+    assert decode(empty) == []
+    assert (
+        decode_consumed_batch(
+            empty, rb.read_header(empty), Record, "t", 0, max_inflated_bytes=MAX_INFLATED_BYTES
+        )
+        == []
+    )
+    with pytest.raises(CorruptMessageError, match="without records has 3 bytes"):
+        decode(rb.make_batch(header, b"abc"))
