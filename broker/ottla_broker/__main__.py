@@ -34,19 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _serve(settings)
 
 
-def _raise_file_limit() -> None:
-    """Take all the file descriptors that the process may have.
+def _raise_file_limit() -> int:
+    """Take all the file descriptors that the process may have; returns how many.
 
     Connections need them, and a broker that cannot open a segment stops. The usual soft limit of
     1,024 is for programs that still use select().
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
 
 
 def _serve(settings: Settings) -> int:
     # Imported late, so that --help and a wrong setting answer at once.
     from ottla_broker.app import EXIT_STORAGE, Broker
+    from ottla_broker.descriptor_budget import TooFewDescriptorsError, divide_descriptors
     from ottla_broker.storage.disk_full import is_disk_failure
     from ottla_broker.storage.log_directory import LogDirectory
     from ottla_broker.storage.sqlite_version import (
@@ -60,16 +62,20 @@ def _serve(settings: Settings) -> int:
     configure_logging(settings.log_format, settings.log_level, broker=settings.node_id)
     try:
         refuse_affected(sqlite_in_use(), allowed=settings.allow_affected_sqlite)
+        budget = divide_descriptors(
+            _raise_file_limit(),
+            open_segments=settings.max_open_segments,
+            connections=settings.max_connections,
+        )
         directory = LogDirectory(settings.data_directory)
         directory.claim(settings.node_id, settings.cluster_id)
-    except AffectedSqliteError as error:
+    except (AffectedSqliteError, TooFewDescriptorsError) as error:
         return exit_with_usage(error)
     except StorageError as error:
         exit_code = exit_with_usage(error)
         # What is wrong with a directory stays wrong; a disk may be mended, or emptied.
         return EXIT_STORAGE if is_disk_failure(error.__cause__) else exit_code
 
-    _raise_file_limit()
     # What start-up made lives as long as the process: the collector need not look at it again, and
     # the many short-lived objects of a request die by their reference counts.
     gc.freeze()
@@ -77,7 +83,7 @@ def _serve(settings: Settings) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     async def serve() -> int:
-        return await Broker(settings, directory).run()
+        return await Broker(settings, directory, budget).run()
 
     try:
         import uvloop

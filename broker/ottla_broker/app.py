@@ -11,12 +11,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from random import Random, SystemRandom
 from typing import NoReturn
 
 import structlog
 from aiohttp import web
 
+from ottla_broker.descriptor_budget import DescriptorBudget
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.controller_driver import ControllerDriver
@@ -88,8 +90,11 @@ log = structlog.get_logger()
 class Broker:
     """One broker process, from its settings to its exit."""
 
-    def __init__(self, settings: Settings, directory: LogDirectory) -> None:
+    def __init__(
+        self, settings: Settings, directory: LogDirectory, budget: DescriptorBudget
+    ) -> None:
         self._settings = settings
+        self._budget = budget
         self._directory = directory
         self._stopping = asyncio.Event()
         self._ready = False
@@ -100,6 +105,9 @@ class Broker:
             node_id=settings.node_id,
             cluster_id=settings.cluster_id,
             cluster_secret=secret.get_secret_value() if secret else None,
+            connections_max=budget.peer_connections,
+            parked_calls_max=budget.parked_calls,
+            streamed_reads_max=budget.streamed_reads,
         )
         self._metadata = MetadataCache(MetadataImage())
         self._purgatory = Purgatory(settings.max_parked_requests)
@@ -166,7 +174,7 @@ class Broker:
             metadata=self._metadata,
             logs=ReplicaLogs(
                 directory=directory,
-                handles=HandlePool(settings.max_open_segments, on_failure=self._fail),
+                handles=HandlePool(budget.open_segments, on_failure=self._fail),
                 tail_cache=TailCache(settings.tail_cache_bytes),
                 defaults=LogConfig(
                     producer_id_expiration_ms=settings.producer_id_expiration_ms,
@@ -221,11 +229,20 @@ class Broker:
             handler_cancellation=True,
             shutdown_timeout=CLOSE_TIMEOUT_SECONDS,
         )
-        self._listener = Listener(context, self._aiohttp_connection)
+        self._listener = Listener(
+            context,
+            self._aiohttp_connection,
+            successors_count=self._aiohttp_connections_count,
+            connections_max=budget.connections,
+            reserved_connections=budget.reserved_connections,
+        )
 
     def _aiohttp_connection(self) -> asyncio.Protocol:
         assert self._runner.server is not None, "setup() comes first"
         return self._runner.server()
+
+    def _aiohttp_connections_count(self) -> int:
+        return 0 if self._runner.server is None else len(self._runner.server.connections)
 
     def _context(self) -> BrokerContext:
         settings = self._settings
@@ -346,6 +363,7 @@ class Broker:
         )  # fmt: skip
         if sqlite.is_affected:
             log.warning("affected_sqlite", sqlite=sqlite.version, sqlite_driver=sqlite.driver)
+        log.info("descriptors_divided", **asdict(self._budget))
         await self._disk.start()
         await self._raft.start()
         self._replicas.start()

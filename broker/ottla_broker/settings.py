@@ -114,8 +114,19 @@ class Settings(BaseSettings):
     tail_cache_bytes: int = Field(
         64 * MEBIBYTE, ge=MEBIBYTE, description="newest batches kept in memory, whole broker"
     )
-    max_open_segments: int = Field(
-        256, ge=4, le=100_000, description="segment files open at a time (a thread each)"
+    max_open_segments: int | None = Field(
+        None,
+        ge=4,
+        le=100_000,
+        description="segment files open at a time (a thread and up to 3 descriptors each); when "
+        "unset 256, or as many as fit into the system's limit on descriptors",
+    )
+    max_connections: int | None = Field(
+        None,
+        ge=16,
+        le=1_000_000,
+        description="connections of clients at a time, others are refused with 503; when unset "
+        "half of the descriptors that segments leave, at most 32768",
     )
 
     allow_affected_sqlite: bool = Field(

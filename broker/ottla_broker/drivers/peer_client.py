@@ -17,6 +17,11 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
+from ottla_broker.descriptor_budget import (
+    PARKED_CALLS_MAX,
+    PEER_CONNECTIONS_MAX,
+    STREAMED_READS_MAX,
+)
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.peer_connection import Answer
 from ottla_broker.drivers.peer_pool import (
@@ -31,7 +36,8 @@ Message = TypeVar("Message")
 
 
 MAX_PARKED_CALLS_PER_PEER = 4_096
-"""Calls that wait at one peer for something to happen there; each takes a connection."""
+"""Calls that wait at one peer for something to happen there; each takes a connection. Fewer where
+the descriptors of the process do not suffice: all peers share them."""
 
 
 class PeerUnavailableError(UnavailableError):
@@ -48,9 +54,27 @@ class PeerUnavailableError(UnavailableError):
 
 
 class PeerClient:
-    """The way to every peer."""
+    """The way to every peer.
 
-    def __init__(self, *, node_id: int, cluster_id: str, cluster_secret: str | None) -> None:
+    Args:
+        node_id: of this broker.
+        cluster_id: sent with every call.
+        cluster_secret: sent too, where there is one.
+        connections_max: most connections to all peers together for short calls.
+        parked_calls_max: most calls that wait at all peers together.
+        streamed_reads_max: most reads that are streamed through at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        cluster_id: str,
+        cluster_secret: str | None,
+        connections_max: int = PEER_CONNECTIONS_MAX,
+        parked_calls_max: int = PARKED_CALLS_MAX,
+        streamed_reads_max: int = STREAMED_READS_MAX,
+    ) -> None:
         self._headers = {
             routes.HEADER_CLUSTER_ID: cluster_id,
             routes.HEADER_FORWARDED_BY: str(node_id),
@@ -58,15 +82,18 @@ class PeerClient:
         if cluster_secret is not None:
             self._headers[routes.HEADER_CLUSTER_SECRET] = cluster_secret
         self._session: aiohttp.ClientSession | None = None
-        self._pool = PeerPool(MAX_CONNECTIONS_PER_PEER)
-        self._parking_pool = PeerPool(MAX_PARKED_CALLS_PER_PEER)
+        self._streamed_reads_max = streamed_reads_max
+        self._pool = PeerPool(MAX_CONNECTIONS_PER_PEER, connections_max)
+        self._parking_pool = PeerPool(MAX_PARKED_CALLS_PER_PEER, parked_calls_max)
         # Heads by (base URL, path): bounded by the brokers' URLs and the internal routes.
         self._heads: dict[tuple[str, str], bytes] = {}
 
     async def start(self) -> None:
         """Open the pool; must run on the event loop."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=MAX_CONNECTIONS_PER_PEER),
+            connector=aiohttp.TCPConnector(
+                limit=self._streamed_reads_max, limit_per_host=MAX_CONNECTIONS_PER_PEER
+            ),
             headers=self._headers,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -30,20 +30,31 @@ class ConnectFailedError(ConnectionError):
 class _Peer:
     # Newest last: the others grow old and are closed when they are met.
     idle: deque[tuple[PeerConnection, int]] = field(default_factory=deque)
-    places: asyncio.Semaphore = field(kw_only=True)
+    lent: int = 0
+    # First come, first served; a place is granted with its future's result.
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
 
 class PeerPool:
     """Lends connections; whoever borrows one has it to itself.
 
+    Every peer has the same share of the connections, so that one that answers slowly takes nothing
+    from the others; the share shrinks with each peer that becomes known.
+
     Args:
         max_connections: most of them to one peer, lent and idle.
+        total: most of them to all peers together.
     """
 
-    def __init__(self, max_connections: int) -> None:
+    def __init__(self, max_connections: int, total: int | None = None) -> None:
         self._max_connections = max_connections
+        self._total = max_connections if total is None else total
         self._peers: dict[str, _Peer] = {}
         self._closed = False
+
+    @property
+    def _share(self) -> int:
+        return max(1, min(self._max_connections, self._total // max(1, len(self._peers))))
 
     async def borrow(self, base_url: str, *, deadline_ms: int) -> PeerConnection:
         """A connection to `base_url`, an idle one if there is one; it has to be given back.
@@ -54,41 +65,53 @@ class PeerPool:
         """
         peer = self._peers.get(base_url)
         if peer is None:
-            peer = _Peer(places=asyncio.Semaphore(self._max_connections))
-            self._peers[base_url] = peer
-        if not peer.places.locked():
-            # The usual case, which needs no timer: this does not wait.
-            await peer.places.acquire()
+            peer = self._peers[base_url] = _Peer()
+        if peer.lent < self._share:
+            peer.lent += 1
         else:
             await self._wait_for_place(peer, deadline_ms)
         try:
             return self._idle(peer) or await _connect(base_url)
         except BaseException:
-            peer.places.release()
+            self._free_place(peer)
             raise
 
     def is_full(self, base_url: str) -> bool:
         """Whether the next to borrow would have to wait for another to give back."""
         peer = self._peers.get(base_url)
-        return peer is not None and peer.places.locked()
+        return peer is not None and peer.lent >= self._share
 
     def give_back(self, base_url: str, connection: PeerConnection) -> None:
         """End a loan, whatever came of it."""
         peer = self._peers[base_url]
-        peer.places.release()
-        if connection.is_reusable and not self._closed:
+        if connection.is_reusable and not self._closed and peer.lent <= self._share:
             peer.idle.append((connection, monotonic_ms()))
         else:
             connection.close()
+        self._free_place(peer)
+
+    def _free_place(self, peer: _Peer) -> None:
+        while peer.waiting and peer.lent <= self._share:
+            place = peer.waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        peer.lent -= 1
 
     async def _wait_for_place(self, peer: _Peer, deadline_ms: int) -> None:
+        place = asyncio.get_running_loop().create_future()
+        peer.waiting.append(place)
         try:
             async with asyncio.timeout(max(0, deadline_ms - monotonic_ms()) / 1000):
-                await peer.places.acquire()
-        except TimeoutError:
-            raise ConnectFailedError(
-                f"all {self._max_connections} connections are in use", refused=False
-            ) from None
+                await place
+        except BaseException as error:
+            if place.done() and not place.cancelled():
+                self._free_place(peer)
+            if isinstance(error, TimeoutError):
+                raise ConnectFailedError(
+                    f"all {self._share} connections are in use", refused=False
+                ) from None
+            raise
 
     def _idle(self, peer: _Peer) -> PeerConnection | None:
         oldest_ms = monotonic_ms() - MAX_IDLE_MS

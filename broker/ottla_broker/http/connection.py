@@ -24,11 +24,12 @@ Nothing here trusts an announcement: memory for a body is taken when a good part
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
-from ottla_broker.http.answering import answer_post, refusal
+from ottla_broker.http.answering import answer_post, count, refusal
 from ottla_broker.http.inflight import HeldBytes
-from ottla_broker.http.post import Answer, Post, PostRoute
+from ottla_broker.http.post import Answer, Post, PostRoute, problem_answer
 from ottla_protocol.errors import OttlaError, RequestTimedOutError
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ LINGER_S = 2.0
 LINGER_BYTES_MAX = 4 << 20
 """How long, and how much of, a refused body is read and thrown away: a client that is still sending
 would lose the refusal to a reset, and with it the certainty that nothing was applied."""
+
+UNREAD = "unread"
+"""What the count of answers calls the path and the method of a connection that was turned away."""
 
 _METHOD = b"POST "
 _HEAD_END = b"\r\n\r\n"
@@ -103,6 +107,8 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._body: bytearray | None = None
         self._filled = 0
         self._serving: asyncio.Task[None] | None = None
+        self.is_surplus = False
+        """Whether there were too many connections already: only peers and probes are served."""
         self._is_closing = False
         self._is_reading_paused = False
         self._changed_s = self._loop.time()
@@ -185,7 +191,14 @@ class ServerConnection(asyncio.BufferedProtocol):
         """Read a head, if a whole one has come, or leave the connection to aiohttp."""
         received = self._received
         end = received.find(_HEAD_END)
+        if self.is_surplus and (end >= 0 or len(received) > HEAD_BYTES_MAX):
+            if not self._listener.serves_surplus(bytes(received)):
+                self.turn_away()
+                return
+            self.is_surplus = False
         if end < 0:
+            if self.is_surplus:
+                return
             is_post = _METHOD.startswith(received[: len(_METHOD)])
             if not is_post or len(received) > HEAD_BYTES_MAX:
                 self._leave_to_aiohttp()
@@ -270,11 +283,20 @@ class ServerConnection(asyncio.BufferedProtocol):
             (self._listener.render_head(answer, keep_alive=keep_alive), *answer.body)
         )
 
+    def turn_away(self) -> None:
+        """Answer that there are too many connections, whatever is asked, and end this one."""
+        count(UNREAD, UNREAD, HTTPStatus.SERVICE_UNAVAILABLE)
+        self._end_with(problem_answer(self._listener.too_many()))
+
     def _refuse(self, error: OttlaError) -> None:
         """Answer without reading further: what follows on the connection is of no use then."""
         assert self._request is not None
         self._request.release()
-        self._send(refusal(self._request.route, error), keep_alive=False)
+        self._end_with(refusal(self._request.route, error))
+
+    def _end_with(self, answer: Answer) -> None:
+        """Send this, and throw away what still comes."""
+        self._send(answer, keep_alive=False)
         self._is_closing = True
         self._body = None
         self._received.clear()

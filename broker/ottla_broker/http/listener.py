@@ -7,6 +7,11 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
+from ottla_broker.descriptor_budget import (
+    CONNECTIONS_MAX,
+    PEER_CONNECTIONS_MAX,
+    TURNED_AWAY_MAX,
+)
 from ottla_broker.http.connection import IncomingRequest, ServerConnection
 from ottla_broker.http.context import BrokerContext
 from ottla_broker.http.inflight import HeldBytes
@@ -14,6 +19,7 @@ from ottla_broker.http.post import Answer
 from ottla_broker.http.post_routes import Found, find_post_route
 from ottla_broker.http.request_head import RequestHead, parse_head
 from ottla_protocol import routes
+from ottla_protocol.errors import Outcome, OverloadedError
 
 LISTEN_BACKLOG = 1_024
 SCRATCH_BYTES = 256 << 10
@@ -21,6 +27,9 @@ SWEEP_INTERVAL_S = 1.0
 
 BODY_BYTES_MAX = 4 << 20
 """Longer bodies are left to aiohttp, which takes memory for them only as they come."""
+
+PROBES = frozenset({routes.LIVENESS, routes.READINESS, routes.METRICS})
+"""What is answered on connections beyond the limit, besides what brokers say to one another."""
 
 KNOWN_HEADS = 1_024
 KNOWN_HEAD_BYTES_MAX = 1 << 10
@@ -43,11 +52,25 @@ class Listener:
     Args:
         context: for the handlers.
         successor: makes the protocol for a connection that is left to aiohttp.
+        successors_count: how many connections aiohttp has.
+        connections_max: how many connections serve clients at a time.
+        reserved_connections: how many more there may be, for peers and probes.
     """
 
-    def __init__(self, context: BrokerContext, successor: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self,
+        context: BrokerContext,
+        successor: Callable[[], asyncio.Protocol],
+        *,
+        successors_count: Callable[[], int] = lambda: 0,
+        connections_max: int = CONNECTIONS_MAX,
+        reserved_connections: int = PEER_CONNECTIONS_MAX,
+    ) -> None:
         self.context = context
         self.successor = successor
+        self._successors_count = successors_count
+        self._connections_max = connections_max
+        self._reserved_connections = reserved_connections
         # Shared: what is read into it is taken out before anything else can run.
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._connections: set[ServerConnection] = set()
@@ -106,12 +129,37 @@ class Listener:
         if self._is_stopping:
             # It was accepted in the very turn in which the stop began.
             connection.stop()
+            return
+        surplus = len(self._connections) + self._successors_count() - self._connections_max
+        if surplus > self._reserved_connections + TURNED_AWAY_MAX:
+            connection.abort()
+        elif surplus > self._reserved_connections:
+            connection.turn_away()
+        elif surplus > 0:
+            connection.is_surplus = True
 
     def closed(self, connection: ServerConnection) -> None:
         """A connection ended, or is aiohttp's from now on."""
         self._connections.discard(connection)
         if not self._connections:
             self._no_connection.set()
+
+    def serves_surplus(self, head: bytes) -> bool:
+        """Whether a connection beyond `connections_max` may ask this: peers and probes may.
+
+        A broker that clients keep busy would otherwise lose its place in the cluster.
+        """
+        _, _, rest = head.partition(b" ")
+        path = rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1")
+        return path.startswith(routes.INTERNAL_PREFIX) or path in PROBES
+
+    def too_many(self) -> OverloadedError:
+        """Why a connection is turned away."""
+        return OverloadedError(
+            f"{self._connections_max} connections are open already (max_connections)",
+            outcome=Outcome.NOT_APPLIED,
+            retry_after_seconds=1,
+        )
 
     def recognise(self, head: bytes) -> IncomingRequest | None:
         """The request that begins with this head; None where it is aiohttp's."""

@@ -15,6 +15,8 @@ from ottla_protocol.errors import ClusterAuthorizationFailedError, NotController
 
 LIMIT_BYTES = 3 << 20
 FAR_S = 60.0
+CONNECTIONS = 24
+RESERVED_CONNECTIONS = 2
 
 
 class Broker:
@@ -51,7 +53,7 @@ class Broker:
 
     def find(self, target):
         path, _, query = target.partition("?")
-        if path != "/here":
+        if path not in ("/here", "/internal/here"):
             return None
         return self.route, {}, [("query", query)] if query else ()
 
@@ -72,7 +74,13 @@ class Broker:
         application.router.add_route("*", "/{any:.*}", elsewhere)
         self.runner = web.AppRunner(application, shutdown_timeout=0)
         await self.runner.setup()
-        self.listener = Listener(self.context, self.runner.server)
+        self.listener = Listener(
+            self.context,
+            self.runner.server,
+            successors_count=lambda: len(self.runner.server.connections),
+            connections_max=CONNECTIONS,
+            reserved_connections=RESERVED_CONNECTIONS,
+        )
         await self.listener.start("127.0.0.1", 0)
         self.port = self.listener._server.sockets[0].getsockname()[1]
 
@@ -451,3 +459,63 @@ async def test_a_connection_that_was_accepted_as_the_stop_began_is_closed(broker
     connection.connection_made(transport)
     assert closed
     connection.connection_lost(None)
+
+
+async def fill(broker):
+    """As many connections as serve clients; every second one is aiohttp's."""
+    clients = [await broker.connect() for _ in range(CONNECTIONS)]
+    for client in clients[::2]:
+        client.send(method="GET")
+        assert (await client.answer())[0] == 200
+    return clients
+
+
+async def test_connections_beyond_the_limit_are_told_so(broker):
+    clients = await fill(broker)
+    surplus = await broker.connect()
+    surplus.send(b"x")
+    status, fields, body = await surplus.answer()
+    assert (status, fields["retry-after"], fields["connection"]) == (503, "1", "close")
+    assert b"max_connections" in body
+    assert b"not_applied" in body
+    assert await surplus.ended()
+    assert broker.posts == []
+    for client in clients:
+        client.send(b"x")
+        assert (await client.answer())[0] == 200
+
+
+async def test_connections_beyond_the_limit_serve_peers_and_probes(broker):
+    await fill(broker)
+    peer, probe = [await broker.connect() for _ in range(RESERVED_CONNECTIONS)]
+    for _ in range(2):
+        peer.send(b"x", target="/internal/here")
+        assert (await peer.answer())[0] == 200
+    probe.send(method="GET", target="/readyz?x=1")
+    assert (await probe.answer())[0] == 200
+    refused = await broker.connect()
+    # Not even read: there is no descriptor left for it.
+    assert (await refused.answer())[0] == 503
+    assert await refused.ended()
+
+
+async def test_a_connection_that_ends_makes_room(broker):
+    clients = await fill(broker)
+    for client in clients[:2]:
+        client.writer.close()
+        await client.writer.wait_closed()
+    await until(lambda: len(broker.listener._connections) == CONNECTIONS // 2 - 1)
+    await until(lambda: len(broker.runner.server.connections) == CONNECTIONS // 2 - 1)
+    again = await broker.connect()
+    again.send(b"x")
+    assert (await again.answer())[0] == 200
+
+
+async def test_a_surplus_head_that_comes_in_pieces_is_read_to_its_end(broker):
+    await fill(broker)
+    surplus = await broker.connect()
+    for piece in (b"GET", b" /x HTTP/1.1\r\n", b"Host: x\r\n\r\n"):
+        surplus.writer.write(piece)
+        await surplus.writer.drain()
+        await asyncio.sleep(0.01)
+    assert (await surplus.answer())[0] == 503

@@ -7,7 +7,9 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
+from ottla_broker.drivers.peer_pool import PeerPool
 from ottla_protocol.errors import NotControllerError, Outcome
 
 TIMEOUT_MS = 5_000
@@ -166,3 +168,37 @@ async def test_a_call_that_finds_no_connection_free_was_certainly_not_sent(
     waiting = asyncio.create_task(peers.post(url, "/echo", b"later", timeout_ms=TIMEOUT_MS))
     holding.cancel()
     assert await waiting == b"later"
+
+
+async def test_peers_share_the_connections_that_there_are():
+    pool = PeerPool(max_connections=3, total=4)
+
+    async def serve(reader, writer):
+        await reader.read()
+        writer.close()
+
+    servers = [await asyncio.start_server(serve, "127.0.0.1", 0) for _ in range(2)]
+    first, second = [f"http://127.0.0.1:{s.sockets[0].getsockname()[1]}" for s in servers]
+    far_ms = monotonic_ms() + TIMEOUT_MS
+    lent = [await pool.borrow(first, deadline_ms=far_ms) for _ in range(3)]
+    assert pool.is_full(first)
+    other = [await pool.borrow(second, deadline_ms=far_ms) for _ in range(2)]
+    assert pool.is_full(second)
+    waiting = asyncio.create_task(pool.borrow(first, deadline_ms=far_ms))
+    given_up = asyncio.create_task(pool.borrow(first, deadline_ms=far_ms))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    # The first of the three was one more than the share that is left: nobody gets its place.
+    pool.give_back(first, lent[0])
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    pool.give_back(first, lent[1])
+    taken = await waiting
+    for url, connection in ((first, lent[2]), (first, taken), (second, other[0])):
+        pool.give_back(url, connection)
+    assert not pool.is_full(first)
+    pool.give_back(second, other[1])
+    pool.close()
+    for server in servers:
+        server.close()
+        await server.wait_closed()
