@@ -16,7 +16,11 @@ from tests.cluster.cluster_client import ClusterClient
 from tests.cluster.http_client import HttpClient
 from tests.cluster.writers import Writers
 
-pytestmark = [pytest.mark.cluster, needs("strace")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(300 + 6 * float(os.environ.get("OTTLA_SOAK_SECONDS", "0"))),
+    needs("strace"),
+]
 
 SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "0"))
 SECONDS_PER_FAULT = 10

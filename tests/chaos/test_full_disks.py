@@ -18,7 +18,11 @@ from tests.cluster.cluster_client import ClusterClient
 from tests.cluster.http_client import HttpClient
 from tests.cluster.writers import Writers
 
-pytestmark = [pytest.mark.cluster, needs("mount", "umount")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(300 + 2 * float(os.environ.get("OTTLA_SOAK_SECONDS", "0"))),
+    needs("mount", "umount"),
+]
 
 SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "0"))
 DISK_BYTES = 48 * MEBIBYTE
@@ -114,8 +118,9 @@ def test_disks_that_fill_up_and_empty_for_a_long_time(client, topic):
             for broker in client.cluster.brokers:
                 if not broker.is_running:
                     broker.start()
-            writers.wait_for_more(20, timeout_s=60)
-        client.wait_isr(topic, 3, timeout_s=60)
+            # A disk that fills up again and again counts as full for up to a minute.
+            writers.wait_for_more(20, timeout_s=120)
+        client.wait_isr(topic, 3, timeout_s=120)
     check(client, topic, writers, f"{filled} fillings, seed {seed}")
 
 

@@ -21,6 +21,7 @@ from tests.cluster.writers import Writers
 
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.timeout(300 + 2 * float(os.environ.get("OTTLA_SOAK_SECONDS", "0"))),
     needs("losetup", "mkfs.ext4", "mount", "umount", loop_devices=True),
 ]
 

@@ -140,7 +140,7 @@ class DiskRoom:
         """An append found no room, or a write failed for want of it."""
         if not self._space.is_full:
             # Those who ask a full disk again and again do not put its recovery off.
-            self._become(policy.refused())
+            self._become(policy.filled(self._space, now_ms=self._clock_ms()))
 
     async def _run(self) -> None:
         while True:

@@ -13,6 +13,7 @@ from ottla_ops.cli import (
     cluster_commands,
     consume_command,
     dev_commands,
+    doctor_command,
     export_command,
     group_commands,
     produce_command,
@@ -40,6 +41,7 @@ app.add_typer(group_commands.app, name="group")
 app.command("query")(query_command.query)
 segment_commands.app.command("export")(export_command.export)
 app.add_typer(segment_commands.app, name="segment")
+app.command("doctor")(doctor_command.doctor)
 app.add_typer(dev_commands.app, name="dev")
 
 

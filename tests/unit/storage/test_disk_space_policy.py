@@ -2,8 +2,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ottla_broker.storage.policy.disk_space import (
+    RELAPSE_FACTOR,
+    RESUME_AFTER_MAX_MS,
     RESUME_AFTER_MS,
     DiskSpace,
+    filled,
     fits,
     observed,
     resume_bytes,
@@ -45,6 +48,21 @@ def test_it_changes_at_most_once_in_the_time_that_room_must_last(looks):
             last_filled_ms = now_ms
         if before.is_full and not space.is_full:
             assert now_ms - last_filled_ms >= RESUME_AFTER_MS
+
+
+def test_a_disk_that_fills_up_again_at_once_waits_longer_each_time_and_not_for_ever():
+    space, now_ms, waits = DiskSpace(), 0, []
+    for _ in range(9):
+        space = filled(space, now_ms=now_ms)
+        waits.append(space.resume_after_ms)
+        space = observed(space, 10 * RESERVE, reserve_bytes=RESERVE, now_ms=now_ms)
+        now_ms += space.resume_after_ms
+        space = observed(space, 10 * RESERVE, reserve_bytes=RESERVE, now_ms=now_ms)
+        assert not space.is_full
+    assert waits[:3] == [RESUME_AFTER_MS, 2 * RESUME_AFTER_MS, 4 * RESUME_AFTER_MS]
+    assert waits[-1] == RESUME_AFTER_MAX_MS
+    now_ms += RELAPSE_FACTOR * RESUME_AFTER_MAX_MS
+    assert filled(space, now_ms=now_ms).resume_after_ms == RESUME_AFTER_MS
 
 
 @given(st.booleans(), st.integers(-10, 5000), st.integers(0, 3000), st.booleans())

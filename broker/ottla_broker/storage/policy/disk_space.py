@@ -6,13 +6,20 @@ that were taken already, sealing) finds room, and SQLite never has to fail first
 
 A disk at its limit would be full and not full in turns, and leaderships would move with it. So it
 counts as full until `resume_bytes`, which is more than the reserve, have been free for
-`RESUME_AFTER_MS`.
+`RESUME_AFTER_MS`. A disk that is full again soon after that has to have room for twice as long the
+next time, and so on: a quota or a lack of inodes does not show in the free space.
 """
 
 from dataclasses import dataclass, replace
 
 RESUME_AFTER_MS = 2_000
 """How long there must have been room before appends begin again."""
+
+RESUME_AFTER_MAX_MS = 64_000
+"""How long at most, where a disk fills up again and again."""
+
+RELAPSE_FACTOR = 10
+"""Full again within so many times what it had to wait is soon."""
 
 RESUME_RESERVES = 1.5
 """Appends begin again with this many reserves free."""
@@ -35,10 +42,14 @@ class DiskSpace:
     Attributes:
         is_full: whether appends are refused.
         room_since_ms: since when enough to begin again has been free; None while there is not.
+        resume_after_ms: how long there must be room this time, or had to be the last time.
+        resumed_ms: when appends began again the last time; None where they never stopped.
     """
 
     is_full: bool = False
     room_since_ms: int | None = None
+    resume_after_ms: int = RESUME_AFTER_MS
+    resumed_ms: int | None = None
 
 
 def resume_bytes(reserve_bytes: int) -> int:
@@ -58,13 +69,13 @@ def observed(
         now_ms: the monotonic clock.
     """
     if not space.is_full:
-        return DiskSpace(is_full=True) if available_bytes < reserve_bytes else space
+        return filled(space, now_ms=now_ms) if available_bytes < reserve_bytes else space
     if available_bytes < resume_bytes(reserve_bytes):
         return replace(space, room_since_ms=None)
     if space.room_since_ms is None:
         return replace(space, room_since_ms=now_ms)
-    if now_ms - space.room_since_ms >= RESUME_AFTER_MS:
-        return DiskSpace()
+    if now_ms - space.room_since_ms >= space.resume_after_ms:
+        return DiskSpace(resume_after_ms=space.resume_after_ms, resumed_ms=now_ms)
     return space
 
 
@@ -73,9 +84,21 @@ def needs_ballast(free_bytes: int, *, reserve_bytes: int) -> bool:
     return free_bytes < reserve_bytes // BALLAST_RESERVE_DIVISOR
 
 
-def refused() -> DiskSpace:
-    """What is known after an append found no room, or after SQLite itself said so."""
-    return DiskSpace(is_full=True)
+def filled(space: DiskSpace, *, now_ms: int) -> DiskSpace:
+    """What is known after too little was free, an append found no room, or SQLite itself none.
+
+    Args:
+        space: what was known before; not full.
+        now_ms: the monotonic clock.
+    """
+    assert not space.is_full, space
+    resume_after_ms = RESUME_AFTER_MS
+    if (
+        space.resumed_ms is not None
+        and now_ms - space.resumed_ms < space.resume_after_ms * RELAPSE_FACTOR
+    ):
+        resume_after_ms = min(2 * space.resume_after_ms, RESUME_AFTER_MAX_MS)
+    return DiskSpace(is_full=True, resume_after_ms=resume_after_ms)
 
 
 def fits(
