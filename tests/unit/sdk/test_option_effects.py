@@ -12,8 +12,10 @@ from ottla._errors import BufferExhaustedError, ClusterUnreachableError, Deliver
 from ottla.testing import FakeCluster, FakeTransport
 from ottla_protocol import routes
 from ottla_protocol.errors import (
+    InsufficientStorageError,
     MessageTooLargeError,
     NotEnoughReplicasError,
+    Outcome,
     UnknownTopicOrPartitionError,
 )
 from ottla_protocol.models import BinaryProduceRequest
@@ -218,6 +220,18 @@ def test_delivery_timeout_ms(cluster):
             producer.send("flights", b"v").get(timeout=WAIT_S)
         assert 0.055 <= monotonic() - started < WAIT_S
     assert isinstance(caught.value.__cause__, NotEnoughReplicasError)
+
+
+def test_a_full_disk_is_waited_out_within_delivery_timeout_ms(cluster):
+    cluster.fail(InsufficientStorageError("no room", outcome=Outcome.NOT_APPLIED), times=3)
+    with cluster.producer(retry_backoff_ms=1) as producer:
+        assert producer.send("flights", b"v").get(timeout=WAIT_S).offset == 0
+    cluster.fail(InsufficientStorageError("no room", outcome=Outcome.NOT_APPLIED), times=1_000_000)
+    options = {"request_timeout_ms": 10, "delivery_timeout_ms": 60, "retry_backoff_ms": 1}
+    with cluster.producer(**options) as producer, pytest.raises(DeliveryTimeoutError) as caught:
+        producer.send("flights", b"v").get(timeout=WAIT_S)
+    assert isinstance(caught.value.__cause__, InsufficientStorageError)
+    assert caught.value.outcome is Outcome.NOT_APPLIED
 
 
 def test_metadata_max_age_ms(cluster):
