@@ -29,11 +29,13 @@ from ottla_broker.drivers.isr_proposals import IsrProposals
 from ottla_broker.drivers.lifecycle import BrokerLifecycle
 from ottla_broker.drivers.log_compaction import LogCompactionTask
 from ottla_broker.drivers.log_retention import LogRetention
+from ottla_broker.drivers.log_scrubber import LogScrubber
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.drivers.raft_store import RaftStore
+from ottla_broker.drivers.replica_healer import ReplicaHealer
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.http.application import build_application
@@ -59,6 +61,7 @@ from ottla_broker.services.replication import ReplicationService
 from ottla_broker.services.segment_inspection import SegmentInspectionService
 from ottla_broker.services.topics import TopicService
 from ottla_broker.settings import Settings, SettingsError, split_address
+from ottla_broker.storage.end_witness import WITNESS_FILE, EndWitness
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_compactor import CompactionLimits
 from ottla_broker.storage.log_config import LogConfig
@@ -169,6 +172,7 @@ class Broker:
             controller=self._controller_client,
             broker_epoch=lambda: self._lifecycle.broker_epoch,
         )
+        witness = EndWitness(directory.path / WITNESS_FILE)
         self._replicas = ReplicaManager(
             node_id=settings.node_id,
             metadata=self._metadata,
@@ -181,6 +185,7 @@ class Broker:
                     idempotency_window_ms=settings.idempotency_window_ms,
                     idempotency_entries_max=settings.idempotency_entries_max,
                 ),
+                witness=witness,
                 on_failure=self._fail,
             ),
             peers=self._peers,
@@ -190,6 +195,20 @@ class Broker:
             propose=self._isr_proposals.propose,
             broker_epoch=lambda: self._lifecycle.broker_epoch,
             on_refused=self._controller_client.peer_refused,
+            on_failure=self._fail,
+            witness=witness,
+        )
+        self._healer = ReplicaHealer(
+            node_id=settings.node_id,
+            replicas=self._replicas,
+            controller=self._controller_client,
+            broker_epoch=lambda: self._lifecycle.broker_epoch,
+            on_failure=self._fail,
+        )
+        self._scrubber = LogScrubber(
+            replicas=self._replicas,
+            interval_ms=settings.scrub_interval_ms,
+            bytes_per_second=settings.scrub_bytes_per_second,
             on_failure=self._fail,
         )
         self._compaction = LogCompactionTask(
@@ -369,6 +388,8 @@ class Broker:
         self._replicas.start()
         self._retention.start()
         self._compaction.start()
+        self._healer.start()
+        self._scrubber.start()
         self._coordinators.start()
         self._lifecycle.start()
         self._ready = True
@@ -412,6 +433,8 @@ class Broker:
         await self._compaction.stop()
         await self._retention.stop()
         await self._disk.stop()
+        await self._scrubber.stop()
+        await self._healer.stop()
         # Closing the replicas fails every waiting ack, so that the listener finds its requests
         # answered.
         replicas_closed = asyncio.create_task(self._replicas.stop())

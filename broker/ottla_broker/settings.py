@@ -166,6 +166,13 @@ class Settings(BaseSettings):
     )
     segment_ms: int = Field(7 * 24 * HOUR_MS, ge=1, le=MAX_CONFIG, description="topic default")
 
+    scrub_interval_ms: int = Field(
+        24 * HOUR_MS, ge=1, le=366 * 24 * HOUR_MS, description="between two passes of scrubbing"
+    )
+    scrub_bytes_per_second: int = Field(
+        8 * MEBIBYTE, ge=0, le=1024 * MEBIBYTE, description="rate of scrubbing; 0 turns it off"
+    )
+
     producer_id_expiration_ms: int = Field(
         24 * HOUR_MS, ge=1, le=MAX_REMEMBERED_MS, description="a silent producer is forgotten after"
     )

@@ -124,6 +124,36 @@ class Metrics:
             "Records that compactions left out, by reason: superseded, tombstone or no_key",
             ["reason"], registry=registry,
         )  # fmt: skip
+        self.damage = Counter(
+            "ottla_damage_found", "Damaged places found in segments, by what found them",
+            ["found_by"], registry=registry,
+        )  # fmt: skip
+        self.lost_tails = Counter(
+            "ottla_lost_tails", "Logs that were opened and end below where they ended before",
+            registry=registry,
+        )  # fmt: skip
+        self.unfit_replicas = Gauge(
+            "ottla_unfit_replicas", "Hosted replicas that lack records, until they are refilled",
+            registry=registry,
+        )  # fmt: skip
+        self.healed_replicas = Counter(
+            "ottla_healed_replicas", "Replicas that were refilled and are in sync again",
+            registry=registry,
+        )  # fmt: skip
+        self.witnessed_ends = Counter(
+            "ottla_witnessed_ends", "Ends of logs written to the witness", registry=registry
+        )
+        self.scrubbed_bytes = Counter(
+            "ottla_scrubbed_bytes", "Record batch bytes verified by scrubbing", registry=registry
+        )
+        self.scrub_passes = Counter(
+            "ottla_scrub_passes", "Passes of scrubbing over all logs that have ended",
+            registry=registry,
+        )  # fmt: skip
+        self.scrub_progress = Gauge(
+            "ottla_scrub_progress_ratio", "How much of the present or last pass is done",
+            registry=registry,
+        )  # fmt: skip
         self.isr_changes = Counter(
             "ottla_isr_changes", "ISR proposals accepted by direction", ["direction"],
             registry=registry,

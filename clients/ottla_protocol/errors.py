@@ -447,6 +447,14 @@ class LeaderNotAvailableError(UnavailableError):
     refresh_metadata = True
 
 
+class ReplicaNotAvailableError(UnavailableError):
+    """This broker's copy of the records is damaged; another one has them, or will refill it."""
+
+    code = "REPLICA_NOT_AVAILABLE"
+    title = "Replica not available"
+    refresh_metadata = True
+
+
 class PreferredLeaderNotAvailableError(UnavailableError):
     """The partition's first replica is not active, or not in sync."""
 
@@ -541,6 +549,16 @@ class StorageError(InternalError):
 
     code = "KAFKA_STORAGE_ERROR"
     title = "Storage error"
+
+
+class RecordsLostError(InternalError):
+    """The records at this offset are damaged, and no other replica has them.
+
+    `next_offset` is a member: whoever wants the rest reads on from there.
+    """
+
+    code = "RECORDS_LOST"
+    title = "Records lost"
 
 
 def _concrete(root: type[OttlaError]) -> dict[str, type[OttlaError]]:

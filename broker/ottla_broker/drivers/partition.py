@@ -9,7 +9,7 @@ fetcher of its leader's broker. A replica with no role waits for a leader to be 
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ottla_broker.drivers.clock import monotonic_ms, within
@@ -21,6 +21,7 @@ from ottla_broker.storage.log_compactor import CompactionLimits, CompactionResul
 from ottla_broker.storage.partition_log import AppendInfo, PartitionLog
 from ottla_cluster.controller import topic_names
 from ottla_cluster.controller.image import Partition as PartitionState
+from ottla_cluster.replication.fitness import ReplicaFitness
 from ottla_cluster.replication.follower import FetchPosition, FollowerOutput, PartitionFollower
 from ottla_cluster.replication.leader import IsrProposal, LeaderOutput, PartitionLeader
 from ottla_cluster.replication.leader_epochs import EpochEnd
@@ -63,6 +64,9 @@ class Partition:
         lease_valid: whether this broker may act as a leader now.
         propose: takes an ISR proposal to the controller, and answers through `proposal_answered`
             or `proposal_failed`.
+        lost_tail: the log ends below where it is known to have ended.
+        before_truncation: called with the replica before its log is truncated, and with the end
+            that it will have; None where it begins anew.
     """
 
     def __init__(
@@ -76,20 +80,18 @@ class Partition:
         replica_lag_time_max_ms: int,
         lease_valid: Callable[[], bool],
         propose: Callable[["Partition", IsrProposal], None],
+        lost_tail: bool = False,
+        before_truncation: Callable[["Partition", int | None], Awaitable[None]] | None = None,
     ) -> None:
         self.log = log
         self.state = state
         # At most one of the two is set: the role under `state.leader_epoch`.
         self.leader: PartitionLeader | None = None
         self.follower: PartitionFollower | None = None
-        # Never above the log's end, and never moves back while this process lives.
+        # Never above the log's end, and moves back only where that is cut at damage.
         self.high_watermark = min(max(high_watermark, log.log_start_offset), log.log_end_offset)
-        # High watermark that a damaged or shortened log must reach as follower; 0 for a sound one.
-        self._refill_to = (
-            max(high_watermark, log.recovery.damaged_from or 0, 1)
-            if log.recovery.damaged_from is not None or log.log_end_offset < high_watermark
-            else 0
-        )
+        self.fitness = ReplicaFitness(node_id, lost_tail=lost_tail)
+        """Whether the log holds what it has acknowledged."""
         # Woken by every append (followers fetch what is not yet durable here, as in Raft).
         self.append_watchers = Watchers()
         # Woken when the high watermark or the role changes: consumers' long-polls.
@@ -100,6 +102,7 @@ class Partition:
         self._replica_lag_time_max_ms = replica_lag_time_max_ms
         self._lease_valid = lease_valid
         self._propose = propose
+        self._before_truncation = before_truncation
 
     @property
     def is_fit_to_lead(self) -> bool:
@@ -109,7 +112,12 @@ class Partition:
         what it lost. It has to be refilled as a follower first; a lone replica has nobody to be
         refilled from.
         """
-        return self._refill_to == 0 or len(self.state.replicas) == 1
+        return not self.fitness.lost_tail or self.is_only_replica
+
+    @property
+    def is_only_replica(self) -> bool:
+        """Whether nobody else has, or is to have, this partition."""
+        return len(self.state.replicas) == 1
 
     async def stand_aside(self, state: PartitionState) -> None:
         """Take no role, though the metadata says to lead: see `is_fit_to_lead`."""
@@ -261,7 +269,7 @@ class Partition:
             raise LeaderNotAvailableError(
                 f"broker {self._node_id} has not confirmed that it still follows {self.name}"
             )
-        if self._node_id not in self.state.isr or not self.is_fit_to_lead:
+        if self._node_id not in self.state.isr or self.fitness.lost_tail:
             raise NotLeaderOrFollowerError(
                 f"broker {self._node_id} is not in sync with the leader of {self.name}",
                 leader=self.state.leader,
@@ -499,12 +507,15 @@ class Partition:
             leader_log_start_offset=result.log_start_offset,
             leader_high_watermark=result.high_watermark,
         )
+        self.fitness.leader_answered()
         self._follow(output)
         if output.restart_at is not None:
+            await self._will_end_at(None)
             await self.log.reset_to(output.restart_at)
             self.follower_log_changed()
             return self.log.log_end_offset
         if output.truncate_to is not None:
+            await self._will_end_at(output.truncate_to)
             await self.log.truncate_to(output.truncate_to)
             self.follower_log_changed()
             return self.log.log_end_offset
@@ -523,8 +534,24 @@ class Partition:
         if output.high_watermark is not None:
             self.high_watermark = output.high_watermark
             self.watermark_watchers.wake()
-            if output.high_watermark >= self._refill_to:
-                self._refill_to = 0
+
+    async def _will_end_at(self, offset: int | None) -> None:
+        if self._before_truncation is not None:
+            await self._before_truncation(self, offset)
+
+    async def cut_at_damage(self) -> None:
+        """End the log before its first damage, to fetch it again; nobody fetches for it meanwhile.
+
+        The replica has no role afterwards.
+
+        Raises:
+            StorageError: the files failed; so has the log.
+        """
+        self._step_down(self.state)
+        # Before the log is shorter: nobody may take its new end for where it should end.
+        self.fitness.cut()
+        await self.log.cut_at_damage()
+        self.high_watermark = min(self.high_watermark, self.log.log_end_offset)
 
     async def close(self) -> None:
         """Fail what waits, then flush and close the log."""

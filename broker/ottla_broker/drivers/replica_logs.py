@@ -7,17 +7,23 @@ before anything reads it, then removed.
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
 from ottla_broker.storage.disk_full import DiskFullError
+from ottla_broker.storage.end_witness import EndWitness
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory, ReplicaDirectory, high_watermark_key
 from ottla_broker.storage.partition_log import PartitionLog
 from ottla_broker.storage.policy.compaction import CompactionConfig
 from ottla_broker.storage.policy.retention import NEVER
+from ottla_broker.storage.policy.tail_loss import TailLoss, find_tail_loss
+from ottla_broker.storage.sqlite import Durability
+from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_broker.storage.tail_cache import TailCache
+from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.image import Partition, Topic
 from ottla_cluster.controller.topic_configs import (
     CLEANUP_POLICY,
@@ -51,6 +57,19 @@ ReplicaKey = tuple[str, int]
 """Topic id and partition."""
 
 
+def report_damage(partition: str, error: DamagedSegmentError, found_by: str) -> None:
+    """Name damage that was found in an open log, in the log of the process and in a metric."""
+    METRICS.damage.labels(found_by).inc()
+    log.error(
+        "segment_damaged",
+        partition=partition,
+        file=None if error.path is None else error.path.name,
+        offset=error.members.get("offset"),
+        found_by=found_by,
+        detail=error.detail,
+    )
+
+
 class ReplicaLogs:
     """Opens and removes logs; all blocking work runs on threads.
 
@@ -59,6 +78,7 @@ class ReplicaLogs:
         handles: the broker's pool of open files.
         tail_cache: the broker's cache of newest batches.
         defaults: limits that no topic config sets.
+        witness: tells where the logs ended.
         on_failure: a log failed; the process must stop.
     """
 
@@ -69,11 +89,13 @@ class ReplicaLogs:
         handles: HandlePool,
         tail_cache: TailCache,
         defaults: LogConfig,
+        witness: EndWitness,
         on_failure: Callable[[StorageError], None],
     ) -> None:
         self._directory = directory
         self._handles = handles
         self._tail_cache = tail_cache
+        self._witness = witness
         self._on_failure = on_failure
         self._defaults = defaults
         self._high_watermarks: dict[str, int] = {}
@@ -91,6 +113,10 @@ class ReplicaLogs:
         """
         self._high_watermarks = await asyncio.to_thread(self._directory.read_high_watermarks)
         self._on_disk = dict(self._high_watermarks)
+        if self._witness.damaged_slots:
+            log.error("witness_damaged", slots=self._witness.damaged_slots)
+        for key in [key for key in self._witness.ends if key not in wanted]:
+            self._witness.forget(key)
         await asyncio.to_thread(self._directory.remove_retired)
         for replica in await asyncio.to_thread(self._directory.replicas):
             if (replica.topic_id, replica.partition) not in wanted:
@@ -120,9 +146,44 @@ class ReplicaLogs:
             on_durable=on_durable,
             on_failure=self._on_failure,
             on_held=on_held,
+            on_damage=partial(report_damage, f"{topic.name}-{state.partition}"),
         )
-        self._report_losses(opened, f"{topic.name}-{state.partition}")
+        if opened.recovery.damaged_from is not None:
+            METRICS.damage.labels("recovery").inc()
+            log.error(
+                "log_damaged",
+                partition=f"{topic.name}-{state.partition}",
+                damaged_from=opened.recovery.damaged_from,
+                recovered_to=opened.log_end_offset,
+                reason=opened.recovery.reason,
+            )
         return opened
+
+    def tail_loss(self, opened: PartitionLog) -> TailLoss | None:
+        """What a log that was just opened is known to have lost at its end; None for nothing."""
+        identity = opened.identity
+        key = identity.topic_id, identity.partition
+        witnessed = self._witness.ends.get(key)
+        loss = find_tail_loss(
+            log_end_offset=opened.log_end_offset,
+            leader_epochs=opened.leader_epochs,
+            damage=opened.recovery.reason or None,
+            witnessed=(
+                None if witnessed is None else (witnessed.leader_epoch, witnessed.end_offset)
+            ),
+            high_watermark=self.high_watermark(key),
+            syncs_commits=opened.config.durability == Durability.FSYNC,
+        )
+        if loss is not None:
+            METRICS.lost_tails.inc()
+            log.error(
+                "log_lost_its_end",
+                partition=f"{identity.topic}-{identity.partition}",
+                log_end_offset=loss.log_end_offset,
+                expected_end_offset=loss.expected_end_offset,
+                reason=loss.reason,
+            )
+        return loss
 
     def config_of(self, topic: Topic) -> LogConfig:
         """The limits of a topic's logs: the broker's own, and what the topic's configs say."""
@@ -145,26 +206,6 @@ class ReplicaLogs:
             max_batch_bytes=integer_config(topic.configs, MAX_MESSAGE_BYTES),
             durability=str(effective_configs(topic.configs)[DURABILITY]),
         )
-
-    def _report_losses(self, opened: PartitionLog, name: str) -> None:
-        identity = opened.identity
-        high_watermark = self.high_watermark((identity.topic_id, identity.partition))
-        if opened.recovery.damaged_from is not None:
-            log.error(
-                "log_damaged",
-                partition=name,
-                damaged_from=opened.recovery.damaged_from,
-                recovered_to=opened.log_end_offset,
-                reason=opened.recovery.reason,
-            )
-        if opened.log_end_offset < high_watermark:
-            # Records that were committed are missing here: an old copy, or a lost file.
-            log.error(
-                "log_shortened",
-                partition=name,
-                log_end_offset=opened.log_end_offset,
-                high_watermark=high_watermark,
-            )
 
     async def delete(self, closed: PartitionLog) -> None:
         """Remove a closed log: moved aside at once, so that a namesake may come.

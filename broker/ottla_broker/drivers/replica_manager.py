@@ -19,7 +19,10 @@ from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.purgatory import OffsetWaiters
 from ottla_broker.drivers.replica_fetcher import ReplicaFetcher
 from ottla_broker.drivers.replica_logs import ReplicaLogs
+from ottla_broker.drivers.witness_keeper import WitnessKeeper
 from ottla_broker.storage.disk_full import DiskFullError
+from ottla_broker.storage.end_witness import EndWitness
+from ottla_broker.storage.segment_rebuild import remove_damaged_files
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.elections import effective_min_isr
 from ottla_cluster.controller.image import BrokerState, MetadataImage, Topic
@@ -52,6 +55,7 @@ class ReplicaManager:
         broker_epoch: this broker's present epoch.
         on_refused: a leader's connection was refused.
         on_failure: a log or a loop failed; the process must stop.
+        witness: writes down where the logs end.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class ReplicaManager:
         broker_epoch: Callable[[], int],
         on_refused: Callable[[int], None],
         on_failure: Callable[[OttlaError], None],
+        witness: EndWitness,
     ) -> None:
         self.partitions: dict[tuple[str, int], Partition] = {}
         self._node_id = node_id
@@ -86,6 +91,9 @@ class ReplicaManager:
         self._applied_waiters = OffsetWaiters()
         self._activated = asyncio.Event()
         self._tasks: list[CriticalTask] = []
+        self._witness = WitnessKeeper(witness, partition=self.partitions.get, on_failure=on_failure)
+        # Held while roles change: by the metadata, or because a log is cut.
+        self._changing_roles = asyncio.Lock()
 
     @property
     def applied_version(self) -> int:
@@ -94,6 +102,7 @@ class ReplicaManager:
 
     def start(self) -> None:
         """Begin to follow the metadata; nothing is hosted before `activate`."""
+        self._witness.start()
         self._tasks = [
             CriticalTask(work, name=name, on_failure=self._on_failure)
             for name, work in (
@@ -113,6 +122,7 @@ class ReplicaManager:
         await asyncio.gather(*(fetcher.stop() for fetcher in self._fetchers.values()))
         await self._write_checkpoint()
         await asyncio.gather(*(partition.close() for partition in self.partitions.values()))
+        await self._witness.stop()
 
     # --- look-ups ---------------------------------------------------------------------------
 
@@ -174,7 +184,8 @@ class ReplicaManager:
         while True:
             image = self._metadata.image
             if self._applied is not image:
-                await self._apply(image)
+                async with self._changing_roles:
+                    await self._apply(image)
                 self._applied = image
                 self._applied_waiters.reached(image.version)
             if self._metadata.image is image:
@@ -214,6 +225,11 @@ class ReplicaManager:
             on_durable=lambda log_end_offset: self._log_end_moved(key, log_end_offset),
             on_held=lambda error: self._commit_held(key, error),
         )
+        loss = self._logs.tail_loss(partition_log)
+        if loss is not None and len(state.replicas) == 1:
+            # Nobody can refill it. What it lost is lost; its offsets are not given again.
+            await partition_log.skip_to(loss.expected_end_offset)
+            loss = None
         self.partitions[key] = Partition(
             partition_log,
             state,
@@ -223,12 +239,16 @@ class ReplicaManager:
             replica_lag_time_max_ms=self._replica_lag_time_max_ms,
             lease_valid=self._lease_valid,
             propose=self._propose,
+            lost_tail=loss is not None,
+            before_truncation=self._witness.lower,
         )
+        self._witness.moved(key)
 
     def _log_end_moved(self, key: tuple[str, int], log_end_offset: int) -> None:
         hosted = self.partitions.get(key)
         if hosted is not None:
             hosted.log_end_moved(log_end_offset)
+            self._witness.moved(key)
 
     def _commit_held(self, key: tuple[str, int], error: DiskFullError) -> None:
         METRICS.held_commits.inc()
@@ -242,6 +262,8 @@ class ReplicaManager:
         self, hosted: Partition, topic: Topic, state: PartitionState, image: MetadataImage
     ) -> None:
         same_epoch = state.leader_epoch == hosted.state.leader_epoch
+        if hosted.fitness.observe(state.isr, state.partition_epoch):
+            await self._refilled(hosted)
         if state.leader == self._node_id:
             # Nothing of the former leader may still arrive once this broker leads.
             await self._stop_following(hosted)
@@ -270,6 +292,44 @@ class ReplicaManager:
                     leader_epoch=state.leader_epoch,
                 )
                 self._fetcher(state.leader).add(hosted)
+
+    async def _refilled(self, hosted: Partition) -> None:
+        """A leader has let the replica into the ISR again: it holds all that is committed."""
+        METRICS.healed_replicas.inc()
+        removed = await asyncio.to_thread(remove_damaged_files, hosted.log.directory)
+        log.info(
+            "replica_refilled",
+            partition=hosted.name,
+            log_end_offset=hosted.log.log_end_offset,
+            damaged_files_removed=removed,
+        )
+        self._witness.moved(hosted.key)
+
+    async def cut_at_damage(self, key: tuple[str, int]) -> None:
+        """Cut a follower's log before its damage, and fetch it again from there.
+
+        A replica that leads, or that has no leader to fetch from, stays as it is.
+
+        Raises:
+            StorageError: the files failed; so has the log.
+        """
+        async with self._changing_roles:
+            hosted = self.partitions.get(key)
+            leader_id = None if hosted is None else hosted.state.leader
+            if hosted is None or leader_id is None or leader_id == self._node_id:
+                return
+            before = hosted.log.log_end_offset
+            await self._stop_following(hosted)
+            await hosted.cut_at_damage()
+            log.warning(
+                "replica_cut_at_damage",
+                partition=hosted.name,
+                before=before,
+                after=hosted.log.log_end_offset,
+                leader=leader_id,
+            )
+            await hosted.become_follower(hosted.state)
+            self._fetcher(leader_id).add(hosted)
 
     def _is_followed(self, hosted: Partition) -> bool:
         return any(fetcher.follows(hosted.key) for fetcher in self._fetchers.values())
@@ -308,6 +368,7 @@ class ReplicaManager:
         await self._stop_following(hosted)
         del self.partitions[key]
         await hosted.close()
+        await self._witness.forget(key)
         await self._logs.delete(hosted.log)
 
     # --- time -------------------------------------------------------------------------------

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.purgatory import Purgatory, Watchers
+from ottla_broker.services.damaged_reads import answer_to_damage
 from ottla_broker.storage.partition_log import StoredBatch
+from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_protocol.errors import (
     FencedLeaderEpochError,
     NotLeaderOrFollowerError,
     OffsetNotAvailableError,
     OffsetOutOfRangeError,
     OttlaError,
+    ReplicaNotAvailableError,
     UnknownLeaderEpochError,
 )
 
@@ -66,6 +69,9 @@ class PartitionRead(ABC):
                 # The role may have changed during the wait for the disk.
                 self.limit()
             self.batches = batches
+        except DamagedSegmentError as error:
+            self.batches = ()
+            self.error = await answer_to_damage(self.partition, error, self.offset)
         except OttlaError as error:
             self.batches = ()
             self.error = error
@@ -105,7 +111,14 @@ class LocalRead(PartitionRead):
         return self.partition.watermark_watchers
 
     def limit(self) -> int:
-        """The high watermark that this replica knows."""
+        """The high watermark that this replica knows, if it has all below it.
+
+        One that lost its end would show less than it has shown before.
+        """
+        if self.partition.fitness.lost_tail and not self.partition.is_only_replica:
+            raise ReplicaNotAvailableError(
+                f"this broker's copy of {self.partition.name} lost records, and is being refilled"
+            )
         return self.partition.high_watermark
 
 

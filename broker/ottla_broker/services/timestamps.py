@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.services.batch_decoding import decode_records
+from ottla_broker.services.damaged_reads import answer_to_damage
+from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_protocol.errors import LeaderNotAvailableError
 
 
@@ -24,14 +26,18 @@ async def find_by_timestamp(replica: Partition, timestamp: int) -> FoundOffset:
     Raises:
         OffsetNotAvailableError: a new leader does not know its high watermark yet.
         RoutingError, UnavailableError: this broker does not lead the partition now.
-        StorageError: what is on disk is damaged or cannot be read.
+        ReplicaNotAvailableError, RecordsLostError: it would have to look at damaged records.
+        StorageError: what is on disk cannot be read.
     """
     leader = replica.leading()
     limit = replica.latest_offset()
     offset = replica.log.log_start_offset
     found = None
     while found is None:
-        batch = await replica.log.find_timestamp(timestamp, offset=offset, limit=limit)
+        try:
+            batch = await replica.log.find_timestamp(timestamp, offset=offset, limit=limit)
+        except DamagedSegmentError as error:
+            raise await answer_to_damage(replica, error, offset) from error
         if batch is None:
             break
         count = batch.last_offset - batch.base_offset + 1

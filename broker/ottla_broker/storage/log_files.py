@@ -27,7 +27,7 @@ from ottla_broker.storage.policy.retention import RetentionLimits, SealedSegment
 from ottla_broker.storage.replica_directory import remove_directory
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
 from ottla_broker.storage.segment_compaction import CompactedFile
-from ottla_broker.storage.segment_reader import find_timestamp, read_batches
+from ottla_broker.storage.segment_reader import find_timestamp, next_base_offset, read_batches
 from ottla_broker.storage.segment_rebuild import keep_good_rows, open_state
 from ottla_broker.storage.segment_replacement import replace_segments
 from ottla_broker.storage.shared_lock import SharedLock
@@ -187,6 +187,22 @@ class LogFiles:
             self._segments[index], offset, max_bytes=max_bytes, limit=limit, end_offset=end_offset
         )
         return batches, end_offset
+
+    async def next_base_offset(self, offset: int) -> int | None:
+        """Where the next batch above `offset` begins in its segment; None where none is readable.
+
+        It is not checked.
+        """
+        segment = self._segments[self._index_of(offset)]
+        try:
+            return await self.run(segment, "skip damage", partial(next_base_offset, offset=offset))
+        except DamagedSegmentError:
+            return None
+
+    def end_of_segment_at(self, offset: int, durable_end: int) -> int:
+        """Where the segment that holds `offset` ends."""
+        index = self._index_of(offset) + 1
+        return durable_end if index == len(self._segments) else self._segments[index].base_offset
 
     async def find_timestamp(
         self, timestamp: int, offset: int, *, limit: int

@@ -156,7 +156,7 @@ class LogInspector:
                 content.size_bytes = await asyncio.to_thread(_size_bytes, segment.path)
         return content
 
-    async def verify(self, offset: int) -> VerifiedStep:
+    async def verify(self, offset: int, *, found_by: str = "verify") -> VerifiedStep:
         """Verify the batches from the one that holds `offset` on, VERIFIED_BYTES of one segment.
 
         Where `offset` is a segment's first, its description is checked too; where the step reaches
@@ -189,7 +189,7 @@ class LogInspector:
                 step = VerifiedStep(result, offset, end_offset, end_offset)
             for found in result.findings:
                 told = DamagedSegmentError(found.reason, path=found.path, offset=found.offset)
-                self._damage.found(told, "verify")
+                self._damage.found(told, found_by)
             if step.next_offset == end_offset and segment is self._files.active:
                 step.next_offset = None
             return step

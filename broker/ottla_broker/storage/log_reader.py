@@ -7,9 +7,12 @@ from collections.abc import Callable
 
 from ottla_broker.storage.group_commit import GroupCommit
 from ottla_broker.storage.log_files import LogFiles
-from ottla_broker.storage.stored_batch import StoredBatch
+from ottla_broker.storage.stored_batch import DamagedSegmentError, StoredBatch
 from ottla_broker.storage.tail_cache import PartitionTail
 from ottla_protocol.errors import OffsetOutOfRangeError
+
+SKIPPED_BATCHES_MAX = 1_000
+"""How many damaged batches of one segment are tried before the rest of it is given up."""
 
 
 class LogReader:
@@ -72,6 +75,38 @@ class LogReader:
         async with self._files.lock.shared():
             start = max(offset or 0, self._files.log_start_offset)
             return await self._files.find_timestamp(timestamp, start, limit=limit)
+
+    async def next_readable(self, offset: int) -> int:
+        """As `PartitionLog.next_readable`: the log's durable end where nothing is.
+
+        It looks at SKIPPED_BATCHES_MAX batches of a segment, then at the next segment.
+        """
+        async with self._files.lock.shared():
+            offset = max(offset, self._files.log_start_offset)
+            tries = 0
+            while offset < self._commits.durable_end:
+                try:
+                    batches, end_offset = await self._files.read(
+                        offset,
+                        max_bytes=1,
+                        limit=self._commits.durable_end,
+                        durable_end=self._commits.durable_end,
+                    )
+                except DamagedSegmentError:
+                    tries += 1
+                    after = None
+                    if tries % SKIPPED_BATCHES_MAX:
+                        after = await self._files.next_base_offset(offset)
+                    offset = (
+                        after
+                        if after is not None
+                        else self._files.end_of_segment_at(offset, self._commits.durable_end)
+                    )
+                else:
+                    if batches:
+                        return max(offset, batches[0].base_offset)
+                    offset = end_offset
+            return offset
 
     def _require_in_range(self, offset: int) -> None:
         start, end = self._files.log_start_offset, self._next_offset()

@@ -434,6 +434,10 @@ class PartitionLog:
         with self.damage.noted("read"):
             return await self._reader.read(offset, max_bytes=max_bytes, limit=limit)
 
+    async def next_readable(self, offset: int) -> int:
+        """The first offset at or above `offset` that a read can begin at: behind damage."""
+        return await self._reader.next_readable(offset)
+
     async def find_timestamp(
         self, timestamp: int, *, limit: int, offset: int | None = None
     ) -> StoredBatch | None:

@@ -372,9 +372,20 @@ def mark_before_close(connection: Any, end_offset: int) -> None:
 
 
 def read_epochs(connection: Any) -> LeaderEpochs:
-    """The leader epochs up to this segment's end."""
-    rows = connection.execute("SELECT epoch, start_offset FROM leader_epochs ORDER BY epoch")
-    return LeaderEpochs.of(rows.fetchall())
+    """The leader epochs up to this segment's end.
+
+    Raises:
+        DamagedSegmentError: they do not rise, or are none.
+    """
+    rows = connection.execute(
+        "SELECT epoch, start_offset FROM leader_epochs ORDER BY epoch"
+    ).fetchall()
+    if not all(isinstance(value, int) for row in rows for value in row):
+        raise DamagedSegmentError("the leader epochs are no numbers")
+    try:
+        return LeaderEpochs.of(rows)
+    except StorageError as error:
+        raise DamagedSegmentError(error.detail) from error
 
 
 def read_snapshot(connection: Any, path: Path) -> Snapshot:

@@ -13,7 +13,14 @@ from typing import Any
 
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.segment import HAS_GAPS, get_meta, has_time_index
-from ottla_broker.storage.stored_batch import COLUMNS, Row, StoredBatch, damaged, verified_batch
+from ottla_broker.storage.stored_batch import (
+    COLUMNS,
+    DamagedSegmentError,
+    Row,
+    StoredBatch,
+    damaged,
+    verified_batch,
+)
 
 _BLOB_BYTES = 32 * 1024
 """From this average size on, batches are read one by one through SQLite's blob interface, which
@@ -52,9 +59,15 @@ def read_batches(
         DamagedSegmentError: naming file and offset.
     """
     rows = _choose_rows(connection, path, offset, max_bytes, limit, end_offset)
-    if not rows:
-        return ()
-    return tuple(verified_batch(path, row)[0] for row in _with_data(connection, path, rows))
+    if len(rows) <= 1:
+        return _verified(connection, path, rows)
+    try:
+        return _verified(connection, path, rows)
+    except (sqlite.DriverError, DamagedSegmentError) as error:
+        if isinstance(error, sqlite.DriverError) and not sqlite.is_damage(error):
+            raise
+        # What comes before the damage is good: whoever reads on meets it at its own offset.
+        return _good_batches(connection, path, rows)
 
 
 def find_timestamp(
@@ -87,10 +100,21 @@ def find_timestamp(
     return found, last + 1 if count == SCANNED_BATCHES else None
 
 
+def next_base_offset(connection: Any, offset: int) -> int | None:
+    """The base offset of the first batch above `offset`, which is not read."""
+    [(found,)] = connection.execute(
+        "SELECT min(base_offset) FROM batches WHERE base_offset > ?", (offset,)
+    ).fetchall()
+    return None if found is None else int(found)
+
+
 def _choose_rows(
     connection: Any, path: Path, offset: int, max_bytes: int, limit: int, end_offset: int
 ) -> list[Row]:
-    """The rows to return, without their blobs, after checking that they follow one another."""
+    """The rows to return, without their blobs, after checking that they follow one another.
+
+    They end before the first that does not; the caller's next read begins with it.
+    """
     before = connection.execute(
         "SELECT base_offset, last_offset FROM batches WHERE base_offset <= ? "
         "ORDER BY base_offset DESC LIMIT 1",
@@ -105,24 +129,28 @@ def _choose_rows(
     chosen: list[Row] = []
     size_bytes = 0
     expected = start
-    row = None
-    for row in cursor:
-        if row[_BASE_OFFSET] != expected:
-            _require_gaps(connection, path, expected)
-        last_offset = _last_offset(path, row)
-        size_bytes += row[_SIZE]
-        if last_offset >= limit or (chosen and size_bytes > max_bytes):
-            if row[_BASE_OFFSET] < limit <= last_offset and not chosen:
-                # The limit is within the batch: rare, so believe it of no column alone. Whoever
-                # reads on would take the rest of the segment for empty.
-                verified_batch(path, _with_data(connection, path, [row])[0])
-            break
-        chosen.append(row)
-        expected = last_offset + 1
-    else:
-        if expected < end_offset:
-            _require_gaps(connection, path, expected)
-    cursor.close()
+    try:
+        for row in cursor:
+            if row[_BASE_OFFSET] != expected:
+                _require_gaps(connection, path, expected)
+            last_offset = _last_offset(path, row)
+            size_bytes += row[_SIZE]
+            if last_offset >= limit or (chosen and size_bytes > max_bytes):
+                if row[_BASE_OFFSET] < limit <= last_offset and not chosen:
+                    # The limit is within the batch: rare, so believe it of no column alone.
+                    # Whoever reads on would take the rest of the segment for empty.
+                    _verified(connection, path, [row])
+                break
+            chosen.append(row)
+            expected = last_offset + 1
+        else:
+            if expected < end_offset:
+                _require_gaps(connection, path, expected)
+    except DamagedSegmentError:
+        if not chosen:
+            raise
+    finally:
+        cursor.close()
     return chosen
 
 
@@ -141,7 +169,27 @@ def _require_gaps(connection: Any, path: Path, offset: int) -> None:
         raise damaged(path, offset, "the batch is missing")
 
 
+def _verified(connection: Any, path: Path, rows: list[Row]) -> tuple[StoredBatch, ...]:
+    return tuple(verified_batch(path, row)[0] for row in _with_data(connection, path, rows))
+
+
+def _good_batches(connection: Any, path: Path, rows: list[Row]) -> tuple[StoredBatch, ...]:
+    """The batches up to the first that is damaged; its damage is raised if it is the first."""
+    good: list[StoredBatch] = []
+    for row in rows:
+        try:
+            good.extend(_verified(connection, path, [row]))
+        except (sqlite.DriverError, DamagedSegmentError) as error:
+            is_damage = isinstance(error, DamagedSegmentError) or sqlite.is_damage(error)
+            if not good or not is_damage:
+                raise
+            break
+    return tuple(good)
+
+
 def _with_data(connection: Any, path: Path, rows: list[Row]) -> list[Row]:
+    if not rows:
+        return []
     if sum(row[_SIZE] for row in rows) >= _BLOB_BYTES * len(rows):
         return [
             (*row, sqlite.read_blob(connection, "batches", "data", row[_BASE_OFFSET]))

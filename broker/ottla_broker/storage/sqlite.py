@@ -158,6 +158,9 @@ class SegmentConnection(aiosqlite.Connection):
             result: T = await self._execute(  # type: ignore[no-untyped-call] # aiosqlite's own
                 function, self._conn
             )
+        except DamagedSegmentError as error:
+            error.path = error.path or self.path
+            raise
         except (DriverError, OSError, UnicodeDecodeError) as error:
             raise storage_error(self.path, action, error) from error
         return result

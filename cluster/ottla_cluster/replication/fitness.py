@@ -35,6 +35,8 @@ class ReplicaFitness:
         self._lost_tail = lost_tail
         self._damaged = False
         self._leader_knows = lost_tail
+        self.losses = 0
+        """How often the log was cut, so that an answer to what was told before is known by that."""
         # The partition epoch at which the controller took it out of the ISR, once it has.
         self._out_at_epoch: int | None = None
 
@@ -60,7 +62,8 @@ class ReplicaFitness:
         cuts its log first, so that its leader knows what it has before it leaves the ISR.
         """
         if self._lost_tail:
-            return self._leader_knows and self._out_at_epoch is None
+            knows = self._leader_knows or leader == self._node_id
+            return knows and self._out_at_epoch is None
         return self._damaged and leader == self._node_id and len(isr) > 1
 
     def damage_found(self) -> bool:
@@ -70,6 +73,7 @@ class ReplicaFitness:
 
     def cut(self) -> None:
         """The log was cut before the damage."""
+        self.losses += 1
         self._damaged = False
         self._lost_tail = True
         self._leader_knows = False
@@ -79,9 +83,15 @@ class ReplicaFitness:
         """The leader took a fetch from the end of the log as it is."""
         self._leader_knows = True
 
-    def left_isr(self, partition_epoch: int) -> None:
-        """The controller, told of the loss, has the replica out of the ISR as of this epoch."""
-        if self._lost_tail and self._leader_knows and not self._damaged:
+    def left_isr(self, partition_epoch: int, losses: int) -> None:
+        """The controller has the replica out of the ISR as of this epoch.
+
+        Args:
+            partition_epoch: of the partition without the replica.
+            losses: as they were when the controller was told.
+        """
+        told_all = losses == self.losses and not self._damaged
+        if self._lost_tail and self._leader_knows and told_all:
             self._out_at_epoch = partition_epoch
 
     def observe(self, isr: Collection[int], partition_epoch: int) -> bool:

@@ -11,6 +11,7 @@ from ottla_broker.drivers.peer_messages import FetchResult, ReplicatedBatch
 from ottla_broker.storage import segment
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.partition_log import LogConfig, PartitionLog
+from ottla_broker.storage.stored_batch import damaged
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.controller.image import Partition as PartitionState
 from ottla_protocol.errors import (
@@ -55,7 +56,7 @@ class Hosted:
         self.partition = None
         self.disk = DiskOf(free_bytes=1 << 40)
 
-    async def open(self, path, *, high_watermark=0):
+    async def open(self, path, *, high_watermark=0, lost_tail=False):
         log = await PartitionLog.open(
             path / "orders-0",
             topic="orders",
@@ -76,6 +77,7 @@ class Hosted:
             replica_lag_time_max_ms=FAR_MS,
             lease_valid=lambda: self.leased,
             propose=lambda partition, proposal: self.proposals.append(proposal),
+            lost_tail=lost_tail,
         )
         return self
 
@@ -241,11 +243,13 @@ async def test_a_follower_refuses_appends_and_names_the_leader(hosted):
     assert caught.value.members == {"leader": OTHER, "leader_epoch": 3}
 
 
-async def test_a_log_shorter_than_its_high_watermark_does_not_lead_before_it_is_refilled(tmp_path):
-    hosted = await Hosted().open(tmp_path, high_watermark=1)
+async def test_a_replica_that_lost_its_end_does_not_lead_before_it_was_let_into_the_isr(tmp_path):
+    hosted = await Hosted().open(tmp_path, high_watermark=1, lost_tail=True)
     partition = hosted.partition
     assert not partition.is_fit_to_lead
     await partition.become_follower(state(OTHER, 1))
+    with pytest.raises(NotLeaderOrFollowerError):
+        partition.require_in_sync()
     position = partition.follower.fetch_position
     batch = encode_batch([RecordData(timestamp=1, key=None, value=b"v")], leader_epoch=1)
     await partition.take_fetched(
@@ -253,11 +257,43 @@ async def test_a_log_shorter_than_its_high_watermark_does_not_lead_before_it_is_
         FetchResult("t" * 32, 0, None, 1, 0, None, [ReplicatedBatch(memoryview(batch), None)]),
     )
     await partition.log.wait_durable(1)
-    assert not partition.is_fit_to_lead
     partition.follower_log_changed()
     assert partition.high_watermark == 1
+    # Its own high watermark proves nothing: the leader's may still be behind.
+    assert not partition.is_fit_to_lead
+    partition.fitness.left_isr(20, partition.fitness.losses)
+    assert partition.fitness.observe((OTHER, LOCAL), 21)
     assert partition.is_fit_to_lead
     await partition.close()
+
+
+async def test_a_cut_takes_the_high_watermark_along_and_the_role(hosted):
+    await follow_with(hosted, b"one", b"two")
+    partition = hosted.partition
+    path = partition.log._files.active.path
+    partition.log.damage.found(damaged(path, 0, "test"), "read")
+    await partition.cut_at_damage()
+    # The file is sound, so that all of it stays.
+    assert partition.log.log_end_offset == partition.high_watermark == 2
+    assert partition.follower is None
+    assert partition.fitness.lost_tail
+    assert not partition.fitness.must_report((LOCAL, OTHER), OTHER)
+
+
+async def test_a_truncation_is_told_of_before_it_happens(hosted):
+    told = []
+    await follow_with(hosted, b"one", b"two")
+    partition = hosted.partition
+
+    async def before(replica, end_offset):
+        told.append((end_offset, replica.log.log_end_offset))
+
+    partition._before_truncation = before
+    await partition.become_follower(state(OTHER, 5))
+    position = partition.follower.fetch_position
+    await partition.take_fetched(position, FetchResult("t" * 32, 0, None, 0, 0, (2, 1), []))
+    assert told == [(1, 2)]
+    assert partition.log.log_end_offset == 1
 
 
 def fetched(*, log_start=0, high_watermark=0, batches=()):

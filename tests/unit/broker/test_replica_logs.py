@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ottla_broker.drivers.replica_logs import ReplicaLogs
+from ottla_broker.storage.end_witness import EndWitness
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory
@@ -33,6 +34,7 @@ def make_logs(tmp_path):
                 handles=HandlePool(4),
                 tail_cache=TailCache(0),
                 defaults=defaults,
+                witness=EndWitness(directory.path / "witness"),
                 on_failure=lambda error: pytest.fail(str(error)),
             )
 

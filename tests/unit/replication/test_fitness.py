@@ -19,7 +19,7 @@ def test_a_replica_that_came_back_short_is_whole_once_it_was_let_into_the_isr_ag
     fitness = ReplicaFitness(ME, lost_tail=True)
     assert not fitness.observe(BOTH, 5)  # From before the restart: nobody knew.
     assert fitness.must_report(BOTH, OTHER)
-    fitness.left_isr(6)
+    fitness.left_isr(6, fitness.losses)
     assert not fitness.must_report((OTHER,), OTHER)
     assert not fitness.observe((OTHER,), 6)
     assert not fitness.observe((OTHER,), 7)
@@ -30,7 +30,7 @@ def test_a_replica_that_came_back_short_is_whole_once_it_was_let_into_the_isr_ag
 
 def test_the_isr_as_it_was_when_the_replica_was_reported_proves_nothing():
     fitness = ReplicaFitness(ME, lost_tail=True)
-    fitness.left_isr(6)
+    fitness.left_isr(6, fitness.losses)
     assert not fitness.observe(BOTH, 6)
     assert not fitness.observe(BOTH, 5)
 
@@ -52,11 +52,11 @@ def test_a_follower_cuts_before_it_reports_and_its_leader_must_know():
     assert fitness.lost_tail
     assert not fitness.must_report(BOTH, OTHER)
     # The leader may still take it for a replica that ends higher, and let it in.
-    fitness.left_isr(6)
+    fitness.left_isr(6, fitness.losses)
     assert not fitness.observe(BOTH, 7)
     fitness.leader_answered()
     assert fitness.must_report(BOTH, OTHER)
-    fitness.left_isr(8)
+    fitness.left_isr(8, fitness.losses)
     assert fitness.observe(BOTH, 9)
 
 
@@ -64,12 +64,29 @@ def test_a_follower_cuts_before_it_reports_and_its_leader_must_know():
 def test_damage_that_is_found_while_a_replica_is_refilled_begins_it_all_again(reported):
     fitness = ReplicaFitness(ME, lost_tail=True)
     if reported:
-        fitness.left_isr(3)
+        fitness.left_isr(3, fitness.losses)
     fitness.damage_found()
     assert not fitness.observe(BOTH, 4)
-    fitness.left_isr(4)
+    fitness.left_isr(4, fitness.losses)
     fitness.cut()
     assert not fitness.observe(BOTH, 5)
     fitness.leader_answered()
-    fitness.left_isr(6)
+    fitness.left_isr(6, fitness.losses)
     assert fitness.observe(BOTH, 7)
+
+
+def test_an_answer_to_what_was_told_before_the_last_cut_counts_for_nothing():
+    fitness = ReplicaFitness(ME, lost_tail=True)
+    told = fitness.losses
+    fitness.damage_found()
+    fitness.cut()
+    fitness.leader_answered()
+    fitness.left_isr(6, told)
+    assert not fitness.observe(BOTH, 7)
+
+
+def test_a_short_replica_that_is_made_the_leader_says_so_whatever_its_leader_knew():
+    fitness = ReplicaFitness(ME, lost_tail=False)
+    fitness.damage_found()
+    fitness.cut()
+    assert fitness.must_report(BOTH, ME)

@@ -1,0 +1,129 @@
+"""Keeps the witness of the logs' ends (`storage.end_witness`) close behind them.
+
+A sync beside each commit would halve the rate of small commits, so one task writes all ends that
+have moved, in one sync for the whole broker, at most WITNESS_INTERVAL_MS late. Only ends of logs
+that sync their own commits are written (`durability=fsync`), and none while a replica is known to
+lack something: until it has been refilled, the witness tells what it should have.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from ottla_broker.drivers.critical_task import CriticalTask
+from ottla_broker.drivers.partition import Partition
+from ottla_broker.storage.end_witness import EndWitness, ReplicaKey, WitnessedEnd
+from ottla_broker.storage.sqlite import Durability
+from ottla_broker.telemetry import METRICS
+from ottla_protocol.errors import OttlaError
+
+WITNESS_INTERVAL_MS = 100
+"""How far the witness may lag behind the logs: a loss that only took what was appended in this
+time before the broker's end is not noticed."""
+
+
+class WitnessKeeper:
+    """Writes the witness down.
+
+    Args:
+        witness: the file; this owns it from `start` on.
+        partition: finds a hosted replica; None when it is gone.
+        on_failure: it cannot be written; the process must stop.
+    """
+
+    def __init__(
+        self,
+        witness: EndWitness,
+        *,
+        partition: Callable[[ReplicaKey], Partition | None],
+        on_failure: Callable[[OttlaError], None],
+    ) -> None:
+        self._witness = witness
+        self._partition = partition
+        self._on_failure = on_failure
+        self._moved: set[ReplicaKey] = set()
+        self._flushing = asyncio.Lock()
+        self._task: CriticalTask | None = None
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = CriticalTask(self._run(), name="end-witness", on_failure=self._on_failure)
+
+    async def stop(self) -> None:
+        """Write what has moved, and close the file; every log is at rest."""
+        if self._task is not None:
+            await self._task.stop()
+        await self.flush()
+        async with self._flushing:
+            self._witness.close()
+
+    def moved(self, key: ReplicaKey) -> None:
+        """A replica's log is durable up to another end than before."""
+        self._moved.add(key)
+
+    async def lower(self, partition: Partition, end_offset: int | None) -> None:
+        """Write down that a log is about to end at `end_offset`, before it is truncated.
+
+        None where it begins anew, elsewhere: then nothing is known until it has begun.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        known = self._witness.ends.get(partition.key)
+        if not _is_told(partition) or known is None:
+            return
+        # What it ended at until now must not be written behind this.
+        self._moved.discard(partition.key)
+        if end_offset is None:
+            self._witness.forget(partition.key)
+        elif known.end_offset > end_offset:
+            epoch = partition.log.leader_epochs.epoch_at(end_offset - 1)
+            self._witness.record(partition.key, WitnessedEnd(epoch, end_offset))
+        await self._write()
+
+    async def forget(self, key: ReplicaKey) -> None:
+        """Give up the slot of a replica that is removed, before its log is.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self._moved.discard(key)
+        self._witness.forget(key)
+        await self._write()
+
+    async def flush(self) -> None:
+        """Write every end that has moved.
+
+        Raises:
+            StorageError: they cannot be written.
+        """
+        moved, self._moved = self._moved, set()
+        for key in moved:
+            partition = self._partition(key)
+            if partition is None:
+                continue
+            if partition.log.config.durability != Durability.FSYNC:
+                # It promises less, so after a loss of power it may well be shorter.
+                self._witness.forget(key)
+            elif _is_told(partition):
+                end_offset = partition.log.log_end_offset
+                epoch = partition.log.leader_epochs.epoch_at(end_offset - 1)
+                self._witness.record(key, WitnessedEnd(epoch, end_offset))
+        await self._write()
+
+    async def _write(self) -> None:
+        async with self._flushing:
+            if self._witness.is_dirty:
+                METRICS.witnessed_ends.inc(await asyncio.to_thread(self._witness.flush))
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(WITNESS_INTERVAL_MS / 1000)
+            await self.flush()
+
+
+def _is_told(partition: Partition) -> bool:
+    return (
+        partition.log.config.durability == Durability.FSYNC
+        and not partition.fitness.lost_tail
+        and partition.log.failure is None
+    )
