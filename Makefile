@@ -5,10 +5,16 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PACKAGES := clients/ottla_protocol clients/ottla cluster/ottla_cluster broker/ottla_broker
 PACKAGES += ops/ottla_ops $(wildcard loadtests)
-PYTEST_ARGS ?= -n 2 --dist worksteal
+# A worker more than two cores have: tests with brokers wait for half of their time.
+PYTEST_ARGS ?= -n 3 --dist worksteal
 
 # `ottla` and `python` in the Procfile are those of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# Tests, benches and clusters are many processes. Where Python is told to keep no bytecode, each of
+# them would compile everything again; here it is kept, and away from the sources.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
 .PHONY: help start test soak lint bench demo load clean
 
@@ -16,7 +22,7 @@ help:
 	@echo 'make start   a cluster of three brokers on ports 7101-7103; Ctrl-C stops it'
 	@echo 'make demo    kills a leader while records are written, and counts them'
 	@echo 'make test    all tests; PYTEST_ARGS="-k raft" for some'
-	@echo 'make soak    the chaos tests for ten minutes instead of seconds'
+	@echo 'make soak    the chaos tests for ten minutes instead of seconds, and more simulations'
 	@echo 'make lint    ruff, mypy, pyright for the clients, and the import contracts'
 	@echo 'make bench   throughput and latency, one broker and three'
 	@echo 'make load    many clients over HTTP, with locust'
@@ -30,6 +36,8 @@ test: .venv/dev-installed
 
 soak: .venv/dev-installed
 	OTTLA_SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/chaos
+	OTTLA_SIMULATION_SEEDS=20000 OTTLA_GROUP_SEEDS=300 \
+		$(BIN)/python -m pytest $(PYTEST_ARGS) --timeout 900 tests/simulation
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check

@@ -9,63 +9,17 @@ from ottla import (
     ConsumerClosedError,
     RecordDeserializationError,
     SubscriptionError,
-    TopicPartition,
     WakeupError,
 )
 from ottla.aio import Consumer
-from ottla.testing import FakeCluster
-
-WAIT_S = 20
-A = TopicPartition("t", 0)
-B = TopicPartition("t", 1)
+from tests.unit.sdk.consumer_under_test import WAIT_S, A, B, aio_fill, aio_take, offsets
 
 
-@pytest.fixture
-def cluster():
-    made = FakeCluster()
-    made.create_topic("t", partitions=2)
-    return made
-
-
-@pytest.fixture
-async def consume(cluster):
-    made = []
-
-    def consume(*topics, **options):
-        options = {"auto_offset_reset": "earliest", **options}
-        consumer = cluster.async_consumer(*topics, **options)
-        made.append(consumer)
-        return consumer
-
-    yield consume
-    for consumer in made:
-        await consumer.close(timeout=1)
-
-
-async def fill(cluster, count, *, partition=0):
-    async with cluster.async_producer() as producer:
-        for number in range(count):
-            await producer.send("t", b"%d" % number, partition=partition)
-
-
-async def take(consumer, count, **options):
-    records = []
-    async with asyncio.timeout(WAIT_S):
-        while len(records) < count:
-            for part in (await consumer.poll(0.2, **options)).values():
-                records += part
-    return records
-
-
-def offsets(records):
-    return [record.offset for record in records]
-
-
-async def test_poll_iterate_seek_and_commit(cluster, consume):
-    await fill(cluster, 10)
-    consumer = consume(group_id="g", enable_auto_commit=False, consumer_timeout_ms=200)
+async def test_poll_iterate_seek_and_commit(cluster, aio_consume):
+    await aio_fill(cluster, 10)
+    consumer = aio_consume(group_id="g", enable_auto_commit=False, consumer_timeout_ms=200)
     consumer.assign([A, B])
-    assert offsets(await take(consumer, 4, max_records=4)) == [0, 1, 2, 3]
+    assert offsets(await aio_take(consumer, 4, max_records=4)) == [0, 1, 2, 3]
     assert offsets([record async for record in consumer]) == [4, 5, 6, 7, 8, 9]
     consumer.seek(A, 2)
     assert (await anext(consumer)).offset == 2
@@ -82,21 +36,21 @@ async def test_poll_iterate_seek_and_commit(cluster, consume):
         await anext(consumer)
 
 
-async def test_an_iteration_that_was_left_goes_on_behind_its_record(cluster, consume):
-    await fill(cluster, 6)
-    consumer = consume()
+async def test_an_iteration_that_was_left_goes_on_behind_its_record(cluster, aio_consume):
+    await aio_fill(cluster, 6)
+    consumer = aio_consume()
     consumer.assign([A])
     async for record in consumer:
         if record.offset == 2:
             break
-    assert offsets(await take(consumer, 3)) == [3, 4, 5]
+    assert offsets(await aio_take(consumer, 3)) == [3, 4, 5]
 
 
 async def test_auto_commit_of_an_iteration_covers_what_is_before_the_current_record(
-    cluster, consume
+    cluster, aio_consume
 ):
-    await fill(cluster, 6)
-    consumer = consume(group_id="g", auto_commit_interval_ms=10)
+    await aio_fill(cluster, 6)
+    consumer = aio_consume(group_id="g", auto_commit_interval_ms=10)
     consumer.assign([A])
     async for record in consumer:
         if record.offset == 4:
@@ -108,7 +62,7 @@ async def test_auto_commit_of_an_iteration_covers_what_is_before_the_current_rec
     assert cluster.committed("g")[A].offset == 4
 
 
-async def test_listeners_and_callbacks_may_be_coroutines(cluster, consume):
+async def test_listeners_and_callbacks_may_be_coroutines(cluster, aio_consume):
     told = []
 
     class Listener:
@@ -120,7 +74,7 @@ async def test_listeners_and_callbacks_may_be_coroutines(cluster, consume):
             await consumer.commit({A: 1})
             told.append(("revoked", partitions))
 
-    consumer = consume(group_id="g", enable_auto_commit=False)
+    consumer = aio_consume(group_id="g", enable_auto_commit=False)
     consumer.subscribe("t", listener=Listener())
     async with asyncio.timeout(WAIT_S):
         while not consumer.assignment():
@@ -139,21 +93,21 @@ async def test_subscribed_before_there_was_a_loop(cluster):
     consumer = await asyncio.to_thread(
         lambda: cluster.async_consumer("t", group_id="g", auto_offset_reset="earliest")
     )
-    await fill(cluster, 2)
-    assert len(await take(consumer, 2)) == 2
+    await aio_fill(cluster, 2)
+    assert len(await aio_take(consumer, 2)) == 2
     await consumer.close()
 
 
-async def test_a_failing_deserializer(cluster, consume):
-    await fill(cluster, 1)
-    consumer = consume(value_deserializer="UUIDDeserializer")
+async def test_a_failing_deserializer(cluster, aio_consume):
+    await aio_fill(cluster, 1)
+    consumer = aio_consume(value_deserializer="UUIDDeserializer")
     consumer.assign([A])
     with pytest.raises(RecordDeserializationError):
         await consumer.poll(WAIT_S)
 
 
-async def test_wakeup_from_a_thread(consume):
-    consumer = consume()
+async def test_wakeup_from_a_thread(aio_consume):
+    consumer = aio_consume()
     consumer.assign([A])
     polling = asyncio.create_task(consumer.poll(WAIT_S))
     await asyncio.sleep(0.05)
@@ -162,8 +116,8 @@ async def test_wakeup_from_a_thread(consume):
         await polling
 
 
-async def test_a_second_task_is_refused(consume):
-    consumer = consume()
+async def test_a_second_task_is_refused(aio_consume):
+    consumer = aio_consume()
     consumer.assign([A])
     polling = asyncio.create_task(consumer.poll(WAIT_S))
     await asyncio.sleep(0.02)
@@ -175,19 +129,19 @@ async def test_a_second_task_is_refused(consume):
     assert await consumer.poll(0) == {}
 
 
-async def test_a_cancelled_poll_loses_no_record(cluster, consume):
-    consumer = consume()
+async def test_a_cancelled_poll_loses_no_record(cluster, aio_consume):
+    consumer = aio_consume()
     consumer.assign([A])
     for _ in range(5):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await consumer.poll(WAIT_S)
-    await fill(cluster, 3)
-    assert offsets(await take(consumer, 3)) == [0, 1, 2]
+    await aio_fill(cluster, 3)
+    assert offsets(await aio_take(consumer, 3)) == [0, 1, 2]
 
 
-async def test_closed_and_refused(cluster, consume):
-    consumer = consume()
+async def test_closed_and_refused(cluster, aio_consume):
+    consumer = aio_consume()
     with pytest.raises(SubscriptionError, match="nothing to read"):
         await consumer.poll(0)
     await consumer.close()

@@ -31,60 +31,10 @@ from ottla import (
     WaitTimedOutError,
     WakeupError,
 )
-from ottla.testing import FakeCluster
 from ottla_protocol import routes
 from ottla_protocol.errors import UnsupportedAssignorError
 from tests.cluster.awaiting import eventually
-
-WAIT_S = 20
-A = TopicPartition("t", 0)
-B = TopicPartition("t", 1)
-
-
-@pytest.fixture
-def cluster():
-    made = FakeCluster()
-    made.create_topic("t", partitions=2)
-    made.create_topic("wide", partitions=6)
-    return made
-
-
-@pytest.fixture
-def consume(cluster):
-    """Makes consumers that begin at the beginning, and closes them."""
-    made = []
-
-    def consume(*topics, **options):
-        options = {"auto_offset_reset": "earliest", **options}
-        consumer = cluster.consumer(*topics, **options)
-        made.append(consumer)
-        return consumer
-
-    yield consume
-    for consumer in made:
-        consumer.close(timeout=1)
-
-
-def fill(cluster, count, *, topic="t", partition=0, first=0, **record):
-    with cluster.producer() as producer:
-        for number in range(first, first + count):
-            value = record.get("value", b"%d" % number)
-            producer.send(topic, value, partition=partition)
-        producer.flush(WAIT_S)
-
-
-def take(consumer, count, **options):
-    """Poll until `count` records came."""
-    records = []
-    deadline_s = time.monotonic() + WAIT_S
-    while len(records) < count and time.monotonic() < deadline_s:
-        for part in consumer.poll(0.2, **options).values():
-            records += part
-    return records
-
-
-def offsets(records):
-    return [record.offset for record in records]
+from tests.unit.sdk.consumer_under_test import WAIT_S, A, B, fill, offsets, take
 
 
 class Notes(RebalanceListener):

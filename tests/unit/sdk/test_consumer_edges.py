@@ -10,73 +10,12 @@ from ottla import (
     ConsumerClosedError,
     ForkedProcessError,
     NoOffsetForPartitionError,
-    TopicPartition,
     UnknownTopicOrPartitionError,
 )
 from ottla._consumer import _close_all
-from ottla.testing import FakeCluster
 from ottla_protocol.errors import InternalError, OttlaError
 from tests.cluster.awaiting import eventually
-
-WAIT_S = 20
-A = TopicPartition("t", 0)
-B = TopicPartition("t", 1)
-
-
-@pytest.fixture
-def cluster():
-    made = FakeCluster()
-    made.create_topic("t", partitions=2)
-    return made
-
-
-@pytest.fixture
-def consume(cluster):
-    """Makes consumers that begin at the beginning, and closes them."""
-    made = []
-
-    def consume(*topics, **options):
-        consumer = cluster.consumer(*topics, **{"auto_offset_reset": "earliest", **options})
-        made.append(consumer)
-        return consumer
-
-    yield consume
-    for consumer in made:
-        consumer.close(timeout=1)
-
-
-@pytest.fixture
-async def aio_consume(cluster):
-    made = []
-
-    def consume(*topics, **options):
-        consumer = cluster.async_consumer(*topics, **{"auto_offset_reset": "earliest", **options})
-        made.append(consumer)
-        return consumer
-
-    yield consume
-    for consumer in made:
-        await consumer.close(timeout=1)
-
-
-def fill(cluster, count, *, partition=0):
-    with cluster.producer() as producer:
-        for number in range(count):
-            producer.send("t", b"%d" % number, partition=partition)
-        producer.flush(WAIT_S)
-
-
-def take(consumer, count, **options):
-    records = []
-    deadline_s = time.monotonic() + WAIT_S
-    while len(records) < count and time.monotonic() < deadline_s:
-        for part in consumer.poll(0.2, **options).values():
-            records += part
-    return records
-
-
-def offsets(records):
-    return [record.offset for record in records]
+from tests.unit.sdk.consumer_under_test import WAIT_S, A, B, fill, offsets, take
 
 
 def stop(cluster):
