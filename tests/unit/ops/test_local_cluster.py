@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from ottla_ops import local_cluster
 from ottla_ops.local_cluster import LocalCluster, LocalClusterError, free_ports
+from tests.cluster.awaiting import eventually
 
 
 @pytest.fixture
@@ -139,12 +141,23 @@ def test_a_broker_that_exits_early_fails_the_wait_with_its_log(tmp_path, fake_br
     assert not cluster.broker(1).is_running
 
 
+def answers(broker):
+    try:
+        urllib.request.urlopen(f"{broker.url}/readyz").close()
+    except urllib.error.HTTPError as error:
+        error.close()
+    except urllib.error.URLError:
+        return False
+    return True
+
+
 def test_a_broker_that_stays_unready_fails_the_wait_with_its_reason(tmp_path, fake_broker):
     cluster = LocalCluster(
         tmp_path, brokers=1, command=fake_broker, settings={"FAKE_MODE": "unready"}
     )
     cluster.start()
     try:
+        eventually(lambda: answers(cluster.broker(1)))
         with pytest.raises(LocalClusterError, match=r"503.*no controller"):
             cluster.wait_ready(0.3)
     finally:
