@@ -22,6 +22,7 @@ from rich.console import Console
 from loadtests.bench.environment import (
     FULL_BOUNDS,
     QUICK_BOUNDS,
+    STORAGE_BYTES,
     BenchError,
     Environment,
     machine_facts,
@@ -49,6 +50,7 @@ from loadtests.bench.report import (
 from loadtests.bench.rows import Row
 from loadtests.bench.sdk_consumer_rows import measure_consumer
 from loadtests.bench.sdk_rows import measure_sdk
+from loadtests.bench.storage_rows import measure_storage
 from ottla_ops.local_cluster import LocalCluster, LocalClusterError
 
 Measure: TypeAlias = Callable[[Environment, LocalCluster], Awaitable[list[Row]]]
@@ -74,12 +76,16 @@ STEPS: tuple[tuple[str, Measure], ...] = (
     ("memory", _memory_when_loaded),
     ("fetch", measure_fetch),
     ("restart", measure_restart),
+    ("storage", measure_storage),
 )
 """What is measured on the brokers that all rows share, in this order."""
 
 GROUPS = ("start", *dict.fromkeys(group for group, _ in STEPS))
+WHEN_ASKED = frozenset({"storage"})
+"""What takes minutes and gigabytes, and is measured only when it is asked for."""
 RESULTS = Path("bench-results")
 RUN_TIMEOUT_S = 600.0
+STORAGE_TIMEOUT_S = 3_600.0
 READY_TIMEOUT_S = 30.0
 TABLE_WIDTH_MIN = 200
 
@@ -118,6 +124,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", choices=GROUPS, metavar="GROUP", help=f"{', '.join(GROUPS)}"
     )
+    parser.add_argument(
+        "--storage-mb",
+        type=int,
+        default=STORAGE_BYTES // 1_000_000,
+        help="how much `--only storage` writes; %(default)s if unset",
+    )
     parser.add_argument("--json", type=Path, help="result file; bench-results/<time>.json if unset")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="ratios to an earlier result")
     parser.add_argument(
@@ -145,12 +157,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         before = read_run(chosen.compare) if chosen.compare is not None else None
         with tempfile.TemporaryDirectory(prefix="ottla-bench-") as directory:
             environment = Environment(
-                Path(directory), bounds, lambda text: print(f"  {text}", flush=True), command
+                Path(directory),
+                bounds,
+                lambda text: print(f"  {text}", flush=True),
+                command,
+                storage_bytes=chosen.storage_mb * 1_000_000,
             )
+            groups = chosen.only or [group for group in GROUPS if group not in WHEN_ASKED]
+            timeout_s = RUN_TIMEOUT_S + STORAGE_TIMEOUT_S * ("storage" in groups)
             gc.freeze()
-            facts, rows = uvloop.run(
-                asyncio.wait_for(measure(environment, chosen.only or GROUPS), RUN_TIMEOUT_S)
-            )
+            facts, rows = uvloop.run(asyncio.wait_for(measure(environment, groups), timeout_s))
     except (BenchError, LocalClusterError, TimeoutError, OSError, msgspec.DecodeError) as error:
         print(f"bench: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1

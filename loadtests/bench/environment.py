@@ -2,8 +2,9 @@
 
 import os
 import platform
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ottla_protocol.models import CreateTopicRequest, MetadataResponse, VersionR
 ADMIN_TIMEOUT_S = 20.0
 LEADERS_TIMEOUT_S = 15.0
 BROKERS = 3
+STORAGE_BYTES = 10_000_000_000
 
 
 class BenchError(Exception):
@@ -52,18 +54,27 @@ class Environment:
         bounds: of each row.
         say: shows a line of progress.
         command: how a broker is started, None for the usual way.
+        storage_bytes: how much the rows of `storage` write.
     """
 
     directory: Path
     bounds: Bounds
     say: Callable[[str], None]
     command: Sequence[str] | None = None
+    storage_bytes: int = STORAGE_BYTES
 
-    def cluster(self, name: str, brokers: int = BROKERS) -> LocalCluster:
+    def discard(self, name: str) -> None:
+        """Remove what the brokers of a stopped cluster have written."""
+        shutil.rmtree(self.directory / name, ignore_errors=True)
+
+    def cluster(
+        self, name: str, brokers: int = BROKERS, settings: Mapping[str, str] | None = None
+    ) -> LocalCluster:
         """A cluster in its own directory; not started."""
+        directory = self.directory / name
         if self.command is None:
-            return LocalCluster(self.directory / name, brokers=brokers)
-        return LocalCluster(self.directory / name, brokers=brokers, command=self.command)
+            return LocalCluster(directory, brokers=brokers, settings=settings)
+        return LocalCluster(directory, brokers=brokers, settings=settings, command=self.command)
 
 
 @dataclass(frozen=True, slots=True)

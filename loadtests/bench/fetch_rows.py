@@ -47,7 +47,7 @@ _RECORD_COUNT_AT = 57
 _decoder = msgspec.msgpack.Decoder(BinaryFetchResponse)
 
 
-class _Reader:
+class PartitionReader:
     """Reads some partitions of one leader from their beginning, once or until the time is up."""
 
     def __init__(self, url: str, topic: str, ends: dict[int, int]) -> None:
@@ -159,13 +159,13 @@ async def _read(
     ends: dict[str, dict[int, int]] = {}
     for partition, url in enumerate(layout.leader_urls):
         ends.setdefault(url, {})[partition] = records_per_partition
-    readers = [_Reader(url, layout.name, partitions) for url, partitions in ends.items()]
+    readers = [PartitionReader(url, layout.name, partitions) for url, partitions in ends.items()]
     started_s = time.perf_counter()
     end_s = None if seconds is None else started_s + seconds
     async with asyncio.TaskGroup() as group:
         for reader in readers:
             group.create_task(reader.run(end_s))
-    values = _values(readers, time.perf_counter() - started_s)
+    values = throughput(readers, RECORD_BYTES, time.perf_counter() - started_s)
     parameters = {
         "partitions": PARTITIONS,
         "readers": len(readers),
@@ -176,9 +176,10 @@ async def _read(
     return Row(name, parameters, values)
 
 
-def _values(readers: Sequence[_Reader], seconds: float) -> Values:
+def throughput(readers: Sequence[PartitionReader], record_bytes: int, seconds: float) -> Values:
+    """What readers took in, all together; `record_bytes` is the length of each value."""
     records = sum(reader.records for reader in readers)
     return {
-        "mb_per_s": records * RECORD_BYTES / seconds / 1e6,
+        "mb_per_s": records * record_bytes / seconds / 1e6,
         "records_per_s": records / seconds,
     }
