@@ -31,6 +31,7 @@ from ottla_broker.drivers.log_compaction import LogCompactionTask
 from ottla_broker.drivers.log_retention import LogRetention
 from ottla_broker.drivers.log_scrubber import LogScrubber
 from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.metadata_state_machine import MetadataStateMachine
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.raft_driver import RaftDriver
@@ -70,17 +71,21 @@ from ottla_broker.storage.sqlite_version import sqlite_in_use
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.config import ControllerConfig
-from ottla_cluster.controller.image import MetadataImage, replay
-from ottla_cluster.controller.records import decode_records
+from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.raft.config import RaftConfig
 from ottla_cluster.raft.messages import Entry
+from ottla_cluster.raft.snapshot_schedule import SnapshotSchedule
 from ottla_protocol.errors import InternalError, OttlaError, StorageError
 from ottla_protocol.models import Readiness
 
 MAX_DEFAULT_REPLICATION_FACTOR = 3
 CLOSE_TIMEOUT_SECONDS = 1.5
 """How long open requests may still answer after the drain."""
+
+RETAINED_DIVISOR = 10
+"""Of the entries between two snapshots of the metadata, this part stays behind the newer one: a
+voter that is no further behind gets entries, which are less than a snapshot."""
 
 LOOP_LAG_INTERVAL_MS = 100
 EXIT_FAILURE = 1
@@ -113,13 +118,24 @@ class Broker:
             streamed_reads_max=budget.streamed_reads,
         )
         self._metadata = MetadataCache(MetadataImage())
+        self._state_machine = MetadataStateMachine(self._metadata)
         self._purgatory = Purgatory(settings.max_parked_requests)
         self._raft = RaftDriver(
-            config=RaftConfig(node_id=settings.node_id, voters=tuple(sorted(settings.voter_urls))),
+            config=RaftConfig(
+                node_id=settings.node_id,
+                voters=tuple(sorted(settings.voter_urls)),
+                retained_entries=settings.metadata_snapshot_entries // RETAINED_DIVISOR,
+                retained_bytes=settings.metadata_snapshot_bytes // RETAINED_DIVISOR,
+            ),
             store=RaftStore(directory.path / "raft.sqlite"),
             peers=self._peers,
             voter_urls=settings.voter_urls,
             random=random,
+            state_machine=self._state_machine,
+            snapshot_schedule=SnapshotSchedule(
+                max_entries=settings.metadata_snapshot_entries,
+                max_bytes=settings.metadata_snapshot_bytes,
+            ),
             on_committed=self._committed,
             on_leadership=self._leadership_changed,
             on_refused=self._peer_refused,
@@ -484,13 +500,7 @@ class Broker:
     # --- wiring -----------------------------------------------------------------------------
 
     def _committed(self, entries: Sequence[Entry]) -> None:
-        image = self._metadata.image
-        for entry in entries:
-            image = replay(
-                image, decode_records(entry.payload) if entry.payload else (), entry.index
-            )
-        self._metadata.publish(image)
-        METRICS.metadata_version.set(image.version)
+        self._state_machine.apply(entries)
         self._controller.applied(entries)
 
     def _leadership_changed(self, term: int, leader_id: int | None, is_leader: bool) -> None:  # noqa: FBT001  the Raft driver's callback

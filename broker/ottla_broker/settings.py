@@ -92,6 +92,12 @@ class Settings(BaseSettings):
     offsets_retention_ms: int = Field(
         7 * 24 * HOUR_MS, ge=1, description="a group without members keeps its offsets this long"
     )
+    metadata_snapshot_entries: int = Field(
+        10_000, ge=10, le=1_000_000, description="changes of metadata from snapshot to snapshot"
+    )
+    metadata_snapshot_bytes: int = Field(
+        16 * MEBIBYTE, ge=64 * 1024, le=1024 * MEBIBYTE, description="and bytes of them, at most"
+    )
     log_format: Literal["console", "json"] | None = Field(
         None, description="console on a terminal, else json"
     )

@@ -168,6 +168,20 @@ class Metrics:
         self.metadata_version = Gauge(
             "ottla_metadata_version", "Applied version of the metadata log", registry=registry
         )
+        self.metadata_snapshots = Counter(
+            "ottla_metadata_snapshots",
+            "Snapshots of the metadata: made here, sent to a voter, installed from the leader",
+            ["event"], registry=registry,
+        )  # fmt: skip
+        self.metadata_snapshot_bytes = Gauge(
+            "ottla_metadata_snapshot_bytes", "Size of the newest metadata snapshot here",
+            registry=registry,
+        )  # fmt: skip
+        self.metadata_snapshot_version = Gauge(
+            "ottla_metadata_snapshot_version",
+            "Version of the newest metadata snapshot here: a restart replays from there",
+            registry=registry,
+        )  # fmt: skip
         self.partitions = Gauge(
             "ottla_partitions", "Hosted replicas by role", ["role"], registry=registry
         )

@@ -7,6 +7,9 @@ counts its own entry as matched because by the next input it is on disk.
 
 Messages that find a queue full are dropped: Raft repeats them. Proposals and reads that do are
 refused with an error.
+
+When enough has been applied, the state machine's snapshot goes in as an input of its own, between
+two others: at that moment the state is that of the last applied entry.
 """
 
 import asyncio
@@ -15,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Protocol
 
 import structlog
 
@@ -22,6 +26,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
 from ottla_broker.drivers.raft_store import RaftStore
+from ottla_broker.drivers.snapshot_telemetry import tell_made, tell_restored, tell_sent
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.raft.config import RaftConfig
@@ -29,12 +34,14 @@ from ottla_cluster.raft.errors import NotLeaderError, RaftMessageRefusedError
 from ottla_cluster.raft.messages import (
     MAX_MESSAGES_PER_BATCH,
     Entry,
-    HardState,
+    InstallSnapshotRequest,
     Message,
+    Snapshot,
     encode_messages,
 )
 from ottla_cluster.raft.node import RaftNode
 from ottla_cluster.raft.ready import Proposed, Ready, Role
+from ottla_cluster.raft.snapshot_schedule import SnapshotSchedule
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     MessageTooLargeError,
@@ -86,10 +93,22 @@ class _Outbox:
     filled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+class SnapshotStateMachine(Protocol):
+    """What the log is compacted into."""
+
+    def snapshot(self) -> bytes:
+        """The state as of the last applied entry: the same bytes on every voter."""
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Replace the state; raises an OttlaError when the snapshot cannot be read."""
+
+
 class RaftDriver:
     """This process's voter.
 
     Args:
+        state_machine: what `on_committed` applies entries to.
+        snapshot_schedule: when its snapshots are taken.
         on_committed: applies entries, in order, exactly once per process.
         on_leadership: told (term, leader_id, is_leader) whenever one of them changes.
         on_refused: a peer's process is gone: its connection was refused.
@@ -104,6 +123,8 @@ class RaftDriver:
         peers: PeerClient,
         voter_urls: dict[int, str],
         random: Random,
+        state_machine: SnapshotStateMachine,
+        snapshot_schedule: SnapshotSchedule,
         on_committed: Callable[[Sequence[Entry]], None],
         on_leadership: Callable[[int, int | None, bool], None],
         on_refused: Callable[[int], None],
@@ -114,6 +135,8 @@ class RaftDriver:
         self._peers = peers
         self._voter_urls = voter_urls
         self._random = random
+        self._state_machine = state_machine
+        self._snapshot_schedule = snapshot_schedule
         self._on_committed = on_committed
         self._on_leadership = on_leadership
         self._on_refused = on_refused
@@ -129,11 +152,12 @@ class RaftDriver:
 
     async def start(self) -> None:
         """Load what was persisted and begin to take inputs."""
-        hard_state, entries = await self._store.load()
+        persisted = await self._store.load()
         self._node = RaftNode(
             self._config,
-            hard_state=hard_state,
-            entries=entries,
+            hard_state=persisted.hard_state,
+            entries=persisted.entries,
+            compaction=persisted.compaction,
             random=self._random,
             now_ms=monotonic_ms(),
         )
@@ -223,6 +247,18 @@ class RaftDriver:
                 await self._process(self.node.tick(monotonic_ms()))
             else:
                 await self._take(item)
+            if self._snapshot_schedule.is_due:
+                await self._compact()
+
+    async def _compact(self) -> None:
+        """Take a snapshot and let the log begin there."""
+        started_ms = monotonic_ms()
+        data = self._state_machine.snapshot()
+        ready = self.node.compact(self.node.applied_index, data, monotonic_ms())
+        await self._process(ready)
+        self._snapshot_schedule.snapshot_taken(len(data))
+        if ready.compaction is not None:
+            tell_made(ready.compaction, took_ms=monotonic_ms() - started_ms)
 
     async def _next_input(self) -> _Input | None:
         """The next input; None when the node's clock must be told first."""
@@ -272,17 +308,23 @@ class RaftDriver:
     async def _process(self, ready: Ready) -> None:
         """Persist, then send, then apply."""
         if ready.must_persist:
-            assert ready.hard_state is not None
-            await self._persist(ready.hard_state, ready.truncate_from, ready.entries)
+            await self._persist(ready)
         for message in ready.messages:
+            if isinstance(message, InstallSnapshotRequest):
+                tell_sent(message)
             outbox = self._outboxes[message.receiver]
             outbox.messages.append(message)
             outbox.filled.set()
         # Before anything is applied: a leadership begins with its own no-op, and one that has ended
         # must not answer for entries that replaced its own.
         self._tell_leadership(ready)
+        if ready.snapshot is not None:
+            self._state_machine.restore(ready.snapshot)
+            self._snapshot_schedule.snapshot_taken(len(ready.snapshot.data))
+            tell_restored(ready.snapshot, from_leader=ready.compaction is not None)
         if ready.committed:
             self._on_committed(ready.committed)
+            self._snapshot_schedule.applied(ready.committed)
         for read in ready.confirmed_reads:
             done = self._reads.pop(read.token)
             if not done.done():
@@ -293,17 +335,18 @@ class RaftDriver:
                 NotControllerError("leadership was lost before the read was confirmed"),
             )
 
-    async def _persist(
-        self, hard_state: HardState, truncate_from: int | None, entries: Sequence[Entry]
-    ) -> None:
+    async def _persist(self, ready: Ready) -> None:
         """Persist, however long the disk has no room: the node stands still, as in any stall.
 
         It has said nothing to anybody meanwhile, so the others elect one that can persist.
         """
+        assert ready.hard_state is not None
         is_told = False
         while True:
             try:
-                await self._store.persist(hard_state, truncate_from, entries)
+                await self._store.persist(
+                    ready.hard_state, ready.truncate_from, ready.entries, ready.compaction
+                )
             except DiskFullError as error:
                 if not is_told:
                     log.error("raft_state_held", detail=error.detail)  # noqa: TRY400  it passes

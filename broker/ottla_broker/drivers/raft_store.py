@@ -1,12 +1,19 @@
 """What a voter must never forget, in one SQLite file with `synchronous=FULL`.
 
-One call of `persist` is one transaction: hard state, truncation and new entries are there together
-or not at all, and fsynced when the call returns. A vote that was answered is on disk.
+One call of `persist` is one transaction: hard state, snapshot, truncation and new entries are there
+together or not at all, and fsynced when the call returns. A vote that was answered is on disk.
+
+A snapshot replaces the one before, and the entries up to where the log was cut go with it. SQLite
+fills the pages that they leave, so the file stays about as large as two snapshots and the entries
+between them.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import google_crc32c
 
 from ottla_broker.storage.sqlite import (
     Durability,
@@ -16,14 +23,35 @@ from ottla_broker.storage.sqlite import (
     connect_new,
     fsync_directory,
 )
-from ottla_cluster.raft.messages import Entry, HardState
+from ottla_cluster.raft.messages import Compaction, Entry, HardState, Snapshot
+from ottla_protocol.errors import StorageError
+
+FORMAT = 1
+"""The file's `user_version`. 0 is the format before snapshots, which is brought up when opened."""
+
+SNAPSHOT_TABLE = (
+    'CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), "index" INTEGER NOT NULL,'
+    " term INTEGER NOT NULL, compacted_index INTEGER NOT NULL, compacted_term INTEGER NOT NULL,"
+    " crc INTEGER NOT NULL, data BLOB NOT NULL)"
+)
 
 SCHEMA = (
     "CREATE TABLE hard_state (id INTEGER PRIMARY KEY CHECK (id = 1), term INTEGER NOT NULL,"
     " voted_for INTEGER, commit_index INTEGER NOT NULL)",
     'CREATE TABLE entries ("index" INTEGER PRIMARY KEY, term INTEGER NOT NULL,'
     " payload BLOB NOT NULL)",
+    SNAPSHOT_TABLE,
+    f"PRAGMA user_version={FORMAT}",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PersistedState:
+    """Everything that the file holds; `entries` in order of their indexes."""
+
+    hard_state: HardState
+    compaction: Compaction | None
+    entries: tuple[Entry, ...]
 
 
 class RaftStore:
@@ -33,21 +61,27 @@ class RaftStore:
         self._path = path
         self._connection: SegmentConnection | None = None
 
-    async def load(self) -> tuple[HardState, tuple[Entry, ...]]:
-        """Open the file and read everything.
+    async def load(self) -> PersistedState:
+        """Open the file, bring it up to the present format and read everything.
 
         Raises:
-            StorageError: the file cannot be opened or read.
+            StorageError: the file cannot be opened or read, its snapshot is damaged, or a newer
+                version wrote it.
         """
         if not self._path.exists():
             await self._create()
         self._connection = await connect(
             self._path, lambda: connect_active(self._path, Durability.FSYNC)
         )
+        await self._connection.run("upgrade the Raft state", _upgrade)
         return await self._connection.run("read the Raft state", _read)
 
     async def persist(
-        self, hard_state: HardState, truncate_from: int | None, entries: Sequence[Entry]
+        self,
+        hard_state: HardState,
+        truncate_from: int | None,
+        entries: Sequence[Entry],
+        compaction: Compaction | None = None,
     ) -> None:
         """Write all of it in one transaction; durable on return.
 
@@ -57,7 +91,7 @@ class RaftStore:
         assert self._connection is not None, "load() comes first"
         await self._connection.run(
             "persist the Raft state",
-            lambda connection: _write(connection, hard_state, truncate_from, entries),
+            lambda connection: _write(connection, hard_state, truncate_from, entries, compaction),
         )
 
     async def close(self) -> None:
@@ -81,18 +115,55 @@ def _create_tables(connection: Any) -> None:
         connection.execute(statement)
 
 
-def _read(connection: Any) -> tuple[HardState, tuple[Entry, ...]]:
+def _upgrade(connection: Any) -> None:
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    if version > FORMAT:
+        raise StorageError(
+            f"the Raft state is of format {version}, and this version reads up to {FORMAT}"
+        )
+    if version < FORMAT:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.execute(SNAPSHOT_TABLE)
+            connection.execute(f"PRAGMA user_version={FORMAT}")
+            connection.execute("COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+
+def _read(connection: Any) -> PersistedState:
     rows = connection.execute("SELECT term, voted_for, commit_index FROM hard_state").fetchall()
     hard_state = HardState(*rows[0]) if rows else HardState()
     entries = connection.execute('SELECT "index", term, payload FROM entries ORDER BY 1').fetchall()
-    return hard_state, tuple(Entry(*row) for row in entries)
+    return PersistedState(
+        hard_state, _read_compaction(connection), tuple(Entry(*row) for row in entries)
+    )
+
+
+def _read_compaction(connection: Any) -> Compaction | None:
+    rows = connection.execute(
+        'SELECT "index", term, compacted_index, compacted_term, crc, data FROM snapshot'
+    ).fetchall()
+    if not rows:
+        return None
+    index, term, compacted_index, compacted_term, crc, data = rows[0]
+    if google_crc32c.value(data) != crc:
+        raise StorageError(f"the metadata snapshot of index {index} is damaged: its CRC is wrong")
+    return Compaction(Snapshot(index, term, data), compacted_index, compacted_term)
 
 
 def _write(
-    connection: Any, hard_state: HardState, truncate_from: int | None, entries: Sequence[Entry]
+    connection: Any,
+    hard_state: HardState,
+    truncate_from: int | None,
+    entries: Sequence[Entry],
+    compaction: Compaction | None,
 ) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
+        if compaction is not None:
+            _write_compaction(connection, compaction)
         if truncate_from is not None:
             connection.execute('DELETE FROM entries WHERE "index" >= ?', (truncate_from,))
         connection.executemany(
@@ -105,6 +176,26 @@ def _write(
         )
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        _roll_back(connection)
         raise
+
+
+def _write_compaction(connection: Any, compaction: Compaction) -> None:
+    snapshot = compaction.snapshot
+    connection.execute(
+        "INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?, ?, ?, ?, ?)",
+        (
+            snapshot.index,
+            snapshot.term,
+            compaction.compacted_index,
+            compaction.compacted_term,
+            google_crc32c.value(snapshot.data),
+            snapshot.data,
+        ),
+    )
+    connection.execute('DELETE FROM entries WHERE "index" <= ?', (compaction.compacted_index,))
+
+
+def _roll_back(connection: Any) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")

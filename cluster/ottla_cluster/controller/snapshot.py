@@ -1,39 +1,197 @@
-"""A metadata image as bytes: what a Raft snapshot carries in place of the log's prefix."""
+"""A metadata image as bytes: what a Raft snapshot carries in place of the log's prefix.
+
+The format has its own rows and does not follow the image's classes by itself, under the rules of
+`records`: a field is never reused, a new one goes to the end of its row and has a default, and a
+reader refuses a field that it does not know. Equal images that were replayed from one log encode to
+equal bytes on every broker: brokers go by node id and configs by name, topics in the order of their
+creation, which is a part of what an image says.
+"""
 
 import msgspec
 
-from ottla_cluster.controller.image import MetadataImage
+from ottla_cluster.controller.image import (
+    BrokerRegistration,
+    BrokerState,
+    MetadataImage,
+    Partition,
+    Topic,
+)
 from ottla_cluster.controller.records import CorruptMetadataError
+from ottla_cluster.controller.topic_configs import ConfigValue
 
 SNAPSHOT_FORMAT = 1
 """Rises when a reader of the former format would misread the new one."""
 
 
-class _Snapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The encoding that all rows share."""
+
+
+class _BrokerRow(_Row, frozen=True):
+    node_id: int
+    broker_epoch: int
+    incarnation_id: str
+    url: str
+    rack: str
+    state: BrokerState
+    fenced_version: int
+    is_full: bool
+
+
+class _PartitionRow(_Row, frozen=True):
+    replicas: tuple[int, ...]
+    isr: tuple[int, ...]
+    leader: int | None
+    leader_epoch: int
+    partition_epoch: int
+    adding_replicas: tuple[int, ...]
+    target_replicas: tuple[int, ...]
+
+
+class _TopicRow(_Row, frozen=True):
+    topic_id: str
+    name: str
+    configs: dict[str, ConfigValue]
+    partitions: tuple[_PartitionRow, ...]
+    former_partition_counts: tuple[int, ...]
+
+
+class _Image(_Row, frozen=True):
+    version: int
+    cluster_id: str | None
+    feature_level: int
+    brokers: tuple[_BrokerRow, ...]
+    topics: tuple[_TopicRow, ...]
+    next_broker_epoch: int
+    next_producer_id: int
+
+
+class _Snapshot(_Row, frozen=True):
     format: int
-    image: MetadataImage
+    image: msgspec.Raw
 
 
-_DECODER = msgspec.msgpack.Decoder(_Snapshot)
+_SNAPSHOT_DECODER = msgspec.msgpack.Decoder(_Snapshot)
+_IMAGE_DECODER = msgspec.msgpack.Decoder(_Image)
 
 
 def encode_image(image: MetadataImage) -> bytes:
     """The image as MessagePack."""
-    return msgspec.msgpack.encode(_Snapshot(SNAPSHOT_FORMAT, image))
+    rows = _Image(
+        version=image.version,
+        cluster_id=image.cluster_id,
+        feature_level=image.feature_level,
+        brokers=tuple(_broker_row(image.brokers[node_id]) for node_id in sorted(image.brokers)),
+        topics=tuple(map(_topic_row, image.topics.values())),
+        next_broker_epoch=image.next_broker_epoch,
+        next_producer_id=image.next_producer_id,
+    )
+    return msgspec.msgpack.encode(
+        _Snapshot(SNAPSHOT_FORMAT, msgspec.Raw(msgspec.msgpack.encode(rows)))
+    )
 
 
 def decode_image(snapshot: bytes) -> MetadataImage:
     """The image that `encode_image` wrote.
 
     Raises:
-        CorruptMetadataError: it does not parse, or is of another format.
+        CorruptMetadataError: it does not parse, contradicts itself, or is of another format.
     """
     try:
-        decoded = _DECODER.decode(snapshot)
+        decoded = _SNAPSHOT_DECODER.decode(snapshot)
+        if decoded.format != SNAPSHOT_FORMAT:
+            raise CorruptMetadataError(
+                f"A metadata snapshot has the format {decoded.format}, not {SNAPSHOT_FORMAT}."
+            )
+        return _image(_IMAGE_DECODER.decode(decoded.image))
     except (msgspec.DecodeError, AssertionError) as error:
         raise CorruptMetadataError(f"A metadata snapshot does not parse: {error}") from error
-    if decoded.format != SNAPSHOT_FORMAT:
-        raise CorruptMetadataError(
-            f"A metadata snapshot has the format {decoded.format}, not {SNAPSHOT_FORMAT}."
-        )
-    return decoded.image
+
+
+def _broker_row(broker: BrokerRegistration) -> _BrokerRow:
+    return _BrokerRow(
+        node_id=broker.node_id,
+        broker_epoch=broker.broker_epoch,
+        incarnation_id=broker.incarnation_id,
+        url=broker.url,
+        rack=broker.rack,
+        state=broker.state,
+        fenced_version=broker.fenced_version,
+        is_full=broker.is_full,
+    )
+
+
+def _topic_row(topic: Topic) -> _TopicRow:
+    return _TopicRow(
+        topic_id=topic.topic_id,
+        name=topic.name,
+        configs=dict(sorted(topic.configs.items())),
+        partitions=tuple(map(_partition_row, topic.partitions)),
+        former_partition_counts=topic.former_partition_counts,
+    )
+
+
+def _partition_row(partition: Partition) -> _PartitionRow:
+    return _PartitionRow(
+        replicas=partition.replicas,
+        isr=partition.isr,
+        leader=partition.leader,
+        leader_epoch=partition.leader_epoch,
+        partition_epoch=partition.partition_epoch,
+        adding_replicas=partition.adding_replicas,
+        target_replicas=partition.target_replicas,
+    )
+
+
+def _image(rows: _Image) -> MetadataImage:
+    topics = {row.topic_id: _topic(row) for row in rows.topics}
+    return MetadataImage(
+        version=rows.version,
+        cluster_id=rows.cluster_id,
+        feature_level=rows.feature_level,
+        brokers={row.node_id: _broker(row) for row in rows.brokers},
+        topics=topics,
+        topic_ids={topic.name: topic.topic_id for topic in topics.values()},
+        next_broker_epoch=rows.next_broker_epoch,
+        next_producer_id=rows.next_producer_id,
+    )
+
+
+def _broker(row: _BrokerRow) -> BrokerRegistration:
+    return BrokerRegistration(
+        node_id=row.node_id,
+        broker_epoch=row.broker_epoch,
+        incarnation_id=row.incarnation_id,
+        url=row.url,
+        rack=row.rack,
+        state=row.state,
+        fenced_version=row.fenced_version,
+        is_full=row.is_full,
+    )
+
+
+def _topic(row: _TopicRow) -> Topic:
+    return Topic(
+        topic_id=row.topic_id,
+        name=row.name,
+        configs=row.configs,
+        partitions=tuple(
+            _partition(row, number, partition) for number, partition in enumerate(row.partitions)
+        ),
+        former_partition_counts=row.former_partition_counts,
+    )
+
+
+def _partition(topic: _TopicRow, number: int, row: _PartitionRow) -> Partition:
+    return Partition(
+        topic_id=topic.topic_id,
+        topic=topic.name,
+        partition=number,
+        replicas=row.replicas,
+        isr=row.isr,
+        leader=row.leader,
+        leader_epoch=row.leader_epoch,
+        partition_epoch=row.partition_epoch,
+        adding_replicas=row.adding_replicas,
+        target_replicas=row.target_replicas,
+    )

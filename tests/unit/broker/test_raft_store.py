@@ -2,8 +2,10 @@
 
 import pytest
 
-from ottla_broker.drivers.raft_store import RaftStore
-from ottla_cluster.raft.messages import Entry, HardState
+from ottla_broker.drivers.raft_store import SCHEMA, PersistedState, RaftStore
+from ottla_broker.storage.sqlite import driver
+from ottla_cluster.raft.messages import Compaction, Entry, HardState, Snapshot
+from ottla_protocol.errors import StorageError
 
 
 async def reopened(path):
@@ -23,25 +25,114 @@ async def store(tmp_path):
 
 
 async def test_a_new_store_is_empty(tmp_path):
-    assert await reopened(tmp_path / "raft.sqlite") == (HardState(), ())
+    assert await reopened(tmp_path / "raft.sqlite") == PersistedState(HardState(), None, ())
 
 
 async def test_a_vote_and_entries_survive(tmp_path, store):
     entries = [Entry(1, 1, b""), Entry(2, 1, b"records")]
     await store.persist(HardState(1, 3, 0), None, entries)
     await store.close()
-    assert await reopened(tmp_path / "raft.sqlite") == (HardState(1, 3, 0), tuple(entries))
+    assert await reopened(tmp_path / "raft.sqlite") == PersistedState(
+        HardState(1, 3, 0), None, tuple(entries)
+    )
 
 
 async def test_truncation_and_append_are_one_step(tmp_path, store):
     await store.persist(HardState(1, None, 0), None, [Entry(i, 1, b"old") for i in (1, 2, 3)])
     await store.persist(HardState(2, None, 1), 2, [Entry(2, 2, b"new")])
     await store.close()
-    hard_state, entries = await reopened(tmp_path / "raft.sqlite")
-    assert hard_state == HardState(2, None, 1)
-    assert entries == (Entry(1, 1, b"old"), Entry(2, 2, b"new"))
+    assert await reopened(tmp_path / "raft.sqlite") == PersistedState(
+        HardState(2, None, 1), None, (Entry(1, 1, b"old"), Entry(2, 2, b"new"))
+    )
 
 
 async def test_a_half_made_file_of_an_earlier_start_is_replaced(tmp_path):
     (tmp_path / "raft.new").write_bytes(b"half")
-    assert await reopened(tmp_path / "raft.sqlite") == (HardState(), ())
+    assert await reopened(tmp_path / "raft.sqlite") == PersistedState(HardState(), None, ())
+
+
+def compaction(index, *, retained=0, data=b"state"):
+    return Compaction(Snapshot(index, 1, data), index - retained, 1)
+
+
+def statements(path, *lines):
+    connection = driver.connect(path)
+    found = [connection.execute(line).fetchall() for line in lines]
+    connection.commit()
+    connection.close()
+    return found
+
+
+async def test_a_snapshot_takes_the_place_of_entries(tmp_path, store):
+    entries = [Entry(index, 1, b"x") for index in range(1, 7)]
+    await store.persist(HardState(1, None, 0), None, entries)
+    await store.persist(HardState(1, None, 4), None, (), compaction(4, retained=1))
+    await store.persist(HardState(1, None, 5), None, (), compaction(5, retained=1, data=b"newer"))
+    await store.close()
+    assert await reopened(tmp_path / "raft.sqlite") == PersistedState(
+        HardState(1, None, 5), compaction(5, retained=1, data=b"newer"), tuple(entries[4:])
+    )
+
+
+async def test_a_leaders_snapshot_replaces_the_whole_log_in_one_step(tmp_path, store):
+    old = [Entry(index, 1, b"old") for index in range(1, 8)]
+    await store.persist(HardState(1, None, 0), None, old)
+    await store.persist(HardState(3, 2, 5), 6, [Entry(6, 3, b"new")], compaction(5))
+    await store.close()
+    assert await reopened(tmp_path / "raft.sqlite") == PersistedState(
+        HardState(3, 2, 5), compaction(5), (Entry(6, 3, b"new"),)
+    )
+
+
+async def test_what_fails_in_between_leaves_all_as_it_was(tmp_path, store):
+    await store.persist(HardState(1, None, 0), None, [Entry(i, 1, b"x") for i in (1, 2, 3)])
+    with pytest.raises(StorageError):
+        # Entry 3 is there already: the transaction fails after the snapshot was written.
+        await store.persist(HardState(1, None, 2), None, [Entry(3, 1, b"x")], compaction(2))
+    await store.close()
+    found = await reopened(tmp_path / "raft.sqlite")
+    assert (found.compaction, [entry.index for entry in found.entries]) == (None, [1, 2, 3])
+    assert found.hard_state == HardState(1, None, 0)
+
+
+async def test_a_file_from_before_snapshots_opens(tmp_path):
+    path = tmp_path / "raft.sqlite"
+    entry = "INSERT INTO entries VALUES (1, 1, x'00')"
+    statements(path, *SCHEMA[:2], "INSERT INTO hard_state VALUES (1, 1, 2, 1)", entry)
+    expected = PersistedState(HardState(1, 2, 1), None, (Entry(1, 1, b"\0"),))
+    assert await reopened(path) == expected
+    store = RaftStore(path)
+    await store.load()
+    await store.persist(HardState(1, 2, 1), None, (), compaction(1))
+    await store.close()
+    assert await reopened(path) == PersistedState(HardState(1, 2, 1), compaction(1), ())
+
+
+async def test_a_file_of_a_newer_version_is_refused(tmp_path, store):
+    await store.close()
+    statements(tmp_path / "raft.sqlite", "PRAGMA user_version=2")
+    with pytest.raises(StorageError, match="format 2"):
+        await reopened(tmp_path / "raft.sqlite")
+
+
+async def test_a_damaged_snapshot_is_found(tmp_path, store):
+    await store.persist(HardState(1, None, 1), None, (), compaction(1))
+    await store.close()
+    statements(tmp_path / "raft.sqlite", "UPDATE snapshot SET data = CAST('stabe' AS BLOB)")
+    with pytest.raises(StorageError, match="CRC"):
+        await reopened(tmp_path / "raft.sqlite")
+
+
+async def test_the_file_stays_bounded_however_many_entries_there_were(tmp_path, store):
+    """Each round writes half a megabyte; what the snapshots leave room for is used again."""
+    path, sizes = tmp_path / "raft.sqlite", []
+    for number in range(40):
+        first = 1 + number * 64
+        entries = [Entry(index, 1, b"x" * 8_192) for index in range(first, first + 64)]
+        last = entries[-1].index
+        await store.persist(HardState(1, None, last), None, entries)
+        snapshot = compaction(last, data=b"s" * 100_000)
+        await store.persist(HardState(1, None, last), None, (), snapshot)
+        sizes.append(path.stat().st_size + path.with_name("raft.sqlite-wal").stat().st_size)
+    # 25 MB were written; most of what is there is the write-ahead log.
+    assert max(sizes) < 12 << 20, sizes

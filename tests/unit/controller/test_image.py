@@ -1,12 +1,11 @@
 import pytest
 
 from ottla_cluster.controller.commands import AlterTopicConfigs, DeleteTopic
-from ottla_cluster.controller.image import MetadataImage, Partition, partitions_changed, replay
+from ottla_cluster.controller.image import Partition, partitions_changed, replay
 from ottla_cluster.controller.records import (
     BrokerRegistered,
     BrokerUnfenced,
     ClusterFormed,
-    CorruptMetadataError,
     PartitionChanged,
 )
 from ottla_cluster.controller.snapshot import decode_image, encode_image
@@ -184,20 +183,3 @@ def test_changes_across_a_snapshot_compare_by_value():
     changes = partitions_changed(metadata.image, decode_image(encode_image(metadata.image)))
     assert changes.partitions == ()
     assert changes.brokers == ()
-
-
-def test_an_image_survives_its_snapshot():
-    metadata = MetadataUnderTest()
-    metadata.create(partitions=3, durability="os")
-    metadata.fence(2)
-    assert decode_image(encode_image(metadata.image)) == metadata.image
-    assert decode_image(encode_image(MetadataImage())) == MetadataImage()
-
-
-def test_a_damaged_snapshot_is_a_typed_error():
-    snapshot = encode_image(MetadataUnderTest().image)
-    for damaged in (snapshot[:-1], b"", snapshot.replace(b"format", b"formal")):
-        with pytest.raises(CorruptMetadataError):
-            decode_image(damaged)
-    with pytest.raises(CorruptMetadataError, match="format 9"):
-        decode_image(snapshot.replace(b"format\x01", b"format\x09"))
