@@ -233,6 +233,7 @@ class Broker:
             limits=CompactionLimits(
                 settings.compaction_map_bytes, settings.compaction_max_bytes_per_s
             ),
+            has_room=self._disk.has_room_to_replace,
             on_failure=self._fail,
         )
         self._retention = LogRetention(

@@ -100,7 +100,7 @@ class Metrics:
             "ottla_compactions", "Logs compacted, each time counted", registry=registry
         )
         self.compaction_errors = Counter(
-            "ottla_compaction_errors", "Compactions that failed, by reason: damage or storage",
+            "ottla_compaction_errors", "Failed compactions by reason: damage, room or storage",
             ["reason"], registry=registry,
         )  # fmt: skip
         self.compaction_seconds = Counter(

@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 import urllib3
 
+from ottla_broker.descriptor_budget import DESCRIPTORS_MIN
 from ottla_broker.settings import Settings
 from ottla_broker.storage.policy.disk_space import resume_bytes
 from ottla_broker.storage.sqlite_version import (
@@ -32,11 +33,8 @@ from ottla_protocol.models import Readiness, VersionResponse
 
 MEBIBYTE: Final = 1 << 20
 
-FILE_DESCRIPTORS_MIN: Final = 1_024
-"""Fewer than this a broker does not run with; see `storage/handles.py`."""
-
 FILE_DESCRIPTORS_WANTED: Final = 4_096
-"""Room for a thousand clients beside the open segments."""
+"""Room for a thousand clients beside the open segments; with fewer, a broker turns some away."""
 
 CLOCK_SKEW_MAX_S: Final = 5.0
 """How far this clock and a broker's may differ: timestamps and retention go by them."""
@@ -109,8 +107,8 @@ def check_file_descriptors(hard_limit: int) -> Finding:
     if hard_limit == resource.RLIM_INFINITY:
         return Finding(check, Status.OK, "no limit")
     detail = f"at most {hard_limit}"
-    if hard_limit < FILE_DESCRIPTORS_MIN:
-        return Finding(check, Status.FAILED, detail, hint)
+    if hard_limit < DESCRIPTORS_MIN:
+        return Finding(check, Status.FAILED, f"{detail}; brokers do not start with them", hint)
     if hard_limit < FILE_DESCRIPTORS_WANTED:
         return Finding(check, Status.WARNING, detail, hint)
     return Finding(check, Status.OK, detail)

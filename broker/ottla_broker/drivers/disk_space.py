@@ -116,6 +116,15 @@ class DiskRoom:
             is_internal=is_internal,
         )
 
+    def has_room_to_replace(self, size_bytes: int) -> bool:
+        """Whether `size_bytes` may be written once, for what goes after that.
+
+        As for groups' records, half of the reserve may be used: this gives back more than it takes.
+        """
+        return policy.fits_to_replace(
+            self.available_bytes, size_bytes, reserve_bytes=self._reserve_bytes
+        )
+
     def take(self, size_bytes: int) -> None:
         """Count `size_bytes` of batches that are being queued for the disk."""
         self._taken_bytes += size_bytes * BYTES_PER_PENDING_BYTE

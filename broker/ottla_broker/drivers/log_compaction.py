@@ -5,7 +5,8 @@ every moment, and not in the same batches. One log is compacted at a time, at a 
 that the disk and the processor stay with those who write and read.
 
 A log that cannot be compacted, because a segment is damaged or the disk is full, is left alone for
-RETRY_INTERVAL_MS, and no other log for that.
+RETRY_INTERVAL_MS, and no other log for that. What is left of a segment is written before that goes,
+so the disk is asked for that much room first.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.log_compactor import CompactionLimits, CompactionResult
 from ottla_broker.storage.policy.trusted_clock import TrustedClock
 from ottla_broker.storage.stored_batch import DamagedSegmentError
@@ -36,6 +38,7 @@ class LogCompactionTask:
         replicas: the hosted replicas.
         interval_ms: how often they are looked at.
         limits: what one compaction may take.
+        has_room: whether so many bytes more may be written, before others go for them.
         on_failure: a log failed; the process must stop.
         wall_ms: the wall clock; tombstones are removed by it, so jumps ahead are not believed.
         steady_ms: the monotonic clock.
@@ -47,6 +50,7 @@ class LogCompactionTask:
         replicas: ReplicaManager,
         interval_ms: int,
         limits: CompactionLimits,
+        has_room: Callable[[int], bool],
         on_failure: Callable[[OttlaError], None],
         wall_ms: Callable[[], int] = wall_clock_ms,
         steady_ms: Callable[[], int] = monotonic_ms,
@@ -54,6 +58,7 @@ class LogCompactionTask:
         self._replicas = replicas
         self._interval_ms = interval_ms
         self._limits = limits
+        self._has_room = has_room
         self._on_failure = on_failure
         self._wall_ms = wall_ms
         self._steady_ms = steady_ms
@@ -98,6 +103,13 @@ class LogCompactionTask:
         """Compact one log to its end, in as many steps as the table of keys makes it."""
         is_complete = False
         while not is_complete:
+            # At most one file is written at a time, of at most what is there.
+            needed_bytes = min(partition.log.config.segment_bytes, partition.log.size_bytes)
+            if not self._has_room(needed_bytes):
+                self._failed(
+                    partition, DiskFullError(f"the disk has no room for {needed_bytes} bytes more")
+                )
+                return
             started_ms = self._steady_ms()
             now_ms = self._clock.read(self._wall_ms(), started_ms)
             try:
@@ -115,7 +127,11 @@ class LogCompactionTask:
             is_complete = result.is_complete
 
     def _failed(self, partition: Partition, error: StorageError) -> None:
-        reason = "damage" if isinstance(error, DamagedSegmentError) else "storage"
+        reason = "storage"
+        if isinstance(error, DamagedSegmentError):
+            reason = "damage"
+        elif isinstance(error, DiskFullError):
+            reason = "room"
         METRICS.compaction_errors.labels(reason).inc()
         log.error(
             "compaction_failed", partition=partition.name, reason=reason, detail=error.detail,

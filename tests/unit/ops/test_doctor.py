@@ -43,7 +43,7 @@ def test_an_affected_sqlite_fails_unless_brokers_are_told_to_take_it():
 @pytest.mark.parametrize(
     ("limit", "status"),
     [
-        (512, Status.FAILED),
+        (255, Status.FAILED),
         (1_024, Status.WARNING),
         (4_096, Status.OK),
         (resource.RLIM_INFINITY, Status.OK),

@@ -26,7 +26,7 @@ RESUME_RESERVES = 1.5
 
 INTERNAL_RESERVE_DIVISOR = 2
 """Committed offsets and memberships may take the reserve down to a half: they are small, and
-without them nobody can read what is there."""
+without them nobody can read what is there. So may compaction, which gives back more than that."""
 
 BALLAST_RESERVE_DIVISOR = 4
 """Which part of the reserve is kept from all others on the disk, too."""
@@ -122,3 +122,14 @@ def fits(
     if is_internal:
         return left_bytes >= reserve_bytes // INTERNAL_RESERVE_DIVISOR
     return not space.is_full and left_bytes >= reserve_bytes
+
+
+def fits_to_replace(available_bytes: int, size_bytes: int, *, reserve_bytes: int) -> bool:
+    """Whether a file of `size_bytes` may be written that takes the place of larger ones.
+
+    Args:
+        available_bytes: free, without what is queued for the disk.
+        size_bytes: of the file; it is written once, without a write-ahead log.
+        reserve_bytes: what must stay free.
+    """
+    return available_bytes - size_bytes >= reserve_bytes // INTERNAL_RESERVE_DIVISOR
