@@ -8,9 +8,11 @@ lack something: until it has been refilled, the witness tells what it should hav
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import EndWitness, ReplicaKey, WitnessedEnd
 from ottla_broker.storage.sqlite import Durability
 from ottla_broker.telemetry import METRICS
@@ -118,7 +120,9 @@ class WitnessKeeper:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(WITNESS_INTERVAL_MS / 1000)
-            await self.flush()
+            # Late while there is no room, but never early: what moved stays to be written.
+            with suppress(DiskFullError):
+                await self.flush()
 
 
 def _is_told(partition: Partition) -> bool:

@@ -32,6 +32,7 @@ from typing import Final
 
 import google_crc32c
 
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.sqlite import FILE_MODE, fsync_directory, storage_error
 
 WITNESS_FILE: Final = "log-ends.bin"
@@ -113,6 +114,7 @@ class EndWitness:
         """Write and sync what has changed; returns how many slots.
 
         Raises:
+            DiskFullError: there is no room for it; the next `flush` writes all of it again.
             StorageError: what the file holds now is unknown.
         """
         # Replaced first: what is recorded meanwhile is for the next time.
@@ -124,7 +126,10 @@ class EndWitness:
                 self._write(key, end)
             os.fdatasync(self._file)
         except OSError as error:
-            raise storage_error(self._path, "write", error) from error
+            failure = storage_error(self._path, "write", error)
+            if isinstance(failure, DiskFullError):
+                self._dirty = dirty | self._dirty
+            raise failure from error
         return len(dirty)
 
     def close(self) -> None:

@@ -1,9 +1,13 @@
 """The witness of the logs' ends: what it tells after any crash, and what damage to it does."""
 
+import errno
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import (
     COPY_BYTES,
     PAGE_BYTES,
@@ -153,3 +157,20 @@ def test_an_empty_log_without_history_lost_nothing():
         )
         is None
     )
+
+
+def test_what_finds_no_room_is_written_the_next_time(tmp_path, monkeypatch):
+    witness = EndWitness(tmp_path / "witness")
+    witness.record(("a" * 32, 0), WitnessedEnd(1, 10))
+
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", no_room)
+        with pytest.raises(DiskFullError):
+            witness.flush()
+    witness.record(("b" * 32, 0), WitnessedEnd(1, 20))
+    assert witness.flush() == 2
+    witness.close()
+    assert {end.end_offset for end in reopened(tmp_path / "witness").values()} == {10, 20}
