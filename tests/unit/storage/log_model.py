@@ -58,6 +58,8 @@ class LogModel:
         start, end: the log's offsets.
         epoch: the newest leader epoch.
         is_compacted: offsets may be missing.
+        committed: the highest high watermark that a compaction was told.
+        horizons: how far each compaction got, and when the tombstones that it met may go.
     """
 
     records: list[ModelRecord] = field(default_factory=list)
@@ -67,6 +69,8 @@ class LogModel:
     end: int = 0
     epoch: int = 0
     is_compacted: bool = False
+    committed: int = 0
+    horizons: list[tuple[int, int]] = field(default_factory=list)
 
     def copy(self):
         return replace(
@@ -74,6 +78,7 @@ class LogModel:
             records=list(self.records),
             let_go=list(self.let_go),
             batches=list(self.batches),
+            horizons=list(self.horizons),
         )
 
     @property
@@ -105,7 +110,8 @@ class LogModel:
     def reset(self, offset):
         self.records, self.let_go, self.batches = [], [], []
         self.start = self.end = offset
-        self.epoch = 0
+        self.epoch = self.committed = 0
+        self.horizons = []
 
     def begin_at(self, start):
         self.let_go += [record for record in self.records if record.offset < start]
@@ -162,10 +168,40 @@ def check_after_crash(before, after, found, *, may_begin_anew):
     assert stays <= there.keys(), f"lost {sorted(stays - there.keys())}"
     # What is there has no holes but those that the step itself makes, by compaction.
     last = max(there, default=found.start - 1)
-    missing = {offset for offset in known if found.start <= offset <= last} - there.keys()
+    # Compaction also goes through what readers are not told of any more.
+    least = max(found.start, before.start) if after.is_compacted else found.start
+    missing = {offset for offset in known if least <= offset <= last} - there.keys()
     dropped = {r.offset for r in (*before.let_go, *before.records)} - {
         r.offset for r in (*after.let_go, *after.records)
     }
     assert missing <= dropped, f"lost {sorted(missing - dropped)}"
     if not after.is_compacted:
         assert not missing, f"lost {sorted(missing)}"
+
+
+def check_compaction(model, found, *, end, cleaned_to, now_ms):
+    """What a compaction took was replaced, or is over; and what it was to take is gone.
+
+    Args:
+        model: the log before.
+        found: the records after.
+        end: no segment beyond may have been touched.
+        cleaned_to: how far it says that it got.
+        now_ms: its wall clock.
+    """
+    assert set(found) <= set(model.records), "records were made up"
+    assert found == sorted(found)
+    gone = sorted(set(model.records) - set(found))
+    newest = {record.key: record.offset for record in model.records if record.offset < end}
+    for record in gone:
+        assert record.offset < end, f"{record} is not committed, or in the active segment"
+        if record.key is None or newest[record.key] > record.offset:
+            continue
+        assert record.value is None, f"{record} is the newest of its key"
+        met = [horizon for cleaned, horizon in model.horizons if cleaned > record.offset]
+        assert min(met, default=now_ms + 1) <= now_ms, f"tombstone {record} went too early"
+        older = [r for r in found if r.key == record.key and r.offset < record.offset]
+        assert not older, f"tombstone {record} went before {older}"
+    keys = [record.key for record in found if record.offset < cleaned_to]
+    assert None not in keys
+    assert len(keys) == len(set(keys)), "an older record of a key stayed"

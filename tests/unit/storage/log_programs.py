@@ -14,7 +14,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_compactor import CompactionLimits
 from ottla_broker.storage.log_config import LogConfig
+from ottla_broker.storage.policy.compaction import CompactionConfig
 from ottla_broker.storage.policy.producer_state import PRODUCER_BATCHES_MAX
 from ottla_broker.storage.segment import base_offset_of
 from ottla_broker.storage.stored_batch import StoredBatch
@@ -33,6 +35,7 @@ from tests.unit.storage.log_model import (
     LogModel,
     ModelBatch,
     check_after_crash,
+    check_compaction,
     records_in,
 )
 
@@ -41,6 +44,8 @@ NOW_MS = 40
 TIMESTAMPS = (1, 3, 10, 22, 30, 39)
 LOOK_UPS = (0, 2, 5, 11, 23, 31, 40, 50)
 KEYS = (b"a", b"b", b"c", b"d", b"e")
+OPERATIONS = 15
+OPERATIONS_MAX = 90
 SEGMENT_BYTES = (1, 400, 1_500)
 OPEN_SEGMENTS = (1, 16, 16, 16)
 CACHE_BYTES = (0, 600, 1 << 20)
@@ -135,8 +140,8 @@ class LogProgram:
     async def step(self, name, numbers):
         step = getattr(self, name)
         # Most steps end whole; the last number says whether one is crashed, and where.
-        number = numbers[-1] % 40
-        if name not in CRASHING or number == 0 or number > 15:
+        number = 1 + numbers[-1] // 8 % (OPERATIONS_MAX if name == "compact" else OPERATIONS)
+        if name not in CRASHING or numbers[-1] % 8 > 2:
             await step(*numbers)
             return
         await self.log.wait_durable(self.model.end)
@@ -165,6 +170,8 @@ class LogProgram:
             end=self.log.next_offset,
             epoch=max(self.log.leader_epochs.latest_epoch, 0),
             is_compacted=after.is_compacted,
+            committed=after.committed,
+            horizons=after.horizons,
         )
         try:
             check_after_crash(before, after, self.model, may_begin_anew=may_begin_anew)
@@ -251,7 +258,9 @@ class LogProgram:
             )  # fmt: skip
 
     async def truncate(self, *numbers):
-        offset = max(self.model.end - numbers[0] % 13, self.model.start)
+        # What a compaction was told to be committed never goes.
+        least = min(max(self.model.start, self.model.committed), self.model.end)
+        offset = max(self.model.end - numbers[0] % 13, least)
         forgotten = [b for b in self.model.batches if b.last >= offset and b.request is not None]
         await self.log.truncate_to(offset)
         expected = self.model.end_after_truncation(offset)
@@ -336,10 +345,21 @@ class LogProgram:
         """The lowest offset of each time, wherever the look-up begins."""
         offset = self.model.start + (0, 0, 0, 1, 3, 8)[numbers[0] % 6]
         for timestamp in LOOK_UPS:
-            found = await self.log.find_timestamp(timestamp, offset=offset, limit=UNLIMITED)
+            found = await self.find_timestamp(timestamp, offset)
             wanted = self.model.first_at_or_after(timestamp, offset)
-            told = None if found is None else found.base_offset
-            assert told == (wanted and wanted.batch), f"time {timestamp} from offset {offset}"
+            assert found == wanted, f"time {timestamp} from offset {offset}"
+
+    async def find_timestamp(self, timestamp, offset):
+        """A batch that compaction has emptied has the time of what was in it."""
+        while True:
+            found = await self.log.find_timestamp(timestamp, offset=offset, limit=UNLIMITED)
+            if found is None:
+                return None
+            late = [r for r in records_in([found]) if r.timestamp >= timestamp]
+            assert late or self.model.is_compacted, f"time {timestamp} from offset {offset}"
+            if late:
+                return late[0]
+            offset = found.last_offset + 1
 
     async def read(self, *numbers):
         offset = self.model.start + numbers[0] % 42 - 1
@@ -362,9 +382,51 @@ class LogProgram:
 
     async def restart(self, *_):
         self.log = await self.harness.reopen(self.log, **self.config)
-        self.model.opened(self.log.log_start_offset)
+        await self.opened()
         assert self.log.recovery.verified_batches == 0
         assert self.log.recovery.damaged_from is None
+
+    async def opened(self):
+        """The files may tell an earlier start; what is there again may have been compacted."""
+        before = self.model.copy()
+        self.model.opened(self.log.log_start_offset)
+        if self.model.is_compacted:
+            found = records_in(await read_all(self.log))
+            revived = [record for record in found if record.offset < before.start]
+            assert set(revived) <= set(before.let_go)
+            assert found[len(revived) :] == before.records
+            self.model.records = found
+
+    async def compact(self, *numbers):
+        """Only what a newer committed record replaces goes, and tombstones whose time is over."""
+        committed = max(self.model.end - numbers[0] % 7, self.model.start)
+        now_ms = NOW_MS + numbers[1] % 20
+        delete_retention_ms = (0, 5, 1_000)[numbers[2] % 3]
+        await self.log.wait_durable(self.model.end)
+        compaction = CompactionConfig(0.0, delete_retention_ms=delete_retention_ms)
+        # With more room in a segment, neighbours become one.
+        segment_bytes = (self.config["segment_bytes"], 1 << 20)[numbers[3] % 2]
+        self.log.reconfigure(
+            LogConfig(**{**self.config, "segment_bytes": segment_bytes}, compaction=compaction)
+        )
+        active = self.log.inspector.base_offsets()[-1]
+        result = await self.log.compact(
+            high_watermark=committed, now_ms=now_ms, limits=CompactionLimits(map_bytes=1 << 16)
+        )
+        self.log.reconfigure(LogConfig(**self.config))
+        found = records_in(await read_all(self.log))
+        check_compaction(
+            self.model,
+            found,
+            end=min(committed, active),
+            cleaned_to=0 if result is None else result.cleaned_to,
+            now_ms=now_ms,
+        )
+        self.model.records = found
+        if result is not None:
+            self.model.is_compacted = True
+            self.model.committed = max(self.model.committed, committed)
+            self.model.horizons.append((result.cleaned_to, now_ms + delete_retention_ms))
 
     async def crash(self, *_):
         """Between two steps; everything durable is there."""
@@ -374,7 +436,7 @@ class LogProgram:
         shutil.copytree(self.log.directory, target)
         await self.log.close()
         self.log = await self.harness.open(target, **self.config)
-        self.model.opened(self.log.log_start_offset)
+        await self.opened()
         assert self.log.recovery.damaged_from is None
         assert not self.log.recovery.suspect_tail
 
@@ -424,6 +486,7 @@ WEIGHTS = {
     "let_go_by_size": 3,
     "follow_the_leaders_start": 2,
     "remove_expired": 4,
+    "compact": 5,
     "find_timestamps": 3,
     "read": 4,
     "restart": 2,
@@ -442,6 +505,7 @@ CRASHING = frozenset(
         "let_go_by_age",
         "let_go_by_size",
         "remove_expired",
+        "compact",
     }
 )
 

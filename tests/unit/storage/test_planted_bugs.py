@@ -6,7 +6,12 @@ simulation of replication.
 
 import pytest
 
-from ottla_broker.storage import log_files, segment
+from ottla_broker.storage import (
+    log_compactor,
+    log_files,
+    segment,
+    segment_compaction,
+)
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.segment import remove_file
 from tests.unit.storage.log_programs import WEIGHTS, ProgramFailedError, run_programs
@@ -115,3 +120,46 @@ def test_a_sealing_that_forgets_the_write_ahead_log(monkeypatch):
 
     monkeypatch.setattr(segment.sqlite, "leave_wal", without_checkpoint)
     assert_caught("AssertionError|StorageError|lost", WEIGHTS)
+
+
+def test_a_compaction_that_drops_the_newest_record_of_a_key(monkeypatch):
+    sound = segment_compaction.kept_records
+
+    def one_too_many(records, newest_of, **arguments):
+        return sound(records, lambda key: newest_of(key) + 1, **arguments)
+
+    monkeypatch.setattr(segment_compaction, "kept_records", one_too_many)
+    assert_caught("is the newest of its key", {"compact"})
+
+
+def test_a_compaction_above_the_high_watermark(monkeypatch):
+    sound = log_compactor.plan_compaction
+
+    def everything_committed(*arguments, high_watermark, **others):
+        return sound(*arguments, high_watermark=1 << 62, **others)
+
+    monkeypatch.setattr(log_compactor, "plan_compaction", everything_committed)
+    # A record goes that is not committed itself, or whose newer one is not.
+    assert_caught("is not committed|is the newest of its key", {"compact"})
+
+
+def test_a_tombstone_that_goes_at_once(monkeypatch):
+    sound = segment_compaction.kept_records
+
+    def no_patience(records, newest_of, **arguments):
+        return sound(records, newest_of, **{**arguments, "drop_tombstones": True})
+
+    monkeypatch.setattr(segment_compaction, "kept_records", no_patience)
+    assert_caught("went too early", {"compact"})
+
+
+def test_a_compaction_that_makes_room_before_the_new_file_counts(monkeypatch):
+    """Only a crash on the way tells: the records of the files that went are nowhere."""
+
+    def removes_first(compacting, replaced, end_offset):
+        for path in replaced[1:]:
+            remove_file(path)
+        segment.publish_file(compacting, replaced[0])
+
+    monkeypatch.setattr(log_files, "replace_segments", removes_first)
+    assert_caught(r"crash-\d+/.* damaged at offset|after a crash before|lost", {"compact"})
