@@ -6,6 +6,8 @@ from contextlib import closing
 import pytest
 
 from ottla_broker.storage import log_inspection
+from ottla_broker.storage.log_compactor import CompactionLimits
+from ottla_broker.storage.policy.compaction import CompactionConfig
 from ottla_broker.storage.segment import segment_path
 from ottla_protocol.errors import UnavailableError
 from tests.unit.storage.log_harness import append_durably, stored_batch
@@ -162,6 +164,19 @@ async def test_gaps_of_a_compacted_log_are_no_damage(harness):
         log.append_as_follower([stored_batch(base, 2 if base == 0 else 1, value_bytes=200)])
         await log.wait_durable(log.next_offset)
     assert findings(await verified(log)) == []
+
+
+async def test_a_batch_that_a_compacted_segment_has_lost_is_missed(harness):
+    """Where offsets may be missing, only their number tells."""
+    log = await ten_batches(harness, compaction=CompactionConfig(0.0))
+    await log.compact(high_watermark=30, now_ms=0, limits=CompactionLimits(map_bytes=1 << 16))
+    assert findings(await verified(log)) == []
+    path = segment_path(log.directory, 0)
+    await harness.handles.close(path)
+    change(path, "DELETE FROM batches WHERE base_offset = (SELECT min(base_offset) FROM batches)")
+    [(name, offset, reason)] = findings(await verified(log))
+    assert (name, offset) == (path.name, None)
+    assert "where compaction left" in reason
 
 
 async def test_batches_that_are_not_there_at_the_end_are_missing(harness):
