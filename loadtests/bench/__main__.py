@@ -19,6 +19,7 @@ import msgspec
 import uvloop
 from rich.console import Console
 
+from loadtests.bench.compaction_rows import measure_compaction
 from loadtests.bench.environment import (
     FULL_BOUNDS,
     QUICK_BOUNDS,
@@ -75,6 +76,7 @@ STEPS: tuple[tuple[str, Measure], ...] = (
     ("disk", measure_disk),
     ("memory", _memory_when_loaded),
     ("fetch", measure_fetch),
+    ("compaction", measure_compaction),
     ("restart", measure_restart),
     ("storage", measure_storage),
 )

@@ -70,29 +70,29 @@ def test_every_reader_on_every_broker_sees_the_newest_of_each_key(start_cluster)
     late = client.others(leader)[0]
     refused = client.produce("t", [{"key": "a", "value": 1}, {"value": 2}], partition=0)
     assert (refused.status, refused.code) == (422, "INVALID_RECORD")
-    write(client, range(10))
+    write(client, range(8))
     client.cluster.broker(late).kill()
     client.wait_isr("t", 2)
-    write(client, range(10, 40))
-    wait_compacted(client, 40)
+    write(client, range(8, 24))
+    wait_compacted(client, 24)
     end = client.offset("t").expect(200).document["offset"]
 
     # A follower that was away fetches what is left, gaps and empty batches included.
     client.cluster.broker(late).start()
     client.cluster.wait_ready()
     client.wait_isr("t", 3, timeout_s=30)
-    kept = wait_compacted(client, 40)
+    kept = wait_compacted(client, 24)
     read_everywhere(client, kept, end)
 
     # Another leader shows the same, and goes on from there.
     client.cluster.broker(leader).kill()
     eventually(lambda: client.leader("t", via=late) != leader, 20)
     eventually(lambda: client.offset("t", via=late).document.get("offset") == end, 20)
-    assert wait_compacted(client, 40) == kept
+    assert wait_compacted(client, 24) == kept
     client.cluster.broker(leader).start()
     client.cluster.wait_ready()
-    write(client, range(40, 45))
-    kept = wait_compacted(client, 45)
+    write(client, range(24, 29))
+    kept = wait_compacted(client, 29)
     assert client.metric(late, "ottla_compactions_total") > 0
     assert set(client.cluster.stop().values()) <= {0, -9}
     for node in client.node_ids:
