@@ -6,6 +6,7 @@ takes its time).
 """
 
 import asyncio
+import faulthandler
 import gc
 import resource
 import sys
@@ -76,6 +77,9 @@ def _serve(settings: Settings) -> int:
         # What is wrong with a directory stays wrong; a disk may be mended, or emptied.
         return EXIT_STORAGE if is_disk_failure(error.__cause__) else exit_code
 
+    # Sealed segments are mapped. Where the disk cannot read a page of one, or somebody cuts a file
+    # short that is open, the kernel ends the process by SIGBUS: this says so, and where.
+    faulthandler.enable()
     # What start-up made lives as long as the process: the collector need not look at it again, and
     # the many short-lived objects of a request die by their reference counts.
     gc.freeze()

@@ -25,6 +25,7 @@ from ottla_broker.storage import sqlite
 from ottla_broker.storage.disk_full import is_disk_full
 from ottla_broker.storage.policy.idempotency_window import StoredRequest
 from ottla_broker.storage.policy.producer_state import Producer, ProducerBatch
+from ottla_broker.storage.segment_header import check_header, check_length
 from ottla_broker.storage.stored_batch import COLUMNS, DamagedSegmentError, Row
 from ottla_cluster.replication.leader_epochs import EpochStart, LeaderEpochs
 from ottla_protocol.errors import StorageError
@@ -160,7 +161,13 @@ class Segment:
 
             return await sqlite.connect(path, create)
         if self.sealed:
-            return await sqlite.connect(path, lambda: sqlite.connect_sealed(path))
+
+            def map_whole() -> Any:
+                check_header(path)
+                check_length(path)
+                return sqlite.connect_sealed(path)
+
+            return await sqlite.connect(path, map_whole)
         return await sqlite.connect(path, lambda: sqlite.connect_active(path, durability))
 
 

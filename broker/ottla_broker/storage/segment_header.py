@@ -7,6 +7,7 @@ not at all; for us all of these fields have one value.
 Layout: https://sqlite.org/fileformat2.html#the_database_header
 """
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,8 @@ from ottla_broker.storage import sqlite
 from ottla_broker.storage.stored_batch import damaged
 
 HEADER_BYTES: Final = 100
+
+_PAGES_AT: Final = 28
 
 _MAGIC: Final = b"SQLite format 3\0"
 _FIXED: Final = {
@@ -48,3 +51,21 @@ def check_header(path: Path) -> None:
             raise damaged(path, None, f"the {name} in its header is wrong")
     if header[18] not in _VERSIONS or header[19] not in _VERSIONS:
         raise damaged(path, None, "the journal versions in its header are wrong")
+
+
+def check_length(path: Path) -> None:
+    """Check that a sealed file is as long as its header says; blocking.
+
+    A sealed file is read through a mapping, and to touch a page of a mapping that its file has not
+    got ends the process. So a file that was cut short is refused before it is mapped.
+
+    Raises:
+        DamagedSegmentError: it is shorter, or longer.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        header = file.read(HEADER_BYTES)
+        length_bytes = os.fstat(file.fileno()).st_size
+    pages = int.from_bytes(header[_PAGES_AT : _PAGES_AT + 4], "big")
+    if pages * sqlite.PAGE_BYTES != length_bytes:
+        raise damaged(path, None, f"it has {length_bytes} bytes, and its header says {pages} pages")

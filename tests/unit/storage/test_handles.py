@@ -1,6 +1,7 @@
 """The bounded pool of open files."""
 
 import asyncio
+import os
 
 import pytest
 
@@ -295,3 +296,20 @@ async def test_a_log_that_was_closed_in_order_is_opened_without_a_write(harness,
     monkeypatch.undo()
     assert log.log_end_offset == 2
     assert [batch.base_offset for batch in await read_all(log)] == [0]
+
+
+@pytest.mark.parametrize("cut_bytes", [1, sqlite.PAGE_BYTES, 5 * sqlite.PAGE_BYTES, -1])
+async def test_a_sealed_file_of_another_length_is_refused_before_it_is_mapped(harness, cut_bytes):
+    log = await harness.open(segment_bytes=100_000)
+    for fill in range(4):
+        await append_durably(log, value_bytes=60_000, fill=fill)
+    await harness.handles.close_all()
+    path = harness.directory / harness.files()[0]
+    path.chmod(0o600)
+    os.truncate(path, path.stat().st_size - cut_bytes)
+    path.chmod(0o400)
+    with pytest.raises(StorageError, match="its header says"):
+        async with harness.handles.use(log._files._segments[0]):
+            pass
+    async with harness.handles.use(log._files._segments[1]):
+        pass
