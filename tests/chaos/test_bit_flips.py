@@ -217,12 +217,12 @@ def log_events(client):
     return counts
 
 
-def test_flipped_bits_are_never_served_and_all_replicas_heal(tmp_path):
+def test_flipped_bits_are_never_served_and_all_replicas_heal(tmp_path, launch):
     random_numbers = random.Random(SEED)
     print(f"seed {SEED}: OTTLA_BIT_FLIP_SEED={SEED} repeats the order")
     http, journal, flipped, hit = HttpClient(), Journal(), Counter(), Counter()
     begun = time.monotonic()
-    with LocalCluster(tmp_path / "cluster", settings=SETTINGS) as cluster:
+    with LocalCluster(tmp_path / "cluster", settings=SETTINGS, launch=launch) as cluster:
         client = ClusterClient(cluster, http)
         client.create_topic(TOPIC, partitions=1, replication_factor=3)
         client.wait_led(TOPIC)

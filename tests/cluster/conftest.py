@@ -2,18 +2,16 @@
 
 `shared` is one cluster for every test that harms nobody; a test that kills, pauses or reconfigures
 brokers starts its own with `start_cluster`. Brokers are forked from a process that has imported
-them (`launch`); test_readme_curl, tests/chaos and one test of test_single_broker start theirs by
-the command, as users do.
+them (`launch`); test_readme_curl, most of tests/chaos and one test of test_single_broker start
+theirs by the command, as users do.
 """
 
-import sys
 from itertools import count
 
 import pytest
 
 from ottla_ops.local_cluster import LocalCluster
 from tests.cluster.cluster_client import ClusterClient
-from tests.cluster.forked_brokers import ForkServer
 from tests.cluster.http_client import HttpClient
 
 
@@ -22,16 +20,6 @@ def http():
     client = HttpClient()
     yield client
     client.close()
-
-
-@pytest.fixture(scope="session")
-def launch():
-    """For a `LocalCluster`: brokers that start in a tenth of the time; None but on Linux."""
-    if sys.platform != "linux":
-        yield None
-        return
-    with ForkServer() as server:
-        yield server.launch
 
 
 @pytest.fixture(scope="session")

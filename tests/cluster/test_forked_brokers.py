@@ -74,8 +74,8 @@ def test_what_acts_on_the_start_of_an_interpreter_is_obeyed(tmp_path, server):
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     forked = server.launch(environment | {"OTTLA_NODE_ID": "none"}, log)
     assert isinstance(forked, ForkedProcess)
-    assert forked.wait(10) == 2
+    assert forked.wait(60) == 2
     started = server.launch(environment | {"PYTHONOPTIMIZE": "1", "OTTLA_NODE_ID": "none"}, log)
     assert isinstance(started, CommandProcess)
-    assert started.wait(30) == 2
+    assert started.wait(60) == 2
     assert log.read_text().count("OTTLA_NODE_ID") == 2
