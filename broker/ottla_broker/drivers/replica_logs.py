@@ -171,6 +171,7 @@ class ReplicaLogs:
             witnessed=(
                 None if witnessed is None else (witnessed.leader_epoch, witnessed.end_offset)
             ),
+            is_short=witnessed is not None and witnessed.is_short,
             high_watermark=self.high_watermark(key),
             syncs_commits=opened.config.durability == Durability.FSYNC,
         )

@@ -242,6 +242,8 @@ class ReplicaManager:
             lost_tail=loss is not None,
             before_truncation=self._witness.lower,
         )
+        if loss is not None:
+            await self._witness.mark_short(self.partitions[key], loss.expected_end_offset)
         self._witness.moved(key)
 
     def _log_end_moved(self, key: tuple[str, int], log_end_offset: int) -> None:
@@ -320,6 +322,7 @@ class ReplicaManager:
                 return
             before = hosted.log.log_end_offset
             await self._stop_following(hosted)
+            await self._witness.mark_short(hosted, before)
             await hosted.cut_at_damage()
             log.warning(
                 "replica_cut_at_damage",

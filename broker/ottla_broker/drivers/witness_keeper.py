@@ -82,6 +82,20 @@ class WitnessKeeper:
             self._witness.record(partition.key, WitnessedEnd(epoch, end_offset))
         await self._write()
 
+    async def mark_short(self, partition: Partition, end_offset: int) -> None:
+        """Write down that a replica lacks some of what it had below `end_offset`.
+
+        Before its log is cut, or when it was opened; it holds until the replica is whole again.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        known = self._witness.ends.get(partition.key)
+        if known is not None and known.end_offset > end_offset:
+            end_offset = known.end_offset
+        self._witness.record(partition.key, WitnessedEnd(-1, end_offset, is_short=True))
+        await self._write()
+
     async def forget(self, key: ReplicaKey) -> None:
         """Give up the slot of a replica that is removed, before its log is.
 
@@ -101,7 +115,7 @@ class WitnessKeeper:
         moved, self._moved = self._moved, set()
         for key in moved:
             partition = self._partition(key)
-            if partition is None:
+            if partition is None or partition.fitness.lost_tail:
                 continue
             if partition.log.config.durability != Durability.FSYNC:
                 # It promises less, so after a loss of power it may well be shorter.

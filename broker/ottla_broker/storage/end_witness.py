@@ -42,7 +42,7 @@ COPY_BYTES: Final = 128
 SLOTS_PER_PAGE: Final = PAGE_BYTES // COPY_BYTES
 TOPIC_ID_BYTES_MAX: Final = 64
 
-_COPY: Final = struct.Struct(">4sH64sIqqQ")
+_COPY: Final = struct.Struct(">4sH64sIqqQ?")
 _MAGIC: Final = b"OEND"
 _CRC: Final = struct.Struct(">I")
 
@@ -52,10 +52,14 @@ ReplicaKey = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class WitnessedEnd:
-    """All below `end_offset` was durable; `leader_epoch` wrote the record before it, -1 if none."""
+    """All below `end_offset` was durable; `leader_epoch` wrote the record before it, -1 if none.
+
+    `is_short` says that the log has lost some of that, and has not been refilled yet.
+    """
 
     leader_epoch: int
     end_offset: int
+    is_short: bool = False
 
 
 class EndWitness:
@@ -197,7 +201,14 @@ def _encode(key: ReplicaKey, end: WitnessedEnd, sequence: int) -> bytes:
     topic_id, partition = key
     encoded = topic_id.encode()
     content = _COPY.pack(
-        _MAGIC, len(encoded), encoded, partition, end.leader_epoch, end.end_offset, sequence
+        _MAGIC,
+        len(encoded),
+        encoded,
+        partition,
+        end.leader_epoch,
+        end.end_offset,
+        sequence,
+        end.is_short,
     )
     content += _CRC.pack(google_crc32c.value(content))
     return content.ljust(COPY_BYTES, b"\0")
@@ -205,8 +216,10 @@ def _encode(key: ReplicaKey, end: WitnessedEnd, sequence: int) -> bytes:
 
 def _decode(content: bytes) -> tuple[ReplicaKey, WitnessedEnd, int] | None:
     body, checksum = content[: _COPY.size], content[_COPY.size : _COPY.size + _CRC.size]
-    magic, length, topic_id, partition, leader_epoch, end_offset, sequence = _COPY.unpack(body)
+    magic, length, topic_id, partition, leader_epoch, end_offset, sequence, is_short = _COPY.unpack(
+        body
+    )
     if magic != _MAGIC or checksum != _CRC.pack(google_crc32c.value(body)):
         return None
     key = topic_id[:length].decode(), partition
-    return key, WitnessedEnd(leader_epoch, end_offset), sequence
+    return key, WitnessedEnd(leader_epoch, end_offset, is_short), sequence

@@ -42,6 +42,15 @@ def test_only_what_was_flushed_is_told(tmp_path):
     assert path.stat().st_size == 2 * PAGE_BYTES
 
 
+def test_a_short_log_is_told_of_until_something_else_is(tmp_path):
+    path = tmp_path / "witness"
+    witness = EndWitness(path)
+    for end in (WitnessedEnd(-1, 10, is_short=True), WitnessedEnd(2, 12)):
+        witness.record(KEY, end)
+        witness.flush()
+        assert reopened(path) == {KEY: end}
+
+
 def test_a_torn_write_leaves_the_end_before(tmp_path):
     path = tmp_path / "witness"
     witness = EndWitness(path)
@@ -99,12 +108,13 @@ def test_slots_are_reused_and_never_mixed_up(tmp_path_factory, changes):
     assert path.stat().st_size <= 3 * 2 * PAGE_BYTES
 
 
-def loss(*, end=100, damage=None, witnessed=None, high_watermark=0, syncs=True):
+def loss(*, end=100, damage=None, witnessed=None, is_short=False, high_watermark=0, syncs=True):
     return find_tail_loss(
         log_end_offset=end,
         leader_epochs=EPOCHS,
         damage=damage,
         witnessed=witnessed,
+        is_short=is_short,
         high_watermark=high_watermark,
         syncs_commits=syncs,
     )
@@ -134,6 +144,9 @@ def test_a_log_that_reaches_what_is_known_of_it_lost_nothing(known):
         ({"witnessed": (4, 105), "high_watermark": 110}, 110),
         ({"damage": "a batch"}, 100),
         ({"damage": "a batch", "syncs": False}, 100),
+        # Started again before it was refilled; what the witness saw last may be below its end.
+        ({"witnessed": (-1, 90), "is_short": True}, 100),
+        ({"witnessed": (-1, 130), "is_short": True, "syncs": False}, 130),
         # As long as it should be, and of another history.
         ({"witnessed": (3, 100)}, 100),
         ({"witnessed": (4, 50)}, 100),
@@ -152,6 +165,7 @@ def test_an_empty_log_without_history_lost_nothing():
             leader_epochs=LeaderEpochs(),
             damage=None,
             witnessed=(-1, 0),
+            is_short=False,
             high_watermark=0,
             syncs_commits=True,
         )

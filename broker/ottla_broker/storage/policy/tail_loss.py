@@ -30,6 +30,7 @@ def find_tail_loss(
     leader_epochs: LeaderEpochs,
     damage: str | None,
     witnessed: tuple[int, int] | None,
+    is_short: bool,
     high_watermark: int,
     syncs_commits: bool,
 ) -> TailLoss | None:
@@ -40,13 +41,18 @@ def find_tail_loss(
         leader_epochs: which epoch wrote what of it.
         damage: what recovery found, None for nothing.
         witnessed: leader epoch of the last record, and end, that the witness tells of.
+        is_short: whether the witness tells that it was short before, and has not been refilled.
         high_watermark: as last written down; 0 when it never was.
         syncs_commits: whether the log promises to survive a loss of power. One that does not may
             be shorter than anybody knew it, which is no damage.
     """
     reasons = [] if damage is None else [damage]
     expected = log_end_offset
-    if syncs_commits:
+    if is_short:
+        reasons.append("it was short before, and was not refilled")
+        if witnessed is not None:
+            expected = max(expected, witnessed[1])
+    elif syncs_commits:
         if high_watermark > log_end_offset:
             expected = high_watermark
             reasons.append(f"its high watermark was {high_watermark}")
