@@ -9,6 +9,7 @@ look at are the active segments, which are half full at both sizes that it is me
 import asyncio
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -38,6 +39,7 @@ PATIENT = {"OTTLA_SESSION_TIMEOUT_MS": "30000"}
 
 RECOVERY_TIMEOUT_S = 300.0
 REQUEST_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
 PARTITIONS_PER_REQUEST = 100
 
 
@@ -81,9 +83,18 @@ async def _measure_data(
         await fill(layout, batch, count, batches)
         written += batches
         rows.append(await _recover(environment, broker, size))
+        _tell(environment, rows)
     rows.append(await _read_cold(environment, cluster, layout, written * count))
+    _tell(environment, rows)
     rows.append(_memory(broker))
+    _tell(environment, rows)
     return rows
+
+
+def _tell(environment: Environment, rows: list[Row]) -> None:
+    """What took minutes is not lost when a later row fails."""
+    values = ", ".join(f"{metric} {value:,.0f}" for metric, value in rows[-1].values.items())
+    environment.say(f"  {values}")
 
 
 async def _recover(environment: Environment, broker: LocalBroker, size: str) -> Row:
@@ -200,7 +211,11 @@ async def _measure_many(
             },
         )
     ]
-    for how, stop in (("after a stop", broker.terminate), ("after kill -9", broker.kill)):
+    stops = (
+        ("after a stop", partial(broker.terminate, STOP_TIMEOUT_S)),
+        ("after kill -9", broker.kill),
+    )
+    for how, stop in stops:
         name = f"open many partitions {how}"
         environment.say(name)
         stopping_s = time.perf_counter()
@@ -212,6 +227,7 @@ async def _measure_many(
         memory_mb = process.memory_info().rss / 1e6
         values = {**values, "descriptors": process.num_fds(), "rss_mb": memory_mb}
         rows.append(Row(name, {"partitions": partitions}, values))
+        _tell(environment, rows)
         await _append_to_all(broker.url, await layout_of(cluster, layout.name), batch)
     return rows
 
