@@ -7,6 +7,7 @@ seconds, because honcho kills after 5.
 """
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -88,6 +89,9 @@ RETAINED_DIVISOR = 10
 voter that is no further behind gets entries, which are less than a snapshot."""
 
 LOOP_LAG_INTERVAL_MS = 100
+PARTITION_GAUGES_TURNS = 10
+"""How many of these intervals pass between two looks at all partitions, which may be thousands."""
+
 EXIT_FAILURE = 1
 EXIT_STORAGE = 74
 """A disk failed (EX_IOERR of sysexits.h): the supervisor takes its time before the next start."""
@@ -513,15 +517,19 @@ class Broker:
 
     async def _measure(self) -> None:
         """Event-loop lag, and the gauges that are cheaper to sample than to keep."""
-        while True:
+        for turn in itertools.count():
             due_ms = monotonic_ms() + LOOP_LAG_INTERVAL_MS
             await asyncio.sleep(LOOP_LAG_INTERVAL_MS / 1000)
             METRICS.event_loop_lag_seconds.observe(max(0, monotonic_ms() - due_ms) / 1000)
             METRICS.parked_requests.set(self._purgatory.parked)
-            led = list(self._replicas.leaders())
-            METRICS.partitions.labels("leader").set(len(led))
-            METRICS.partitions.labels("follower").set(len(self._replicas.partitions) - len(led))
-            METRICS.under_replicated.set(
-                # What a reassignment adds is not missing while it catches up.
-                sum(len(hosted.state.isr) < len(hosted.state.former_replicas) for hosted in led)
-            )
+            if turn % PARTITION_GAUGES_TURNS == 0:
+                self._measure_partitions()
+
+    def _measure_partitions(self) -> None:
+        led = list(self._replicas.leaders())
+        METRICS.partitions.labels("leader").set(len(led))
+        METRICS.partitions.labels("follower").set(len(self._replicas.partitions) - len(led))
+        METRICS.under_replicated.set(
+            # What a reassignment adds is not missing while it catches up.
+            sum(len(hosted.state.isr) < len(hosted.state.former_replicas) for hosted in led)
+        )
