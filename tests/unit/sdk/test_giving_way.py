@@ -6,6 +6,8 @@ from ottla import _producer
 from ottla._send_many import MANY_CHUNK_RECORDS
 from ottla.testing import FakeCluster
 
+WAIT_S = 30
+
 
 @pytest.fixture
 def cluster():
@@ -47,12 +49,12 @@ def test_not_more_often_than_its_interval(cluster, slept, monkeypatch):
 def test_batches_that_begin_give_way(cluster, monkeypatch):
     turns = []
     with cluster.producer(batch_size=1, linger_ms=0) as producer:
-        producer.send("orders", b"first").get(timeout=5)
+        producer.send("orders", b"first").get(timeout=WAIT_S)
         monkeypatch.setattr(producer._intake, "_give_way", lambda: turns.append(1))
         for _ in range(5):
             producer.send("orders", b"x")
         one_by_one = len(turns)
         producer.send_many("orders", [b"y"] * 3 * MANY_CHUNK_RECORDS)
-        producer.flush(5)
+        producer.flush(WAIT_S)
     assert one_by_one >= 5
     assert len(turns) - one_by_one >= 3

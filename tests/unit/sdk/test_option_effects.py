@@ -227,7 +227,8 @@ def test_a_full_disk_is_waited_out_within_delivery_timeout_ms(cluster):
     with cluster.producer(retry_backoff_ms=1) as producer:
         assert producer.send("flights", b"v").get(timeout=WAIT_S).offset == 0
     cluster.fail(InsufficientStorageError("no room", outcome=Outcome.NOT_APPLIED), times=1_000_000)
-    options = {"request_timeout_ms": 10, "delivery_timeout_ms": 60, "retry_backoff_ms": 1}
+    # Each attempt has ample time for its answer: one without would leave the outcome open.
+    options = {"request_timeout_ms": 500, "delivery_timeout_ms": 600, "retry_backoff_ms": 1}
     with cluster.producer(**options) as producer, pytest.raises(DeliveryTimeoutError) as caught:
         producer.send("flights", b"v").get(timeout=WAIT_S)
     assert isinstance(caught.value.__cause__, InsufficientStorageError)
