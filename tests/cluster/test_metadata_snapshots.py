@@ -74,19 +74,19 @@ def test_a_voter_returns_behind_the_compacted_log_and_leads(start_cluster):
     client.wait_led("kept", partitions=2)
     absent = client.others(client.controller())[0]
     others = client.others(absent)
-    client.cluster.broker(absent).kill()
+    # It stands still: what it wakes to is a jump of the image that it is using.
+    client.cluster.broker(absent).pause()
     change_metadata(client, 5 * SNAPSHOT_ENTRIES, via=others[0])
     made = [events(client, node, "metadata_snapshot_made")[-1] for node in others]
     present = client.controller()
     client.append("kept", "while a voter was away", partition=0, via=present)
 
-    client.cluster.broker(absent).start()
-    client.cluster.wait_ready()
-    (installed,) = eventually(lambda: events(client, absent, "metadata_snapshot_installed"))
-    assert installed["version"] >= made[0]["version"] - SNAPSHOT_ENTRIES
-    assert metric(client, absent, 'ottla_metadata_snapshots_total{event="installed"}') == 1
+    client.cluster.broker(absent).resume()
+    installed = eventually(lambda: events(client, absent, "metadata_snapshot_installed"))
+    assert installed[-1]["version"] >= made[0]["version"] - SNAPSHOT_ENTRIES
+    assert metric(client, absent, 'ottla_metadata_snapshots_total{event="installed"}')
     assert sum(metric(client, n, 'ottla_metadata_snapshots_total{event="sent"}') for n in others)
-    assert topics_of(client, absent) == topics_of(client, present)
+    eventually(lambda: topics_of(client, absent) == topics_of(client, present))
     assert client.describe("kept", via=absent)["topic_id"] == kept["topic_id"]
     client.wait_isr("kept", 3)
 

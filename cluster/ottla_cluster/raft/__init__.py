@@ -1,10 +1,10 @@
 """Raft-lite: the quorum that holds the cluster's metadata.
 
 `node` is the state machine and states the driver's contract. Below it, each importing only what
-follows: `campaign` (a candidate's votes), `leadership` (a leader's work), `snapshots` (a leader's
-snapshot on its way here), `ready` (what an input asks of the driver), `reads`, `progress`, `log`,
-`election_timer`, `admission`, `quorum`, `messages`, `config`, `errors`. Beside it,
-`snapshot_schedule` tells the driver when to take a snapshot.
+follows: `campaign` (a candidate's votes), `leadership` (a leader's work), `appends` and `snapshots`
+(a leader's entries and its snapshot on their way here), `ready` (what an input asks of the driver),
+`reads`, `progress`, `log`, `election_timer`, `admission`, `quorum`, `messages`, `config`, `errors`.
+Beside it, `snapshot_schedule` tells the driver when to take a snapshot.
 """
 
 from ottla_cluster.raft.config import MAX_VOTERS, RaftConfig

@@ -1,4 +1,4 @@
-"""What a message must satisfy before a voter handles it.
+"""What a message must satisfy before a voter handles it, and what its own driver hands in.
 
 A message that fails here comes from outside the quorum or from a broken peer. It is refused before
 it changes anything, so the driver may answer the peer with the error and go on.
@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 from ottla_cluster.raft.errors import RaftMessageRefusedError
 from ottla_cluster.raft.messages import AppendRequest, InstallSnapshotRequest, Message
+from ottla_protocol.errors import MessageTooLargeError, Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ottla_cluster.raft.config import RaftConfig
 
 
@@ -28,7 +31,39 @@ def check_message(message: Message, config: "RaftConfig") -> None:
     if isinstance(message, AppendRequest):
         _check_entries(message)
     elif isinstance(message, InstallSnapshotRequest):
-        _check_snapshot(message, config.max_snapshot_bytes)
+        _check_part(message, config.max_snapshot_bytes)
+
+
+def check_payloads(payloads: "Sequence[bytes]", config: "RaftConfig") -> None:
+    """Check that a proposal's payloads may become entries.
+
+    Raises:
+        MessageTooLargeError: one is too long.
+    """
+    assert payloads, "a proposal has at least one payload"
+    assert all(payloads), "an empty payload is the election's no-op"
+    longest_bytes = max(map(len, payloads))
+    if longest_bytes > config.max_entry_bytes:
+        raise MessageTooLargeError(
+            f"a metadata entry has {longest_bytes} bytes, and max_entry_bytes is "
+            f"{config.max_entry_bytes}",
+            outcome=Outcome.NOT_APPLIED,
+        )
+
+
+def check_snapshot(data: bytes, config: "RaftConfig") -> None:
+    """Check that the other voters would take this snapshot.
+
+    Raises:
+        MessageTooLargeError: it is too long.
+    """
+    assert data, "a snapshot has at least one byte"
+    if len(data) > config.max_snapshot_bytes:
+        raise MessageTooLargeError(
+            f"a metadata snapshot has {len(data)} bytes, and max_snapshot_bytes is "
+            f"{config.max_snapshot_bytes}",
+            outcome=Outcome.NOT_APPLIED,
+        )
 
 
 def _check_entries(request: AppendRequest) -> None:
@@ -43,7 +78,7 @@ def _check_entries(request: AppendRequest) -> None:
         previous_term = entry.term
 
 
-def _check_snapshot(request: InstallSnapshotRequest, max_bytes: int) -> None:
+def _check_part(request: InstallSnapshotRequest, max_bytes: int) -> None:
     """The part lies within the snapshot, which covers something and is not too long."""
     if not 0 < request.size_bytes <= max_bytes:
         raise RaftMessageRefusedError(

@@ -265,8 +265,8 @@ class Leadership:
             return
         self.heartbeat_due_ms = now_ms + self._heartbeat_interval_ms()
         for progress in self._followers.values():
-            if progress.snapshot is not None:
-                progress.heartbeat_passed()
+            if progress.snapshot is not None and self._log.snapshot is not None:
+                progress.heartbeat_passed(self._log.snapshot)
             if not self._turn_to_snapshot(progress):
                 self._send_heartbeat(progress, progress.next_index - 1)
 

@@ -37,7 +37,8 @@ leader's connection was refused. Membership change is not there yet.
 
 from typing import TYPE_CHECKING, assert_never
 
-from ottla_cluster.raft.admission import check_message
+from ottla_cluster.raft.admission import check_message, check_payloads, check_snapshot
+from ottla_cluster.raft.appends import AppendReceiver
 from ottla_cluster.raft.campaign import Campaign
 from ottla_cluster.raft.election_timer import ElectionTimer
 from ottla_cluster.raft.errors import (
@@ -64,7 +65,6 @@ from ottla_cluster.raft.messages import (
 from ottla_cluster.raft.quorum import VoteResult
 from ottla_cluster.raft.ready import Outputs, Proposed, Ready, Role
 from ottla_cluster.raft.snapshots import SnapshotReceiver
-from ottla_protocol.errors import MessageTooLargeError, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,8 @@ class RaftNode:
         # Answers to its own campaign; present exactly while it is a candidate of either kind.
         self._campaign: Campaign | None = None
         self._timer = ElectionTimer(config, random, now_ms)
-        self._receiver = SnapshotReceiver(config, self._log)
+        self._appends = AppendReceiver(config, self._log)
+        self._snapshots = SnapshotReceiver(config, self._log)
         self._outputs = Outputs()
 
     # --- what the driver may ask ----------------------------------------------------------------
@@ -231,15 +232,7 @@ class RaftNode:
             MessageTooLargeError: a payload is over `max_entry_bytes`.
             OverloadedError: `max_uncommitted_bytes` is reached.
         """
-        assert payloads, "a proposal has at least one payload"
-        assert all(payloads), "an empty payload is the election's no-op"
-        longest_bytes = max(map(len, payloads))
-        if longest_bytes > self._config.max_entry_bytes:
-            raise MessageTooLargeError(
-                f"a metadata entry has {longest_bytes} bytes, and max_entry_bytes is "
-                f"{self._config.max_entry_bytes}",
-                outcome=Outcome.NOT_APPLIED,
-            )
+        check_payloads(payloads, self._config)
         leadership = self._require_leadership(now_ms)
         first_index = self._log.last_index + 1
         leadership.append(payloads)
@@ -271,13 +264,7 @@ class RaftNode:
         Raises:
             MessageTooLargeError: `data` is over `max_snapshot_bytes`; no voter would take it.
         """
-        assert data, "a snapshot has at least one byte"
-        if len(data) > self._config.max_snapshot_bytes:
-            raise MessageTooLargeError(
-                f"a metadata snapshot has {len(data)} bytes, and max_snapshot_bytes is "
-                f"{self._config.max_snapshot_bytes}",
-                outcome=Outcome.NOT_APPLIED,
-            )
+        check_snapshot(data, self._config)
         self._advance_clock(now_ms)
         self._log.compact(
             index,
@@ -497,37 +484,17 @@ class RaftNode:
     def _handle_append_request(self, request: AppendRequest) -> None:
         if request.term < self._term:
             # The answer carries this term, and the old leader follows it.
-            self._answer_append(request, accepted=False, index=request.prev_index)
+            self._outputs.messages.append(self._appends.refusal(request, self._term))
             return
         self._follow(request)
-        if not self._log.matches(request.prev_index, request.prev_term):
-            self._answer_append(request, accepted=False, index=request.prev_index)
-            return
-        self._log.merge(request.entries)
-        # Past these entries the log may still differ from the leader's. What is compacted away is
-        # committed, so it does not, even if all of these lie there.
-        last_agreed_index = max(
-            request.prev_index + len(request.entries), self._log.compacted_index
-        )
-        self._log.commit_to(min(request.commit_index, last_agreed_index))
-        self._answer_append(request, accepted=True, index=last_agreed_index)
+        self._outputs.messages.append(self._appends.receive(request))
 
     def _handle_install_snapshot_request(self, request: InstallSnapshotRequest) -> None:
         if request.term < self._term:
-            # The answer carries this term, and the old leader follows it.
-            self._outputs.messages.append(
-                InstallSnapshotResponse(
-                    term=self._term,
-                    sender=self._config.node_id,
-                    receiver=request.sender,
-                    index=request.index,
-                    next_offset=0,
-                    read_sequence=request.read_sequence,
-                )
-            )
+            self._outputs.messages.append(self._snapshots.refusal(request, self._term))
             return
         self._follow(request)
-        self._outputs.messages.append(self._receiver.receive(request))
+        self._outputs.messages.append(self._snapshots.receive(request))
 
     def _follow(self, request: AppendRequest | InstallSnapshotRequest) -> None:
         """The sender leads this term or a newer one (Raft §5.2)."""
@@ -539,20 +506,3 @@ class RaftNode:
         if request.term > self._term or self._leader_id != request.sender:
             self._become_follower(request.term, request.sender)
         self._timer.heard_from_leader(self._now_ms)
-
-    def _answer_append(self, request: AppendRequest, *, accepted: bool, index: int) -> None:
-        hint_index, hint_term = 0, 0
-        if not accepted:
-            hint_index, hint_term = self._log.last_at_or_below(index, request.prev_term)
-        self._outputs.messages.append(
-            AppendResponse(
-                term=self._term,
-                sender=self._config.node_id,
-                receiver=request.sender,
-                accepted=accepted,
-                index=index,
-                hint_index=hint_index,
-                hint_term=hint_term,
-                read_sequence=request.read_sequence,
-            )
-        )

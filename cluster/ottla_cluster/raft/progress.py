@@ -147,8 +147,16 @@ class Progress:
         self._inflight.clear()
         self.next_index = snapshot.index + 1
 
-    def heartbeat_passed(self) -> None:
-        """The part that is under way had its time: the next answer tells whether it was lost."""
+    def heartbeat_passed(self, newest: "Snapshot") -> None:
+        """The part that is under way had its time: the next answer tells whether it was lost.
+
+        A follower that was silent and has nothing of the snapshot yet is to get the newest one: by
+        the time that it is back, the log behind an old one may be compacted away too.
+        """
+        assert self.snapshot is not None, "a snapshot is being sent"
+        is_silent = self._may_resend_chunk
+        if is_silent and self.snapshot_offset == 0 and newest.index > self.snapshot.index:
+            self.begin_snapshot(newest)
         self._may_resend_chunk = True
 
     def snapshot_answered(self, next_offset: int) -> bool:

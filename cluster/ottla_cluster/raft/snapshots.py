@@ -58,6 +58,17 @@ class SnapshotReceiver:
         log.install(Snapshot(request.index, request.snapshot_term, data))
         return self._agreed(request, request.index)
 
+    def refusal(self, request: InstallSnapshotRequest, term: int) -> InstallSnapshotResponse:
+        """The sender's leadership is over: `term` is a newer one."""
+        return InstallSnapshotResponse(
+            term=term,
+            sender=self._config.node_id,
+            receiver=request.sender,
+            index=request.index,
+            next_offset=0,
+            read_sequence=request.read_sequence,
+        )
+
     def _gather(self, request: InstallSnapshotRequest) -> bytes | None:
         """The whole snapshot, if this part completes it."""
         source = _source_of(request)

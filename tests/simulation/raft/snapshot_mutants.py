@@ -95,7 +95,7 @@ def any_source(request):
     return (0, 0, 0, 0, 0)
 
 
-def never_resends(self):
+def never_resends(self, newest):
     """A lost part stays lost."""
 
 

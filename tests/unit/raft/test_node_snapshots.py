@@ -238,6 +238,25 @@ def test_a_heartbeat_finds_a_lost_part():
     assert (from_the_start.offset, from_the_start.chunk) == (0, DATA[:10])
 
 
+def test_a_follower_that_was_silent_gets_the_newest_snapshot():
+    node = compacted_leader(max_snapshot_chunk_bytes=10)
+    node.step(refusal(node), EXPIRED_MS)
+    node.tick(EXPIRED_MS + 100)
+    for message in (b"one", b"two"):
+        node.propose([message], EXPIRED_MS + 100)
+        node.step(accepted(node, 2), EXPIRED_MS + 100)
+    node.compact(6, b"a newer state", EXPIRED_MS + 100)
+    (question,) = to_node_3(node.tick(EXPIRED_MS + 200))
+    assert (question.index, question.chunk) == (6, b"")
+    # Once it has begun to answer, it gets that one to the end.
+    node.step(lacks(node, 0, index=6), EXPIRED_MS + 200)
+    node.propose([b"three"], EXPIRED_MS + 200)
+    node.step(accepted(node, 2), EXPIRED_MS + 200)
+    node.compact(7, b"the newest state", EXPIRED_MS + 200)
+    (question,) = to_node_3(node.tick(EXPIRED_MS + 300))
+    assert question.index == 6
+
+
 def test_a_follower_a_little_behind_gets_entries():
     node, _ = make_leader(terms=(1, 1, 1), retained_entries=2)
     node.compact(node.last_index, DATA, EXPIRED_MS)
