@@ -7,6 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import pytest
 
 from ottla_ops.cli.main import run
+from tests.cluster.awaiting import eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -174,3 +175,12 @@ def test_a_flipped_bit_is_told_with_broker_file_and_offset(shared):
     # What is served comes from the leader, whose copy is sound.
     code, batches, _ = ottla(shared, "segment", "dump", "--topic", sealed)
     assert (code, len(batches)) == (0, RECORDS)
+
+    def is_healed():
+        segments = [each for part in verified(shared, sealed, leader, replica=replica)
+                    for each in part["segments"]]  # fmt: skip
+        assert all(each["findings"] == [] for each in segments)
+        assert sum(each["records"] for each in segments) == RECORDS
+
+    # The broker was told what was found, and fetches it again.
+    eventually(is_healed, timeout_s=30)

@@ -163,6 +163,8 @@ class LogProgram:
         self.log = await self.harness.open(point.target, **self.config)
         assert self.log.recovery.damaged_from is None, f"damaged by a crash before {point.hit}"
         stored = records_in(await read_all(self.log))
+        # Where all was to go, what is left is the old log, with what compactions did to it.
+        old = before if may_begin_anew and stored else after
         self.model = LogModel(
             records=stored,
             batches=list({b.base: b for b in (*after.batches, *before.batches)}.values()),
@@ -170,8 +172,8 @@ class LogProgram:
             end=self.log.next_offset,
             epoch=max(self.log.leader_epochs.latest_epoch, 0),
             is_compacted=after.is_compacted,
-            committed=after.committed,
-            horizons=after.horizons,
+            committed=old.committed,
+            horizons=old.horizons,
         )
         try:
             check_after_crash(before, after, self.model, may_begin_anew=may_begin_anew)
