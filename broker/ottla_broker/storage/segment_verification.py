@@ -74,8 +74,12 @@ class SegmentVerification:
 
     def find_unreadable(self, error: BaseException) -> None:
         """Note that the rest cannot be read."""
-        by = "SQLite: " if isinstance(error, sqlite.DriverError) else ""
-        self.find(self.end_offset, f"{by}{error}")
+        if isinstance(error, OttlaError):
+            reason = _reason(error, self.path)
+        else:
+            by = "SQLite: " if isinstance(error, sqlite.DriverError) else ""
+            reason = f"{by}{error}"
+        self.find(self.end_offset, reason)
         self.is_complete = False
 
 

@@ -128,11 +128,11 @@ async def test_a_file_that_sqlite_cannot_read_does_not_hide_the_others(harness):
     steps = await verified(log)
     [(name, offset, reason)] = findings(steps)
     assert (name, offset) == (path.name, 0)
-    assert reason.startswith("SQLite: ")
+    assert reason == "it does not begin as an SQLite file does"
     assert not steps[0].segment.is_complete
     assert sum(step.segment.batches for step in steps) > 5
     assert log.damage.first == path
-    assert "not a database" in (await log.inspector.describe(0)).unreadable
+    assert "SQLite" in (await log.inspector.describe(0)).unreadable
 
 
 async def test_a_truncation_between_two_steps_is_no_damage(harness):
