@@ -60,6 +60,11 @@ def _serve(settings: Settings) -> int:
     from ottla_broker.telemetry import configure_logging
     from ottla_protocol.errors import StorageError
 
+    def refuse(error: StorageError) -> int:
+        exit_code = exit_with_usage(error)
+        # What is wrong with a directory stays wrong; a disk may be mended, or emptied.
+        return EXIT_STORAGE if is_disk_failure(error.__cause__) else exit_code
+
     configure_logging(settings.log_format, settings.log_level, broker=settings.node_id)
     try:
         refuse_affected(sqlite_in_use(), allowed=settings.allow_affected_sqlite)
@@ -73,9 +78,7 @@ def _serve(settings: Settings) -> int:
     except (AffectedSqliteError, TooFewDescriptorsError) as error:
         return exit_with_usage(error)
     except StorageError as error:
-        exit_code = exit_with_usage(error)
-        # What is wrong with a directory stays wrong; a disk may be mended, or emptied.
-        return EXIT_STORAGE if is_disk_failure(error.__cause__) else exit_code
+        return refuse(error)
 
     # Sealed segments are mapped. Where the disk cannot read a page of one, or somebody cuts a file
     # short that is open, the kernel ends the process by SIGBUS: this says so, and where.
@@ -99,6 +102,9 @@ def _serve(settings: Settings) -> int:
         return run(serve())
     except SettingsError as error:
         return exit_with_usage(error)
+    except StorageError as error:
+        # From making the broker: its own files, before anything runs.
+        return refuse(error)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ from ottla_broker.services.replication import ReplicationService
 from ottla_broker.services.segment_inspection import SegmentInspectionService
 from ottla_broker.services.topics import TopicService
 from ottla_broker.settings import Settings, SettingsError, split_address
+from ottla_broker.storage.disk_full import is_disk_failure
 from ottla_broker.storage.end_witness import WITNESS_FILE, EndWitness
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_compactor import CompactionLimits
@@ -389,7 +390,8 @@ class Broker:
             self._fail(error)
         except Exception as error:
             log.exception("broker_failed")
-            self._fail(InternalError(f"{type(error).__name__}: {error}"))
+            kind = StorageError if is_disk_failure(error) else InternalError
+            self._fail(kind(f"{type(error).__name__}: {error}"))
 
     async def _serve(self) -> int:
         self._handle_signals()

@@ -122,6 +122,14 @@ class PoweredDisk:
         self._mounted = True
 
 
+def injecting(calls, error, when, *target):
+    """The command that runs `target`, or traces it with `-p`, and makes its system calls fail."""
+    return (
+        *("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}"),
+        *("-e", f"inject={calls}:error={error}:when={when}", *target),
+    )
+
+
 @contextmanager
 def failing_calls(pid, calls, error="EIO", when="1+"):
     """System calls of a running process that fail from now on.
@@ -133,10 +141,7 @@ def failing_calls(pid, calls, error="EIO", when="1+"):
         when: which of them, as strace's `when`.
     """
     tracer = subprocess.Popen(
-        (
-            *("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}"),
-            *("-e", f"inject={calls}:error={error}:when={when}", "-p", str(pid)),
-        ),
+        injecting(calls, error, when, "-p", str(pid)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -9,8 +9,8 @@ import os
 import pytest
 
 from ottla_broker.app import EXIT_STORAGE
-from ottla_ops.local_cluster import LocalCluster
-from tests.chaos.faulty_disks import failing_calls, needs
+from ottla_ops.local_cluster import BROKER_COMMAND, LocalBroker, LocalCluster
+from tests.chaos.faulty_disks import failing_calls, injecting, needs
 from tests.cluster.awaiting import eventually
 from tests.cluster.cluster_client import ClusterClient
 from tests.cluster.http_client import HttpClient
@@ -26,6 +26,9 @@ SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "0"))
 SECONDS_PER_FAULT = 10
 TOPIC = "orders"
 PARTITIONS = 3
+RAFT_STORE_SYNC = 5
+"""Which sync of a first start is the Raft store's: those of the data directory come before."""
+
 FAULTS = (
     # Commits, the Raft log, checkpoints of high watermarks, folders: all end in one of these.
     ("fsync,fdatasync", "EIO"),
@@ -72,6 +75,27 @@ def test_a_broker_whose_disk_fails_stops_and_says_why_and_nothing_is_lost(client
         f"{sum(map(len, copies.values()))}, lost 0, duplicated 0, refused {len(writers.refused)}, "
         f"unknown {len(writers.unknown)}"
     )
+
+
+@pytest.mark.parametrize("first", range(1, 9) if SECONDS else [RAFT_STORE_SYNC])
+def test_a_broker_whose_disk_fails_at_its_start_ends_too_and_does_not_hang(tmp_path, first):
+    """Left to the interpreter, the end would wait for the threads of open files."""
+    broker = LocalCluster(tmp_path, brokers=1).broker(1)
+    failing = LocalBroker(
+        1,
+        listen=broker.listen,
+        data_dir=broker.data_dir,
+        log_path=broker.log_path,
+        settings=broker.settings,
+        command=injecting("fsync,fdatasync", "EIO", f"{first}+", "--seccomp-bpf", *BROKER_COMMAND),
+    )
+    try:
+        failing.start()
+        assert failing.wait_exit(40) == EXIT_STORAGE, failing.log_tail()
+    finally:
+        failing.kill()
+    last_line = failing.log_tail().strip().splitlines()[-1]
+    assert "ottla broker: " in last_line or json.loads(last_line)["event"] == "fail_stop"
 
 
 def leaders(client):

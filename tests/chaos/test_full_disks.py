@@ -88,6 +88,12 @@ def test_where_all_disks_are_full_writes_are_refused_reads_go_on_and_writes_resu
         for partition in range(PARTITIONS):
             eventually(lambda partition=partition: refused(client, topic, partition), 20)
             assert client.values(topic, partition)
+        # Such a broker can be stopped in order, and started again.
+        stopped = client.cluster.broker(3)
+        assert stopped.terminate() == 0
+        stopped.start()
+        stopped.wait_ready()
+        eventually(lambda: is_full(client, 3), 20)
         for file in ballast:
             file.unlink()
         writers.wait_for_more(50, timeout_s=30)

@@ -11,7 +11,8 @@ from typing import Any
 
 import structlog
 
-from ottla_protocol.errors import InternalError, OttlaError
+from ottla_broker.storage.disk_full import is_disk_failure
+from ottla_protocol.errors import InternalError, OttlaError, StorageError
 
 log = structlog.get_logger()
 
@@ -56,7 +57,10 @@ class CriticalTask:
             self._on_failure(error)
         except Exception as error:
             log.exception("task_failed", task=self._name)
-            self._fail(f"{type(error).__name__}: {error}")
+            if is_disk_failure(error):
+                self._on_failure(StorageError(f"{self._name} failed: {error}"))
+            else:
+                self._fail(f"{type(error).__name__}: {error}")
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         # A task that is cancelled before its first step leaves its work behind unawaited.

@@ -22,6 +22,7 @@ from ottla_broker.storage.sqlite import (
     connect_active,
     connect_new,
     fsync_directory,
+    storage_error,
 )
 from ottla_cluster.raft.messages import Compaction, Entry, HardState, Snapshot
 from ottla_protocol.errors import StorageError
@@ -106,8 +107,11 @@ class RaftStore:
         connection = await connect(draft, lambda: connect_new(draft))
         await connection.run("create", _create_tables)
         await connection.close()
-        draft.rename(self._path)
-        fsync_directory(self._path.parent)
+        try:
+            draft.rename(self._path)
+            fsync_directory(self._path.parent)
+        except OSError as error:
+            raise storage_error(self._path, "create", error) from error
 
 
 def _create_tables(connection: Any) -> None:

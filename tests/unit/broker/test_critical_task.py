@@ -1,6 +1,7 @@
 """A loop that ends without having been asked to stops the broker."""
 
 import asyncio
+import errno
 
 import pytest
 
@@ -46,6 +47,18 @@ async def test_a_defect_is_told_with_its_name():
     started(fail(), failures)
     await asyncio.sleep(0)
     assert "loop failed: KeyError" in failures[0].detail
+
+
+async def test_a_disk_that_fails_a_loop_is_a_failure_of_storage():
+    failures = []
+
+    async def fail():
+        raise OSError(errno.EIO, "Input/output error", "/data/meta.json")
+
+    started(fail(), failures)
+    await asyncio.sleep(0)
+    assert [type(failure) for failure in failures] == [StorageError]
+    assert "/data/meta.json" in failures[0].detail
 
 
 async def test_a_stray_cancellation_is_told():
