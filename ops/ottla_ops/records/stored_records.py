@@ -8,6 +8,7 @@ begins, and the columns of a batch say where it ends and how new its newest reco
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -98,13 +99,35 @@ def _offsets(replica: FoundReplica, wanted: Bounds) -> int:
 
 
 def _read_replica(replica: FoundReplica, selection: Selection) -> Iterator[list[ConsumerRecord]]:
+    position = 0
     for path in wanted_segments(replica.segments, selection.offset):
         try:
             for batch in read_stored_batches(path, selection):
+                position = batch.last_offset + 1
                 yield selected(_decoded(replica, batch), selection)
         except FileNotFoundError:
-            # Retention took it away meanwhile, as it would have a moment before.
-            continue
+            # Retention took it away meanwhile, as it would have a moment before; or compaction has
+            # made it a part of the segment before it.
+            yield from _read_compacted(replica, path, selection, position)
+
+
+def _read_compacted(
+    replica: FoundReplica, gone: Path, selection: Selection, position: int
+) -> Iterator[list[ConsumerRecord]]:
+    """What another segment holds by now, from `position` on, of the offsets of one that is gone."""
+    base_offset = segments.required_base_offset(gone)
+    bases = [segments.required_base_offset(path) for path in replica.segments]
+    end_offset = next((base for base in bases if base > base_offset), None)
+    own = Bounds(max(base_offset, position), None if end_offset is None else end_offset - 1)
+    holders = [
+        path
+        for path in sorted(gone.parent.iterdir())
+        if (found := segments.base_offset_of(path)) is not None and found < base_offset
+    ]
+    if holders:
+        narrowed = replace(selection, offset=selection.offset.both(own))
+        for batch in read_stored_batches(holders[-1], narrowed):
+            yield selected(_decoded(replica, batch), narrowed)
 
 
 def wanted_segments(paths: Sequence[Path], wanted: Bounds) -> Iterator[Path]:
