@@ -10,6 +10,7 @@ from ottla_broker.storage.end_witness import EndWitness
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory
+from ottla_broker.storage.policy.compaction import CompactionConfig
 from ottla_broker.storage.policy.retention import NEVER
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.controller.image import Partition, Topic
@@ -80,3 +81,41 @@ async def test_the_timestamps_of_a_topic_are_its_log_s(make_logs):
     config = make_logs().config_of(stamped)
     assert (config.timestamp_type, config.timestamp_after_max_ms) == ("LogAppendTime", 9)
     assert make_logs().config_of(topic()).timestamp_type == "CreateTime"
+
+
+def internal(**configs):
+    state = replace(STATE, topic="__consumer_offsets")
+    named = {name.replace("_", "."): value for name, value in configs.items()}
+    return Topic(TOPIC_ID, "__consumer_offsets", named, (state,))
+
+
+def test_what_is_compacted_alone_is_not_deleted_by_age_or_size(make_logs):
+    logs = make_logs()
+    bounds = {"retention_ms": 5, "retention_bytes": 7}
+    deleted = logs.config_of(topic(**bounds))
+    assert (deleted.retention_ms, deleted.retention_bytes, deleted.compaction) == (5, 7, None)
+    compacted = logs.config_of(topic(cleanup_policy="compact", **bounds))
+    assert (compacted.retention_ms, compacted.retention_bytes) == (NEVER, NEVER)
+    both = logs.config_of(topic(cleanup_policy="compact,delete", **bounds))
+    assert (both.retention_ms, both.retention_bytes) == (5, 7)
+    assert compacted.compaction == both.compaction == CompactionConfig()
+
+
+def test_a_compacted_topics_configs_reach_its_logs(make_logs):
+    config = make_logs().config_of(
+        topic(
+            cleanup_policy="compact",
+            min_cleanable_dirty_ratio=0.25,
+            min_compaction_lag_ms=1,
+            max_compaction_lag_ms=2,
+            delete_retention_ms=3,
+        )
+    )
+    assert config.compaction == CompactionConfig(0.25, 1, 2, 3)
+
+
+def test_an_internal_topic_is_compacted_also_one_from_before_there_was_compaction(make_logs):
+    config = make_logs().config_of(internal(retention_ms=-1, retention_bytes=-1))
+    assert config.compaction == CompactionConfig()
+    assert (config.retention_ms, config.retention_bytes) == (NEVER, NEVER)
+    assert config.segment_bytes == 32 << 20
