@@ -24,6 +24,7 @@ ELECTIONS_MAX = 12
 """Either survivor of a crash may win; that one of them loses so often is a matter of luck."""
 
 KILLS = 3
+WAIT_S = 30
 
 FILE_BYTES_MAX = 24 << 20
 """Far more than two snapshots and what lies between them, write-ahead log included."""
@@ -82,7 +83,7 @@ def test_a_voter_returns_behind_the_compacted_log_and_leads(start_cluster):
     client.append("kept", "while a voter was away", partition=0, via=present)
 
     client.cluster.broker(absent).resume()
-    installed = eventually(lambda: events(client, absent, "metadata_snapshot_installed"))
+    installed = eventually(lambda: events(client, absent, "metadata_snapshot_installed"), WAIT_S)
     assert installed[-1]["version"] >= made[0]["version"] - SNAPSHOT_ENTRIES
     assert metric(client, absent, 'ottla_metadata_snapshots_total{event="installed"}')
     assert sum(metric(client, n, 'ottla_metadata_snapshots_total{event="sent"}') for n in others)
@@ -105,7 +106,7 @@ def make_controller(client, node_id):
         if victim == node_id:
             return
         client.cluster.broker(victim).kill()
-        eventually(lambda victim=victim: client.controller() != victim, 15)
+        eventually(lambda victim=victim: client.controller() != victim, WAIT_S)
         client.cluster.broker(victim).start()
         client.cluster.wait_ready()
     raise AssertionError(f"node {node_id} did not win one of {ELECTIONS_MAX} elections")
@@ -130,7 +131,7 @@ class TopicMaker:
 
     def wait_for_more(self, count):
         reached = len(self.acknowledged) + count
-        eventually(lambda: len(self.acknowledged) >= reached)
+        eventually(lambda: len(self.acknowledged) >= reached, WAIT_S)
 
     def _run(self):
         for number in itertools.count():
