@@ -64,7 +64,7 @@ def test_a_follower_without_its_write_ahead_log_knows_it_and_is_refilled(start_c
     [line] = logged(client, victim, "log_lost_its_end")
     assert '"partition": "orders-0"' in line
     assert client.metric(victim, "ottla_lost_tails_total") == 1
-    assert client.metric(victim, "ottla_unfit_replicas") == 0
+    eventually(lambda: client.metric(victim, "ottla_unfit_replicas") == 0)
     found = client.wait_replicas_equal("orders")[0]
     assert len(found) == 21
 

@@ -12,6 +12,7 @@ only once the page has left the cache, which pages that nobody uses do.
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 
@@ -19,6 +20,8 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.storage.segment_verification import Finding, check_sealed_pages
+from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_broker.telemetry import METRICS
 from ottla_protocol.errors import OttlaError, StorageError, UnavailableError
 
@@ -99,10 +102,29 @@ class LogScrubber:
             begun_ms = monotonic_ms()
             step = await hosted.log.inspector.verify(offset, found_by="scrub")
             METRICS.scrubbed_bytes.inc(step.read_bytes)
+            cost_bytes = max(step.read_bytes, STEP_COST_BYTES)
             offset = step.next_offset
+            if step.segment.sealed and offset == step.segment_end and not step.segment.findings:
+                cost_bytes += await self._check_pages(hosted, step.segment.path)
             if step.segment.findings and not hosted.is_only_replica:
                 # The rest is cut off and fetched again, or another replica leads first.
                 return
-            cost_bytes = max(step.read_bytes, STEP_COST_BYTES)
             pause_ms = cost_bytes * 1000 // self._bytes_per_second
             await asyncio.sleep(max(0, begun_ms + pause_ms - monotonic_ms()) / 1000)
+
+    async def _check_pages(self, hosted: Partition, path: Path) -> int:
+        """Have SQLite check a sealed file's pages, as a whole; returns its size.
+
+        What no batch lies in, such as a page's list of free room, is looked at by nobody else.
+        """
+        findings, size_bytes = await asyncio.to_thread(_checked, path)
+        for finding in findings:
+            told = DamagedSegmentError(finding.reason, path=path, offset=finding.offset)
+            hosted.log.damage.found(told, "scrub")
+        return size_bytes
+
+
+def _checked(path: Path) -> tuple[list[Finding], int]:
+    """What is wrong with a file's pages, and its size in bytes; blocking."""
+    findings = check_sealed_pages(path)
+    return findings, path.stat().st_size if path.exists() else 0

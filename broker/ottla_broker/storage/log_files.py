@@ -28,7 +28,7 @@ from ottla_broker.storage.replica_directory import remove_directory
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
 from ottla_broker.storage.segment_compaction import CompactedFile
 from ottla_broker.storage.segment_reader import find_timestamp, next_base_offset, read_batches
-from ottla_broker.storage.segment_rebuild import keep_good_rows, open_state
+from ottla_broker.storage.segment_rebuild import keep_good_rows, mark_for_rebuild, open_state
 from ottla_broker.storage.segment_replacement import replace_segments
 from ottla_broker.storage.shared_lock import SharedLock
 from ottla_broker.storage.sqlite import Durability, SegmentConnection
@@ -121,7 +121,13 @@ class LogFiles:
                 if bulk != connection.is_bulk:
                     sqlite.set_bulk(raw, active.path, bulk=bulk)
                     connection.is_bulk = bulk
-                segments.insert(raw, group.rows, group.epochs, has_gaps=group.has_gaps)
+                try:
+                    segments.insert(raw, group.rows, group.epochs, has_gaps=group.has_gaps)
+                except sqlite.DriverError as error:
+                    if sqlite.is_damage(error):
+                        # The log fails, and with it the process: the next one must not try again.
+                        mark_for_rebuild(active.path)
+                    raise
 
             await connection.run("commit", commit)
             if group.end_offset is not None:

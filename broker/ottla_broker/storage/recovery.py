@@ -26,7 +26,12 @@ from ottla_broker.storage import sqlite
 from ottla_broker.storage.log_state import LogState, StateLimits, empty_state, load_state
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
 from ottla_broker.storage.segment_header import check_header
-from ottla_broker.storage.segment_rebuild import is_damage, keep_good_rows, open_state
+from ottla_broker.storage.segment_rebuild import (
+    is_damage,
+    is_marked_for_rebuild,
+    keep_good_rows,
+    open_state,
+)
 from ottla_broker.storage.segment_replacement import finish_replacements
 from ottla_broker.storage.stored_batch import (
     COLUMNS,
@@ -137,6 +142,8 @@ def _open_clean(
     """
     if segments.is_sealed(path) or any(sidecar.exists() for sidecar in sqlite.sidecars(path)):
         return None
+    if is_marked_for_rebuild(path):
+        return None
     try:
         check_header(path)
         with closing(sqlite.connect_sealed(path)) as connection:
@@ -198,6 +205,8 @@ def _verify_active(
     base_offset = segments.required_base_offset(path)
     if segments.is_sealed(path):
         segments.unseal(path)
+    if is_marked_for_rebuild(path):
+        return _Verification(damage=damaged(path, None, "a commit came upon damage"))
     try:
         check_header(path)
         with closing(sqlite.connect_active(path, durability)) as connection:

@@ -32,6 +32,9 @@ from ottla_protocol.errors import CorruptMessageError
 DAMAGED_FILES_MAX: Final = 4
 """Damaged files that one replica keeps aside; an older one goes."""
 
+REBUILD_SUFFIX: Final = "-rebuild"
+"""Ending of the empty file beside a segment that must be rebuilt."""
+
 _ALL: Final = ", ".join(COLUMNS)
 
 _WRONG_CONTENT = (TypeError, ValueError, OverflowError, CorruptMessageError, msgspec.MsgspecError)
@@ -83,6 +86,26 @@ def keep_good_rows(
         _mark_gaps(creating)
     keep_aside(path)
     segments.publish_file(creating, path)
+    _mark_of(path).unlink(missing_ok=True)
+
+
+def mark_for_rebuild(path: Path) -> None:
+    """Have the next recovery copy the good rows of this segment, whatever its rows look like.
+
+    A commit came upon damage in pages that no batch lies in, such as a page's list of free room:
+    nobody who reads would see it, and every commit would fail again.
+    """
+    _mark_of(path).touch()
+    sqlite.fsync_directory(path.parent)
+
+
+def is_marked_for_rebuild(path: Path) -> bool:
+    """Whether `mark_for_rebuild` was called, and the segment not rebuilt since."""
+    return _mark_of(path).exists()
+
+
+def _mark_of(path: Path) -> Path:
+    return path.with_name(path.name + REBUILD_SUFFIX)
 
 
 def open_state(path: Path, durability: sqlite.Durability, limits: StateLimits) -> LogState:

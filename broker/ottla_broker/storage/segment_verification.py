@@ -9,6 +9,7 @@ A segment can be checked in steps: each begins at `SegmentVerification.end_offse
 between two steps may change at the log's end. Everything here runs on a connection's thread.
 """
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -171,6 +172,26 @@ def check_pages(connection: Any, result: SegmentVerification) -> None:
     for (line,) in connection.execute(f"PRAGMA integrity_check({FINDINGS_MAX})").fetchall():
         if line != "ok":
             result.find(None, f"SQLite: {' '.join(str(line).split())}")
+
+
+def check_sealed_pages(path: Path) -> list[Finding]:
+    """SQLite's check of a sealed file, over a connection of its own; blocking.
+
+    Nothing for a file that has been removed meanwhile.
+
+    Raises:
+        StorageError: the file cannot be read, though it is not damaged.
+    """
+    result = SegmentVerification(path, sealed=True, base_offset=0, end_offset=0)
+    try:
+        with closing(sqlite.connect_sealed(path)) as connection:
+            check_pages(connection, result)
+    except (sqlite.DriverError, OSError, UnicodeDecodeError) as error:
+        if sqlite.is_damage(error):
+            result.find(None, f"SQLite: {error}")
+        elif path.exists():
+            raise sqlite.storage_error(path, "check pages", error) from error
+    return result.findings
 
 
 def check_succession(previous: SegmentVerification, current: SegmentVerification) -> None:

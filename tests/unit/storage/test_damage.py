@@ -7,8 +7,14 @@ import pytest
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.segment_header import check_header
-from ottla_broker.storage.segment_rebuild import DAMAGED_FILES_MAX, damaged_files
+from ottla_broker.storage.segment_rebuild import (
+    DAMAGED_FILES_MAX,
+    damaged_files,
+    is_marked_for_rebuild,
+)
+from ottla_broker.storage.segment_verification import check_sealed_pages
 from ottla_broker.storage.stored_batch import DamagedSegmentError
+from ottla_protocol.errors import StorageError
 from tests.unit.storage.log_harness import UNLIMITED, append_durably, read_all, request
 
 SEGMENT_BYTES = 6_000
@@ -197,3 +203,38 @@ async def test_every_field_of_the_header_that_never_changes_is_checked(harness):
                 assert position in (18, 19), (position, bit)
             flip(path, position, bit)
     assert refused > 400
+
+
+async def test_a_commit_that_comes_upon_damage_has_the_segment_rebuilt(harness, monkeypatch):
+    """Else a page's list of free room, which nobody reads, would fail every commit for ever."""
+    log = await harness.open()
+    await append_durably(log)
+    path = log._files.active.path
+    real = segments.insert
+
+    def fail(connection, *_, **__):
+        connection.execute("SELECT * FROM absent")
+
+    monkeypatch.setattr(segments, "insert", fail)
+    with pytest.raises(StorageError):
+        await append_durably(log)
+    monkeypatch.setattr(segments, "insert", real)
+    assert is_marked_for_rebuild(path)
+    copy = harness.copy("crashed")
+    log = await harness.open(copy)
+    assert log.recovery.damaged_from == 1
+    assert not is_marked_for_rebuild(copy / path.name)
+    assert (await append_durably(log)).base_offset == 1
+
+
+async def test_damage_to_room_that_is_free_is_found_by_checking_pages(harness):
+    log = await filled(harness)
+    path = log._files._segments[0].path
+    assert check_sealed_pages(path) == []
+    content = path.read_bytes()
+    # The count of free bytes in fragments, of the last page that is a leaf of a table.
+    page = max(start for start in range(0, len(content), sqlite.PAGE_BYTES) if content[start] == 13)
+    flip(path, page + 7)
+    assert [finding.path for finding in check_sealed_pages(path)] == [path]
+    path.unlink()
+    assert check_sealed_pages(path) == []
