@@ -8,6 +8,7 @@ import asyncio
 from ottla_broker.services.batch_decoding import BYTES_DECODED_INLINE, MAX_INFLATED_BYTES
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.controller.topic_configs import CLEANUP_POLICY, COMPACT
+from ottla_cluster.controller.topic_names import is_internal
 from ottla_protocol.errors import OttlaError, Outcome, RecordWithoutKeyError
 from ottla_protocol.models import BatchToAppend
 from ottla_protocol.record_batch import Buffer, read_header, validate_batch
@@ -15,7 +16,9 @@ from ottla_protocol.record_codec import decode_validated_batch
 
 
 def needs_keys(image: MetadataImage, topic: str) -> bool:
-    """Whether the topic is compacted."""
+    """Whether the topic is compacted, and one that clients may write to at all."""
+    if is_internal(topic):
+        return False
     topic_id = image.topic_ids.get(topic)
     known = None if topic_id is None else image.topics.get(topic_id)
     return known is not None and COMPACT in str(known.configs.get(CLEANUP_POLICY, ""))
