@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import aiosqlite
 
@@ -131,6 +131,29 @@ def storage_error(path: Path, action: str, error: BaseException) -> StorageError
     return kind(f"{path}: {action} failed: {type(error).__name__}: {error}")
 
 
+class _Work(Generic[T]):
+    """One call of a function, which lets go of the function and of its result.
+
+    A connection's thread keeps what it did last, and what came of it, until it does something else:
+    with hundreds of open files that would be the batches of hundreds of reads and commits.
+    """
+
+    __slots__ = ("_function", "_results")
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self._function: Callable[[Any], T] | None = function
+        self._results: list[T] = []
+
+    def __call__(self, connection: Any) -> None:
+        function, self._function = self._function, None
+        assert function is not None, "called twice"
+        self._results.append(function(connection))
+
+    def take_result(self) -> T:
+        """What the function returned; call it once."""
+        return self._results.pop()
+
+
 class SegmentConnection(aiosqlite.Connection):
     """A connection with its thread, and the one way to use it."""
 
@@ -154,16 +177,15 @@ class SegmentConnection(aiosqlite.Connection):
         Raises:
             StorageError: the driver or the operating system failed, or the function found damage.
         """
+        work = _Work(function)
         try:
-            result: T = await self._execute(  # type: ignore[no-untyped-call] # aiosqlite's own
-                function, self._conn
-            )
+            await self._execute(work, self._conn)  # type: ignore[no-untyped-call] # aiosqlite's own
         except DamagedSegmentError as error:
             error.path = error.path or self.path
             raise
         except (DriverError, OSError, UnicodeDecodeError) as error:
             raise storage_error(self.path, action, error) from error
-        return result
+        return work.take_result()
 
     async def close(self) -> None:
         """Do what is left to do, close the file with a checkpoint, and end the thread.

@@ -1,7 +1,10 @@
 """The bounded pool of open files."""
 
 import asyncio
+import gc
 import os
+import weakref
+from functools import partial
 
 import pytest
 
@@ -313,3 +316,22 @@ async def test_a_sealed_file_of_another_length_is_refused_before_it_is_mapped(ha
             pass
     async with harness.handles.use(log._files._segments[1]):
         pass
+
+
+class Result:
+    """Something that can be watched."""
+
+
+async def test_an_idle_connection_keeps_nothing_of_what_it_did_last(harness):
+    log = await harness.open()
+    given, returned = [Result()], [Result()]
+    watched = [weakref.ref(given[0]), weakref.ref(returned[0])]
+
+    def work(_, argument):
+        assert argument is not None
+        return returned.pop()
+
+    async with harness.handles.use(log._files.active) as connection:
+        await connection.run("test", partial(work, argument=given.pop()))
+        gc.collect()
+        assert [each() for each in watched] == [None, None]
