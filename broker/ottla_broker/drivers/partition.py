@@ -210,10 +210,12 @@ class Partition:
 
         Nothing that is given up was durable here, so it never counted for an acks=all.
         """
-        try:
-            await self.log.wait_durable(self.log.next_offset)
-        except DiskFullError:
-            await self.log.abandon_held()
+        while self.log.log_end_offset < self.log.next_offset:
+            try:
+                await self.log.wait_durable(self.log.next_offset)
+            except DiskFullError:
+                # Another commit may be held by the time this has its turn.
+                await self.log.abandon_held()
 
     def _step_down(self, state: PartitionState) -> None:
         """Whoever waits for an ack of the former epoch learns that its outcome is unknown."""

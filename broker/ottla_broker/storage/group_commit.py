@@ -21,6 +21,7 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -227,10 +228,23 @@ class GroupCommit:
         """Drop everything that is held or queued behind it; nothing may be queued meanwhile.
 
         Nothing of it was durable here, so this log has promised none of it. A commit that finds
-        room after all while this is asked stays.
+        room after all while this is asked stays. Nothing is being written afterwards either way:
+        where the disk takes commits again meanwhile, what is queued is written.
+
+        Raises:
+            StorageError: the log has failed.
         """
-        if self.held is None:
-            return
+        self.raise_if_failed()
+        while not self.is_idle:
+            if self.held is None:
+                # Held anew on the way: that is given up too.
+                with suppress(DiskFullError):
+                    await self.drain()
+            else:
+                await self._abandon_held()
+            self.raise_if_failed()
+
+    async def _abandon_held(self) -> None:
         if self._abandoning is None:
             self._abandoning = asyncio.get_running_loop().create_future()
             self._retry_now.set()

@@ -66,6 +66,10 @@ class LogDamage:
         """The segment at `path` was made anew, and those after it are gone."""
         self._found = {place: error for place, error in self._found.items() if place[0] < path}
 
+    def forget_segment(self, path: Path) -> None:
+        """The segment at `path` is gone, and those after it are as they were."""
+        self._found = {place: error for place, error in self._found.items() if place[0] != path}
+
     def forget_all(self) -> None:
         """The log was begun anew."""
         self._found.clear()

@@ -413,7 +413,8 @@ class LogFiles:
 
         The segment is active afterwards. Newest files go first, as in `truncate_to`.
         """
-        while self.active.path != path:
+        kept = 1 + [segment.path for segment in self._segments].index(path)
+        while len(self._segments) > kept:
             await self._remove(self._segments.pop())
         active = self.active
         with suppress(DamagedSegmentError):

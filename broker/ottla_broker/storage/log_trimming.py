@@ -162,12 +162,16 @@ class LogTrimmer:
         """As `PartitionLog.reset_to`."""
         await self._change(partial(self._files.reset_to, offset), self._tail.reset, cut_from=0)
 
-    async def cut_damaged(self, path: Path) -> None:
-        """As `PartitionLog.cut_at_damage`, for a segment of the log."""
-        await self._change(
+    async def cut_damaged(self, path: Path) -> bool:
+        """As `PartitionLog.cut_at_damage`; False where the segment is none of the log's (any more).
+
+        Retention may take it away while this waits for its turn.
+        """
+        return await self._change(
             partial(self._files.cut_damaged, path),
             self._tail.truncate_to,
             cut_from=required_base_offset(path),
+            is_due=partial(self._files.holds, path),
         )
 
     async def skip_to(self, offset: int) -> None:
@@ -195,17 +199,23 @@ class LogTrimmer:
         *,
         cut_from: int,
         settle: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
+        is_due: Callable[[], bool] = lambda: True,
+    ) -> bool:
         """Run `change` when nothing is queued and nobody reads; its failure is the log's.
 
-        `settle` empties the queue; without it what is queued is written first.
+        `settle` empties the queue; without it what is queued is written first. Nothing is changed,
+        and the answer is False, when `is_due` says so once no other task takes files away.
         """
         self.is_truncating = True
         try:
             async with self._taking_away:
                 await (settle or self._commits.drain)()
+                if not is_due():
+                    return False
                 await self.before_cut(cut_from)
                 async with self._files.lock.exclusive():
+                    # The files are about to be replaced under whatever is written.
+                    assert self._commits.is_idle, "a commit runs beside a truncation"
                     try:
                         state = await change(self._limits())
                     except OSError as error:
@@ -215,6 +225,7 @@ class LogTrimmer:
                     self._appender.state = state
                     self._commits.reset(state.next_offset)
                     forget(state.next_offset)
+                    return True
         except StorageError as error:
             self._commits.fail(error)
             raise

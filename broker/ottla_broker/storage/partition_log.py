@@ -580,10 +580,12 @@ class PartitionLog:
         """
         self._require_writable()
         path = self.damage.first
+        while path is not None and not await self._trimmer.cut_damaged(path):
+            # Retention has taken it away; what is damaged behind it is still there.
+            self.damage.forget_segment(path)
+            path = self.damage.first
         if path is None:
             return
-        if self._files.holds(path):
-            await self._trimmer.cut_damaged(path)
         self.damage.forget_from(path)
         if self.next_offset < self.log_start_offset:
             await self.reset_to(self.log_start_offset)
