@@ -55,7 +55,7 @@ class TestHealth:
             url = shared.url(node_id)
             assert shared.http.get(f"{url}/livez").expect(200).document == {"live": True}
             ready = shared.http.get(f"{url}/readyz").expect(200).document
-            assert ready == {"ready": True, "reasons": []}
+            assert ready == {"ready": True, "reasons": [], "warnings": []}
             version = shared.http.get(f"{url}/version").expect(200).document
             assert set(version) == {"version", "python", "sqlite"}
             assert all(part.isdigit() for part in version["sqlite"].split("."))

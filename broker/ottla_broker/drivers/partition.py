@@ -509,7 +509,8 @@ class Partition:
             leader_log_start_offset=result.log_start_offset,
             leader_high_watermark=result.high_watermark,
         )
-        self.fitness.leader_answered()
+        if result.diverging is None:
+            self.fitness.leader_answered()
         self._follow(output)
         if output.restart_at is not None:
             await self._will_end_at(None)
@@ -541,17 +542,23 @@ class Partition:
         if self._before_truncation is not None:
             await self._before_truncation(self, offset)
 
+    def begin_cut(self) -> None:
+        """Count as short from now on, and without a role: the log is about to be cut.
+
+        Before that is written down, and before the log is shorter: nobody may take an end that the
+        log has now, or will have, for where it should end.
+        """
+        self._step_down(self.state)
+        self.fitness.cut()
+
     async def cut_at_damage(self) -> None:
         """End the log before its first damage, to fetch it again; nobody fetches for it meanwhile.
 
-        The replica has no role afterwards.
+        `begin_cut` comes first.
 
         Raises:
             StorageError: the files failed; so has the log.
         """
-        self._step_down(self.state)
-        # Before the log is shorter: nobody may take its new end for where it should end.
-        self.fitness.cut()
         await self.log.cut_at_damage()
         self.high_watermark = min(self.high_watermark, self.log.log_end_offset)
 

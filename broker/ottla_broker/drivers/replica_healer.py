@@ -146,7 +146,8 @@ class ReplicaHealer:
                 continue
             if not result.in_isr:
                 del self._not_before_ms[key]
-                partition.fitness.left_isr(result.partition_epoch, losses[key])
+                if partition.fitness.left_isr(result.partition_epoch, losses[key]):
+                    await self._replicas.refilled(partition)
             log.warning(
                 "unfit_replica_reported",
                 partition=partition.name,

@@ -265,7 +265,7 @@ class ReplicaManager:
     ) -> None:
         same_epoch = state.leader_epoch == hosted.state.leader_epoch
         if hosted.fitness.observe(state.isr, state.partition_epoch):
-            await self._refilled(hosted)
+            await self.refilled(hosted)
         if state.leader == self._node_id:
             # Nothing of the former leader may still arrive once this broker leads.
             await self._stop_following(hosted)
@@ -295,7 +295,7 @@ class ReplicaManager:
                 )
                 self._fetcher(state.leader).add(hosted)
 
-    async def _refilled(self, hosted: Partition) -> None:
+    async def refilled(self, hosted: Partition) -> None:
         """A leader has let the replica into the ISR again: it holds all that is committed."""
         METRICS.healed_replicas.inc()
         removed = await asyncio.to_thread(remove_damaged_files, hosted.log.directory)
@@ -322,6 +322,7 @@ class ReplicaManager:
                 return
             before = hosted.log.log_end_offset
             await self._stop_following(hosted)
+            hosted.begin_cut()
             await self._witness.mark_short(hosted, before)
             await hosted.cut_at_damage()
             log.warning(

@@ -85,11 +85,15 @@ class WitnessKeeper:
     async def mark_short(self, partition: Partition, end_offset: int) -> None:
         """Write down that a replica lacks some of what it had below `end_offset`.
 
-        Before its log is cut, or when it was opened; it holds until the replica is whole again.
+        Before its log is cut, or when it was opened; it holds until the replica is whole again,
+        so its fitness must tell of the loss already.
 
         Raises:
             StorageError: it cannot be written.
         """
+        assert partition.fitness.lost_tail, partition.name
+        # An end that it had before must not be written over this.
+        self._moved.discard(partition.key)
         known = self._witness.ends.get(partition.key)
         if known is not None and known.end_offset > end_offset:
             end_offset = known.end_offset

@@ -39,6 +39,9 @@ class ReplicaFitness:
         """How often the log was cut, so that an answer to what was told before is known by that."""
         # The partition epoch at which the controller took it out of the ISR, once it has.
         self._out_at_epoch: int | None = None
+        # What the metadata showed last: it may come before the controller's answer.
+        self._seen_isr: frozenset[int] = frozenset()
+        self._seen_epoch = -1
 
     @property
     def is_whole(self) -> bool:
@@ -59,11 +62,13 @@ class ReplicaFitness:
         """Whether the controller has to be told, again if it was told in vain.
 
         A leader with damage gives its leadership up when there is another member; as a follower it
-        cuts its log first, so that its leader knows what it has before it leaves the ISR.
+        cuts its log first, so that its leader knows what it has before it leaves the ISR. One that
+        lacks its end and is made the leader says so each time: nobody leads while it stands aside.
         """
         if self._lost_tail:
-            knows = self._leader_knows or leader == self._node_id
-            return knows and self._out_at_epoch is None
+            if leader == self._node_id:
+                return self._out_at_epoch is None or self._seen_epoch > self._out_at_epoch
+            return self._leader_knows and self._out_at_epoch is None
         return self._damaged and leader == self._node_id and len(isr) > 1
 
     def damage_found(self) -> bool:
@@ -80,28 +85,40 @@ class ReplicaFitness:
         self._out_at_epoch = None
 
     def leader_answered(self) -> None:
-        """The leader took a fetch from the end of the log as it is."""
+        """The leader took a fetch from the end of the log as it is.
+
+        An answer that the logs diverge is none: the leader has not taken that end for anything.
+        """
         self._leader_knows = True
 
-    def left_isr(self, partition_epoch: int, losses: int) -> None:
+    def left_isr(self, partition_epoch: int, losses: int) -> bool:
         """The controller has the replica out of the ISR as of this epoch.
 
         Args:
             partition_epoch: of the partition without the replica.
             losses: as they were when the controller was told.
+
+        Returns:
+            True when the replica is whole again: the metadata showed it in the ISR at a later
+            epoch before this answer was heard.
         """
         told_all = losses == self.losses and not self._damaged
         if self._lost_tail and self._leader_knows and told_all:
             self._out_at_epoch = partition_epoch
+        return self._is_refilled()
 
     def observe(self, isr: Collection[int], partition_epoch: int) -> bool:
         """The metadata shows this ISR; True when that makes the replica whole again."""
+        self._seen_isr, self._seen_epoch = frozenset(isr), partition_epoch
+        return self._is_refilled()
+
+    def _is_refilled(self) -> bool:
         if (
             self._lost_tail
             and not self._damaged
             and self._out_at_epoch is not None
-            and partition_epoch > self._out_at_epoch
-            and self._node_id in isr
+            and self._seen_epoch > self._out_at_epoch
+            and self._node_id in self._seen_isr
         ):
             self._lost_tail = False
             self._out_at_epoch = None

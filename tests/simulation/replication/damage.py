@@ -90,8 +90,9 @@ class DamagedBroker(Broker):
             self.world.send("unfit", self.id, CONTROLLER, report)
 
     def on_unfit_answer(self, _src, broker_epoch, in_isr, partition_epoch, losses):
-        if broker_epoch == self.broker_epoch and not in_isr:
-            self.fitness.left_isr(partition_epoch, losses)
+        is_out = broker_epoch == self.broker_epoch and not in_isr
+        if is_out and self.fitness.left_isr(partition_epoch, losses):
+            self.world.events["refilled"] += 1
 
     def on_metadata(self, src, metadata):
         is_news = metadata.broker_epochs[self.id] == self.broker_epoch and (
@@ -112,15 +113,16 @@ class DamagedBroker(Broker):
             return  # An error is all that the follower gets.
         super().on_fetch(src, broker_epoch, position)
 
-    def on_fetched(self, src, position, *answer):
+    def on_fetched(self, src, position, diverging, *answer):
         follower = self.follower
         if (
             follower is not None
+            and diverging is None
             and self.synced == len(self.log)
             and position == follower.fetch_position
         ):
             self.fitness.leader_answered()
-        super().on_fetched(src, position, *answer)
+        super().on_fetched(src, position, diverging, *answer)
 
     def truncate(self, end):
         if self.alive and not self.fitness.lost_tail:

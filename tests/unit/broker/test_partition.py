@@ -272,12 +272,26 @@ async def test_a_cut_takes_the_high_watermark_along_and_the_role(hosted):
     partition = hosted.partition
     path = partition.log._files.active.path
     partition.log.damage.found(damaged(path, 0, "test"), "read")
+    partition.begin_cut()
     await partition.cut_at_damage()
     # The file is sound, so that all of it stays.
     assert partition.log.log_end_offset == partition.high_watermark == 2
     assert partition.follower is None
     assert partition.fitness.lost_tail
     assert not partition.fitness.must_report((LOCAL, OTHER), OTHER)
+
+
+async def test_an_answer_that_the_logs_diverge_tells_the_leader_nothing(hosted):
+    await follow_with(hosted, b"one", b"two")
+    partition = hosted.partition
+    partition.begin_cut()
+    await partition.become_follower(state(OTHER, 5))
+    diverging = FetchResult("t" * 32, 0, None, 0, 0, (1, 1), [])
+    await partition.take_fetched(partition.follower.fetch_position, diverging)
+    assert partition.log.log_end_offset == 1
+    assert not partition.fitness.must_report((LOCAL, OTHER), OTHER)
+    await partition.take_fetched(partition.follower.fetch_position, fetched())
+    assert partition.fitness.must_report((LOCAL, OTHER), OTHER)
 
 
 async def test_a_truncation_is_told_of_before_it_happens(hosted):

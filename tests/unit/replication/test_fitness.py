@@ -90,3 +90,34 @@ def test_a_short_replica_that_is_made_the_leader_says_so_whatever_its_leader_kne
     fitness.damage_found()
     fitness.cut()
     assert fitness.must_report(BOTH, ME)
+
+
+@pytest.mark.parametrize("isr", [(OTHER,), BOTH])
+def test_the_metadata_may_show_the_isr_before_the_controllers_answer_is_heard(isr):
+    fitness = ReplicaFitness(ME, lost_tail=True)
+    assert not fitness.observe(isr, 11)
+    assert fitness.left_isr(10, fitness.losses) == (ME in isr)
+    assert fitness.is_whole == (ME in isr)
+
+
+def test_what_the_metadata_showed_before_a_cut_proves_nothing_after_it():
+    fitness = ReplicaFitness(ME, lost_tail=True)
+    told = fitness.losses
+    assert not fitness.observe(BOTH, 11)
+    fitness.damage_found()
+    fitness.cut()
+    fitness.leader_answered()
+    assert not fitness.left_isr(10, told)
+    assert not fitness.left_isr(12, fitness.losses)
+    assert fitness.observe(BOTH, 13)
+
+
+def test_a_short_replica_that_is_elected_says_so_again_whatever_it_was_answered():
+    fitness = ReplicaFitness(ME, lost_tail=True)
+    fitness.observe(BOTH, 9)
+    fitness.left_isr(10, fitness.losses)
+    # The metadata is older than the answer: it still names the leader of before.
+    assert not fitness.must_report(BOTH, ME)
+    fitness.damage_found()
+    fitness.observe(BOTH, 12)
+    assert fitness.must_report(BOTH, ME)

@@ -1,0 +1,73 @@
+"""What is written down of the logs' ends while replicas lose records."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from ottla_broker.drivers.witness_keeper import WitnessKeeper
+from ottla_broker.storage.end_witness import EndWitness, WitnessedEnd
+from ottla_cluster.replication.fitness import ReplicaFitness
+from ottla_cluster.replication.leader_epochs import LeaderEpochs
+
+KEY = ("a" * 32, 0)
+
+
+class Replica:
+    """As much of a hosted replica as the witness asks for."""
+
+    key = KEY
+    name = "orders-0"
+
+    def __init__(self, durability="fsync"):
+        self.fitness = ReplicaFitness(1, lost_tail=False)
+        self.log = SimpleNamespace(
+            config=SimpleNamespace(durability=durability),
+            log_end_offset=100,
+            leader_epochs=LeaderEpochs.of([(1, 0)]),
+            failure=None,
+        )
+
+
+class Keeper:
+    """One replica and its witness."""
+
+    def __init__(self, directory, **replica):
+        self.path = directory / "witness"
+        self.replica = Replica(**replica)
+        self.witness = EndWitness(self.path)
+        self.keeper = WitnessKeeper(
+            self.witness, partition={KEY: self.replica}.get, on_failure=pytest.fail
+        )
+
+    def written(self):
+        witness = EndWitness(self.path)
+        try:
+            return witness.ends.get(KEY)
+        finally:
+            witness.close()
+
+
+@pytest.fixture(params=["fsync", "os"])
+async def kept(tmp_path, request):
+    kept = Keeper(tmp_path, durability=request.param)
+    yield kept
+    await kept.keeper.stop()
+
+
+async def test_a_loss_that_is_being_written_down_is_not_overwritten(kept):
+    kept.keeper.moved(KEY)
+    kept.replica.fitness.cut()
+    marking = asyncio.create_task(kept.keeper.mark_short(kept.replica, 100))
+    await asyncio.sleep(0)
+    # What was on its way when the loss was found, and what comes behind it.
+    await kept.keeper.flush()
+    kept.keeper.moved(KEY)
+    await kept.keeper.flush()
+    await marking
+    assert kept.written() == WitnessedEnd(-1, 100, is_short=True)
+
+
+async def test_a_loss_is_known_before_it_is_written_down(kept):
+    with pytest.raises(AssertionError):
+        await kept.keeper.mark_short(kept.replica, 100)
