@@ -158,4 +158,4 @@ class ReplicaHealer:
 
 
 def _is_unfit(hosted: Partition) -> bool:
-    return hosted.log.damage.first is not None or not hosted.fitness.is_whole
+    return len(hosted.log.damage) > 0 or not hosted.fitness.is_whole
