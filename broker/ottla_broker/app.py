@@ -64,7 +64,7 @@ from ottla_broker.services.segment_inspection import SegmentInspectionService
 from ottla_broker.services.topics import TopicService
 from ottla_broker.settings import Settings, SettingsError, split_address
 from ottla_broker.storage.disk_full import is_disk_failure
-from ottla_broker.storage.end_witness import WITNESS_FILE, EndWitness
+from ottla_broker.storage.end_witness import WITNESS_FILE, EndWitness, read_boot_id
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_compactor import CompactionLimits
 from ottla_broker.storage.log_config import LogConfig
@@ -193,7 +193,7 @@ class Broker:
             controller=self._controller_client,
             broker_epoch=lambda: self._lifecycle.broker_epoch,
         )
-        witness = EndWitness(directory.path / WITNESS_FILE)
+        witness = EndWitness(directory.path / WITNESS_FILE, boot_id=read_boot_id())
         self._replicas = ReplicaManager(
             node_id=settings.node_id,
             metadata=self._metadata,

@@ -69,11 +69,12 @@ def test_a_follower_without_its_write_ahead_log_knows_it_and_is_refilled(start_c
     assert len(found) == 21
 
 
-def test_the_only_replica_tells_what_it_lost_and_serves_the_rest(start_cluster):
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_the_only_replica_tells_what_it_lost_and_serves_the_rest(start_cluster, durability):
     client = start_cluster(
         brokers=1, settings={"OTTLA_TAIL_CACHE_BYTES": str(1 << 20), "OTTLA_SEGMENT_BYTES": "65536"}
     )
-    client.create_topic("orders", partitions=1)
+    client.create_topic("orders", partitions=1, configs={"durability": durability})
     client.wait_led("orders")
     for number in range(200):
         client.append("orders", f"number {number:04d} " + "x" * 8_000)

@@ -12,7 +12,7 @@ from functools import partial
 import structlog
 
 from ottla_broker.storage.disk_full import DiskFullError
-from ottla_broker.storage.end_witness import EndWitness
+from ottla_broker.storage.end_witness import EndWitness, WitnessedEnd
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory, ReplicaDirectory, high_watermark_key
@@ -164,6 +164,7 @@ class ReplicaLogs:
         identity = opened.identity
         key = identity.topic_id, identity.partition
         witnessed = self._witness.ends.get(key)
+        syncs_commits = opened.config.durability == Durability.FSYNC
         loss = find_tail_loss(
             log_end_offset=opened.log_end_offset,
             leader_epochs=opened.leader_epochs,
@@ -171,9 +172,10 @@ class ReplicaLogs:
             witnessed=(
                 None if witnessed is None else (witnessed.leader_epoch, witnessed.end_offset)
             ),
+            outlasts_witness=self._outlasts(witnessed, syncs_commits=syncs_commits),
             is_short=witnessed is not None and witnessed.is_short,
             high_watermark=self.high_watermark(key),
-            syncs_commits=opened.config.durability == Durability.FSYNC,
+            syncs_commits=syncs_commits,
         )
         if loss is not None:
             METRICS.lost_tails.inc()
@@ -185,6 +187,11 @@ class ReplicaLogs:
                 reason=loss.reason,
             )
         return loss
+
+    def _outlasts(self, witnessed: WitnessedEnd | None, *, syncs_commits: bool) -> bool:
+        if witnessed is None or witnessed.boot_id is None:
+            return syncs_commits
+        return witnessed.boot_id == self._witness.boot_id
 
     def config_of(self, topic: Topic) -> LogConfig:
         """The limits of a topic's logs: the broker's own, and what the topic's configs say."""

@@ -22,6 +22,7 @@ from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.witness_keeper import WitnessKeeper
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import EndWitness
+from ottla_broker.storage.loss_note import forget_loss
 from ottla_broker.storage.segment_rebuild import remove_damaged_files
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.elections import effective_min_isr
@@ -226,6 +227,8 @@ class ReplicaManager:
             on_held=lambda error: self._commit_held(key, error),
         )
         loss = self._logs.tail_loss(partition_log)
+        if loss is not None:
+            await self._witness.mark_short(key, loss.expected_end_offset)
         if loss is not None and len(state.replicas) == 1:
             # Nobody can refill it. What it lost is lost; its offsets are not given again.
             await partition_log.skip_to(loss.expected_end_offset)
@@ -242,8 +245,8 @@ class ReplicaManager:
             lost_tail=loss is not None,
             before_truncation=self._witness.lower,
         )
-        if loss is not None:
-            await self._witness.mark_short(self.partitions[key], loss.expected_end_offset)
+        if partition_log.recovery.damaged_from is not None:
+            await asyncio.to_thread(forget_loss, partition_log.directory)
         self._witness.moved(key)
 
     def _log_end_moved(self, key: tuple[str, int], log_end_offset: int) -> None:
@@ -323,7 +326,7 @@ class ReplicaManager:
             before = hosted.log.log_end_offset
             await self._stop_following(hosted)
             hosted.begin_cut()
-            await self._witness.mark_short(hosted, before)
+            await self._witness.mark_short(key, before)
             await hosted.cut_at_damage()
             log.warning(
                 "replica_cut_at_damage",

@@ -1,9 +1,10 @@
 """Keeps the witness of the logs' ends (`storage.end_witness`) close behind them.
 
 A sync beside each commit would halve the rate of small commits, so one task writes all ends that
-have moved, in one sync for the whole broker, at most WITNESS_INTERVAL_MS late. Only ends of logs
-that sync their own commits are written (`durability=fsync`), and none while a replica is known to
-lack something: until it has been refilled, the witness tells what it should have.
+have moved, in one sync for the whole broker, at most WITNESS_INTERVAL_MS late. The end of a log
+that does not sync its own commits (`durability=os`) is written with the system's boot id, where it
+has one. None is written while a replica is known to lack something: until it has been refilled, the
+witness tells what it should have.
 """
 
 import asyncio
@@ -71,33 +72,33 @@ class WitnessKeeper:
             StorageError: it cannot be written.
         """
         known = self._witness.ends.get(partition.key)
-        if not _is_told(partition) or known is None:
+        if not self._is_told(partition) or known is None:
             return
         # What it ended at until now must not be written behind this.
         self._moved.discard(partition.key)
         if end_offset is None:
             self._witness.forget(partition.key)
         elif known.end_offset > end_offset:
-            epoch = partition.log.leader_epochs.epoch_at(end_offset - 1)
-            self._witness.record(partition.key, WitnessedEnd(epoch, end_offset))
+            self._witness.record(partition.key, self._end_of(partition, end_offset))
         await self._write()
 
-    async def mark_short(self, partition: Partition, end_offset: int) -> None:
+    async def mark_short(self, key: ReplicaKey, end_offset: int) -> None:
         """Write down that a replica lacks some of what it had below `end_offset`.
 
-        Before its log is cut, or when it was opened; it holds until the replica is whole again,
-        so its fitness must tell of the loss already.
+        Before its log is cut, or when it was opened; it holds until the replica is whole again.
+        If it is hosted already, its fitness tells of the loss, so that nothing else is written.
 
         Raises:
             StorageError: it cannot be written.
         """
-        assert partition.fitness.lost_tail, partition.name
+        hosted = self._partition(key)
+        assert hosted is None or hosted.fitness.lost_tail, key
         # An end that it had before must not be written over this.
-        self._moved.discard(partition.key)
-        known = self._witness.ends.get(partition.key)
+        self._moved.discard(key)
+        known = self._witness.ends.get(key)
         if known is not None and known.end_offset > end_offset:
             end_offset = known.end_offset
-        self._witness.record(partition.key, WitnessedEnd(-1, end_offset, is_short=True))
+        self._witness.record(key, WitnessedEnd(-1, end_offset, is_short=True))
         await self._write()
 
     async def forget(self, key: ReplicaKey) -> None:
@@ -121,14 +122,33 @@ class WitnessKeeper:
             partition = self._partition(key)
             if partition is None or partition.fitness.lost_tail:
                 continue
-            if partition.log.config.durability != Durability.FSYNC:
+            if not self._outlasts_anything(partition):
                 # It promises less, so after a loss of power it may well be shorter.
                 self._witness.forget(key)
-            elif _is_told(partition):
-                end_offset = partition.log.log_end_offset
-                epoch = partition.log.leader_epochs.epoch_at(end_offset - 1)
-                self._witness.record(key, WitnessedEnd(epoch, end_offset))
+            elif self._is_told(partition):
+                end = self._end_of(partition, partition.log.log_end_offset)
+                self._witness.record(key, end)
         await self._write()
+
+    def _end_of(self, partition: Partition, end_offset: int) -> WitnessedEnd:
+        syncs_commits = partition.log.config.durability == Durability.FSYNC
+        return WitnessedEnd(
+            partition.log.leader_epochs.epoch_at(end_offset - 1),
+            end_offset,
+            boot_id=None if syncs_commits else self._witness.boot_id,
+        )
+
+    def _outlasts_anything(self, partition: Partition) -> bool:
+        """Whether the replica's end says something to a later process."""
+        syncs_commits = partition.log.config.durability == Durability.FSYNC
+        return syncs_commits or self._witness.boot_id is not None
+
+    def _is_told(self, partition: Partition) -> bool:
+        return (
+            self._outlasts_anything(partition)
+            and not partition.fitness.lost_tail
+            and partition.log.failure is None
+        )
 
     async def _write(self) -> None:
         async with self._flushing:
@@ -141,11 +161,3 @@ class WitnessKeeper:
             # Late while there is no room, but never early: what moved stays to be written.
             with suppress(DiskFullError):
                 await self.flush()
-
-
-def _is_told(partition: Partition) -> bool:
-    return (
-        partition.log.config.durability == Durability.FSYNC
-        and not partition.fitness.lost_tail
-        and partition.log.failure is None
-    )

@@ -12,6 +12,9 @@ it at once none calls its own log too short. For the same reason a log that is t
 entered here before it is. What is lost of the last moments is not noticed, as far as the witness
 lags behind (`WITNESS_INTERVAL_MS` of the driver).
 
+A log with `durability=os` survives its process, not a loss of power: its end comes with the boot id
+of the system, and must still be there while that is the same.
+
 The file consists of slots of a fixed size that are overwritten in place, so that a sync writes no
 metadata of the file system. Each slot has two copies, in pages of their own, which are written in
 turn: a torn write spoils one of them, and the other tells the end of one interval before. Each copy
@@ -25,6 +28,7 @@ All methods block, save `record`, `forget` and `ends`; one thread at a time call
 
 import os
 import struct
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +46,12 @@ COPY_BYTES: Final = 128
 SLOTS_PER_PAGE: Final = PAGE_BYTES // COPY_BYTES
 TOPIC_ID_BYTES_MAX: Final = 64
 
-_COPY: Final = struct.Struct(">4sH64sIqqQ?")
-_MAGIC: Final = b"OEND"
+BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
+"""Linux gives each start of the system an id."""
+
+_COPY: Final = struct.Struct(">4sH64sIqqQ?16s")
+_MAGIC: Final = b"OEN2"
+_NO_BOOT_ID: Final = bytes(16)
 _CRC: Final = struct.Struct(">I")
 
 ReplicaKey = tuple[str, int]
@@ -54,12 +62,22 @@ ReplicaKey = tuple[str, int]
 class WitnessedEnd:
     """All below `end_offset` was durable; `leader_epoch` wrote the record before it, -1 if none.
 
-    `is_short` says that the log has lost some of that, and has not been refilled yet.
+    `is_short` says that the log has lost some of that, and has not been refilled yet. With a
+    `boot_id`, of 16 bytes, it was durable for as long as the system is not started again.
     """
 
     leader_epoch: int
     end_offset: int
     is_short: bool = False
+    boot_id: bytes | None = None
+
+
+def read_boot_id() -> bytes | None:
+    """The id of the system's present start, 16 bytes; None where the system has none."""
+    try:
+        return uuid.UUID(BOOT_ID_FILE.read_text().strip()).bytes
+    except (OSError, ValueError):
+        return None
 
 
 class EndWitness:
@@ -67,12 +85,14 @@ class EndWitness:
 
     Args:
         path: made if it is absent.
+        boot_id: of the system's present start; None where nobody knows.
 
     Raises:
         StorageError: it cannot be opened or read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, boot_id: bytes | None = None) -> None:
+        self.boot_id = boot_id
         self._path = path
         self._ends: dict[ReplicaKey, WitnessedEnd] = {}
         self._slots: dict[ReplicaKey, int] = {}
@@ -209,6 +229,7 @@ def _encode(key: ReplicaKey, end: WitnessedEnd, sequence: int) -> bytes:
         end.end_offset,
         sequence,
         end.is_short,
+        end.boot_id or _NO_BOOT_ID,
     )
     content += _CRC.pack(google_crc32c.value(content))
     return content.ljust(COPY_BYTES, b"\0")
@@ -216,10 +237,13 @@ def _encode(key: ReplicaKey, end: WitnessedEnd, sequence: int) -> bytes:
 
 def _decode(content: bytes) -> tuple[ReplicaKey, WitnessedEnd, int] | None:
     body, checksum = content[: _COPY.size], content[_COPY.size : _COPY.size + _CRC.size]
-    magic, length, topic_id, partition, leader_epoch, end_offset, sequence, is_short = _COPY.unpack(
-        body
+    magic, length, topic_id, partition, leader_epoch, end_offset, sequence, is_short, boot_id = (
+        _COPY.unpack(body)
     )
     if magic != _MAGIC or checksum != _CRC.pack(google_crc32c.value(body)):
         return None
     key = topic_id[:length].decode(), partition
-    return key, WitnessedEnd(leader_epoch, end_offset, is_short), sequence
+    end = WitnessedEnd(
+        leader_epoch, end_offset, is_short, None if boot_id == _NO_BOOT_ID else boot_id
+    )
+    return key, end, sequence

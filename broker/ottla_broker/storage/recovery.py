@@ -24,6 +24,7 @@ from typing import Any
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.log_state import LogState, StateLimits, empty_state, load_state
+from ottla_broker.storage.loss_note import is_loss_noted, note_loss
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
 from ottla_broker.storage.segment_header import check_header
 from ottla_broker.storage.segment_rebuild import (
@@ -84,9 +85,19 @@ def recover(
         StorageError: a file belongs to another topic id, has a newer format, or cannot be used.
     """
     try:
-        return _recover(directory, identity, durability, limits)
+        recovered = _recover(directory, identity, durability, limits)
+        return _with_earlier_loss(directory, recovered)
     except (sqlite.DriverError, OSError) as error:
         raise sqlite.storage_error(directory, "recovery", error) from error
+
+
+def _with_earlier_loss(directory: Path, recovered: RecoveredLog) -> RecoveredLog:
+    """Report a loss of an earlier opening that nobody has written down."""
+    report = recovered.report
+    if report.reason or not is_loss_noted(directory):
+        return recovered
+    reason = "it was cut at damage when it was opened before"
+    return replace(recovered, report=replace(report, damaged_from=report.end_offset, reason=reason))
 
 
 def _recover(
@@ -183,6 +194,8 @@ def _open_unclean(
             # Below the last verified offset, which nobody has read.
             verification = replace(verification, damage=error, good_end=None)
     if state is None:
+        # From here on the log looks sound.
+        note_loss(path.parent)
         keep_good_rows(path, identity, durability, previous, limits, verification.good_end)
         state = open_state(path, durability, limits)
     return state, _report(verification, state.next_offset)
@@ -216,6 +229,9 @@ def _verify_active(
                 error = damaged(path, base_offset, f"it belongs to {found}, not to {identity}")
                 return _Verification(base_offset, damage=error)
             wal = inspect_wal(connection, path)
+            if wal.lost:
+                # What shows it goes with the write-ahead log.
+                note_loss(path.parent)
             segments.read_snapshot(connection, path)
             end_offset, batches, damage = _verify_rows(connection, path)
             return _Verification(end_offset, batches, damage, wal)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ottla_broker.drivers.replica_logs import ReplicaLogs
-from ottla_broker.storage.end_witness import EndWitness
+from ottla_broker.storage.end_witness import EndWitness, WitnessedEnd
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory
@@ -29,13 +29,13 @@ def topic(**configs):
 def make_logs(tmp_path):
     with LogDirectory(tmp_path / "data") as directory:
 
-        def make(defaults=DEFAULTS):
+        def make(defaults=DEFAULTS, boot_id=None):
             return ReplicaLogs(
                 directory=directory,
                 handles=HandlePool(4),
                 tail_cache=TailCache(0),
                 defaults=defaults,
-                witness=EndWitness(directory.path / "witness"),
+                witness=EndWitness(directory.path / "witness", boot_id=boot_id),
                 on_failure=lambda error: pytest.fail(str(error)),
             )
 
@@ -57,6 +57,27 @@ async def test_a_replica_that_returns_does_not_find_its_former_high_watermark(ma
     again = make_logs()
     await again.prepare([KEY])
     assert again.high_watermark(KEY) == 0
+
+
+@pytest.mark.parametrize(
+    ("durability", "is_same_boot", "is_loss"),
+    [("os", True, True), ("os", False, False), ("fsync", True, True), ("fsync", False, False)],
+)
+async def test_a_log_must_reach_what_was_witnessed_since_the_system_was_started(
+    make_logs, durability, is_same_boot, is_loss
+):
+    """Also one that syncs only since a while ago."""
+    logs = make_logs(boot_id=b"a" * 16)
+    await logs.prepare([KEY])
+    opened = await logs.open(
+        topic(durability=durability), STATE, on_durable=lambda _: None, on_held=lambda _: None
+    )
+    logs._witness.record(KEY, WitnessedEnd(0, 7, boot_id=(b"a" if is_same_boot else b"b") * 16))
+    loss = logs.tail_loss(opened)
+    assert (loss is not None) == is_loss
+    if loss is not None:
+        assert loss.expected_end_offset == 7
+    await opened.close()
 
 
 async def test_a_topic_s_configs_and_the_broker_s_defaults_make_a_log_s_limits(make_logs):

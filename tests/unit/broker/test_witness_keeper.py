@@ -1,6 +1,7 @@
 """What is written down of the logs' ends while replicas lose records."""
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -32,10 +33,10 @@ class Replica:
 class Keeper:
     """One replica and its witness."""
 
-    def __init__(self, directory, **replica):
+    def __init__(self, directory, *, boot_id=None, **replica):
         self.path = directory / "witness"
         self.replica = Replica(**replica)
-        self.witness = EndWitness(self.path)
+        self.witness = EndWitness(self.path, boot_id=boot_id)
         self.keeper = WitnessKeeper(
             self.witness, partition={KEY: self.replica}.get, on_failure=pytest.fail
         )
@@ -48,6 +49,31 @@ class Keeper:
             witness.close()
 
 
+BOOT_ID = bytes(range(16))
+
+
+@pytest.mark.parametrize(
+    ("durability", "boot_id", "written"),
+    [
+        ("fsync", BOOT_ID, WitnessedEnd(1, 100)),
+        ("fsync", None, WitnessedEnd(1, 100)),
+        ("os", BOOT_ID, WitnessedEnd(1, 100, boot_id=BOOT_ID)),
+        ("os", None, None),
+    ],
+)
+async def test_a_log_that_does_not_sync_outlasts_its_process_only(
+    tmp_path, durability, boot_id, written
+):
+    kept = Keeper(tmp_path, durability=durability, boot_id=boot_id)
+    kept.keeper.moved(KEY)
+    await kept.keeper.flush()
+    assert kept.written() == written
+    await kept.keeper.lower(kept.replica, 60)
+    lowered = None if written is None else replace(written, end_offset=60)
+    assert kept.written() == lowered
+    await kept.keeper.stop()
+
+
 @pytest.fixture(params=["fsync", "os"])
 async def kept(tmp_path, request):
     kept = Keeper(tmp_path, durability=request.param)
@@ -58,7 +84,7 @@ async def kept(tmp_path, request):
 async def test_a_loss_that_is_being_written_down_is_not_overwritten(kept):
     kept.keeper.moved(KEY)
     kept.replica.fitness.cut()
-    marking = asyncio.create_task(kept.keeper.mark_short(kept.replica, 100))
+    marking = asyncio.create_task(kept.keeper.mark_short(KEY, 100))
     await asyncio.sleep(0)
     # What was on its way when the loss was found, and what comes behind it.
     await kept.keeper.flush()
@@ -70,4 +96,4 @@ async def test_a_loss_that_is_being_written_down_is_not_overwritten(kept):
 
 async def test_a_loss_is_known_before_it_is_written_down(kept):
     with pytest.raises(AssertionError):
-        await kept.keeper.mark_short(kept.replica, 100)
+        await kept.keeper.mark_short(KEY, 100)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ottla_broker.storage import end_witness
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import (
     COPY_BYTES,
@@ -14,6 +15,7 @@ from ottla_broker.storage.end_witness import (
     SLOTS_PER_PAGE,
     EndWitness,
     WitnessedEnd,
+    read_boot_id,
 )
 from ottla_broker.storage.policy.tail_loss import find_tail_loss
 from ottla_cluster.replication.leader_epochs import LeaderEpochs
@@ -49,6 +51,25 @@ def test_a_short_log_is_told_of_until_something_else_is(tmp_path):
         witness.record(KEY, end)
         witness.flush()
         assert reopened(path) == {KEY: end}
+
+
+def test_an_end_comes_with_the_start_of_the_system_that_it_was_written_in(tmp_path):
+    path = tmp_path / "witness"
+    witness = EndWitness(path, boot_id=read_boot_id())
+    end = WitnessedEnd(2, 12, boot_id=bytes(range(16)))
+    witness.record(KEY, end)
+    witness.flush()
+    assert reopened(path) == {KEY: end}
+
+
+def test_the_boot_id_is_absent_where_the_system_has_none(tmp_path, monkeypatch):
+    file = tmp_path / "boot_id"
+    monkeypatch.setattr(end_witness, "BOOT_ID_FILE", file)
+    assert read_boot_id() is None
+    file.write_text("nonsense\n")
+    assert read_boot_id() is None
+    file.write_text("00010203-0405-0607-0809-0a0b0c0d0e0f\n")
+    assert read_boot_id() == bytes(range(16))
 
 
 def test_a_torn_write_leaves_the_end_before(tmp_path):
@@ -108,12 +129,22 @@ def test_slots_are_reused_and_never_mixed_up(tmp_path_factory, changes):
     assert path.stat().st_size <= 3 * 2 * PAGE_BYTES
 
 
-def loss(*, end=100, damage=None, witnessed=None, is_short=False, high_watermark=0, syncs=True):
+def loss(
+    *,
+    end=100,
+    damage=None,
+    witnessed=None,
+    outlasts=None,
+    is_short=False,
+    high_watermark=0,
+    syncs=True,
+):
     return find_tail_loss(
         log_end_offset=end,
         leader_epochs=EPOCHS,
         damage=damage,
         witnessed=witnessed,
+        outlasts_witness=syncs if outlasts is None else outlasts,
         is_short=is_short,
         high_watermark=high_watermark,
         syncs_commits=syncs,
@@ -129,6 +160,9 @@ def loss(*, end=100, damage=None, witnessed=None, is_short=False, high_watermark
         {"witnessed": (1, 50)},
         {"high_watermark": 3},
         {"witnessed": (4, 200), "high_watermark": 200, "syncs": False},
+        {"witnessed": (3, 100), "syncs": False},
+        # Written before the system lost its power, and its topic syncs since.
+        {"witnessed": (4, 200), "outlasts": False},
     ],
 )
 def test_a_log_that_reaches_what_is_known_of_it_lost_nothing(known):
@@ -144,6 +178,14 @@ def test_a_log_that_reaches_what_is_known_of_it_lost_nothing(known):
         ({"witnessed": (4, 105), "high_watermark": 110}, 110),
         ({"damage": "a batch"}, 100),
         ({"damage": "a batch", "syncs": False}, 100),
+        # What is lost is known by other means: consumers may have read up to here.
+        ({"damage": "a batch", "syncs": False, "high_watermark": 110}, 110),
+        ({"damage": "a batch", "syncs": False, "witnessed": (4, 120)}, 120),
+        ({"damage": "a batch", "witnessed": (4, 120), "high_watermark": 110}, 120),
+        ({"is_short": True, "witnessed": (-1, 90), "high_watermark": 110}, 110),
+        # The same start of the system: nothing can be missing.
+        ({"witnessed": (4, 130), "syncs": False, "outlasts": True}, 130),
+        ({"witnessed": (3, 100), "syncs": False, "outlasts": True}, 100),
         # Started again before it was refilled; what the witness saw last may be below its end.
         ({"witnessed": (-1, 90), "is_short": True}, 100),
         ({"witnessed": (-1, 130), "is_short": True, "syncs": False}, 130),
@@ -165,6 +207,7 @@ def test_an_empty_log_without_history_lost_nothing():
             leader_epochs=LeaderEpochs(),
             damage=None,
             witnessed=(-1, 0),
+            outlasts_witness=True,
             is_short=False,
             high_watermark=0,
             syncs_commits=True,
