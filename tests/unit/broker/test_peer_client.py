@@ -173,9 +173,13 @@ async def test_a_call_that_finds_no_connection_free_was_certainly_not_sent(
 async def test_peers_share_the_connections_that_there_are():
     pool = PeerPool(max_connections=3, total=4)
 
+    serving = []
+
     async def serve(reader, writer):
+        serving.append(asyncio.current_task())
         await reader.read()
         writer.close()
+        await writer.wait_closed()
 
     servers = [await asyncio.start_server(serve, "127.0.0.1", 0) for _ in range(2)]
     first, second = [f"http://127.0.0.1:{s.sockets[0].getsockname()[1]}" for s in servers]
@@ -199,6 +203,7 @@ async def test_peers_share_the_connections_that_there_are():
     assert not pool.is_full(first)
     pool.give_back(second, other[1])
     pool.close()
+    await asyncio.gather(*serving)
     for server in servers:
         server.close()
         await server.wait_closed()
