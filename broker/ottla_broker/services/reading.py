@@ -230,12 +230,13 @@ async def poll(
 async def _look_at_all(reads: Sequence[PartitionRead], max_bytes: int) -> float:
     """Bytes found in all; infinite when a read has an error to tell at once."""
     total = 0
+    has_error = False
     for read in reads:
         if total >= max_bytes:
             read.batches = ()
             continue
         await read.look(max_bytes - total)
-        if read.error is not None:
-            return float("inf")
+        # The others are read all the same: a follower asks again and again for one that is damaged.
+        has_error = has_error or read.error is not None
         total += read.size_bytes
-    return total
+    return float("inf") if has_error else total

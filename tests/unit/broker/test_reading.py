@@ -1,0 +1,54 @@
+"""Polls over several partitions, some of which cannot be read."""
+
+import pytest
+
+from ottla_broker.drivers.purgatory import Purgatory, Watchers
+from ottla_broker.services.reading import PartitionRead, poll
+from ottla_broker.storage.stored_batch import StoredBatch
+from ottla_protocol.errors import ReplicaNotAvailableError
+
+BATCH_BYTES = 100
+
+
+class Read(PartitionRead):
+    """A partition with some batches, or with damage."""
+
+    def __init__(self, found):
+        super().__init__(None, 0, 1_000)
+        self.found = found
+        self.budgets = []
+
+    @property
+    def watchers(self):
+        return Watchers()
+
+    def limit(self):
+        return 1_000
+
+    async def look(self, budget_bytes):
+        self.budgets.append(budget_bytes)
+        if self.found is None:
+            self.error = ReplicaNotAvailableError("damaged")
+        else:
+            self.batches = [StoredBatch(0, 0, 0, bytes(BATCH_BYTES), None)] * self.found
+
+
+async def polled(*reads, max_bytes=1_000):
+    # What has an error to tell does not park: that would need this purgatory.
+    full = Purgatory(0)
+    await poll(reads, min_bytes=10_000, max_bytes=max_bytes, max_wait_ms=60_000, purgatory=full)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+async def test_a_partition_that_cannot_be_read_holds_no_other_back(position):
+    reads = [Read(1), Read(2)]
+    reads.insert(position, Read(None))
+    await polled(*reads)
+    assert [len(read.batches) for read in reads if read.found] == [1, 2]
+    assert [read.error is not None for read in reads] == [n == position for n in range(3)]
+
+
+async def test_what_is_found_behind_an_error_is_bounded_as_before():
+    reads = [Read(None), Read(3), Read(1), Read(1)]
+    await polled(*reads, max_bytes=300)
+    assert [read.budgets for read in reads] == [[300], [300], [], []]
