@@ -26,12 +26,10 @@ from ottla_broker.storage.tail_cache import TailCache
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.image import Partition, Topic
 from ottla_cluster.controller.topic_configs import (
-    CLEANUP_POLICY,
     COMPACT,
     DELETE,
     DELETE_RETENTION_MS,
     DURABILITY,
-    INTERNAL_TOPIC_CONFIGS,
     MAX_COMPACTION_LAG_MS,
     MAX_MESSAGE_BYTES,
     MESSAGE_TIMESTAMP_AFTER_MAX_MS,
@@ -47,8 +45,8 @@ from ottla_cluster.controller.topic_configs import (
     effective_configs,
     fraction_config,
     integer_config,
+    obeyed_configs,
 )
-from ottla_cluster.controller.topic_names import is_internal
 from ottla_protocol.errors import StorageError
 
 log = structlog.get_logger()
@@ -195,11 +193,7 @@ class ReplicaLogs:
 
     def config_of(self, topic: Topic) -> LogConfig:
         """The limits of a topic's logs: the broker's own, and what the topic's configs say."""
-        configs = topic.configs
-        if is_internal(topic.name):
-            # The newest record of a key counts there, however old it is. Such a topic may have been
-            # made before there was compaction.
-            configs = {**INTERNAL_TOPIC_CONFIGS, **configs, CLEANUP_POLICY: COMPACT}
+        configs = obeyed_configs(topic.name, topic.configs)
         policies = cleanup_policies(configs)
         deletes = DELETE in policies
         return replace(

@@ -16,7 +16,7 @@ from ottla_cluster.controller.commands import (
     PartitionState,
 )
 from ottla_cluster.controller.image import BrokerRegistration, Partition, Topic
-from ottla_cluster.controller.topic_configs import effective_configs
+from ottla_cluster.controller.topic_configs import effective_configs, obeyed_configs
 from ottla_cluster.controller.topic_names import refuse_internal
 from ottla_protocol.errors import ControllerNotAvailableError
 from ottla_protocol.models import (
@@ -124,13 +124,14 @@ class TopicService:
             UnknownTopicOrPartitionError: there is no such topic.
         """
         topic = await self.find(name)
+        configs = obeyed_configs(topic.name, topic.configs)
         return TopicConfigs(
             topic.name,
             {
                 config: TopicConfigValue(
-                    value=value, source="topic" if config in topic.configs else "default"
+                    value=value, source="topic" if config in configs else "default"
                 )
-                for config, value in effective_configs(topic.configs).items()
+                for config, value in effective_configs(configs).items()
             },
         )
 
@@ -221,7 +222,7 @@ def describe(topic: Topic) -> TopicDescription:
         name=topic.name,
         topic_id=topic.topic_id,
         partitions=[_describe_partition(partition) for partition in topic.partitions],
-        configs=dict(effective_configs(topic.configs)),
+        configs=effective_configs(obeyed_configs(topic.name, topic.configs)),
     )
 
 

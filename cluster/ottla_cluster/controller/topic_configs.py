@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from ottla_cluster.controller.topic_names import is_internal
 from ottla_protocol.errors import InvalidConfigError
 
 ConfigValue = str | int | float | bool
@@ -289,6 +290,17 @@ def definition(name: str) -> TopicConfig:
 def effective_configs(configs: Mapping[str, ConfigValue]) -> dict[str, ConfigValue]:
     """Every known config: what the topic sets, else the default."""
     return {name: configs.get(name, known.default) for name, known in TOPIC_CONFIGS.items()}
+
+
+def obeyed_configs(topic: str, configs: Mapping[str, ConfigValue]) -> Mapping[str, ConfigValue]:
+    """The configs that brokers go by: a topic's own, and for internal topics the brokers'.
+
+    The newest record of a key counts in an internal topic, however old it is; such a topic may have
+    been made before there was compaction.
+    """
+    if not is_internal(topic):
+        return configs
+    return {**INTERNAL_TOPIC_CONFIGS, **configs, CLEANUP_POLICY: COMPACT}
 
 
 def integer_config(configs: Mapping[str, ConfigValue], name: str) -> int:

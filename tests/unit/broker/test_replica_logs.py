@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ottla_broker.drivers.replica_logs import ReplicaLogs
+from ottla_broker.services.topics import describe
 from ottla_broker.storage.end_witness import EndWitness, WitnessedEnd
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
@@ -140,3 +141,10 @@ def test_an_internal_topic_is_compacted_also_one_from_before_there_was_compactio
     assert config.compaction == CompactionConfig()
     assert (config.retention_ms, config.retention_bytes) == (NEVER, NEVER)
     assert config.segment_bytes == 32 << 20
+
+
+def test_what_is_shown_of_an_internal_topic_is_what_brokers_go_by():
+    shown = describe(internal(retention_ms=5, cleanup_policy="delete")).configs
+    assert shown["cleanup.policy"] == "compact"
+    assert (shown["segment.bytes"], shown["retention.ms"]) == (32 << 20, 5)
+    assert describe(topic(cleanup_policy="delete")).configs["cleanup.policy"] == "delete"
