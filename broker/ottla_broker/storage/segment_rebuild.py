@@ -4,7 +4,8 @@ A damaged file is not repaired in place, since deleting rows through damaged pag
 ones: the good rows are copied into a new file that replaces it. Each is checked on the way: CRC,
 columns, continuity and leader epoch. What no batch's CRC covers comes from elsewhere where it is
 damaged: the snapshot of producers and requests, and the epochs of earlier segments, are the state
-at the end of the segment before.
+at the end of the segment before. Of a compacted segment that lacks batches nothing is kept: among
+its gaps nobody can tell which ones, and the rest would pass for whole.
 
 The damaged file is kept under another name, at most DAMAGED_FILES_MAX of a replica, the newest: of
 the only replica of a partition it may be all that is left of some records. A replica that has been
@@ -69,11 +70,14 @@ def keep_good_rows(
     """
     base_offset = segments.required_base_offset(path)
     before = None if previous is None else _state_at_end(previous, limits)
-    if segments.is_sealed(path):
+    was_sealed = segments.is_sealed(path)
+    if was_sealed:
         segments.unseal(path)
     try:
         with closing(sqlite.connect_active(path, durability)) as connection:
             snapshot, has_gaps = _description(connection, path, base_offset, before)
+            if was_sealed and _lacks_batches(connection):
+                good_end = base_offset
             rows = _good_rows(connection, path, base_offset, good_end, has_gaps=has_gaps)
             creating = segments.write_file(path, identity, snapshot, rows)
     except Exception as error:
@@ -194,6 +198,20 @@ def _has_gaps(connection: Any) -> bool:
         if not is_damage(error):
             raise
         return False
+
+
+def _lacks_batches(connection: Any) -> bool:
+    """Whether fewer batches can be found than compaction has left in a sealed segment."""
+    wanted = segments.get_meta(connection, segments.BATCH_COUNT)
+    if wanted is None:
+        return False
+    try:
+        [(count,)] = connection.execute("SELECT count(*) FROM batches").fetchall()
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        return True
+    return bool(count != wanted)
 
 
 def _good_rows(

@@ -314,15 +314,36 @@ async def test_a_batch_missing_from_a_compacted_segment_is_damage(harness):
     await put(log, ("c", 1))
     await seal(log)
     await compact(log)
-    path = harness.directory / f"{0:020d}.sqlite"
-    await harness.handles.close(path)
-    path.chmod(0o600)
-    with closing(sqlite.driver.connect(path, isolation_level=None)) as connection:
-        connection.execute("DELETE FROM batches WHERE base_offset = 3")
-    path.chmod(0o400)
+    await harness.handles.close(harness.directory / f"{0:020d}.sqlite")
+    drop_batch(harness, 0, 3)
     await seal(log)
     with pytest.raises(DamagedSegmentError, match="1 of 4 batches are missing"):
         await compact(log)
+
+
+async def test_a_compacted_segment_that_lacks_a_batch_is_cut_as_a_whole(harness):
+    log = await harness.open(**ONE_EACH)
+    await fill(log, ("z", 1), ("a", 1), ("a", 2), ("b", 1), ("c", 1), ("end", 0))
+    log.reconfigure(log.config.__class__(**MANY))
+    await compact(log)
+    await seal(log)
+    await harness.handles.close(harness.directory / f"{0:020d}.sqlite")
+    drop_batch(harness, 0, 3)
+    # The gaps hide it from whoever reads.
+    assert [offset for offset, _, _ in await values_of(log)] == [0, 2, 4, 5, 6]
+    with pytest.raises(DamagedSegmentError, match="1 of 4 batches are missing"):
+        await compact(log)
+    await log.cut_at_damage()
+    # Which one is missing nobody can tell: all of them are fetched again.
+    assert (log.log_start_offset, log.next_offset) == (0, 0)
+
+
+def drop_batch(harness, segment, base_offset):
+    path = harness.directory / f"{segment:020d}.sqlite"
+    path.chmod(0o600)
+    with closing(sqlite.driver.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM batches WHERE base_offset = ?", (base_offset,))
+    path.chmod(0o400)
 
 
 async def test_a_truncation_ends_a_compaction_and_is_forgotten_by_none(harness, monkeypatch):
