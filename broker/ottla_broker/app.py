@@ -236,9 +236,10 @@ class Broker:
             replicas=self._replicas,
             interval_ms=settings.compaction_check_interval_ms,
             limits=CompactionLimits(
-                settings.compaction_map_bytes, settings.compaction_max_bytes_per_s
+                settings.compaction_map_bytes,
+                settings.compaction_max_bytes_per_s,
+                self._disk.has_room_to_replace,
             ),
-            has_room=self._disk.has_room_to_replace,
             on_failure=self._fail,
         )
         self._retention = LogRetention(

@@ -38,7 +38,6 @@ class LogCompactionTask:
         replicas: the hosted replicas.
         interval_ms: how often they are looked at.
         limits: what one compaction may take.
-        has_room: whether so many bytes more may be written, before others go for them.
         on_failure: a log failed; the process must stop.
         wall_ms: the wall clock; tombstones are removed by it, so jumps ahead are not believed.
         steady_ms: the monotonic clock.
@@ -50,7 +49,6 @@ class LogCompactionTask:
         replicas: ReplicaManager,
         interval_ms: int,
         limits: CompactionLimits,
-        has_room: Callable[[int], bool],
         on_failure: Callable[[OttlaError], None],
         wall_ms: Callable[[], int] = wall_clock_ms,
         steady_ms: Callable[[], int] = monotonic_ms,
@@ -58,7 +56,6 @@ class LogCompactionTask:
         self._replicas = replicas
         self._interval_ms = interval_ms
         self._limits = limits
-        self._has_room = has_room
         self._on_failure = on_failure
         self._wall_ms = wall_ms
         self._steady_ms = steady_ms
@@ -103,13 +100,6 @@ class LogCompactionTask:
         """Compact one log to its end, in as many steps as the table of keys makes it."""
         is_complete = False
         while not is_complete:
-            # At most one file is written at a time, of at most what is there.
-            needed_bytes = min(partition.log.config.segment_bytes, partition.log.size_bytes)
-            if not self._has_room(needed_bytes):
-                self._failed(
-                    partition, DiskFullError(f"the disk has no room for {needed_bytes} bytes more")
-                )
-                return
             started_ms = self._steady_ms()
             now_ms = self._clock.read(self._wall_ms(), started_ms)
             try:

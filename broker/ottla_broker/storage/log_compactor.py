@@ -17,6 +17,7 @@ from typing import TypeVar
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.compaction_pace import CompactionPace, CompactionStoppedError
 from ottla_broker.storage.compaction_progress import read_progress, write_progress
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.group_commit import GroupCommit
 from ottla_broker.storage.log_appender import LogAppender
 from ottla_broker.storage.log_files import LogFiles
@@ -55,10 +56,13 @@ class CompactionLimits:
     Attributes:
         map_bytes: memory for the table of keys; see `KeyOffsets`.
         max_bytes_per_s: batch bytes that are read and written a second, None for no bound.
+        has_room: whether the disk takes so many bytes more before others go for them; asked only
+            when there is something to compact.
     """
 
     map_bytes: int = MAP_BYTES
     max_bytes_per_s: int | None = None
+    has_room: Callable[[int], bool] = lambda _: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,7 @@ class LogCompactor:
             sealed, plan = await self._plan(config, high_watermark, now_ms)
             if plan is None:
                 return None
+            self._require_room([segment for segment, _ in sealed], limits)
             self._pace = CompactionPace(limits.max_bytes_per_s)
             # A truncation, or the end of the log, may have come while its files were looked at.
             self._require_writable()
@@ -159,6 +164,14 @@ class LogCompactor:
                 raise UnavailableError("the log was closed before it was compacted") from error
             finally:
                 self._pace = None
+
+    def _require_room(self, sealed: Sequence[Segment], limits: CompactionLimits) -> None:
+        """At most one file is written at a time, of at most what is there."""
+        sizes = [segment.size_bytes for segment in sealed]
+        # A segment from before `segment.bytes` was made smaller is still rewritten as a whole.
+        needed_bytes = min(max(self._appender.config.segment_bytes, *sizes), sum(sizes))
+        if not limits.has_room(needed_bytes):
+            raise DiskFullError(f"the disk has no room for {needed_bytes} bytes more")
 
     def _has_lost(self, first: Segment) -> bool:
         """Whether retention has removed the log's beginning meanwhile."""

@@ -5,42 +5,41 @@ from types import SimpleNamespace
 import pytest
 
 from ottla_broker.drivers.log_compaction import RETRY_INTERVAL_MS, LogCompactionTask
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.log_compactor import CompactionLimits
 from tests.unit.broker.disks import RESERVE_BYTES, DiskOf
 
-SEGMENT_BYTES = 1000
+NEEDED_BYTES = 1000
 
 
 class CompactedPartition:
-    """A partition whose log has something to compact, once."""
+    """A partition whose log has something to compact, once, and asks for room as logs do."""
 
     key = ("id", 0)
     name = "orders-0"
 
-    def __init__(self, size_bytes):
+    def __init__(self, needed_bytes):
         self.compactions = 0
-        self.log = SimpleNamespace(
-            config=SimpleNamespace(compaction=object(), segment_bytes=SEGMENT_BYTES),
-            size_bytes=size_bytes,
-            failure=None,
-        )
+        self.needed_bytes = needed_bytes
+        self.log = SimpleNamespace(config=SimpleNamespace(compaction=object()), failure=None)
 
     async def compact(self, now_ms, limits):
+        if not limits.has_room(self.needed_bytes):
+            raise DiskFullError("no room")
         self.compactions += 1
 
 
 class Compaction:
     """The task over one partition, on a disk and with a clock that the test holds."""
 
-    def __init__(self, *, free_bytes, size_bytes):
+    def __init__(self, *, free_bytes, needed_bytes=NEEDED_BYTES):
         self.now_ms = 0
         self.disk = DiskOf(free_bytes)
-        self.partition = CompactedPartition(size_bytes)
+        self.partition = CompactedPartition(needed_bytes)
         self.task = LogCompactionTask(
             replicas=SimpleNamespace(partitions={self.partition.key: self.partition}),
             interval_ms=1,
-            limits=CompactionLimits(),
-            has_room=self.disk.has_room_to_replace,
+            limits=CompactionLimits(has_room=self.disk.has_room_to_replace),
             on_failure=lambda error: pytest.fail(str(error)),
             steady_ms=lambda: self.now_ms,
         )
@@ -50,13 +49,10 @@ class Compaction:
         return self.partition.compactions
 
 
-@pytest.mark.parametrize("size_bytes", [SEGMENT_BYTES, 100 * SEGMENT_BYTES])
-async def test_a_log_is_left_alone_while_one_segment_of_it_has_no_room(size_bytes):
-    compaction = Compaction(
-        free_bytes=RESERVE_BYTES // 2 + SEGMENT_BYTES - 1, size_bytes=size_bytes
-    )
+async def test_a_log_is_left_alone_while_what_is_written_of_it_has_no_room():
+    compaction = Compaction(free_bytes=RESERVE_BYTES // 2 + NEEDED_BYTES - 1)
     assert await compaction.look() == 0
-    compaction.disk.free_bytes = RESERVE_BYTES // 2 + SEGMENT_BYTES
+    compaction.disk.free_bytes = RESERVE_BYTES // 2 + NEEDED_BYTES
     await compaction.disk.sample()
     assert await compaction.look() == 0
     compaction.now_ms += RETRY_INTERVAL_MS
@@ -64,7 +60,7 @@ async def test_a_log_is_left_alone_while_one_segment_of_it_has_no_room(size_byte
 
 
 async def test_a_small_log_needs_little_room_also_of_a_disk_that_counts_as_full():
-    compaction = Compaction(free_bytes=RESERVE_BYTES // 2 + 100, size_bytes=100)
+    compaction = Compaction(free_bytes=RESERVE_BYTES // 2 + 100, needed_bytes=100)
     await compaction.disk.sample()
     assert compaction.disk.is_full
     assert await compaction.look() == 1

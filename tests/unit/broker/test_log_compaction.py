@@ -49,7 +49,7 @@ class Clocks:
     wall_ms = steady_ms = 1_000_000
 
 
-def task_of(clocks, *partitions, has_room=lambda _: True):
+def task_of(clocks, *partitions):
     class Replicas:
         pass
 
@@ -59,7 +59,6 @@ def task_of(clocks, *partitions, has_room=lambda _: True):
         replicas=replicas,
         interval_ms=1,
         limits=LIMITS,
-        has_room=has_room,
         on_failure=pytest.fail,
         wall_ms=lambda: clocks.wall_ms,
         steady_ms=lambda: clocks.steady_ms,
@@ -129,11 +128,3 @@ async def test_a_clock_that_jumps_ahead_does_not_end_the_time_of_tombstones():
     clocks.steady_ms += CLOCK_JUMP_GRACE_MS
     await task.compact_all()
     assert partition.asked == [1_000_000, 1_000_000 + MONTH_MS]
-
-
-async def test_without_room_for_what_a_log_may_leave_it_waits():
-    wanted = []
-    partition = FakePartition("a")
-    task = task_of(Clocks(), partition, has_room=wanted.append)
-    await task.compact_all()
-    assert (wanted, partition.asked) == ([100], [])

@@ -9,6 +9,7 @@ import pytest
 
 from ottla_broker.storage import segment_compaction, sqlite
 from ottla_broker.storage.compaction_progress import read_progress
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.log_compactor import CompactionLimits
 from ottla_broker.storage.policy.compaction import CompactionConfig
 from ottla_broker.storage.stored_batch import DamagedSegmentError
@@ -445,3 +446,21 @@ async def test_a_crash_at_any_point_leaves_old_or_new(harness, monkeypatch, segm
         await compact(crashed)
         assert await values_of(crashed) == new
         await crashed.close()
+
+
+async def test_room_is_asked_for_only_where_something_is_compacted(harness):
+    log = await harness.open(compaction=CompactionConfig(min_dirty_ratio=0.9), segment_bytes=1)
+    asked = []
+    full = CompactionLimits(has_room=asked.append)
+    assert await compact(log, limits=full) is None
+    await fill(log, *(("abc"[number % 3], number) for number in range(10)))
+    with pytest.raises(DiskFullError):
+        await compact(log, limits=full)
+    sealed = log._files.segments[:-1]
+    # One file at a time is written, and these are larger than `segment.bytes`.
+    assert asked == [max(segment.size_bytes for segment in sealed)]
+    assert log.failure is None
+    await compact(log)
+    await put(log, ("a", 11))
+    assert await compact(log, limits=full) is None
+    assert len(asked) == 1
