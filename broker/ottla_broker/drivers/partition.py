@@ -195,6 +195,19 @@ class Partition:
         # What was appended as leader and is still queued may diverge: it has to be in the log, and
         # in the fetch position, before the new leader is asked whether both agree.
         await self._settle()
+        self._follow_anew(state)
+        self._wake_all()
+
+    def follow_again(self) -> None:
+        """Ask the same leader from where the log ends: it could not be changed as an answer wants.
+
+        What that answer has told of the high watermark is for the log that was wanted.
+        """
+        if self.follower is not None:
+            self.high_watermark = min(self.high_watermark, self.log.log_end_offset)
+            self._follow_anew(self.state)
+
+    def _follow_anew(self, state: PartitionState) -> None:
         if state.leader is not None:
             self.follower = PartitionFollower(
                 leader_id=state.leader,
@@ -203,7 +216,6 @@ class Partition:
                 log_end_offset=self.log.log_end_offset,
                 high_watermark=self.high_watermark,
             )
-        self._wake_all()
 
     async def _settle(self) -> None:
         """Have all that is appended on disk, or give up what there was no room for.

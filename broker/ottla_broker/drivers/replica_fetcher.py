@@ -260,6 +260,11 @@ class ReplicaFetcher:
                     detail=error.detail,
                 )
                 followed.not_before_ms = monotonic_ms() + RETRY_BACKOFF_MS
+            except DiskFullError:
+                # No room to shorten the log: the leader is asked again where it ends.
+                followed.partition.follow_again()
+                _hold_back(followed)
+                continue
             appended.append(followed)
         for followed in appended:
             partition = followed.partition

@@ -21,6 +21,7 @@ from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.commands import (
     ReportUnfitReplicas,
@@ -102,8 +103,8 @@ class ReplicaHealer:
         hosted.fitness.damage_found()
         try:
             await self._replicas.cut_at_damage(hosted.key)
-        except UnavailableError:
-            # Closed, or being truncated: what is left is looked at next time.
+        except (UnavailableError, DiskFullError):
+            # Closed, being truncated, or no room for the copy: it is looked at next time.
             return
 
     def _must_report(self, hosted: Partition) -> bool:

@@ -5,9 +5,10 @@ before anything reads it, then removed.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Final, TypeVar
 
 import structlog
 
@@ -50,6 +51,11 @@ from ottla_cluster.controller.topic_configs import (
 from ottla_protocol.errors import StorageError
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
+
+RETRY_WITHOUT_ROOM_MS: Final = 1_000
+"""How often a log that the disk has no room to open is tried again."""
 
 ReplicaKey = tuple[str, int]
 """Topic id and partition."""
@@ -130,21 +136,28 @@ class ReplicaLogs:
     ) -> PartitionLog:
         """Open the replica's log, or begin one; the callbacks are those of `PartitionLog.open`.
 
+        What recovery has to write may find no room: then it is tried again until it does, and
+        `on_held` is told each time. The broker is not ready until then.
+
         Raises:
             StorageError: its files cannot be used.
         """
-        opened = await PartitionLog.open(
-            self._directory.replica_path(topic.name, state.partition),
-            topic=topic.name,
-            topic_id=topic.topic_id,
-            partition=state.partition,
-            config=self.config_of(topic),
-            handles=self._handles,
-            tail_cache=self._tail_cache,
-            on_durable=on_durable,
-            on_failure=self._on_failure,
-            on_held=on_held,
-            on_damage=partial(report_damage, f"{topic.name}-{state.partition}"),
+        opened = await self.when_there_is_room(
+            f"{topic.name}-{state.partition}",
+            on_held,
+            lambda: PartitionLog.open(
+                self._directory.replica_path(topic.name, state.partition),
+                topic=topic.name,
+                topic_id=topic.topic_id,
+                partition=state.partition,
+                config=self.config_of(topic),
+                handles=self._handles,
+                tail_cache=self._tail_cache,
+                on_durable=on_durable,
+                on_failure=self._on_failure,
+                on_held=on_held,
+                on_damage=partial(report_damage, f"{topic.name}-{state.partition}"),
+            ),
         )
         if opened.recovery.damaged_from is not None:
             METRICS.damage.labels("recovery").inc()
@@ -156,6 +169,31 @@ class ReplicaLogs:
                 reason=opened.recovery.reason,
             )
         return opened
+
+    async def when_there_is_room(
+        self,
+        partition: str,
+        on_held: Callable[[DiskFullError], None],
+        action: Callable[[], Awaitable[T]],
+    ) -> T:
+        """Do what a replica cannot be used without, trying again while the disk has no room.
+
+        Args:
+            partition: for the log line.
+            on_held: told each time that there is none.
+            action: leaves all as it was, or may go on, when it raises DiskFullError.
+        """
+        is_said = False
+        while True:
+            try:
+                return await action()
+            except DiskFullError as error:
+                full = error
+            on_held(full)
+            if not is_said:
+                is_said = True
+                log.error("log_waits_for_room", partition=partition, detail=full.detail)
+            await asyncio.sleep(RETRY_WITHOUT_ROOM_MS / 1000)
 
     def tail_loss(self, opened: PartitionLog) -> TailLoss | None:
         """What a log that was just opened is known to have lost at its end; None for nothing."""

@@ -8,6 +8,7 @@ metadata that still calls its former self the leader.
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import structlog
 
@@ -231,7 +232,11 @@ class ReplicaManager:
             await self._witness.mark_short(key, loss.expected_end_offset)
         if loss is not None and len(state.replicas) == 1:
             # Nobody can refill it. What it lost is lost; its offsets are not given again.
-            await partition_log.skip_to(loss.expected_end_offset)
+            await self._logs.when_there_is_room(
+                f"{topic.name}-{state.partition}",
+                lambda error: self._commit_held(key, error),
+                partial(partition_log.skip_to, loss.expected_end_offset),
+            )
             loss = None
         self.partitions[key] = Partition(
             partition_log,

@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 
 from ottla_broker.storage.atomic_file import write_atomically
+from ottla_broker.storage.disk_full import is_disk_full
 from ottla_broker.storage.policy.compaction import CompactionProgress
+from ottla_broker.storage.sqlite import fsync_directory
 
 PROGRESS_FILE = "compaction.json"
 
@@ -40,3 +42,18 @@ def write_progress(directory: Path, progress: CompactionProgress) -> None:
     """
     content = msgspec.json.encode(_Progress(*progress))
     write_atomically(directory / PROGRESS_FILE, content)
+
+
+def lower_progress(directory: Path, progress: CompactionProgress) -> None:
+    """Write down that less is compacted than the file says; without room for that, remove it.
+
+    Raises:
+        OSError: it cannot be changed.
+    """
+    try:
+        write_progress(directory, progress)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        (directory / PROGRESS_FILE).unlink(missing_ok=True)
+        fsync_directory(directory)

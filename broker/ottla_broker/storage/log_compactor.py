@@ -16,7 +16,11 @@ from typing import TypeVar
 
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.compaction_pace import CompactionPace, CompactionStoppedError
-from ottla_broker.storage.compaction_progress import read_progress, write_progress
+from ottla_broker.storage.compaction_progress import (
+    lower_progress,
+    read_progress,
+    write_progress,
+)
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.group_commit import GroupCommit
 from ottla_broker.storage.log_appender import LogAppender
@@ -304,7 +308,7 @@ class LogCompactor:
                 progress = await self._read_progress()
                 if progress.cleaned_to > offset:
                     self._progress = progress._replace(cleaned_to=offset)
-                    await asyncio.to_thread(write_progress, self._files.directory, self._progress)
+                    await asyncio.to_thread(lower_progress, self._files.directory, self._progress)
         except OSError as error:
             raise sqlite.storage_error(self._files.directory, "truncate", error) from error
 

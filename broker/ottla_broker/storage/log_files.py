@@ -18,17 +18,23 @@ from typing import Any, TypeVar
 
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.group_commit import Group
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import RemovedSegments
-from ottla_broker.storage.log_state import LogState, StateLimits, load_state
+from ottla_broker.storage.log_state import LogState, StateLimits, empty_state, load_state
 from ottla_broker.storage.policy.journaling import JournalChoice
 from ottla_broker.storage.policy.retention import RetentionLimits, SealedSegment, may_go
 from ottla_broker.storage.replica_directory import remove_directory
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
 from ottla_broker.storage.segment_compaction import CompactedFile
 from ottla_broker.storage.segment_reader import find_timestamp, next_base_offset, read_batches
-from ottla_broker.storage.segment_rebuild import keep_good_rows, mark_for_rebuild, open_state
+from ottla_broker.storage.segment_rebuild import (
+    copy_good_rows,
+    mark_for_rebuild,
+    publish_good_rows,
+    read_state,
+)
 from ottla_broker.storage.segment_replacement import replace_segments
 from ottla_broker.storage.shared_lock import SharedLock
 from ottla_broker.storage.sqlite import Durability, SegmentConnection
@@ -113,7 +119,7 @@ class LogFiles:
 
     async def commit(self, group: Group) -> None:
         """Write one group as one transaction; it is durable when this returns."""
-        active = self.active
+        active = await self._writable_active()
         bulk = self._durability is Durability.FSYNC and self._journal.next_is_bulk(group.size_bytes)
         async with self._handles.use(active) as connection:
 
@@ -143,7 +149,8 @@ class LogFiles:
         """
         sealing = self.active
         assert base_offset > sealing.base_offset, (base_offset, sealing.path)
-        if not sealing.sealed:
+        if after_gap or not sealing.sealed:
+            await self._writable_active()
             async with self._handles.use(sealing) as connection:
                 connection.before_close = None
                 sealing.size_bytes = await connection.run(
@@ -165,7 +172,13 @@ class LogFiles:
         await self._handles.close(self.active.path)
 
     async def _create_segment(self, base_offset: int, snapshot: Snapshot) -> Segment:
-        segment = Segment(
+        segment = self._new_segment(base_offset, snapshot)
+        async with self._handles.use(segment):
+            segment.to_create = None
+        return segment
+
+    def _new_segment(self, base_offset: int, snapshot: Snapshot) -> Segment:
+        return Segment(
             segments.segment_path(self.directory, base_offset),
             base_offset,
             self._identity,
@@ -173,9 +186,6 @@ class LogFiles:
             sealed=False,
             to_create=snapshot,
         )
-        async with self._handles.use(segment):
-            segment.to_create = None
-        return segment
 
     # --- reading, with the lock held shared ---------------------------------------------------
 
@@ -391,6 +401,8 @@ class LogFiles:
         """
         while self.active.base_offset > offset:
             await self._remove(self._segments.pop())
+        if self.active.to_create is not None:
+            return empty_state(self.active.base_offset, limits)
         active = await self._writable_active()
 
         def truncate(connection: Any) -> tuple[int, LogState]:
@@ -411,27 +423,32 @@ class LogFiles:
     async def cut_damaged(self, path: Path, limits: StateLimits) -> LogState:
         """Keep of the segment at `path` the batches before its first damage, and nothing after it.
 
-        The segment is active afterwards. Newest files go first, as in `truncate_to`.
+        The segment is active afterwards. It is copied before anything goes, so that a copy that
+        finds no room leaves all as it is; then newest files go first, as in `truncate_to`.
         """
         kept = 1 + [segment.path for segment in self._segments].index(path)
-        while len(self._segments) > kept:
-            await self._remove(self._segments.pop())
-        active = self.active
+        cut = self._segments[kept - 1]
+        previous = self._segments[kept - 2].path if kept > 1 else None
         with suppress(DamagedSegmentError):
             await self._handles.close(path)
-        previous = self._segments[-2].path if len(self._segments) > 1 else None
 
-        def cut() -> LogState:
-            keep_good_rows(path, self._identity, self._durability, previous, limits)
-            return open_state(path, self._durability, limits)
+        def copy() -> Path:
+            return copy_good_rows(path, self._identity, self._durability, previous, limits)
+
+        def publish(copied: Path) -> LogState:
+            publish_good_rows(copied, path)
+            return read_state(path, limits)
 
         try:
-            state = await asyncio.to_thread(cut)
+            copied = await asyncio.to_thread(copy)
+            while len(self._segments) > kept:
+                await self._remove(self._segments.pop())
+            state = await asyncio.to_thread(publish, copied)
         except (sqlite.DriverError, OSError) as error:
             raise sqlite.storage_error(path, "cut at the damage", error) from error
-        active.sealed = False
-        active.newest_timestamp = active.first_timestamp = None
-        active.size_bytes = state.fill.bytes_used
+        cut.sealed = False
+        cut.newest_timestamp = cut.first_timestamp = None
+        cut.size_bytes = state.fill.bytes_used
         return state
 
     def holds(self, path: Path) -> bool:
@@ -439,23 +456,49 @@ class LogFiles:
         return any(segment.path == path for segment in self._segments)
 
     async def reload(self, limits: StateLimits) -> LogState:
-        """The state of what is on disk, where the log's end was given up in memory."""
-        active = await self._writable_active()
-        async with self._handles.use(active) as connection:
-            state = await connection.run(
-                "read the state again", partial(load_state, path=active.path, limits=limits)
-            )
+        """The state of what is on disk, where the log's end was given up in memory.
+
+        Nothing is written, for there may be no room for it.
+        """
+        active = self.active
+        if active.to_create is not None:
+            return empty_state(active.base_offset, limits)
+        action = "read the state again"
+        load = partial(load_state, path=active.path, limits=limits)
+        try:
+            async with self._handles.use(active) as connection:
+                state = await connection.run(action, load)
+        except DiskFullError:
+            # A file that is not in WAL mode (yet) has no log: all of it is there to be read.
+            try:
+                state = await asyncio.to_thread(read_state, active.path, limits)
+            except (sqlite.DriverError, OSError) as error:
+                raise sqlite.storage_error(active.path, action, error) from error
         active.size_bytes = state.fill.bytes_used
         return state
 
     async def _writable_active(self) -> Segment:
-        """The newest segment, made active again if it was sealed."""
+        """The newest segment: made if it was not yet, and made active again if it was sealed.
+
+        Raises:
+            DiskFullError: there is no room for that; it can be read as before.
+        """
         active = self.active
-        if active.sealed:
-            await self._handles.close(active.path)
+        if active.to_create is not None:
+            async with self._handles.use(active):
+                active.to_create = None
+        elif active.sealed:
             await asyncio.to_thread(segments.unseal, active.path)
+            # From here on whoever opens the file opens it for writing.
             active.sealed = False
-            active.newest_timestamp = active.first_timestamp = None
+            await self._handles.close(active.path)
+            try:
+                async with self._handles.use(active):
+                    active.newest_timestamp = active.first_timestamp = None
+            except DiskFullError:
+                active.sealed = True
+                await asyncio.to_thread(segments.seal_again, active.path)
+                raise
         return active
 
     async def reset_to(self, offset: int, limits: StateLimits) -> LogState:
@@ -463,13 +506,12 @@ class LogFiles:
         while self._segments:
             await self._remove(self._segments.pop())
         await self.remove_expired()
-        self._segments.append(await self._create_segment(offset, Snapshot()))
+        # The log is empty from here on. Its file is made when it is first written, if not now.
+        self._segments.append(self._new_segment(offset, Snapshot()))
         self._log_start_offset = offset
-        async with self._handles.use(self.active) as connection:
-            return await connection.run(
-                "read the new segment",
-                partial(load_state, path=self.active.path, limits=limits),
-            )
+        with suppress(DiskFullError):
+            await self._writable_active()
+        return empty_state(offset, limits)
 
     async def close(self) -> None:
         """Close every file, with a checkpoint of the active one."""

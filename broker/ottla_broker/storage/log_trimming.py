@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ottla_broker.storage import sqlite
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.group_commit import GroupCommit
 from ottla_broker.storage.log_appender import LogAppender
 from ottla_broker.storage.log_config import RemovedSegments
@@ -203,6 +204,8 @@ class LogTrimmer:
     ) -> bool:
         """Run `change` when nothing is queued and nobody reads; its failure is the log's.
 
+        A change that finds no room fails nothing: it can be asked for again.
+
         `settle` empties the queue; without it what is queued is written first. Nothing is changed,
         and the answer is False, when `is_due` says so once no other task takes files away.
         """
@@ -216,21 +219,32 @@ class LogTrimmer:
                 async with self._files.lock.exclusive():
                     # The files are about to be replaced under whatever is written.
                     assert self._commits.is_idle, "a commit runs beside a truncation"
+                    active = self._files.active
                     try:
-                        state = await change(self._limits())
+                        self._now_ends_with(await change(self._limits()), forget)
+                    except DiskFullError:
+                        if self._files.active is not active:
+                            # Some of it is done. What is left is whole, and ends there.
+                            state = await self._files.reload(self._limits())
+                            self._now_ends_with(state, forget)
+                        raise
                     except OSError as error:
                         raise sqlite.storage_error(
                             self._files.directory, "truncate", error
                         ) from error
-                    self._appender.state = state
-                    self._commits.reset(state.next_offset)
-                    forget(state.next_offset)
                     return True
+        except DiskFullError:
+            raise
         except StorageError as error:
             self._commits.fail(error)
             raise
         finally:
             self.is_truncating = False
+
+    def _now_ends_with(self, state: LogState, forget: Callable[[int], None]) -> None:
+        self._appender.state = state
+        self._commits.reset(state.next_offset)
+        forget(state.next_offset)
 
     async def close_files(self) -> None:
         """Close every file when nobody reads or takes away any more."""

@@ -23,6 +23,7 @@ from typing import Any
 
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
+from ottla_broker.storage.disk_full import is_disk_full
 from ottla_broker.storage.log_state import LogState, StateLimits, empty_state, load_state
 from ottla_broker.storage.loss_note import is_loss_noted, note_loss
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
@@ -32,6 +33,7 @@ from ottla_broker.storage.segment_rebuild import (
     is_marked_for_rebuild,
     keep_good_rows,
     open_state,
+    read_state,
 )
 from ottla_broker.storage.segment_replacement import finish_replacements
 from ottla_broker.storage.stored_batch import (
@@ -115,7 +117,17 @@ def _recover(
     opened = _open_clean(active_path, identity, limits)
     if opened is None:
         previous = paths[-2] if len(paths) > 1 else None
-        opened = _open_unclean(active_path, identity, durability, previous, limits)
+        was_sealed = segments.is_sealed(active_path)
+        try:
+            opened = _open_unclean(active_path, identity, durability, previous, limits)
+        except (sqlite.DriverError, OSError) as error:
+            if not is_disk_full(error):
+                raise
+            if was_sealed:
+                segments.seal_again(active_path)
+            opened = _open_clean(active_path, identity, limits, has_no_room=True)
+            if opened is None:
+                raise
     state, report = opened
     log_segments = [
         Segment(
@@ -123,7 +135,9 @@ def _recover(
             base_offset=segments.required_base_offset(path),
             identity=identity,
             durability=durability,
-            sealed=path != active_path,
+            # The last one, too, where there was no room to make it writable: that is tried again
+            # when it is written.
+            sealed=segments.is_sealed(path),
             size_bytes=path.stat().st_size if path != active_path else state.fill.bytes_used,
         )
         for path in paths
@@ -144,14 +158,19 @@ def _begin(
 
 
 def _open_clean(
-    path: Path, identity: SegmentIdentity, limits: StateLimits
+    path: Path, identity: SegmentIdentity, limits: StateLimits, *, has_no_room: bool = False
 ) -> tuple[LogState, RecoveryReport] | None:
     """Open a file that was closed in order, without writing to it; None for any other.
+
+    Where the disk has no room, also one that is sealed, or holds batches that no close has marked
+    as verified; they are read each time then.
 
     Without a log or a journal beside it the file is all that there is. A broker with thousands of
     idle partitions opens them like this, at a small part of the price.
     """
-    if segments.is_sealed(path) or any(sidecar.exists() for sidecar in sqlite.sidecars(path)):
+    if any(sidecar.exists() for sidecar in sqlite.sidecars(path)):
+        return None
+    if segments.is_sealed(path) and not has_no_room:
         return None
     if is_marked_for_rebuild(path):
         return None
@@ -163,12 +182,14 @@ def _open_clean(
             if (
                 found != identity
                 or damage is not None
-                or batches > 0
+                or (batches > 0 and not has_no_room)
                 or segments.has_epochs_after(connection, end_offset)
             ):
                 # The other way says what is wrong, or writes down what was found.
                 return None
-            return load_state(connection, path, limits), RecoveryReport(end_offset)
+            return load_state(connection, path, limits), RecoveryReport(
+                end_offset, verified_batches=batches
+            )
     except Exception as error:
         if not is_damage(error):
             raise
@@ -197,7 +218,7 @@ def _open_unclean(
         # From here on the log looks sound.
         note_loss(path.parent)
         keep_good_rows(path, identity, durability, previous, limits, verification.good_end)
-        state = open_state(path, durability, limits)
+        state = read_state(path, limits)
     return state, _report(verification, state.next_offset)
 
 

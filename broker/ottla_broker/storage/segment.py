@@ -192,6 +192,11 @@ def required_base_offset(path: Path) -> int:
     return base_offset
 
 
+def creating_path(path: Path) -> Path:
+    """Where the segment at `path` is made, before it gets its name."""
+    return path.with_name(path.name.removesuffix(SUFFIX) + CREATING_SUFFIX)
+
+
 def create_file(path: Path, identity: SegmentIdentity, snapshot: Snapshot) -> None:
     """Create an empty segment, durably and all at once. Blocking."""
     publish_file(write_file(path, identity, snapshot), path)
@@ -208,7 +213,7 @@ def write_file(
         snapshot: the log's state at the segment's base offset.
         rows: batches to copy in, for recovery.
     """
-    creating = path.with_name(path.name.removesuffix(SUFFIX) + CREATING_SUFFIX)
+    creating = creating_path(path)
     fill_file(creating, identity, snapshot, rows)
     return creating
 
@@ -222,6 +227,8 @@ def fill_file(
 ) -> None:
     """Write a whole segment, synced, in place of any file of that name. Blocking.
 
+    Nothing is left of one that fails, not even where its rows do.
+
     Args:
         path: not the segment's own name: see `publish_file`.
         identity: for `meta`.
@@ -230,6 +237,21 @@ def fill_file(
         finish: called with the connection behind the last row, before all of it is committed.
     """
     path.unlink(missing_ok=True)
+    try:
+        _fill_new(path, identity, snapshot, rows, finish)
+    except BaseException:
+        # Half a file would keep the room that it did not find enough of.
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _fill_new(
+    path: Path,
+    identity: SegmentIdentity,
+    snapshot: Snapshot,
+    rows: Iterable[Row],
+    finish: Callable[[Any], None],
+) -> None:
     with closing(sqlite.connect_new(path)) as connection:
         connection.execute("BEGIN")
         for statement in _SCHEMA:
@@ -353,6 +375,11 @@ def build_time_index(connection: Any) -> None:
 def unseal(path: Path) -> None:
     """Make a sealed, closed file writable again; the next open for writing puts it into WAL."""
     path.chmod(sqlite.FILE_MODE)
+
+
+def seal_again(path: Path) -> None:
+    """Undo `unseal`, for a file that was not written since."""
+    path.chmod(sqlite.SEALED_FILE_MODE)
 
 
 def is_sealed(path: Path) -> bool:

@@ -216,7 +216,6 @@ class LogCompaction:
             path.chmod(sqlite.SEALED_FILE_MODE)
             return CompactedFile(path, path.stat().st_size)
         except _UnchangedError:
-            path.unlink()
             return None
         except BaseException:
             path.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ Everything here blocks and runs on a thread.
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ import msgspec
 
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
+from ottla_broker.storage.disk_full import is_disk_full
 from ottla_broker.storage.log_state import LogState, StateLimits, load_state
 from ottla_broker.storage.segment import SegmentIdentity, Snapshot
 from ottla_broker.storage.stored_batch import COLUMNS, DamagedSegmentError, Row, verified_batch
@@ -57,6 +59,23 @@ def keep_good_rows(
 ) -> None:
     """Replace a closed segment by one that holds its good rows, and keep the damaged file aside.
 
+    The arguments and errors are those of `copy_good_rows`.
+    """
+    publish_good_rows(copy_good_rows(path, identity, durability, previous, limits, good_end), path)
+
+
+def copy_good_rows(
+    path: Path,
+    identity: SegmentIdentity,
+    durability: sqlite.Durability,
+    previous: Path | None,
+    limits: StateLimits,
+    good_end: int | None = None,
+) -> Path:
+    """Copy the good rows of a closed segment to a file beside it, for `publish_good_rows`.
+
+    The copy has no epochs that begin behind its rows, and its end is marked as verified.
+
     Args:
         path: the segment; writable and in WAL mode, or sealed.
         identity: whose it is.
@@ -66,30 +85,50 @@ def keep_good_rows(
         good_end: keep no row at or above this offset; None for all good ones.
 
     Raises:
-        DriverError, OSError: the disk failed, which is no damage.
+        DriverError, OSError: the disk failed, or has no room, which is no damage; the segment is
+            as it was.
     """
     base_offset = segments.required_base_offset(path)
     before = None if previous is None else _state_at_end(previous, limits)
+    creating = segments.creating_path(path)
     was_sealed = segments.is_sealed(path)
     if was_sealed:
         segments.unseal(path)
     try:
-        with closing(sqlite.connect_active(path, durability)) as connection:
-            snapshot, has_gaps = _description(connection, path, base_offset, before)
-            if was_sealed and _lacks_batches(connection):
-                good_end = base_offset
-            rows = _good_rows(connection, path, base_offset, good_end, has_gaps=has_gaps)
-            creating = segments.write_file(path, identity, snapshot, rows)
-    except Exception as error:
-        if not is_damage(error):
-            raise
-        # Nothing of it can be opened: the log ends where the previous segment does.
-        snapshot, has_gaps = Snapshot() if before is None else before.snapshot(), False
-        creating = segments.write_file(path, identity, snapshot)
+        try:
+            with closing(sqlite.connect_active(path, durability)) as connection:
+                snapshot, has_gaps = _description(connection, path, base_offset, before)
+                if was_sealed and _lacks_batches(connection):
+                    good_end = base_offset
+                rows = _good_rows(connection, path, base_offset, good_end, has_gaps=has_gaps)
+                finish = partial(_finish_copy, base_offset=base_offset, has_gaps=has_gaps)
+                segments.fill_file(creating, identity, snapshot, rows, finish)
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            # Nothing of it can be opened: the log ends where the previous segment does.
+            snapshot = Snapshot() if before is None else before.snapshot()
+            finish = partial(_finish_copy, base_offset=base_offset, has_gaps=False)
+            segments.fill_file(creating, identity, snapshot, (), finish)
+    except BaseException:
+        if was_sealed:
+            segments.seal_again(path)
+        raise
+    return creating
+
+
+def _finish_copy(connection: Any, base_offset: int, *, has_gaps: bool) -> None:
+    end_offset = segments.end_offset_of(connection, base_offset)
+    segments.drop_epochs_after(connection, end_offset)
+    segments.mark_verified(connection, end_offset)
     if has_gaps:
-        _mark_gaps(creating)
+        segments.set_meta(connection, segments.HAS_GAPS, 1)
+
+
+def publish_good_rows(copied: Path, path: Path) -> None:
+    """Put what `copy_good_rows` has made in the segment's place, and keep that aside."""
     keep_aside(path)
-    segments.publish_file(creating, path)
+    segments.publish_file(copied, path)
     _mark_of(path).unlink(missing_ok=True)
 
 
@@ -116,13 +155,23 @@ def open_state(path: Path, durability: sqlite.Durability, limits: StateLimits) -
     """The log's state at the end of an active segment whose rows are good.
 
     Epochs that were recorded ahead of batches which never became durable are removed, and the end
-    is marked as verified.
+    is marked as verified; where there is no room for the mark, the next start reads the rows again.
     """
     with closing(sqlite.connect_active(path, durability)) as connection:
         end_offset = segments.end_offset_of(connection, segments.required_base_offset(path))
-        with segments.Transaction(connection):
-            segments.drop_epochs_after(connection, end_offset)
-            segments.mark_verified(connection, end_offset)
+        try:
+            with segments.Transaction(connection):
+                segments.drop_epochs_after(connection, end_offset)
+                segments.mark_verified(connection, end_offset)
+        except sqlite.DriverError as error:
+            if not is_disk_full(error) or segments.has_epochs_after(connection, end_offset):
+                raise
+        return load_state(connection, path, limits)
+
+
+def read_state(path: Path, limits: StateLimits) -> LogState:
+    """The log's state at the end of a closed segment with nothing beside it; writes nothing."""
+    with closing(sqlite.connect_sealed(path)) as connection:
         return load_state(connection, path, limits)
 
 
@@ -243,17 +292,10 @@ def _good_rows(
         yield row
 
 
-def _mark_gaps(creating: Path) -> None:
-    with closing(sqlite.driver.connect(creating, isolation_level=None)) as connection:
-        segments.set_meta(connection, segments.HAS_GAPS, 1)
-    sqlite.fsync_file(creating)
-
-
 def _state_at_end(path: Path, limits: StateLimits) -> LogState | None:
     """The log's state at a sealed segment's end; None where that is damaged too."""
     try:
-        with closing(sqlite.connect_sealed(path)) as connection:
-            return load_state(connection, path, limits)
+        return read_state(path, limits)
     except Exception as error:
         if not is_damage(error):
             raise

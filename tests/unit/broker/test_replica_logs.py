@@ -1,12 +1,15 @@
 """High watermarks of replicas that come and go."""
 
 import asyncio
+import errno
 from dataclasses import replace
 
 import pytest
 
+from ottla_broker.drivers import replica_logs
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.services.topics import describe
+from ottla_broker.storage import segment
 from ottla_broker.storage.end_witness import EndWitness, WitnessedEnd
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
@@ -148,3 +151,23 @@ def test_what_is_shown_of_an_internal_topic_is_what_brokers_go_by():
     assert shown["cleanup.policy"] == "compact"
     assert (shown["segment.bytes"], shown["retention.ms"]) == (32 << 20, 5)
     assert describe(topic(cleanup_policy="delete")).configs["cleanup.policy"] == "delete"
+
+
+async def test_a_log_that_the_disk_has_no_room_to_open_is_waited_for(make_logs, monkeypatch):
+    monkeypatch.setattr(replica_logs, "RETRY_WITHOUT_ROOM_MS", 1)
+    logs = make_logs()
+    await logs.prepare([KEY])
+    told = []
+    create = segment.write_file
+
+    def no_room(*arguments, **keywords):
+        if len(told) < 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return create(*arguments, **keywords)
+
+    monkeypatch.setattr(segment, "write_file", no_room)
+    async with asyncio.timeout(10):
+        opened = await logs.open(topic(), STATE, on_durable=lambda _: None, on_held=told.append)
+    assert len(told) == 2
+    assert opened.log_end_offset == 0
+    await opened.close()
