@@ -58,6 +58,7 @@ def test_an_old_record_does_not_wait_for_the_ratio():
 def test_a_clean_log_is_compacted_once_more_for_its_tombstones():
     assert plan(cleaned_to=50, horizon=70, now_ms=69) is None
     assert plan(cleaned_to=50, horizon=70, now_ms=70) == CompactionPlan(50, 50)
+    assert plan(cleaned_to=50, horizon=70, now_ms=70, high_watermark=49) is None
 
 
 @given(st.lists(st.builds(SegmentContent, st.integers(0, 1 << 19), st.integers(0, 300))))

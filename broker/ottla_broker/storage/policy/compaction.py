@@ -120,7 +120,9 @@ def plan_compaction(
     first_dirty = max(progress.cleaned_to, allowed[0].base_offset)
     dirty = [segment for segment in allowed if segment.end_offset > first_dirty]
     if not dirty:
-        is_due = 0 <= progress.last_horizon_ms <= now_ms
+        # Not of a part alone, while the high watermark or a lag holds the rest back: what is known
+        # of the rest would be forgotten.
+        is_due = 0 <= progress.last_horizon_ms <= now_ms and end_offset >= progress.cleaned_to
         return CompactionPlan(end_offset, end_offset) if is_due else None
     dirty_bytes = sum(segment.size_bytes for segment in dirty)
     ratio = dirty_bytes / max(sum(segment.size_bytes for segment in allowed), 1)
