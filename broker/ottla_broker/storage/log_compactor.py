@@ -179,7 +179,7 @@ class LogCompactor:
 
     def _has_lost(self, first: Segment) -> bool:
         """Whether retention has removed the log's beginning meanwhile."""
-        return self._files.segments[0].base_offset != first.base_offset
+        return all(segment is not first for segment in self._files.segments)
 
     async def _plan(
         self, config: CompactionConfig, high_watermark: int, now_ms: int
@@ -189,6 +189,8 @@ class LogCompactor:
             sealed = [
                 (segment, CompactionSource(segment.path, segment.base_offset, end_offset))
                 for segment, end_offset in self._files.sealed_segments()
+                # What has expired is about to go, and must not be joined with what stays.
+                if end_offset > self._files.log_start_offset
             ]
             # Files are opened only for what the topic's configs ask about.
             facts = [
@@ -222,11 +224,13 @@ class LogCompactor:
         truncations: int,
     ) -> CompactionResult | None:
         """Rewrite group after group, oldest first; None when the log has changed meanwhile."""
+        found = await self._on_thread(compaction.begin)
+        first_end = found[0][0].end_offset
 
         def is_current() -> bool:
-            return self._truncations == truncations
+            has_expired = self._files.log_start_offset >= first_end
+            return self._truncations == truncations and not has_expired
 
-        found = await self._on_thread(compaction.begin)
         before = [segments[source] for source, _ in found]
         size_bytes_before = sum(segment.size_bytes for segment in before)
         size_bytes_after = segments_after = 0

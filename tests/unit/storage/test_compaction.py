@@ -464,3 +464,27 @@ async def test_room_is_asked_for_only_where_something_is_compacted(harness):
     await put(log, ("a", 11))
     assert await compact(log, limits=full) is None
     assert len(asked) == 1
+
+
+async def test_what_has_expired_is_not_joined_with_what_stays(harness, monkeypatch):
+    log = await harness.open(**ONE_EACH)
+    await fill(log, *(("abc"[number % 3], number) for number in range(9)))
+    log.reconfigure(log.config.__class__(**MANY))
+    log.advance_log_start(3)
+    # Expires while it is compacted.
+    rewrite = segment_compaction.LogCompaction.rewrite
+
+    def expire_first(compaction, sources):
+        log.advance_log_start(4)
+        return rewrite(compaction, sources)
+
+    monkeypatch.setattr(segment_compaction.LogCompaction, "rewrite", expire_first)
+    assert await compact(log) is None
+    monkeypatch.undo()
+    assert log.log_start_offset == 4
+    assert (await compact(log)).segments_before == 4
+    removed = await log.remove_expired()
+    assert removed.count == 4
+    log = await harness.reopen(log, **MANY)
+    assert log.log_start_offset == 4
+    assert [offset for offset, _, _ in await values_of(log)] == [5, 6, 7, 8]
