@@ -68,6 +68,8 @@ class ReplicaHealer:
         self._on_failure = on_failure
         # Monotonic time before which a replica that was reported in vain is not reported again.
         self._not_before_ms: dict[tuple[str, int], int] = {}
+        # Held while a log is cut: a thread goes on with that, whatever is cancelled.
+        self._cutting = asyncio.Lock()
         self._task: CriticalTask | None = None
 
     def start(self) -> None:
@@ -76,6 +78,9 @@ class ReplicaHealer:
 
     async def stop(self) -> None:
         """End; a log that is being cut is cut first, or has failed."""
+        async with self._cutting:
+            if self._task is not None:
+                self._task.cancel()
         if self._task is not None:
             await self._task.stop()
 
@@ -102,7 +107,8 @@ class ReplicaHealer:
             return
         hosted.fitness.damage_found()
         try:
-            await self._replicas.cut_at_damage(hosted.key)
+            async with self._cutting:
+                await self._replicas.cut_at_damage(hosted.key)
         except (UnavailableError, DiskFullError):
             # Closed, being truncated, or no room for the copy: it is looked at next time.
             return

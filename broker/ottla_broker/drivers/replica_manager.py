@@ -94,8 +94,10 @@ class ReplicaManager:
         self._activated = asyncio.Event()
         self._tasks: list[CriticalTask] = []
         self._witness = WitnessKeeper(witness, partition=self.partitions.get, on_failure=on_failure)
-        # Held while roles change: by the metadata, or because a log is cut.
+        # Held while roles change: by the metadata, or because a log is to be cut, or was.
         self._changing_roles = asyncio.Lock()
+        # Replicas without a role because their logs are being cut; set when that is over.
+        self._cutting: dict[tuple[str, int], asyncio.Event] = {}
 
     @property
     def applied_version(self) -> int:
@@ -188,7 +190,7 @@ class ReplicaManager:
             if self._applied is not image:
                 async with self._changing_roles:
                     await self._apply(image)
-                self._applied = image
+                    self._applied = image
                 self._applied_waiters.reached(image.version)
             if self._metadata.image is image:
                 await self._metadata.wait_for_change(timeout_ms=60_000)
@@ -274,6 +276,10 @@ class ReplicaManager:
         same_epoch = state.leader_epoch == hosted.state.leader_epoch
         if hosted.fitness.observe(state.isr, state.partition_epoch):
             await self.refilled(hosted)
+        if hosted.key in self._cutting:
+            # It takes a role once that is over: others do not wait for its disk.
+            await hosted.stand_aside(state)
+            return
         if state.leader == self._node_id:
             # Nothing of the former leader may still arrive once this broker leads.
             await self._stop_following(hosted)
@@ -318,30 +324,40 @@ class ReplicaManager:
     async def cut_at_damage(self, key: tuple[str, int]) -> None:
         """Cut a follower's log before its damage, and fetch it again from there.
 
-        A replica that leads, or that has no leader to fetch from, stays as it is.
+        A replica that leads, or that has no leader to fetch from, stays as it is. Up to a segment
+        is copied, and only this replica waits for that: the metadata goes on to be applied.
 
         Raises:
+            UnavailableError: the log is closed.
+            DiskFullError: there is no room for the copy; the replica has no role then.
             StorageError: the files failed; so has the log.
         """
         async with self._changing_roles:
             hosted = self.partitions.get(key)
-            leader_id = None if hosted is None else hosted.state.leader
-            if hosted is None or leader_id is None or leader_id == self._node_id:
+            if hosted is None or hosted.state.leader in (None, self._node_id):
                 return
-            before = hosted.log.log_end_offset
             await self._stop_following(hosted)
             hosted.begin_cut()
+            is_cut = self._cutting[key] = asyncio.Event()
+        before = hosted.log.log_end_offset
+        try:
             await self._witness.mark_short(key, before)
             await hosted.cut_at_damage()
-            log.warning(
-                "replica_cut_at_damage",
-                partition=hosted.name,
-                before=before,
-                after=hosted.log.log_end_offset,
-                leader=leader_id,
-            )
-            await hosted.become_follower(hosted.state)
-            self._fetcher(leader_id).add(hosted)
+        finally:
+            del self._cutting[key]
+            is_cut.set()
+        log.warning(
+            "replica_cut_at_damage",
+            partition=hosted.name,
+            before=before,
+            after=hosted.log.log_end_offset,
+            leader=hosted.state.leader,
+        )
+        async with self._changing_roles:
+            image = self._applied
+            if image is not None and self.partitions.get(key) is hosted:
+                topic = image.topics[key[0]]
+                await self._assume_role(hosted, topic, topic.partitions[key[1]], image)
 
     def _is_followed(self, hosted: Partition) -> bool:
         return any(fetcher.follows(hosted.key) for fetcher in self._fetchers.values())
@@ -378,6 +394,8 @@ class ReplicaManager:
     async def _remove(self, key: tuple[str, int]) -> None:
         hosted = self.partitions[key]
         await self._stop_following(hosted)
+        if key in self._cutting:
+            await self._cutting[key].wait()
         del self.partitions[key]
         await hosted.close()
         await self._witness.forget(key)

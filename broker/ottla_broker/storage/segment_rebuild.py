@@ -194,7 +194,8 @@ def remove_damaged_files(directory: Path) -> int:
     """Remove what was put aside, for what it held has been fetched again; returns how many."""
     found = damaged_files(directory)
     for path in found:
-        path.unlink()
+        # The replica may be removed at the same time.
+        path.unlink(missing_ok=True)
     return len(found)
 
 

@@ -1,0 +1,171 @@
+"""Roles that change while a log is cut at damage, which may take long."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.replica_healer import ReplicaHealer
+from ottla_broker.drivers.replica_logs import ReplicaLogs
+from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.storage.end_witness import EndWitness
+from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_config import LogConfig
+from ottla_broker.storage.log_directory import LogDirectory
+from ottla_broker.storage.stored_batch import damaged
+from ottla_broker.storage.tail_cache import TailCache
+from ottla_cluster.controller.image import MetadataImage, Partition, Topic
+from tests.unit.awaiting import until
+from tests.unit.broker.disks import DiskOf
+
+LOCAL, OTHER, THIRD = 1, 2, 3
+ORDERS, EVENTS = "a" * 32, "b" * 32
+KEY = (ORDERS, 0)
+
+
+def image(version, *, leader=OTHER, leader_epoch=0, topics=(ORDERS,)):
+    everybody = (LOCAL, OTHER, THIRD)
+    found = {}
+    for topic_id in topics:
+        name = f"topic-{topic_id[0]}"
+        partition = Partition(
+            topic_id, name, 0, everybody, everybody, leader, leader_epoch, version
+        )
+        found[topic_id] = Topic(topic_id, name, {}, (partition,))
+    return MetadataImage(version=version, topics=found)
+
+
+class Peers:
+    """Leaders that never answer."""
+
+    async def post(self, *_, **__):
+        await asyncio.Event().wait()
+
+
+class Manager:
+    """A replica manager on real logs, whose cut takes as long as the test wants."""
+
+    def __init__(self, directory):
+        self.metadata = MetadataCache(MetadataImage())
+        self.witness = EndWitness(directory.path / "witness")
+        self.replicas = ReplicaManager(
+            node_id=LOCAL,
+            metadata=self.metadata,
+            logs=ReplicaLogs(
+                directory=directory,
+                handles=HandlePool(4),
+                tail_cache=TailCache(0),
+                defaults=LogConfig(),
+                witness=self.witness,
+                on_failure=lambda error: pytest.fail(str(error)),
+            ),
+            peers=Peers(),
+            disk=DiskOf(free_bytes=1 << 40),
+            replica_lag_time_max_ms=10_000,
+            lease_valid=lambda: True,
+            propose=lambda *_: None,
+            broker_epoch=lambda: 1,
+            on_refused=lambda _: None,
+            on_failure=lambda error: pytest.fail(str(error)),
+            witness=self.witness,
+        )
+        self.disk_goes_on = asyncio.Event()
+        self.is_cutting = asyncio.Event()
+
+    @property
+    def hosted(self):
+        return self.replicas.partitions[KEY]
+
+    async def apply(self, published):
+        self.metadata.publish(published)
+        async with asyncio.timeout(10):
+            await self.replicas.wait_applied(published.version)
+
+    async def begin(self):
+        self.replicas.start()
+        self.replicas.activate()
+        await self.apply(image(1))
+        cut = self.hosted.log.cut_at_damage
+
+        async def slow_cut():
+            self.is_cutting.set()
+            await self.disk_goes_on.wait()
+            await cut()
+
+        self.hosted.log.cut_at_damage = slow_cut
+        error = damaged(self.hosted.log._files.active.path, 0, "test")
+        self.hosted.log.damage.found(error, "read")
+
+    async def begin_cut(self):
+        await self.begin()
+        cutting = asyncio.create_task(self.replicas.cut_at_damage(KEY))
+        await self.is_cutting.wait()
+        return cutting
+
+
+@pytest.fixture
+async def manager(tmp_path):
+    with LogDirectory(tmp_path / "data") as directory:
+        manager = Manager(directory)
+        yield manager
+        manager.disk_goes_on.set()
+        await manager.replicas.stop()
+
+
+async def test_the_metadata_is_applied_while_a_log_is_cut(manager):
+    cutting = await manager.begin_cut()
+    assert manager.witness.ends[KEY].is_short
+    # Another topic is hosted and followed, and this one's leader changes.
+    await manager.apply(image(2, leader=THIRD, leader_epoch=1, topics=(ORDERS, EVENTS)))
+    assert manager.replicas.partitions[EVENTS, 0].follower is not None
+    assert manager.hosted.follower is None
+    assert manager.hosted.state.leader == THIRD
+    assert not cutting.done()
+    manager.disk_goes_on.set()
+    await cutting
+    assert manager.hosted.follower.leader_id == THIRD
+    assert manager.replicas._is_followed(manager.hosted)
+
+
+async def test_a_replica_that_is_elected_while_its_log_is_cut_stands_aside(manager):
+    cutting = await manager.begin_cut()
+    await manager.apply(image(2, leader=LOCAL, leader_epoch=1))
+    assert manager.hosted.fitness.must_report(manager.hosted.state.isr, LOCAL)
+    manager.disk_goes_on.set()
+    await cutting
+    assert manager.hosted.leader is None
+    assert manager.hosted.follower is None
+
+
+async def test_a_topic_that_is_deleted_meanwhile_goes_when_its_log_is_cut(manager):
+    cutting = await manager.begin_cut()
+    directory = manager.hosted.log.directory
+    manager.metadata.publish(replace(image(2), topics={}))
+    await until(manager.replicas._changing_roles.locked)
+    assert directory.exists()
+    manager.disk_goes_on.set()
+    await cutting
+    await manager.replicas.wait_applied(2)
+    assert KEY not in manager.replicas.partitions
+    assert not directory.exists()
+
+
+async def test_a_broker_that_stops_waits_for_the_log_that_is_being_cut(manager):
+    await manager.begin()
+    healer = ReplicaHealer(
+        node_id=LOCAL,
+        replicas=manager.replicas,
+        controller=None,
+        broker_epoch=lambda: 1,
+        on_failure=lambda error: pytest.fail(str(error)),
+    )
+    healer.start()
+    await manager.is_cutting.wait()
+    stopping = asyncio.create_task(healer.stop())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not stopping.done()
+    manager.disk_goes_on.set()
+    await stopping
+    await until(lambda: manager.hosted.log.damage.first is None)
