@@ -118,7 +118,9 @@ class Broker:
             node_id=settings.node_id,
             cluster_id=settings.cluster_id,
             cluster_secret=secret.get_secret_value() if secret else None,
+            cluster_calls_per_peer=budget.cluster_connections_per_peer,
             connections_max=budget.peer_connections,
+            forwarded_produces_max=budget.forwarded_produces,
             parked_calls_max=budget.parked_calls,
             streamed_reads_max=budget.streamed_reads,
         )
@@ -192,6 +194,7 @@ class Broker:
             node_id=settings.node_id,
             controller=self._controller_client,
             broker_epoch=lambda: self._lifecycle.broker_epoch,
+            in_flight_max=budget.isr_proposals,
         )
         witness = EndWitness(directory.path / WITNESS_FILE, boot_id=read_boot_id())
         self._replicas = ReplicaManager(
@@ -277,6 +280,7 @@ class Broker:
             successors_count=self._aiohttp_connections_count,
             connections_max=budget.connections,
             reserved_connections=budget.reserved_connections,
+            cluster_connections=budget.cluster_connections,
         )
 
     def _aiohttp_connection(self) -> asyncio.Protocol:

@@ -7,7 +7,7 @@ import msgspec
 
 from ottla_broker.drivers.controller_driver import ControllerDriver
 from ottla_broker.drivers.metadata import MetadataCache
-from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
+from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, Purpose
 from ottla_broker.drivers.peer_messages import CommitVersion, UnreachableBroker, encode
 from ottla_broker.drivers.racing import Unless
 from ottla_broker.drivers.raft_driver import RaftDriver
@@ -51,19 +51,22 @@ class ControllerClient:
         # By the leader that was asked; bounded by the voters.
         self._replacements: dict[int, asyncio.Future[None]] = {}
 
-    async def execute(self, command: Command, *, timeout_ms: int) -> Response:
-        """Have the active controller decide a command.
+    async def execute(
+        self, command: Command, *, timeout_ms: int, purpose: Purpose = Purpose.CLUSTER
+    ) -> Response:
+        """Have the active controller decide a command, the cluster's own or a client's.
 
         Raises:
             ControllerNotAvailableError: none is known; nothing was applied.
             PeerUnavailableError, RequestTimedOutError: it did not answer.
+            PeerBusyError: too many commands of clients wait there.
             OttlaError: the controller's refusal.
         """
         leader_id = self._known_leader()
         if leader_id == self._node_id:
             return await _within(timeout_ms, self._controller.execute(command))
         body = await self._post(
-            leader_id, routes.INTERNAL_CONTROLLER, encode_message(command), timeout_ms
+            leader_id, routes.INTERNAL_CONTROLLER, encode_message(command), timeout_ms, purpose
         )
         return decode_response(body)
 
@@ -155,7 +158,12 @@ class ControllerClient:
         return leader_id
 
     async def _post(
-        self, leader_id: int, path: str, body: bytes, timeout_ms: int
+        self,
+        leader_id: int,
+        path: str,
+        body: bytes,
+        timeout_ms: int,
+        purpose: Purpose = Purpose.CLUSTER,
     ) -> bytes | bytearray:
         try:
             with Unless(
@@ -167,7 +175,7 @@ class ControllerClient:
                 ),
             ):
                 return await self._peers.post(
-                    self._voter_urls[leader_id], path, body, timeout_ms=timeout_ms
+                    self._voter_urls[leader_id], path, body, timeout_ms=timeout_ms, purpose=purpose
                 )
         except PeerUnavailableError as error:
             if error.refused:

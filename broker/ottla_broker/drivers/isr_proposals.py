@@ -13,21 +13,29 @@ from ottla_cluster.replication.leader import IsrProposal
 from ottla_protocol.errors import ConflictError, OttlaError
 
 PROPOSAL_TIMEOUT_MS = 2_000
-MAX_PROPOSALS_IN_FLIGHT = 32
 
 log = structlog.get_logger()
 
 
 class IsrProposals:
-    """At most one proposal of a partition is in flight: its leader machine sees to that."""
+    """At most one proposal of a partition is in flight: its leader machine sees to that.
+
+    Args:
+        in_flight_max: how many of all partitions are on their way at a time.
+    """
 
     def __init__(
-        self, *, node_id: int, controller: ControllerClient, broker_epoch: Callable[[], int]
+        self,
+        *,
+        node_id: int,
+        controller: ControllerClient,
+        broker_epoch: Callable[[], int],
+        in_flight_max: int,
     ) -> None:
         self._node_id = node_id
         self._controller = controller
         self._broker_epoch = broker_epoch
-        self._in_flight = asyncio.Semaphore(MAX_PROPOSALS_IN_FLIGHT)
+        self._in_flight = asyncio.Semaphore(in_flight_max)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def propose(self, partition: Partition, proposal: IsrProposal) -> None:

@@ -1,16 +1,22 @@
 """Calls from this broker to its peers.
 
-Calls with a MessagePack body go over the connections of `peer_pool`; those that may wait at the
-peer for long have connections of their own, lest replication wait behind them. Reads that are
-streamed through to a client go over an aiohttp session. Every call carries the cluster id and,
-where one is set, the cluster secret; none follows redirects.
+Calls with a MessagePack body go over the connections of `peer_pool`, and each purpose has
+connections of its own (`Purpose`): what the cluster lives by never waits behind work of clients,
+which may wait at the peer for as long as replication does. A client's work that finds all of its
+connections lent waits a moment and is then refused. Reads that are streamed through to a client go
+over an aiohttp session. Every call carries the cluster id and, where one is set, the cluster
+secret; none follows redirects.
 
 What went wrong is sorted by what it proves: a refused connection proves that the process is gone
 and that nothing was applied; a failure to connect proves only the latter; anything after the
 request went out proves nothing.
 """
 
+import asyncio
 import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import Enum
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -18,6 +24,9 @@ import aiohttp
 import msgspec
 
 from ottla_broker.descriptor_budget import (
+    CLUSTER_CALLS_PER_PEER,
+    FORWARDED_PRODUCES_MAX,
+    ISR_PROPOSALS_MAX,
     PARKED_CALLS_MAX,
     PEER_CONNECTIONS_MAX,
     STREAMED_READS_MAX,
@@ -26,11 +35,19 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.peer_connection import Answer
 from ottla_broker.drivers.peer_pool import (
     MAX_CONNECTIONS_PER_PEER,
+    PLACE_WAIT_MS,
+    AllLentError,
     ConnectFailedError,
     PeerPool,
 )
 from ottla_protocol import routes
-from ottla_protocol.errors import OttlaError, Outcome, UnavailableError, error_from_problem
+from ottla_protocol.errors import (
+    OttlaError,
+    Outcome,
+    OverloadedError,
+    UnavailableError,
+    error_from_problem,
+)
 
 Message = TypeVar("Message")
 
@@ -53,6 +70,29 @@ class PeerUnavailableError(UnavailableError):
         self.refused = refused
 
 
+class PeerBusyError(OverloadedError):
+    """As many calls of clients as may wait at a peer wait there already; nothing was sent.
+
+    Not tried again for the client: as long as this lasts, more attempts only queue.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, outcome=Outcome.NOT_APPLIED, retry_after_seconds=1)
+
+
+class Purpose(Enum):
+    """What a call is for; each has connections of its own."""
+
+    CLUSTER = routes.PURPOSE_CLUSTER
+    """Raft, heartbeats, ISR, news of metadata, replica fetches. Their callers bound them."""
+    CLIENT = "client"
+    """Short work of clients: commands, questions, reads that do not wait."""
+    PRODUCE = "produce"
+    """Forwarded produce requests; with acks=all they wait for replication."""
+    PARKED = "parked"
+    """Polls and heartbeats that wait at the peer for news, and verifications."""
+
+
 class PeerClient:
     """The way to every peer.
 
@@ -60,7 +100,9 @@ class PeerClient:
         node_id: of this broker.
         cluster_id: sent with every call.
         cluster_secret: sent too, where there is one.
-        connections_max: most connections to all peers together for short calls.
+        cluster_calls_per_peer: most calls to one peer that the cluster lives by.
+        connections_max: most connections to all peers together for clients' short calls.
+        forwarded_produces_max: most produce requests that wait at all peers together.
         parked_calls_max: most calls that wait at all peers together.
         streamed_reads_max: most reads that are streamed through at a time.
     """
@@ -71,7 +113,9 @@ class PeerClient:
         node_id: int,
         cluster_id: str,
         cluster_secret: str | None,
+        cluster_calls_per_peer: int = CLUSTER_CALLS_PER_PEER + ISR_PROPOSALS_MAX,
         connections_max: int = PEER_CONNECTIONS_MAX,
+        forwarded_produces_max: int = FORWARDED_PRODUCES_MAX,
         parked_calls_max: int = PARKED_CALLS_MAX,
         streamed_reads_max: int = STREAMED_READS_MAX,
     ) -> None:
@@ -83,17 +127,26 @@ class PeerClient:
             self._headers[routes.HEADER_CLUSTER_SECRET] = cluster_secret
         self._session: aiohttp.ClientSession | None = None
         self._streamed_reads_max = streamed_reads_max
-        self._pool = PeerPool(MAX_CONNECTIONS_PER_PEER, connections_max)
-        self._parking_pool = PeerPool(MAX_PARKED_CALLS_PER_PEER, parked_calls_max)
-        # Heads by (base URL, path): bounded by the brokers' URLs and the internal routes.
-        self._heads: dict[tuple[str, str], bytes] = {}
+        self._streams = asyncio.Semaphore(streamed_reads_max)
+        self._pools = {
+            Purpose.CLUSTER: PeerPool(cluster_calls_per_peer),
+            Purpose.CLIENT: PeerPool(
+                MAX_CONNECTIONS_PER_PEER, connections_max, wait_ms_max=PLACE_WAIT_MS
+            ),
+            Purpose.PRODUCE: PeerPool(
+                MAX_CONNECTIONS_PER_PEER, forwarded_produces_max, wait_ms_max=PLACE_WAIT_MS
+            ),
+            Purpose.PARKED: PeerPool(
+                MAX_PARKED_CALLS_PER_PEER, parked_calls_max, wait_ms_max=PLACE_WAIT_MS
+            ),
+        }
+        # Heads by purpose, base URL and path: bounded by the brokers' URLs and internal routes.
+        self._heads: dict[tuple[Purpose, str, str], bytes] = {}
 
     async def start(self) -> None:
         """Open the pool; must run on the event loop."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._streamed_reads_max, limit_per_host=MAX_CONNECTIONS_PER_PEER
-            ),
+            connector=aiohttp.TCPConnector(limit=self._streamed_reads_max),
             headers=self._headers,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -101,34 +154,56 @@ class PeerClient:
 
     async def close(self) -> None:
         """Close every connection."""
-        self._pool.close()
-        self._parking_pool.close()
+        for pool in self._pools.values():
+            pool.close()
         if self._session is not None:
             await self._session.close()
 
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """For callers that stream an answer."""
+    @asynccontextmanager
+    async def streaming(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """A place for an answer that is streamed through, and the session to get it with.
+
+        Raises:
+            PeerBusyError: no place came free within PLACE_WAIT_MS.
+        """
         assert self._session is not None, "start() comes first"
-        return self._session
+        try:
+            async with asyncio.timeout(PLACE_WAIT_MS / 1000):
+                await self._streams.acquire()
+        except TimeoutError:
+            raise PeerBusyError(
+                f"{self._streamed_reads_max} reads of other brokers are under way"
+            ) from None
+        try:
+            yield self._session
+        finally:
+            self._streams.release()
 
     async def call(
-        self, base_url: str, path: str, body: bytes, *, timeout_ms: int, answer: type[Message]
+        self,
+        base_url: str,
+        path: str,
+        body: bytes,
+        *,
+        timeout_ms: int,
+        answer: type[Message],
+        purpose: Purpose,
     ) -> Message:
         """POST a MessagePack body and decode the answer as `answer`.
 
         Raises:
             PeerUnavailableError: no answer; `outcome` says whether it may have been applied.
+            PeerBusyError: too many calls for this purpose wait at that peer.
             OttlaError: the error that the peer told.
         """
-        received = await self.post(base_url, path, body, timeout_ms=timeout_ms)
+        received = await self.post(base_url, path, body, timeout_ms=timeout_ms, purpose=purpose)
         try:
             return msgspec.msgpack.decode(received, type=answer)
         except msgspec.MsgspecError as error:
             raise not_an_answer(base_url, path, error) from error
 
     async def post(
-        self, base_url: str, path: str, body: bytes, *, timeout_ms: int, parks: bool = False
+        self, base_url: str, path: str, body: bytes, *, timeout_ms: int, purpose: Purpose
     ) -> bytes | bytearray:
         """POST and return the body of a 2xx answer; raises as `call` does.
 
@@ -137,11 +212,13 @@ class PeerClient:
             path: of an internal route.
             body: in MessagePack.
             timeout_ms: how long the answer may take.
-            parks: the peer may wait with its answer; see `may_park`.
+            purpose: whose connections it takes.
         """
-        pool = self._parking_pool if parks else self._pool
+        deadline_ms = monotonic_ms() + timeout_ms
         try:
-            answer = await self._exchange(pool, base_url, path, body, monotonic_ms() + timeout_ms)
+            answer = await self._exchange(purpose, base_url, path, body, deadline_ms)
+        except AllLentError as error:
+            raise _busy(base_url, purpose, error) from error
         except ConnectFailedError as error:
             raise PeerUnavailableError(
                 f"{base_url}: {error}", refused=error.refused, outcome=Outcome.NOT_APPLIED
@@ -157,32 +234,34 @@ class PeerClient:
 
     def may_park(self, base_url: str) -> bool:
         """Whether one more call may wait at that peer now."""
-        return not self._parking_pool.is_full(base_url)
+        return not self._pools[Purpose.PARKED].is_full(base_url)
 
     async def _exchange(
-        self, pool: PeerPool, base_url: str, path: str, body: bytes, deadline_ms: int
+        self, purpose: Purpose, base_url: str, path: str, body: bytes, deadline_ms: int
     ) -> Answer:
+        pool = self._pools[purpose]
         connection = await pool.borrow(base_url, deadline_ms=deadline_ms)
         try:
             return await connection.exchange(
-                self._head(base_url, path, len(body)), body, deadline_ms=deadline_ms
+                self._head(purpose, base_url, path, len(body)), body, deadline_ms=deadline_ms
             )
         finally:
             pool.give_back(base_url, connection)
 
-    def _head(self, base_url: str, path: str, body_bytes: int) -> bytes:
+    def _head(self, purpose: Purpose, base_url: str, path: str, body_bytes: int) -> bytes:
         """The request line and headers; all but the length is the same every time."""
-        head = self._heads.get((base_url, path))
+        head = self._heads.get((purpose, base_url, path))
         if head is None:
             lines = [
                 f"POST {path} HTTP/1.1",
                 f"Host: {urlsplit(base_url).netloc}",
                 f"Content-Type: {routes.MSGPACK}",
+                f"{routes.HEADER_PURPOSE}: {purpose.value}",
                 *(f"{name}: {value}" for name, value in self._headers.items()),
                 "Content-Length: ",
             ]
             head = "\r\n".join(lines).encode("ascii")
-            self._heads[base_url, path] = head
+            self._heads[purpose, base_url, path] = head
         return b"%b%d\r\n\r\n" % (head, body_bytes)
 
 
@@ -206,6 +285,13 @@ def unavailable(base_url: str, error: BaseException) -> PeerUnavailableError:
         refused=refused,
         outcome=Outcome.NOT_APPLIED if never_sent else Outcome.UNKNOWN,
     )
+
+
+def _busy(base_url: str, purpose: Purpose, error: AllLentError) -> OttlaError:
+    detail = f"{base_url}: {error} ({purpose.value} calls)"
+    if purpose is Purpose.CLUSTER:
+        return PeerUnavailableError(detail, refused=False, outcome=Outcome.NOT_APPLIED)
+    return PeerBusyError(detail)
 
 
 def _error_of(answer: Answer, base_url: str) -> OttlaError:

@@ -14,6 +14,9 @@ CONNECT_TIMEOUT_MS = 1_000
 MAX_IDLE_MS = 30_000
 """Well below the time after which a peer's server closes an idle connection."""
 
+PLACE_WAIT_MS = 500
+"""How long work of clients waits for a connection where all that it may have are lent."""
+
 
 class ConnectFailedError(ConnectionError):
     """No connection could be made, so nothing was sent.
@@ -24,6 +27,10 @@ class ConnectFailedError(ConnectionError):
     def __init__(self, reason: str, *, refused: bool) -> None:
         super().__init__(reason)
         self.refused = refused
+
+
+class AllLentError(Exception):
+    """Every connection that there may be to this peer is lent; nothing was sent."""
 
 
 @dataclass(slots=True)
@@ -43,25 +50,32 @@ class PeerPool:
 
     Args:
         max_connections: most of them to one peer, lent and idle.
-        total: most of them to all peers together.
+        total: most of them to all peers together; None where each peer may have `max_connections`.
+        wait_ms_max: how long a borrower waits for another to give back; None for its deadline.
     """
 
-    def __init__(self, max_connections: int, total: int | None = None) -> None:
+    def __init__(
+        self, max_connections: int, total: int | None = None, *, wait_ms_max: int | None = None
+    ) -> None:
         self._max_connections = max_connections
-        self._total = max_connections if total is None else total
+        self._total = total
+        self._wait_ms_max = wait_ms_max
         self._peers: dict[str, _Peer] = {}
         self._closed = False
 
     @property
     def _share(self) -> int:
+        if self._total is None:
+            return self._max_connections
         return max(1, min(self._max_connections, self._total // max(1, len(self._peers))))
 
     async def borrow(self, base_url: str, *, deadline_ms: int) -> PeerConnection:
         """A connection to `base_url`, an idle one if there is one; it has to be given back.
 
         Raises:
-            ConnectFailedError: none could be made, or none came free before `deadline_ms`, of the
-                monotonic clock.
+            ConnectFailedError: none could be made.
+            AllLentError: none came free before `deadline_ms`, of the monotonic clock, or within
+                `wait_ms_max`.
         """
         peer = self._peers.get(base_url)
         if peer is None:
@@ -101,16 +115,17 @@ class PeerPool:
     async def _wait_for_place(self, peer: _Peer, deadline_ms: int) -> None:
         place = asyncio.get_running_loop().create_future()
         peer.waiting.append(place)
+        wait_ms = max(0, deadline_ms - monotonic_ms())
+        if self._wait_ms_max is not None:
+            wait_ms = min(wait_ms, self._wait_ms_max)
         try:
-            async with asyncio.timeout(max(0, deadline_ms - monotonic_ms()) / 1000):
+            async with asyncio.timeout(wait_ms / 1000):
                 await place
         except BaseException as error:
             if place.done() and not place.cancelled():
                 self._free_place(peer)
             if isinstance(error, TimeoutError):
-                raise ConnectFailedError(
-                    f"all {self._share} connections are in use", refused=False
-                ) from None
+                raise AllLentError(f"all {self._share} connections are in use") from None
             raise
 
     def _idle(self, peer: _Peer) -> PeerConnection | None:

@@ -32,13 +32,15 @@ class Purgatory:
         self._polls = Watchers()
 
     @contextmanager
-    def parked_request(self) -> Iterator[None]:
+    def parked_request(self, *, for_client: bool = True) -> Iterator[None]:
         """Hold a place while the request waits.
+
+        A follower's fetch finds one whatever clients do: there is one at a time of each.
 
         Raises:
             OverloadedError: `limit` requests are parked already.
         """
-        if self.parked >= self.limit:
+        if for_client and self.parked >= self.limit:
             raise OverloadedError(
                 f"{self.limit} requests are waiting already (max_parked_requests)",
                 retry_after_seconds=1,

@@ -24,7 +24,7 @@ import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
-from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
+from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, Purpose
 from ottla_broker.drivers.raft_store import RaftStore
 from ottla_broker.drivers.snapshot_telemetry import tell_made, tell_restored, tell_sent
 from ottla_broker.storage.disk_full import DiskFullError
@@ -387,6 +387,7 @@ class RaftDriver:
                     routes.INTERNAL_RAFT,
                     encode_messages(batch),
                     timeout_ms=MESSAGE_TIMEOUT_MS,
+                    purpose=Purpose.CLUSTER,
                 )
             except PeerUnavailableError as error:
                 # Lost messages are Raft's own business; a process that is gone is everybody's.

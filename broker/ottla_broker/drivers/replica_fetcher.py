@@ -17,7 +17,12 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.partition import Partition
-from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, not_an_answer
+from ottla_broker.drivers.peer_client import (
+    PeerClient,
+    PeerUnavailableError,
+    Purpose,
+    not_an_answer,
+)
 from ottla_broker.drivers.peer_messages import (
     FetchResult,
     PartitionFetch,
@@ -215,7 +220,11 @@ class ReplicaFetcher:
         try:
             with Unless(self._interruption, _InterruptedError()):
                 body = await self._peers.post(
-                    url, routes.INTERNAL_FETCH, encode(request), timeout_ms=FETCH_TIMEOUT_MS
+                    url,
+                    routes.INTERNAL_FETCH,
+                    encode(request),
+                    timeout_ms=FETCH_TIMEOUT_MS,
+                    purpose=Purpose.CLUSTER,
                 )
         except _InterruptedError:
             return None

@@ -109,6 +109,8 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._serving: asyncio.Task[None] | None = None
         self.is_surplus = False
         """Whether there were too many connections already: only peers and probes are served."""
+        self.is_beyond_reserve = False
+        """Whether peers' work for clients had all of theirs too: only CLUSTER_CALLs are served."""
         self._is_closing = False
         self._is_reading_paused = False
         self._changed_s = self._loop.time()
@@ -192,7 +194,9 @@ class ServerConnection(asyncio.BufferedProtocol):
         received = self._received
         end = received.find(_HEAD_END)
         if self.is_surplus and (end >= 0 or len(received) > HEAD_BYTES_MAX):
-            if not self._listener.serves_surplus(bytes(received)):
+            if not self._listener.serves_surplus(
+                bytes(received), is_beyond_reserve=self.is_beyond_reserve
+            ):
                 self.turn_away()
                 return
             self.is_surplus = False

@@ -11,7 +11,7 @@ from ottla_broker.drivers.peer_pool import CONNECT_TIMEOUT_MS
 from ottla_broker.drivers.racing import Unless
 from ottla_broker.http.context import context_of
 from ottla_broker.telemetry import METRICS
-from ottla_cluster.controller.image import Partition
+from ottla_cluster.controller.image import BrokerRegistration, Partition
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     LeaderNotAvailableError,
@@ -43,6 +43,7 @@ async def serve_at_leader(
     Raises:
         NotLeaderOrFollowerError: the request was forwarded to this broker, which does not lead.
         LeaderNotAvailableError: no leader within LEADER_WAIT_MS.
+        PeerBusyError: too many reads are forwarded already.
     """
     context = context_of(request)
     was_forwarded = routes.HEADER_FORWARDED_BY in request.headers
@@ -80,6 +81,15 @@ async def _forward(request: web.Request, leader: int) -> web.StreamResponse:
     registration = context.metadata.image.brokers.get(leader)
     if registration is None:
         raise LeaderNotAvailableError(f"broker {leader} is not registered")
+    async with context.peers.streaming() as session:
+        return await _stream_through(request, registration, session)
+
+
+async def _stream_through(
+    request: web.Request, registration: BrokerRegistration, session: aiohttp.ClientSession
+) -> web.StreamResponse:
+    context = context_of(request)
+    leader = registration.node_id
     try:
         # The leader may park the read for a minute, or stand still: neither this broker's stop nor
         # a reader who could be served by a new leader waits for that.
@@ -90,7 +100,7 @@ async def _forward(request: web.Request, leader: int) -> web.StreamResponse:
                 LeaderNotAvailableError(f"broker {leader} was fenced before it answered"),
             ),
         ):
-            upstream = await context.peers.session.get(
+            upstream = await session.get(
                 registration.url + request.raw_path,
                 headers={
                     name: value for name, value in request.headers.items() if name == "Accept"

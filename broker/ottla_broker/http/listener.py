@@ -8,6 +8,7 @@ from functools import lru_cache
 from http import HTTPStatus
 
 from ottla_broker.descriptor_budget import (
+    CLUSTER_CALLS_PER_PEER,
     CONNECTIONS_MAX,
     PEER_CONNECTIONS_MAX,
     TURNED_AWAY_MAX,
@@ -30,6 +31,9 @@ BODY_BYTES_MAX = 4 << 20
 
 PROBES = frozenset({routes.LIVENESS, routes.READINESS, routes.METRICS})
 """What is answered on connections beyond the limit, besides what brokers say to one another."""
+
+CLUSTER_CALL = f"\r\n{routes.HEADER_PURPOSE}: {routes.PURPOSE_CLUSTER}\r\n".encode()
+"""In the head of what the cluster lives by, which has connections that nothing else takes."""
 
 KNOWN_HEADS = 1_024
 KNOWN_HEAD_BYTES_MAX = 1 << 10
@@ -55,6 +59,7 @@ class Listener:
         successors_count: how many connections aiohttp has.
         connections_max: how many connections serve clients at a time.
         reserved_connections: how many more there may be, for peers and probes.
+        cluster_connections: how many more beyond those, for what the cluster lives by.
     """
 
     def __init__(
@@ -65,12 +70,14 @@ class Listener:
         successors_count: Callable[[], int] = lambda: 0,
         connections_max: int = CONNECTIONS_MAX,
         reserved_connections: int = PEER_CONNECTIONS_MAX,
+        cluster_connections: int = CLUSTER_CALLS_PER_PEER,
     ) -> None:
         self.context = context
         self.successor = successor
         self._successors_count = successors_count
         self._connections_max = connections_max
         self._reserved_connections = reserved_connections
+        self._surplus_max = reserved_connections + cluster_connections
         # Shared: what is read into it is taken out before anything else can run.
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._connections: set[ServerConnection] = set()
@@ -131,12 +138,13 @@ class Listener:
             connection.stop()
             return
         surplus = len(self._connections) + self._successors_count() - self._connections_max
-        if surplus > self._reserved_connections + TURNED_AWAY_MAX:
+        if surplus > self._surplus_max + TURNED_AWAY_MAX:
             connection.abort()
-        elif surplus > self._reserved_connections:
+        elif surplus > self._surplus_max:
             connection.turn_away()
         elif surplus > 0:
             connection.is_surplus = True
+            connection.is_beyond_reserve = surplus > self._reserved_connections
 
     def closed(self, connection: ServerConnection) -> None:
         """A connection ended, or is aiohttp's from now on."""
@@ -144,14 +152,19 @@ class Listener:
         if not self._connections:
             self._no_connection.set()
 
-    def serves_surplus(self, head: bytes) -> bool:
+    def serves_surplus(self, head: bytes, *, is_beyond_reserve: bool) -> bool:
         """Whether a connection beyond `connections_max` may ask this: peers and probes may.
 
-        A broker that clients keep busy would otherwise lose its place in the cluster.
+        A broker that clients keep busy, its own or those of its peers, would otherwise lose its
+        place in the cluster.
         """
+        head = head.partition(b"\r\n\r\n")[0] + b"\r\n"
         _, _, rest = head.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1")
-        return path.startswith(routes.INTERNAL_PREFIX) or path in PROBES
+        is_internal = path.startswith(routes.INTERNAL_PREFIX)
+        if is_beyond_reserve:
+            return is_internal and CLUSTER_CALL in head
+        return is_internal or path in PROBES
 
     def too_many(self) -> OverloadedError:
         """Why a connection is turned away."""

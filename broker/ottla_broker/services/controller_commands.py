@@ -3,6 +3,7 @@
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_client import PeerBusyError, Purpose
 from ottla_cluster.controller.commands import Command, Response
 from ottla_protocol.errors import OttlaError, Outcome
 
@@ -31,13 +32,18 @@ class ControllerCommands:
 
         Raises:
             OttlaError: the controller's refusal.
+            PeerBusyError: too many commands of clients wait there; told at once.
             UnavailableError: no controller decided within DECISION_TIMEOUT_MS.
         """
         deadline_ms = monotonic_ms() + DECISION_TIMEOUT_MS
         while True:
             remaining_ms = max(1, deadline_ms - monotonic_ms())
             try:
-                return await self._controller.execute(command, timeout_ms=remaining_ms)
+                return await self._controller.execute(
+                    command, timeout_ms=remaining_ms, purpose=Purpose.CLIENT
+                )
+            except PeerBusyError:
+                raise
             except OttlaError as error:
                 again = error.retriable and (repeatable or error.outcome is Outcome.NOT_APPLIED)
                 if not again or monotonic_ms() >= deadline_ms:

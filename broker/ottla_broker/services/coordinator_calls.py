@@ -15,7 +15,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.group_coordinators import OFFSETS_TOPIC, GroupCoordinators
 from ottla_broker.drivers.metadata import MetadataCache
-from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
+from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, Purpose
 from ottla_broker.drivers.peer_messages import CoordinatorCall, encode
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.racing import Unless
@@ -337,7 +337,9 @@ class CoordinatorCalls:
         wait_end_ms = monotonic_ms() + command.max_wait_ms
         while True:
             if self._peers.may_park(coordinator.url):
-                return await self._forward(coordinator, partition, command, deadline_ms, parks=True)
+                return await self._forward(
+                    coordinator, partition, command, deadline_ms, Purpose.PARKED
+                )
             now = msgspec.structs.replace(command, max_wait_ms=0)
             response = await self._forward(coordinator, partition, now, deadline_ms)
             assert isinstance(response, HeartbeatResponse)
@@ -354,8 +356,7 @@ class CoordinatorCalls:
         partition: int,
         command: ClientCommand,
         deadline_ms: int,
-        *,
-        parks: bool = False,
+        purpose: Purpose = Purpose.CLIENT,
     ) -> Response:
         leader = coordinator.node_id
         remaining_ms = max(1, deadline_ms - monotonic_ms())
@@ -374,7 +375,7 @@ class CoordinatorCalls:
                     routes.INTERNAL_GROUPS,
                     encode(call),
                     timeout_ms=remaining_ms + FORWARD_GRACE_MS,
-                    parks=parks,
+                    purpose=purpose,
                 )
         except PeerUnavailableError as error:
             METRICS.forwarded_requests.labels("group", error.outcome).inc()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from ottla_broker.drivers.clock import within
 from ottla_broker.drivers.metadata import MetadataCache
-from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
+from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, Purpose
 from ottla_broker.drivers.peer_messages import encode
 from ottla_broker.drivers.racing import Unless
 from ottla_broker.services.produce_options import ProduceOptions
@@ -41,10 +41,21 @@ FORWARD_GRACE_MS = 1_000
 GATHER_MS = 8
 """How long a forward waits for more to go with it while others are under way."""
 
+GATHER_MS_MAX = 250
+"""How long it waits where many are under way: each has one of few places at the leader, and where
+replication stands still none comes free before the follower is fenced."""
+
 MAX_BYTES_PER_FORWARD = 8 << 20
 MAX_BATCHES_PER_FORWARD = 1_000
 
 Results = list[AppendedBatch | OttlaError]
+
+
+def gather_ms(under_way: int) -> int:
+    """How long a forward waits for more to go with it, given how many are under way."""
+    if not under_way:
+        return 0
+    return min(GATHER_MS * max(1, under_way // 4) ** 2, max(GATHER_MS, GATHER_MS_MAX))
 
 
 @dataclass(slots=True)
@@ -86,7 +97,7 @@ class ProduceForwarder:
         gathering = self._gathering.setdefault(key, _Gathering())
         gathering.waiting.append(waiting)
         if gathering.timer is None:
-            delay_ms = GATHER_MS if self._under_way[key] else 0
+            delay_ms = gather_ms(self._under_way[key])
             gathering.timer = loop.call_later(delay_ms / 1000, self._send_gathered, key)
         try:
             return await within(options.remaining_ms + FORWARD_GRACE_MS, waiting.results)
@@ -164,6 +175,7 @@ class ProduceForwarder:
                     encode(request),
                     timeout_ms=request.timeout_ms + FORWARD_GRACE_MS,
                     answer=BinaryProduceResponse,
+                    purpose=Purpose.PRODUCE,
                 )
         except OttlaError as error:
             outcome = error.with_outcome(Outcome.UNKNOWN).outcome

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 
 from ottla_broker.drivers.metadata import MetadataCache
-from ottla_broker.drivers.peer_client import PeerClient
+from ottla_broker.drivers.peer_client import PeerBusyError, PeerClient, Purpose
 from ottla_broker.drivers.peer_messages import IdempotencyHit, IdempotencyLookup, encode
 from ottla_broker.drivers.racing import Unless
 from ottla_broker.drivers.replica_manager import ReplicaManager
@@ -77,6 +77,7 @@ class IdempotencyService:
 
         Raises:
             IdempotencyKeyReusedError: the key was used with another body.
+            PeerBusyError: too many questions wait at a leader; told at once.
             UnavailableError: a leader could not be asked in time; nothing was applied.
         """
         while partitions:
@@ -84,6 +85,8 @@ class IdempotencyService:
                 return await self._ask_all(topic, partitions, idempotency, options)
             except IdempotencyKeyReusedError as error:
                 raise error.with_outcome(Outcome.NOT_APPLIED) from None
+            except PeerBusyError:
+                raise
             except OttlaError as error:
                 # Asking changes nothing, whatever became of the question.
                 error.outcome = Outcome.NOT_APPLIED
@@ -140,4 +143,5 @@ class IdempotencyService:
                 encode(lookup),
                 timeout_ms=max(1, options.remaining_ms),
                 answer=list[IdempotencyHit],
+                purpose=Purpose.CLIENT,
             )

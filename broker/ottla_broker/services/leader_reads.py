@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ottla_broker.drivers.metadata import MetadataCache
-from ottla_broker.drivers.peer_client import PeerClient, not_an_answer
+from ottla_broker.drivers.peer_client import PeerClient, Purpose, not_an_answer
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.racing import Unless
 from ottla_broker.services.batch_fetch import BatchFetchService
@@ -188,7 +188,7 @@ class LeaderReads:
                     routes.FETCH,
                     msgspec.msgpack.encode(request),
                     timeout_ms=request.max_wait_ms + ANSWER_TIMEOUT_MS,
-                    parks=request.max_wait_ms > 0,
+                    purpose=Purpose.PARKED if request.max_wait_ms > 0 else Purpose.CLIENT,
                 )
         except OttlaError as error:
             METRICS.forwarded_requests.labels("read", error.code).inc()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from ottla_broker.drivers.metadata import MetadataCache
-from ottla_broker.drivers.peer_client import PeerClient
+from ottla_broker.drivers.peer_client import PeerClient, Purpose
 from ottla_broker.drivers.peer_messages import (
     PartitionBounds,
     PartitionName,
@@ -158,7 +158,12 @@ class PartitionBoundsService:
                 LeaderNotAvailableError(f"broker {leader} was fenced before it answered"),
             ):
                 return await self._peers.call(
-                    registration.url, path, body, timeout_ms=timeout_ms, answer=answer
+                    registration.url,
+                    path,
+                    body,
+                    timeout_ms=timeout_ms,
+                    answer=answer,
+                    purpose=Purpose.CLIENT,
                 )
         except OttlaError:
             # Told as unknown; the next look asks again.

@@ -13,6 +13,7 @@ from copy import copy
 from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.partition import Appended, Partition
+from ottla_broker.drivers.peer_client import PeerBusyError
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.forwarder import ProduceForwarder
@@ -202,14 +203,15 @@ class ProduceService:
 
         What certainly was not applied can be sent again; with an Idempotency-Key so can what
         perhaps was, because the leader answers a batch that it holds with the original offsets.
-        Too few in-sync replicas is told at once: it lasts longer than a caller wants to wait. So is
+        Too few in-sync replicas is told at once: it lasts longer than a caller wants to wait. So
+        are too many produces that wait at the leader, which more attempts would only queue, and
         a full disk, unless leadership is about to move to one with room.
         """
         return (
             isinstance(result, OttlaError)
             and result.retriable
             and (result.outcome is Outcome.NOT_APPLIED or batch.idempotency is not None)
-            and not isinstance(result, NotEnoughReplicasError)
+            and not isinstance(result, NotEnoughReplicasError | PeerBusyError)
             and (
                 not isinstance(result, InsufficientStorageError)
                 or self._somebody_has_room_for(batch)

@@ -199,7 +199,7 @@ async def poll(
     save that the first partition that has data always gives at least one batch.
 
     Raises:
-        OverloadedError: the purgatory is full.
+        OverloadedError: the purgatory is full, `for_client`.
     """
     deadline_ms = monotonic_ms() + max_wait_ms
     if await _look_at_all(reads, max_bytes) >= min_bytes or max_wait_ms <= 0:
@@ -208,7 +208,10 @@ async def poll(
     for read in reads:
         read.watchers.add(changed)
     try:
-        with purgatory.parked_request(), purgatory.released_into(changed):
+        with (
+            purgatory.parked_request(for_client=for_client),
+            purgatory.released_into(changed),
+        ):
             # Looked at again after watching began: a change in between wakes nobody.
             while await _look_at_all(reads, max_bytes) < min_bytes:
                 if for_client and purgatory.is_released:

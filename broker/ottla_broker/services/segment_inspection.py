@@ -13,7 +13,12 @@ import msgspec
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.partition import Partition
-from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, not_an_answer
+from ottla_broker.drivers.peer_client import (
+    PeerClient,
+    PeerUnavailableError,
+    Purpose,
+    not_an_answer,
+)
 from ottla_broker.drivers.peer_messages import SegmentListCall, SegmentVerificationCall, encode
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.racing import Unless
@@ -224,7 +229,11 @@ class SegmentInspectionService:
                 ),
             ):
                 received = await self._peers.post(
-                    registration.url, path, body, timeout_ms=PEER_TIMEOUT_MS, parks=True
+                    registration.url,
+                    path,
+                    body,
+                    timeout_ms=PEER_TIMEOUT_MS,
+                    purpose=Purpose.PARKED,
                 )
         except PeerUnavailableError as error:
             raise UnavailableError(f"broker {replica} cannot be asked: {error.detail}") from error

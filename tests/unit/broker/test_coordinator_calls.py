@@ -8,6 +8,7 @@ import pytest
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.group_coordinators import OFFSETS_TOPIC
+from ottla_broker.drivers.peer_client import Purpose
 from ottla_broker.drivers.peer_messages import CoordinatorCall
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services import coordinator_calls
@@ -98,10 +99,10 @@ class World:
     def may_park(self, url):
         return self.rooms.pop(0)
 
-    async def post(self, url, path, body, *, timeout_ms, parks=False):
+    async def post(self, url, path, body, *, timeout_ms, purpose):
         call = msgspec.msgpack.decode(body, type=CoordinatorCall)
         self.asked.append(decode_command(bytes(call.command)))
-        self.parking.append(parks)
+        self.parking.append(purpose is Purpose.PARKED)
         return encode_message(self.answers.pop(0))
 
     async def execute(self, partition, command, *, deadline_ms):

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.drivers.peer_client import PeerUnavailableError
+from ottla_broker.drivers.peer_client import PeerUnavailableError, Purpose
 from ottla_broker.services import forwarder as forwarders
 from ottla_broker.services.forwarder import ProduceForwarder
 from ottla_broker.services.produce_options import ProduceOptions
@@ -35,7 +35,8 @@ class Leader:
         self.broker_epoch = 5
         self.state = BrokerState.ACTIVE
 
-    async def call(self, url, path, body, *, timeout_ms, answer):
+    async def call(self, url, path, body, *, timeout_ms, answer, purpose):
+        assert purpose is Purpose.PRODUCE
         request = msgspec.msgpack.decode(body, type=BinaryProduceRequest)
         self.requests.append([batch.partition for batch in request.batches])
         waiting = asyncio.get_running_loop().create_future()
@@ -158,3 +159,13 @@ async def test_a_broken_forward_is_unknown(leader, forward):
     waiting.set_exception(PeerUnavailableError("gone", refused=False, outcome=Outcome.UNKNOWN))
     (error,) = await task
     assert error.outcome is Outcome.UNKNOWN
+
+
+def test_the_more_are_under_way_the_longer_a_forward_gathers():
+    waits_ms = [forwarders.gather_ms(under_way) for under_way in range(200)]
+    assert waits_ms == sorted(waits_ms)
+    assert waits_ms[0] == 0
+    assert set(waits_ms[1:8]) == {forwarders.GATHER_MS}
+    assert waits_ms[-1] == forwarders.GATHER_MS_MAX
+    # The places that a broker with 1,024 descriptors has at a leader last for two seconds.
+    assert sum(waits_ms[:25]) > 2_000

@@ -7,6 +7,7 @@ from random import Random
 import msgspec
 import pytest
 
+from ottla_broker.drivers.peer_client import Purpose
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services import leader_reads
 from ottla_broker.services.leader_reads import LeaderReads
@@ -67,9 +68,9 @@ class Leaders:
     async def fetch(self, request):
         return await self._answer(LOCAL, request)
 
-    async def post(self, url, path, body, *, timeout_ms, parks):
+    async def post(self, url, path, body, *, timeout_ms, purpose):
         request = msgspec.msgpack.decode(body, type=BinaryFetchRequest)
-        assert parks == (request.max_wait_ms > 0)
+        assert (purpose is Purpose.PARKED) == (request.max_wait_ms > 0)
         assert timeout_ms > request.max_wait_ms
         found = await self._answer(int(url[-1]), request)
         return msgspec.msgpack.encode(BinaryFetchResponse(found))

@@ -17,6 +17,7 @@ LIMIT_BYTES = 3 << 20
 FAR_S = 60.0
 CONNECTIONS = 24
 RESERVED_CONNECTIONS = 2
+CLUSTER_CONNECTIONS = 2
 
 
 class Broker:
@@ -80,6 +81,7 @@ class Broker:
             successors_count=lambda: len(self.runner.server.connections),
             connections_max=CONNECTIONS,
             reserved_connections=RESERVED_CONNECTIONS,
+            cluster_connections=CLUSTER_CONNECTIONS,
         )
         await self.listener.start("127.0.0.1", 0)
         self.port = self.listener._server.sockets[0].getsockname()[1]
@@ -493,6 +495,30 @@ async def test_connections_beyond_the_limit_serve_peers_and_probes(broker):
         assert (await peer.answer())[0] == 200
     probe.send(method="GET", target="/readyz?x=1")
     assert (await probe.answer())[0] == 200
+    for target in ("/internal/here", "/readyz"):
+        refused = await broker.connect()
+        refused.send(b"x", target=target)
+        assert (await refused.answer())[0] == 503
+        assert await refused.ended()
+
+
+async def test_what_the_cluster_lives_by_has_connections_that_nothing_else_takes(broker):
+    await fill(broker)
+    peers = [await broker.connect() for _ in range(RESERVED_CONNECTIONS)]
+    for peer in peers:
+        peer.send(b"x", target="/internal/here")
+        assert (await peer.answer())[0] == 200
+    for_client = await broker.connect()
+    for_client.send(b"Ottla-Purpose: cluster", target="/internal/here")
+    assert (await for_client.answer())[0] == 503
+    assert await for_client.ended()
+    for_client.writer.close()
+    left = CONNECTIONS // 2 + RESERVED_CONNECTIONS
+    await until(lambda: len(broker.listener._connections) == left)
+    for _ in range(CLUSTER_CONNECTIONS):
+        peer = await broker.connect()
+        peer.send(b"x", target="/internal/here", fields=["Ottla-Purpose: cluster"])
+        assert (await peer.answer())[0] == 200
     refused = await broker.connect()
     # Not even read: there is no descriptor left for it.
     assert (await refused.answer())[0] == 503

@@ -7,8 +7,14 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from ottla_broker.drivers import peer_client, peer_pool
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError
+from ottla_broker.drivers.peer_client import (
+    PeerBusyError,
+    PeerClient,
+    PeerUnavailableError,
+    Purpose,
+)
 from ottla_broker.drivers.peer_pool import PeerPool
 from ottla_protocol.errors import NotControllerError, Outcome
 
@@ -71,7 +77,9 @@ async def raw_peer(answer):
 async def test_a_body_arrives_and_comes_back_whole(peers, peer, size):
     url, seen = peer
     body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    assert await peers.post(url, "/echo", body, timeout_ms=TIMEOUT_MS) == body
+    assert (
+        await peers.post(url, "/echo", body, timeout_ms=TIMEOUT_MS, purpose=Purpose.CLIENT) == body
+    )
     path, headers, received, _ = seen[0]
     assert (path, received) == ("/echo", body)
     assert headers["Ottla-Cluster-Id"] == "tests"
@@ -83,7 +91,7 @@ async def test_a_body_arrives_and_comes_back_whole(peers, peer, size):
 async def test_calls_one_after_another_share_a_connection(peers, peer):
     url, seen = peer
     for _ in range(5):
-        await peers.post(url, "/echo", b"x", timeout_ms=TIMEOUT_MS)
+        await peers.post(url, "/echo", b"x", timeout_ms=TIMEOUT_MS, purpose=Purpose.CLIENT)
     assert len({id(transport) for *_, transport in seen}) == 1
 
 
@@ -91,7 +99,10 @@ async def test_calls_at_the_same_time_do_not_mix(peers, peer):
     url, _ = peer
     bodies = [f"body {number}".encode() * number for number in range(1, 40)]
     answers = await asyncio.gather(
-        *(peers.post(url, "/echo", body, timeout_ms=TIMEOUT_MS) for body in bodies)
+        *(
+            peers.post(url, "/echo", body, timeout_ms=TIMEOUT_MS, purpose=Purpose.CLIENT)
+            for body in bodies
+        )
     )
     assert [bytes(answer) for answer in answers] == bodies
 
@@ -99,7 +110,7 @@ async def test_calls_at_the_same_time_do_not_mix(peers, peer):
 async def test_the_peers_error_comes_back_as_itself(peers, peer):
     url, _ = peer
     with pytest.raises(NotControllerError) as caught:
-        await peers.post(url, "/refuse", b"", timeout_ms=TIMEOUT_MS)
+        await peers.post(url, "/refuse", b"", timeout_ms=TIMEOUT_MS, purpose=Purpose.CLIENT)
     assert (caught.value.outcome, caught.value.members) == (
         Outcome.NOT_APPLIED,
         {"controller": 2},
@@ -109,7 +120,7 @@ async def test_the_peers_error_comes_back_as_itself(peers, peer):
 async def test_an_answer_that_is_no_problem_document_proves_nothing(peers, peer):
     url, _ = peer
     with pytest.raises(PeerUnavailableError, match="unexpected status 500") as caught:
-        await peers.post(url, "/odd", b"", timeout_ms=TIMEOUT_MS)
+        await peers.post(url, "/odd", b"", timeout_ms=TIMEOUT_MS, purpose=Purpose.CLIENT)
     assert (caught.value.refused, caught.value.outcome) == (False, Outcome.UNKNOWN)
 
 
@@ -118,7 +129,7 @@ async def test_a_refused_connection_proves_that_nothing_was_applied(peers):
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(PeerUnavailableError) as caught:
-        await peers.post(url, "/echo", b"", timeout_ms=TIMEOUT_MS)
+        await peers.post(url, "/echo", b"", timeout_ms=TIMEOUT_MS, purpose=Purpose.CLIENT)
     assert (caught.value.refused, caught.value.outcome) == (True, Outcome.NOT_APPLIED)
 
 
@@ -126,11 +137,13 @@ async def test_a_call_that_is_too_slow_may_have_been_applied_and_its_connection_
     peers, peer
 ):
     url, seen = peer
-    await peers.post(url, "/echo", b"1", timeout_ms=TIMEOUT_MS)
+    await peers.post(url, "/echo", b"1", timeout_ms=TIMEOUT_MS, purpose=Purpose.CLIENT)
     with pytest.raises(PeerUnavailableError, match="within 50 ms") as caught:
-        await peers.post(url, "/slow", b"2", timeout_ms=50)
+        await peers.post(url, "/slow", b"2", timeout_ms=50, purpose=Purpose.CLIENT)
     assert (caught.value.refused, caught.value.outcome) == (False, Outcome.UNKNOWN)
-    assert await peers.post(url, "/echo", b"3", timeout_ms=TIMEOUT_MS) == b"3"
+    assert (
+        await peers.post(url, "/echo", b"3", timeout_ms=TIMEOUT_MS, purpose=Purpose.CLIENT) == b"3"
+    )
     transports = [id(transport) for *_, transport in seen]
     assert transports[0] == transports[1] != transports[2]
 
@@ -147,27 +160,132 @@ async def test_a_broken_answer_may_stand_for_an_applied_call(peers, answer):
     server, url = await raw_peer(answer)
     async with server:
         with pytest.raises(PeerUnavailableError) as caught:
-            await peers.post(url, "/echo", b"", timeout_ms=TIMEOUT_MS)
+            await peers.post(url, "/echo", b"", timeout_ms=TIMEOUT_MS, purpose=Purpose.CLIENT)
     assert (caught.value.refused, caught.value.outcome) == (False, Outcome.UNKNOWN)
 
 
-async def test_a_call_that_finds_no_connection_free_was_certainly_not_sent(
-    peers, peer, monkeypatch
-):
+def few_places(places):
+    return PeerClient(
+        node_id=7,
+        cluster_id="tests",
+        cluster_secret=None,
+        cluster_calls_per_peer=places,
+        connections_max=places,
+        forwarded_produces_max=places,
+        parked_calls_max=places,
+        streamed_reads_max=places,
+    )
+
+
+@pytest.fixture
+async def busy_peer(peer):
+    """A client of which as many calls of clients wait at the peer as may for each purpose."""
     url, seen = peer
-    monkeypatch.setattr(peers._pool, "_max_connections", 1)
-    holding = asyncio.create_task(peers.post(url, "/slow", b"", timeout_ms=TIMEOUT_MS))
-    while not seen:  # noqa: ASYNC110  the peer has no event to wait for
+    client = few_places(2)
+    await client.start()
+    waiting = [
+        asyncio.create_task(client.post(url, "/slow", b"", timeout_ms=TIMEOUT_MS, purpose=purpose))
+        for purpose in Purpose
+        for _ in range(2)
+        if purpose is not Purpose.CLUSTER
+    ]
+    while len(seen) < len(waiting):  # noqa: ASYNC110  the peer has no event to wait for
+        await asyncio.sleep(0.001)
+    yield client, url, waiting
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await client.close()
+
+
+async def test_what_the_cluster_lives_by_never_waits_behind_clients(busy_peer):
+    client, url, _ = busy_peer
+    bodies = [b"raft", b"fetch"]
+    answers = await asyncio.gather(
+        *(
+            client.post(url, "/echo", body, timeout_ms=TIMEOUT_MS, purpose=Purpose.CLUSTER)
+            for body in bodies
+        )
+    )
+    assert answers == bodies
+
+
+async def test_calls_that_the_cluster_lives_by_have_their_places_at_every_peer(peer):
+    url, seen = peer
+    client = few_places(2)
+    await client.start()
+    # The same server under another name is another peer: it takes nothing from the first one.
+    other = url.replace("127.0.0.1", "localhost")
+    waiting = [
+        asyncio.create_task(
+            client.post(each, "/slow", b"", timeout_ms=TIMEOUT_MS, purpose=Purpose.CLUSTER)
+        )
+        for each in (url, other)
+        for _ in range(2)
+    ]
+    while len(seen) < len(waiting):  # noqa: ASYNC110  the peer has no event to wait for
         await asyncio.sleep(0.001)
     with pytest.raises(PeerUnavailableError, match="in use") as caught:
-        await peers.post(url, "/echo", b"", timeout_ms=20)
+        await client.post(url, "/echo", b"", timeout_ms=20, purpose=Purpose.CLUSTER)
     assert (caught.value.refused, caught.value.outcome) == (False, Outcome.NOT_APPLIED)
-    # What waits at the peer for long has places of its own.
-    assert peers.may_park(url)
-    await peers.post(url, "/echo", b"", timeout_ms=TIMEOUT_MS, parks=True)
-    waiting = asyncio.create_task(peers.post(url, "/echo", b"later", timeout_ms=TIMEOUT_MS))
-    holding.cancel()
-    assert await waiting == b"later"
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await client.close()
+
+
+@pytest.mark.parametrize("purpose", [each for each in Purpose if each is not Purpose.CLUSTER])
+async def test_clients_work_beyond_its_places_is_refused_soon(busy_peer, purpose, monkeypatch):
+    client, url, _ = busy_peer
+    monkeypatch.setattr(client._pools[purpose], "_wait_ms_max", 20)
+    started_ms = monotonic_ms()
+    with pytest.raises(PeerBusyError, match="in use") as caught:
+        await client.post(url, "/echo", b"", timeout_ms=TIMEOUT_MS, purpose=purpose)
+    assert monotonic_ms() - started_ms < TIMEOUT_MS
+    assert caught.value.outcome is Outcome.NOT_APPLIED
+    assert caught.value.problem()["retry_after_seconds"] == 1
+    assert caught.value.code == "THROTTLING_QUOTA_EXCEEDED"
+
+
+async def test_clients_work_waits_a_moment_for_a_place(busy_peer):
+    client, url, waiting = busy_peer
+    soon = asyncio.create_task(
+        client.post(url, "/echo", b"soon", timeout_ms=TIMEOUT_MS, purpose=Purpose.CLIENT)
+    )
+    await asyncio.sleep(0)
+    assert not client.may_park(url)
+    waiting[0].cancel()
+    assert await soon == b"soon"
+
+
+async def test_every_purpose_of_clients_has_a_bounded_wait():
+    client = PeerClient(node_id=7, cluster_id="tests", cluster_secret=None)
+    assert {purpose: pool._wait_ms_max for purpose, pool in client._pools.items()} == {
+        Purpose.CLUSTER: None,
+        Purpose.CLIENT: peer_pool.PLACE_WAIT_MS,
+        Purpose.PRODUCE: peer_pool.PLACE_WAIT_MS,
+        Purpose.PARKED: peer_pool.PLACE_WAIT_MS,
+    }
+
+
+async def test_streamed_reads_beyond_their_places_are_refused_soon(monkeypatch):
+    monkeypatch.setattr(peer_client, "PLACE_WAIT_MS", 20)
+    client = few_places(1)
+    await client.start()
+    async with client.streaming():
+        with pytest.raises(PeerBusyError, match="under way"):
+            async with client.streaming():
+                pass
+    async with client.streaming():
+        pass
+    await client.close()
+
+
+async def test_a_call_tells_what_it_is_for(peers, peer):
+    url, seen = peer
+    for purpose in (Purpose.CLUSTER, Purpose.CLIENT, Purpose.CLUSTER):
+        await peers.post(url, "/echo", b"", timeout_ms=TIMEOUT_MS, purpose=purpose)
+    assert [headers["Ottla-Purpose"] for _, headers, *_ in seen] == ["cluster", "client", "cluster"]
 
 
 async def test_peers_share_the_connections_that_there_are():
