@@ -231,7 +231,11 @@ class ReplicaManager:
         )
         loss = self._logs.tail_loss(partition_log)
         if loss is not None:
-            await self._witness.mark_short(key, loss.expected_end_offset)
+            await self._logs.when_there_is_room(
+                f"{topic.name}-{state.partition}",
+                lambda error: self._commit_held(key, error),
+                partial(self._witness.mark_short, key, loss.expected_end_offset),
+            )
         if loss is not None and len(state.replicas) == 1:
             # Nobody can refill it. What it lost is lost; its offsets are not given again.
             await self._logs.when_there_is_room(

@@ -55,7 +55,9 @@ class WitnessKeeper:
         """Write what has moved, and close the file; every log is at rest."""
         if self._task is not None:
             await self._task.stop()
-        await self.flush()
+        # Without room for it the file is late, which it always may be.
+        with suppress(DiskFullError):
+            await self.flush()
         async with self._flushing:
             self._witness.close()
 
@@ -109,7 +111,10 @@ class WitnessKeeper:
         """
         self._moved.discard(key)
         self._witness.forget(key)
-        await self._write()
+        # Without room it stays to be written. Removing the log makes room, and what is told of a
+        # replica that is not wanted any more is forgotten at the next start.
+        with suppress(DiskFullError):
+            await self._write()
 
     async def flush(self) -> None:
         """Write every end that has moved.
@@ -131,7 +136,7 @@ class WitnessKeeper:
         await self._write()
 
     def _end_of(self, partition: Partition, end_offset: int) -> WitnessedEnd:
-        syncs_commits = partition.log.config.durability == Durability.FSYNC
+        syncs_commits = partition.log.durability is Durability.FSYNC
         return WitnessedEnd(
             partition.log.leader_epochs.epoch_at(end_offset - 1),
             end_offset,
@@ -140,7 +145,7 @@ class WitnessKeeper:
 
     def _outlasts_anything(self, partition: Partition) -> bool:
         """Whether the replica's end says something to a later process."""
-        syncs_commits = partition.log.config.durability == Durability.FSYNC
+        syncs_commits = partition.log.durability is Durability.FSYNC
         return syncs_commits or self._witness.boot_id is not None
 
     def _is_told(self, partition: Partition) -> bool:

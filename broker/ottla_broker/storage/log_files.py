@@ -166,10 +166,13 @@ class LogFiles:
 
         The close checkpoints and syncs what commits under `os` have left to the operating system.
         """
-        self._durability = durability
+        if durability is Durability.OS:
+            # Nobody may take the next commit for one that was synced.
+            self._durability = durability
         for segment in self._segments:
             segment.durability = durability
         await self._handles.close(self.active.path)
+        self._durability = durability
 
     async def _create_segment(self, base_offset: int, snapshot: Snapshot) -> Segment:
         segment = self._new_segment(base_offset, snapshot)

@@ -208,6 +208,14 @@ class PartitionLog:
         return self._appender.config
 
     @property
+    def durability(self) -> sqlite.Durability:
+        """What every commit up to `log_end_offset` has kept to; `config` may ask for another yet.
+
+        A change to `fsync` counts once all that was committed before is synced too.
+        """
+        return self._files.durability
+
+    @property
     def _state(self) -> LogState:
         return self._appender.state
 

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from ottla_broker.drivers.witness_keeper import WitnessKeeper
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import EndWitness, WitnessedEnd
+from ottla_broker.storage.sqlite import Durability
 from ottla_cluster.replication.fitness import ReplicaFitness
 from ottla_cluster.replication.leader_epochs import LeaderEpochs
 
@@ -23,7 +25,7 @@ class Replica:
     def __init__(self, durability="fsync"):
         self.fitness = ReplicaFitness(1, lost_tail=False)
         self.log = SimpleNamespace(
-            config=SimpleNamespace(durability=durability),
+            durability=Durability(durability),
             log_end_offset=100,
             leader_epochs=LeaderEpochs.of([(1, 0)]),
             failure=None,
@@ -97,3 +99,19 @@ async def test_a_loss_that_is_being_written_down_is_not_overwritten(kept):
 async def test_a_loss_is_known_before_it_is_written_down(kept):
     with pytest.raises(AssertionError):
         await kept.keeper.mark_short(KEY, 100)
+
+
+async def test_a_disk_without_room_neither_keeps_a_replica_nor_the_broker_from_going(
+    tmp_path, monkeypatch
+):
+    kept = Keeper(tmp_path)
+    kept.keeper.moved(KEY)
+    await kept.keeper.flush()
+
+    def no_room():
+        raise DiskFullError("no room")
+
+    monkeypatch.setattr(kept.witness, "flush", no_room)
+    await kept.keeper.forget(KEY)
+    assert kept.witness.is_dirty
+    await kept.keeper.stop()

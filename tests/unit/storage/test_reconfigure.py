@@ -31,6 +31,30 @@ async def test_another_durability_reopens_the_active_file(harness, before, after
     assert [batch.base_offset for batch in await read_all(log)] == [0, 1]
 
 
+@pytest.mark.parametrize(("before", "after"), [("os", "fsync"), ("fsync", "os")])
+async def test_the_durability_that_is_told_is_the_one_that_commits_have_kept_to(
+    harness, monkeypatch, before, after
+):
+    log = await harness.open(durability=before)
+    await append_durably(log)
+    told = []
+    close = harness.handles.close
+
+    async def close_the_file(path):
+        told.append(log.durability)
+        await close(path)
+        told.append(log.durability)
+
+    monkeypatch.setattr(harness.handles, "close", close_the_file)
+    append(log)
+    log.reconfigure(LogConfig(durability=after))
+    assert (log.config.durability, log.durability) == (after, before)
+    await log._commits.drain()
+    # Never fsync before what was committed under os is synced, which the close does.
+    assert told == ["os", "os"]
+    assert log.durability == after
+
+
 async def test_what_was_queued_before_is_written_before_the_change(harness):
     log = await harness.open(durability="os")
     for _ in range(3):
