@@ -15,7 +15,9 @@ from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory
 from ottla_broker.storage.stored_batch import damaged
 from ottla_broker.storage.tail_cache import TailCache
+from ottla_cluster.controller.commands import ReportUnfitReplicasResponse, UnfitReplicaResult
 from ottla_cluster.controller.image import MetadataImage, Partition, Topic
+from ottla_cluster.replication.fitness import ReplicaFitness
 from tests.unit.awaiting import until
 from tests.unit.broker.disks import DiskOf
 
@@ -169,3 +171,38 @@ async def test_a_broker_that_stops_waits_for_the_log_that_is_being_cut(manager):
     manager.disk_goes_on.set()
     await stopping
     await until(lambda: manager.hosted.log.damage.first is None)
+
+
+class SlowController:
+    """Answers a report only when the metadata has the replica in the ISR again."""
+
+    def __init__(self, manager):
+        self.manager = manager
+
+    async def execute(self, command, *, timeout_ms):
+        assert timeout_ms > 0
+        [reported] = command.replicas
+        await self.manager.apply(image(7))
+        result = UnfitReplicaResult(
+            reported.topic_id, reported.partition, in_isr=False, partition_epoch=6
+        )
+        return ReportUnfitReplicasResponse((result,))
+
+
+async def test_a_replica_whose_refill_was_heard_of_before_the_answer_is_whole(manager):
+    manager.replicas.start()
+    manager.replicas.activate()
+    await manager.apply(image(1))
+    manager.hosted.fitness = ReplicaFitness(LOCAL, lost_tail=True)
+    aside = manager.hosted.log.directory / "00000000000000000000.sqlite.damaged"
+    aside.touch()
+    healer = ReplicaHealer(
+        node_id=LOCAL,
+        replicas=manager.replicas,
+        controller=SlowController(manager),
+        broker_epoch=lambda: 1,
+        on_failure=lambda error: pytest.fail(str(error)),
+    )
+    await healer.heal()
+    assert manager.hosted.fitness.is_whole
+    assert not aside.exists()
