@@ -97,3 +97,23 @@ def test_the_only_replica_tells_what_it_lost_and_serves_the_rest(start_cluster, 
     client.wait_led("orders")
     assert client.append("orders", "after the loss") == 201
     assert logged(client, 1, "log_lost_its_end")
+
+
+def test_a_replica_without_its_first_file_does_not_take_that_from_the_others(start_cluster):
+    client = start_cluster(settings={"OTTLA_SEGMENT_BYTES": "65536"})
+    client.create_topic("orders", partitions=1, replication_factor=3)
+    client.wait_led("orders")
+    for number in range(40):
+        client.append("orders", f"{number} " + "x" * 8_000)
+    victim = client.others(client.leader("orders"))[0]
+    append_witnessed(client, victim, "orders", "the last one")
+    client.cluster.broker(victim).kill()
+    min(replica_directory(client, victim, "orders").glob("*.sqlite")).unlink()
+    client.cluster.broker(victim).start()
+    client.cluster.broker(victim).wait_ready()
+    client.wait_isr("orders", 3)
+    eventually(lambda: client.metric(victim, "ottla_unfit_replicas") == 0)
+    [line] = logged(client, victim, "log_lost_its_end")
+    assert "are missing" in line
+    found = client.wait_replicas_equal("orders")[0]
+    assert len(found) == 41

@@ -121,7 +121,7 @@ class LogRetention:
                 continue
 
     async def _remove_expired(self, hosted: Partition) -> None:
-        removed = await hosted.log.remove_expired()
+        removed = await self._replicas.remove_expired(hosted)
         if removed.count:
             METRICS.removed_segments.inc(removed.count)
             METRICS.removed_bytes.inc(removed.size_bytes)

@@ -204,7 +204,7 @@ class ReplicaLogs:
         loss = find_tail_loss(
             log_end_offset=opened.log_end_offset,
             leader_epochs=opened.leader_epochs,
-            damage=opened.recovery.reason or None,
+            damage=self._damage(opened),
             witnessed=(
                 None if witnessed is None else (witnessed.leader_epoch, witnessed.end_offset)
             ),
@@ -223,6 +223,21 @@ class ReplicaLogs:
                 reason=loss.reason,
             )
         return loss
+
+    def lost_start(self, opened: PartitionLog) -> int | None:
+        """Where a log began whose first files are missing; None where none are known to be."""
+        identity = opened.identity
+        witnessed = self._witness.ends.get((identity.topic_id, identity.partition))
+        if witnessed is None or opened.log_start_offset <= witnessed.start_offset:
+            return None
+        return witnessed.start_offset
+
+    def _damage(self, opened: PartitionLog) -> str | None:
+        lost_start = self.lost_start(opened)
+        if lost_start is None:
+            return opened.recovery.reason or None
+        missing = f"files from offset {lost_start} to {opened.log_start_offset} are missing"
+        return "; ".join(filter(None, (opened.recovery.reason, missing)))
 
     def _outlasts(self, witnessed: WitnessedEnd | None, *, syncs_commits: bool) -> bool:
         if witnessed is None or witnessed.boot_id is None:

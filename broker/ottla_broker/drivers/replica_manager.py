@@ -23,6 +23,7 @@ from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.witness_keeper import WitnessKeeper
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import EndWitness
+from ottla_broker.storage.log_config import RemovedSegments
 from ottla_broker.storage.loss_note import forget_loss
 from ottla_broker.storage.segment_rebuild import remove_damaged_files
 from ottla_broker.telemetry import METRICS
@@ -236,6 +237,14 @@ class ReplicaManager:
                 lambda error: self._commit_held(key, error),
                 partial(self._witness.mark_short, key, loss.expected_end_offset),
             )
+        lost_start = self._logs.lost_start(partition_log)
+        if lost_start is not None and any(member != self._node_id for member in state.isr):
+            # What is left would be taken for all that there is to keep: it is refilled as a whole.
+            await self._logs.when_there_is_room(
+                f"{topic.name}-{state.partition}",
+                lambda error: self._commit_held(key, error),
+                partial(partition_log.reset_to, lost_start),
+            )
         if loss is not None and len(state.replicas) == 1:
             # Nobody can refill it. What it lost is lost; its offsets are not given again.
             await self._logs.when_there_is_room(
@@ -259,6 +268,14 @@ class ReplicaManager:
         if partition_log.recovery.damaged_from is not None:
             await asyncio.to_thread(forget_loss, partition_log.directory)
         self._witness.moved(key)
+
+    async def remove_expired(self, hosted: Partition) -> RemovedSegments:
+        """As `PartitionLog.remove_expired`, of what the witness knows to be meant."""
+        if hosted.log.has_expired:
+            await self._witness.before_removal(hosted)
+            # The start may move on meanwhile, and more go than was meant.
+            self._witness.moved(hosted.key)
+        return await hosted.log.remove_expired()
 
     def _log_end_moved(self, key: tuple[str, int], log_end_offset: int) -> None:
         hosted = self.partitions.get(key)

@@ -1,4 +1,4 @@
-"""Keeps the witness of the logs' ends (`storage.end_witness`) close behind them.
+"""Keeps the witness of the logs' ends and starts (`storage.end_witness`) close behind them.
 
 A sync beside each commit would halve the rate of small commits, so one task writes all ends that
 have moved, in one sync for the whole broker, at most WITNESS_INTERVAL_MS late. The end of a log
@@ -10,11 +10,17 @@ witness tells what it should have.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.storage.disk_full import DiskFullError
-from ottla_broker.storage.end_witness import EndWitness, ReplicaKey, WitnessedEnd
+from ottla_broker.storage.end_witness import (
+    UNKNOWN_START,
+    EndWitness,
+    ReplicaKey,
+    WitnessedEnd,
+)
 from ottla_broker.storage.sqlite import Durability
 from ottla_broker.telemetry import METRICS
 from ottla_protocol.errors import OttlaError
@@ -98,10 +104,29 @@ class WitnessKeeper:
         # An end that it had before must not be written over this.
         self._moved.discard(key)
         known = self._witness.ends.get(key)
-        if known is not None and known.end_offset > end_offset:
-            end_offset = known.end_offset
-        self._witness.record(key, WitnessedEnd(-1, end_offset, is_short=True))
+        start_offset = UNKNOWN_START
+        if known is not None:
+            end_offset = max(end_offset, known.end_offset)
+            start_offset = known.start_offset
+        short = WitnessedEnd(-1, end_offset, is_short=True, start_offset=start_offset)
+        self._witness.record(key, short)
         await self._write()
+
+    async def before_removal(self, partition: Partition) -> None:
+        """Write down where a log begins, before the files below that are removed.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        known = self._witness.ends.get(partition.key)
+        if known is not None and partition.fitness.lost_tail:
+            start_offset = partition.log.log_start_offset
+            self._witness.record(partition.key, replace(known, start_offset=start_offset))
+        self._moved.add(partition.key)
+        # Without room it is written later, and the files go all the same: they make room. Should
+        # the broker end before, the log is refilled without need.
+        with suppress(DiskFullError):
+            await self.flush()
 
     async def forget(self, key: ReplicaKey) -> None:
         """Give up the slot of a replica that is removed, before its log is.
@@ -141,6 +166,7 @@ class WitnessKeeper:
             partition.log.leader_epochs.epoch_at(end_offset - 1),
             end_offset,
             boot_id=None if syncs_commits else self._witness.boot_id,
+            start_offset=partition.log.log_start_offset,
         )
 
     def _outlasts_anything(self, partition: Partition) -> bool:

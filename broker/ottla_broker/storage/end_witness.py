@@ -1,4 +1,4 @@
-"""Where the replicas' logs end, written down outside of them.
+"""Where the replicas' logs end, and begin, written down outside of them.
 
 A log can lose its end and look sound: SQLite ends its replay at the first bad byte of the
 write-ahead log, and says nothing; an old copy of a directory, or a missing log file, is a shorter
@@ -11,6 +11,10 @@ it. So the witness is never ahead of a log, whatever loses its power, and of all
 it at once none calls its own log too short. For the same reason a log that is to be truncated is
 entered here before it is. What is lost of the last moments is not noticed, as far as the witness
 lags behind (`WITNESS_INTERVAL_MS` of the driver).
+
+Where a log begins is told by the names of its files, so one whose first files were lost looks like
+one that retention has shortened; as leader it would have the others give up what they still have.
+So files go only after the start that they lie below was entered here.
 
 A log with `durability=os` survives its process, not a loss of power: its end comes with the boot id
 of the system, and must still be there while that is the same.
@@ -49,9 +53,12 @@ TOPIC_ID_BYTES_MAX: Final = 64
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 """Linux gives each start of the system an id."""
 
-_COPY: Final = struct.Struct(">4sH64sIqqQ?16s")
+_COPY: Final = struct.Struct(">4sH64sIqqQ?16sq")
 _MAGIC: Final = b"OEN2"
 _NO_BOOT_ID: Final = bytes(16)
+
+UNKNOWN_START: Final = 2**63 - 1
+"""The start of a log that nothing is known of: no log begins above it."""
 _CRC: Final = struct.Struct(">I")
 
 ReplicaKey = tuple[str, int]
@@ -63,13 +70,15 @@ class WitnessedEnd:
     """All below `end_offset` was durable; `leader_epoch` wrote the record before it, -1 if none.
 
     `is_short` says that the log has lost some of that, and has not been refilled yet. With a
-    `boot_id`, of 16 bytes, it was durable for as long as the system is not started again.
+    `boot_id`, of 16 bytes, it was durable for as long as the system is not started again. No file
+    was removed that has records at or above `start_offset`.
     """
 
     leader_epoch: int
     end_offset: int
     is_short: bool = False
     boot_id: bytes | None = None
+    start_offset: int = UNKNOWN_START
 
 
 def read_boot_id() -> bytes | None:
@@ -230,6 +239,7 @@ def _encode(key: ReplicaKey, end: WitnessedEnd, sequence: int) -> bytes:
         sequence,
         end.is_short,
         end.boot_id or _NO_BOOT_ID,
+        end.start_offset,
     )
     content += _CRC.pack(google_crc32c.value(content))
     return content.ljust(COPY_BYTES, b"\0")
@@ -237,13 +247,22 @@ def _encode(key: ReplicaKey, end: WitnessedEnd, sequence: int) -> bytes:
 
 def _decode(content: bytes) -> tuple[ReplicaKey, WitnessedEnd, int] | None:
     body, checksum = content[: _COPY.size], content[_COPY.size : _COPY.size + _CRC.size]
-    magic, length, topic_id, partition, leader_epoch, end_offset, sequence, is_short, boot_id = (
-        _COPY.unpack(body)
-    )
+    (
+        magic,
+        length,
+        topic_id,
+        partition,
+        leader_epoch,
+        end_offset,
+        sequence,
+        is_short,
+        boot_id,
+        start,
+    ) = _COPY.unpack(body)
     if magic != _MAGIC or checksum != _CRC.pack(google_crc32c.value(body)):
         return None
     key = topic_id[:length].decode(), partition
     end = WitnessedEnd(
-        leader_epoch, end_offset, is_short, None if boot_id == _NO_BOOT_ID else boot_id
+        leader_epoch, end_offset, is_short, None if boot_id == _NO_BOOT_ID else boot_id, start
     )
     return key, end, sequence

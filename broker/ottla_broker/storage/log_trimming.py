@@ -83,9 +83,14 @@ class LogTrimmer:
                 )
             self._files.advance_log_start(offset)
 
+    @property
+    def has_expired(self) -> bool:
+        """As `PartitionLog.has_expired`."""
+        return self._files.has_expired or self._active_must_end
+
     async def remove_expired(self) -> RemovedSegments:
         """As `PartitionLog.remove_expired`."""
-        if not self._files.has_expired and not self._active_must_end:
+        if not self.has_expired:
             return RemovedSegments()
         async with self._taking_away:
             self._require_writable()

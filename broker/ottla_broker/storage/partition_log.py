@@ -504,6 +504,11 @@ class PartitionLog:
         assert offset <= self.log_end_offset, (offset, self.log_end_offset)
         self._files.advance_log_start(offset)
 
+    @property
+    def has_expired(self) -> bool:
+        """Whether `remove_expired` has anything to do."""
+        return self._trimmer.has_expired
+
     async def remove_expired(self) -> RemovedSegments:
         """Remove the files of segments that lie wholly below the log's start.
 

@@ -57,6 +57,9 @@ class FakeReplicas:
     def leaders(self):
         return iter(self.led)
 
+    async def remove_expired(self, hosted):
+        return await hosted.log.remove_expired()
+
 
 class Clocks:
     def __init__(self):

@@ -13,6 +13,7 @@ from ottla_broker.storage.end_witness import EndWitness
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory
+from ottla_broker.storage.partition_log import PartitionLog
 from ottla_broker.storage.stored_batch import damaged
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.controller.commands import ReportUnfitReplicasResponse, UnfitReplicaResult
@@ -26,13 +27,20 @@ ORDERS, EVENTS = "a" * 32, "b" * 32
 KEY = (ORDERS, 0)
 
 
-def image(version, *, leader=OTHER, leader_epoch=0, topics=(ORDERS,)):
-    everybody = (LOCAL, OTHER, THIRD)
+def image(
+    version,
+    *,
+    leader=OTHER,
+    leader_epoch=0,
+    topics=(ORDERS,),
+    everybody=(LOCAL, OTHER, THIRD),
+    isr=None,
+):
     found = {}
     for topic_id in topics:
         name = f"topic-{topic_id[0]}"
         partition = Partition(
-            topic_id, name, 0, everybody, everybody, leader, leader_epoch, version
+            topic_id, name, 0, everybody, isr or everybody, leader, leader_epoch, version
         )
         found[topic_id] = Topic(topic_id, name, {}, (partition,))
     return MetadataImage(version=version, topics=found)
@@ -50,7 +58,8 @@ class Manager:
 
     def __init__(self, directory):
         self.metadata = MetadataCache(MetadataImage())
-        self.witness = EndWitness(directory.path / "witness")
+        self.witness_path = directory.path / "witness"
+        self.witness = EndWitness(self.witness_path)
         self.replicas = ReplicaManager(
             node_id=LOCAL,
             metadata=self.metadata,
@@ -206,3 +215,56 @@ async def test_a_replica_whose_refill_was_heard_of_before_the_answer_is_whole(ma
     await healer.heal()
     assert manager.hosted.fitness.is_whole
     assert not aside.exists()
+
+
+@pytest.mark.parametrize(
+    ("everybody", "isr", "start_offset", "is_whole"),
+    [
+        # Others have it all: it is refilled from where it began.
+        ((LOCAL, OTHER, THIRD), (LOCAL, OTHER), 0, False),
+        # What is left is not dropped where nobody else is known to hold it.
+        ((LOCAL, OTHER, THIRD), (LOCAL,), 5, False),
+        ((LOCAL,), (LOCAL,), 5, True),
+    ],
+)
+async def test_a_log_whose_first_files_are_missing(manager, everybody, isr, start_offset, is_whole):
+    manager.replicas.start()
+    manager.replicas.activate()
+    leader = OTHER if OTHER in isr else None
+    first = image(1, leader=leader, everybody=everybody, isr=isr)
+    await manager.apply(first)
+    await manager.hosted.log.reset_to(5)
+    manager.replicas._witness.moved(KEY)
+    await manager.replicas._witness.flush()
+    assert manager.witness.ends[KEY].start_offset == 5
+    log = manager.hosted.log
+    assert manager.replicas._logs.lost_start(log) is None
+    await log.close()
+    manager.witness.record(KEY, replace(manager.witness.ends[KEY], start_offset=0))
+    del manager.replicas.partitions[KEY]
+    topic = first.topics[ORDERS]
+    await manager.replicas._open(topic, topic.partitions[0])
+    assert manager.hosted.log.log_start_offset == start_offset
+    assert manager.hosted.fitness.is_whole == is_whole
+    assert manager.witness.ends[KEY].is_short
+
+
+async def test_a_start_is_witnessed_before_files_go(manager, monkeypatch):
+    manager.replicas.start()
+    manager.replicas.activate()
+    await manager.apply(image(1))
+    log = manager.hosted.log
+    seen = []
+
+    async def remove_expired():
+        witness = EndWitness(manager.witness_path)
+        seen.append(witness.ends[KEY].start_offset)
+        witness.close()
+
+    monkeypatch.setattr(log, "remove_expired", remove_expired)
+    monkeypatch.setattr(PartitionLog, "has_expired", True)
+    log.advance_log_start(0)
+    await manager.replicas.remove_expired(manager.hosted)
+    log._files.advance_log_start(3)
+    await manager.replicas.remove_expired(manager.hosted)
+    assert seen == [0, 3]

@@ -26,6 +26,7 @@ class Replica:
         self.fitness = ReplicaFitness(1, lost_tail=False)
         self.log = SimpleNamespace(
             durability=Durability(durability),
+            log_start_offset=7,
             log_end_offset=100,
             leader_epochs=LeaderEpochs.of([(1, 0)]),
             failure=None,
@@ -57,9 +58,9 @@ BOOT_ID = bytes(range(16))
 @pytest.mark.parametrize(
     ("durability", "boot_id", "written"),
     [
-        ("fsync", BOOT_ID, WitnessedEnd(1, 100)),
-        ("fsync", None, WitnessedEnd(1, 100)),
-        ("os", BOOT_ID, WitnessedEnd(1, 100, boot_id=BOOT_ID)),
+        ("fsync", BOOT_ID, WitnessedEnd(1, 100, start_offset=7)),
+        ("fsync", None, WitnessedEnd(1, 100, start_offset=7)),
+        ("os", BOOT_ID, WitnessedEnd(1, 100, boot_id=BOOT_ID, start_offset=7)),
         ("os", None, None),
     ],
 )
@@ -114,4 +115,18 @@ async def test_a_disk_without_room_neither_keeps_a_replica_nor_the_broker_from_g
     monkeypatch.setattr(kept.witness, "flush", no_room)
     await kept.keeper.forget(KEY)
     assert kept.witness.is_dirty
+    await kept.keeper.stop()
+
+
+@pytest.mark.parametrize("is_short", [False, True])
+async def test_a_start_is_written_down_before_files_go(tmp_path, is_short):
+    kept = Keeper(tmp_path)
+    kept.keeper.moved(KEY)
+    await kept.keeper.flush()
+    if is_short:
+        kept.replica.fitness.cut()
+        await kept.keeper.mark_short(KEY, 100)
+    kept.replica.log.log_start_offset = 40
+    await kept.keeper.before_removal(kept.replica)
+    assert (kept.written().start_offset, kept.written().is_short) == (40, is_short)
     await kept.keeper.stop()
