@@ -143,7 +143,7 @@ def check_writable(directory: Path) -> Finding:
             f"cannot be written: {error.strerror}",
             "give it to the user that brokers run as, or name another one (OTTLA_DATA_DIR)",
         )
-    made = "" if existing == directory else f"; it will be made in {existing}"
+    made = "" if directory.exists() else f"; it will be made in {existing}"
     return Finding(check, Status.OK, f"can be written and synced{made}")
 
 

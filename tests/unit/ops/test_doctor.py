@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import contextmanager
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 import urllib3
@@ -74,6 +75,13 @@ def test_a_directory_is_tried_and_left_as_it_was(tmp_path):
     assert to_be_made.status is Status.OK
     assert "will be made" in to_be_made.detail
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_directory_that_is_there_is_not_to_be_made(monkeypatch, tmp_path):
+    (tmp_path / "broker-1").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = check_writable(Path("broker-1"))
+    assert (found.status, found.detail) == (Status.OK, "can be written and synced")
 
 
 def test_a_directory_that_cannot_be_written(monkeypatch, tmp_path):
