@@ -25,7 +25,7 @@ from ottla_broker.drivers.racing import Unless
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.topics import TopicService
 from ottla_broker.storage.log_inspection import SegmentContent, VerifiedStep
-from ottla_broker.storage.segment_verification import FINDINGS_MAX
+from ottla_broker.storage.segment_pages import FINDINGS_MAX
 from ottla_cluster.controller.image import Partition as PartitionState
 from ottla_protocol import routes
 from ottla_protocol.errors import (

@@ -22,6 +22,7 @@ from ottla_broker.storage.segment_verification import (
     check_batches,
     check_description,
     check_end,
+    check_small_pages,
     damage_of,
 )
 from ottla_broker.storage.sqlite import sidecars
@@ -210,6 +211,9 @@ class LogInspector:
         start = result.end_offset
         if start == result.base_offset:
             check_description(connection, self._identity, result)
+            if not result.sealed:
+                # All pages of a sealed segment can be checked at once, over another connection.
+                check_small_pages(connection, result)
         if not result.is_complete:
             return VerifiedStep(result, start, end_offset, end_offset)
         read_bytes, has_more = check_batches(connection, result, max_bytes=VERIFIED_BYTES)

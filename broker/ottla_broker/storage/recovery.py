@@ -5,8 +5,9 @@ What a crash can leave: a file that was being made (removed), batches in the wri
 What a disk can do besides: SQLite ends its replay silently at the first bad byte of the log, and a
 flipped bit in the file changes a batch or hides rows. So after anything but a clean stop every
 batch past the last verified offset is read: its CRC, its columns against its header, and whether
-it follows the one before. The log is cut at the first that fails, and the report says so: a
-replica with damage must refetch and never lead.
+it follows the one before. Then SQLite checks the pages: what is wrong in a list of free room shows
+in no batch, until the next one is written there. The log is cut at the first batch that fails, and
+the report says so: a replica with damage must refetch and never lead.
 
 A damaged file is not repaired in place, since deleting rows through damaged pages can destroy good
 ones: the good rows are copied into a new file that replaces it, and the old one is kept under
@@ -28,6 +29,7 @@ from ottla_broker.storage.log_state import LogState, StateLimits, empty_state, l
 from ottla_broker.storage.loss_note import is_loss_noted, note_loss
 from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
 from ottla_broker.storage.segment_header import check_header
+from ottla_broker.storage.segment_pages import page_findings
 from ottla_broker.storage.segment_rebuild import (
     is_damage,
     is_marked_for_rebuild,
@@ -255,11 +257,17 @@ def _verify_active(
                 note_loss(path.parent)
             segments.read_snapshot(connection, path)
             end_offset, batches, damage = _verify_rows(connection, path)
-            return _Verification(end_offset, batches, damage, wal)
+            return _Verification(end_offset, batches, damage or _page_damage(connection, path), wal)
     except Exception as error:
         if not is_damage(error):
             raise
         return _Verification(damage=error)
+
+
+def _page_damage(connection: Any, path: Path) -> Exception | None:
+    """What SQLite finds wrong with the pages."""
+    findings = page_findings(connection)
+    return damaged(path, None, f"SQLite: {findings[0]}") if findings else None
 
 
 def _verify_rows(connection: Any, path: Path) -> tuple[int, int, Exception | None]:

@@ -12,19 +12,21 @@ between two steps may change at the log's end. Everything here runs on a connect
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.segment import SegmentIdentity
+from ottla_broker.storage.segment_pages import (
+    FINDINGS_MAX,
+    page_findings,
+    small_page_findings,
+)
 from ottla_broker.storage.segment_rebuild import is_damage
 from ottla_broker.storage.stored_batch import COLUMNS, Row, verified_batch
 from ottla_cluster.replication.leader_epochs import LeaderEpochs
 from ottla_protocol.errors import OttlaError, StorageError
 from ottla_protocol.record_codec import decode_validated_batch
-
-FINDINGS_MAX: Final = 100
-"""Findings of one segment after which the rest of it is left alone."""
 
 _ALL = ", ".join(COLUMNS)
 _BASE_OFFSET = COLUMNS.index("base_offset")
@@ -102,6 +104,12 @@ def check_description(
         result.find(result.base_offset, _reason(error, result.path))
 
 
+def check_small_pages(connection: Any, result: SegmentVerification) -> None:
+    """Have SQLite check the pages of all tables but the batches: a few, however long the file."""
+    for finding in small_page_findings(connection):
+        result.find(None, f"SQLite: {finding}")
+
+
 def check_batches(
     connection: Any,
     result: SegmentVerification,
@@ -169,9 +177,8 @@ def check_end(connection: Any, result: SegmentVerification) -> None:
 
 def check_pages(connection: Any, result: SegmentVerification) -> None:
     """Have SQLite check its pages, which no batch's CRC covers: it reads the whole file."""
-    for (line,) in connection.execute(f"PRAGMA integrity_check({FINDINGS_MAX})").fetchall():
-        if line != "ok":
-            result.find(None, f"SQLite: {' '.join(str(line).split())}")
+    for finding in page_findings(connection):
+        result.find(None, f"SQLite: {finding}")
 
 
 def check_sealed_pages(path: Path) -> list[Finding]:

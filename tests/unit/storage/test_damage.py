@@ -1,12 +1,14 @@
 """Damage that is found while a log is open: refused, told once, and cut off to be fetched again."""
 
 import random
+from contextlib import closing
 
 import pytest
 
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.segment_header import check_header
+from ottla_broker.storage.segment_pages import page_findings
 from ottla_broker.storage.segment_rebuild import (
     DAMAGED_FILES_MAX,
     damaged_files,
@@ -238,3 +240,44 @@ async def test_damage_to_room_that_is_free_is_found_by_checking_pages(harness):
     assert [finding.path for finding in check_sealed_pages(path)] == [path]
     path.unlink()
     assert check_sealed_pages(path) == []
+
+
+def spoil_aborted_transactions(path):
+    """Flip a bit in the list of free room of a table that nothing is in, the last of the schema."""
+    with closing(sqlite.connect_active(path, sqlite.Durability.FSYNC)) as connection:
+        [(page,)] = connection.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'aborted_transactions'"
+        ).fetchall()
+    flip(path, (page - 1) * sqlite.PAGE_BYTES + 1)
+
+
+async def test_recovery_finds_damage_that_no_batch_lies_in(harness):
+    log = await harness.open()
+    for fill in range(3):
+        await append_durably(log, fill=fill)
+    copy = harness.copy("crashed")
+    path = copy / log._files.active.path.name
+    spoil_aborted_transactions(path)
+    # A crash, since a clean close has batches verified and no log is left beside the file.
+    path.with_name(path.name + "-wal").touch()
+    log = await harness.open(copy)
+    assert log.recovery.damaged_from == 3
+    assert "free space" in log.recovery.reason
+    assert [batch.base_offset for batch in await read_all(log)] == [0, 1, 2]
+    await log.close()
+    with closing(sqlite.connect_active(path, sqlite.Durability.FSYNC)) as connection:
+        assert page_findings(connection) == []
+
+
+async def test_damage_to_an_empty_table_of_the_active_segment_is_found_by_looking(harness):
+    log = await harness.open()
+    await append_durably(log)
+    await log.close()
+    path = log._files.active.path
+    spoil_aborted_transactions(path)
+    told = []
+    log = await harness.open()
+    log.damage._on_damage = lambda error, by: told.append((error.path, by))
+    step = await log.inspector.verify(0, found_by="scrub")
+    assert [finding.path for finding in step.segment.findings] == [path]
+    assert told == [(path, "scrub")]
