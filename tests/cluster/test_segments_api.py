@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import count
 
 import pytest
 
@@ -14,11 +15,17 @@ pytestmark = pytest.mark.cluster
 RECORDS = 40
 SEGMENT_BYTES = 16_384
 
+_topic_numbers = count(1)
+
 
 @pytest.fixture(scope="module")
 def sealed(shared):
-    """A topic of a few segments on each of three brokers, whose replicas are alike."""
-    return filled(shared, "segments")
+    """A topic of a few segments on each of three brokers, whose replicas are alike.
+
+    Tests of this module that another worker leaves to this one may come after those of others, and
+    then the same brokers get another topic.
+    """
+    return filled(shared, f"segments-{next(_topic_numbers)}")
 
 
 def filled(shared, name):
