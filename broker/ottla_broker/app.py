@@ -47,6 +47,7 @@ from ottla_broker.http.listener import Listener
 from ottla_broker.services.batch_fetch import BatchFetchService
 from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
+from ottla_broker.services.features import FeatureService
 from ottla_broker.services.forwarder import ProduceForwarder
 from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
@@ -73,6 +74,7 @@ from ottla_broker.storage.sqlite_version import sqlite_in_use
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.config import ControllerConfig
+from ottla_cluster.controller.features import FeatureLevelTooHighError
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.raft.config import RaftConfig
@@ -94,6 +96,8 @@ PARTITION_GAUGES_TURNS = 10
 """How many of these intervals pass between two looks at all partitions, which may be thousands."""
 
 EXIT_FAILURE = 1
+EXIT_USAGE = 2
+"""Another start would end alike: the supervisor leaves it at that."""
 EXIT_STORAGE = 74
 """A disk failed (EX_IOERR of sysexits.h): the supervisor takes its time before the next start."""
 
@@ -156,6 +160,7 @@ class Broker:
                 or min(MAX_DEFAULT_REPLICATION_FACTOR, len(settings.voter_urls)),
                 default_min_insync_replicas=settings.min_insync_replicas,
                 default_topic_configs=settings.default_topic_configs,
+                initial_feature_level=settings.initial_feature_level,
                 session_timeout_ms=settings.session_timeout_ms,
             ),
             raft=self._raft,
@@ -358,6 +363,13 @@ class Broker:
             replication=ReplicationService(self._replicas, self._purgatory),
             idempotency=idempotency,
             producer_ids=self._producer_ids,
+            features=FeatureService(
+                node_id=settings.node_id,
+                metadata=self._metadata,
+                commands=self._controller_commands,
+                peers=self._peers,
+                voter_urls=settings.voter_urls,
+            ),
             reassignments=ReassignmentService(
                 metadata=self._metadata, commands=self._controller_commands
             ),
@@ -502,7 +514,7 @@ class Broker:
         Not sys.exit: it would wait for the threads of open connections, and one of them may hang.
         """
         log.critical("fail_stop", code=error.code, detail=error.detail)
-        self._exit_now(EXIT_STORAGE if isinstance(error, StorageError) else EXIT_FAILURE)
+        self._exit_now(_exit_code(error))
 
     def _exit_now(self, code: int) -> NoReturn:
         sys.stdout.flush()
@@ -540,3 +552,10 @@ class Broker:
             # What a reassignment adds is not missing while it catches up.
             sum(len(hosted.state.isr) < len(hosted.state.former_replicas) for hosted in led)
         )
+
+
+def _exit_code(error: OttlaError) -> int:
+    """What the supervisor is to make of a failure."""
+    if isinstance(error, StorageError):
+        return EXIT_STORAGE
+    return EXIT_USAGE if isinstance(error, FeatureLevelTooHighError) else EXIT_FAILURE

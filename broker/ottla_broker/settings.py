@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL, OLDEST_FEATURE_LEVEL
 from ottla_cluster.controller.limits import MAX_PARTITIONS_PER_TOPIC
 from ottla_cluster.controller.topic_configs import (
     NEVER_DELETE,
@@ -86,6 +87,12 @@ class Settings(BaseSettings):
     )
     num_partitions: int = Field(3, ge=1, le=MAX_PARTITIONS_PER_TOPIC, description="topic default")
     min_insync_replicas: int = Field(2, ge=1, le=32, description="topic default")
+    initial_feature_level: int = Field(
+        LATEST_FEATURE_LEVEL,
+        ge=OLDEST_FEATURE_LEVEL,
+        le=LATEST_FEATURE_LEVEL,
+        description="of a new cluster; a lower one lets older versions join",
+    )
     offsets_partitions: int = Field(
         16, ge=1, le=1_000, description="partitions of __consumer_offsets, when it is created"
     )

@@ -337,6 +337,13 @@ class IneligibleReplicaError(ConflictError):
     title = "Ineligible replica"
 
 
+class UnsupportedFeatureLevelError(ConflictError):
+    """The cluster's feature level does not allow this yet, or a process does not support it."""
+
+    code = "UNSUPPORTED_FEATURE_LEVEL"
+    title = "Unsupported feature level"
+
+
 class NoReassignmentInProgressError(ConflictError):
     """There is no reassignment of the partition that could be called off."""
 

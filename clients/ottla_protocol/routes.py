@@ -3,6 +3,7 @@
 from typing import Final
 
 CLUSTER: Final = "/v1/cluster"
+CLUSTER_FEATURES: Final = "/v1/cluster/features"
 BROKERS: Final = "/v1/brokers"
 METADATA: Final = "/v1/metadata"
 TOPICS: Final = "/v1/topics"
@@ -36,6 +37,7 @@ INTERNAL_RAFT: Final = "/internal/raft"
 INTERNAL_CONTROLLER: Final = "/internal/controller"
 INTERNAL_COMMIT_VERSION: Final = "/internal/commit-version"
 INTERNAL_UNREACHABLE: Final = "/internal/unreachable-broker"
+INTERNAL_FEATURE_LEVELS: Final = "/internal/feature-levels"
 INTERNAL_FETCH: Final = "/internal/fetch"
 INTERNAL_PRODUCE: Final = "/internal/produce"
 INTERNAL_IDEMPOTENCY: Final = "/internal/idempotency"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.telemetry import METRICS
+from ottla_cluster.controller.features import check_supported
 from ottla_cluster.controller.image import MetadataImage, replay
 from ottla_cluster.controller.image_sharing import sharing_with
 from ottla_cluster.controller.records import CorruptMetadataError, decode_records
@@ -26,12 +27,15 @@ class MetadataStateMachine:
 
         Raises:
             CorruptMetadataError: an entry does not parse.
+            FeatureLevelTooHighError: the cluster has gone beyond this version of Ottla.
         """
         image = self._metadata.image
         for entry in entries:
             image = replay(
                 image, decode_records(entry.payload) if entry.payload else (), entry.index
             )
+            # Before the next entry, which may hold what only that level knows.
+            check_supported(image.feature_level)
         self._publish(image)
 
     def snapshot(self) -> bytes:
@@ -43,6 +47,7 @@ class MetadataStateMachine:
 
         Raises:
             CorruptMetadataError: it does not parse, or is not of the index that it claims.
+            FeatureLevelTooHighError: the cluster has gone beyond this version of Ottla.
         """
         image = decode_image(snapshot.data)
         if image.version != snapshot.index:
@@ -50,6 +55,7 @@ class MetadataStateMachine:
                 f"The snapshot of index {snapshot.index} holds the metadata of version "
                 f"{image.version}."
             )
+        check_supported(image.feature_level)
         self._publish(sharing_with(self._metadata.image, image))
 
     def _publish(self, image: MetadataImage) -> None:

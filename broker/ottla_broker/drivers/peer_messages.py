@@ -94,6 +94,13 @@ class UnreachableBroker(msgspec.Struct, frozen=True, array_like=True):
     broker_epoch: int
 
 
+class SupportedFeatureLevels(msgspec.Struct, frozen=True, array_like=True):
+    """The feature levels that a process supports."""
+
+    oldest: int
+    latest: int
+
+
 class IdempotencyLookup(msgspec.Struct, frozen=True, array_like=True):
     """Asks the leader of some partitions whether it knows an Idempotency-Key."""
 

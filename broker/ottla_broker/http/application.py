@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from ottla_broker.http import (
+    features,
     group_poll,
     groups,
     health,
@@ -35,6 +36,8 @@ def build_application(context: BrokerContext) -> web.Application:
             web.get(routes.VERSION, health.version),
             web.get(routes.METRICS, health.metrics),
             web.get(routes.CLUSTER, topics.cluster),
+            web.get(routes.CLUSTER_FEATURES, features.describe),
+            web.post(routes.CLUSTER_FEATURES, features.upgrade),
             web.get(routes.BROKERS, topics.brokers),
             web.get(routes.METADATA, topics.metadata),
             web.get(routes.TOPICS, topics.list_topics),

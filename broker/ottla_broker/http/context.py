@@ -14,6 +14,7 @@ from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.services.batch_fetch import BatchFetchService
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
+from ottla_broker.services.features import FeatureService
 from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
@@ -48,6 +49,7 @@ class BrokerContext:
     replication: ReplicationService
     idempotency: IdempotencyService
     producer_ids: ProducerIds
+    features: FeatureService
     reassignments: ReassignmentService
     coordinator_calls: CoordinatorCalls
     partition_bounds: PartitionBoundsService

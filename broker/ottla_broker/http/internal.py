@@ -108,6 +108,11 @@ async def unreachable_broker(context: BrokerContext, post: Post) -> Answer:
     return NO_CONTENT
 
 
+async def feature_levels(context: BrokerContext, _: Post) -> Answer:
+    """What this process supports."""
+    return msgpack_answer(context.features.supported_here())
+
+
 async def fetch(context: BrokerContext, post: Post) -> Answer:
     """A follower's fetch."""
     results = await context.replication.fetch(decode(_fetch_decoder, post.body))
@@ -181,6 +186,7 @@ ROUTES = (
     _route(routes.INTERNAL_CONTROLLER, controller, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_COMMIT_VERSION, commit_version, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_UNREACHABLE, unreachable_broker, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_FEATURE_LEVELS, feature_levels, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_FETCH, fetch, MAX_FETCH_REQUEST_BYTES),
     PostRoute(
         routes.INTERNAL_PRODUCE,

@@ -105,7 +105,7 @@ class ActiveController:
         """
         image = self.speculative_image
         if image.cluster_id is None:
-            return (FormCluster(self._config.cluster_id),)
+            return (FormCluster(self._config.cluster_id, self._config.initial_feature_level),)
         commands: list[Command] = list(self._sessions.expired(image, now_ms))
         if now_ms >= self._preferred_election_due_ms:
             self._preferred_election_due_ms = now_ms + self._config.preferred_election_interval_ms

@@ -41,9 +41,6 @@ from ottla_protocol.errors import (
     StaleBrokerEpochError,
 )
 
-FEATURE_LEVEL = 1
-"""The feature level of a cluster that this version forms."""
-
 
 def form_cluster(
     image: MetadataImage, command: FormCluster
@@ -54,7 +51,7 @@ def form_cluster(
         InconsistentClusterIdError: the log belongs to another cluster.
     """
     if image.cluster_id is None:
-        record = ClusterFormed(command.cluster_id, FEATURE_LEVEL)
+        record = ClusterFormed(command.cluster_id, command.feature_level)
         return Result((record,), ClusterFormedResponse(record.cluster_id, record.feature_level))
     _check_cluster_id(image, command.cluster_id)
     return Result((), ClusterFormedResponse(image.cluster_id, image.feature_level))

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.topic_configs import ConfigValue
 from ottla_protocol.errors import MalformedBodyError
 
@@ -22,9 +23,16 @@ class _Response(msgspec.Struct, frozen=True, tag_field="type"):
 
 
 class FormCluster(_Command, frozen=True, tag="form_cluster"):
-    """Makes the log belong to a cluster; the first leader of a new cluster submits it."""
+    """Makes the log belong to a cluster; the first leader of a new cluster submits it to itself."""
 
     cluster_id: str
+    feature_level: int = LATEST_FEATURE_LEVEL
+
+
+class UpgradeFeatureLevel(_Command, frozen=True, tag="upgrade_feature_level"):
+    """Raises the feature level, once all processes are known to support it."""
+
+    feature_level: int
 
 
 class RegisterBroker(_Command, frozen=True, tag="register_broker"):
@@ -181,6 +189,7 @@ Command = (
     | AddPartitions
     | AlterReassignments
     | ReportUnfitReplicas
+    | UpgradeFeatureLevel
 )
 """Any command of the controller."""
 
@@ -200,6 +209,13 @@ class ClusterFormedResponse(_Response, frozen=True, tag="cluster_formed"):
     """The log belongs to this cluster."""
 
     cluster_id: str
+    feature_level: int
+
+
+class FeatureLevelUpgradedResponse(_Response, frozen=True, tag="feature_level_upgraded"):
+    """The level before, and from now on; the same where nothing was to do."""
+
+    former_level: int
     feature_level: int
 
 
@@ -345,6 +361,7 @@ Response = (
     | AddPartitionsResponse
     | AlterReassignmentsResponse
     | ReportUnfitReplicasResponse
+    | FeatureLevelUpgradedResponse
 )
 """Any response of the controller."""
 

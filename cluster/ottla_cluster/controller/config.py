@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL, OLDEST_FEATURE_LEVEL
 from ottla_cluster.controller.limits import MAX_NAME_LENGTH, MAX_PARTITIONS_PER_TOPIC
 from ottla_cluster.controller.topic_configs import ConfigValue, parse_configs
 
@@ -23,6 +24,8 @@ class ControllerConfig:
     default_topic_configs: Mapping[str, ConfigValue] = field(default_factory=dict)
     """Values, as parsed, of what a topic does not set itself, where they are not the built-in
     ones; written into the topic as the former is. The brokers' own topics do not get them."""
+    initial_feature_level: int = LATEST_FEATURE_LEVEL
+    """Of the cluster, if this controller is the one that forms it."""
     session_timeout_ms: int = 3_000
     """A broker whose last heartbeat is older is fenced."""
     preferred_election_interval_ms: int = 10_000
@@ -34,5 +37,7 @@ class ControllerConfig:
         assert self.default_replication_factor >= 1, self.default_replication_factor
         assert self.default_min_insync_replicas >= 1, self.default_min_insync_replicas
         assert parse_configs(self.default_topic_configs) == self.default_topic_configs
+        level = self.initial_feature_level
+        assert OLDEST_FEATURE_LEVEL <= level <= LATEST_FEATURE_LEVEL, level
         assert self.session_timeout_ms > 0, self.session_timeout_ms
         assert self.preferred_election_interval_ms > 0, self.preferred_election_interval_ms

@@ -28,7 +28,9 @@ from ottla_cluster.controller.commands import (
     RegisterBroker,
     ReportUnfitReplicas,
     Response,
+    UpgradeFeatureLevel,
 )
+from ottla_cluster.controller.feature_handlers import upgrade_feature_level
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.controller.partition_handlers import alter_partition, elect_preferred
 from ottla_cluster.controller.producer_id_handlers import allocate_producer_ids
@@ -105,5 +107,7 @@ def _decide(  # noqa: C901  one case for each command
             return report_unfit_replicas(image, command)
         case FormCluster():
             return form_cluster(image, command)
+        case UpgradeFeatureLevel():
+            return upgrade_feature_level(image, command)
         case _:
             assert_never(command)

@@ -17,6 +17,7 @@ from ottla_cluster.controller.records import (
     BrokerRegistered,
     BrokerUnfenced,
     ClusterFormed,
+    FeatureLevelChanged,
     MetadataRecord,
     PartitionChanged,
     PartitionCreated,
@@ -258,11 +259,14 @@ class _Draft:
         self._topic_ids: dict[str, str] | None = None
         self._partitions: dict[str, list[Partition]] = {}
 
-    def apply(self, record: MetadataRecord) -> None:
+    def apply(self, record: MetadataRecord) -> None:  # noqa: C901  one case for each record
         match record:
             case ClusterFormed():
                 assert self._cluster_id is None, record
                 self._cluster_id = record.cluster_id
+                self._feature_level = record.feature_level
+            case FeatureLevelChanged():
+                assert record.feature_level > self._feature_level, record
                 self._feature_level = record.feature_level
             case BrokerRegistered():
                 self._register(record)

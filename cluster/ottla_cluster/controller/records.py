@@ -32,6 +32,15 @@ class ClusterFormed(_Record, frozen=True, tag="cf"):
     feature_level: int
 
 
+class FeatureLevelChanged(_Record, frozen=True, tag="fl"):
+    """Every process supports this level; what it enables may be in the log from here on.
+
+    It only rises. A version that does not know this record is too old for any level above 1.
+    """
+
+    feature_level: int
+
+
 class BrokerRegistered(_Record, frozen=True, tag="br"):
     """A process took a node id, fenced at first; replaces any former incarnation.
 
@@ -157,6 +166,7 @@ class PartitionReassigned(_Record, frozen=True, tag="pr"):
 
 MetadataRecord = (
     ClusterFormed
+    | FeatureLevelChanged
     | BrokerRegistered
     | BrokerFenced
     | BrokerUnfenced

@@ -15,6 +15,7 @@ from ottla_ops.cli import (
     dev_commands,
     doctor_command,
     export_command,
+    feature_command,
     group_commands,
     produce_command,
     query_command,
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
+cluster_commands.app.command("features")(feature_command.features)
 app.add_typer(cluster_commands.app, name="cluster")
 app.add_typer(topic_commands.app, name="topic")
 app.command("produce")(produce_command.produce)

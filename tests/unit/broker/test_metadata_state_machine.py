@@ -6,8 +6,14 @@ import pytest
 
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.metadata_state_machine import MetadataStateMachine
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL, FeatureLevelTooHighError
 from ottla_cluster.controller.image import MetadataImage
-from ottla_cluster.controller.records import CorruptMetadataError, encode_records
+from ottla_cluster.controller.records import (
+    ClusterFormed,
+    CorruptMetadataError,
+    FeatureLevelChanged,
+    encode_records,
+)
 from ottla_cluster.raft.messages import Entry, Snapshot
 from tests.unit.controller.metadata_under_test import MetadataUnderTest
 
@@ -89,3 +95,11 @@ def test_a_snapshot_that_is_not_of_its_index_is_refused():
     with pytest.raises(CorruptMetadataError, match="version"):
         machine.restore(Snapshot(before.version + 1, 1, machine.snapshot()))
     assert cache.image is before
+
+
+def test_a_level_that_this_version_does_not_know_ends_it_before_what_follows():
+    machine, cache = machine_at([Entry(1, 1, encode_records([ClusterFormed("c", 1)]))])
+    level = encode_records([FeatureLevelChanged(LATEST_FEATURE_LEVEL + 1)])
+    with pytest.raises(FeatureLevelTooHighError):
+        machine.apply([Entry(2, 1, level), Entry(3, 1, b"what nobody here can read")])
+    assert cache.image.version == 1

@@ -1,0 +1,75 @@
+"""The metadata feature level: what every process of a cluster must understand.
+
+A newer version may write records, send messages and use formats that an older one refuses. It does
+so only from the feature level on that names them, and the level rises when an operator says so,
+after all processes run a version that supports it. Until then versions N and N-1 run mixed, and a
+process may be put back to N-1. The level never falls: what was written at a level stays in the log.
+
+What has a level of its own is a `Feature` here, and whoever uses one asks `is_enabled` or
+`require`. A process that reads a level above its own stops and says so.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ottla_protocol.errors import InternalError, UnsupportedFeatureLevelError
+
+if TYPE_CHECKING:
+    from ottla_cluster.controller.image import MetadataImage
+
+OLDEST_FEATURE_LEVEL: Final = 1
+"""The lowest level of a cluster that this version can be a part of."""
+
+LATEST_FEATURE_LEVEL: Final = 2
+"""The highest level of a cluster that this version can be a part of."""
+
+
+class FeatureLevelTooHighError(InternalError):
+    """The cluster's feature level is above what this version supports; the process stops."""
+
+    title = "Feature level too high"
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """Something that a cluster may use from a feature level on."""
+
+    name: str
+    level: int
+    description: str
+
+
+FEATURES: Final[tuple[Feature, ...]] = ()
+"""Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
+
+
+def is_enabled(image: "MetadataImage", feature: Feature) -> bool:
+    """Whether every process of the cluster understands `feature`."""
+    return image.feature_level >= feature.level
+
+
+def require(image: "MetadataImage", feature: Feature) -> None:
+    """Refuse a command that needs `feature`.
+
+    Raises:
+        UnsupportedFeatureLevelError: the cluster is at a lower level.
+    """
+    if not is_enabled(image, feature):
+        raise UnsupportedFeatureLevelError(
+            f"{feature.description} needs feature level {feature.level}; the cluster is at "
+            f"{image.feature_level}. It rises by `ottla cluster features --upgrade`, once all "
+            "processes run a version that supports it."
+        )
+
+
+def check_supported(feature_level: int) -> None:
+    """Make sure that this process may go on at the cluster's level.
+
+    Raises:
+        FeatureLevelTooHighError: what the cluster writes now, this version does not understand.
+    """
+    if feature_level > LATEST_FEATURE_LEVEL:
+        raise FeatureLevelTooHighError(
+            f"The cluster is at feature level {feature_level}; this version of Ottla supports "
+            f"{OLDEST_FEATURE_LEVEL} to {LATEST_FEATURE_LEVEL}. Install a newer one."
+        )
