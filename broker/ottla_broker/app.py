@@ -26,6 +26,7 @@ from ottla_broker.drivers.controller_driver import ControllerDriver
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.group_coordinators import GroupCoordinators
+from ottla_broker.drivers.health_gauges import HealthGauges
 from ottla_broker.drivers.isr_proposals import IsrProposals
 from ottla_broker.drivers.lifecycle import BrokerLifecycle
 from ottla_broker.drivers.log_compaction import LogCompactionTask
@@ -45,6 +46,7 @@ from ottla_broker.http.context import BrokerContext
 from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.http.listener import Listener
 from ottla_broker.services.batch_fetch import BatchFetchService
+from ottla_broker.services.cluster_health import ClusterHealthService
 from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.features import FeatureService
@@ -255,6 +257,7 @@ class Broker:
             interval_ms=settings.retention_check_interval_ms,
             on_failure=self._fail,
         )
+        self._health_gauges = HealthGauges(self._metadata)
         self._controller_commands = ControllerCommands(
             metadata=self._metadata, controller=self._controller_client
         )
@@ -354,6 +357,16 @@ class Broker:
             controller=self._controller,
             controller_client=self._controller_client,
             topics=topics,
+            cluster_health=ClusterHealthService(
+                node_id=settings.node_id,
+                metadata=self._metadata,
+                controller=self._controller_client,
+                raft=self._raft,
+                replicas=self._replicas,
+                peers=self._peers,
+                voter_urls=settings.voter_urls,
+                confirmed_at_ms=lambda: self._lifecycle.lease.confirmed_at_ms,
+            ),
             produce=produce,
             record_produce=RecordProduceService(
                 topics=topics, produce=produce, idempotency=idempotency
@@ -548,10 +561,7 @@ class Broker:
         led = list(self._replicas.leaders())
         METRICS.partitions.labels("leader").set(len(led))
         METRICS.partitions.labels("follower").set(len(self._replicas.partitions) - len(led))
-        METRICS.under_replicated.set(
-            # What a reassignment adds is not missing while it catches up.
-            sum(len(hosted.state.isr) < len(hosted.state.former_replicas) for hosted in led)
-        )
+        self._health_gauges.measure(is_controller=self._controller.is_active)
 
 
 def _exit_code(error: OttlaError) -> int:

@@ -186,7 +186,18 @@ class Metrics:
             "ottla_partitions", "Hosted replicas by role", ["role"], registry=registry
         )
         self.under_replicated = Gauge(
-            "ottla_under_replicated_partitions", "Led partitions whose ISR is not complete",
+            "ottla_under_replicated_partitions",
+            "Partitions whose ISR is not complete, told by the active controller; 0 elsewhere",
+            registry=registry,
+        )  # fmt: skip
+        self.under_min_isr = Gauge(
+            "ottla_under_min_isr_partitions",
+            "Partitions with too few in sync for acks=all, told by the active controller",
+            registry=registry,
+        )  # fmt: skip
+        self.offline = Gauge(
+            "ottla_offline_partitions",
+            "Partitions without a leader, told by the active controller",
             registry=registry,
         )  # fmt: skip
         self.parked_requests = Gauge(

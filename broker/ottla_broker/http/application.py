@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from ottla_broker.http import (
+    cluster_health,
     features,
     group_poll,
     groups,
@@ -38,6 +39,7 @@ def build_application(context: BrokerContext) -> web.Application:
             web.get(routes.CLUSTER, topics.cluster),
             web.get(routes.CLUSTER_FEATURES, features.describe),
             web.post(routes.CLUSTER_FEATURES, features.upgrade),
+            web.get(routes.CLUSTER_HEALTH, cluster_health.cluster_health),
             web.get(routes.BROKERS, topics.brokers),
             web.get(routes.METADATA, topics.metadata),
             web.get(routes.TOPICS, topics.list_topics),

@@ -13,6 +13,7 @@ from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.services.batch_fetch import BatchFetchService
+from ottla_broker.services.cluster_health import ClusterHealthService
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.features import FeatureService
 from ottla_broker.services.group_poll import GroupPollService
@@ -42,6 +43,7 @@ class BrokerContext:
     controller: ControllerDriver
     controller_client: ControllerClient
     topics: TopicService
+    cluster_health: ClusterHealthService
     produce: ProduceService
     record_produce: RecordProduceService
     record_read: RecordReadService

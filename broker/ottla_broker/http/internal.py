@@ -113,6 +113,11 @@ async def feature_levels(context: BrokerContext, _: Post) -> Answer:
     return msgpack_answer(context.features.supported_here())
 
 
+async def node_report(context: BrokerContext, _: Post) -> Answer:
+    """What this node tells of itself when somebody asks for the cluster's health."""
+    return msgpack_answer(context.cluster_health.report())
+
+
 async def fetch(context: BrokerContext, post: Post) -> Answer:
     """A follower's fetch."""
     results = await context.replication.fetch(decode(_fetch_decoder, post.body))
@@ -187,6 +192,7 @@ ROUTES = (
     _route(routes.INTERNAL_COMMIT_VERSION, commit_version, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_UNREACHABLE, unreachable_broker, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_FEATURE_LEVELS, feature_levels, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_NODE_REPORT, node_report, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_FETCH, fetch, MAX_FETCH_REQUEST_BYTES),
     PostRoute(
         routes.INTERNAL_PRODUCE,

@@ -72,6 +72,18 @@ class LeaderOutput:
 NOTHING = LeaderOutput()
 
 
+class MissingReplica(NamedTuple):
+    """An assigned replica outside the ISR, as its leader sees it."""
+
+    replica_id: int
+    missing_offsets: int | None
+    """How far its log ends below the leader's; None before its first fetch of this epoch."""
+    silent_ms: int | None
+    """How long ago it fetched last; None where it has not under this epoch."""
+    lags_ms: int
+    """For how long it has not had all that the leader had, as far as this epoch goes back."""
+
+
 @dataclass(slots=True)
 class _FollowerProgress:
     """What the leader knows of one follower, from its fetches of this leader epoch alone."""
@@ -127,6 +139,7 @@ class PartitionLeader:
         assert epoch_start_offset <= log_end_offset, (epoch_start_offset, log_end_offset)
         assert replica_lag_time_max_ms > 0, replica_lag_time_max_ms
         self._local_id = local_id
+        self._began_ms = now_ms
         self._leader_epoch = leader_epoch
         self._epoch_start_offset = epoch_start_offset
         self._replica_lag_time_max_ms = replica_lag_time_max_ms
@@ -203,6 +216,21 @@ class PartitionLeader:
     def follower_log_end_offset(self, replica_id: int) -> int:
         """The follower's log end; UNKNOWN_LOG_END_OFFSET before its first fetch of this epoch."""
         return self._followers[replica_id].log_end_offset
+
+    def missing_replicas(self, now_ms: int) -> tuple[MissingReplica, ...]:
+        """The assigned replicas outside the ISR, in order of preference."""
+        return tuple(
+            self._missing(replica_id, self._followers[replica_id], now_ms)
+            for replica_id in self._replicas
+            if replica_id not in self._isr
+        )
+
+    def _missing(self, replica_id: int, follower: _FollowerProgress, now_ms: int) -> MissingReplica:
+        lags_ms = max(0, now_ms - max(follower.last_caught_up_ms, self._began_ms))
+        if follower.log_end_offset == UNKNOWN_LOG_END_OFFSET:
+            return MissingReplica(replica_id, None, None, lags_ms)
+        missing = max(0, self._log_end_offset - follower.log_end_offset)
+        return MissingReplica(replica_id, missing, max(0, now_ms - follower.last_fetch_ms), lags_ms)
 
     # --- inputs ---------------------------------------------------------------------------------
 

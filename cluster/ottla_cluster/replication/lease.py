@@ -32,6 +32,13 @@ class BrokerLease:
         """When the lease ends unless it is confirmed again; None while it is not held."""
         return self._expires_at_ms
 
+    @property
+    def confirmed_at_ms(self) -> int | None:
+        """When the newest heartbeat that counts was sent; None while the lease is not held."""
+        if self._expires_at_ms is None:
+            return None
+        return self._expires_at_ms - self._session_timeout_ms
+
     def confirmed(self, sent_at_ms: int) -> None:
         """A heartbeat that was sent at `sent_at_ms` was accepted.
 

@@ -11,6 +11,7 @@ import typer
 
 from ottla_ops.cli import (
     cluster_commands,
+    cluster_health_command,
     consume_command,
     dev_commands,
     doctor_command,
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 cluster_commands.app.command("features")(feature_command.features)
+cluster_commands.app.command("health")(cluster_health_command.cluster_health)
 app.add_typer(cluster_commands.app, name="cluster")
 app.add_typer(topic_commands.app, name="topic")
 app.command("produce")(produce_command.produce)

@@ -8,6 +8,7 @@ from ottla_cluster.replication.leader import (
     UNKNOWN_LOG_END_OFFSET,
     IsrMember,
     IsrProposal,
+    MissingReplica,
     PartitionLeader,
 )
 from ottla_protocol.errors import NotLeaderOrFollowerError, StaleBrokerEpochError
@@ -318,3 +319,25 @@ def test_a_reassignment_adds_and_drops_replicas():
     assert leader.replicas == (1, 3)
     with pytest.raises(NotLeaderOrFollowerError):
         fetch(leader, 2, 10)
+
+
+def test_replicas_outside_the_isr_are_told_with_how_far_they_lag():
+    leader = lead(isr=(1, 2), end=10)
+    assert leader.missing_replicas(300) == (MissingReplica(3, None, None, 300),)
+    fetch(leader, 3, 4, 400)
+    assert leader.missing_replicas(450) == (MissingReplica(3, 6, 50, 450),)
+    leader.local_log_end_moved(25, 460)
+    assert leader.missing_replicas(500) == (MissingReplica(3, 21, 100, 500),)
+
+
+def test_a_replica_that_caught_up_and_fell_behind_lags_since_then():
+    leader = lead(isr=(1, 2), end=10)
+    fetch(leader, 3, 10, 700)
+    leader.local_log_end_moved(25, 800)
+    assert leader.missing_replicas(1_000) == (MissingReplica(3, 15, 300, 300),)
+
+
+def test_who_is_in_the_isr_is_not_missing_however_far_behind():
+    leader = lead()
+    fetch(leader, 2, 3, 100)
+    assert leader.missing_replicas(100_000) == ()

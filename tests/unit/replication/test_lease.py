@@ -7,6 +7,7 @@ def test_it_is_not_held_before_a_heartbeat_is_confirmed():
     lease = BrokerLease(3000)
     assert not lease.valid(0)
     assert lease.expires_at_ms is None
+    assert lease.confirmed_at_ms is None
 
 
 def test_it_counts_from_the_sending():
@@ -15,6 +16,7 @@ def test_it_counts_from_the_sending():
     assert lease.valid(3999)
     assert not lease.valid(4000)
     assert lease.expires_at_ms == 4000
+    assert lease.confirmed_at_ms == 1000
 
 
 def test_a_late_answer_to_an_older_heartbeat_shortens_nothing():
