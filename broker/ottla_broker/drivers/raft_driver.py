@@ -14,17 +14,17 @@ two others: at that moment the state is that of the last applied entry.
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
 import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.drivers.critical_task import CriticalTask, stop_all
-from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, Purpose
+from ottla_broker.drivers.critical_task import CriticalTask
+from ottla_broker.drivers.peer_client import PeerClient
+from ottla_broker.drivers.raft_outboxes import RaftOutboxes
 from ottla_broker.drivers.raft_store import RaftStore
 from ottla_broker.drivers.snapshot_telemetry import tell_made, tell_restored, tell_sent
 from ottla_broker.storage.disk_full import DiskFullError
@@ -32,17 +32,15 @@ from ottla_broker.telemetry import METRICS
 from ottla_cluster.raft.config import RaftConfig
 from ottla_cluster.raft.errors import NotLeaderError, RaftMessageRefusedError
 from ottla_cluster.raft.messages import (
-    MAX_MESSAGES_PER_BATCH,
     Entry,
     InstallSnapshotRequest,
     Message,
+    ObserveRequest,
     Snapshot,
-    encode_messages,
 )
 from ottla_cluster.raft.node import RaftNode
 from ottla_cluster.raft.ready import Proposed, Ready, Role
 from ottla_cluster.raft.snapshot_schedule import SnapshotSchedule
-from ottla_protocol import routes
 from ottla_protocol.errors import (
     MessageTooLargeError,
     NotControllerError,
@@ -52,8 +50,6 @@ from ottla_protocol.errors import (
 )
 
 MAX_QUEUED_INPUTS = 4_096
-MAX_QUEUED_MESSAGES_PER_PEER = 1_024
-MESSAGE_TIMEOUT_MS = 1_000
 RETRY_FULL_DISK_MS = 250
 """How often what found no room on the disk is persisted again."""
 
@@ -83,16 +79,6 @@ class _Refusal:
 _Input = Message | _Proposal | _Read | _Refusal
 
 
-@dataclass(slots=True)
-class _Outbox:
-    """Messages to one peer, in order; the oldest are dropped when the peer does not keep up."""
-
-    messages: deque[Message] = field(
-        default_factory=lambda: deque(maxlen=MAX_QUEUED_MESSAGES_PER_PEER)
-    )
-    filled: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class SnapshotStateMachine(Protocol):
     """What the log is compacted into."""
 
@@ -104,7 +90,7 @@ class SnapshotStateMachine(Protocol):
 
 
 class RaftDriver:
-    """This process's voter.
+    """This process's voter, or its observer.
 
     Args:
         state_machine: what `on_committed` applies entries to.
@@ -132,7 +118,6 @@ class RaftDriver:
     ) -> None:
         self._config = config
         self._store = store
-        self._peers = peers
         self._voter_urls = voter_urls
         self._random = random
         self._state_machine = state_machine
@@ -142,12 +127,14 @@ class RaftDriver:
         self._on_refused = on_refused
         self._on_failure = on_failure
         self._inputs: asyncio.Queue[_Input] = asyncio.Queue(maxsize=MAX_QUEUED_INPUTS)
-        self._outboxes = {peer: _Outbox() for peer in config.peers}
+        self._outboxes = RaftOutboxes(
+            peers=peers, on_refused=self._connection_refused, on_failure=on_failure
+        )
         self._reads: dict[int, asyncio.Future[int]] = {}
         self._next_read_token = 0
         self._known_leadership: tuple[int, int | None, bool] = (0, None, False)
         self._announced_term = 0
-        self._tasks: list[CriticalTask] = []
+        self._task: CriticalTask | None = None
         self._node: RaftNode | None = None
 
     async def start(self) -> None:
@@ -161,17 +148,15 @@ class RaftDriver:
             random=self._random,
             now_ms=monotonic_ms(),
         )
-        self._tasks = [
-            CriticalTask(work, name=name, on_failure=self._on_failure)
-            for name, work in (
-                ("raft", self._run()),
-                *((f"raft-to-{peer}", self._send_to(peer)) for peer in self._config.peers),
-            )
-        ]
+        for peer in self._config.peers:
+            self._outboxes.open(peer, self._voter_urls[peer])
+        self._task = CriticalTask(self._run(), name="raft", on_failure=self._on_failure)
 
     async def stop(self) -> None:
         """Stop taking inputs and close the store; nothing acknowledged is lost."""
-        await stop_all(self._tasks)
+        if self._task is not None:
+            await self._task.stop()
+        await self._outboxes.stop()
         for done in self._reads.values():
             done.cancel()
         await self._store.close()
@@ -192,6 +177,11 @@ class RaftDriver:
         """The current term."""
         return self._node.term if self._node else 0
 
+    @property
+    def rejections(self) -> Mapping[int, OttlaError]:
+        """Peers that refuse this node's messages, with what they said: of another cluster, say."""
+        return self._outboxes.rejections
+
     # --- inputs -----------------------------------------------------------------------------
 
     def receive(self, messages: Sequence[Message]) -> None:
@@ -201,10 +191,14 @@ class RaftDriver:
                 self._inputs.put_nowait(message)
 
     def peer_refused(self, peer_id: int) -> None:
-        """A connection to a voter was refused."""
+        """A connection to a peer was refused."""
         if peer_id in self._outboxes:
             with contextlib.suppress(asyncio.QueueFull):
                 self._inputs.put_nowait(_Refusal(peer_id))
+
+    def _connection_refused(self, peer_id: int) -> None:
+        self.peer_refused(peer_id)
+        self._on_refused(peer_id)
 
     def propose(self, payload: bytes, appended: Appended) -> None:
         """Append an entry as leader; proposals keep their order.
@@ -245,6 +239,7 @@ class RaftDriver:
             item = await self._next_input()
             if item is None:
                 await self._process(self.node.tick(monotonic_ms()))
+                self._outboxes.retain((*self._config.peers, *self.node.observer_ids))
             else:
                 await self._take(item)
             if self._snapshot_schedule.is_due:
@@ -293,6 +288,8 @@ class RaftDriver:
                 except RaftMessageRefusedError as error:
                     log.warning("raft_message_refused", detail=error.detail)
                 else:
+                    if isinstance(item, ObserveRequest) and item.sender in self.node.observer_ids:
+                        self._outboxes.open(item.sender, item.url)
                     await self._process(ready)
 
     async def _take_proposal(self, proposal: _Proposal, now_ms: int) -> None:
@@ -312,9 +309,7 @@ class RaftDriver:
         for message in ready.messages:
             if isinstance(message, InstallSnapshotRequest):
                 tell_sent(message)
-            outbox = self._outboxes[message.receiver]
-            outbox.messages.append(message)
-            outbox.filled.set()
+            self._outboxes.put(message)
         # Before anything is applied: a leadership begins with its own no-op, and one that has ended
         # must not answer for entries that replaced its own.
         self._tell_leadership(ready)
@@ -369,33 +364,6 @@ class RaftDriver:
             self._announced_term = ready.term
             log.info("controller_elected", controller=ready.leader_id, term=ready.term)
         self._on_leadership(*leadership)
-
-    # --- sending ----------------------------------------------------------------------------
-
-    async def _send_to(self, peer_id: int) -> None:
-        outbox = self._outboxes[peer_id]
-        while True:
-            await outbox.filled.wait()
-            outbox.filled.clear()
-            batch = [
-                outbox.messages.popleft()
-                for _ in range(min(len(outbox.messages), MAX_MESSAGES_PER_BATCH))
-            ]
-            try:
-                await self._peers.post(
-                    self._voter_urls[peer_id],
-                    routes.INTERNAL_RAFT,
-                    encode_messages(batch),
-                    timeout_ms=MESSAGE_TIMEOUT_MS,
-                    purpose=Purpose.CLUSTER,
-                )
-            except PeerUnavailableError as error:
-                # Lost messages are Raft's own business; a process that is gone is everybody's.
-                if error.refused:
-                    self.peer_refused(peer_id)
-                    self._on_refused(peer_id)
-            except OttlaError as error:
-                log.warning("raft_messages_refused", peer=peer_id, code=error.code)
 
 
 def _fail(done: asyncio.Future[int], error: OttlaError) -> None:

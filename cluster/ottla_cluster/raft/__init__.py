@@ -3,7 +3,8 @@
 `node` is the state machine and states the driver's contract. Below it, each importing only what
 follows: `campaign` (a candidate's votes), `leadership` (a leader's work), `appends` and `snapshots`
 (a leader's entries and its snapshot on their way here), `ready` (what an input asks of the driver),
-`reads`, `progress`, `log`, `election_timer`, `admission`, `quorum`, `messages`, `config`, `errors`.
+`observers` (nodes without a vote), `reads`, `progress`, `log`, `election_timer`, `admission`,
+`quorum`, `messages`, `config`, `errors`.
 Beside it, `snapshot_schedule` tells the driver when to take a snapshot.
 """
 
@@ -24,6 +25,7 @@ from ottla_cluster.raft.messages import (
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     Message,
+    ObserveRequest,
     PreVoteRequest,
     PreVoteResponse,
     Snapshot,
@@ -49,6 +51,7 @@ __all__ = [
     "InstallSnapshotResponse",
     "Message",
     "NotLeaderError",
+    "ObserveRequest",
     "PreVoteRequest",
     "PreVoteResponse",
     "Proposed",

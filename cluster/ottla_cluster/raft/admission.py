@@ -1,4 +1,4 @@
-"""What a message must satisfy before a voter handles it, and what its own driver hands in.
+"""What a message must satisfy before a node handles it, and what its own driver hands in.
 
 A message that fails here comes from outside the quorum or from a broken peer. It is refused before
 it changes anything, so the driver may answer the peer with the error and go on.
@@ -7,7 +7,14 @@ it changes anything, so the driver may answer the peer with the error and go on.
 from typing import TYPE_CHECKING
 
 from ottla_cluster.raft.errors import RaftMessageRefusedError
-from ottla_cluster.raft.messages import AppendRequest, InstallSnapshotRequest, Message
+from ottla_cluster.raft.messages import (
+    AppendRequest,
+    AppendResponse,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
+    Message,
+    ObserveRequest,
+)
 from ottla_protocol.errors import MessageTooLargeError, Outcome
 
 if TYPE_CHECKING:
@@ -17,16 +24,23 @@ if TYPE_CHECKING:
 
 
 def check_message(message: Message, config: "RaftConfig") -> None:
-    """Check that a message is for this voter, from another one, and well-formed.
+    """Check that a message is for this node, from one that may send it, and well-formed.
+
+    Voters may send anything but announcements; observers announce themselves and answer.
 
     Raises:
         RaftMessageRefusedError: it is not.
     """
-    is_from_peer = message.sender in config.voters and message.sender != config.node_id
-    if message.receiver != config.node_id or not is_from_peer:
+    if isinstance(message, ObserveRequest):
+        may_send = message.sender not in config.voters
+    elif isinstance(message, AppendResponse | InstallSnapshotResponse):
+        may_send = message.sender != config.node_id
+    else:
+        may_send = message.sender in config.voters and message.sender != config.node_id
+    if message.receiver != config.node_id or not may_send:
         raise RaftMessageRefusedError(
-            f"a message from node {message.sender} to node {message.receiver} reached node "
-            f"{config.node_id} of the voters {config.voters}"
+            f"a {type(message).__name__} from node {message.sender} to node {message.receiver} "
+            f"reached node {config.node_id}, to which the voters are {config.voters}"
         )
     if isinstance(message, AppendRequest):
         _check_entries(message)

@@ -9,11 +9,13 @@ MAX_VOTERS: Final = 7
 
 @dataclass(frozen=True, slots=True)
 class RaftConfig:
-    """Identity, timing and limits of one voter.
+    """Identity, timing and limits of one node.
 
     Args:
-        node_id: this voter; positive and among `voters`.
-        voters: every voter of the quorum, this one included, in any order.
+        node_id: this node; positive. One that is not among `voters` is an observer: it follows the
+            log and has no vote.
+        voters: every voter of the quorum, in any order.
+        url: where this node is reached; an observer tells it to the voters.
         election_timeout_min_ms: shortest time without a leader before a follower campaigns. For
             this long after hearing from its leader a voter helps nobody else to power.
         election_timeout_max_ms: longest such time; a leader that has not heard from a quorum for
@@ -31,6 +33,8 @@ class RaftConfig:
         max_uncommitted_bytes: payload bytes that a leader holds uncommitted before it refuses more.
         max_pending_reads: reads that wait for their round at once.
         max_read_rounds_in_flight: rounds that may be unanswered before reads share the next one.
+        max_observers: observers that a leader keeps at once.
+        observer_timeout_ms: a leader forgets an observer that is silent for this long.
 
     Raises:
         ValueError: a value is out of range; the message names the field and the rule.
@@ -38,6 +42,7 @@ class RaftConfig:
 
     node_id: int
     voters: tuple[int, ...]
+    url: str = ""
     election_timeout_min_ms: int = 500
     election_timeout_max_ms: int = 1_000
     heartbeat_interval_ms: int = 100
@@ -52,6 +57,8 @@ class RaftConfig:
     max_uncommitted_bytes: int = 64 << 20
     max_pending_reads: int = 10_000
     max_read_rounds_in_flight: int = 4
+    max_observers: int = 1_000
+    observer_timeout_ms: int = 5_000
 
     def __post_init__(self) -> None:
         if len(set(self.voters)) != len(self.voters):
@@ -60,8 +67,8 @@ class RaftConfig:
             raise ValueError(f"voters must be 1 to {MAX_VOTERS}, got {len(self.voters)}")
         if min(self.voters) < 1:
             raise ValueError(f"voters must be positive, got {self.voters}")
-        if self.node_id not in self.voters:
-            raise ValueError(f"node_id {self.node_id} must be one of the voters {self.voters}")
+        if self.node_id < 1:
+            raise ValueError(f"node_id must be positive, got {self.node_id}")
         if not 0 < self.heartbeat_interval_ms < self.election_timeout_min_ms:
             raise ValueError(
                 f"heartbeat_interval_ms must be positive and below election_timeout_min_ms, "
@@ -82,12 +89,23 @@ class RaftConfig:
             "max_uncommitted_bytes",
             "max_pending_reads",
             "max_read_rounds_in_flight",
+            "max_observers",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.observer_timeout_ms <= self.heartbeat_interval_ms:
+            raise ValueError(
+                f"observer_timeout_ms must be above heartbeat_interval_ms, "
+                f"got {self.observer_timeout_ms} and {self.heartbeat_interval_ms}"
+            )
         for name in ("retained_entries", "retained_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def is_observer(self) -> bool:
+        """Whether this node has no vote."""
+        return self.node_id not in self.voters
 
     @property
     def peers(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What only a leader does: replicate, commit, keep its followers, confirm reads.
+"""What only a leader does: replicate, commit, keep its followers and observers, confirm reads.
 
 One object lives as long as one leadership; losing the term drops it whole. It shares the log with
 its node and writes messages and confirmed reads into the node's `Outputs`.
@@ -8,9 +8,10 @@ before it hands in the next input, so what a follower can have acknowledged the 
 and because a single voter's committed entries are applied only after they were persisted.
 """
 
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, NoReturn
 
-from ottla_cluster.raft.errors import RaftInvariantError
+from ottla_cluster.raft.errors import RaftInvariantError, RaftMessageRefusedError
 from ottla_cluster.raft.messages import (
     AppendRequest,
     AppendResponse,
@@ -18,13 +19,14 @@ from ottla_cluster.raft.messages import (
     InstallSnapshotRequest,
     InstallSnapshotResponse,
 )
+from ottla_cluster.raft.observers import Observers
 from ottla_cluster.raft.progress import Progress, ProgressState
 from ottla_cluster.raft.quorum import reached_by_quorum
 from ottla_cluster.raft.reads import ReadRounds
 from ottla_protocol.errors import Outcome, OverloadedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ottla_cluster.raft.config import RaftConfig
     from ottla_cluster.raft.log import RaftLog
@@ -46,6 +48,7 @@ class Leadership:
         "_config",
         "_followers",
         "_log",
+        "_observers",
         "_outputs",
         "_reads",
         "_uncommitted_bytes",
@@ -69,6 +72,7 @@ class Leadership:
             )
             for peer in config.peers
         }
+        self._observers = Observers(config)
         self._reads = ReadRounds(max_rounds_in_flight=config.max_read_rounds_in_flight)
         # Payload bytes of the entries above the commit index.
         self._uncommitted_bytes = log.size_bytes(log.commit_index + 1, log.last_index)
@@ -76,7 +80,7 @@ class Leadership:
 
     def _heartbeat_interval_ms(self) -> int:
         """A leader without followers has nobody to show that it lives, and only idles."""
-        if self._followers:
+        if self._followers or self._observers:
             return self._config.heartbeat_interval_ms
         return self._config.election_timeout_max_ms
 
@@ -102,31 +106,42 @@ class Leadership:
         )
         self._uncommitted_bytes += size_bytes
         self._advance_commit()
-        for progress in self._followers.values():
+        for progress in self._receivers():
             self._replicate(progress)
         self._advance_reads()
 
+    def _receivers(self) -> "Iterable[Progress]":
+        """Everybody who gets the log: the followers, and the observers, which never count."""
+        return chain(self._followers.values(), self._observers.all())
+
     def handle_response(self, response: AppendResponse, now_ms: int) -> None:
-        """Learn from a follower's answer in this term.
+        """Learn from the answer of a follower or an observer in this term.
 
         Raises:
-            RaftInvariantError: it acknowledges what this leader never sent.
+            RaftInvariantError: a follower acknowledges what this leader never sent.
+            RaftMessageRefusedError: an observer does; it is forgotten.
         """
+        progress = self._progress_of(response.sender)
+        if progress is None:
+            return
         if response.accepted and response.index > self._log.last_index:
-            raise RaftInvariantError(
+            self._refuse_answer(
+                response.sender,
                 f"node {response.sender} acknowledges index {response.index}, but the leader's "
-                f"log ends at {self._log.last_index}"
+                f"log ends at {self._log.last_index}",
             )
-        progress = self._followers[response.sender]
         progress.answered(response.read_sequence, now_ms)
         if response.accepted:
             progress.accepted(response.index)
             self._leave_snapshot(progress)
             if self._advance_commit():
-                for follower in self._followers.values():
-                    self._replicate(follower)
+                for receiver in self._receivers():
+                    self._replicate(receiver)
             else:
                 self._replicate(progress)
+        elif response.index <= progress.match_index and self._observers.get(response.sender):
+            # It has lost what it acknowledged. A voter may never; an observer begins anew.
+            self.admit_observer(response.sender, now_ms)
         else:
             agreed, _ = self._log.last_at_or_below(response.hint_index, response.hint_term)
             if progress.refused(response.index, agreed + 1):
@@ -134,23 +149,38 @@ class Leadership:
         self._advance_reads()
 
     def handle_snapshot_response(self, response: InstallSnapshotResponse, now_ms: int) -> None:
-        """Learn how far a follower has the snapshot, and send what follows.
+        """Learn how far a follower or an observer has the snapshot, and send what follows.
 
         Raises:
-            RaftInvariantError: it claims more of the snapshot than there is.
+            RaftInvariantError: a follower claims more of the snapshot than there is.
+            RaftMessageRefusedError: an observer does; it is forgotten.
         """
-        progress = self._followers[response.sender]
+        progress = self._progress_of(response.sender)
+        if progress is None:
+            return
         progress.answered(response.read_sequence, now_ms)
         snapshot = progress.snapshot
         if snapshot is not None and snapshot.index == response.index:
             if response.next_offset >= len(snapshot.data):
-                raise RaftInvariantError(
+                self._refuse_answer(
+                    response.sender,
                     f"node {response.sender} lacks the snapshot of index {snapshot.index} from "
-                    f"byte {response.next_offset} on, and it has {len(snapshot.data)}"
+                    f"byte {response.next_offset} on, and it has {len(snapshot.data)}",
                 )
             if progress.snapshot_answered(response.next_offset):
                 self._send_snapshot(progress, self._config.max_snapshot_chunk_bytes)
         self._advance_reads()
+
+    def _progress_of(self, node_id: int) -> Progress | None:
+        """None for an observer that was forgotten: it will announce itself again."""
+        return self._followers.get(node_id) or self._observers.get(node_id)
+
+    def _refuse_answer(self, node_id: int, detail: str) -> NoReturn:
+        """A follower's impossible answer breaks Raft; an observer's must not stop the leader."""
+        if node_id in self._followers:
+            raise RaftInvariantError(detail)
+        self._observers.forget(node_id)
+        raise RaftMessageRefusedError(detail)
 
     def _advance_commit(self) -> bool:
         """Commit what a majority holds, when it ends in an entry of this term (Raft §5.4.2).
@@ -263,8 +293,9 @@ class Leadership:
         """Send heartbeats when they are due; they also find lost appends."""
         if now_ms < self.heartbeat_due_ms:
             return
+        self._observers.expire(now_ms)
         self.heartbeat_due_ms = now_ms + self._heartbeat_interval_ms()
-        for progress in self._followers.values():
+        for progress in self._receivers():
             if progress.snapshot is not None and self._log.snapshot is not None:
                 progress.heartbeat_passed(self._log.snapshot)
             if not self._turn_to_snapshot(progress):
@@ -277,8 +308,33 @@ class Leadership:
         return now_ms - last_contact_ms < self._config.election_timeout_max_ms
 
     def peer_refused(self, peer_id: int) -> None:
-        """The follower's process is gone: what was on its way to it is lost."""
-        self._followers[peer_id].probe()
+        """The peer's process is gone: what was on its way to it is lost.
+
+        A follower is probed until it is back; an observer announces itself then.
+        """
+        follower = self._followers.get(peer_id)
+        if follower is not None:
+            follower.probe()
+        self._observers.forget(peer_id)
+
+    @property
+    def observer_ids(self) -> tuple[int, ...]:
+        """The observers that this leader keeps, ascending."""
+        return self._observers.ids
+
+    def admit_observer(self, observer_id: int, now_ms: int) -> None:
+        """Keep an observer, and let it hear from its leader at once.
+
+        Raises:
+            RaftMessageRefusedError: there are too many.
+        """
+        next_index = self._log.last_index + 1
+        progress = self._observers.admit(observer_id, next_index=next_index, now_ms=now_ms)
+        # Without followers nobody needed heartbeats so far.
+        next_due_ms = now_ms + self._heartbeat_interval_ms()
+        self.heartbeat_due_ms = min(self.heartbeat_due_ms, next_due_ms)
+        if not self._turn_to_snapshot(progress):
+            self._send_heartbeat(progress, progress.next_index - 1)
 
     # --- reads ----------------------------------------------------------------------------------
 

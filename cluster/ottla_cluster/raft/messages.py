@@ -1,9 +1,9 @@
-"""What voters say to one another, and what each writes down.
+"""What voters and observers say to one another, and what each writes down.
 
 Every message carries its sender's current term, so that one rule holds everywhere: whoever sees a
-higher term than its own follows it (Raft §5.1). Two requests are excepted: a pre-vote request never
-moves the receiver's term (dissertation §9.6), and a vote request moves it only when the receiver
-has no live leader (dissertation §4.2.3).
+higher term than its own follows it (Raft §5.1). Three requests are excepted: a pre-vote request
+(dissertation §9.6) and an observer's announcement never move the receiver's term, and a vote
+request moves it only when the receiver has no live leader (dissertation §4.2.3).
 
 On the wire a batch of messages is one MessagePack array. Each message is an array too, tag first,
 so a field may be added at the end, with a default, and older nodes skip it.
@@ -17,6 +17,7 @@ from ottla_protocol.errors import MalformedBodyError
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _NodeId = Annotated[int, msgspec.Meta(ge=1)]
+_Url = Annotated[str, msgspec.Meta(max_length=2_048)]
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -170,6 +171,18 @@ class InstallSnapshotResponse(
     read_sequence: _Count
 
 
+class ObserveRequest(msgspec.Struct, frozen=True, array_like=True, tag="observe_request"):
+    """I follow the log without a vote and am reached at `url`: send to me, if you lead.
+
+    `term` is the sender's current term; it moves nobody's.
+    """
+
+    term: _Count
+    sender: _NodeId
+    receiver: _NodeId
+    url: _Url
+
+
 Message = (
     PreVoteRequest
     | PreVoteResponse
@@ -179,6 +192,7 @@ Message = (
     | AppendResponse
     | InstallSnapshotRequest
     | InstallSnapshotResponse
+    | ObserveRequest
 )
 
 MAX_MESSAGES_PER_BATCH: Final = 4_096

@@ -1,4 +1,4 @@
-"""One voter of the metadata quorum: a pure Raft node.
+"""One node of the metadata quorum, a voter or an observer: a pure Raft node.
 
 Inputs go in one at a time; each gives one `Ready`. The driver's contract, on which safety rests:
 
@@ -30,6 +30,9 @@ Roles:
     LEADER         no quorum heard for an election timeout → FOLLOWER
     any            a higher term → FOLLOWER
 
+A node that is no voter of its configuration is an observer: a FOLLOWER that grants no vote and,
+where a voter would campaign, announces itself to the voters (`observers`).
+
 Against disruption: pre-vote (dissertation §9.6), check-quorum (§6.2), and a voter that heard from a
 live leader within the minimum election timeout helps nobody else to power (§4.2.3), save when that
 leader's connection was refused. Membership change is not there yet.
@@ -57,11 +60,13 @@ from ottla_cluster.raft.messages import (
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     Message,
+    ObserveRequest,
     PreVoteRequest,
     PreVoteResponse,
     VoteRequest,
     VoteResponse,
 )
+from ottla_cluster.raft.observers import ObserverTimer
 from ottla_cluster.raft.quorum import VoteResult
 from ottla_cluster.raft.ready import Outputs, Proposed, Ready, Role
 from ottla_cluster.raft.snapshots import SnapshotReceiver
@@ -74,7 +79,7 @@ if TYPE_CHECKING:
 
 
 class RaftNode:
-    """One voter.
+    """One node.
 
     Args:
         config: identity, timing and limits.
@@ -125,7 +130,11 @@ class RaftNode:
         self._leadership: Leadership | None = None
         # Answers to its own campaign; present exactly while it is a candidate of either kind.
         self._campaign: Campaign | None = None
-        self._timer = ElectionTimer(config, random, now_ms)
+        self._timer: ElectionTimer | ObserverTimer = (
+            ObserverTimer(config, now_ms)
+            if config.is_observer
+            else ElectionTimer(config, random, now_ms)
+        )
         self._appends = AppendReceiver(config, self._log)
         self._snapshots = SnapshotReceiver(config, self._log)
         self._outputs = Outputs()
@@ -167,6 +176,11 @@ class RaftNode:
         """Index of the last entry that the snapshot covers; 0 while there is none."""
         return self._log.snapshot_index
 
+    @property
+    def observer_ids(self) -> tuple[int, ...]:
+        """The observers that this node, as leader, sends to, ascending; empty otherwise."""
+        return () if self._leadership is None else self._leadership.observer_ids
+
     def next_deadline_ms(self) -> int:
         """When `tick` must be called next at the latest, on the clock of `now_ms`."""
         if self._outputs.pending:
@@ -178,12 +192,15 @@ class RaftNode:
     # --- inputs ---------------------------------------------------------------------------------
 
     def tick(self, now_ms: int) -> Ready:
-        """Do what is due: campaign, heartbeat, step down."""
+        """Do what is due: campaign or announce itself, heartbeat, step down."""
         self._advance_clock(now_ms)
         if self._leadership is not None:
             self._leadership.tick(self._now_ms)
         elif self._now_ms >= self._timer.deadline_ms:
-            self._begin_pre_vote()
+            if self._config.is_observer:
+                self._announce()
+            else:
+                self._begin_pre_vote()
         return self._ready()
 
     def step(self, message: Message, now_ms: int) -> Ready:
@@ -198,16 +215,10 @@ class RaftNode:
         match message:
             case AppendRequest():
                 self._handle_append_request(message)
-            case AppendResponse():
-                self._observe_term(message.term)
-                if self._leadership is not None and message.term == self._term:
-                    self._leadership.handle_response(message, self._now_ms)
+            case AppendResponse() | InstallSnapshotResponse():
+                self._handle_response(message)
             case InstallSnapshotRequest():
                 self._handle_install_snapshot_request(message)
-            case InstallSnapshotResponse():
-                self._observe_term(message.term)
-                if self._leadership is not None and message.term == self._term:
-                    self._leadership.handle_snapshot_response(message, self._now_ms)
             case PreVoteRequest():
                 self._handle_pre_vote_request(message)
             case PreVoteResponse():
@@ -216,6 +227,8 @@ class RaftNode:
                 self._handle_vote_request(message)
             case VoteResponse():
                 self._handle_vote_response(message)
+            case ObserveRequest():
+                self._handle_observe_request(message)
             case _:  # pragma: no cover
                 assert_never(message)
         return self._ready()
@@ -275,13 +288,14 @@ class RaftNode:
         return self._ready()
 
     def peer_refused(self, peer_id: int, now_ms: int) -> Ready:
-        """The connection to a voter was refused (ECONNREFUSED and nothing else): it has crashed.
+        """The connection to a peer was refused (ECONNREFUSED and nothing else): it has crashed.
 
         A follower of that voter forgets it, grants pre-votes at once, and campaigns itself after a
         short random delay. A candidate counts it as refusing, so that a vote split between the
-        survivors is found and repeated at once.
+        survivors is found and repeated at once. A leader forgets an observer. An observer of that
+        voter looks for the next leader at once.
         """
-        assert peer_id in self._config.peers, f"node {peer_id} is no peer"
+        assert peer_id != self._config.node_id, "a node never calls itself"
         self._advance_clock(now_ms)
         if self._leadership is not None:
             self._leadership.peer_refused(peer_id)
@@ -383,6 +397,38 @@ class RaftNode:
             return False
         return self._leadership is not None or self._timer.is_leader_live(self._now_ms)
 
+    # --- leading --------------------------------------------------------------------------------
+
+    def _handle_response(self, response: AppendResponse | InstallSnapshotResponse) -> None:
+        self._observe_term(response.term)
+        if self._leadership is None or response.term != self._term:
+            return
+        if isinstance(response, AppendResponse):
+            self._leadership.handle_response(response, self._now_ms)
+        else:
+            self._leadership.handle_snapshot_response(response, self._now_ms)
+
+    def _handle_observe_request(self, request: ObserveRequest) -> None:
+        if self._leadership is not None:
+            self._leadership.admit_observer(request.sender, self._now_ms)
+
+    # --- observing ------------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        """Ask every voter to send to this observer, if it leads."""
+        if not self._timer.is_leader_live(self._now_ms):
+            self._leader_id = None
+        self._timer.restart(self._now_ms)
+        for peer in self._config.peers:
+            self._outputs.messages.append(
+                ObserveRequest(
+                    term=self._term,
+                    sender=self._config.node_id,
+                    receiver=peer,
+                    url=self._config.url,
+                )
+            )
+
     # --- elections ------------------------------------------------------------------------------
 
     def _begin_pre_vote(self) -> None:
@@ -442,7 +488,8 @@ class RaftNode:
 
     def _handle_pre_vote_request(self, request: PreVoteRequest) -> None:
         granted = (
-            request.term >= self._term
+            not self._config.is_observer
+            and request.term >= self._term
             and not self._has_live_leader()
             and self._log.is_up_to_date(request.last_index, request.last_term)
         )
@@ -462,7 +509,8 @@ class RaftNode:
                 return
             self._become_follower(request.term, None)
         granted = (
-            request.term == self._term
+            not self._config.is_observer
+            and request.term == self._term
             and self._voted_for in (None, request.sender)
             and self._leader_id is None
             and self._log.is_up_to_date(request.last_index, request.last_term)

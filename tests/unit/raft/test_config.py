@@ -12,7 +12,9 @@ from ottla_cluster.raft import RaftConfig
         ({"voters": (1, 1)}, "voters"),
         ({"voters": (0, 1)}, "voters"),
         ({"voters": tuple(range(1, 10))}, "voters"),
-        ({"voters": (2, 3)}, "node_id"),
+        ({"node_id": 0}, "node_id"),
+        ({"max_observers": 0}, "max_observers"),
+        ({"observer_timeout_ms": 100}, "observer_timeout_ms"),
         ({"heartbeat_interval_ms": 0}, "heartbeat_interval_ms"),
         ({"heartbeat_interval_ms": 500}, "heartbeat_interval_ms"),
         ({"election_timeout_max_ms": 500}, "election_timeout_max_ms"),
@@ -23,6 +25,12 @@ from ottla_cluster.raft import RaftConfig
 def test_a_wrong_setting_is_refused(fields, named):
     with pytest.raises(ValueError, match=named):
         RaftConfig(**({"node_id": 1, "voters": (1, 2, 3)} | fields))
+
+
+def test_who_is_no_voter_observes():
+    assert RaftConfig(9, (3, 2, 1)).is_observer
+    assert RaftConfig(9, (3, 2, 1)).peers == (1, 2, 3)
+    assert not RaftConfig(1, (1,)).is_observer
 
 
 def test_peers_are_the_other_voters_in_order():

@@ -1,0 +1,139 @@
+"""Raft messages on their way out: one queue and one sender per peer.
+
+Voters have theirs from the start; an observer gets one when it has announced itself, with the URL
+that it told, and keeps it for as long as this node's leadership keeps the observer.
+
+Lost messages are Raft's own business. A peer that refuses them is not: it belongs to another
+cluster, or has another secret, and nothing will change that by itself. That is logged once, and
+remembered for the readiness report until the peer takes messages again.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from ottla_broker.drivers.critical_task import CriticalTask, stop_all
+from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, Purpose
+from ottla_cluster.raft.messages import MAX_MESSAGES_PER_BATCH, Message, encode_messages
+from ottla_protocol import routes
+from ottla_protocol.errors import OttlaError
+
+MAX_QUEUED_MESSAGES_PER_PEER = 1_024
+MESSAGE_TIMEOUT_MS = 1_000
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """Messages to one peer, in order; the oldest are dropped when the peer does not keep up."""
+
+    url: str
+    messages: deque[Message] = field(
+        default_factory=lambda: deque(maxlen=MAX_QUEUED_MESSAGES_PER_PEER)
+    )
+    filled: asyncio.Event = field(default_factory=asyncio.Event)
+    sender: CriticalTask | None = None
+
+
+class RaftOutboxes:
+    """The way out of one Raft node.
+
+    Args:
+        peers: sends them.
+        on_refused: told the peer whose connection was refused: its process is gone.
+        on_failure: a defect ended a sender; the process must stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        peers: PeerClient,
+        on_refused: Callable[[int], None],
+        on_failure: Callable[[OttlaError], None],
+    ) -> None:
+        self._peers = peers
+        self._on_refused = on_refused
+        self._on_failure = on_failure
+        self._outboxes: dict[int, _Outbox] = {}
+        # By peer; bounded by the outboxes.
+        self._rejections: dict[int, OttlaError] = {}
+
+    def __contains__(self, peer_id: int) -> bool:
+        return peer_id in self._outboxes
+
+    @property
+    def rejections(self) -> Mapping[int, OttlaError]:
+        """Peers that took the last message as none for them, with what they said."""
+        return self._rejections
+
+    def open(self, peer_id: int, url: str) -> None:
+        """Send to a peer at that URL from now on; what waits for it at another URL is dropped."""
+        former = self._outboxes.get(peer_id)
+        if former is not None and former.url == url:
+            return
+        self._close(peer_id)
+        outbox = _Outbox(url)
+        self._outboxes[peer_id] = outbox
+        outbox.sender = CriticalTask(
+            self._send(peer_id, outbox), name=f"raft-to-{peer_id}", on_failure=self._on_failure
+        )
+
+    def retain(self, peer_ids: Iterable[int]) -> None:
+        """Close every outbox but these."""
+        for peer_id in set(self._outboxes).difference(peer_ids):
+            self._close(peer_id)
+
+    def put(self, message: Message) -> None:
+        """Send a message; it is dropped where its receiver has no outbox."""
+        outbox = self._outboxes.get(message.receiver)
+        if outbox is not None:
+            outbox.messages.append(message)
+            outbox.filled.set()
+
+    async def stop(self) -> None:
+        """Send no more."""
+        outboxes, self._outboxes = self._outboxes, {}
+        await stop_all(outbox.sender for outbox in outboxes.values() if outbox.sender is not None)
+
+    def _close(self, peer_id: int) -> None:
+        outbox = self._outboxes.pop(peer_id, None)
+        self._rejections.pop(peer_id, None)
+        if outbox is not None and outbox.sender is not None:
+            outbox.sender.cancel()
+
+    async def _send(self, peer_id: int, outbox: _Outbox) -> None:
+        while True:
+            await outbox.filled.wait()
+            outbox.filled.clear()
+            batch = [
+                outbox.messages.popleft()
+                for _ in range(min(len(outbox.messages), MAX_MESSAGES_PER_BATCH))
+            ]
+            try:
+                await self._peers.post(
+                    outbox.url,
+                    routes.INTERNAL_RAFT,
+                    encode_messages(batch),
+                    timeout_ms=MESSAGE_TIMEOUT_MS,
+                    purpose=Purpose.CLUSTER,
+                )
+            except PeerUnavailableError as error:
+                # A process that is gone is everybody's business.
+                if error.refused:
+                    self._on_refused(peer_id)
+            except OttlaError as error:
+                self._rejected(peer_id, outbox.url, error)
+            else:
+                self._rejections.pop(peer_id, None)
+
+    def _rejected(self, peer_id: int, url: str, error: OttlaError) -> None:
+        known = self._rejections.get(peer_id)
+        self._rejections[peer_id] = error
+        if known is None or known.detail != error.detail:
+            log.error(
+                "raft_messages_refused", peer=peer_id, url=url, code=error.code, detail=error.detail
+            )
