@@ -25,8 +25,11 @@ from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.controller_driver import ControllerDriver
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.disk_space import DiskRoom
+from ottla_broker.drivers.disk_watch import DiskWatch
+from ottla_broker.drivers.event_loop_lag import EventLoopLag
 from ottla_broker.drivers.group_coordinators import GroupCoordinators
 from ottla_broker.drivers.health_gauges import HealthGauges
+from ottla_broker.drivers.hung_disk import HungDisk
 from ottla_broker.drivers.isr_proposals import IsrProposals
 from ottla_broker.drivers.lifecycle import BrokerLifecycle
 from ottla_broker.drivers.log_compaction import LogCompactionTask
@@ -133,6 +136,11 @@ class Broker:
         self._metadata = MetadataCache(MetadataImage())
         self._state_machine = MetadataStateMachine(self._metadata)
         self._purgatory = Purgatory(settings.max_parked_requests)
+        self._disk_watch = DiskWatch(
+            hang_timeout_ms=settings.disk_hang_timeout_ms,
+            on_change=self._disk_hangs,
+            on_failure=self._fail,
+        )
         self._raft = RaftDriver(
             config=RaftConfig(
                 node_id=settings.node_id,
@@ -153,6 +161,7 @@ class Broker:
             on_leadership=self._leadership_changed,
             on_refused=self._peer_refused,
             on_failure=self._fail,
+            writing=self._disk_watch.writing,
         )
         self._controller = ControllerDriver(
             config=ControllerConfig(
@@ -188,7 +197,17 @@ class Broker:
             metadata=self._metadata,
             replicas=lambda: self._replicas,
             is_full=lambda: self._disk.is_full,
+            gives_up=lambda: self._hung_disk.gives_up,
             on_fatal=self._fail,
+        )
+        self._hung_disk = HungDisk(
+            node_id=settings.node_id,
+            voter=self._raft,
+            controller=self._controller_client,
+            broker_epoch=lambda: self._lifecycle.broker_epoch,
+            metadata=self._metadata,
+            on_change=self._lifecycle.give_up_changed,
+            on_failure=self._fail,
         )
         self._disk = DiskRoom(
             directory.path,
@@ -217,6 +236,7 @@ class Broker:
                     idempotency_entries_max=settings.idempotency_entries_max,
                 ),
                 witness=witness,
+                writing=self._disk_watch.writing,
                 on_failure=self._fail,
             ),
             peers=self._peers,
@@ -228,6 +248,7 @@ class Broker:
             on_refused=self._controller_client.peer_refused,
             on_failure=self._fail,
             witness=witness,
+            writing=self._disk_watch.writing,
         )
         self._healer = ReplicaHealer(
             node_id=settings.node_id,
@@ -437,6 +458,7 @@ class Broker:
             log.warning("affected_sqlite", sqlite=sqlite.version, sqlite_driver=sqlite.driver)
         log.info("descriptors_divided", **asdict(self._budget))
         await self._disk.start()
+        self._disk_watch.start()
         await self._raft.start()
         self._replicas.start()
         self._retention.start()
@@ -480,6 +502,8 @@ class Broker:
         self._purgatory.release()
         await self._lifecycle.drain()
         await self._lifecycle.stop()
+        await self._disk_watch.stop()
+        await self._hung_disk.stop()
         await stop_all(self._tasks)
         await self._group_polls.stop()
         await self._coordinators.stop()
@@ -513,6 +537,11 @@ class Broker:
             reasons.append("the broker is fenced: it has not caught up with the metadata yet")
         elif not self._lifecycle.lease_is_valid:
             reasons.append("the broker has not confirmed its session with the controller")
+        if self._disk_watch.is_hung:
+            reasons.append(
+                f"the disk of {self._directory.path} hangs: a write has been under way for "
+                f"{self._disk_watch.oldest_write_ms} ms"
+            )
         warnings = []
         if self._disk.is_full:
             warnings.append(
@@ -544,15 +573,19 @@ class Broker:
         self._controller.leadership_changed(term, leader_id, is_leader)
         self._controller_client.leadership_changed()
 
+    def _disk_hangs(self, is_hung: bool) -> None:  # noqa: FBT001  the disk watch's callback
+        self._hung_disk.changed(is_hung)
+
     def _peer_refused(self, peer_id: int) -> None:
         self._controller_client.peer_refused(peer_id)
 
     async def _measure(self) -> None:
         """Event-loop lag, and the gauges that are cheaper to sample than to keep."""
+        lag = EventLoopLag()
         for turn in itertools.count():
-            due_ms = monotonic_ms() + LOOP_LAG_INTERVAL_MS
+            lag.begin(LOOP_LAG_INTERVAL_MS)
             await asyncio.sleep(LOOP_LAG_INTERVAL_MS / 1000)
-            METRICS.event_loop_lag_seconds.observe(max(0, monotonic_ms() - due_ms) / 1000)
+            lag.end()
             METRICS.parked_requests.set(self._purgatory.parked)
             if turn % PARTITION_GAUGES_TURNS == 0:
                 self._measure_partitions()

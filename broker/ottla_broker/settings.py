@@ -152,6 +152,13 @@ class Settings(BaseSettings):
         description="below this much free space appends are refused with 507",
     )
 
+    disk_hang_timeout_ms: int = Field(
+        5_000,
+        ge=500,
+        le=600_000,
+        description="a disk that takes no write for this long loses its leaderships",
+    )
+
     retention_ms: int = Field(
         7 * 24 * HOUR_MS, ge=NEVER_DELETE, le=MAX_CONFIG, description="topic default; -1 for ever"
     )

@@ -92,6 +92,17 @@ class Metrics:
             "ottla_disk_full", "1 while appends are refused because the disk has no room",
             registry=registry,
         )  # fmt: skip
+        self.disk_hung = Gauge(
+            "ottla_disk_hung", "1 while the data directory's disk neither takes writes nor fails",
+            registry=registry,
+        )  # fmt: skip
+        self.disk_hangs = Counter(
+            "ottla_disk_hangs", "Times that the disk began to hang", registry=registry
+        )
+        self.disk_oldest_write_seconds = Gauge(
+            "ottla_disk_oldest_write_seconds", "How long the oldest write has been under way",
+            registry=registry,
+        )  # fmt: skip
         self.held_commits = Counter(
             "ottla_held_commits", "Commits that found no room and are tried again",
             registry=registry,
@@ -236,6 +247,14 @@ class Metrics:
         self.event_loop_lag_seconds = _latency(
             registry, "ottla_event_loop_lag_seconds", "How late a timer fires", []
         )
+        self.event_loop_lag_max_seconds = Gauge(
+            "ottla_event_loop_lag_max_seconds", "Largest lag of the last 30 to 60 seconds",
+            registry=registry,
+        )  # fmt: skip
+        self.event_loop_blocks = Counter(
+            "ottla_event_loop_blocks", "Lags of 250 ms and more; each has a line in the log",
+            registry=registry,
+        )  # fmt: skip
 
     def render(self) -> bytes:
         """The exposition text."""

@@ -19,6 +19,8 @@ from ottla_protocol.errors import (
     OttlaError,
     Outcome,
     RequestTimedOutError,
+    RoutingError,
+    UnavailableError,
 )
 
 CATCH_UP_TIMEOUT_MS = 1_000
@@ -69,6 +71,34 @@ class ControllerClient:
             leader_id, routes.INTERNAL_CONTROLLER, encode_message(command), timeout_ms, purpose
         )
         return decode_response(body)
+
+    async def execute_elsewhere(self, command: Command, *, timeout_ms: int) -> Response:
+        """As `execute`, but at another node, whoever this one takes for the controller.
+
+        For a node that may be the controller itself and cannot be, or cannot hear who is: every
+        other voter is asked in turn.
+
+        Raises:
+            ControllerNotAvailableError: none of them is the controller, or answered.
+            OttlaError: the controller's refusal.
+        """
+        others = [node_id for node_id in self._voter_urls if node_id != self._node_id]
+        # Who is known to lead is asked first.
+        for node_id in sorted(others, key=lambda each: (each != self._raft.leader_id, each)):
+            try:
+                body = await self._peers.post(
+                    self._voter_urls[node_id],
+                    routes.INTERNAL_CONTROLLER,
+                    encode_message(command),
+                    timeout_ms=timeout_ms,
+                    purpose=Purpose.CLUSTER,
+                )
+            except (UnavailableError, RoutingError):
+                continue
+            return decode_response(body)
+        raise ControllerNotAvailableError(
+            f"none of the voters {others} is the active controller", outcome=Outcome.UNKNOWN
+        )
 
     async def catch_up(self) -> bool:
         """Apply everything that the controller had committed at this call, within a second or two.

@@ -51,6 +51,7 @@ class BrokerLifecycle:
 
     Args:
         is_full: whether this broker's disk has no room.
+        gives_up: whether this broker may not act at all, because its disk hangs.
         on_fatal: told the error that this process cannot live with (another cluster, a second
             process with the same node id); the process must stop.
     """
@@ -67,6 +68,7 @@ class BrokerLifecycle:
         metadata: MetadataCache,
         replicas: Callable[[], ReplicaManager],
         is_full: Callable[[], bool],
+        gives_up: Callable[[], bool],
         on_fatal: Callable[[OttlaError], None],
     ) -> None:
         self.broker_epoch = NO_BROKER_EPOCH
@@ -82,6 +84,9 @@ class BrokerLifecycle:
         self._metadata = metadata
         self._replicas = replicas
         self._is_full = is_full
+        self._gives_up = gives_up
+        # A heartbeat that was sent before then confirms nothing.
+        self._lease_from_ms = 0
         self._on_fatal = on_fatal
         self._incarnation_id = uuid.uuid4().hex
         self._draining = False
@@ -101,11 +106,11 @@ class BrokerLifecycle:
     @property
     def lease_is_valid(self) -> bool:
         """Whether this broker may act as a leader now."""
-        return self.lease.valid(monotonic_ms())
+        return not self._gives_up() and self.lease.valid(monotonic_ms())
 
     async def drain(self) -> None:
         """Hand over every leadership within DRAIN_TIMEOUT_MS; skipped when nobody could take it."""
-        if self.broker_epoch == NO_BROKER_EPOCH or not self._others_live():
+        if self.broker_epoch == NO_BROKER_EPOCH or self._gives_up() or not self._others_live():
             return
         self._draining = True
         self._hurry.set()
@@ -117,6 +122,13 @@ class BrokerLifecycle:
 
     def hurry(self) -> None:
         """There is news for the controller: heartbeat now."""
+        self._hurry.set()
+
+    def give_up_changed(self) -> None:
+        """This broker gives up its part in the cluster, or may have it again, as a fenced one."""
+        self.lease.revoked()
+        self._lease_from_ms = monotonic_ms()
+        self.fenced = True
         self._hurry.set()
 
     def _others_live(self) -> bool:
@@ -167,6 +179,9 @@ class BrokerLifecycle:
 
     async def _beat(self) -> None:
         self._hurry.clear()
+        if self._gives_up():
+            await self._pause(self._interval_ms)
+            return
         sent_at_ms = monotonic_ms()
         try:
             response = await self._controller.execute(
@@ -185,6 +200,8 @@ class BrokerLifecycle:
             await asyncio.sleep(RETRY_INTERVAL_MS / 1000)
             return
         assert isinstance(response, HeartbeatResponse)
+        if self._gives_up() or sent_at_ms < self._lease_from_ms:
+            return
         if response.may_shut_down:
             self._may_shut_down.set()
         if self.fenced != response.fenced:
@@ -192,7 +209,7 @@ class BrokerLifecycle:
         self.fenced = response.fenced
         if response.fenced:
             self.lease.revoked()
-        elif await self._reflects(response.version):
+        elif await self._reflects(response.version) and sent_at_ms >= self._lease_from_ms:
             self.lease.confirmed(sent_at_ms)
         pause_ms = RETRY_INTERVAL_MS if response.fenced or self._draining else self._interval_ms
         await self._pause(pause_ms - (monotonic_ms() - sent_at_ms))

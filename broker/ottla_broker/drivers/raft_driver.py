@@ -27,6 +27,7 @@ from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.raft_outboxes import RaftOutboxes
 from ottla_broker.drivers.raft_store import RaftStore
 from ottla_broker.drivers.snapshot_telemetry import tell_made, tell_restored, tell_sent
+from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.raft.config import RaftConfig
@@ -76,7 +77,12 @@ class _Refusal:
     peer_id: int
 
 
-_Input = Message | _Proposal | _Read | _Refusal
+@dataclass(slots=True)
+class _StandAside:
+    stands_aside: bool
+
+
+_Input = Message | _Proposal | _Read | _Refusal | _StandAside
 
 
 class SnapshotStateMachine(Protocol):
@@ -99,6 +105,7 @@ class RaftDriver:
         on_leadership: told (term, leader_id, is_leader) whenever one of them changes.
         on_refused: a peer's process is gone: its connection was refused.
         on_failure: the store failed or an invariant broke; the process must stop.
+        writing: entered for as long as something is being persisted.
     """
 
     def __init__(
@@ -115,6 +122,7 @@ class RaftDriver:
         on_leadership: Callable[[int, int | None, bool], None],
         on_refused: Callable[[int], None],
         on_failure: Callable[[OttlaError], None],
+        writing: Writing = uncounted,
     ) -> None:
         self._config = config
         self._store = store
@@ -126,6 +134,7 @@ class RaftDriver:
         self._on_leadership = on_leadership
         self._on_refused = on_refused
         self._on_failure = on_failure
+        self._writing = writing
         self._inputs: asyncio.Queue[_Input] = asyncio.Queue(maxsize=MAX_QUEUED_INPUTS)
         self._outboxes = RaftOutboxes(
             peers=peers, on_refused=self._connection_refused, on_failure=on_failure
@@ -199,6 +208,15 @@ class RaftDriver:
     def _connection_refused(self, peer_id: int) -> None:
         self.peer_refused(peer_id)
         self._on_refused(peer_id)
+
+    def stand_aside(self, *, stands_aside: bool) -> None:
+        """Neither lead nor campaign from now on, or no longer: what is persisted may never end.
+
+        An input like any other: where one is being persisted already this voter says nothing
+        anyway, and by then the disk works again.
+        """
+        with contextlib.suppress(asyncio.QueueFull):
+            self._inputs.put_nowait(_StandAside(stands_aside))
 
     def propose(self, payload: bytes, appended: Appended) -> None:
         """Append an entry as leader; proposals keep their order.
@@ -282,6 +300,8 @@ class RaftDriver:
                     await self._process(ready)
             case _Refusal():
                 await self._process(self.node.peer_refused(item.peer_id, now_ms))
+            case _StandAside():
+                await self._process(self.node.stand_aside(now_ms, stands_aside=item.stands_aside))
             case _:
                 try:
                     ready = self.node.step(item, now_ms)
@@ -339,9 +359,10 @@ class RaftDriver:
         is_told = False
         while True:
             try:
-                await self._store.persist(
-                    ready.hard_state, ready.truncate_from, ready.entries, ready.compaction
-                )
+                with self._writing():
+                    await self._store.persist(
+                        ready.hard_state, ready.truncate_from, ready.entries, ready.compaction
+                    )
             except DiskFullError as error:
                 if not is_told:
                     log.error("raft_state_held", detail=error.detail)  # noqa: TRY400  it passes

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import EndWitness, WitnessedEnd
 from ottla_broker.storage.handles import HandlePool
@@ -83,6 +84,7 @@ class ReplicaLogs:
         tail_cache: the broker's cache of newest batches.
         defaults: limits that no topic config sets.
         witness: tells where the logs ended.
+        writing: entered for as long as something is being written.
         on_failure: a log failed; the process must stop.
     """
 
@@ -95,11 +97,13 @@ class ReplicaLogs:
         defaults: LogConfig,
         witness: EndWitness,
         on_failure: Callable[[StorageError], None],
+        writing: Writing = uncounted,
     ) -> None:
         self._directory = directory
         self._handles = handles
         self._tail_cache = tail_cache
         self._witness = witness
+        self._writing = writing
         self._on_failure = on_failure
         self._defaults = defaults
         self._high_watermarks: dict[str, int] = {}
@@ -156,6 +160,7 @@ class ReplicaLogs:
                 on_durable=on_durable,
                 on_failure=self._on_failure,
                 on_held=on_held,
+                writing=self._writing,
                 on_damage=partial(report_damage, f"{topic.name}-{state.partition}"),
             ),
         )
@@ -303,7 +308,8 @@ class ReplicaLogs:
                 high_watermark_key(*key): value for key, value in high_watermarks.items()
             }
             if by_key != self._on_disk:
-                await asyncio.to_thread(self._directory.write_high_watermarks, by_key)
+                with self._writing():
+                    await asyncio.to_thread(self._directory.write_high_watermarks, by_key)
                 self._high_watermarks, self._on_disk = by_key, dict(by_key)
 
 

@@ -21,6 +21,7 @@ from ottla_broker.drivers.purgatory import OffsetWaiters
 from ottla_broker.drivers.replica_fetcher import ReplicaFetcher
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.witness_keeper import WitnessKeeper
+from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import EndWitness
 from ottla_broker.storage.log_config import RemovedSegments
@@ -59,6 +60,7 @@ class ReplicaManager:
         on_refused: a leader's connection was refused.
         on_failure: a log or a loop failed; the process must stop.
         witness: writes down where the logs end.
+        writing: entered for as long as that is being written.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class ReplicaManager:
         on_refused: Callable[[int], None],
         on_failure: Callable[[OttlaError], None],
         witness: EndWitness,
+        writing: Writing = uncounted,
     ) -> None:
         self.partitions: dict[tuple[str, int], Partition] = {}
         self._node_id = node_id
@@ -94,7 +97,9 @@ class ReplicaManager:
         self._applied_waiters = OffsetWaiters()
         self._activated = asyncio.Event()
         self._tasks: list[CriticalTask] = []
-        self._witness = WitnessKeeper(witness, partition=self.partitions.get, on_failure=on_failure)
+        self._witness = WitnessKeeper(
+            witness, partition=self.partitions.get, writing=writing, on_failure=on_failure
+        )
         # Held while roles change: by the metadata, or because a log is to be cut, or was.
         self._changing_roles = asyncio.Lock()
         # Replicas without a role because their logs are being cut; set when that is over.

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
+from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import (
     UNKNOWN_START,
@@ -36,6 +37,7 @@ class WitnessKeeper:
     Args:
         witness: the file; this owns it from `start` on.
         partition: finds a hosted replica; None when it is gone.
+        writing: entered for as long as the file is being written.
         on_failure: it cannot be written; the process must stop.
     """
 
@@ -45,9 +47,11 @@ class WitnessKeeper:
         *,
         partition: Callable[[ReplicaKey], Partition | None],
         on_failure: Callable[[OttlaError], None],
+        writing: Writing = uncounted,
     ) -> None:
         self._witness = witness
         self._partition = partition
+        self._writing = writing
         self._on_failure = on_failure
         self._moved: set[ReplicaKey] = set()
         self._flushing = asyncio.Lock()
@@ -184,7 +188,9 @@ class WitnessKeeper:
     async def _write(self) -> None:
         async with self._flushing:
             if self._witness.is_dirty:
-                METRICS.witnessed_ends.inc(await asyncio.to_thread(self._witness.flush))
+                with self._writing():
+                    written = await asyncio.to_thread(self._witness.flush)
+                METRICS.witnessed_ends.inc(written)
 
     async def _run(self) -> None:
         while True:

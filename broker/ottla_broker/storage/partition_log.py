@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ottla_broker.storage import recovery, sqlite
+from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.group_commit import (
     Group,
@@ -84,6 +85,7 @@ class PartitionLog:
         on_failure: Callable[[StorageError], None],
         on_damage: OnDamage,
         on_held: Callable[[DiskFullError], None],
+        writing: Writing,
         clock_ms: Callable[[], int],
         monotonic_ms: Callable[[], int],
     ) -> None:
@@ -98,6 +100,7 @@ class PartitionLog:
         self._durability = sqlite.Durability(config.durability)
         self._files = LogFiles(directory, identity, self._durability, recovered.segments, handles)
         self._closed = False
+        self._writing = writing
         self._commits = GroupCommit(
             recovered.state.next_offset,
             write=self._write,
@@ -153,6 +156,7 @@ class PartitionLog:
         on_failure: Callable[[StorageError], None],
         on_damage: OnDamage = _nobody_is_told,
         on_held: Callable[[DiskFullError], None] = lambda _: None,
+        writing: Writing = uncounted,
         clock_ms: Callable[[], int] = _wall_clock_ms,
         monotonic_ms: Callable[[], int] = _monotonic_ms,
     ) -> "PartitionLog":
@@ -170,6 +174,7 @@ class PartitionLog:
             on_failure: called once when a write fails; the broker must then stop.
             on_damage: called on the event loop for each damaged place that a read comes upon.
             on_held: called when a write finds no room; it is held and tried again.
+            writing: entered for as long as something is being written; see `counted_writes`.
             clock_ms: this broker's clock, for the age of idempotent requests only.
             monotonic_ms: a clock that never jumps, for the age of producers only.
 
@@ -196,6 +201,7 @@ class PartitionLog:
             on_failure=on_failure,
             on_damage=on_damage,
             on_held=on_held,
+            writing=writing,
             clock_ms=clock_ms,
             monotonic_ms=monotonic_ms,
         )
@@ -465,12 +471,13 @@ class PartitionLog:
 
     async def _write(self, item: Group | QueuedRoll | QueuedDurability) -> None:
         """Called by the writer task alone: the next transaction, or the next segment."""
-        if isinstance(item, QueuedRoll):
-            await self._files.begin_segment(item.base_offset, item.snapshot)
-        elif isinstance(item, QueuedDurability):
-            await self._files.change_durability(item.durability)
-        else:
-            await self._files.commit(item)
+        with self._writing(is_long=not isinstance(item, Group)):
+            if isinstance(item, QueuedRoll):
+                await self._files.begin_segment(item.base_offset, item.snapshot)
+            elif isinstance(item, QueuedDurability):
+                await self._files.change_durability(item.durability)
+            else:
+                await self._files.commit(item)
 
     # --- the beginning ------------------------------------------------------------------------
 

@@ -124,6 +124,7 @@ class RaftNode:
         self._voted_for = hard_state.voted_for
         self._persisted_vote = (hard_state.term, hard_state.voted_for)
         self._role = Role.FOLLOWER
+        self._stands_aside = False
         # The leader of _term, when known. None while this node campaigns.
         self._leader_id: int | None = None
         # Present exactly while _role is LEADER.
@@ -199,6 +200,8 @@ class RaftNode:
         elif self._now_ms >= self._timer.deadline_ms:
             if self._config.is_observer:
                 self._announce()
+            elif self._stands_aside:
+                self._timer.restart(self._now_ms)
             else:
                 self._begin_pre_vote()
         return self._ready()
@@ -285,6 +288,19 @@ class RaftNode:
             retained_entries=self._config.retained_entries,
             retained_bytes=self._config.retained_bytes,
         )
+        return self._ready()
+
+    def stand_aside(self, now_ms: int, *, stands_aside: bool) -> Ready:
+        """Neither lead nor campaign while this holds: the caller's disk takes nothing.
+
+        A leader gives up its leadership, which changes nothing that is persisted; the others elect
+        once they miss it. Votes and entries are taken as ever, and answered when they are
+        persisted. A single voter has nobody to stand aside for.
+        """
+        self._advance_clock(now_ms)
+        self._stands_aside = stands_aside and len(self._config.voters) > 1
+        if self._stands_aside and self._leadership is not None:
+            self._become_follower(self._term, None)
         return self._ready()
 
     def peer_refused(self, peer_id: int, now_ms: int) -> Ready:
@@ -467,6 +483,9 @@ class RaftNode:
             self._become_follower(self._term, None)
             if campaign.is_worth_hurrying:
                 self._timer.hasten(self._now_ms)
+        elif result is VoteResult.WON and self._stands_aside:
+            # It was asked to while the answers were on their way.
+            self._become_follower(self._term, None)
         elif result is VoteResult.WON and self._role is Role.PRE_CANDIDATE:
             self._begin_election()
         elif result is VoteResult.WON:
