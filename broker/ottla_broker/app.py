@@ -85,7 +85,12 @@ from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.raft.config import RaftConfig
 from ottla_cluster.raft.messages import Entry
 from ottla_cluster.raft.snapshot_schedule import SnapshotSchedule
-from ottla_protocol.errors import InternalError, OttlaError, StorageError
+from ottla_protocol.errors import (
+    InternalError,
+    OttlaError,
+    StorageError,
+    UnsupportedFeatureLevelError,
+)
 from ottla_protocol.models import Readiness
 
 MAX_DEFAULT_REPLICATION_FACTOR = 3
@@ -601,4 +606,6 @@ def _exit_code(error: OttlaError) -> int:
     """What the supervisor is to make of a failure."""
     if isinstance(error, StorageError):
         return EXIT_STORAGE
-    return EXIT_USAGE if isinstance(error, FeatureLevelTooHighError) else EXIT_FAILURE
+    if isinstance(error, FeatureLevelTooHighError | UnsupportedFeatureLevelError):
+        return EXIT_USAGE
+    return EXIT_FAILURE

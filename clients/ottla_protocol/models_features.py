@@ -42,8 +42,8 @@ class FeaturesResponse(Response, frozen=True):
 class FeatureUpgradeRequest(Request, frozen=True):
     """`POST /v1/cluster/features`: raise the level.
 
-    None is the highest that all processes support. `validate_only` only says whether the level
-    would be raised.
+    None is the latest that the process supports that is asked. `validate_only` only says whether
+    the level would be raised.
     """
 
     feature_level: int | None = None

@@ -13,6 +13,7 @@ import asyncio
 import uuid
 from collections.abc import Callable
 
+import msgspec
 import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms
@@ -26,12 +27,14 @@ from ottla_cluster.controller.commands import (
     RegisterBroker,
     RegisterBrokerResponse,
 )
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.replication.lease import BrokerLease
 from ottla_protocol.errors import (
     DuplicateBrokerRegistrationError,
     InvalidRequestError,
     OttlaError,
     StaleBrokerEpochError,
+    UnsupportedFeatureLevelError,
 )
 
 HEARTBEATS_PER_SESSION = 6
@@ -157,6 +160,13 @@ class BrokerLifecycle:
                 )
             except InvalidRequestError:
                 raise
+            except UnsupportedFeatureLevelError:
+                # The controller is one that knows of levels, and must hear which.
+                if command.latest_feature_level == LATEST_FEATURE_LEVEL:
+                    raise
+                command = msgspec.structs.replace(
+                    command, latest_feature_level=LATEST_FEATURE_LEVEL
+                )
             except DuplicateBrokerRegistrationError as error:
                 log.warning("registration_refused", detail=error.detail)
                 await asyncio.sleep(self._interval_ms / 1000)

@@ -93,10 +93,10 @@ class FeatureService:
         former = self._metadata.image.feature_level
         wanted = request.feature_level
         if wanted is None:
-            wanted = max(former, _upgradable_to(processes) or LATEST_FEATURE_LEVEL)
+            wanted = LATEST_FEATURE_LEVEL
         _check_wanted(former, wanted)
         _check_all_support(processes, wanted)
-        if request.validate_only:
+        if request.validate_only or wanted == former:
             return FeatureUpgradeResponse(former, wanted)
         response = await self._commands.change(UpgradeFeatureLevel(wanted), repeatable=True)
         assert isinstance(response, FeatureLevelUpgradedResponse)

@@ -39,6 +39,7 @@ from ottla_protocol.errors import (
     InconsistentClusterIdError,
     InvalidRequestError,
     StaleBrokerEpochError,
+    UnsupportedFeatureLevelError,
 )
 
 
@@ -69,8 +70,14 @@ def register_broker(
         ControllerNotAvailableError: the cluster is not formed yet.
         InconsistentClusterIdError: the process belongs to another cluster.
         InvalidRequestError: a field is out of range, or the cluster is full.
+        UnsupportedFeatureLevelError: the cluster has gone beyond the process's version.
     """
     _check_cluster_id(image, command.cluster_id)
+    if command.latest_feature_level < image.feature_level:
+        raise UnsupportedFeatureLevelError(
+            f"The cluster is at feature level {image.feature_level}; the version of broker "
+            f"{command.node_id} supports levels up to {command.latest_feature_level}."
+        )
     _check_registration_fields(command)
     former = image.brokers.get(command.node_id)
     if former is None and len(image.brokers) >= MAX_BROKERS:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL, OLDEST_FEATURE_LEVEL
 from ottla_cluster.controller.topic_configs import ConfigValue
 from ottla_protocol.errors import MalformedBodyError
 
@@ -35,7 +35,7 @@ class UpgradeFeatureLevel(_Command, frozen=True, tag="upgrade_feature_level"):
     feature_level: int
 
 
-class RegisterBroker(_Command, frozen=True, tag="register_broker"):
+class RegisterBroker(_Command, frozen=True, omit_defaults=True, tag="register_broker"):
     """A process takes its node id. Sent at its start, and again after StaleBrokerEpochError."""
 
     node_id: int
@@ -44,6 +44,9 @@ class RegisterBroker(_Command, frozen=True, tag="register_broker"):
     url: str
     rack: str
     cluster_id: str
+    latest_feature_level: int = OLDEST_FEATURE_LEVEL
+    """The highest that the process supports. It says so when it is refused without: a controller of
+    the first level refuses what it does not know, and needs no more than that."""
 
 
 class Heartbeat(_Command, frozen=True, tag="heartbeat"):

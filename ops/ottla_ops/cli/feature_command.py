@@ -21,7 +21,7 @@ def features(
     ] = False,
     level: Annotated[
         int | None,
-        typer.Option(help="The level to raise it to; the highest that all support without."),
+        typer.Option(help="The level to raise it to; the latest without."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say whether it would be raised.")

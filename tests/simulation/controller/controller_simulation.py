@@ -27,6 +27,7 @@ from ottla_cluster.controller.commands import (
     RegisterBroker,
 )
 from ottla_cluster.controller.config import ControllerConfig
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.image import BrokerState, MetadataImage, replay
 from ottla_cluster.controller.records import (
     PartitionChanged,
@@ -85,7 +86,11 @@ class ControllerSimulation:
         """All brokers register and catch up: most of a cluster's life begins like this."""
         self._pass_time()
         for node_id in NODE_IDS:
-            self._give(RegisterBroker(node_id, "0", f"http://here:{node_id}", "", CLUSTER_ID))
+            self._give(
+                RegisterBroker(
+                    node_id, "0", f"http://here:{node_id}", "", CLUSTER_ID, LATEST_FEATURE_LEVEL
+                )
+            )
         self._commit_all()
         for broker in self.replica.brokers.values():
             self._give(
@@ -203,6 +208,7 @@ class ControllerSimulation:
             url=f"http://{self.random.choice(('here', 'here', 'there'))}:{node_id}",
             rack=f"rack{node_id % 2}",
             cluster_id=CLUSTER_ID,
+            latest_feature_level=LATEST_FEATURE_LEVEL,
         )
 
     def _heartbeat(self):

@@ -12,6 +12,7 @@ from ottla_cluster.controller.commands import (
     RegisterBroker,
 )
 from ottla_cluster.controller.config import ControllerConfig
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.handlers import handle
 from ottla_cluster.controller.image import MetadataImage, replay
 from ottla_cluster.controller.records import decode_records, encode_records
@@ -54,6 +55,7 @@ class MetadataUnderTest:
                 url=url or f"http://broker{node_id}:7101",
                 rack=rack,
                 cluster_id=cluster_id,
+                latest_feature_level=LATEST_FEATURE_LEVEL,
             )
         )
 

@@ -11,6 +11,7 @@ from ottla_cluster.controller.commands import (
     Heartbeat,
     RegisterBroker,
 )
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.image import BrokerState, MetadataImage
 from ottla_protocol.errors import (
     DuplicateBrokerRegistrationError,
@@ -113,7 +114,7 @@ def test_a_refused_heartbeat_that_waits_prolongs_nothing(metadata):
 
 
 def test_a_second_live_process_under_the_same_node_id_is_refused(driver):
-    twin = RegisterBroker(2, "twin", "http://elsewhere:7101", "", CLUSTER_ID)
+    twin = RegisterBroker(2, "twin", "http://elsewhere:7101", "", CLUSTER_ID, LATEST_FEATURE_LEVEL)
     driver.heartbeat(2, 2_000)
     with pytest.raises(DuplicateBrokerRegistrationError, match="broker2"):
         driver.submit(twin, 2_000 + TIMEOUT_MS - 1)
@@ -122,13 +123,17 @@ def test_a_second_live_process_under_the_same_node_id_is_refused(driver):
 
 def test_a_fenced_broker_may_return_elsewhere(driver):
     driver.submit(FenceBroker(2, 2, "connection refused"), 0)
-    moved = RegisterBroker(2, "second", "http://elsewhere:7101", "", CLUSTER_ID)
+    moved = RegisterBroker(
+        2, "second", "http://elsewhere:7101", "", CLUSTER_ID, LATEST_FEATURE_LEVEL
+    )
     assert driver.submit(moved, 0).broker_epoch == 4
 
 
 def test_a_restart_at_the_same_url_is_taken_at_once(driver):
     driver.heartbeat(2, 0)
-    restarted = RegisterBroker(2, "second", "http://broker2:7101", "", CLUSTER_ID)
+    restarted = RegisterBroker(
+        2, "second", "http://broker2:7101", "", CLUSTER_ID, LATEST_FEATURE_LEVEL
+    )
     assert driver.submit(restarted, 1).broker_epoch == 4
     assert driver.active.committed_image.brokers[2].state is BrokerState.FENCED
 

@@ -3,6 +3,7 @@ import pytest
 
 from ottla_cluster.controller.commands import FenceBroker, FormCluster, RegisterBroker
 from ottla_cluster.controller.config import ControllerConfig
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.handlers import handle
 from ottla_cluster.controller.image import BrokerState, MetadataImage
 from ottla_cluster.controller.limits import (
@@ -41,7 +42,7 @@ def test_a_cluster_is_formed_once(metadata):
 
 
 def test_nobody_registers_before_the_cluster_is_formed():
-    command = RegisterBroker(1, "first", "http://b1", "", CLUSTER_ID)
+    command = RegisterBroker(1, "first", "http://b1", "", CLUSTER_ID, LATEST_FEATURE_LEVEL)
     with pytest.raises(ControllerNotAvailableError):
         handle(MetadataImage(), command, 0, None, ControllerConfig(CLUSTER_ID))
 
@@ -89,6 +90,7 @@ def test_a_registration_out_of_range_is_refused_naming_the_field(metadata, field
         "url": "http://b",
         "rack": "",
         "cluster_id": CLUSTER_ID,
+        "latest_feature_level": LATEST_FEATURE_LEVEL,
     }
     with pytest.raises(InvalidRequestError, match=field):
         metadata.apply(RegisterBroker(**(fields | {field: value})))

@@ -1,9 +1,15 @@
 """The feature level: it rises, it never falls, and what needs a higher one waits for it."""
 
+import msgspec
 import pytest
 
 from ottla_cluster.controller.active_controller import ActiveController
-from ottla_cluster.controller.commands import FormCluster, UpgradeFeatureLevel
+from ottla_cluster.controller.commands import (
+    FormCluster,
+    RegisterBroker,
+    UpgradeFeatureLevel,
+    encode_message,
+)
 from ottla_cluster.controller.config import ControllerConfig
 from ottla_cluster.controller.features import (
     FEATURES,
@@ -78,6 +84,24 @@ def test_a_version_stops_at_a_level_above_its_own():
     check_supported(LATEST_FEATURE_LEVEL)
     with pytest.raises(FeatureLevelTooHighError, match=f"level {LATEST_FEATURE_LEVEL + 1}"):
         check_supported(LATEST_FEATURE_LEVEL + 1)
+
+
+def registration(**fields):
+    return RegisterBroker(1, "first", "http://b", "", CLUSTER_ID, **fields)
+
+
+def test_a_broker_that_does_not_support_the_level_is_not_registered():
+    with pytest.raises(UnsupportedFeatureLevelError, match=r"level 2.*up to 1"):
+        decided(image_at(2), registration())
+    image, _ = decided(image_at(2), registration(latest_feature_level=2))
+    assert image.brokers
+
+
+def test_a_first_registration_has_nothing_that_an_older_controller_refuses():
+    sent = msgspec.msgpack.decode(encode_message(registration()))
+    assert set(sent) == {"type", "node_id", "incarnation_id", "url", "rack", "cluster_id"}
+    image, _ = decided(image_at(1), registration())
+    assert image.brokers
 
 
 def test_features_are_in_order_and_within_what_is_supported():
