@@ -297,6 +297,7 @@ class LocalCluster:
         settings: further `OTTLA_*` variables, for every broker.
         broker_settings: further variables by node id, over `settings`.
         cluster_id: `OTTLA_CLUSTER_ID`.
+        addresses: `host:port` of each broker; free ports on the loopback when not given.
         command: what to run as a broker.
         launch: makes the processes in place of `command`, as for `LocalBroker`.
     """
@@ -309,15 +310,17 @@ class LocalCluster:
         settings: Mapping[str, str] | None = None,
         broker_settings: Mapping[int, Mapping[str, str]] | None = None,
         cluster_id: str = "local",
+        addresses: Sequence[str] | None = None,
         command: Sequence[str] = BROKER_COMMAND,
         launch: Callable[[Mapping[str, str], Path], BrokerProcess] | None = None,
     ) -> None:
         assert brokers > 0, "a cluster has at least one broker"
         self.directory = directory
         self.cluster_id = cluster_id
-        ports = free_ports(brokers)
+        addresses = addresses or [f"{HOST}:{port}" for port in free_ports(brokers)]
+        assert len(addresses) == brokers, "an address for each broker"
         node_ids = range(1, brokers + 1)
-        listen = {node_id: f"{HOST}:{ports[node_id - 1]}" for node_id in node_ids}
+        listen = dict(zip(node_ids, addresses, strict=True))
         voters = ",".join(f"{node_id}@{listen[node_id]}" for node_id in node_ids)
         self.brokers: tuple[LocalBroker, ...] = tuple(
             LocalBroker(

@@ -21,6 +21,7 @@ import ottla_broker.app  # noqa: F401 - imported for the forks
 from ottla_broker.__main__ import main
 
 PR_SET_PDEATHSIG = 1
+CLONE_NEWNET = 0x40000000
 
 
 def serve():
@@ -48,13 +49,18 @@ def serve():
     return 0
 
 
-def become_broker(libc, environment, directory, log_path):
-    """What `subprocess.Popen` does between fork and exec."""
+def become_broker(libc, environment, directory, log_path, network_namespace=None):
+    """What `subprocess.Popen` does between fork and exec; and `nsenter --net`, if so told."""
     server = os.getppid()
     os.setsid()
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != server:
         os._exit(1)  # The server ended before the kernel knew what to do about it.
+    if network_namespace is not None:
+        namespace = os.open(network_namespace, os.O_RDONLY)
+        if libc.setns(namespace, CLONE_NEWNET) != 0:
+            os._exit(1)
+        os.close(namespace)
     os.chdir(directory)
     null = os.open(os.devnull, os.O_RDONLY)
     log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

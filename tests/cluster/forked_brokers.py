@@ -44,15 +44,19 @@ class ForkServer:
             server.wait()
             server.stdout.close()
 
-    def launch(self, environment, log_path):
-        """Start a broker with this environment whose output goes to the end of that file."""
-        if early(environment) != early(self._environment):
+    def launch(self, environment, log_path, **more):
+        """Start a broker with this environment whose output goes to the end of that file.
+
+        `network_namespace` may name one, by its path.
+        """
+        if early(environment) != early(self._environment) and not more:
             return CommandProcess.launch(BROKER_COMMAND, environment, log_path)
         pid = self.ask(
             start={
                 "environment": dict(environment),
                 "directory": str(Path.cwd()),
                 "log_path": str(log_path),
+                **more,
             }
         )
         return ForkedProcess(self, pid)
