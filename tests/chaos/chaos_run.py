@@ -1,0 +1,302 @@
+"""One run of chaos: faults from a seed, clients that write down all they see, and the verdict.
+
+`python -m tests.chaos.chaos_run --seconds 120 --seed 7 --brokers 3` runs it by itself. It ends with
+a line for each fault and what the checker says, and exits with 0 only if that is nothing. A run
+that fails keeps its directory, with the schedule, the histories, the logs and the data of all
+brokers, and prints where it is. The same seed makes the same decisions; what the machine makes of
+them is never twice the same.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos import namespaces, shifted_clock
+from tests.chaos.checker import Verdict, check
+from tests.chaos.final_reads import read_copy, read_files
+from tests.chaos.history import read_history
+from tests.chaos.log_checks import Evidence
+from tests.chaos.nemeses import NEMESES
+from tests.chaos.world import TOPIC, World
+from tests.cluster.awaiting import eventually
+
+RECOVERY_TIMEOUT_S = 30.0
+"""Writes go on within this after a fault is taken away (reliability, section 3)."""
+WHOLE_TIMEOUT_S = 120.0
+AGREE_TIMEOUT_S = 60.0
+QUIET_SHARE = 0.2
+QUIET_S = 3.0
+
+
+@dataclass
+class Plan:
+    """What a run shall do.
+
+    Attributes:
+        seed: of all that is chosen.
+        seconds: how long faults go on; each of `faults` is put upon the cluster once at least.
+        lasts_s: between which spans it is chosen how long a fault stays, where it may choose.
+        lasts_max_s: no fault stays longer.
+    """
+
+    seed: int
+    seconds: float
+    faults: tuple = tuple(NEMESES)
+    brokers: int = 3
+    partitions: int = 4
+    replication_factor: int = 3
+    lasts_s: tuple = (1.0, 6.0)
+    lasts_max_s: float = 8.0
+    clients: dict | None = None
+    ok_min: int = 100
+
+    @property
+    def needs(self):
+        return frozenset().union(*(NEMESES[name].needs for name in self.faults))
+
+
+@dataclass
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        fired: how often each fault was in effect.
+        problems: what went wrong beside the invariants: no recovery in time, clients that failed.
+        recoveries_s: how long writes took to go on after each fault.
+    """
+
+    fired: Counter = field(default_factory=Counter)
+    problems: list = field(default_factory=list)
+    recoveries_s: list = field(default_factory=list)
+    verdict: Verdict = field(default_factory=Verdict)
+
+    @property
+    def is_clean(self):
+        return not self.problems and self.verdict.is_clean
+
+    def __str__(self):
+        faults = ", ".join(f"{name} {count}" for name, count in sorted(self.fired.items()))
+        slowest_s = max(self.recoveries_s, default=0)
+        lines = [f"faults {sum(self.fired.values())}: {faults}"]
+        lines.append(f"slowest recovery {slowest_s:.1f} s after a fault was taken away")
+        lines.append(str(self.verdict))
+        lines += [f"problem: {problem}" for problem in self.problems]
+        return "\n".join(lines)
+
+
+def run_plan(plan, directory, tell=print, launch=None):
+    """Run it in that directory, which must not exist yet; `launch` as `World` takes it.
+
+    Returns:
+        What came of it; also written to `outcome.txt` there.
+    """
+    outcome = Outcome()
+    directory.mkdir(parents=True)
+    (directory / "plan.json").write_text(json.dumps(vars(plan), indent=1))
+    world = World(
+        directory,
+        brokers=plan.brokers,
+        partitions=plan.partitions,
+        replication_factor=plan.replication_factor,
+        seed=plan.seed,
+        with_disks="disks" in plan.needs,
+        clients=plan.clients,
+        launch=launch,
+    )
+    with world:
+        _make_trouble(world, plan, outcome, tell)
+        outcome.problems += world.stop_clients()
+        copies = _read_copies(world, outcome)
+        exit_codes = world.cluster.stop()
+        if set(exit_codes.values()) != {0}:
+            outcome.problems.append(f"brokers stopped with {exit_codes}")
+        batches = [
+            batch
+            for node in world.node_ids
+            for partition in range(plan.partitions)
+            for batch in read_files(world.cluster, node, TOPIC, partition)
+        ]
+        evidence = Evidence(read_history(world.histories.iterdir()), copies, batches)
+        outcome.verdict = check(
+            evidence, faults=outcome.fired, wanted=plan.faults, ok_min=plan.ok_min
+        )
+        if not outcome.is_clean:
+            _keep_disks(world)
+    (directory / "outcome.txt").write_text(f"{outcome}\n")
+    return outcome
+
+
+def _make_trouble(world, plan, outcome, tell):
+    """Every fault once, in an order from the seed, then at random until the time is up."""
+    numbers = random.Random(plan.seed)
+    first = list(plan.faults)
+    numbers.shuffle(first)
+    ends_s = time.monotonic() + plan.seconds
+    _wait_recovered(world, outcome, "the start", 0)
+    with (world.directory / "schedule.jsonl").open("w", buffering=1) as schedule:
+        while first or time.monotonic() < ends_s:
+            if numbers.random() < QUIET_SHARE:
+                time.sleep(numbers.uniform(0, QUIET_S))
+            name = first.pop() if first else numbers.choice(plan.faults)
+            _one_fault(world, plan, name, numbers, outcome, schedule, tell)
+            if len(outcome.problems) > 3:
+                return
+
+
+def _one_fault(world, plan, name, numbers, outcome, schedule, tell):
+    lasts_s = NEMESES[name].lasts_s or plan.lasts_s
+    # Drawn in any case, so that a seed means the same whatever comes of a fault.
+    stays_s = min(numbers.uniform(*lasts_s), plan.lasts_max_s)
+    nemesis = NEMESES[name](world, random.Random(numbers.getrandbits(64)))
+    begun_ns = time.monotonic_ns()
+    told = "nothing"
+    try:
+        told = nemesis.inject()
+        time.sleep(stays_s)
+    except Exception as error:
+        outcome.problems.append(f"{name}: {error!r}\n{traceback.format_exc()}")
+    healed_ns = time.monotonic_ns()
+    try:
+        nemesis.heal()
+    except Exception as error:
+        outcome.problems.append(f"{name}, healing: {error!r}\n{traceback.format_exc()}")
+    outcome.fired[name] += nemesis.fired
+    for broker in world.cluster.brokers:
+        if not broker.is_running:
+            if not nemesis.may_end_brokers:
+                outcome.problems.append(
+                    f"{name}: broker {broker.node_id} ended with {broker.exit_code}: "
+                    f"{broker.log_tail(1000)}"
+                )
+            broker.start()
+    recovered_s = _wait_recovered(world, outcome, name, nemesis.settles_s)
+    line = {
+        "fault": name,
+        "what": told,
+        "fired": nemesis.fired,
+        "from_ns": begun_ns,
+        "to_ns": healed_ns,
+        "recovered_s": recovered_s,
+    }
+    schedule.write(json.dumps(line) + "\n")
+    tell(
+        f"  {name}: {told}, {(healed_ns - begun_ns) / 1e9:.1f} s, recovered in {recovered_s:.1f} s"
+    )
+
+
+def _wait_recovered(world, outcome, name, settles_s):
+    try:
+        recovered_s = world.probe(RECOVERY_TIMEOUT_S + settles_s)
+        outcome.recoveries_s.append(recovered_s)
+        world.wait_whole(WHOLE_TIMEOUT_S)
+    except Exception as error:
+        outcome.problems.append(f"no recovery from {name}: {error}")
+        recovered_s = float("nan")
+    outcome.problems += world.dead_clients()
+    return recovered_s
+
+
+def _read_copies(world, outcome):
+    """Every partition from every broker, once they agree; else as they are."""
+
+    def agreed():
+        copies = [
+            read_copy(world.client, node, TOPIC, partition) for node in _replicas(world, partition)
+        ]
+        assert len({copy.high_watermark for copy in copies}) == 1
+        return copies
+
+    found = []
+    for partition in range(world.partitions):
+        try:
+            found += eventually(agreed, AGREE_TIMEOUT_S)
+        except Exception as error:
+            outcome.problems.append(f"replicas of partition {partition} do not agree: {error}")
+            for node in _replicas(world, partition):
+                found.append(read_copy(world.client, node, TOPIC, partition))
+    return found
+
+
+def _replicas(world, partition):
+    return world.client.partition(TOPIC, partition)["replicas"]
+
+
+def _keep_disks(world):
+    """Copy what lies on file systems that are about to go."""
+    for node, disk in world.disks.items():
+        kept = world.directory / f"broker-{node}.kept"
+        shutil.copytree(disk.path, kept, ignore=shutil.ignore_patterns(".ballast"))
+
+
+def missing(plan):
+    """What this machine lacks for a plan; empty where it lacks nothing."""
+    lacks = namespaces.lacks()
+    if "strace" in plan.needs and shutil.which("strace") is None:
+        lacks.append("strace")
+    if "disks" in plan.needs:
+        lacks += [
+            program
+            for program in ("losetup", "mkfs.ext4", "mount", "fsfreeze")
+            if shutil.which(program) is None
+        ]
+        if not Path("/dev/loop-control").exists():
+            lacks.append("loop devices")
+    return lacks
+
+
+def main():
+    arguments = _arguments()
+    seed = arguments.seed if arguments.seed is not None else random.SystemRandom().getrandbits(32)
+    plan = Plan(
+        seed=seed,
+        seconds=arguments.seconds,
+        faults=tuple(arguments.faults.split(",")) if arguments.faults else tuple(NEMESES),
+        brokers=arguments.brokers,
+        replication_factor=arguments.replication_factor,
+        lasts_max_s=arguments.longest_s,
+    )
+    lacks = missing(plan)
+    if lacks:
+        print(f"chaos needs {', '.join(lacks)}", file=sys.stderr)
+        return 2
+    directory = Path(arguments.directory or tempfile.mkdtemp(prefix="ottla-chaos-")) / f"{seed}"
+    clock = shifted_clock.LIBRARY or "Python's own functions, libfaketime is not installed"
+    print(f"seed {seed}, {plan.brokers} brokers, clocks by {clock}, in {directory}", flush=True)
+    try:
+        outcome = run_plan(plan, directory, tell=lambda line: print(line, flush=True))
+    except BaseException:
+        print(f"the run broke off; what there is: {directory}", flush=True)
+        raise
+    print(outcome)
+    if outcome.is_clean:
+        if not arguments.keep:
+            shutil.rmtree(directory)
+        print("clean")
+        return 0
+    print(f"FAILED: seed {seed}; schedule, histories, logs and data are in {directory}")
+    return 1
+
+
+def _arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=120.0, help="how long faults go on")
+    parser.add_argument("--seed", type=int, help="of all decisions; at random when not given")
+    parser.add_argument("--brokers", type=int, default=3)
+    parser.add_argument("--replication-factor", type=int, default=3)
+    parser.add_argument("--faults", help="names, comma-separated; all of them when not given")
+    parser.add_argument("--longest-s", type=float, default=8.0, help="no fault stays longer")
+    parser.add_argument("--directory", help="for data, logs and histories")
+    parser.add_argument("--keep", action="store_true", help="keep the directory of a clean run")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
