@@ -18,6 +18,7 @@ from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.telemetry import METRICS
+from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.census import GROUP_STATES
 from ottla_cluster.groups.cluster_view import ClusterView
@@ -72,6 +73,9 @@ class GroupCoordinators:
         self._on_failure = on_failure
         self._coordinators: dict[int, CoordinatorDriver] = {}
         self._view = ClusterView()
+        # What is led here, as of an image and a version of the roles.
+        self._led_as_of: tuple[MetadataImage | None, int] = (None, -1)
+        self._led_here: dict[int, Partition] = {}
         self._ticker: CriticalTask | None = None
 
     def start(self) -> None:
@@ -150,7 +154,14 @@ class GroupCoordinators:
                 self._coordinators[number] = self._coordinate(hosted)
 
     def _led(self) -> dict[int, Partition]:
-        image = self._metadata.image
+        image, roles_version = self._metadata.image, self._replicas.activity.roles_version
+        as_of_image, as_of_version = self._led_as_of
+        if image is not as_of_image or roles_version != as_of_version:
+            self._led_as_of = image, roles_version
+            self._led_here = self._find_led(image)
+        return self._led_here
+
+    def _find_led(self, image: MetadataImage) -> dict[int, Partition]:
         topic_id = image.topic_ids.get(OFFSETS_TOPIC)
         if topic_id is None:
             return {}

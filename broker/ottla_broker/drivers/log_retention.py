@@ -108,17 +108,26 @@ class LogRetention:
                 )
 
     async def remove_expired(self) -> None:
-        """Remove the files below the starts of all logs on this broker.
+        """Remove the files below the starts of the logs whose starts have moved.
 
         Raises:
             StorageError: a log failed.
         """
-        for hosted in tuple(self._replicas.partitions.values()):
+        moved = self._replicas.activity.log_start_moved
+        for key in tuple(moved):
+            hosted = self._replicas.partitions.get(key)
+            # Before its turn: the start may move on meanwhile.
+            moved.discard(key)
+            if hosted is None:
+                continue
             try:
                 await self._remove_expired(hosted)
             except (UnavailableError, DiskFullError):
                 # Without room even sealing the active segment has to wait.
+                moved.add(key)
                 continue
+            if hosted.log.has_expired:
+                moved.add(key)
 
     async def _remove_expired(self, hosted: Partition) -> None:
         removed = await self._replicas.remove_expired(hosted)

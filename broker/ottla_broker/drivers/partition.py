@@ -16,6 +16,7 @@ from ottla_broker.drivers.clock import monotonic_ms, within
 from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.peer_messages import FetchResult
 from ottla_broker.drivers.purgatory import OffsetWaiters, Watchers
+from ottla_broker.drivers.replica_activity import ReplicaActivity
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.log_compactor import CompactionLimits, CompactionResult
 from ottla_broker.storage.partition_log import AppendInfo, PartitionLog
@@ -67,6 +68,7 @@ class Partition:
         lost_tail: the log ends below where it is known to have ended.
         before_truncation: called with the replica before its log is truncated, and with the end
             that it will have; None where it begins anew.
+        activity: told what happens here, for whoever looks now and then.
     """
 
     def __init__(
@@ -82,9 +84,12 @@ class Partition:
         propose: Callable[["Partition", IsrProposal], None],
         lost_tail: bool = False,
         before_truncation: Callable[["Partition", int | None], Awaitable[None]] | None = None,
+        activity: ReplicaActivity | None = None,
     ) -> None:
         self.log = log
         self.state = state
+        self.key = state.topic_id, state.partition
+        """Topic id and partition number: unlike the name, never used twice."""
         # At most one of the two is set: the role under `state.leader_epoch`.
         self.leader: PartitionLeader | None = None
         self.follower: PartitionFollower | None = None
@@ -103,6 +108,7 @@ class Partition:
         self._lease_valid = lease_valid
         self._propose = propose
         self._before_truncation = before_truncation
+        self._activity = activity or ReplicaActivity()
 
     @property
     def is_fit_to_lead(self) -> bool:
@@ -124,11 +130,6 @@ class Partition:
         self._step_down(state)
         self.state = state
         self._wake_all()
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """Topic id and partition number: unlike the name, never used twice."""
-        return self.state.topic_id, self.state.partition
 
     @property
     def name(self) -> str:
@@ -156,6 +157,8 @@ class Partition:
         if self.leader is not None and self.state.leader_epoch == state.leader_epoch:
             now_ms = monotonic_ms()
             self.state = state
+            # A leader that is at rest has not been told by a tick.
+            self.leader.brokers_changed(eligible, draining)
             self._act(self.leader.min_insync_replicas_changed(min_insync_replicas, now_ms))
             self._act(
                 self.leader.partition_changed(
@@ -184,6 +187,7 @@ class Partition:
             replica_lag_time_max_ms=self._replica_lag_time_max_ms,
             now_ms=now_ms,
         )
+        self._activity.roles_version += 1
         self._act(self.leader.tick(now_ms, eligible, draining))
         self._wake_all()
 
@@ -205,6 +209,7 @@ class Partition:
         """
         if self.follower is not None:
             self.high_watermark = min(self.high_watermark, self.log.log_end_offset)
+            self._activity.watermarks_moved = True
             self._follow_anew(self.state)
 
     def _follow_anew(self, state: PartitionState) -> None:
@@ -231,6 +236,7 @@ class Partition:
 
     def _step_down(self, state: PartitionState) -> None:
         """Whoever waits for an ack of the former epoch learns that its outcome is unknown."""
+        self._activity.roles_version += 1
         self.leader = None
         self.follower = None
         self.log.gather_commits(0)
@@ -334,6 +340,7 @@ class Partition:
             idempotency=idempotency,
         )
         if not info.duplicate:
+            self._activity.appended.add(self.key)
             self._disk.take(header.size_bytes)
             self.append_watchers.wake()
         return Appended(info, leader.leader_epoch)
@@ -437,14 +444,20 @@ class Partition:
             self.leading().follower_fetched(replica_id, broker_epoch, fetch_offset, monotonic_ms())
         )
 
-    def tick(self, eligible: Mapping[int, int], draining: Collection[int]) -> None:
+    def tick(self, eligible: Mapping[int, int], draining: Collection[int]) -> bool:
         """Let time pass for the ISR; arguments as in `become_leader`.
 
         Without a valid lease nothing is concluded: a process that was paused must not take its own
         silence for that of its followers.
+
+        Returns:
+            Whether the next tick matters too, whatever happens here until then.
         """
-        if self.leader is not None and self._lease_valid():
+        if self.leader is None:
+            return False
+        if self._lease_valid():
             self._act(self.leader.tick(monotonic_ms(), eligible, draining))
+        return not self.leader.is_at_rest
 
     def proposal_accepted(self, proposal: IsrProposal, partition_epoch: int) -> None:
         """The controller committed the proposed ISR."""
@@ -477,7 +490,11 @@ class Partition:
             StorageError: the log failed.
         """
         self.leading()
-        await self.log.enforce_retention(high_watermark=self.high_watermark, now_ms=now_ms)
+        try:
+            await self.log.enforce_retention(high_watermark=self.high_watermark, now_ms=now_ms)
+        finally:
+            if self.log.has_expired:
+                self._activity.log_start_moved.add(self.key)
 
     async def compact(self, now_ms: int, limits: CompactionLimits) -> CompactionResult | None:
         """Compact this replica's own log if it is due, whatever its role; `now_ms` is wall time.
@@ -491,9 +508,11 @@ class Partition:
         )
 
     def _act(self, output: LeaderOutput) -> None:
+        self._activity.restless.add(self.key)
         if output.high_watermark is not None:
             assert output.high_watermark >= self.high_watermark
             self.high_watermark = output.high_watermark
+            self._activity.watermarks_moved = True
             self._ack_waiters.reached(output.high_watermark)
             self.watermark_watchers.wake()
         if output.proposal is not None:
@@ -536,7 +555,10 @@ class Partition:
             return self.log.log_end_offset
         # Never past what is committed here: the leader is ahead of this log.
         self.log.advance_log_start(min(result.log_start_offset, self.high_watermark))
+        if self.log.has_expired:
+            self._activity.log_start_moved.add(self.key)
         if result.batches:
+            self._activity.appended.add(self.key)
             self.log.append_as_follower(result.batches)
         return None
 
@@ -548,6 +570,7 @@ class Partition:
     def _follow(self, output: FollowerOutput) -> None:
         if output.high_watermark is not None:
             self.high_watermark = output.high_watermark
+            self._activity.watermarks_moved = True
             self.watermark_watchers.wake()
 
     async def _will_end_at(self, offset: int | None) -> None:
@@ -561,6 +584,7 @@ class Partition:
         log has now, or will have, for where it should end.
         """
         self._step_down(self.state)
+        self._activity.unfit.add(self.key)
         self.fitness.cut()
 
     async def cut_at_damage(self) -> None:
@@ -573,6 +597,7 @@ class Partition:
         """
         await self.log.cut_at_damage()
         self.high_watermark = min(self.high_watermark, self.log.log_end_offset)
+        self._activity.watermarks_moved = True
 
     async def close(self) -> None:
         """Fail what waits, then flush and close the log."""

@@ -95,12 +95,24 @@ class ReplicaHealer:
         Raises:
             StorageError: a log failed while it was cut.
         """
-        unfit = [hosted for hosted in self._replicas.partitions.values() if _is_unfit(hosted)]
+        unfit = self._unfit()
         METRICS.unfit_replicas.set(len(unfit))
         for hosted in unfit:
             if hosted.log.damage.first is not None:
                 await self._cut(hosted)
         await self._report([hosted for hosted in unfit if self._must_report(hosted)])
+
+    def _unfit(self) -> list[Partition]:
+        """Replicas that lack something, of those that were noted; the others' notes go."""
+        noted = self._replicas.activity.unfit
+        unfit = []
+        for key in tuple(noted):
+            hosted = self._replicas.partitions.get(key)
+            if hosted is not None and _is_unfit(hosted):
+                unfit.append(hosted)
+            else:
+                noted.discard(key)
+        return unfit
 
     async def _cut(self, hosted: Partition) -> None:
         if hosted.is_only_replica:

@@ -7,7 +7,6 @@ before anything reads it, then removed.
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -137,8 +136,11 @@ class ReplicaLogs:
         *,
         on_durable: Callable[[int], None],
         on_held: Callable[[DiskFullError], None],
+        on_damage: Callable[[], object] = lambda: None,
     ) -> PartitionLog:
         """Open the replica's log, or begin one; the callbacks are those of `PartitionLog.open`.
+
+        `on_damage` is told that some was found, after it was named.
 
         What recovery has to write may find no room: then it is tried again until it does, and
         `on_held` is told each time. The broker is not ready until then.
@@ -146,6 +148,11 @@ class ReplicaLogs:
         Raises:
             StorageError: its files cannot be used.
         """
+
+        def damaged(error: DamagedSegmentError, found_by: str) -> None:
+            report_damage(f"{topic.name}-{state.partition}", error, found_by)
+            on_damage()
+
         opened = await self.when_there_is_room(
             f"{topic.name}-{state.partition}",
             on_held,
@@ -161,7 +168,7 @@ class ReplicaLogs:
                 on_failure=self._on_failure,
                 on_held=on_held,
                 writing=self._writing,
-                on_damage=partial(report_damage, f"{topic.name}-{state.partition}"),
+                on_damage=damaged,
             ),
         )
         if opened.recovery.damaged_from is not None:

@@ -18,6 +18,7 @@ from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.purgatory import OffsetWaiters
+from ottla_broker.drivers.replica_activity import ReplicaActivity
 from ottla_broker.drivers.replica_fetcher import ReplicaFetcher
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.witness_keeper import WitnessKeeper
@@ -81,6 +82,7 @@ class ReplicaManager:
         writing: Writing = uncounted,
     ) -> None:
         self.partitions: dict[tuple[str, int], Partition] = {}
+        self.activity = ReplicaActivity()
         self._node_id = node_id
         self._metadata = metadata
         self._logs = logs
@@ -176,7 +178,14 @@ class ReplicaManager:
     @property
     def pending_bytes(self) -> int:
         """Batch bytes that are queued for the disk, over all logs."""
-        return sum(hosted.log.pending_bytes for hosted in self.partitions.values())
+        total_bytes = 0
+        for key in tuple(self.activity.appended):
+            hosted = self.partitions.get(key)
+            found_bytes = 0 if hosted is None else hosted.log.pending_bytes
+            if found_bytes == 0:
+                self.activity.appended.discard(key)
+            total_bytes += found_bytes
+        return total_bytes
 
     def leaders(self) -> Iterator[Partition]:
         """Every partition that this broker leads."""
@@ -234,6 +243,7 @@ class ReplicaManager:
             state,
             on_durable=lambda log_end_offset: self._log_end_moved(key, log_end_offset),
             on_held=lambda error: self._commit_held(key, error),
+            on_damage=lambda: self.activity.unfit.add(key),
         )
         loss = self._logs.tail_loss(partition_log)
         if loss is not None:
@@ -269,7 +279,12 @@ class ReplicaManager:
             propose=self._propose,
             lost_tail=loss is not None,
             before_truncation=self._witness.lower,
+            activity=self.activity,
         )
+        # What was found while the log was opened is looked at once.
+        self.activity.unfit.add(key)
+        self.activity.log_start_moved.add(key)
+        self.activity.watermarks_moved = True
         if partition_log.recovery.damaged_from is not None:
             await asyncio.to_thread(forget_loss, partition_log.directory)
         self._witness.moved(key)
@@ -434,8 +449,10 @@ class ReplicaManager:
             await asyncio.sleep(TICK_INTERVAL_MS / 1000)
             image = self._metadata.image
             eligible, draining = _eligible(image), _draining(image)
-            for hosted in self.leaders():
-                hosted.tick(eligible, draining)
+            for key in tuple(self.activity.restless):
+                hosted = self.partitions.get(key)
+                if hosted is None or not hosted.tick(eligible, draining):
+                    self.activity.restless.discard(key)
 
     async def _checkpoint(self) -> None:
         while True:
@@ -443,12 +460,16 @@ class ReplicaManager:
             await self._write_checkpoint()
 
     async def _write_checkpoint(self) -> None:
+        if not self.activity.watermarks_moved:
+            return
+        self.activity.watermarks_moved = False
         try:
             await self._logs.write_high_watermarks(
                 {key: hosted.high_watermark for key, hosted in self.partitions.items()}
             )
         except DiskFullError:
             # A hint that may be old: the one on disk stays, and the next time comes.
+            self.activity.watermarks_moved = True
             self._disk.found_full()
 
 

@@ -152,7 +152,7 @@ class PartitionLeader:
         self._isr: tuple[int, ...] = ()
         self._partition_epoch = partition_epoch
         self._followers: dict[int, _FollowerProgress] = {}
-        # Unfenced brokers and their broker epochs, as of the last tick.
+        # Unfenced brokers and their broker epochs, as last told.
         self._eligible: Mapping[int, int] = {}
         self._draining: Collection[int] = ()
         self._in_flight: IsrProposal | None = None
@@ -208,6 +208,18 @@ class PartitionLeader:
         Until it has reached this epoch's start, `latest` is not known.
         """
         return self._high_watermark >= self._epoch_start_offset
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing follows from time alone: no tick is needed before the next other input.
+
+        Every replica is in the ISR and has all that is durable here, so none can fall behind or
+        join. A proposal that is in flight, or was never answered, can then only have been one to
+        shrink the ISR, which waits for its answer and not for time.
+        """
+        return len(self._isr) == len(self._replicas) and all(
+            follower.log_end_offset >= self._log_end_offset for follower in self._followers.values()
+        )
 
     def acks_satisfied(self, last_offset: int) -> bool:
         """Whether a batch that ends with `last_offset` may be acknowledged with acks=all."""
@@ -288,9 +300,17 @@ class PartitionLeader:
             eligible: unfenced brokers and their current broker epochs, from the metadata image.
             draining: those of them that are about to stop: they may stay in the ISR, not join.
         """
+        self.brokers_changed(eligible, draining)
+        return self._output(now_ms, may_propose=True)
+
+    def brokers_changed(self, eligible: Mapping[int, int], draining: Collection[int]) -> None:
+        """The metadata shows these brokers; arguments as in `tick`.
+
+        For a leader that is at rest and is given no ticks, before the metadata gives it something
+        to decide.
+        """
         self._eligible = eligible
         self._draining = draining
-        return self._output(now_ms, may_propose=True)
 
     def partition_changed(
         self, isr: Sequence[int], partition_epoch: int, replicas: Sequence[int], now_ms: int

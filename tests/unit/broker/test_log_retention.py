@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from ottla_broker.drivers.log_retention import LogRetention
+from ottla_broker.drivers.replica_activity import ReplicaActivity
 from ottla_broker.storage.log_config import RemovedSegments
 from ottla_broker.storage.policy.trusted_clock import CLOCK_JUMP_GRACE_MS
 from ottla_broker.telemetry import METRICS
@@ -23,6 +24,7 @@ class FakeLog:
     def __init__(self):
         self.log_start_offset = 0
         self.removed = RemovedSegments()
+        self.has_expired = True
         self.removals = 0
         self.error = None
         self.failure = None
@@ -53,6 +55,8 @@ class FakeReplicas:
     def __init__(self, led, followed):
         self.led = led
         self.partitions = dict(enumerate([*led, *followed]))
+        self.activity = ReplicaActivity()
+        self.activity.log_start_moved.update(self.partitions)
 
     def leaders(self):
         return iter(self.led)

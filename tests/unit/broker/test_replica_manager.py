@@ -203,6 +203,7 @@ async def test_a_replica_whose_refill_was_heard_of_before_the_answer_is_whole(ma
     manager.replicas.activate()
     await manager.apply(image(1))
     manager.hosted.fitness = ReplicaFitness(LOCAL, lost_tail=True)
+    manager.replicas.activity.unfit.add(KEY)
     aside = manager.hosted.log.directory / "00000000000000000000.sqlite.damaged"
     aside.touch()
     healer = ReplicaHealer(
@@ -268,3 +269,40 @@ async def test_a_start_is_witnessed_before_files_go(manager, monkeypatch):
     log._files.advance_log_start(3)
     await manager.replicas.remove_expired(manager.hosted)
     assert seen == [0, 3]
+
+
+async def test_a_replica_at_rest_is_looked_at_by_nobody(manager):
+    manager.replicas.start()
+    manager.replicas.activate()
+    await manager.apply(image(1, leader=LOCAL))
+    activity = manager.replicas.activity
+    hosted = manager.hosted
+    # Its followers have not been heard of: time may have them leave the ISR.
+    assert hosted.tick({LOCAL: 1, OTHER: 1, THIRD: 1}, ())
+    assert KEY in activity.restless
+    for follower in (OTHER, THIRD):
+        hosted.follower_fetched(follower, 1, 0)
+    assert not hosted.tick({LOCAL: 1, OTHER: 1, THIRD: 1}, ())
+    await until(lambda: KEY not in activity.restless)
+    healer = ReplicaHealer(
+        node_id=LOCAL,
+        replicas=manager.replicas,
+        controller=None,
+        broker_epoch=lambda: 1,
+        on_failure=lambda error: pytest.fail(str(error)),
+    )
+    await healer.heal()
+    assert activity.unfit == set()
+    assert manager.replicas.pending_bytes == 0
+    assert activity.appended == set()
+
+
+async def test_damage_that_is_found_in_an_open_log_is_noted(manager):
+    manager.replicas.start()
+    manager.replicas.activate()
+    await manager.apply(image(1))
+    activity = manager.replicas.activity
+    activity.unfit.clear()
+    error = damaged(manager.hosted.log._files.active.path, 0, "test")
+    manager.hosted.log.damage.found(error, "read")
+    assert activity.unfit == {KEY}
