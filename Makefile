@@ -16,10 +16,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
-.PHONY: help start test soak lint bench demo load clean
+.PHONY: help start start-dedicated test soak lint bench demo load clean
 
 help:
 	@echo 'make start   a cluster of three brokers on ports 7101-7103; Ctrl-C stops it'
+	@echo 'make start-dedicated   three brokers on 7201-7203, three controllers on 7204-7206'
 	@echo 'make demo    kills a leader while records are written, and counts them'
 	@echo 'make test    all tests; PYTEST_ARGS="-k raft" for some'
 	@echo 'make soak    the chaos tests for ten minutes instead of seconds, and more simulations'
@@ -30,6 +31,9 @@ help:
 
 start: .venv/server-installed
 	$(BIN)/honcho start || test $$? -eq 130  # Ctrl-C is how it ends
+
+start-dedicated: .venv/server-installed
+	$(BIN)/honcho start -f Procfile.dedicated || test $$? -eq 130
 
 test: .venv/dev-installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -70,7 +70,7 @@ def _serve(settings: Settings) -> int:
         refuse_affected(sqlite_in_use(), allowed=settings.allow_affected_sqlite)
         budget = divide_descriptors(
             _raise_file_limit(),
-            peers=len(settings.voter_urls) - 1,
+            peers=settings.expected_peers,
             open_segments=settings.max_open_segments,
             connections=settings.max_connections,
         )

@@ -150,6 +150,7 @@ class Broker:
             config=RaftConfig(
                 node_id=settings.node_id,
                 voters=tuple(sorted(settings.voter_urls)),
+                url=settings.url,
                 retained_entries=settings.metadata_snapshot_entries // RETAINED_DIVISOR,
                 retained_bytes=settings.metadata_snapshot_bytes // RETAINED_DIVISOR,
             ),
@@ -173,7 +174,7 @@ class Broker:
                 cluster_id=settings.cluster_id,
                 default_partitions=settings.num_partitions,
                 default_replication_factor=settings.default_replication_factor
-                or min(MAX_DEFAULT_REPLICATION_FACTOR, len(settings.voter_urls)),
+                or _default_replication_factor(settings),
                 default_min_insync_replicas=settings.min_insync_replicas,
                 default_topic_configs=settings.default_topic_configs,
                 initial_feature_level=settings.initial_feature_level,
@@ -465,6 +466,16 @@ class Broker:
         await self._disk.start()
         self._disk_watch.start()
         await self._raft.start()
+        if self._settings.is_broker:
+            self._start_hosting()
+        self._ready = True
+        self._tasks = [CriticalTask(self._measure(), name="measurements", on_failure=self._fail)]
+        await self._stopping.wait()
+        await self._stop()
+        return 0
+
+    def _start_hosting(self) -> None:
+        """Register as a broker and host replicas, which a dedicated controller never does."""
         self._replicas.start()
         self._retention.start()
         self._compaction.start()
@@ -472,11 +483,11 @@ class Broker:
         self._scrubber.start()
         self._coordinators.start()
         self._lifecycle.start()
-        self._ready = True
-        self._tasks = [CriticalTask(self._measure(), name="measurements", on_failure=self._fail)]
-        await self._stopping.wait()
-        await self._stop()
-        return 0
+
+    async def _stop_hosting(self) -> None:
+        """Close the replicas; a dedicated controller leaves alone what an earlier role left."""
+        if self._settings.is_broker:
+            await self._replicas.stop()
 
     async def _listen(self) -> None:
         host, port = split_address(self._settings.listen)
@@ -519,7 +530,7 @@ class Broker:
         await self._healer.stop()
         # Closing the replicas fails every waiting ack, so that the listener finds its requests
         # answered.
-        replicas_closed = asyncio.create_task(self._replicas.stop())
+        replicas_closed = asyncio.create_task(self._stop_hosting())
         await asyncio.gather(
             self._listener.stop(timeout_s=CLOSE_TIMEOUT_SECONDS), self._runner.cleanup()
         )
@@ -536,18 +547,20 @@ class Broker:
         reasons = []
         if not self._ready:
             reasons.append("the broker is starting or stopping")
+        warnings = self._raft.describe_rejections()
         if self._raft.leader_id is None:
-            reasons.append("no controller is elected")
-        if self._lifecycle.fenced:
+            reasons += ["no controller is elected", *warnings]
+            warnings = []
+        # A dedicated controller is never registered: nothing fences it.
+        if self._settings.is_broker and self._lifecycle.fenced:
             reasons.append("the broker is fenced: it has not caught up with the metadata yet")
-        elif not self._lifecycle.lease_is_valid:
+        elif self._settings.is_broker and not self._lifecycle.lease_is_valid:
             reasons.append("the broker has not confirmed its session with the controller")
         if self._disk_watch.is_hung:
             reasons.append(
                 f"the disk of {self._directory.path} hangs: a write has been under way for "
                 f"{self._disk_watch.oldest_write_ms} ms"
             )
-        warnings = []
         if self._disk.is_full:
             warnings.append(
                 f"the disk of {self._directory.path} has no room: {self._disk.available_bytes} "
@@ -609,3 +622,10 @@ def _exit_code(error: OttlaError) -> int:
     if isinstance(error, FeatureLevelTooHighError | UnsupportedFeatureLevelError):
         return EXIT_USAGE
     return EXIT_FAILURE
+
+
+def _default_replication_factor(settings: Settings) -> int:
+    """Dedicated controllers tell nothing of how many brokers there are going to be."""
+    if not settings.is_broker:
+        return MAX_DEFAULT_REPLICATION_FACTOR
+    return min(MAX_DEFAULT_REPLICATION_FACTOR, len(settings.voter_urls))

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -34,6 +34,13 @@ CLIENT_VARIABLES = frozenset(
     {"OTTLA_BOOTSTRAP", "OTTLA_CONTEXT", "OTTLA_TOKEN", "OTTLA_SIMULATION_SEEDS"}
 )
 """Variables of the CLI, the SDKs and the tests: they never stop a broker."""
+
+Role = Literal["broker", "controller"]
+BROKER: Final = "broker"
+CONTROLLER: Final = "controller"
+
+UNNAMED_PEERS: Final = 8
+"""Brokers that OTTLA_VOTERS does not name, for which connections are set aside."""
 
 MEBIBYTE = 1 << 20
 MINUTE_MS = 60 * 1000
@@ -70,6 +77,11 @@ class Settings(BaseSettings):
     voters: Annotated[tuple[tuple[int, str], ...], NoDecode] = Field(
         (), description="the metadata quorum, id@host:port,...; itself when empty"
     )
+    roles: Annotated[tuple[Role, ...], NoDecode] = Field(
+        (BROKER, CONTROLLER),
+        description="what this process is: broker, controller or broker,controller; a controller "
+        "is one of the voters, a broker without that role follows them",
+    )
     cluster_id: str = Field(
         "local", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="cluster's name"
     )
@@ -83,7 +95,10 @@ class Settings(BaseSettings):
         10_000, ge=500, le=600_000, description="a follower this far behind leaves the ISR"
     )
     default_replication_factor: int | None = Field(
-        None, ge=1, le=32, description="topic default; min(3, voters) when unset"
+        None,
+        ge=1,
+        le=32,
+        description="topic default; when unset min(3, voters), or 3 if these are no brokers",
     )
     num_partitions: int = Field(3, ge=1, le=MAX_PARTITIONS_PER_TOPIC, description="topic default")
     min_insync_replicas: int = Field(2, ge=1, le=32, description="topic default")
@@ -219,6 +234,16 @@ class Settings(BaseSettings):
             raise ValueError("a voter's id is named twice")
         return tuple(voters)
 
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _parse_roles(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        roles = tuple(sorted({piece.strip() for piece in value.split(",")}))
+        if not {BROKER, CONTROLLER}.issuperset(roles):
+            raise ValueError(f"must be broker, controller or broker,controller, not '{value}'")
+        return roles
+
     @field_validator("listen")
     @classmethod
     def _check_listen(cls, value: str) -> str:
@@ -250,9 +275,38 @@ class Settings(BaseSettings):
                 f"listen: {self.listen} is beyond loopback, and this version has neither TLS nor "
                 "client authentication; set OTTLA_INSECURE_LISTEN=true to accept that"
             )
-        if self.voters and self.node_id not in dict(self.voters):
-            raise ValueError(f"voters: must name this node ({self.node_id}@host:port)")
         return self
+
+    @model_validator(mode="after")
+    def _check_roles(self) -> Self:
+        """A controller is a voter, and a voter is a controller."""
+        is_voter = self.node_id in dict(self.voters)
+        if self.is_controller and self.voters and not is_voter:
+            raise ValueError(
+                f"OTTLA_VOTERS (--voters): must name this node ({self.node_id}@host:port), which "
+                "is a controller; one that is no voter needs OTTLA_ROLES=broker (--roles)"
+            )
+        if not self.is_controller and is_voter:
+            raise ValueError(
+                f"OTTLA_ROLES (--roles): must hold controller, for OTTLA_VOTERS (--voters) names "
+                f"this node ({self.node_id}); one that is no voter must not stand there"
+            )
+        if not self.is_controller and not self.voters:
+            raise ValueError(
+                "OTTLA_ROLES (--roles): a broker that is no controller follows one, so "
+                "OTTLA_VOTERS (--voters) must name them as id@host:port,..."
+            )
+        return self
+
+    @property
+    def is_broker(self) -> bool:
+        """Whether this process hosts replicas and serves clients."""
+        return BROKER in self.roles
+
+    @property
+    def is_controller(self) -> bool:
+        """Whether this process votes."""
+        return CONTROLLER in self.roles
 
     @property
     def default_topic_configs(self) -> dict[str, ConfigValue]:
@@ -278,8 +332,17 @@ class Settings(BaseSettings):
         return self.data_dir or Path("data") / f"broker-{self.node_id}"
 
     @property
+    def expected_peers(self) -> int:
+        """How many other processes the cluster has, as far as the settings tell.
+
+        Where all are voters they name every one; where roles are divided, only the controllers.
+        """
+        others = len(self.voter_urls.keys() - {self.node_id})
+        return others if self.is_broker and self.is_controller else others + UNNAMED_PEERS
+
+    @property
     def voter_urls(self) -> dict[int, str]:
-        """Every voter's base URL by node id, this one's included."""
+        """Every voter's base URL by node id, this one's included if it is one."""
         if not self.voters:
             return {self.node_id: self.url}
         return {node_id: f"http://{address}" for node_id, address in self.voters}

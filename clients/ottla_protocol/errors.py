@@ -427,6 +427,13 @@ class NotControllerError(RoutingError):
     title = "Not controller"
 
 
+class MismatchedEndpointTypeError(RoutingError):
+    """This process is a dedicated controller; `brokers` has URLs of processes that serve this."""
+
+    code = "MISMATCHED_ENDPOINT_TYPE"
+    title = "Not a broker"
+
+
 class NotCoordinatorError(RoutingError):
     """This broker does not coordinate the group; the current coordinator is a member when known."""
 

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-BROKER_DIRECTORY_PATTERN: Final = "broker-*"
+DIRECTORY_PATTERNS: Final = ("broker-*", "controller-*")
 
 
 def broker_directories(data: Path) -> list[Path]:
-    """The brokers' directories below `data`, by name; empty when there are none."""
-    return sorted(path for path in data.glob(BROKER_DIRECTORY_PATTERN) if path.is_dir())
+    """The directories of brokers and controllers below `data`, by name; perhaps none."""
+    found = (path for pattern in DIRECTORY_PATTERNS for path in data.glob(pattern))
+    return sorted(path for path in found if path.is_dir())
 
 
 def delete_data(directories: Sequence[Path]) -> None:

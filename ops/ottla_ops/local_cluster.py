@@ -283,7 +283,7 @@ class LocalBroker:
 
 
 class LocalCluster:
-    """Brokers 1 to N that form one cluster, in one directory.
+    """Brokers 1 to N that form one cluster, in one directory, with the controllers behind them.
 
     Use it as a context manager: entering starts all brokers and waits until they are ready,
     leaving stops them.
@@ -292,12 +292,16 @@ class LocalCluster:
             cluster.broker(1).kill()
 
     Args:
-        directory: gets `broker-N/` (data) and `broker-N.log`; kept when the cluster stops.
-        brokers: number of processes; all of them vote.
-        settings: further `OTTLA_*` variables, for every broker.
+        directory: gets `broker-N/` or `controller-N/` (data) and `broker-N.log` or
+            `controller-N.log`; kept when the cluster stops.
+        brokers: number of brokers.
+        voters: how many of them vote, from the first on; all when None. Not with `controllers`.
+        controllers: number of dedicated controllers, which vote then in place of the brokers. Their
+            node ids follow the brokers'.
+        settings: further `OTTLA_*` variables, for every process.
         broker_settings: further variables by node id, over `settings`.
         cluster_id: `OTTLA_CLUSTER_ID`.
-        addresses: `host:port` of each broker; free ports on the loopback when not given.
+        addresses: `host:port` of each process; free ports on the loopback when not given.
         command: what to run as a broker.
         launch: makes the processes in place of `command`, as for `LocalBroker`.
     """
@@ -307,6 +311,8 @@ class LocalCluster:
         directory: Path,
         *,
         brokers: int = 3,
+        voters: int | None = None,
+        controllers: int = 0,
         settings: Mapping[str, str] | None = None,
         broker_settings: Mapping[int, Mapping[str, str]] | None = None,
         cluster_id: str = "local",
@@ -317,22 +323,29 @@ class LocalCluster:
         assert brokers > 0, "a cluster has at least one broker"
         self.directory = directory
         self.cluster_id = cluster_id
-        addresses = addresses or [f"{HOST}:{port}" for port in free_ports(brokers)]
-        assert len(addresses) == brokers, "an address for each broker"
-        node_ids = range(1, brokers + 1)
+        assert voters is None or not controllers, "dedicated controllers are the voters"
+        node_ids = range(1, brokers + controllers + 1)
+        addresses = addresses or [f"{HOST}:{port}" for port in free_ports(len(node_ids))]
+        assert len(addresses) == len(node_ids), "an address for each process"
         listen = dict(zip(node_ids, addresses, strict=True))
-        voters = ",".join(f"{node_id}@{listen[node_id]}" for node_id in node_ids)
-        self.brokers: tuple[LocalBroker, ...] = tuple(
-            LocalBroker(
+        voter_ids = node_ids[brokers:] if controllers else node_ids[: voters or brokers]
+        self._voters = ",".join(f"{node_id}@{listen[node_id]}" for node_id in voter_ids)
+
+        def process(node_id: int) -> LocalBroker:
+            is_broker, is_voter = node_id <= brokers, node_id in voter_ids
+            name = f"{'broker' if is_broker else 'controller'}-{node_id}"
+            roles = ["broker"] * is_broker + ["controller"] * is_voter
+            return LocalBroker(
                 node_id,
                 listen=listen[node_id],
-                data_dir=directory / f"broker-{node_id}",
-                log_path=directory / f"broker-{node_id}.log",
+                data_dir=directory / name,
+                log_path=directory / f"{name}.log",
                 settings={
                     "OTTLA_NODE_ID": str(node_id),
                     "OTTLA_LISTEN": listen[node_id],
-                    "OTTLA_DATA_DIR": str(directory / f"broker-{node_id}"),
-                    "OTTLA_VOTERS": voters,
+                    "OTTLA_DATA_DIR": str(directory / name),
+                    "OTTLA_VOTERS": self._voters,
+                    **({} if len(roles) == 2 else {"OTTLA_ROLES": roles[0]}),
                     "OTTLA_CLUSTER_ID": cluster_id,
                     "OTTLA_LOG_FORMAT": "json",
                     **(settings or {}),
@@ -341,8 +354,19 @@ class LocalCluster:
                 command=command,
                 launch=launch,
             )
-            for node_id in node_ids
-        )
+
+        self.brokers: tuple[LocalBroker, ...] = tuple(map(process, node_ids[:brokers]))
+        self.controllers: tuple[LocalBroker, ...] = tuple(map(process, node_ids[brokers:]))
+
+    @property
+    def processes(self) -> tuple[LocalBroker, ...]:
+        """Brokers and dedicated controllers, in node id order."""
+        return self.brokers + self.controllers
+
+    @property
+    def voters(self) -> str:
+        """The voters as `OTTLA_VOTERS` takes them."""
+        return self._voters
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -355,14 +379,14 @@ class LocalCluster:
         return ",".join(self.urls)
 
     def broker(self, node_id: int) -> LocalBroker:
-        """The broker with this node id, running or not."""
-        assert 1 <= node_id <= len(self.brokers), f"no broker {node_id}"
-        return self.brokers[node_id - 1]
+        """The broker or dedicated controller with this node id, running or not."""
+        assert 1 <= node_id <= len(self.processes), f"no broker {node_id}"
+        return self.processes[node_id - 1]
 
     def start(self) -> None:
         """Start every broker that is not running; none is ready yet when this returns."""
         atexit.register(self.kill)
-        for broker in self.brokers:
+        for broker in self.processes:
             if not broker.is_running:
                 broker.start()
 
@@ -373,17 +397,12 @@ class LocalCluster:
             LocalClusterError: one of them exited or was not ready in time.
         """
         deadline_s = time.monotonic() + timeout_s
-        for broker in self.brokers:
+        for broker in self.processes:
             broker.wait_ready(max(0.0, deadline_s - time.monotonic()))
 
     def kill(self) -> None:
-        """SIGKILL all brokers at once, as when the power goes, and wait until they are gone."""
-        running = [broker for broker in self.brokers if broker.is_running]
-        # All signals go out before the first wait, so that no broker sees another one missing.
-        for broker in running:
-            os.kill(broker.pid, signal.SIGKILL)
-        for broker in running:
-            broker.kill()
+        """SIGKILL all processes at once, as when the power goes, and wait until they are gone."""
+        kill_together(self.processes)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> dict[int, int]:
         """Stop all brokers: SIGTERM, and SIGKILL for those still there after `timeout_s`.
@@ -391,7 +410,7 @@ class LocalCluster:
         Returns:
             The exit code of every broker that was running, by node id; -9 for a killed one.
         """
-        running = [broker for broker in self.brokers if broker.is_running]
+        running = [broker for broker in self.processes if broker.is_running]
         deadline_s = time.monotonic() + timeout_s
         exit_codes: dict[int, int] = {}
         try:
@@ -427,6 +446,16 @@ class LocalCluster:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def kill_together(brokers: Sequence[LocalBroker]) -> None:
+    """SIGKILL those of them that run at the same moment, and wait until they are gone."""
+    running = [broker for broker in brokers if broker.is_running]
+    # All signals go out before the first wait, so that no broker sees another one missing.
+    for broker in running:
+        os.kill(broker.pid, signal.SIGKILL)
+    for broker in running:
+        broker.kill()
 
 
 def environment_for(settings: Mapping[str, str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ two others: at that moment the state is that of the last applied entry.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -186,10 +186,12 @@ class RaftDriver:
         """The current term."""
         return self._node.term if self._node else 0
 
-    @property
-    def rejections(self) -> Mapping[int, OttlaError]:
-        """Peers that refuse this node's messages, with what they said: of another cluster, say."""
-        return self._outboxes.rejections
+    def describe_rejections(self) -> list[str]:
+        """Which peers refuse this node's messages, and why: they are of another cluster, say."""
+        return [
+            f"node {peer_id} at {url} refuses this node: {error.detail}"
+            for peer_id, (url, error) in sorted(self._outboxes.rejections.items())
+        ]
 
     # --- inputs -----------------------------------------------------------------------------
 

@@ -60,14 +60,14 @@ class RaftOutboxes:
         self._on_failure = on_failure
         self._outboxes: dict[int, _Outbox] = {}
         # By peer; bounded by the outboxes.
-        self._rejections: dict[int, OttlaError] = {}
+        self._rejections: dict[int, tuple[str, OttlaError]] = {}
 
     def __contains__(self, peer_id: int) -> bool:
         return peer_id in self._outboxes
 
     @property
-    def rejections(self) -> Mapping[int, OttlaError]:
-        """Peers that took the last message as none for them, with what they said."""
+    def rejections(self) -> Mapping[int, tuple[str, OttlaError]]:
+        """Peers that took the last message as none for them: their URLs, and what they said."""
         return self._rejections
 
     def open(self, peer_id: int, url: str) -> None:
@@ -132,8 +132,8 @@ class RaftOutboxes:
 
     def _rejected(self, peer_id: int, url: str, error: OttlaError) -> None:
         known = self._rejections.get(peer_id)
-        self._rejections[peer_id] = error
-        if known is None or known.detail != error.detail:
+        self._rejections[peer_id] = (url, error)
+        if known is None or known[1].detail != error.detail:
             log.error(
                 "raft_messages_refused", peer=peer_id, url=url, code=error.code, detail=error.detail
             )

@@ -14,6 +14,7 @@ from ottla_broker.http import (
     segments,
     topics,
 )
+from ottla_broker.http.admission import at_broker
 from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import CONTEXT, BrokerContext, context_of
 from ottla_broker.http.post import Post, PostRoute
@@ -44,10 +45,10 @@ def build_application(context: BrokerContext) -> web.Application:
             web.get(routes.METADATA, topics.metadata),
             web.get(routes.TOPICS, topics.list_topics),
             web.post(routes.TOPICS, topics.create_topic),
-            web.get(routes.PARTITION_RECORDS, records.read),
-            web.get(routes.PARTITION_OFFSETS, records.offsets),
-            web.get(routes.PARTITION_SEGMENTS, segments.list_segments),
-            web.post(routes.PARTITION_SEGMENTS_VERIFY, segments.verify),
+            web.get(routes.PARTITION_RECORDS, at_broker(records.read)),
+            web.get(routes.PARTITION_OFFSETS, at_broker(records.offsets)),
+            web.get(routes.PARTITION_SEGMENTS, at_broker(segments.list_segments)),
+            web.post(routes.PARTITION_SEGMENTS_VERIFY, at_broker(segments.verify)),
             web.get(routes.TOPIC, topics.describe_topic),
             web.patch(routes.TOPIC, topics.add_partitions),
             web.delete(routes.TOPIC, topics.delete_topic),
@@ -56,15 +57,15 @@ def build_application(context: BrokerContext) -> web.Application:
             web.post(routes.ELECTIONS, reassignments.elect),
             web.get(routes.REASSIGNMENTS, reassignments.list_reassignments),
             web.post(routes.REASSIGNMENTS, reassignments.alter_reassignments),
-            web.post(routes.PRODUCER_IDS, producer_ids.allocate_producer_id),
-            web.get(routes.GROUPS, groups.list_groups),
-            web.get(routes.GROUP, groups.describe),
-            web.delete(routes.GROUP, groups.delete),
-            web.post(routes.GROUP_MEMBERS, groups.join),
-            web.delete(routes.GROUP_MEMBER, groups.leave),
-            web.get(routes.GROUP_OFFSETS, groups.committed),
-            web.post(routes.GROUP_SEEK, groups.seek),
-            web.post(routes.GROUP_POLL, group_poll.poll),
+            web.post(routes.PRODUCER_IDS, at_broker(producer_ids.allocate_producer_id)),
+            web.get(routes.GROUPS, at_broker(groups.list_groups)),
+            web.get(routes.GROUP, at_broker(groups.describe)),
+            web.delete(routes.GROUP, at_broker(groups.delete)),
+            web.post(routes.GROUP_MEMBERS, at_broker(groups.join)),
+            web.delete(routes.GROUP_MEMBER, at_broker(groups.leave)),
+            web.get(routes.GROUP_OFFSETS, at_broker(groups.committed)),
+            web.post(routes.GROUP_SEEK, at_broker(groups.seek)),
+            web.post(routes.GROUP_POLL, at_broker(group_poll.poll)),
         ]
     )
     for route in POST_ROUTES:

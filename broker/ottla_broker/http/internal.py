@@ -3,9 +3,6 @@
 Every call must name the same cluster, and carry the cluster secret where one is set.
 """
 
-import hmac
-from collections.abc import Mapping
-
 import msgspec
 
 from ottla_broker.drivers.peer_messages import (
@@ -20,6 +17,7 @@ from ottla_broker.drivers.peer_messages import (
     UnreachableBroker,
     encode_fetch_answer,
 )
+from ottla_broker.http.admission import admit_member
 from ottla_broker.http.binary import decode, produce_answer
 from ottla_broker.http.context import BrokerContext
 from ottla_broker.http.post import (
@@ -38,8 +36,6 @@ from ottla_cluster.groups import commands as group_commands
 from ottla_cluster.raft.messages import decode_messages
 from ottla_protocol import routes
 from ottla_protocol.errors import (
-    ClusterAuthorizationFailedError,
-    InconsistentClusterIdError,
     OttlaError,
     Outcome,
 )
@@ -48,9 +44,6 @@ from ottla_protocol.models import BinaryProduceRequest
 MAX_RAFT_BODY_BYTES = 64 << 20
 MAX_COMMAND_BYTES = 4 << 20
 MAX_FETCH_REQUEST_BYTES = 16 << 20
-
-_CLUSTER_ID = routes.HEADER_CLUSTER_ID.lower()
-_CLUSTER_SECRET = routes.HEADER_CLUSTER_SECRET.lower()
 
 _produce_decoder = msgspec.msgpack.Decoder(BinaryProduceRequest)
 _fetch_decoder = msgspec.msgpack.Decoder(ReplicaFetchRequest)
@@ -61,27 +54,6 @@ _timestamps_decoder = msgspec.msgpack.Decoder(TimestampLookup)
 _segments_decoder = msgspec.msgpack.Decoder(SegmentListCall)
 _verification_decoder = msgspec.msgpack.Decoder(SegmentVerificationCall)
 _partitions_decoder = msgspec.msgpack.Decoder(list[PartitionName])
-
-
-def admit_member(context: BrokerContext, headers: Mapping[str, str]) -> None:
-    """Refuse calls from other clusters and from whoever lacks the secret.
-
-    Raises:
-        InconsistentClusterIdError: the caller names another cluster, or none.
-        ClusterAuthorizationFailedError: the secret is missing or wrong.
-    """
-    settings = context.settings
-    theirs = headers.get(_CLUSTER_ID)
-    if theirs != settings.cluster_id:
-        raise InconsistentClusterIdError(
-            f"this broker belongs to cluster '{settings.cluster_id}', "
-            f"the caller to '{theirs or 'none'}'"
-        )
-    if settings.cluster_secret is not None and not hmac.compare_digest(
-        headers.get(_CLUSTER_SECRET, "").encode(errors="surrogateescape"),
-        settings.cluster_secret.get_secret_value().encode(),
-    ):
-        raise ClusterAuthorizationFailedError("the cluster secret is missing or wrong")
 
 
 async def raft(context: BrokerContext, post: Post) -> Answer:

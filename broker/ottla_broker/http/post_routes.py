@@ -5,6 +5,7 @@ from typing import TypeAlias
 from urllib.parse import parse_qsl
 
 from ottla_broker.http import binary, group_posts, internal, records
+from ottla_broker.http.admission import admit_to_broker
 from ottla_broker.http.post import PostRoute
 from ottla_broker.http.topics import MAX_ADMIN_BODY_BYTES
 from ottla_protocol import routes
@@ -16,6 +17,7 @@ POST_ROUTES = (
         lambda settings: settings.max_json_body_bytes,
         is_write=True,
         counts_inflight=True,
+        admit=admit_to_broker,
     ),
     PostRoute(
         routes.PARTITION_RECORDS,
@@ -23,6 +25,7 @@ POST_ROUTES = (
         lambda settings: settings.max_json_body_bytes,
         is_write=True,
         counts_inflight=True,
+        admit=admit_to_broker,
     ),
     PostRoute(
         routes.PRODUCE,
@@ -30,19 +33,27 @@ POST_ROUTES = (
         lambda settings: settings.max_binary_body_bytes,
         is_write=True,
         counts_inflight=True,
+        admit=admit_to_broker,
     ),
-    PostRoute(routes.FETCH, binary.fetch, lambda _: binary.MAX_FETCH_REQUEST_BYTES),
+    PostRoute(
+        routes.FETCH,
+        binary.fetch,
+        lambda _: binary.MAX_FETCH_REQUEST_BYTES,
+        admit=admit_to_broker,
+    ),
     PostRoute(
         routes.GROUP_HEARTBEAT,
         group_posts.heartbeat,
         lambda _: MAX_ADMIN_BODY_BYTES,
         is_write=True,
+        admit=admit_to_broker,
     ),
     PostRoute(
         routes.GROUP_OFFSETS,
         group_posts.commit,
         lambda _: MAX_ADMIN_BODY_BYTES,
         is_write=True,
+        admit=admit_to_broker,
     ),
     *internal.ROUTES,
 )

@@ -39,6 +39,26 @@ def test_voters_are_a_comma_separated_list(monkeypatch):
     assert settings.voter_urls == {1: "http://127.0.0.1:7101", 2: "http://127.0.0.1:7102"}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "roles"),
+    [
+        ((), (True, True)),
+        (("--roles", "controller,broker"), (True, True)),
+        (("--roles", "controller", "--voters", "1@127.0.0.1:7101"), (False, True)),
+        (("--roles", "broker", "--voters", "2@127.0.0.1:7102"), (True, False)),
+    ],
+)
+def test_a_process_is_broker_or_controller_or_both(arguments, roles):
+    settings = load("--node-id", "1", *arguments)
+    assert (settings.is_broker, settings.is_controller) == roles
+
+
+def test_where_roles_are_divided_peers_are_expected_that_no_setting_names():
+    assert load("--node-id", "1", "--voters", "1@h:1,2@h:2,3@h:3").expected_peers == 2
+    assert load("--node-id", "1", "--voters", "2@h:2", "--roles", "broker").expected_peers == 9
+    assert load("--node-id", "2", "--voters", "2@h:2", "--roles", "controller").expected_peers == 8
+
+
 def test_the_advertised_url_is_what_peers_are_told():
     settings = load("--node-id", "1", "--advertised-url", "http://127.0.0.2:80/")
     assert settings.url == "http://127.0.0.2:80"
@@ -55,7 +75,21 @@ def test_the_advertised_url_is_what_peers_are_told():
         (("--node-id", "1", "--listen", "0.0.0.0:7101"), ["OTTLA_INSECURE_LISTEN"]),
         (("--node-id", "1", "--voters", "1=127.0.0.1:1"), ["OTTLA_VOTERS", "id@host:port"]),
         (("--node-id", "1", "--voters", "1@h:1,1@h:2"), ["OTTLA_VOTERS", "twice"]),
-        (("--node-id", "1", "--voters", "2@127.0.0.1:1"), ["voters", "1@host:port"]),
+        (
+            ("--node-id", "1", "--voters", "2@127.0.0.1:1"),
+            ["OTTLA_VOTERS", "1@host:port", "OTTLA_ROLES=broker"],
+        ),
+        (
+            ("--node-id", "1", "--voters", "2@127.0.0.1:1", "--roles", "controller"),
+            ["OTTLA_VOTERS", "1@host:port", "OTTLA_ROLES=broker"],
+        ),
+        (
+            ("--node-id", "1", "--voters", "1@127.0.0.1:1", "--roles", "broker"),
+            ["OTTLA_ROLES", "OTTLA_VOTERS", "(1)"],
+        ),
+        (("--node-id", "1", "--roles", "broker"), ["OTTLA_ROLES", "OTTLA_VOTERS"]),
+        (("--node-id", "1", "--roles", "leader"), ["OTTLA_ROLES", "broker,controller", "leader"]),
+        (("--node-id", "1", "--roles", ""), ["OTTLA_ROLES", "broker,controller"]),
         (("--node-id", "1", "--session-timeout-ms", "4"), ["OTTLA_SESSION_TIMEOUT_MS", "500"]),
         (("--node-id", "1", "--advertised-url", "ftp://x"), ["OTTLA_ADVERTISED_URL", "http://"]),
         (("--node-id", "1", "--log-format", "xml"), ["OTTLA_LOG_FORMAT", "json"]),

@@ -87,6 +87,25 @@ def test_every_broker_knows_all_voters_and_its_own_overrides(tmp_path):
     assert second["OTTLA_RACK"] == "b"
 
 
+def test_dedicated_controllers_vote_in_place_of_the_brokers(tmp_path):
+    cluster = LocalCluster(tmp_path, brokers=2, controllers=1)
+    assert [broker.node_id for broker in cluster.brokers] == [1, 2]
+    assert [controller.node_id for controller in cluster.controllers] == [3]
+    assert cluster.voters == f"3@{cluster.broker(3).listen}"
+    assert {process.settings["OTTLA_VOTERS"] for process in cluster.processes} == {cluster.voters}
+    roles = [process.settings["OTTLA_ROLES"] for process in cluster.processes]
+    assert roles == ["broker", "broker", "controller"]
+    assert cluster.broker(3).data_dir == tmp_path / "controller-3"
+    assert cluster.urls == (cluster.broker(1).url, cluster.broker(2).url)
+
+
+def test_some_of_the_brokers_may_vote(tmp_path):
+    cluster = LocalCluster(tmp_path, brokers=3, voters=1)
+    assert cluster.voters == f"1@{cluster.broker(1).listen}"
+    roles = [broker.settings.get("OTTLA_ROLES") for broker in cluster.brokers]
+    assert roles == [None, "broker", "broker"]
+
+
 def test_kill_and_restart_keep_the_address(cluster):
     broker = cluster.broker(1)
     url, pid = broker.url, broker.pid
