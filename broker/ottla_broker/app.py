@@ -33,6 +33,7 @@ from ottla_broker.drivers.hung_disk import HungDisk
 from ottla_broker.drivers.isr_proposals import IsrProposals
 from ottla_broker.drivers.lifecycle import BrokerLifecycle
 from ottla_broker.drivers.log_compaction import LogCompactionTask
+from ottla_broker.drivers.log_end_survey import LogEndSurvey
 from ottla_broker.drivers.log_retention import LogRetention
 from ottla_broker.drivers.log_scrubber import LogScrubber
 from ottla_broker.drivers.metadata import MetadataCache
@@ -183,6 +184,7 @@ class Broker:
             raft=self._raft,
             metadata=self._metadata,
             random=random,
+            survey=LogEndSurvey(self._metadata, self._peers),
             on_failure=self._fail,
         )
         self._controller_client = ControllerClient(

@@ -26,6 +26,7 @@ from ottla_cluster.controller.topic_configs import (
     SEGMENT_BYTES,
     SEGMENT_MS,
     TOPIC_CONFIGS,
+    UNCLEAN_LEADER_ELECTION_ENABLE,
     ConfigValue,
 )
 
@@ -200,6 +201,11 @@ class Settings(BaseSettings):
         1024 * MEBIBYTE, ge=1024, le=16 * 1024 * MEBIBYTE, description="topic default"
     )
     segment_ms: int = Field(7 * 24 * HOUR_MS, ge=1, le=MAX_CONFIG, description="topic default")
+    unclean_leader_election_enable: bool = Field(
+        default=False,
+        description="topic default: let a replica that is not in sync lead where no other can, and "
+        "lose what it lacks",
+    )
 
     scrub_interval_ms: int = Field(
         24 * HOUR_MS, ge=1, le=366 * 24 * HOUR_MS, description="between two passes of scrubbing"
@@ -316,6 +322,7 @@ class Settings(BaseSettings):
             RETENTION_MS: self.retention_ms,
             SEGMENT_BYTES: self.segment_bytes,
             SEGMENT_MS: self.segment_ms,
+            UNCLEAN_LEADER_ELECTION_ENABLE: self.unclean_leader_election_enable,
         }
         return {
             name: value for name, value in chosen.items() if value != TOPIC_CONFIGS[name].default

@@ -74,6 +74,11 @@ class Metrics:
             "ottla_replication_errors", "Errors of replica fetches by code", ["code"],
             registry=registry,
         )  # fmt: skip
+        self.unclean_elections = Counter(
+            "ottla_unclean_elections",
+            "Leaders elected from outside the ISR, by this broker as the controller",
+            registry=registry,
+        )  # fmt: skip
         self.removed_segments = Counter(
             "ottla_removed_segments", "Segments removed by retention", registry=registry
         )

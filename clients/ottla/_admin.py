@@ -263,9 +263,14 @@ class Admin:
     ) -> list[ElectedPartition]:
         """Give leadership back to the preferred leader, the first replica, where it is in sync.
 
+        Or, with `type="unclean"`, let any replica lead a partition that has no leader: what it
+        lacks of the acknowledged records is lost. The topic must allow that by its
+        `unclean.leader.election.enable`.
+
         Args:
-            partitions: (topic, partition) each; None is all that their first replica does not lead.
-            type: "preferred" is the only one.
+            partitions: (topic, partition) each; None is all that their first replica does not lead,
+                or for "unclean" all without a leader whose topics allow it.
+            type: "preferred" or "unclean".
 
         Returns:
             What became of each. Where some fail, each has its `error`; where all fail alike, that

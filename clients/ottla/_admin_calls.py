@@ -23,6 +23,7 @@ from ottla._errors import ClusterUnreachableError
 from ottla._transport import BrokerUnreachableError, Response, error_of
 from ottla_protocol import models, routes
 from ottla_protocol.errors import (
+    EligibleLeadersNotAvailableError,
     InvalidRequestError,
     InvalidTopicError,
     OttlaError,
@@ -32,7 +33,7 @@ from ottla_protocol.errors import (
 
 ConfigValue: TypeAlias = str | int | float | bool
 At: TypeAlias = Literal["earliest", "latest"]
-ElectionType: TypeAlias = Literal["preferred"]
+ElectionType: TypeAlias = Literal["preferred", "unclean"]
 TopicPartition: TypeAlias = tuple[str, int]
 """A topic's name and the number of one of its partitions."""
 
@@ -140,7 +141,7 @@ def elect_leaders(
         routes.ELECTIONS,
         lambda body: decode(body).results,
         _json(models.ElectionRequest(type_, named)),
-        final_errors=(PreferredLeaderNotAvailableError,),
+        final_errors=(PreferredLeaderNotAvailableError, EligibleLeadersNotAvailableError),
     )
 
 

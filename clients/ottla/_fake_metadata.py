@@ -16,6 +16,7 @@ from ottla._fake_log import FakePartition
 from ottla._transport import Response
 from ottla_protocol import models, routes
 from ottla_protocol.errors import (
+    EligibleLeadersNotAvailableError,
     InvalidPartitionsError,
     InvalidReplicaAssignmentError,
     InvalidReplicationFactorError,
@@ -26,6 +27,7 @@ from ottla_protocol.errors import (
     NotFoundError,
     OttlaError,
     Outcome,
+    PolicyViolationError,
     PreferredLeaderNotAvailableError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
@@ -33,6 +35,7 @@ from ottla_protocol.errors import (
 
 MAX_PARTITIONS: Final = 2_000
 DEFAULT_PARTITIONS: Final = 3
+UNCLEAN_ELECTION: Final = "unclean.leader.election.enable"
 
 _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,248}")
 
@@ -176,7 +179,10 @@ class FakeMetadata:
         return self._describe_configs(node_id, query, body, topic)
 
     def _elect(self, _node_id: int, _query: Mapping[str, str], body: bytes) -> Response:
-        named = parse_json(body, models.ElectionRequest).partitions
+        wanted = parse_json(body, models.ElectionRequest)
+        if wanted.type == "unclean":
+            return self._elect_uncleanly(wanted.partitions)
+        named = wanted.partitions
         if named is None:
             found = [each for each in self.all_partitions() if each.leader != each.replicas[0]]
         else:
@@ -198,6 +204,45 @@ class FakeMetadata:
             results.append(
                 models.ElectedPartition(
                     partition.topic, partition.partition, partition.leader, elected, problem
+                )
+            )
+        raise_shared(errors, len(results))
+        return json_answer(models.ElectionResponse(results), 207 if errors else 200)
+
+    def _elect_uncleanly(self, named: list[models.PartitionName] | None) -> Response:
+        """All replicas here hold the same records, so nothing is lost by it."""
+        if named is None:
+            found = [each for each in self.all_partitions() if each.leader is None]
+        else:
+            found = [self.partition(each.topic, each.partition) for each in named]
+        results: list[models.ElectedPartition] = []
+        errors: list[OttlaError] = []
+        for partition in found:
+            before, problem = partition.leader, None
+            live = [node_id for node_id in partition.replicas if node_id not in self.stopped]
+            configs = self.topic(partition.topic).configs
+            error: OttlaError | None = None
+            if before is None and configs.get(UNCLEAN_ELECTION) not in (True, "true"):
+                error = PolicyViolationError(
+                    f"{UNCLEAN_ELECTION} is false for the topic {partition.topic!r}",
+                    outcome=Outcome.NOT_APPLIED,
+                )
+            elif before is None and not live:
+                error = EligibleLeadersNotAvailableError(
+                    f"no replica of {partition.name} is running", outcome=Outcome.NOT_APPLIED
+                )
+            elif before is None:
+                partition.lead(live[0])
+            if error is not None:
+                errors.append(error)
+                problem = error.problem()
+            results.append(
+                models.ElectedPartition(
+                    partition.topic,
+                    partition.partition,
+                    partition.leader,
+                    partition.leader != before,
+                    problem,
                 )
             )
         raise_shared(errors, len(results))

@@ -351,6 +351,13 @@ class NoReassignmentInProgressError(ConflictError):
     title = "No reassignment in progress"
 
 
+class PolicyViolationError(ConflictError):
+    """What is asked for is against a rule that an operator has set; the detail names it."""
+
+    code = "POLICY_VIOLATION"
+    title = "Policy violation"
+
+
 class OutOfOrderSequenceNumberError(ConflictError):
     """The batch's sequence does not follow the last one; the expected one is a member."""
 
@@ -474,6 +481,13 @@ class PreferredLeaderNotAvailableError(UnavailableError):
 
     code = "PREFERRED_LEADER_NOT_AVAILABLE"
     title = "Preferred leader not available"
+
+
+class EligibleLeadersNotAvailableError(UnavailableError):
+    """No replica of the partition is there to lead it."""
+
+    code = "ELIGIBLE_LEADERS_NOT_AVAILABLE"
+    title = "Eligible leaders not available"
 
 
 class ControllerNotAvailableError(UnavailableError):

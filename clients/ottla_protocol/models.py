@@ -146,17 +146,21 @@ class PartitionName(Request, frozen=True):
 
 
 class ElectionRequest(Request, frozen=True):
-    """`POST /v1/elections`; no `partitions`: all that their first replica does not lead."""
+    """`POST /v1/elections`.
 
-    type: Literal["preferred"]
+    No `partitions`: for `preferred` all that their first replica does not lead, for `unclean` all
+    without a leader whose topics set `unclean.leader.election.enable`.
+    """
+
+    type: Literal["preferred", "unclean"]
     partitions: list[PartitionName] | None = None
 
 
 class ElectedPartition(Response, frozen=True):
     """What became of one election; `leader` is the one from now on.
 
-    `elected` is false, without an error, where the preferred replica led already. `error` is a
-    problem document or None.
+    `elected` is false, without an error, where the preferred replica, or for an unclean election
+    any, led already. `error` is a problem document or None.
     """
 
     topic: str
@@ -167,7 +171,7 @@ class ElectedPartition(Response, frozen=True):
 
 
 class ElectionResponse(Response, frozen=True):
-    """Every partition that was named; else those that their first replica did not lead."""
+    """Every partition that was named; else those that there was something to do for."""
 
     results: list[ElectedPartition]
 

@@ -46,6 +46,7 @@ INTERNAL_IDEMPOTENCY: Final = "/internal/idempotency"
 INTERNAL_GROUPS: Final = "/internal/groups"
 INTERNAL_OFFSETS: Final = "/internal/offsets"
 INTERNAL_TIMESTAMPS: Final = "/internal/timestamps"
+INTERNAL_LOG_ENDS: Final = "/internal/log-ends"
 INTERNAL_SEGMENTS: Final = "/internal/segments"
 INTERNAL_VERIFY_SEGMENTS: Final = "/internal/verify-segments"
 

@@ -16,11 +16,18 @@ import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask
+from ottla_broker.drivers.log_end_survey import LogEndSurvey
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.active_controller import ActiveController
-from ottla_cluster.controller.commands import Command, FenceBroker, Response
+from ottla_cluster.controller.commands import (
+    Command,
+    ElectUnclean,
+    ElectUncleanResponse,
+    FenceBroker,
+    Response,
+)
 from ottla_cluster.controller.config import ControllerConfig
 from ottla_cluster.controller.image import BrokerState
 from ottla_cluster.controller.runtime import Completed, Submitted
@@ -42,6 +49,7 @@ class ControllerDriver:
         raft: the quorum that makes decisions durable.
         metadata: the committed image, kept up to date by the caller of `applied`.
         random: for topic ids and placement.
+        survey: tells how far replicas are, for unclean elections.
         on_failure: a defect ended the controller's clock; the process must stop.
     """
 
@@ -52,9 +60,11 @@ class ControllerDriver:
         raft: RaftDriver,
         metadata: MetadataCache,
         random: Random,
+        survey: LogEndSurvey,
         on_failure: Callable[[OttlaError], None],
     ) -> None:
         self._config = config
+        self._survey = survey
         self._random = random
         self._raft = raft
         self._on_failure = on_failure
@@ -153,6 +163,14 @@ class ControllerDriver:
 
     async def _execute(self, command: Command) -> Response:
         active = self._active_controller()
+        if isinstance(command, ElectUnclean):
+            command = await self._survey.complete(command)
+        response = await self._decide(active, command)
+        if isinstance(response, ElectUncleanResponse):
+            self._tell_unclean_elections(response)
+        return response
+
+    async def _decide(self, active: ActiveController, command: Command) -> Response:
         try:
             async with self._appending:
                 submitted = active.submit(command, monotonic_ms())
@@ -168,6 +186,17 @@ class ControllerDriver:
         await self._confirm_leadership()
         assert submitted.response is not None
         return submitted.response
+
+    def _tell_unclean_elections(self, response: ElectUncleanResponse) -> None:
+        for result in response.results:
+            if result.elected:
+                METRICS.unclean_elections.inc()
+                log.warning(
+                    "unclean_leader_elected",
+                    partition=f"{result.topic}-{result.partition}",
+                    leader=result.leader,
+                    detail="acknowledged records that this replica lacks are lost",
+                )
 
     async def _confirm_leadership(self) -> None:
         try:

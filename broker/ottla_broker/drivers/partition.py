@@ -543,9 +543,12 @@ class Partition:
         if result.diverging is None:
             self.fitness.leader_answered()
         self._follow(output)
-        if output.restart_at is not None:
+        restart_at = output.restart_at
+        if output.truncate_to is not None and await self._cut_loses_keys(output.truncate_to):
+            restart_at = result.log_start_offset
+        if restart_at is not None:
             await self._will_end_at(None)
-            await self.log.reset_to(output.restart_at)
+            await self.log.reset_to(restart_at)
             self.follower_log_changed()
             return self.log.log_end_offset
         if output.truncate_to is not None:
@@ -561,6 +564,17 @@ class Partition:
             self._activity.appended.add(self.key)
             self.log.append_as_follower(result.batches)
         return None
+
+    async def _cut_loses_keys(self, offset: int) -> bool:
+        """Whether records below `offset` may have been compacted away for newer ones above it.
+
+        Only an unclean election cuts committed records. The leader still has the older record of
+        such a key, and this log would never get it again. A member of the ISR is cut above all
+        that is committed, and so above all that is compacted.
+        """
+        return (
+            self._node_id not in self.state.isr and offset < await self.log.compacted_at_most_to()
+        )
 
     def follower_log_changed(self) -> None:
         """The durable end moved: only now may the next fetch acknowledge it."""

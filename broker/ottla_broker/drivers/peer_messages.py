@@ -134,6 +134,22 @@ class PartitionBounds(msgspec.Struct, frozen=True, array_like=True):
     high_watermark: int
 
 
+class ReplicaLogEnd(msgspec.Struct, frozen=True, array_like=True):
+    """Where the log of a replica ends, whatever its role."""
+
+    topic_id: str
+    partition: int
+    last_epoch: int
+    log_end_offset: int
+
+
+class LogEnds(msgspec.Struct, frozen=True, array_like=True):
+    """What a broker has of the partitions that it was asked for; others are left out."""
+
+    broker_epoch: int
+    log_ends: list[ReplicaLogEnd]
+
+
 class TimestampLookup(msgspec.Struct, frozen=True, array_like=True):
     """Asks where records of a time, in ms since the epoch, begin in partitions led here."""
 

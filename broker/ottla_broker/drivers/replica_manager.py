@@ -112,6 +112,11 @@ class ReplicaManager:
         """The metadata version that the replicas here reflect; 0 before activation."""
         return self._applied.version if self._applied else 0
 
+    @property
+    def broker_epoch(self) -> int:
+        """This broker's present epoch."""
+        return self._broker_epoch()
+
     def start(self) -> None:
         """Begin to follow the metadata; nothing is hosted before `activate`."""
         self._witness.start()
@@ -324,12 +329,22 @@ class ReplicaManager:
         if state.leader == self._node_id:
             # Nothing of the former leader may still arrive once this broker leads.
             await self._stop_following(hosted)
+            is_unclean = state.unclean_leader_epoch == state.leader_epoch
+            if not hosted.is_fit_to_lead and is_unclean:
+                # Somebody has decided that what is left is what there is.
+                hosted.fitness.accepted_as_it_is()
+                self._witness.moved(hosted.key)
             if not hosted.is_fit_to_lead:
                 log.critical("unfit_to_lead", partition=hosted.name)
                 await hosted.stand_aside(state)
                 return
             if hosted.leader is None or not same_epoch:
-                log.info("leading", partition=hosted.name, leader_epoch=state.leader_epoch)
+                log.info(
+                    "leading",
+                    partition=hosted.name,
+                    leader_epoch=state.leader_epoch,
+                    unclean=is_unclean,
+                )
             await hosted.become_leader(
                 state,
                 min_insync_replicas=effective_min_isr(topic, state),

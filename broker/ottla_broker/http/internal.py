@@ -131,6 +131,12 @@ async def offsets(context: BrokerContext, post: Post) -> Answer:
     return msgpack_answer(context.partition_bounds.look_up_here(partitions))
 
 
+async def log_ends(context: BrokerContext, post: Post) -> Answer:
+    """Where the replicas on this broker end."""
+    partitions = decode(_partitions_decoder, post.body)
+    return msgpack_answer(context.replication.log_ends(partitions))
+
+
 async def timestamps(context: BrokerContext, post: Post) -> Answer:
     """Where records of some time begin in partitions that are led here."""
     lookup = decode(_timestamps_decoder, post.body)
@@ -176,6 +182,7 @@ ROUTES = (
     _route(routes.INTERNAL_IDEMPOTENCY, idempotency, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_GROUPS, groups, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_OFFSETS, offsets, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_LOG_ENDS, log_ends, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_TIMESTAMPS, timestamps, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_SEGMENTS, segments, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_VERIFY_SEGMENTS, verify_segments, MAX_COMMAND_BYTES),

@@ -7,14 +7,19 @@ from ottla_cluster.controller.commands import (
     AlterReassignmentsResponse,
     ElectPreferred,
     ElectPreferredResponse,
+    ElectUnclean,
+    ElectUncleanResponse,
     Reassignment,
     TopicPartition,
+    UncleanElection,
 )
+from ottla_cluster.controller.unclean_election_handlers import may_be_elected_uncleanly
 from ottla_protocol.models import (
     ElectedPartition,
     ElectionRequest,
     ElectionResponse,
     OngoingReassignment,
+    PartitionName,
     ReassignedPartition,
     ReassignmentList,
     ReassignmentRequest,
@@ -23,24 +28,31 @@ from ottla_protocol.models import (
 
 
 class ReassignmentService:
-    """Elects preferred leaders; begins, lists and calls off reassignments."""
+    """Elects leaders; begins, lists and calls off reassignments."""
 
     def __init__(self, *, metadata: MetadataCache, commands: ControllerCommands) -> None:
         self._metadata = metadata
         self._commands = commands
 
     async def elect(self, request: ElectionRequest) -> ElectionResponse:
-        """Give leadership back to preferred leaders; each partition has its own result.
+        """Elect leaders: preferred ones, or any replica where the topic allows it.
+
+        Each partition has its own result.
 
         Raises:
+            InvalidRequestError: too many unclean elections, or two of one partition.
             UnavailableError: no controller decided in time.
         """
         wanted = request.partitions
-        named = None
-        if wanted is not None:
-            named = tuple(TopicPartition(name.topic, name.partition) for name in wanted)
-        response = await self._commands.change(ElectPreferred(named), repeatable=True)
-        assert isinstance(response, ElectPreferredResponse)
+        command: ElectPreferred | ElectUnclean
+        if request.type == "unclean":
+            command = ElectUnclean(self._unclean_elections(wanted))
+        elif wanted is None:
+            command = ElectPreferred()
+        else:
+            command = ElectPreferred(tuple(TopicPartition(n.topic, n.partition) for n in wanted))
+        response = await self._commands.change(command, repeatable=True)
+        assert isinstance(response, ElectPreferredResponse | ElectUncleanResponse)
         return ElectionResponse(
             [
                 ElectedPartition(
@@ -53,6 +65,12 @@ class ReassignmentService:
                 for result in response.results
             ]
         )
+
+    def _unclean_elections(self, wanted: list[PartitionName] | None) -> tuple[UncleanElection, ...]:
+        if wanted is not None:
+            return tuple(UncleanElection(name.topic, name.partition) for name in wanted)
+        offline = may_be_elected_uncleanly(self._metadata.image)
+        return tuple(UncleanElection(each.topic, each.partition) for each in offline)
 
     async def reassign(self, request: ReassignmentRequest) -> ReassignmentResponse:
         """Begin, replace or call off reassignments; each has its own result.

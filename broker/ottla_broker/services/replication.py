@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_messages import (
     FetchResult,
+    LogEnds,
     PartitionFetch,
+    PartitionName,
     ReplicaFetchRequest,
+    ReplicaLogEnd,
     ReplicatedBatch,
 )
 from ottla_broker.drivers.purgatory import Purgatory
@@ -66,6 +69,17 @@ class ReplicationService:
         answered.extend(_result(read) for read in reads)
         METRICS.fetched_bytes.labels("replica").inc(sum(read.size_bytes for read in reads))
         return answered
+
+    def log_ends(self, partitions: Sequence[PartitionName]) -> LogEnds:
+        """Where those of the partitions that this broker has a replica of end durably."""
+        found = []
+        for name in partitions:
+            hosted = self._replicas.partitions.get((name.topic_id, name.partition))
+            if hosted is not None:
+                end = hosted.log.log_end_offset
+                last_epoch = hosted.log.leader_epochs.epoch_at(end - 1)
+                found.append(ReplicaLogEnd(name.topic_id, name.partition, last_epoch, end))
+        return LogEnds(self._replicas.broker_epoch, found)
 
     async def _gather(self, reads: Sequence[ReplicaRead]) -> None:
         """Under load, wait a moment for the appends that come with the first one.

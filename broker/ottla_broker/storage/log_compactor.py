@@ -300,6 +300,17 @@ class LogCompactor:
             self._progress = progress
             return True
 
+    async def compacted_at_most_to(self) -> int:
+        """As `PartitionLog.compacted_at_most_to`.
+
+        Sealed segments are all that a compaction reads. What is written down as compacted may be
+        less: segments are replaced before that.
+        """
+        progress = await self._known_progress()
+        if self._appender.config.compaction is None and progress.cleaned_to == 0:
+            return 0
+        return self._files.active.base_offset
+
     async def forget_from(self, offset: int) -> None:
         """The log is about to be cut at `offset`: what comes there next was never compacted.
 

@@ -557,6 +557,14 @@ class PartitionLog:
                 high_watermark=high_watermark, now_ms=now_ms, limits=limits
             )
 
+    async def compacted_at_most_to(self) -> int:
+        """An offset below which all records are that may have replaced older ones of their key.
+
+        0 for a log that was never compacted. To truncate below it may lose the newest record of a
+        key for good, where an older one is gone already.
+        """
+        return await self._compactor.compacted_at_most_to()
+
     # --- truncation and the end ---------------------------------------------------------------
 
     async def truncate_to(self, offset: int) -> None:

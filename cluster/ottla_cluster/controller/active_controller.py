@@ -26,6 +26,7 @@ from ottla_cluster.controller.records import MetadataRecord, encode_records
 from ottla_cluster.controller.result import Result
 from ottla_cluster.controller.runtime import Completed, SpeculativeRuntime, Submitted
 from ottla_cluster.controller.sessions import BrokerSessions
+from ottla_cluster.controller.unclean_election_schedule import UncleanElectionSchedule
 from ottla_protocol.errors import (
     DuplicateBrokerRegistrationError,
     NotControllerError,
@@ -79,6 +80,7 @@ class ActiveController:
         self._config = config
         self._sessions = BrokerSessions(image, config.session_timeout_ms, now_ms)
         self._preferred_election_due_ms = now_ms + config.preferred_election_interval_ms
+        self._unclean_elections = UncleanElectionSchedule(config.session_timeout_ms, now_ms)
         self._runtime: SpeculativeRuntime[MetadataImage, Command, MetadataRecord, Response]
         self._runtime = SpeculativeRuntime(
             ControllerMachine(config, random),
@@ -100,8 +102,9 @@ class ActiveController:
     def due(self, now_ms: int) -> tuple[Command, ...]:
         """The controller's own commands at this time, for the driver to submit.
 
-        Forming a new cluster, fencing brokers whose session is over, preferred-leader election.
-        What is still true at the next call is due again, so a refused command needs no care.
+        Forming a new cluster, fencing brokers whose session is over, the election of preferred
+        leaders, and of any replica where the topic allows it and nobody in sync can lead. What is
+        still true at the next call is due again, so a refused command needs no care.
         """
         image = self.speculative_image
         if image.cluster_id is None:
@@ -111,6 +114,9 @@ class ActiveController:
             self._preferred_election_due_ms = now_ms + self._config.preferred_election_interval_ms
             if elect_preferred(image).records:
                 commands.append(ElectPreferred())
+        unclean = self._unclean_elections.due(image, now_ms)
+        if unclean is not None:
+            commands.append(unclean)
         return tuple(commands)
 
     def submit(self, command: Command, now_ms: int) -> Submitted[Response]:

@@ -139,6 +139,30 @@ class ElectPreferred(_Command, frozen=True, tag="elect_preferred"):
     """None for every partition."""
 
 
+class ReplicaEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a replica's log ends, as its broker says."""
+
+    node_id: int
+    broker_epoch: int
+    last_epoch: int
+    """The leader epoch of its last record; -1 without any."""
+    log_end_offset: int
+
+
+class UncleanElection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One partition by its topic's name, and what is known of its replicas' logs."""
+
+    topic: str
+    partition: int
+    log_ends: tuple[ReplicaEnd, ...] = ()
+
+
+class ElectUnclean(_Command, frozen=True, tag="elect_unclean"):
+    """Lets replicas from outside the ISR lead partitions that nobody in it can lead."""
+
+    partitions: tuple[UncleanElection, ...]
+
+
 class Reassignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The replicas that a partition is to have; None calls its reassignment off."""
 
@@ -193,6 +217,7 @@ Command = (
     | AlterReassignments
     | ReportUnfitReplicas
     | UpgradeFeatureLevel
+    | ElectUnclean
 )
 """Any command of the controller."""
 
@@ -311,6 +336,12 @@ class ElectPreferredResponse(_Response, frozen=True, tag="preferred_elected"):
     results: tuple[ElectionResult, ...] = ()
 
 
+class ElectUncleanResponse(_Response, frozen=True, tag="unclean_elected"):
+    """What became of each named partition; `elected` is false where it has a leader."""
+
+    results: tuple[ElectionResult, ...]
+
+
 class ReassignmentResult(msgspec.Struct, frozen=True):
     """What became of one reassignment: begun, replaced or called off where there is no error."""
 
@@ -365,6 +396,7 @@ Response = (
     | AlterReassignmentsResponse
     | ReportUnfitReplicasResponse
     | FeatureLevelUpgradedResponse
+    | ElectUncleanResponse
 )
 """Any response of the controller."""
 

@@ -39,7 +39,11 @@ class Feature:
     description: str
 
 
-FEATURES: Final[tuple[Feature, ...]] = ()
+UNCLEAN_ELECTIONS: Final = Feature(
+    "unclean_elections", 2, "An election of a leader that is not in sync"
+)
+
+FEATURES: Final[tuple[Feature, ...]] = (UNCLEAN_ELECTIONS,)
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 
 

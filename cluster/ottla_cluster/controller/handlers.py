@@ -22,6 +22,7 @@ from ottla_cluster.controller.commands import (
     CreateTopic,
     DeleteTopic,
     ElectPreferred,
+    ElectUnclean,
     FenceBroker,
     FormCluster,
     Heartbeat,
@@ -46,6 +47,7 @@ from ottla_cluster.controller.topic_handlers import (
     create_topic,
     delete_topic,
 )
+from ottla_cluster.controller.unclean_election_handlers import elect_unclean
 from ottla_cluster.controller.unfit_replica_handlers import report_unfit_replicas
 
 if TYPE_CHECKING:
@@ -99,6 +101,8 @@ def _decide(  # noqa: C901  one case for each command
             return delete_topic(image, command)
         case ElectPreferred():
             return elect_preferred(image, command.partitions)
+        case ElectUnclean():
+            return elect_unclean(image, command)
         case AlterReassignments():
             return alter_reassignments(image, command)
         case AllocateProducerIds():

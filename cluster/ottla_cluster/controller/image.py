@@ -26,6 +26,7 @@ from ottla_cluster.controller.records import (
     TopicConfigsChanged,
     TopicCreated,
     TopicRemoved,
+    UncleanLeaderElected,
 )
 from ottla_cluster.controller.topic_configs import ConfigValue
 from ottla_protocol.errors import UnknownTopicIdError, UnknownTopicOrPartitionError
@@ -95,6 +96,8 @@ class Partition:
     """Those of `replicas` that the reassignment under way has added."""
     target_replicas: tuple[int, ...] = ()
     """What `replicas` will be at the end of the reassignment; empty when none is under way."""
+    unclean_leader_epoch: int | None = None
+    """The last leader epoch that began with an unclean election; None when none did."""
 
     @property
     def is_reassigning(self) -> bool:
@@ -282,6 +285,8 @@ class _Draft:
                 self._change_partition(record)
             case PartitionReassigned():
                 self._reassign_partition(record)
+            case UncleanLeaderElected():
+                self._elect_uncleanly(record)
             case TopicConfigsChanged():
                 topics = self._own_topics()
                 topics[record.topic_id] = replace(topics[record.topic_id], configs=record.configs)
@@ -399,6 +404,20 @@ class _Draft:
             partition_epoch=record.partition_epoch,
         )
 
+    def _elect_uncleanly(self, record: UncleanLeaderElected) -> None:
+        partitions = self._own_partitions(record.topic_id)
+        before = partitions[record.partition]
+        assert before.leader is None, (before, record)
+        _check_epochs(before, record)
+        partitions[record.partition] = replace(
+            before,
+            isr=(record.leader,),
+            leader=record.leader,
+            leader_epoch=record.leader_epoch,
+            partition_epoch=record.partition_epoch,
+            unclean_leader_epoch=record.leader_epoch,
+        )
+
     def _own_brokers(self) -> dict[int, BrokerRegistration]:
         if self._brokers is None:
             self._brokers = dict(self._image.brokers)
@@ -420,7 +439,9 @@ class _Draft:
         return self._partitions[topic_id]
 
 
-def _check_epochs(before: Partition, record: PartitionChanged | PartitionReassigned) -> None:
+def _check_epochs(
+    before: Partition, record: PartitionChanged | PartitionReassigned | UncleanLeaderElected
+) -> None:
     begins_epoch = record.leader != before.leader
     if isinstance(record, PartitionReassigned):
         begins_epoch = begins_epoch or not set(before.replicas) <= set(record.replicas)

@@ -27,6 +27,9 @@ MAX_NAME_LENGTH = 255
 MAX_REASSIGNMENTS = 1_000
 """Reassignments in one command; each may be two records of the entry."""
 
+MAX_UNCLEAN_ELECTIONS = 1_000
+"""Partitions in one unclean election."""
+
 PRODUCER_ID_BLOCK_SIZE = 1_000
 """Producer ids that a broker takes at once; what it has not handed out when it stops is lost."""
 

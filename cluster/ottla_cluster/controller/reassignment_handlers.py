@@ -21,6 +21,7 @@ from ottla_cluster.controller.records import (
     MetadataRecord,
     PartitionChanged,
     PartitionReassigned,
+    UncleanLeaderElected,
 )
 from ottla_cluster.controller.result import ResponseT, Result
 from ottla_cluster.controller.topic_names import refuse_internal
@@ -78,7 +79,7 @@ def finish_reassignments(
         for record in result.records
         if (isinstance(record, PartitionReassigned) and record.target_replicas)
         or (
-            isinstance(record, PartitionChanged)
+            isinstance(record, PartitionChanged | UncleanLeaderElected)
             and image.partition_by_id(record.topic_id, record.partition).is_reassigning
         )
     )

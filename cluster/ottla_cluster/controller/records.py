@@ -164,6 +164,20 @@ class PartitionReassigned(_Record, frozen=True, tag="pr"):
     partition_epoch: int
 
 
+class UncleanLeaderElected(_Record, frozen=True, tag="ue"):
+    """A replica from outside the ISR leads, and is the ISR: what it lacks is lost.
+
+    A record of its own, so that the log tells where acknowledged records may have gone. It begins a
+    leader epoch.
+    """
+
+    topic_id: str
+    partition: int
+    leader: int
+    leader_epoch: int
+    partition_epoch: int
+
+
 MetadataRecord = (
     ClusterFormed
     | FeatureLevelChanged
@@ -179,6 +193,7 @@ MetadataRecord = (
     | TopicRemoved
     | ProducerIdsAllocated
     | PartitionReassigned
+    | UncleanLeaderElected
 )
 """Any record of the metadata log."""
 

@@ -2,13 +2,17 @@
 
 The format has its own rows and does not follow the image's classes by itself, under the rules of
 `records`: a field is never reused, a new one goes to the end of its row and has a default, and a
-reader refuses a field that it does not know. Equal images that were replayed from one log encode to
+reader refuses a field that it does not know. So what came with a feature level is left out of an
+image below it. Equal images that were replayed from one log encode to
 equal bytes on every broker: brokers go by node id and configs by name, topics in the order of their
 creation, which is a part of what an image says.
 """
 
+from typing import cast
+
 import msgspec
 
+from ottla_cluster.controller.features import UNCLEAN_ELECTIONS
 from ottla_cluster.controller.image import (
     BrokerRegistration,
     BrokerState,
@@ -38,7 +42,7 @@ class _BrokerRow(_Row, frozen=True):
     is_full: bool
 
 
-class _PartitionRow(_Row, frozen=True):
+class _PartitionRowOfLevel1(_Row, frozen=True):
     replicas: tuple[int, ...]
     isr: tuple[int, ...]
     leader: int | None
@@ -46,6 +50,10 @@ class _PartitionRow(_Row, frozen=True):
     partition_epoch: int
     adding_replicas: tuple[int, ...]
     target_replicas: tuple[int, ...]
+
+
+class _PartitionRow(_PartitionRowOfLevel1, frozen=True):
+    unclean_leader_epoch: int | None = None
 
 
 class _TopicRow(_Row, frozen=True):
@@ -82,7 +90,7 @@ def encode_image(image: MetadataImage) -> bytes:
         cluster_id=image.cluster_id,
         feature_level=image.feature_level,
         brokers=tuple(_broker_row(image.brokers[node_id]) for node_id in sorted(image.brokers)),
-        topics=tuple(map(_topic_row, image.topics.values())),
+        topics=tuple(_topic_row(topic, image.feature_level) for topic in image.topics.values()),
         next_broker_epoch=image.next_broker_epoch,
         next_producer_id=image.next_producer_id,
     )
@@ -121,18 +129,19 @@ def _broker_row(broker: BrokerRegistration) -> _BrokerRow:
     )
 
 
-def _topic_row(topic: Topic) -> _TopicRow:
+def _topic_row(topic: Topic, feature_level: int) -> _TopicRow:
     return _TopicRow(
         topic_id=topic.topic_id,
         name=topic.name,
         configs=dict(sorted(topic.configs.items())),
-        partitions=tuple(map(_partition_row, topic.partitions)),
+        partitions=tuple(_partition_row(each, feature_level) for each in topic.partitions),
         former_partition_counts=topic.former_partition_counts,
     )
 
 
-def _partition_row(partition: Partition) -> _PartitionRow:
-    return _PartitionRow(
+def _partition_row(partition: Partition, feature_level: int) -> _PartitionRow:
+    """The row as a reader of that feature level knows it."""
+    row = _PartitionRow(
         replicas=partition.replicas,
         isr=partition.isr,
         leader=partition.leader,
@@ -140,7 +149,12 @@ def _partition_row(partition: Partition) -> _PartitionRow:
         partition_epoch=partition.partition_epoch,
         adding_replicas=partition.adding_replicas,
         target_replicas=partition.target_replicas,
+        unclean_leader_epoch=partition.unclean_leader_epoch,
     )
+    if feature_level < UNCLEAN_ELECTIONS.level:
+        # It is only written, as the row of fewer fields that it is.
+        return cast("_PartitionRow", _PartitionRowOfLevel1(*msgspec.structs.astuple(row)[:-1]))
+    return row
 
 
 def _image(rows: _Image) -> MetadataImage:
@@ -194,4 +208,5 @@ def _partition(topic: _TopicRow, number: int, row: _PartitionRow) -> Partition:
         partition_epoch=row.partition_epoch,
         adding_replicas=row.adding_replicas,
         target_replicas=row.target_replicas,
+        unclean_leader_epoch=row.unclean_leader_epoch,
     )

@@ -29,6 +29,7 @@ MESSAGE_TIMESTAMP_TYPE = "message.timestamp.type"
 RETENTION_BYTES = "retention.bytes"
 RETENTION_MS = "retention.ms"
 SEGMENT_MS = "segment.ms"
+UNCLEAN_LEADER_ELECTION_ENABLE = "unclean.leader.election.enable"
 
 DELETE = "delete"
 COMPACT = "compact"
@@ -119,7 +120,29 @@ class ChoiceConfig:
         return value
 
 
-TopicConfig = IntegerConfig | FractionConfig | ChoiceConfig
+@dataclass(frozen=True, slots=True)
+class BooleanConfig:
+    """True or false."""
+
+    name: str
+    default: bool
+    doc: str
+
+    def parse(self, value: ConfigValue) -> bool:
+        """The value as a truth value; text says `true` or `false`.
+
+        Raises:
+            InvalidConfigError: neither.
+        """
+        text = value.lower() if isinstance(value, str) else value
+        if text is True or text == "true":
+            return True
+        if text is False or text == "false":
+            return False
+        raise InvalidConfigError(f"{self.name} must be true or false, not {value!r}.")
+
+
+TopicConfig = IntegerConfig | FractionConfig | ChoiceConfig | BooleanConfig
 
 _DEFINITIONS: tuple[TopicConfig, ...] = (
     ChoiceConfig(
@@ -226,6 +249,12 @@ _DEFINITIONS: tuple[TopicConfig, ...] = (
         doc="The span of timestamps after which a segment is sealed and the next one begins, "
         "in ms.",
     ),
+    BooleanConfig(
+        name=UNCLEAN_LEADER_ELECTION_ENABLE,
+        default=False,
+        doc="Whether a replica that is not in sync may lead when no replica that is can: the "
+        "partition serves again, and acknowledged records that this replica lacks are lost.",
+    ),
 )
 
 INTERNAL_TOPIC_CONFIGS: Mapping[str, ConfigValue] = {
@@ -319,6 +348,13 @@ def fraction_config(configs: Mapping[str, ConfigValue], name: str) -> float:
     """A fraction's effective value; `name` is a config that is a FractionConfig."""
     known = TOPIC_CONFIGS[name]
     assert isinstance(known, FractionConfig)
+    return known.parse(configs.get(name, known.default))
+
+
+def boolean_config(configs: Mapping[str, ConfigValue], name: str) -> bool:
+    """A truth value's effective value; `name` is a config that is a BooleanConfig."""
+    known = TOPIC_CONFIGS[name]
+    assert isinstance(known, BooleanConfig)
     return known.parse(configs.get(name, known.default))
 
 

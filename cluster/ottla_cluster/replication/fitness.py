@@ -15,7 +15,8 @@ in after the leader knew how short its log had become. For that there is an orde
                     was proposed before it
     observed        in the ISR, at a later partition epoch: refilled
 
-The only replica of a partition has nobody to be refilled from: it is fit whatever it lost.
+The only replica of a partition has nobody to be refilled from: it is fit whatever it lost. So is
+one that leads by an unclean election: that made its log the partition's.
 """
 
 from collections.abc import Collection
@@ -111,6 +112,16 @@ class ReplicaFitness:
         """The metadata shows this ISR; True when that makes the replica whole again."""
         self._seen_isr, self._seen_epoch = frozenset(isr), partition_epoch
         return self._is_refilled()
+
+    def accepted_as_it_is(self) -> None:
+        """An unclean election made this replica the leader: what it lost is given up.
+
+        From here on its log is what the partition is, so nothing is missing from it. Damage within
+        the log stays damage.
+        """
+        self._lost_tail = False
+        self._leader_knows = False
+        self._out_at_epoch = None
 
     def _is_refilled(self) -> bool:
         if (

@@ -50,9 +50,20 @@ def elect(
         list[str] | None,
         typer.Argument(
             metavar="[TOPIC:PARTITION]...",
-            help="Partitions; all that their first replica does not lead without.",
+            help="Partitions; all that their first replica does not lead, or with --unclean all "
+            "without a leader, without.",
         ),
     ] = None,
+    *,
+    unclean: Annotated[
+        bool,
+        typer.Option(
+            "--unclean",
+            help="Let the replica with the longest log lead, though it is not in sync: what it "
+            "lacks is lost. For partitions without a leader whose topic sets "
+            "unclean.leader.election.enable.",
+        ),
+    ] = False,
 ) -> None:
     """Give leadership back to preferred leaders: the first replica, where it is in sync."""
     from ottla_protocol import routes
@@ -61,7 +72,7 @@ def elect(
     session = session_of(context)
     named = [_partition_of(text) for text in partitions or []]
     body = {
-        "type": "preferred",
+        "type": "unclean" if unclean else "preferred",
         "partitions": [{"topic": topic, "partition": number} for topic, number in named] or None,
     }
     answer = session.connect().request(

@@ -102,6 +102,8 @@ HINTS_BY_CODE: Final = {
     "INVALID_REPLICA_ASSIGNMENT": "`ottla cluster info` shows which brokers are active",
     "NO_REASSIGNMENT_IN_PROGRESS": "`ottla cluster reassign` shows those under way",
     "PREFERRED_LEADER_NOT_AVAILABLE": "`ottla topic describe NAME` shows who is in sync",
+    "ELIGIBLE_LEADERS_NOT_AVAILABLE": "`ottla cluster info` shows which brokers are missing",
+    "POLICY_VIOLATION": "`ottla topic alter NAME --config KEY=VALUE` changes a topic's rule",
     "OFFSET_OUT_OF_RANGE": "`--from earliest` begins at the first record that is still kept",
     "NON_EMPTY_GROUP": "`ottla group describe NAME` shows the members; stop them first",
     "MESSAGE_TOO_LARGE": "the topic's max.message.bytes bounds a record",

@@ -20,11 +20,14 @@ from ottla_cluster.controller.commands import (
     CreateTopic,
     DeleteTopic,
     ElectPreferred,
+    ElectUnclean,
     FenceBroker,
     Heartbeat,
     IsrMember,
     Reassignment,
     RegisterBroker,
+    ReplicaEnd,
+    UncleanElection,
 )
 from ottla_cluster.controller.config import ControllerConfig
 from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
@@ -32,9 +35,14 @@ from ottla_cluster.controller.image import BrokerState, MetadataImage, replay
 from ottla_cluster.controller.records import (
     PartitionChanged,
     PartitionReassigned,
+    UncleanLeaderElected,
     decode_records,
 )
 from ottla_cluster.controller.snapshot import decode_image, encode_image
+from ottla_cluster.controller.topic_configs import (
+    UNCLEAN_LEADER_ELECTION_ENABLE,
+    boolean_config,
+)
 from ottla_protocol.errors import OttlaError, TopicAlreadyExistsError
 
 CLUSTER_ID = "simulated"
@@ -69,6 +77,7 @@ class ControllerSimulation:
         self.producer_ids = set()
         self.counts = {"accepted": 0, "refused": 0, "leaderships": 0, "altered": 0, "elected": 0}
         self.counts |= {"reassigning": 0, "reassigned": 0, "called_off": 0, "grown": 0, "blocks": 0}
+        self.counts |= {"unclean": 0}
         self._lead()
 
     def run(self, steps):
@@ -167,8 +176,9 @@ class ControllerSimulation:
                 self._reassign,
                 self._add_partitions,
                 self._allocate_producer_ids,
+                self._elect_unclean,
             ),
-            weights=(2, 36, 2, 40, 10, 2, 1, 7, 7, 1, 1),
+            weights=(2, 36, 2, 40, 10, 2, 1, 7, 7, 1, 1, 3),
         )[0]()
         if command is not None:
             self._give(command)
@@ -256,15 +266,42 @@ class ControllerSimulation:
             name=self.random.choice(TOPIC_NAMES),
             partitions=self.random.randint(1, 3),
             replication_factor=self.random.choice((None, None, 1, 2, 3, 4)),
-            configs=self.random.choice(({}, {"min.insync.replicas": 1}, {"nonsense": 1})),
+            configs=self.random.choice(
+                (
+                    {},
+                    {"min.insync.replicas": 1, UNCLEAN_LEADER_ELECTION_ENABLE: True},
+                    {"nonsense": 1},
+                )
+            ),
             validate_only=self.random.random() < 0.1,
         )
 
     def _alter_configs(self):
         return AlterTopicConfigs(
             self.random.choice(TOPIC_NAMES),
-            {"min.insync.replicas": self.random.choice((None, 1, 2, 3))},
+            self.random.choice(
+                (
+                    {"min.insync.replicas": self.random.choice((None, 1, 2, 3))},
+                    {UNCLEAN_LEADER_ELECTION_ENABLE: self.random.choice((None, True, False))},
+                )
+            ),
         )
+
+    def _elect_unclean(self):
+        """An operator's wish: of a partition without a leader, or of any."""
+        view = self._view()
+        partitions = [partition for _, partition in view.all_partitions()]
+        offline = [partition for partition in partitions if partition.leader is None]
+        if not partitions:
+            return None
+        partition = self.random.choice(offline or partitions)
+        told = self.random.sample(
+            partition.replicas, self.random.randint(0, len(partition.replicas))
+        )
+        ends = tuple(
+            ReplicaEnd(n, view.brokers[n].broker_epoch, 0, self.random.randint(0, 9)) for n in told
+        )
+        return ElectUnclean((UncleanElection(partition.topic, partition.partition, ends),))
 
     def _delete_topic(self):
         return DeleteTopic(self.random.choice(TOPIC_NAMES))
@@ -356,6 +393,7 @@ class ControllerSimulation:
 
     def _check_entry(self, before, entry, records):
         after = self.replica
+        self.before_entry = before
         self._check_image(after)
         for node_id, broker in before.brokers.items():
             assert after.brokers[node_id].broker_epoch >= broker.broker_epoch
@@ -395,13 +433,17 @@ class ControllerSimulation:
         changes = [
             record
             for record in records
-            if isinstance(record, PartitionChanged | PartitionReassigned)
+            if isinstance(record, PartitionChanged | PartitionReassigned | UncleanLeaderElected)
             and (record.topic_id, record.partition) == key
         ]
         assert now.partition_epoch == former.partition_epoch + len(changes)
         in_sync = set(former.isr)
         if isinstance(entry.command, AlterPartition):
             in_sync |= {member.node_id for member in entry.command.new_isr}
+        for record in changes:
+            if isinstance(record, UncleanLeaderElected):
+                self._check_unclean_election(former, record)
+                in_sync = {record.leader}
         assert set(now.isr) <= in_sync, "only a leader knows who is in sync"
         assert now.leader_epoch >= former.leader_epoch
         if now.leader != former.leader:
@@ -409,6 +451,17 @@ class ControllerSimulation:
             assert now.leader is None or now.leader in in_sync, "an unclean election"
             self.counts["elected"] += 1
         self._check_replicas(former, now, entry, in_sync)
+
+    def _check_unclean_election(self, former, record):
+        """Where the topic allows it, and nobody who is in sync leads or could."""
+        topic = self.before_entry.topics[former.topic_id]
+        allowed = boolean_config(topic.configs, UNCLEAN_LEADER_ELECTION_ENABLE)
+        assert allowed, "an unclean election that the topic forbids"
+        assert former.leader is None, "an unclean election beside a leader"
+        assert not any(self.before_entry.is_active(n) for n in former.isr), "needless"
+        assert record.leader in former.replicas
+        assert self.before_entry.is_active(record.leader), "elected who is not there"
+        self.counts["unclean"] += 1
 
     def _check_replicas(self, former, now, entry, in_sync):
         """Replicas are added and removed by reassignments alone, and removed at their end alone."""

@@ -12,6 +12,7 @@ from ottla_cluster.controller import (
     producer_id_handlers,
     reassignment_handlers,
     runtime,
+    unclean_election_handlers,
 )
 from ottla_cluster.controller.elections import change, without
 from ottla_cluster.controller.records import PartitionChanged
@@ -50,6 +51,7 @@ def test_random_lives_keep_the_invariants():
     assert total["called_off"] > SEEDS // 5
     assert total["grown"] > SEEDS // 10
     assert total["blocks"] > SEEDS // 2
+    assert total["unclean"] > SEEDS // 20
 
 
 def test_a_seed_is_a_life():
@@ -272,6 +274,37 @@ def a_block_of_producer_ids_begins_within_the_last_one(monkeypatch):
     monkeypatch.setattr("ottla_cluster.controller.handlers.allocate_producer_ids", allocate)
 
 
+def an_unclean_election_asks_no_topic(monkeypatch):
+    monkeypatch.setattr(unclean_election_handlers, "_allows", lambda _: True)
+
+
+def an_unclean_election_takes_whoever_is_registered(monkeypatch):
+    monkeypatch.setattr(
+        unclean_election_handlers, "_candidates", lambda _, partition: iter(partition.replicas)
+    )
+
+
+def an_unclean_election_is_not_told_as_one(monkeypatch):
+    real = unclean_election_handlers.elect_unclean
+
+    def elect_unclean(image, command):
+        result = real(image, command)
+        records = tuple(
+            PartitionChanged(
+                record.topic_id,
+                record.partition,
+                (record.leader,),
+                record.leader,
+                record.leader_epoch,
+                record.partition_epoch,
+            )
+            for record in result.records
+        )
+        return unclean_election_handlers.Result(records, result.response)
+
+    monkeypatch.setattr("ottla_cluster.controller.handlers.elect_unclean", elect_unclean)
+
+
 def _with(command, **fields):
     known = {name: getattr(command, name) for name in command.__struct_fields__}
     return type(command)(**(known | fields))
@@ -298,6 +331,9 @@ def _with(command, **fields):
         only_its_own_command_ends_a_reassignment,
         a_reassignment_ends_under_a_leader_that_is_removed,
         a_block_of_producer_ids_begins_within_the_last_one,
+        an_unclean_election_asks_no_topic,
+        an_unclean_election_takes_whoever_is_registered,
+        an_unclean_election_is_not_told_as_one,
     ],
     ids=lambda plant: plant.__name__,
 )

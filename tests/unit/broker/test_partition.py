@@ -11,6 +11,7 @@ from ottla_broker.drivers.peer_messages import FetchResult, ReplicatedBatch
 from ottla_broker.storage import segment
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.partition_log import LogConfig, PartitionLog
+from ottla_broker.storage.policy.compaction import CompactionConfig
 from ottla_broker.storage.stored_batch import damaged
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.controller.image import Partition as PartitionState
@@ -308,6 +309,28 @@ async def test_a_truncation_is_told_of_before_it_happens(hosted):
     await partition.take_fetched(position, FetchResult("t" * 32, 0, None, 0, 0, (2, 1), []))
     assert told == [(1, 2)]
     assert partition.log.log_end_offset == 1
+
+
+@pytest.mark.parametrize(
+    ("isr", "compacted", "end_offset"),
+    [((OTHER,), True, 0), ((OTHER,), False, 1), ((LOCAL, OTHER), True, 1)],
+)
+async def test_a_compacted_log_that_is_cut_below_what_was_compacted_begins_anew(
+    hosted, isr, compacted, end_offset
+):
+    """What newer records have replaced here, the leader of an unclean election still has."""
+    await follow_with(hosted, b"one", b"two", b"three")
+    partition = hosted.partition
+    if compacted:
+        partition.log.reconfigure(LogConfig(compaction=CompactionConfig()))
+    # The first three records are in a sealed segment then.
+    partition.log._appender.roll()
+    await partition.log._commits.drain()
+    await partition.become_follower(state(OTHER, 5, isr=isr))
+    diverging = FetchResult("t" * 32, 0, None, 0, 0, (1, 1), [])
+    assert await partition.take_fetched(partition.follower.fetch_position, diverging) == end_offset
+    assert partition.log.log_end_offset == partition.high_watermark == end_offset
+    assert partition.follower.fetch_position.offset == end_offset
 
 
 def fetched(*, log_start=0, high_watermark=0, batches=()):

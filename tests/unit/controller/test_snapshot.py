@@ -14,7 +14,9 @@ from ottla_cluster.controller.commands import (
     AlterTopicConfigs,
     DeleteTopic,
     ElectPreferred,
+    ElectUnclean,
     Reassignment,
+    UncleanElection,
 )
 from ottla_cluster.controller.image import (
     BrokerRegistration,
@@ -56,7 +58,13 @@ ACTIONS = st.one_of(
         names,
         st.integers(1, 3),
         st.integers(1, 3),
-        st.sampled_from(({}, {"segment_bytes": 2048, "durability": "os"})),
+        st.sampled_from(
+            (
+                {},
+                {"segment_bytes": 2048, "durability": "os"},
+                {"unclean_leader_election_enable": True},
+            )
+        ),
     ),
     st.builds(lambda name: lambda m: m.apply(DeleteTopic(name)), names),
     st.builds(lambda name, some: lambda m: isr_change(m, name, some), names, st.sets(nodes)),
@@ -78,6 +86,7 @@ ACTIONS = st.one_of(
         replica_lists,
     ),
     st.builds(lambda: lambda m: m.apply(ElectPreferred())),
+    st.builds(lambda name: lambda m: m.apply(ElectUnclean((UncleanElection(name, 0),))), names),
     st.builds(lambda node: lambda m: m.apply(AllocateProducerIds(node, m.epoch(node))), nodes),
 )
 

@@ -121,3 +121,13 @@ def test_a_short_replica_that_is_elected_says_so_again_whatever_it_was_answered(
     fitness.damage_found()
     fitness.observe(BOTH, 12)
     assert fitness.must_report(BOTH, ME)
+
+
+def test_what_an_unclean_election_has_accepted_is_whole():
+    fitness = ReplicaFitness(ME, lost_tail=True)
+    fitness.leader_answered()
+    fitness.left_isr(6, fitness.losses)
+    fitness.accepted_as_it_is()
+    assert fitness.is_whole
+    assert not fitness.must_report(BOTH, ME)
+    assert not fitness.observe(BOTH, 9)

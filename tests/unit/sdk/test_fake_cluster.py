@@ -322,6 +322,13 @@ class TestAdmin:
             None,
         ]
 
+    def test_unclean_elections(self, cluster):
+        admin = cluster.admin()
+        leader = admin.describe_topic("flights").partitions[0].leader
+        [led] = admin.elect_leaders([("flights", 0)], "unclean")
+        assert (led.leader, led.elected, led.error) == (leader, False, None)
+        assert admin.elect_leaders(type="unclean") == []
+
     def test_reassignments(self, cluster):
         admin = cluster.admin()
         results = admin.reassign_partitions(

@@ -1,0 +1,151 @@
+"""The handler for unclean elections: a leader from outside the ISR, where the topic allows it.
+
+Only the ISR is known to hold what was acknowledged. While none of its members can lead, the
+partition is offline, and that is the default: they may come back. A topic that sets
+`unclean.leader.election.enable` would rather go on with what another replica has. What may be lost
+then is what that replica lacks, and nothing else: it begins a leader epoch, so every other replica
+cuts its log to where the two agree.
+
+Among those that are there, the replica with the longest log leads: the greatest leader epoch of a
+last record first, then the end, the order of Raft's votes (Raft section 5.4.1). That is what the
+brokers were asked for before (the idea of KIP-966's unclean recovery); one that did not answer
+comes behind all that did.
+
+A last ISR member that lost its log's end (`unfit_replica_handlers`) is one of them: it may still
+have more than all others.
+"""
+
+from collections.abc import Iterator
+
+from ottla_cluster.controller.commands import (
+    ElectionResult,
+    ElectUnclean,
+    ElectUncleanResponse,
+    ReplicaEnd,
+    UncleanElection,
+)
+from ottla_cluster.controller.features import UNCLEAN_ELECTIONS, is_enabled, require
+from ottla_cluster.controller.image import MetadataImage, Partition, Topic
+from ottla_cluster.controller.limits import MAX_UNCLEAN_ELECTIONS
+from ottla_cluster.controller.records import MetadataRecord, UncleanLeaderElected
+from ottla_cluster.controller.result import Result
+from ottla_cluster.controller.topic_configs import UNCLEAN_LEADER_ELECTION_ENABLE, boolean_config
+from ottla_protocol.errors import (
+    EligibleLeadersNotAvailableError,
+    InvalidRequestError,
+    OttlaError,
+    PolicyViolationError,
+)
+
+
+def elect_unclean(
+    image: MetadataImage, command: ElectUnclean
+) -> Result[MetadataRecord, ElectUncleanResponse]:
+    """Elects a leader for each named partition that has none; each is decided on its own.
+
+    Raises:
+        InvalidRequestError: more than MAX_UNCLEAN_ELECTIONS are named, or one of them twice.
+        UnsupportedFeatureLevelError: the cluster's feature level is below that of these elections.
+    """
+    require(image, UNCLEAN_ELECTIONS)
+    named = {(each.topic, each.partition) for each in command.partitions}
+    if len(command.partitions) > MAX_UNCLEAN_ELECTIONS or len(named) < len(command.partitions):
+        raise InvalidRequestError(
+            f"partitions must name at most {MAX_UNCLEAN_ELECTIONS} partitions, each once."
+        )
+    records: list[MetadataRecord] = []
+    results: list[ElectionResult] = []
+    for wanted in command.partitions:
+        try:
+            elected = _elect(image, wanted)
+        except OttlaError as refusal:
+            results.append(
+                ElectionResult(
+                    wanted.topic, wanted.partition, None, elected=False, error=refusal.problem()
+                )
+            )
+            continue
+        if elected is not None:
+            records.append(elected)
+        leader = elected or image.partition(wanted.topic, wanted.partition)
+        results.append(
+            ElectionResult(
+                wanted.topic, wanted.partition, leader.leader, elected=elected is not None
+            )
+        )
+    return Result(tuple(records), ElectUncleanResponse(tuple(results)))
+
+
+def may_be_elected_uncleanly(image: MetadataImage) -> Iterator[Partition]:
+    """The partitions without a leader whose topic allows any replica, and that have one there."""
+    if not is_enabled(image, UNCLEAN_ELECTIONS):
+        return
+    for topic, partition in image.all_partitions():
+        if partition.leader is None and _allows(topic) and any(_candidates(image, partition)):
+            yield partition
+
+
+def _elect(image: MetadataImage, wanted: UncleanElection) -> UncleanLeaderElected | None:
+    """The election; None where the partition has a leader.
+
+    Raises:
+        UnknownTopicOrPartitionError: there is no such partition.
+        PolicyViolationError: the topic does not allow it.
+        EligibleLeadersNotAvailableError: no replica is active.
+    """
+    topic = image.topic(wanted.topic)
+    partition = image.partition(wanted.topic, wanted.partition)
+    if partition.leader is not None:
+        return None
+    name = f"{topic.name}-{partition.partition}"
+    if not _allows(topic):
+        raise PolicyViolationError(
+            f"{UNCLEAN_LEADER_ELECTION_ENABLE} is false for the topic {topic.name!r}: {name} waits "
+            f"for one of its in-sync replicas {list(partition.isr)}, since any other may lack "
+            "acknowledged records."
+        )
+    candidates = list(_candidates(image, partition))
+    if not candidates:
+        raise EligibleLeadersNotAvailableError(
+            f"None of the replicas {list(partition.replicas)} of {name} is active."
+        )
+    return UncleanLeaderElected(
+        topic_id=partition.topic_id,
+        partition=partition.partition,
+        leader=_longest(image, partition, candidates, wanted.log_ends),
+        leader_epoch=partition.leader_epoch + 1,
+        partition_epoch=partition.partition_epoch + 1,
+    )
+
+
+def _allows(topic: Topic) -> bool:
+    return boolean_config(topic.configs, UNCLEAN_LEADER_ELECTION_ENABLE)
+
+
+def _candidates(image: MetadataImage, partition: Partition) -> Iterator[int]:
+    return (node_id for node_id in partition.replicas if image.is_active(node_id))
+
+
+def _longest(
+    image: MetadataImage,
+    partition: Partition,
+    candidates: list[int],
+    log_ends: tuple[ReplicaEnd, ...],
+) -> int:
+    """The candidate with the longest log; among equals one with room, then in replica order."""
+    known = {
+        end.node_id: (end.last_epoch, end.log_end_offset)
+        for end in log_ends
+        # Another incarnation may have lost what this one told of.
+        if end.node_id in candidates and image.brokers[end.node_id].broker_epoch == end.broker_epoch
+    }
+    return max(
+        candidates,
+        key=lambda node_id: (
+            node_id in known,
+            known.get(node_id, (-1, 0)),
+            node_id not in partition.adding_replicas,
+            image.takes_appends(node_id),
+            -partition.replicas.index(node_id),
+        ),
+    )
