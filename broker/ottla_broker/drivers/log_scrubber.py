@@ -20,6 +20,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.storage.disk_full import DiskFullError, is_disk_failure
 from ottla_broker.storage.segment_verification import Finding, check_sealed_pages
 from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_broker.telemetry import METRICS
@@ -90,7 +91,7 @@ class LogScrubber:
                 # Closed meanwhile.
                 continue
             except StorageError as error:
-                if hosted.log.failure is not None:
+                if hosted.log.failure is not None or _has_disk_failed(error):
                     raise
                 log.warning("scrub_failed", partition=hosted.name, detail=error.detail)
         METRICS.scrub_progress.set(1)
@@ -122,6 +123,11 @@ class LogScrubber:
             told = DamagedSegmentError(finding.reason, path=path, offset=finding.offset)
             hosted.log.damage.found(told, "scrub")
         return size_bytes
+
+
+def _has_disk_failed(error: StorageError) -> bool:
+    """Whether the disk does not read: what is on it is unknown then, so the broker stops."""
+    return not isinstance(error, DiskFullError) and is_disk_failure(error.__cause__)
 
 
 def _checked(path: Path) -> tuple[list[Finding], int]:

@@ -10,9 +10,11 @@ import errno
 from ottla_protocol.errors import StorageError
 
 _SQLITE_FULL = 13
+_SQLITE_IOERR = 10
+_SQLITE_IOERR_SHORT_READ = 522
+_SQLITE_IOERR_NOMEM = 3_082
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-
-
+_NO_FAILURES = (_SQLITE_IOERR_SHORT_READ, _SQLITE_IOERR_NOMEM)
 _FAILED = (*_NO_ROOM, errno.EIO)
 
 
@@ -31,5 +33,14 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def is_disk_failure(error: BaseException | None) -> bool:
-    """Whether an error of the operating system is the disk's own: it fails, or has no room."""
-    return isinstance(error, OSError) and error.errno in _FAILED
+    """Whether an error of SQLite or of the system is the disk's own: it fails, or has no room.
+
+    A file that is shorter than it says is damage, and no failure.
+    """
+    if error is None:
+        return False
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return isinstance(error, OSError) and error.errno in _FAILED
+    failed = code & 0xFF == _SQLITE_IOERR and code not in _NO_FAILURES
+    return failed or is_disk_full(error)
