@@ -152,12 +152,14 @@ class Broker:
                 node_id=settings.node_id,
                 voters=tuple(sorted(settings.voter_urls)),
                 url=settings.url,
+                voter_urls=tuple(settings.voter_urls.items()),
                 retained_entries=settings.metadata_snapshot_entries // RETAINED_DIVISOR,
                 retained_bytes=settings.metadata_snapshot_bytes // RETAINED_DIVISOR,
             ),
             store=RaftStore(directory.path / "raft.sqlite"),
             peers=self._peers,
             voter_urls=settings.voter_urls,
+            broker_url=self._broker_url,
             random=random,
             state_machine=self._state_machine,
             snapshot_schedule=SnapshotSchedule(
@@ -193,7 +195,6 @@ class Broker:
             controller=self._controller,
             metadata=self._metadata,
             peers=self._peers,
-            voter_urls=settings.voter_urls,
         )
         self._lifecycle = BrokerLifecycle(
             node_id=settings.node_id,
@@ -595,6 +596,10 @@ class Broker:
 
     def _disk_hangs(self, is_hung: bool) -> None:  # noqa: FBT001  the disk watch's callback
         self._hung_disk.changed(is_hung)
+
+    def _broker_url(self, node_id: int) -> str | None:
+        broker = self._metadata.image.brokers.get(node_id)
+        return broker.url if broker else None
 
     def _peer_refused(self, peer_id: int) -> None:
         self._controller_client.peer_refused(peer_id)

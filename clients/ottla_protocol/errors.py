@@ -231,6 +231,13 @@ class UnsupportedAssignorError(InvalidRequestError):
     title = "Unsupported assignor"
 
 
+class InvalidVoterChangeError(InvalidRequestError):
+    """The metadata quorum cannot have these voters; `detail` gives the rule."""
+
+    code = "INVALID_VOTER_CHANGE"
+    title = "Invalid voter change"
+
+
 class InvalidPatternError(InvalidRequestError):
     """A subscription's pattern does not parse, or is over a limit."""
 
@@ -266,6 +273,13 @@ class UnknownTopicIdError(NotFoundError):
     refresh_metadata = True
 
 
+class VoterNotFoundError(NotFoundError):
+    """The metadata quorum has no voter of that node id."""
+
+    code = "VOTER_NOT_FOUND"
+    title = "Voter not found"
+
+
 class GroupIdNotFoundError(NotFoundError):
     """There is no group of that id: it has neither members nor committed offsets."""
 
@@ -282,6 +296,13 @@ class ConflictError(OttlaError):
     code = "CONFLICT"
     status = 409
     title = "Conflict"
+
+
+class DuplicateVoterError(ConflictError):
+    """The node is a voter of the metadata quorum already, or on its way to become one."""
+
+    code = "DUPLICATE_VOTER"
+    title = "Duplicate voter"
 
 
 class TopicAlreadyExistsError(ConflictError):
@@ -539,6 +560,20 @@ class NotEnoughReplicasAfterAppendError(UnavailableError):
 
     code = "NOT_ENOUGH_REPLICAS_AFTER_APPEND"
     title = "Not enough replicas after append"
+
+
+class VoterChangeInProgressError(UnavailableError):
+    """The metadata quorum changes its voters one at a time, and cannot begin with this one yet."""
+
+    code = "VOTER_CHANGE_IN_PROGRESS"
+    title = "Voter change in progress"
+
+
+class LeadershipTransferFailedError(UnavailableError):
+    """The voter did not take over the metadata quorum in time; the leader goes on."""
+
+    code = "LEADERSHIP_TRANSFER_FAILED"
+    title = "Leadership transfer failed"
 
 
 class InsufficientStorageError(UnavailableError):

@@ -38,14 +38,12 @@ class ControllerClient:
         controller: ControllerDriver,
         metadata: MetadataCache,
         peers: PeerClient,
-        voter_urls: dict[int, str],
     ) -> None:
         self._node_id = node_id
         self._raft = raft
         self._controller = controller
         self._metadata = metadata
         self._peers = peers
-        self._voter_urls = voter_urls
         # The question that is on its way, and the one that is asked after it.
         self._catching_up: asyncio.Task[bool] | None = None
         self._next_catch_up: asyncio.Task[bool] | None = None
@@ -82,12 +80,13 @@ class ControllerClient:
             ControllerNotAvailableError: none of them is the controller, or answered.
             OttlaError: the controller's refusal.
         """
-        others = [node_id for node_id in self._voter_urls if node_id != self._node_id]
+        urls = self._raft.voter_urls
+        others = [node_id for node_id in urls if node_id != self._node_id]
         # Who is known to lead is asked first.
         for node_id in sorted(others, key=lambda each: (each != self._raft.leader_id, each)):
             try:
                 body = await self._peers.post(
-                    self._voter_urls[node_id],
+                    urls[node_id],
                     routes.INTERNAL_CONTROLLER,
                     encode_message(command),
                     timeout_ms=timeout_ms,
@@ -187,6 +186,15 @@ class ControllerClient:
             )
         return leader_id
 
+    def _url_of(self, leader_id: int) -> str:
+        url = self._raft.url_of(leader_id)
+        if url is None:
+            raise ControllerNotAvailableError(
+                f"node {leader_id} is the controller, and its URL is not known here yet",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        return url
+
     async def _post(
         self,
         leader_id: int,
@@ -205,7 +213,7 @@ class ControllerClient:
                 ),
             ):
                 return await self._peers.post(
-                    self._voter_urls[leader_id], path, body, timeout_ms=timeout_ms, purpose=purpose
+                    self._url_of(leader_id), path, body, timeout_ms=timeout_ms, purpose=purpose
                 )
         except PeerUnavailableError as error:
             if error.refused:

@@ -9,7 +9,7 @@ from ottla_cluster.controller.image import MetadataImage, replay
 from ottla_cluster.controller.image_sharing import sharing_with
 from ottla_cluster.controller.records import CorruptMetadataError, decode_records
 from ottla_cluster.controller.snapshot import decode_image, encode_image
-from ottla_cluster.raft.messages import Entry, Snapshot
+from ottla_cluster.raft.messages import Entry, EntryKind, Snapshot
 
 
 class MetadataStateMachine:
@@ -31,9 +31,9 @@ class MetadataStateMachine:
         """
         image = self._metadata.image
         for entry in entries:
-            image = replay(
-                image, decode_records(entry.payload) if entry.payload else (), entry.index
-            )
+            # Who votes is the quorum's own affair; such an entry only has its place in the log.
+            has_records = entry.payload and entry.kind is EntryKind.STATE_MACHINE
+            image = replay(image, decode_records(entry.payload) if has_records else (), entry.index)
             # Before the next entry, which may hold what only that level knows.
             check_supported(image.feature_level)
         self._publish(image)

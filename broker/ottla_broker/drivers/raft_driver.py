@@ -31,6 +31,7 @@ from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.raft.config import RaftConfig
+from ottla_cluster.raft.configuration import Configuration
 from ottla_cluster.raft.errors import NotLeaderError, RaftMessageRefusedError
 from ottla_cluster.raft.messages import (
     Entry,
@@ -115,6 +116,7 @@ class RaftDriver:
         store: RaftStore,
         peers: PeerClient,
         voter_urls: dict[int, str],
+        broker_url: Callable[[int], str | None],
         random: Random,
         state_machine: SnapshotStateMachine,
         snapshot_schedule: SnapshotSchedule,
@@ -127,6 +129,7 @@ class RaftDriver:
         self._config = config
         self._store = store
         self._voter_urls = voter_urls
+        self._broker_url = broker_url
         self._random = random
         self._state_machine = state_machine
         self._snapshot_schedule = snapshot_schedule
@@ -139,6 +142,8 @@ class RaftDriver:
         self._outboxes = RaftOutboxes(
             peers=peers, on_refused=self._connection_refused, on_failure=on_failure
         )
+        # That of which the outboxes know.
+        self._known_configuration: Configuration | None = None
         self._reads: dict[int, asyncio.Future[int]] = {}
         self._next_read_token = 0
         self._known_leadership: tuple[int, int | None, bool] = (0, None, False)
@@ -157,8 +162,6 @@ class RaftDriver:
             random=self._random,
             now_ms=monotonic_ms(),
         )
-        for peer in self._config.peers:
-            self._outboxes.open(peer, self._voter_urls[peer])
         self._task = CriticalTask(self._run(), name="raft", on_failure=self._on_failure)
 
     async def stop(self) -> None:
@@ -259,7 +262,7 @@ class RaftDriver:
             item = await self._next_input()
             if item is None:
                 await self._process(self.node.tick(monotonic_ms()))
-                self._outboxes.retain((*self._config.peers, *self.node.observer_ids))
+                self._outboxes.retain((*self._peer_urls(), *self.node.observer_ids))
             else:
                 await self._take(item)
             if self._snapshot_schedule.is_due:
@@ -331,7 +334,7 @@ class RaftDriver:
         for message in ready.messages:
             if isinstance(message, InstallSnapshotRequest):
                 tell_sent(message)
-            self._outboxes.put(message)
+            self._send(message)
         # Before anything is applied: a leadership begins with its own no-op, and one that has ended
         # must not answer for entries that replaced its own.
         self._tell_leadership(ready)
@@ -387,6 +390,42 @@ class RaftDriver:
             self._announced_term = ready.term
             log.info("controller_elected", controller=ready.leader_id, term=ready.term)
         self._on_leadership(*leadership)
+
+    # --- sending ----------------------------------------------------------------------------
+
+    def _send(self, message: Message) -> None:
+        """Queue a message; it is dropped where nobody knows its receiver's URL."""
+        if self._known_configuration is not self.node.configuration:
+            self._known_configuration = self.node.configuration
+            for peer_id, url in self._peer_urls().items():
+                self._outboxes.open(peer_id, url)
+        if message.receiver not in self._outboxes:
+            # A candidate that this node's configuration does not name.
+            known = self.url_of(message.receiver)
+            if known is not None:
+                self._outboxes.open(message.receiver, known)
+        self._outboxes.put(message)
+
+    def _peer_urls(self) -> dict[int, str]:
+        """Voters and learners by node id, and the voters that the settings name."""
+        members = self.node.configuration.members
+        urls = self._voter_urls | {member.node_id: member.url for member in members if member.url}
+        return {node_id: url for node_id, url in urls.items() if node_id != self._config.node_id}
+
+    @property
+    def voter_urls(self) -> dict[int, str]:
+        """Where the voters are reached, by node id, this node included if it votes."""
+        if self._node is None:
+            return self._voter_urls
+        urls = {voter_id: self.url_of(voter_id) for voter_id in self._node.configuration.voter_ids}
+        return {voter_id: url for voter_id, url in urls.items() if url}
+
+    def url_of(self, node_id: int) -> str | None:
+        """Where a node is reached: as the quorum, the settings or the metadata say."""
+        for member in self.node.configuration.members:
+            if member.node_id == node_id and member.url:
+                return member.url
+        return self._voter_urls.get(node_id) or self._broker_url(node_id)
 
 
 def _fail(done: asyncio.Future[int], error: OttlaError) -> None:

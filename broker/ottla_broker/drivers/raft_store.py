@@ -24,17 +24,25 @@ from ottla_broker.storage.sqlite import (
     fsync_directory,
     storage_error,
 )
-from ottla_cluster.raft.messages import Compaction, Entry, HardState, Snapshot
+from ottla_cluster.raft.configuration import (
+    Configuration,
+    decode_configuration,
+    encode_configuration,
+)
+from ottla_cluster.raft.messages import Compaction, Entry, EntryKind, HardState, Snapshot
 from ottla_protocol.errors import StorageError
 
-FORMAT = 1
-"""The file's `user_version`. 0 is the format before snapshots, which is brought up when opened."""
+FORMAT = 2
+"""The file's `user_version`. 0 is the format before snapshots, 1 that before the log named its
+voters; both are brought up when opened."""
 
 SNAPSHOT_TABLE = (
     'CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), "index" INTEGER NOT NULL,'
     " term INTEGER NOT NULL, compacted_index INTEGER NOT NULL, compacted_term INTEGER NOT NULL,"
     " crc INTEGER NOT NULL, data BLOB NOT NULL)"
 )
+SNAPSHOT_CONFIGURATION = "ALTER TABLE snapshot ADD COLUMN configuration BLOB"
+ENTRY_KIND = "ALTER TABLE entries ADD COLUMN kind INTEGER NOT NULL DEFAULT 0"
 
 SCHEMA = (
     "CREATE TABLE hard_state (id INTEGER PRIMARY KEY CHECK (id = 1), term INTEGER NOT NULL,"
@@ -42,6 +50,8 @@ SCHEMA = (
     'CREATE TABLE entries ("index" INTEGER PRIMARY KEY, term INTEGER NOT NULL,'
     " payload BLOB NOT NULL)",
     SNAPSHOT_TABLE,
+    SNAPSHOT_CONFIGURATION,
+    ENTRY_KIND,
     f"PRAGMA user_version={FORMAT}",
 )
 
@@ -128,7 +138,10 @@ def _upgrade(connection: Any) -> None:
     if version < FORMAT:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            connection.execute(SNAPSHOT_TABLE)
+            if version < 1:
+                connection.execute(SNAPSHOT_TABLE)
+            connection.execute(SNAPSHOT_CONFIGURATION)
+            connection.execute(ENTRY_KIND)
             connection.execute(f"PRAGMA user_version={FORMAT}")
             connection.execute("COMMIT")
         except BaseException:
@@ -139,22 +152,44 @@ def _upgrade(connection: Any) -> None:
 def _read(connection: Any) -> PersistedState:
     rows = connection.execute("SELECT term, voted_for, commit_index FROM hard_state").fetchall()
     hard_state = HardState(*rows[0]) if rows else HardState()
-    entries = connection.execute('SELECT "index", term, payload FROM entries ORDER BY 1').fetchall()
+    entries = connection.execute(
+        'SELECT "index", term, payload, kind FROM entries ORDER BY 1'
+    ).fetchall()
     return PersistedState(
-        hard_state, _read_compaction(connection), tuple(Entry(*row) for row in entries)
+        hard_state,
+        _read_compaction(connection),
+        tuple(Entry(index, term, payload, _kind(kind)) for index, term, payload, kind in entries),
     )
+
+
+def _kind(value: int) -> EntryKind:
+    try:
+        return EntryKind(value)
+    except ValueError:
+        raise StorageError(f"the metadata log holds an entry of the unknown kind {value}") from None
 
 
 def _read_compaction(connection: Any) -> Compaction | None:
     rows = connection.execute(
-        'SELECT "index", term, compacted_index, compacted_term, crc, data FROM snapshot'
+        'SELECT "index", term, compacted_index, compacted_term, crc, data, configuration'
+        " FROM snapshot"
     ).fetchall()
     if not rows:
         return None
-    index, term, compacted_index, compacted_term, crc, data = rows[0]
+    index, term, compacted_index, compacted_term, crc, data, configuration = rows[0]
     if google_crc32c.value(data) != crc:
         raise StorageError(f"the metadata snapshot of index {index} is damaged: its CRC is wrong")
-    return Compaction(Snapshot(index, term, data), compacted_index, compacted_term)
+    snapshot = Snapshot(index, term, data, _read_configuration(index, configuration))
+    return Compaction(snapshot, compacted_index, compacted_term)
+
+
+def _read_configuration(index: int, configuration: bytes | None) -> Configuration | None:
+    if configuration is None:
+        return None
+    try:
+        return decode_configuration(configuration)
+    except ValueError as error:
+        raise StorageError(f"the metadata snapshot of index {index} is damaged: {error}") from error
 
 
 def _write(
@@ -171,8 +206,8 @@ def _write(
         if truncate_from is not None:
             connection.execute('DELETE FROM entries WHERE "index" >= ?', (truncate_from,))
         connection.executemany(
-            "INSERT INTO entries VALUES (?, ?, ?)",
-            [(entry.index, entry.term, entry.payload) for entry in entries],
+            "INSERT INTO entries VALUES (?, ?, ?, ?)",
+            [(entry.index, entry.term, entry.payload, entry.kind) for entry in entries],
         )
         connection.execute(
             "INSERT OR REPLACE INTO hard_state VALUES (1, ?, ?, ?)",
@@ -187,7 +222,7 @@ def _write(
 def _write_compaction(connection: Any, compaction: Compaction) -> None:
     snapshot = compaction.snapshot
     connection.execute(
-        "INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
         (
             snapshot.index,
             snapshot.term,
@@ -195,6 +230,7 @@ def _write_compaction(connection: Any, compaction: Compaction) -> None:
             compaction.compacted_term,
             google_crc32c.value(snapshot.data),
             snapshot.data,
+            encode_configuration(snapshot.configuration) if snapshot.configuration else None,
         ),
     )
     connection.execute('DELETE FROM entries WHERE "index" <= ?', (compaction.compacted_index,))

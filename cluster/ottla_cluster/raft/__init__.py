@@ -3,12 +3,22 @@
 `node` is the state machine and states the driver's contract. Below it, each importing only what
 follows: `campaign` (a candidate's votes), `leadership` (a leader's work), `appends` and `snapshots`
 (a leader's entries and its snapshot on their way here), `ready` (what an input asks of the driver),
-`observers` (nodes without a vote), `reads`, `progress`, `log`, `election_timer`, `admission`,
-`quorum`, `messages`, `config`, `errors`.
+`membership` (who follows a leader, and who is to vote), `observers` (nodes without a vote),
+`reads`, `progress`, `log`, `election_timer`, `admission`, `quorum`, `messages`, `config`,
+`configuration` (who votes, as the log has it), `errors`.
 Beside it, `snapshot_schedule` tells the driver when to take a snapshot.
 """
 
-from ottla_cluster.raft.config import MAX_VOTERS, RaftConfig
+from ottla_cluster.raft.config import RaftConfig
+from ottla_cluster.raft.configuration import (
+    MAX_LEARNERS,
+    MAX_VOTERS,
+    UNKNOWN_DIRECTORY,
+    Configuration,
+    Voter,
+    decode_configuration,
+    encode_configuration,
+)
 from ottla_cluster.raft.errors import (
     NotLeaderError,
     RaftInvariantError,
@@ -21,11 +31,13 @@ from ottla_cluster.raft.messages import (
     AppendResponse,
     Compaction,
     Entry,
+    EntryKind,
     HardState,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     Message,
     ObserveRequest,
+    Origin,
     PreVoteRequest,
     PreVoteResponse,
     Snapshot,
@@ -40,18 +52,23 @@ from ottla_cluster.raft.ready import Proposed, Ready, Role
 from ottla_cluster.raft.snapshot_schedule import SnapshotSchedule
 
 __all__ = [
+    "MAX_LEARNERS",
     "MAX_MESSAGES_PER_BATCH",
     "MAX_VOTERS",
+    "UNKNOWN_DIRECTORY",
     "AppendRequest",
     "AppendResponse",
     "Compaction",
+    "Configuration",
     "Entry",
+    "EntryKind",
     "HardState",
     "InstallSnapshotRequest",
     "InstallSnapshotResponse",
     "Message",
     "NotLeaderError",
     "ObserveRequest",
+    "Origin",
     "PreVoteRequest",
     "PreVoteResponse",
     "Proposed",
@@ -67,6 +84,9 @@ __all__ = [
     "SnapshotSchedule",
     "VoteRequest",
     "VoteResponse",
+    "Voter",
+    "decode_configuration",
     "decode_messages",
+    "encode_configuration",
     "encode_messages",
 ]

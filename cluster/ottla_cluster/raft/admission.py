@@ -6,14 +6,14 @@ it changes anything, so the driver may answer the peer with the error and go on.
 
 from typing import TYPE_CHECKING
 
+from ottla_cluster.raft.configuration import decode_configuration
 from ottla_cluster.raft.errors import RaftMessageRefusedError
 from ottla_cluster.raft.messages import (
     AppendRequest,
-    AppendResponse,
+    Entry,
+    EntryKind,
     InstallSnapshotRequest,
-    InstallSnapshotResponse,
     Message,
-    ObserveRequest,
 )
 from ottla_protocol.errors import MessageTooLargeError, Outcome
 
@@ -24,23 +24,18 @@ if TYPE_CHECKING:
 
 
 def check_message(message: Message, config: "RaftConfig") -> None:
-    """Check that a message is for this node, from one that may send it, and well-formed.
+    """Check that a message is for this node, from another one, and well-formed.
 
-    Voters may send anything but announcements; observers announce themselves and answer.
+    The sender may be nobody that this node's configuration names: a voter that this node has not
+    heard of yet may lead it or need its vote (dissertation §4.2.2).
 
     Raises:
         RaftMessageRefusedError: it is not.
     """
-    if isinstance(message, ObserveRequest):
-        may_send = message.sender not in config.voters
-    elif isinstance(message, AppendResponse | InstallSnapshotResponse):
-        may_send = message.sender != config.node_id
-    else:
-        may_send = message.sender in config.voters and message.sender != config.node_id
-    if message.receiver != config.node_id or not may_send:
+    if message.receiver != config.node_id or message.sender == config.node_id:
         raise RaftMessageRefusedError(
-            f"a {type(message).__name__} from node {message.sender} to node {message.receiver} "
-            f"reached node {config.node_id}, to which the voters are {config.voters}"
+            f"a message from node {message.sender} to node {message.receiver} reached node "
+            f"{config.node_id}"
         )
     if isinstance(message, AppendRequest):
         _check_entries(message)
@@ -90,6 +85,15 @@ def _check_entries(request: AppendRequest) -> None:
                 f"{previous_term}) in an append of term {request.term}"
             )
         previous_term = entry.term
+        if entry.kind is EntryKind.CONFIGURATION:
+            _check_configuration(entry)
+
+
+def _check_configuration(entry: Entry) -> None:
+    try:
+        decode_configuration(entry.payload)
+    except ValueError as error:
+        raise RaftMessageRefusedError(f"entry {entry.index}: {error}") from error
 
 
 def _check_part(request: InstallSnapshotRequest, max_bytes: int) -> None:

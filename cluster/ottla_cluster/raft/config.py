@@ -1,10 +1,8 @@
 """The Raft node's settings: one frozen object, validated when it is made."""
 
 from dataclasses import dataclass
-from typing import Final
 
-MAX_VOTERS: Final = 7
-"""More voters make every commit slower and protect little more."""
+from ottla_cluster.raft.configuration import MAX_VOTERS, Configuration, bootstrap_configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,9 +10,9 @@ class RaftConfig:
     """Identity, timing and limits of one node.
 
     Args:
-        node_id: this node; positive. One that is not among `voters` is an observer: it follows the
+        node_id: this node; positive. One that no configuration names is an observer: it follows the
             log and has no vote.
-        voters: every voter of the quorum, in any order.
+        voters: who votes while no entry of the log says so, in any order.
         url: where this node is reached; an observer tells it to the voters.
         election_timeout_min_ms: shortest time without a leader before a follower campaigns. For
             this long after hearing from its leader a voter helps nobody else to power.
@@ -35,6 +33,7 @@ class RaftConfig:
         max_read_rounds_in_flight: rounds that may be unanswered before reads share the next one.
         max_observers: observers that a leader keeps at once.
         observer_timeout_ms: a leader forgets an observer that is silent for this long.
+        voter_urls: (node id, base URL) of these voters; the core only passes them on.
 
     Raises:
         ValueError: a value is out of range; the message names the field and the rule.
@@ -59,6 +58,7 @@ class RaftConfig:
     max_read_rounds_in_flight: int = 4
     max_observers: int = 1_000
     observer_timeout_ms: int = 5_000
+    voter_urls: tuple[tuple[int, str], ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.voters)) != len(self.voters):
@@ -104,10 +104,11 @@ class RaftConfig:
 
     @property
     def is_observer(self) -> bool:
-        """Whether this node has no vote."""
+        """Whether this node has no vote while no entry of the log says so."""
         return self.node_id not in self.voters
 
     @property
-    def peers(self) -> tuple[int, ...]:
-        """Every voter but this one, ascending."""
-        return tuple(sorted(voter for voter in self.voters if voter != self.node_id))
+    def bootstrap(self) -> Configuration:
+        """What counts while no entry of the log names the voters."""
+        urls = dict(self.voter_urls)
+        return bootstrap_configuration({voter: urls.get(voter, "") for voter in self.voters})

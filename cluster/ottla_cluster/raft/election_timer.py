@@ -18,16 +18,19 @@ class ElectionTimer:
         config: the node's settings.
         random: draws the timeouts.
         now_ms: the node's start.
+        is_alone: whether this node is the only voter, and need not look for a leader first.
     """
 
     __slots__ = ("_config", "_leader_contact_ms", "_random", "deadline_ms")
 
-    def __init__(self, config: "RaftConfig", random: "Random", now_ms: int) -> None:
+    def __init__(
+        self, config: "RaftConfig", random: "Random", now_ms: int, *, is_alone: bool
+    ) -> None:
         self._config = config
         self._random = random
         self._leader_contact_ms = now_ms
         self.deadline_ms = now_ms
-        if len(config.voters) > 1:
+        if not is_alone:
             self._start(now_ms)
 
     def _start(self, now_ms: int) -> None:

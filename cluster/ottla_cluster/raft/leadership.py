@@ -11,11 +11,18 @@ and because a single voter's committed entries are applied only after they were 
 from itertools import chain
 from typing import TYPE_CHECKING, NoReturn
 
+from ottla_cluster.raft.configuration import (
+    UNKNOWN_DIRECTORY,
+    Configuration,
+    encode_configuration,
+)
 from ottla_cluster.raft.errors import RaftInvariantError, RaftMessageRefusedError
+from ottla_cluster.raft.membership import NEVER_MS, Membership
 from ottla_cluster.raft.messages import (
     AppendRequest,
     AppendResponse,
     Entry,
+    EntryKind,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
 )
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
 
     from ottla_cluster.raft.config import RaftConfig
     from ottla_cluster.raft.log import RaftLog
+    from ottla_cluster.raft.messages import Origin
     from ottla_cluster.raft.ready import Outputs
 
 
@@ -42,12 +50,14 @@ class Leadership:
         outputs: where messages and confirmed reads go.
         term: the term that this node won.
         now_ms: when it won.
+        origin: this node's data directory and start, if it has an id.
     """
 
     __slots__ = (
         "_config",
-        "_followers",
         "_log",
+        "_members",
+        "_now_ms",
         "_observers",
         "_outputs",
         "_reads",
@@ -57,21 +67,22 @@ class Leadership:
     )
 
     def __init__(
-        self, config: "RaftConfig", log: "RaftLog", outputs: "Outputs", *, term: int, now_ms: int
+        self,
+        config: "RaftConfig",
+        log: "RaftLog",
+        outputs: "Outputs",
+        *,
+        term: int,
+        now_ms: int,
+        origin: "Origin | None" = None,
     ) -> None:
         self.term = term
         self._config = config
         self._log = log
         self._outputs = outputs
-        self._followers = {
-            peer: Progress(
-                peer,
-                next_index=log.last_index + 1,
-                now_ms=now_ms,
-                max_inflight_appends=config.max_inflight_appends,
-            )
-            for peer in config.peers
-        }
+        self._now_ms = now_ms
+        directory_id = origin.directory_id if origin else UNKNOWN_DIRECTORY
+        self._members = Membership(config, log, directory_id=directory_id, now_ms=now_ms)
         self._observers = Observers(config)
         self._reads = ReadRounds(max_rounds_in_flight=config.max_read_rounds_in_flight)
         # Payload bytes of the entries above the commit index.
@@ -80,7 +91,7 @@ class Leadership:
 
     def _heartbeat_interval_ms(self) -> int:
         """A leader without followers has nobody to show that it lives, and only idles."""
-        if self._followers or self._observers:
+        if self._members or self._observers:
             return self._config.heartbeat_interval_ms
         return self._config.election_timeout_max_ms
 
@@ -101,10 +112,21 @@ class Leadership:
                 outcome=Outcome.NOT_APPLIED,
             )
         next_index = self._log.last_index + 1
-        self._log.append(
+        self._append(
             [Entry(index, self.term, payload) for index, payload in enumerate(payloads, next_index)]
         )
-        self._uncommitted_bytes += size_bytes
+
+    def _append(self, entries: "Sequence[Entry]") -> None:
+        self._log.append(entries)
+        if self._log.configuration_index == self._log.last_index:
+            # It counts before it is committed, and its own voters commit it.
+            self._members.reconcile(self._now_ms)
+            for progress in self._members.all():
+                self._observers.forget(progress.follower_id)
+            # A leader that had no followers needed no heartbeats so far.
+            next_due_ms = self._now_ms + self._heartbeat_interval_ms()
+            self.heartbeat_due_ms = min(self.heartbeat_due_ms, next_due_ms)
+        self._uncommitted_bytes += sum(len(entry.payload) for entry in entries)
         self._advance_commit()
         for progress in self._receivers():
             self._replicate(progress)
@@ -112,7 +134,7 @@ class Leadership:
 
     def _receivers(self) -> "Iterable[Progress]":
         """Everybody who gets the log: the followers, and the observers, which never count."""
-        return chain(self._followers.values(), self._observers.all())
+        return chain(self._members.all(), self._observers.all())
 
     def handle_response(self, response: AppendResponse, now_ms: int) -> None:
         """Learn from the answer of a follower or an observer in this term.
@@ -121,7 +143,7 @@ class Leadership:
             RaftInvariantError: a follower acknowledges what this leader never sent.
             RaftMessageRefusedError: an observer does; it is forgotten.
         """
-        progress = self._progress_of(response.sender)
+        progress = self._progress_of(response, now_ms)
         if progress is None:
             return
         if response.accepted and response.index > self._log.last_index:
@@ -130,7 +152,6 @@ class Leadership:
                 f"node {response.sender} acknowledges index {response.index}, but the leader's "
                 f"log ends at {self._log.last_index}",
             )
-        progress.answered(response.read_sequence, now_ms)
         if response.accepted:
             progress.accepted(response.index)
             self._leave_snapshot(progress)
@@ -147,6 +168,7 @@ class Leadership:
             if progress.refused(response.index, agreed + 1):
                 self._replicate(progress)
         self._advance_reads()
+        self._change_what_is_due(now_ms)
 
     def handle_snapshot_response(self, response: InstallSnapshotResponse, now_ms: int) -> None:
         """Learn how far a follower or an observer has the snapshot, and send what follows.
@@ -155,10 +177,9 @@ class Leadership:
             RaftInvariantError: a follower claims more of the snapshot than there is.
             RaftMessageRefusedError: an observer does; it is forgotten.
         """
-        progress = self._progress_of(response.sender)
+        progress = self._progress_of(response, now_ms)
         if progress is None:
             return
-        progress.answered(response.read_sequence, now_ms)
         snapshot = progress.snapshot
         if snapshot is not None and snapshot.index == response.index:
             if response.next_offset >= len(snapshot.data):
@@ -171,13 +192,20 @@ class Leadership:
                 self._send_snapshot(progress, self._config.max_snapshot_chunk_bytes)
         self._advance_reads()
 
-    def _progress_of(self, node_id: int) -> Progress | None:
-        """None for an observer that was forgotten: it will announce itself again."""
-        return self._followers.get(node_id) or self._observers.get(node_id)
+    def _progress_of(
+        self, response: AppendResponse | InstallSnapshotResponse, now_ms: int
+    ) -> Progress | None:
+        """Whom an answer is about; None for an observer that was forgotten: it announces itself."""
+        progress = self._members.answered(response, now_ms)
+        if progress is None:
+            progress = self._observers.get(response.sender)
+            if progress is not None:
+                progress.answered(response.read_sequence, now_ms)
+        return progress
 
     def _refuse_answer(self, node_id: int, detail: str) -> NoReturn:
         """A follower's impossible answer breaks Raft; an observer's must not stop the leader."""
-        if node_id in self._followers:
+        if self._members.get(node_id) is not None:
             raise RaftInvariantError(detail)
         self._observers.forget(node_id)
         raise RaftMessageRefusedError(detail)
@@ -188,8 +216,8 @@ class Leadership:
         An older term's entry on a majority may still be replaced (figure 8); it is committed with
         the first entry of this term that follows it.
         """
-        matches = [progress.match_index for progress in self._followers.values()]
-        index = reached_by_quorum([self._log.last_index, *matches])
+        matches = self._members.values(self._log.last_index, lambda progress: progress.match_index)
+        index = reached_by_quorum(matches)
         committed_before = self._log.commit_index
         if index <= committed_before or self._log.term_at(index) != self.term:
             return False
@@ -266,6 +294,7 @@ class Leadership:
                 offset=offset,
                 chunk=snapshot.data[offset : offset + max_bytes],
                 read_sequence=self._reads.sequence,
+                configuration=snapshot.configuration,
             )
         )
 
@@ -300,11 +329,14 @@ class Leadership:
                 progress.heartbeat_passed(self._log.snapshot)
             if not self._turn_to_snapshot(progress):
                 self._send_heartbeat(progress, progress.next_index - 1)
+        self._change_what_is_due(now_ms)
 
     def has_quorum_contact(self, now_ms: int) -> bool:
         """Whether a quorum has answered within an election timeout (check-quorum)."""
-        contacts = [progress.last_contact_ms for progress in self._followers.values()]
-        last_contact_ms = reached_by_quorum([now_ms, *contacts])
+        contacts = self._members.values(
+            now_ms, lambda progress: progress.last_contact_ms, absent=NEVER_MS
+        )
+        last_contact_ms = reached_by_quorum(contacts)
         return now_ms - last_contact_ms < self._config.election_timeout_max_ms
 
     def peer_refused(self, peer_id: int) -> None:
@@ -312,7 +344,7 @@ class Leadership:
 
         A follower is probed until it is back; an observer announces itself then.
         """
-        follower = self._followers.get(peer_id)
+        follower = self._members.get(peer_id)
         if follower is not None:
             follower.probe()
         self._observers.forget(peer_id)
@@ -325,9 +357,13 @@ class Leadership:
     def admit_observer(self, observer_id: int, now_ms: int) -> None:
         """Keep an observer, and let it hear from its leader at once.
 
+        One that the configuration names gets the log anyway.
+
         Raises:
             RaftMessageRefusedError: there are too many.
         """
+        if self._members.get(observer_id) is not None:
+            return
         next_index = self._log.last_index + 1
         progress = self._observers.admit(observer_id, next_index=next_index, now_ms=now_ms)
         # Without followers nobody needed heartbeats so far.
@@ -335,6 +371,37 @@ class Leadership:
         self.heartbeat_due_ms = min(self.heartbeat_due_ms, next_due_ms)
         if not self._turn_to_snapshot(progress):
             self._send_heartbeat(progress, progress.next_index - 1)
+
+    # --- voters ---------------------------------------------------------------------------------
+
+    def change_configuration(self, configuration: Configuration, now_ms: int) -> None:
+        """Append a configuration; it counts from here on.
+
+        Raises:
+            VoterChangeInProgressError: the one before, or any entry of this term, is not committed.
+            InvalidVoterChangeError: it is not one step away.
+        """
+        self._members.check_change(
+            configuration, has_committed_in_term=self._has_committed_in_term()
+        )
+        index = self._log.last_index + 1
+        self._now_ms = now_ms
+        payload = encode_configuration(configuration)
+        entry = Entry(index, self.term, payload, EntryKind.CONFIGURATION)
+        self._append((entry,))
+
+    def _change_what_is_due(self, now_ms: int) -> None:
+        may_change = self._log.configuration_index <= self._log.commit_index
+        if may_change and self._has_committed_in_term():
+            configuration = self._members.due_change(now_ms)
+            if configuration is not None:
+                self.change_configuration(configuration, now_ms)
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether it is committed that this leader is no voter (dissertation §4.2.2)."""
+        is_committed = self._log.configuration_index <= self._log.commit_index
+        return is_committed and not self._members.votes_itself
 
     # --- reads ----------------------------------------------------------------------------------
 
@@ -361,12 +428,14 @@ class Leadership:
             return
         self._confirm_reads()
         if self._has_committed_in_term() and self._reads.start_round(self._log.commit_index):
-            for progress in self._followers.values():
+            for progress in self._members.all():
                 self._replicate(progress, must_send=True)
             # A single voter is its own quorum.
             self._confirm_reads()
 
     def _confirm_reads(self) -> None:
-        answered = [progress.answered_read_sequence for progress in self._followers.values()]
-        sequence = reached_by_quorum([self._reads.sequence, *answered])
+        answered = self._members.values(
+            self._reads.sequence, lambda progress: progress.answered_read_sequence
+        )
+        sequence = reached_by_quorum(answered)
         self._outputs.confirmed_reads.extend(self._reads.confirm(sequence))

@@ -15,8 +15,9 @@ the driver to persist.
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from ottla_cluster.raft.configuration import Configuration, ConfigurationHistory
 from ottla_cluster.raft.errors import RaftInvariantError, RaftStateCorruptError
-from ottla_cluster.raft.messages import Compaction, Entry, Snapshot
+from ottla_cluster.raft.messages import Compaction, Entry, EntryKind, Snapshot
 
 
 class RaftLog:
@@ -29,6 +30,7 @@ class RaftLog:
             whole.
         commit_index: how far they were known to be committed.
         applied_index: how far the caller's state machine already is.
+        bootstrap: who votes while neither entries nor snapshot say so.
 
     Raises:
         RaftStateCorruptError: the entries, snapshot or indexes contradict one another.
@@ -36,11 +38,13 @@ class RaftLog:
 
     __slots__ = (
         "_applied_index",
+        "_bootstrap",
         "_changed_from",
         "_commit_index",
         "_compacted_index",
         "_compacted_term",
         "_compaction",
+        "_configurations",
         "_entries",
         "_persisted_last_index",
         "snapshot",
@@ -53,6 +57,7 @@ class RaftLog:
         compaction: Compaction | None = None,
         commit_index: int = 0,
         applied_index: int = 0,
+        bootstrap: Configuration = Configuration(),  # noqa: B008  frozen
     ) -> None:
         # The newest snapshot; its index never falls. None until there is one.
         self.snapshot: Snapshot | None = compaction.snapshot if compaction else None
@@ -72,6 +77,12 @@ class RaftLog:
         self._persisted_last_index = self.last_index
         # A snapshot that is not handed out for persisting yet.
         self._compaction: Compaction | None = None
+        self._bootstrap = bootstrap
+        self._configurations = ConfigurationHistory(
+            bootstrap,
+            index=self.snapshot_index,
+            snapshot=self.snapshot.configuration if self.snapshot else None,
+        )
         self._check_recovered()
 
     def _check_recovered(self) -> None:
@@ -82,6 +93,8 @@ class RaftLog:
             if entry.term < previous_term:
                 raise RaftStateCorruptError(f"the term falls at entry {index}")
             previous_term = entry.term
+            if entry.kind is EntryKind.CONFIGURATION:
+                self._recover_configuration(entry)
         if not 0 <= self._applied_index <= self._commit_index <= self.last_index:
             raise RaftStateCorruptError(
                 f"applied index {self._applied_index}, commit index {self._commit_index} and "
@@ -89,6 +102,12 @@ class RaftLog:
             )
         if self.snapshot is not None:
             self._check_recovered_snapshot(self.snapshot)
+
+    def _recover_configuration(self, entry: Entry) -> None:
+        try:
+            self._configurations.appended(entry.index, entry.payload)
+        except ValueError as error:
+            raise RaftStateCorruptError(f"entry {entry.index}: {error}") from error
 
     def _check_recovered_snapshot(self, snapshot: Snapshot) -> None:
         if not self._compacted_index <= snapshot.index <= self._commit_index:
@@ -140,6 +159,23 @@ class RaftLog:
     def applied_index(self) -> int:
         """Highest index handed out for applying."""
         return self._applied_index
+
+    @property
+    def configuration(self) -> Configuration:
+        """Who votes: the last configuration in the log, committed or not (dissertation §4.1)."""
+        return self._configurations.current
+
+    @property
+    def committed_configuration(self) -> Configuration:
+        """Who voted as of the last committed entry."""
+        if self._configurations.index <= self._commit_index:
+            return self._configurations.current
+        return self._configurations.at_or_before(self._commit_index) or self._bootstrap
+
+    @property
+    def configuration_index(self) -> int:
+        """An index at or behind its entry, committed if that is; 0 while the log names none."""
+        return self._configurations.index
 
     def term_at(self, index: int) -> int:
         """Term of the entry at `index`, from where the log was cut on; 0 for index 0."""
@@ -194,6 +230,8 @@ class RaftLog:
             assert entry.term >= self.last_term, "terms never fall along the log"
             self._mark_changed(entry.index)
             self._entries.append(entry)
+            if entry.kind is EntryKind.CONFIGURATION:
+                self._configurations.appended(entry.index, entry.payload)
 
     def merge(self, entries: Sequence[Entry]) -> None:
         """Take over a leader's entries whose predecessor this log holds (Raft §5.3).
@@ -222,6 +260,7 @@ class RaftLog:
         if index <= self.last_index:
             self._mark_changed(index)
             del self._entries[index - self.first_index :]
+            self._configurations.truncated(index)
 
     def _mark_changed(self, index: int) -> None:
         if self._changed_from is None or index < self._changed_from:
@@ -259,7 +298,10 @@ class RaftLog:
         assert index <= self._applied_index, "a snapshot holds what was applied and no more"
         if index <= self.snapshot_index:
             return False
-        self.snapshot = Snapshot(index, self.term_at(index), data)
+        self.snapshot = Snapshot(
+            index, self.term_at(index), data, self._configurations.at_or_before(index)
+        )
+        self._configurations.compacted(index)
         cut, held_bytes = index, 0
         while cut > self._compacted_index and index - cut < retained_entries:
             held_bytes += len(self._entries[cut - self.first_index].payload)
@@ -279,6 +321,7 @@ class RaftLog:
         assert not self.matches(snapshot.index, snapshot.term), "entries that agree are kept"
         self._truncate(snapshot.index + 1)
         self.snapshot = snapshot
+        self._configurations.installed(snapshot.index, snapshot.configuration)
         self._commit_index = snapshot.index
         self._cut(snapshot.index, snapshot.term)
 

@@ -3,21 +3,34 @@
 Every message carries its sender's current term, so that one rule holds everywhere: whoever sees a
 higher term than its own follows it (Raft §5.1). Three requests are excepted: a pre-vote request
 (dissertation §9.6) and an observer's announcement never move the receiver's term, and a vote
-request moves it only when the receiver has no live leader (dissertation §4.2.3).
+request moves it only when the receiver has no live leader (dissertation §4.2.3). And every message
+carries its sender's `origin`: the data directory and the start that speak; None from a version that
+does not know it.
 
 On the wire a batch of messages is one MessagePack array. Each message is an array too, tag first,
 so a field may be added at the end, with a default, and older nodes skip it.
 """
 
+from enum import IntEnum
 from typing import Annotated, Final
 
 import msgspec
 
+from ottla_cluster.raft.configuration import UNKNOWN_DIRECTORY, Configuration
 from ottla_protocol.errors import MalformedBodyError
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _NodeId = Annotated[int, msgspec.Meta(ge=1)]
 _Url = Annotated[str, msgspec.Meta(max_length=2_048)]
+
+
+class EntryKind(IntEnum):
+    """Whom an entry is for."""
+
+    STATE_MACHINE = 0
+    """The state machine; an empty payload is the no-op that a leader appends on its election."""
+    CONFIGURATION = 1
+    """Raft itself: the payload is a `configuration`."""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -29,6 +42,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     index: _Count
     term: _Count
     payload: bytes
+    kind: EntryKind = EntryKind.STATE_MACHINE
 
 
 class HardState(msgspec.Struct, frozen=True, array_like=True):
@@ -49,6 +63,8 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True):
     index: _Count
     term: _Count
     data: bytes
+    configuration: Configuration | None = None
+    """Who votes as of that entry; None while no entry has told."""
 
 
 class Compaction(msgspec.Struct, frozen=True, array_like=True):
@@ -63,6 +79,18 @@ class Compaction(msgspec.Struct, frozen=True, array_like=True):
     compacted_term: _Count
 
 
+class Origin(msgspec.Struct, frozen=True, array_like=True):
+    """Which of a node's data directories speaks, and which start of its process.
+
+    `start_count` is one more at every start on the directory, and on disk before anything is said;
+    `incarnation` is random and tells two starts of one count apart.
+    """
+
+    directory_id: str
+    start_count: _Count
+    incarnation: str
+
+
 class PreVoteRequest(msgspec.Struct, frozen=True, array_like=True, tag="pre_vote_request"):
     """Would you vote for me in term + 1? Binds nobody; `term` is the sender's current term."""
 
@@ -71,6 +99,7 @@ class PreVoteRequest(msgspec.Struct, frozen=True, array_like=True, tag="pre_vote
     receiver: _NodeId
     last_index: _Count
     last_term: _Count
+    origin: Origin | None = None
 
 
 class PreVoteResponse(msgspec.Struct, frozen=True, array_like=True, tag="pre_vote_response"):
@@ -81,6 +110,7 @@ class PreVoteResponse(msgspec.Struct, frozen=True, array_like=True, tag="pre_vot
     receiver: _NodeId
     request_term: _Count
     granted: bool
+    origin: Origin | None = None
 
 
 class VoteRequest(msgspec.Struct, frozen=True, array_like=True, tag="vote_request"):
@@ -91,6 +121,7 @@ class VoteRequest(msgspec.Struct, frozen=True, array_like=True, tag="vote_reques
     receiver: _NodeId
     last_index: _Count
     last_term: _Count
+    origin: Origin | None = None
 
 
 class VoteResponse(msgspec.Struct, frozen=True, array_like=True, tag="vote_response"):
@@ -100,6 +131,7 @@ class VoteResponse(msgspec.Struct, frozen=True, array_like=True, tag="vote_respo
     sender: _NodeId
     receiver: _NodeId
     granted: bool
+    origin: Origin | None = None
 
 
 class AppendRequest(msgspec.Struct, frozen=True, array_like=True, tag="append_request"):
@@ -116,6 +148,7 @@ class AppendRequest(msgspec.Struct, frozen=True, array_like=True, tag="append_re
     entries: tuple[Entry, ...]
     commit_index: _Count
     read_sequence: _Count
+    origin: Origin | None = None
 
 
 class AppendResponse(msgspec.Struct, frozen=True, array_like=True, tag="append_response"):
@@ -135,6 +168,7 @@ class AppendResponse(msgspec.Struct, frozen=True, array_like=True, tag="append_r
     hint_index: _Count
     hint_term: _Count
     read_sequence: _Count
+    origin: Origin | None = None
 
 
 class InstallSnapshotRequest(msgspec.Struct, frozen=True, array_like=True, tag="snapshot_request"):
@@ -153,6 +187,8 @@ class InstallSnapshotRequest(msgspec.Struct, frozen=True, array_like=True, tag="
     offset: _Count
     chunk: bytes
     read_sequence: _Count
+    origin: Origin | None = None
+    configuration: Configuration | None = None
 
 
 class InstallSnapshotResponse(
@@ -169,6 +205,7 @@ class InstallSnapshotResponse(
     index: _Count
     next_offset: _Count
     read_sequence: _Count
+    origin: Origin | None = None
 
 
 class ObserveRequest(msgspec.Struct, frozen=True, array_like=True, tag="observe_request"):
@@ -181,6 +218,7 @@ class ObserveRequest(msgspec.Struct, frozen=True, array_like=True, tag="observe_
     sender: _NodeId
     receiver: _NodeId
     url: _Url
+    origin: Origin | None = None
 
 
 Message = (
@@ -194,6 +232,12 @@ Message = (
     | InstallSnapshotResponse
     | ObserveRequest
 )
+
+
+def directory_of(message: Message) -> str:
+    """The data directory that speaks; "" when it does not tell."""
+    return message.origin.directory_id if message.origin else UNKNOWN_DIRECTORY
+
 
 MAX_MESSAGES_PER_BATCH: Final = 4_096
 """Messages that one encoded batch may hold; a peer that sends more is refused."""

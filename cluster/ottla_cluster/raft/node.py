@@ -30,19 +30,27 @@ Roles:
     LEADER         no quorum heard for an election timeout → FOLLOWER
     any            a higher term → FOLLOWER
 
-A node that is no voter of its configuration is an observer: a FOLLOWER that grants no vote and,
-where a voter would campaign, announces itself to the voters (`observers`).
+A node that no configuration names is an observer: a FOLLOWER that grants no vote and, where a voter
+would campaign, announces itself to the voters (`observers`).
 
 Against disruption: pre-vote (dissertation §9.6), check-quorum (§6.2), and a voter that heard from a
 live leader within the minimum election timeout helps nobody else to power (§4.2.3), save when that
-leader's connection was refused. Membership change is not there yet.
+leader's connection was refused.
+
+Who votes is what the last configuration in the log says (`configuration`, `membership`).
 """
 
 from typing import TYPE_CHECKING, assert_never
 
+from msgspec.structs import replace
+
 from ottla_cluster.raft.admission import check_message, check_payloads, check_snapshot
 from ottla_cluster.raft.appends import AppendReceiver
 from ottla_cluster.raft.campaign import Campaign
+from ottla_cluster.raft.configuration import (
+    UNKNOWN_DIRECTORY,
+    Configuration,
+)
 from ottla_cluster.raft.election_timer import ElectionTimer
 from ottla_cluster.raft.errors import (
     NotLeaderError,
@@ -51,6 +59,7 @@ from ottla_cluster.raft.errors import (
 )
 from ottla_cluster.raft.leadership import Leadership
 from ottla_cluster.raft.log import RaftLog
+from ottla_cluster.raft.membership import with_new_voter, without_voter
 from ottla_cluster.raft.messages import (
     AppendRequest,
     AppendResponse,
@@ -61,10 +70,12 @@ from ottla_cluster.raft.messages import (
     InstallSnapshotResponse,
     Message,
     ObserveRequest,
+    Origin,
     PreVoteRequest,
     PreVoteResponse,
     VoteRequest,
     VoteResponse,
+    directory_of,
 )
 from ottla_cluster.raft.observers import ObserverTimer
 from ottla_cluster.raft.quorum import VoteResult
@@ -89,6 +100,8 @@ class RaftNode:
         random: draws election timeouts; nothing else depends on it.
         now_ms: the monotonic clock.
         applied_index: how far the caller's state machine already is.
+        origin: the data directory and this start of the process, told with every message; None
+            where directories have no ids.
 
     Raises:
         RaftStateCorruptError: the persisted state contradicts itself, so entries are missing.
@@ -104,6 +117,7 @@ class RaftNode:
         now_ms: int,
         compaction: Compaction | None = None,
         applied_index: int = 0,
+        origin: Origin | None = None,
     ) -> None:
         self._config = config
         self._now_ms = now_ms
@@ -112,6 +126,7 @@ class RaftNode:
             compaction=compaction,
             commit_index=hard_state.commit_index,
             applied_index=applied_index,
+            bootstrap=config.bootstrap,
         )
         if self._log.last_term > hard_state.term:
             raise RaftStateCorruptError(
@@ -131,10 +146,17 @@ class RaftNode:
         self._leadership: Leadership | None = None
         # Answers to its own campaign; present exactly while it is a candidate of either kind.
         self._campaign: Campaign | None = None
+        self._origin = origin
+        self._random = random
         self._timer: ElectionTimer | ObserverTimer = (
-            ObserverTimer(config, now_ms)
-            if config.is_observer
-            else ElectionTimer(config, random, now_ms)
+            ElectionTimer(
+                config,
+                random,
+                now_ms,
+                is_alone=self._log.configuration.voter_ids == (config.node_id,),
+            )
+            if self._may_campaign
+            else ObserverTimer(config, now_ms)
         )
         self._appends = AppendReceiver(config, self._log)
         self._snapshots = SnapshotReceiver(config, self._log)
@@ -182,6 +204,16 @@ class RaftNode:
         """The observers that this node, as leader, sends to, ascending; empty otherwise."""
         return () if self._leadership is None else self._leadership.observer_ids
 
+    @property
+    def configuration(self) -> Configuration:
+        """Who votes, as the last configuration in the log has it, committed or not."""
+        return self._log.configuration
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether that configuration names this node with this data directory."""
+        return self._log.configuration.is_voter(self._config.node_id, self._directory_id)
+
     def next_deadline_ms(self) -> int:
         """When `tick` must be called next at the latest, on the clock of `now_ms`."""
         if self._outputs.pending:
@@ -198,7 +230,7 @@ class RaftNode:
         if self._leadership is not None:
             self._leadership.tick(self._now_ms)
         elif self._now_ms >= self._timer.deadline_ms:
-            if self._config.is_observer:
+            if not self._may_campaign:
                 self._announce()
             elif self._stands_aside:
                 self._timer.restart(self._now_ms)
@@ -298,10 +330,47 @@ class RaftNode:
         persisted. A single voter has nobody to stand aside for.
         """
         self._advance_clock(now_ms)
-        self._stands_aside = stands_aside and len(self._config.voters) > 1
+        has_others = len(self._log.configuration.voters) > 1
+        self._stands_aside = stands_aside and has_others
         if self._stands_aside and self._leadership is not None:
             self._become_follower(self._term, None)
         return self._ready()
+
+    def add_voter(self, node_id: int, url: str, now_ms: int) -> Ready:
+        """Have a node become a voter: it gets the log, and votes once it has caught up.
+
+        Args:
+            node_id: the node.
+            url: where the others reach it.
+            now_ms: the monotonic clock.
+
+        Raises:
+            NotLeaderError: this node does not lead, or has just noticed that it may not.
+            DuplicateVoterError: the node is a voter, or on its way.
+            VoterChangeInProgressError: another change is not committed yet.
+            InvalidVoterChangeError: there are too many.
+        """
+        leadership = self._require_leadership(now_ms)
+        configuration = with_new_voter(self._log.configuration, node_id, url)
+        return self._change_configuration(leadership, configuration)
+
+    def remove_voter(self, node_id: int, now_ms: int) -> Ready:
+        """Have a node be no voter any more; a leader that removes itself steps down afterwards.
+
+        Raises:
+            NotLeaderError: this node does not lead, or has just noticed that it may not.
+            VoterNotFoundError: the node is none, nor on its way.
+            VoterChangeInProgressError: another change is not committed yet.
+            InvalidVoterChangeError: it is the last one.
+        """
+        leadership = self._require_leadership(now_ms)
+        configuration = without_voter(self._log.configuration, node_id)
+        return self._change_configuration(leadership, configuration)
+
+    def _change_configuration(self, leadership: Leadership, configuration: Configuration) -> Ready:
+        leadership.change_configuration(configuration, self._now_ms)
+        index = self._log.last_index
+        return self._ready(Proposed(index, index, self._term))
 
     def peer_refused(self, peer_id: int, now_ms: int) -> Ready:
         """The connection to a peer was refused (ECONNREFUSED and nothing else): it has crashed.
@@ -316,12 +385,56 @@ class RaftNode:
         if self._leadership is not None:
             self._leadership.peer_refused(peer_id)
         elif self._campaign is not None:
-            self._campaign.record_unreachable(peer_id)
-            self._conclude(self._campaign)
+            if self._log.configuration.voter(peer_id) is not None:
+                self._campaign.record_unreachable(peer_id)
+                self._conclude(self._campaign)
         elif self._leader_id == peer_id:
             self._leader_id = None
             self._timer.hasten(self._now_ms)
         return self._ready()
+
+    # --- its own part -------------------------------------------------------------------------
+
+    @property
+    def _directory_id(self) -> str:
+        return self._origin.directory_id if self._origin else UNKNOWN_DIRECTORY
+
+    @property
+    def _may_campaign(self) -> bool:
+        """Whether this node may become leader.
+
+        One that was removed may as long as that is not committed: the others may know nothing of
+        it yet, and not be able to elect one of them (dissertation §4.2.2). It then has no vote.
+        """
+        return self.is_voter or self._log.committed_configuration.is_voter(
+            self._config.node_id, self._directory_id
+        )
+
+    @property
+    def _may_vote(self) -> bool:
+        """Whether anybody may count this node's vote; the candidate knows whose votes count.
+
+        So may a learner's be: it may have become a voter by an entry that it has not got yet, and
+        be needed to elect the one who has (dissertation §4.2.2).
+        """
+        configurations = (self._log.configuration, self._log.committed_configuration)
+        return any(
+            member.node_id == self._config.node_id
+            for configuration in configurations
+            for member in configuration.members
+        )
+
+    def _take_its_part(self) -> None:
+        """Become an observer, or stop being one, when the configuration says so."""
+        observes = not self._may_campaign
+        if observes == isinstance(self._timer, ObserverTimer):
+            return
+        if observes:
+            self._timer = ObserverTimer(self._config, self._now_ms)
+        else:
+            self._timer = ElectionTimer(self._config, self._random, self._now_ms, is_alone=False)
+        if self._leader_id is not None:
+            self._timer.heard_from_leader(self._now_ms)
 
     # --- shared by the inputs -------------------------------------------------------------------
 
@@ -347,6 +460,10 @@ class RaftNode:
             self._become_follower(term, None)
 
     def _ready(self, proposed: Proposed | None = None) -> Ready:
+        if self._leadership is not None and self._leadership.is_removed:
+            # Its last messages tell the others that this is committed.
+            self._become_follower(self._term, None)
+        self._take_its_part()
         compaction = self._log.take_compaction()
         truncate_from, entries = self._log.take_changes()
         vote = (self._term, self._voted_for)
@@ -361,7 +478,7 @@ class RaftNode:
             compaction=compaction,
             truncate_from=truncate_from,
             entries=entries,
-            messages=tuple(outputs.messages),
+            messages=self._signed(outputs.messages),
             # Taken first: what it covers is not handed out for applying.
             snapshot=self._log.take_snapshot(),
             committed=self._log.take_committed(),
@@ -375,6 +492,12 @@ class RaftNode:
         )
         outputs.clear()
         return ready
+
+    def _signed(self, messages: "Sequence[Message]") -> tuple[Message, ...]:
+        """The messages with this node's origin, which all of them carry."""
+        if self._origin is None:
+            return tuple(messages)
+        return tuple(replace(message, origin=self._origin) for message in messages)
 
     # --- roles ----------------------------------------------------------------------------------
 
@@ -402,7 +525,12 @@ class RaftNode:
         self._leader_id = self._config.node_id
         self._campaign = None
         self._leadership = Leadership(
-            self._config, self._log, self._outputs, term=self._term, now_ms=self._now_ms
+            self._config,
+            self._log,
+            self._outputs,
+            term=self._term,
+            now_ms=self._now_ms,
+            origin=self._origin,
         )
         # The no-op commits what earlier terms left (Raft §8).
         self._leadership.append((b"",))
@@ -435,7 +563,8 @@ class RaftNode:
         if not self._timer.is_leader_live(self._now_ms):
             self._leader_id = None
         self._timer.restart(self._now_ms)
-        for peer in self._config.peers:
+        known = {*self._log.configuration.voter_ids, *self._config.voters}
+        for peer in sorted(known.difference((self._config.node_id,))):
             self._outputs.messages.append(
                 ObserveRequest(
                     term=self._term,
@@ -462,8 +591,11 @@ class RaftNode:
 
     def _begin_campaign(self, request_type: type[PreVoteRequest | VoteRequest]) -> None:
         self._timer.restart(self._now_ms)
-        self._campaign = Campaign(self._config.voters)
-        for peer in self._config.peers:
+        voter_ids = self._log.configuration.voter_ids
+        self._campaign = Campaign(voter_ids)
+        for peer in voter_ids:
+            if peer == self._config.node_id:
+                continue
             self._outputs.messages.append(
                 request_type(
                     term=self._term,
@@ -473,7 +605,8 @@ class RaftNode:
                     last_term=self._log.last_term,
                 )
             )
-        self._campaign.record(self._config.node_id, granted=True)
+        if self.is_voter:
+            self._campaign.record(self._config.node_id, granted=True)
         self._conclude(self._campaign)
 
     def _conclude(self, campaign: Campaign) -> None:
@@ -491,23 +624,29 @@ class RaftNode:
         elif result is VoteResult.WON:
             self._become_leader()
 
+    def _is_vote_of_voter(self, response: PreVoteResponse | VoteResponse) -> bool:
+        """Whether a voter says so, and not another data directory of its node (KIP-853)."""
+        return self._log.configuration.is_voter(response.sender, directory_of(response))
+
     def _handle_pre_vote_response(self, response: PreVoteResponse) -> None:
         self._observe_term(response.term)
         campaign = self._campaign
-        if self._role is Role.PRE_CANDIDATE and response.request_term == self._term and campaign:
+        is_asked = self._role is Role.PRE_CANDIDATE and response.request_term == self._term
+        if campaign and is_asked and self._is_vote_of_voter(response):
             campaign.record(response.sender, granted=response.granted)
             self._conclude(campaign)
 
     def _handle_vote_response(self, response: VoteResponse) -> None:
         self._observe_term(response.term)
         campaign = self._campaign
-        if self._role is Role.CANDIDATE and response.term == self._term and campaign:
+        is_asked = self._role is Role.CANDIDATE and response.term == self._term
+        if campaign and is_asked and self._is_vote_of_voter(response):
             campaign.record(response.sender, granted=response.granted)
             self._conclude(campaign)
 
     def _handle_pre_vote_request(self, request: PreVoteRequest) -> None:
         granted = (
-            not self._config.is_observer
+            self._may_vote
             and request.term >= self._term
             and not self._has_live_leader()
             and self._log.is_up_to_date(request.last_index, request.last_term)
@@ -528,7 +667,7 @@ class RaftNode:
                 return
             self._become_follower(request.term, None)
         granted = (
-            not self._config.is_observer
+            self._may_vote
             and request.term == self._term
             and self._voted_for in (None, request.sender)
             and self._leader_id is None

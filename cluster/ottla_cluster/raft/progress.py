@@ -38,6 +38,7 @@ class Progress:
         next_index: first guess: the entry after the leader's last one.
         now_ms: when the leadership began; until then the follower counts as heard from.
         max_inflight_appends: the window in REPLICATE.
+        directory_id: the data directory that the follower answers from, as far as it told.
     """
 
     __slots__ = (
@@ -46,7 +47,9 @@ class Progress:
         "_may_resend_chunk",
         "_probe_sent",
         "answered_read_sequence",
+        "begun_ms",
         "commit_index_sent",
+        "directory_id",
         "follower_id",
         "last_contact_ms",
         "match_index",
@@ -57,9 +60,18 @@ class Progress:
     )
 
     def __init__(
-        self, follower_id: int, *, next_index: int, now_ms: int, max_inflight_appends: int
+        self,
+        follower_id: int,
+        *,
+        next_index: int,
+        now_ms: int,
+        max_inflight_appends: int,
+        directory_id: str = "",
     ) -> None:
         self.follower_id = follower_id
+        # All that follows is about this directory; another one of the follower begins anew.
+        self.directory_id = directory_id
+        self.begun_ms = now_ms
         self.state = ProgressState.PROBE
         # The follower's log equals the leader's up to match_index, durably. It never falls.
         self.match_index = 0

@@ -55,7 +55,7 @@ class SnapshotReceiver:
         if data is None:
             return self._lacking(request)
         self._forget()
-        log.install(Snapshot(request.index, request.snapshot_term, data))
+        log.install(Snapshot(request.index, request.snapshot_term, data, request.configuration))
         return self._agreed(request, request.index)
 
     def refusal(self, request: InstallSnapshotRequest, term: int) -> InstallSnapshotResponse:

@@ -31,7 +31,7 @@ class Conversation(Script):
         fields = [
             f"{field}={value}"
             for field, value in msgspec.structs.asdict(message).items()
-            if field not in ("sender", "receiver", "entries", "chunk")
+            if field not in ("sender", "receiver", "entries", "chunk") and value is not None
         ]
         if isinstance(message, AppendRequest):
             fields += [

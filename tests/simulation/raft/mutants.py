@@ -173,7 +173,7 @@ class CommitsOldTerms(Leadership):
 
     def _advance_commit(self):
         index = reached_by_quorum(
-            [self._log.last_index, *(f.match_index for f in self._followers.values())]
+            [self._log.last_index, *(f.match_index for f in self._members.all())]
         )
         return self._log.commit_to(index)
 
@@ -182,7 +182,7 @@ class CommitsOnMinority(Leadership):
     """One copy short of a majority commits."""
 
     def _advance_commit(self):
-        matches = sorted([self._log.last_index, *(f.match_index for f in self._followers.values())])
+        matches = sorted([self._log.last_index, *(f.match_index for f in self._members.all())])
         index = matches[min(len(matches) - 1, len(matches) - len(matches) // 2)]
         return self._log.term_at(index) == self.term and self._log.commit_to(index)
 

@@ -240,7 +240,7 @@ OBSERVER_SCHEDULES = {
 
 def reached_by_as_many(leadership, values):
     """As many as a majority of voters, whoever they are."""
-    return sorted(values)[-quorum_size(len(leadership._followers) + 1)]
+    return sorted(values)[-quorum_size(len(leadership._members) + 1)]
 
 
 class CommitsWithObservers(Leadership):

@@ -4,7 +4,8 @@ import pytest
 
 from ottla_broker.drivers.raft_store import SCHEMA, PersistedState, RaftStore
 from ottla_broker.storage.sqlite import driver
-from ottla_cluster.raft.messages import Compaction, Entry, HardState, Snapshot
+from ottla_cluster.raft.configuration import Configuration, Voter, encode_configuration
+from ottla_cluster.raft.messages import Compaction, Entry, EntryKind, HardState, Snapshot
 from ottla_protocol.errors import StorageError
 
 
@@ -108,10 +109,37 @@ async def test_a_file_from_before_snapshots_opens(tmp_path):
     assert await reopened(path) == PersistedState(HardState(1, 2, 1), compaction(1), ())
 
 
+async def test_a_file_from_before_the_log_named_its_voters_opens(tmp_path):
+    path = tmp_path / "raft.sqlite"
+    statements(
+        path,
+        *SCHEMA[:3],
+        "INSERT INTO hard_state VALUES (1, 1, 2, 2)",
+        "INSERT INTO entries VALUES (2, 1, x'00')",
+        "INSERT INTO snapshot VALUES (1, 1, 1, 1, 1, 1725655263, CAST('state' AS BLOB))",
+        "PRAGMA user_version=1",
+    )
+    found = await reopened(path)
+    assert found.entries == (Entry(2, 1, b"\0", EntryKind.STATE_MACHINE),)
+    assert found.compaction.snapshot == Snapshot(1, 1, b"state", None)
+
+
+async def test_who_votes_survives_in_entries_and_in_the_snapshot(tmp_path, store):
+    voters = Configuration((Voter(1, "directory of 1", "http://1"),), (Voter(2),))
+    entry = Entry(2, 1, encode_configuration(voters), EntryKind.CONFIGURATION)
+    cut = Compaction(Snapshot(1, 1, b"state", voters), 1, 1)
+    await store.persist(HardState(1, None, 2), None, [Entry(1, 1, b"x"), entry])
+    await store.persist(HardState(1, None, 2), None, (), cut)
+    await store.close()
+    assert await reopened(tmp_path / "raft.sqlite") == PersistedState(
+        HardState(1, None, 2), cut, (entry,)
+    )
+
+
 async def test_a_file_of_a_newer_version_is_refused(tmp_path, store):
     await store.close()
-    statements(tmp_path / "raft.sqlite", "PRAGMA user_version=2")
-    with pytest.raises(StorageError, match="format 2"):
+    statements(tmp_path / "raft.sqlite", "PRAGMA user_version=9")
+    with pytest.raises(StorageError, match="format 9"):
         await reopened(tmp_path / "raft.sqlite")
 
 

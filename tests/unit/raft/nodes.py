@@ -20,7 +20,9 @@ EXPIRED_MS = START_MS + 1_001
 """Past any first election timeout of a node made at START_MS."""
 
 
-def make_node(voters=3, *, terms=(), term=None, voted_for=None, commit_index=0, **settings):
+def make_node(
+    voters=3, *, terms=(), term=None, voted_for=None, commit_index=0, origin=None, **settings
+):
     """Node 1 of `voters`, with entries of these terms on disk."""
     entries = [Entry(index, entry_term, b"old") for index, entry_term in enumerate(terms, 1)]
     last_term = terms[-1] if terms else 0
@@ -30,6 +32,7 @@ def make_node(voters=3, *, terms=(), term=None, voted_for=None, commit_index=0, 
         entries=entries,
         random=Random(1),
         now_ms=START_MS,
+        origin=origin,
     )
 
 

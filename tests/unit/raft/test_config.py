@@ -2,7 +2,7 @@
 
 import pytest
 
-from ottla_cluster.raft import RaftConfig
+from ottla_cluster.raft import RaftConfig, Voter
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,9 @@ def test_a_wrong_setting_is_refused(fields, named):
 
 def test_who_is_no_voter_observes():
     assert RaftConfig(9, (3, 2, 1)).is_observer
-    assert RaftConfig(9, (3, 2, 1)).peers == (1, 2, 3)
     assert not RaftConfig(1, (1,)).is_observer
 
 
-def test_peers_are_the_other_voters_in_order():
-    assert RaftConfig(2, (3, 2, 1)).peers == (1, 3)
+def test_the_bootstrap_names_the_voters_in_order():
+    config = RaftConfig(2, (3, 2), voter_urls=((3, "http://c"), (2, "http://b")))
+    assert config.bootstrap.voters == (Voter(2, "", "http://b"), Voter(3, "", "http://c"))

@@ -10,6 +10,7 @@ from ottla_cluster.raft import (
     AppendRequest,
     AppendResponse,
     Entry,
+    EntryKind,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     PreVoteRequest,
@@ -87,8 +88,18 @@ def test_a_malformed_message_is_refused(message):
 
 
 def test_a_newer_field_at_the_end_is_skipped():
-    data = msgspec.msgpack.encode([["vote_response", 1, 2, 3, True, "from a newer version"]])
+    data = msgspec.msgpack.encode([["vote_response", 1, 2, 3, True, None, "of a newer version"]])
     assert decode_messages(data) == [VoteResponse(1, 2, 3, True)]
+
+
+def test_an_older_version_tells_no_origin():
+    data = msgspec.msgpack.encode([["vote_response", 1, 2, 3, True]])
+    assert decode_messages(data)[0].origin is None
+
+
+def test_an_entry_of_an_older_version_is_for_the_state_machine():
+    entries = msgspec.msgpack.decode(msgspec.msgpack.encode([[1, 1, b"x"]]), type=list[Entry])
+    assert entries == [Entry(1, 1, b"x", EntryKind.STATE_MACHINE)]
 
 
 def test_a_batch_has_a_limit():

@@ -18,7 +18,16 @@ from ottla_cluster.raft import (
     VoteResponse,
 )
 from ottla_cluster.raft.observers import MISSED_HEARTBEATS, Observers
-from tests.unit.raft.nodes import EXPIRED_MS, START_MS, Random, accepted, append, make_leader, sent
+from tests.unit.raft.nodes import (
+    EXPIRED_MS,
+    START_MS,
+    Random,
+    accepted,
+    append,
+    make_leader,
+    make_node,
+    sent,
+)
 
 URL = "http://127.0.0.1:7109"
 OBSERVER = 9
@@ -250,19 +259,27 @@ def test_observers_are_limited_in_number():
 @pytest.mark.parametrize(
     "message",
     [
-        announcement(sender=2),
         announcement(sender=1),
         announcement(receiver=3),
-        PreVoteRequest(9, OBSERVER, 1, 0, 0),
-        VoteRequest(9, OBSERVER, 1, 0, 0),
-        AppendRequest(9, OBSERVER, 1, 0, 0, (), 0, 0),
-        PreVoteResponse(9, OBSERVER, 1, 9, True),
     ],
 )
-def test_who_has_no_vote_may_only_announce_itself_and_answer(message):
+def test_an_announcement_is_of_another_node_and_for_this_one(message):
     node, _ = make_leader()
-    with pytest.raises(RaftMessageRefusedError, match=type(message).__name__):
+    with pytest.raises(RaftMessageRefusedError, match="reached node 1"):
         node.step(message, EXPIRED_MS)
+
+
+def test_a_voter_that_announces_itself_is_none():
+    node, _ = make_leader()
+    node.step(announcement(sender=2), EXPIRED_MS)
+    assert node.observer_ids == ()
+
+
+def test_a_vote_of_a_node_without_one_does_not_count():
+    node = make_node()
+    node.tick(EXPIRED_MS)
+    assert node.step(PreVoteResponse(0, OBSERVER, 1, 0, True), EXPIRED_MS).role == "pre_candidate"
+    assert node.step(PreVoteResponse(0, 2, 1, 0, True), EXPIRED_MS).role == "candidate"
 
 
 def test_a_leader_keeps_its_observers_in_order():

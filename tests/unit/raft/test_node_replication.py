@@ -112,14 +112,13 @@ def test_a_term_behind_the_log_is_corrupt():
 @pytest.mark.parametrize(
     "message",
     [
-        append(1, sender=9),
         append(1, sender=1),
         AppendRequest(1, 2, 3, 0, 0, (), 0, 0),
         AppendRequest(1, 2, 1, 0, 0, (Entry(2, 1, b"x"),), 0, 0),
         append(3, 1, 2, (1,)),
         append(1, terms=(2,)),
     ],
-    ids=["stranger", "itself", "other receiver", "gap", "term falls", "term of the future"],
+    ids=["itself", "other receiver", "gap", "term falls", "term of the future"],
 )
 def test_a_message_that_no_peer_sends_is_refused_and_changes_nothing(message):
     node = make_node(terms=(1,), term=1)

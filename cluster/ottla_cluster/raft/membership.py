@@ -1,0 +1,259 @@
+"""The leader's view of those whom its configuration names, and the changes that it makes by itself.
+
+Everybody named gets the log; only voters count, and only with the data directory that the
+configuration names (KIP-853). What another directory of the same node answers shows how far that
+one is, and no more.
+
+Changes go one at a time: the next one waits until the last one is committed, and the first one of a
+leadership until an entry of its own term is (dissertation §4.1, and the correction to it of July
+2015). Otherwise two leaders, each with one uncommitted change, could have majorities that share no
+voter.
+"""
+
+from typing import TYPE_CHECKING
+
+from ottla_cluster.raft.configuration import (
+    MAX_LEARNERS,
+    MAX_VOTERS,
+    UNKNOWN_DIRECTORY,
+    Configuration,
+    Voter,
+    changed_voters,
+)
+from ottla_cluster.raft.messages import AppendResponse, InstallSnapshotResponse, directory_of
+from ottla_cluster.raft.progress import Progress
+from ottla_protocol.errors import (
+    DuplicateVoterError,
+    InvalidVoterChangeError,
+    Outcome,
+    VoterChangeInProgressError,
+    VoterNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ottla_cluster.raft.config import RaftConfig
+    from ottla_cluster.raft.log import RaftLog
+
+NEVER_MS = -(1 << 62)
+"""When somebody was heard from who was not."""
+
+
+class Membership:
+    """Who follows this leader by its configuration, and how far each is.
+
+    Args:
+        config: the node's settings.
+        log: the node's log.
+        directory_id: this node's own data directory.
+        now_ms: when the leadership begins.
+    """
+
+    __slots__ = ("_config", "_directory_id", "_log", "_progress")
+
+    def __init__(
+        self, config: "RaftConfig", log: "RaftLog", *, directory_id: str, now_ms: int
+    ) -> None:
+        self._config = config
+        self._log = log
+        self._directory_id = directory_id
+        # By node id; exactly the members of the log's configuration, this node left out.
+        self._progress: dict[int, Progress] = {}
+        self.reconcile(now_ms)
+
+    # --- who is there ---------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._progress)
+
+    def all(self) -> "Iterable[Progress]":
+        """The progress of every member but this node."""
+        return self._progress.values()
+
+    def get(self, node_id: int) -> Progress | None:
+        """That member's progress; None for anybody else."""
+        return self._progress.get(node_id)
+
+    def reconcile(self, now_ms: int) -> None:
+        """Follow the log's configuration: begin with those who are new, drop those who are gone.
+
+        Where a new configuration is the log's last entry, that entry is the first to be sent.
+        """
+        members = [member.node_id for member in self._log.configuration.members]
+        for node_id in [known for known in self._progress if known not in members]:
+            del self._progress[node_id]
+        for node_id in members:
+            if node_id not in self._progress and node_id != self._config.node_id:
+                is_new = 0 < self._log.configuration_index == self._log.last_index
+                next_index = self._log.last_index + (not is_new)
+                self._begin(node_id, UNKNOWN_DIRECTORY, now_ms, next_index)
+
+    def _begin(self, node_id: int, directory_id: str, now_ms: int, next_index: int) -> Progress:
+        progress = Progress(
+            node_id,
+            next_index=next_index,
+            now_ms=now_ms,
+            max_inflight_appends=self._config.max_inflight_appends,
+            directory_id=directory_id,
+        )
+        self._progress[node_id] = progress
+        return progress
+
+    def answered(
+        self, response: AppendResponse | InstallSnapshotResponse, now_ms: int
+    ) -> Progress | None:
+        """The progress that an answer is about; None for nobody who is named.
+
+        Another directory than the one that answered before knows nothing of what that one had.
+        """
+        progress = self._progress.get(response.sender)
+        if progress is None:
+            return None
+        directory_id = directory_of(response)
+        if progress.directory_id == UNKNOWN_DIRECTORY:
+            progress.directory_id = directory_id
+        elif directory_id != progress.directory_id:
+            next_index = self._log.last_index + 1
+            progress = self._begin(response.sender, directory_id, now_ms, next_index)
+        progress.answered(response.read_sequence, now_ms)
+        return progress
+
+    @property
+    def votes_itself(self) -> bool:
+        """Whether this node is a voter; a leader that has just removed itself is not."""
+        return self._log.configuration.is_voter(self._config.node_id, self._directory_id)
+
+    def values(self, own: int, of: "Callable[[Progress], int]", *, absent: int = 0) -> list[int]:
+        """One value per voter: this node's own, and of the others whose word counts theirs.
+
+        `absent` is that of a voter who was not heard from: another directory speaks for its node.
+        """
+        values = []
+        for voter in self._log.configuration.voters:
+            progress = self._progress.get(voter.node_id)
+            if progress is None:
+                values.append(own if self.votes_itself else absent)
+            else:
+                values.append(of(progress) if self._counts(voter, progress) else absent)
+        return values
+
+    def _counts(self, voter: Voter, progress: Progress) -> bool:
+        # One that has not answered yet in this leadership has nothing that could count wrongly.
+        is_silent = progress.match_index == 0 and progress.directory_id == UNKNOWN_DIRECTORY
+        return is_silent or voter.accepts(progress.directory_id)
+
+    # --- changes --------------------------------------------------------------------------------
+
+    def check_change(self, after: Configuration, *, has_committed_in_term: bool) -> None:
+        """Check that the log may take this configuration now.
+
+        Raises:
+            VoterChangeInProgressError: the last one, or any entry of this term, is not committed.
+            InvalidVoterChangeError: it differs by more than one voter, or has too many or none.
+        """
+        before = self._log.configuration
+        if not has_committed_in_term or self._log.configuration_index > self._log.commit_index:
+            raise VoterChangeInProgressError(
+                "the voters change one at a time, and the last change is not committed yet",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        if not 1 <= len(after.voters) <= MAX_VOTERS or len(after.learners) > MAX_LEARNERS:
+            raise InvalidVoterChangeError(
+                f"a quorum has 1 to {MAX_VOTERS} voters and at most {MAX_LEARNERS} learners, not "
+                f"{len(after.voters)} and {len(after.learners)}",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        if changed_voters(before, after) > 1:
+            raise InvalidVoterChangeError(
+                "the voters change one at a time", outcome=Outcome.NOT_APPLIED
+            )
+
+    def due_change(self, now_ms: int) -> Configuration | None:
+        """The change that the leader makes by itself now, if there is one.
+
+        Voters whose directories have become known are named with them. A voter whose node has come
+        back with another directory becomes a learner, and a learner that has caught up becomes a
+        voter.
+        """
+        configuration = self._log.configuration
+        return (
+            self._with_known_directories(configuration)
+            or self._without_lost_directory(configuration, now_ms)
+            or self._with_ready_learner(configuration, now_ms)
+        )
+
+    def _with_known_directories(self, configuration: Configuration) -> Configuration | None:
+        """Name the directories of all voters at once: until then some may run an older version."""
+        directories = {
+            progress.follower_id: progress.directory_id for progress in self._progress.values()
+        }
+        directories[self._config.node_id] = self._directory_id
+        named = configuration.with_directories(directories)
+        is_complete = all(voter.directory_id != UNKNOWN_DIRECTORY for voter in named.voters)
+        return named if is_complete and named != configuration else None
+
+    def _without_lost_directory(
+        self, configuration: Configuration, now_ms: int
+    ) -> Configuration | None:
+        for voter in configuration.voters:
+            progress = self._progress.get(voter.node_id)
+            if progress is None or voter.accepts(progress.directory_id):
+                continue
+            # For some time nothing but the other directory was heard: no message that was late.
+            is_certain = now_ms - progress.begun_ms >= self._config.election_timeout_max_ms
+            if is_certain and self._is_heard(progress, now_ms) and len(configuration.voters) > 1:
+                return configuration.with_learner(
+                    Voter(voter.node_id, progress.directory_id, voter.url)
+                )
+        return None
+
+    def _with_ready_learner(
+        self, configuration: Configuration, now_ms: int
+    ) -> Configuration | None:
+        """The whole of what is committed and recent news of it: then it can help to commit more."""
+        if len(configuration.voters) == MAX_VOTERS:
+            return None
+        for learner in configuration.learners:
+            progress = self._progress.get(learner.node_id)
+            if (
+                progress is not None
+                and progress.match_index >= self._log.commit_index
+                and self._is_heard(progress, now_ms)
+            ):
+                return configuration.with_voter(
+                    Voter(learner.node_id, progress.directory_id, learner.url)
+                )
+        return None
+
+    def _is_heard(self, progress: Progress, now_ms: int) -> bool:
+        age_ms = now_ms - progress.last_contact_ms
+        return progress.match_index > 0 and age_ms < self._config.election_timeout_min_ms
+
+
+def with_new_voter(configuration: Configuration, node_id: int, url: str) -> Configuration:
+    """The configuration that has that node become a voter, as soon as it has caught up.
+
+    Raises:
+        DuplicateVoterError: it is one, or on its way.
+    """
+    if any(member.node_id == node_id for member in configuration.members):
+        raise DuplicateVoterError(
+            f"node {node_id} is a voter of the metadata quorum, or becomes one",
+            outcome=Outcome.NOT_APPLIED,
+        )
+    return configuration.with_learner(Voter(node_id, url=url))
+
+
+def without_voter(configuration: Configuration, node_id: int) -> Configuration:
+    """The configuration in which that node neither is a voter nor becomes one.
+
+    Raises:
+        VoterNotFoundError: it is none now.
+    """
+    if all(member.node_id != node_id for member in configuration.members):
+        raise VoterNotFoundError(
+            f"node {node_id} is no voter of the metadata quorum",
+            outcome=Outcome.NOT_APPLIED,
+        )
+    return configuration.without(node_id)
