@@ -23,6 +23,7 @@ from ottla_broker.descriptor_budget import DescriptorBudget
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.controller_driver import ControllerDriver
+from ottla_broker.drivers.controller_tenure import ControllerTenure
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.disk_watch import DiskWatch
@@ -59,6 +60,7 @@ from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.leader_reads import LeaderReads
+from ottla_broker.services.metadata_tree import MetadataTreeService
 from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.poll_positions import PollPositions
 from ottla_broker.services.produce import ProduceService
@@ -141,6 +143,7 @@ class Broker:
         )
         self._metadata = MetadataCache(MetadataImage())
         self._state_machine = MetadataStateMachine(self._metadata)
+        self._tenure = ControllerTenure()
         self._purgatory = Purgatory(settings.max_parked_requests)
         self._disk_watch = DiskWatch(
             hang_timeout_ms=settings.disk_hang_timeout_ms,
@@ -387,6 +390,14 @@ class Broker:
             controller=self._controller,
             controller_client=self._controller_client,
             topics=topics,
+            metadata_tree=MetadataTreeService(
+                metadata=self._metadata,
+                controller=self._controller_client,
+                raft=self._raft,
+                tenure=self._tenure,
+                calls=calls,
+                voter_urls=settings.voter_urls,
+            ),
             cluster_health=ClusterHealthService(
                 node_id=settings.node_id,
                 metadata=self._metadata,
@@ -591,6 +602,7 @@ class Broker:
         self._controller.applied(entries)
 
     def _leadership_changed(self, term: int, leader_id: int | None, is_leader: bool) -> None:  # noqa: FBT001  the Raft driver's callback
+        self._tenure.changed(term, leader_id)
         self._controller.leadership_changed(term, leader_id, is_leader)
         self._controller_client.leadership_changed()
 

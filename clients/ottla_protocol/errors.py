@@ -280,6 +280,13 @@ class VoterNotFoundError(NotFoundError):
     title = "Voter not found"
 
 
+class UnknownMetadataPathError(NotFoundError):
+    """The metadata tree has no such path; `nearest` is the ancestor that there is."""
+
+    code = "UNKNOWN_METADATA_PATH"
+    title = "Unknown metadata path"
+
+
 class GroupIdNotFoundError(NotFoundError):
     """There is no group of that id: it has neither members nor committed offsets."""
 

@@ -19,6 +19,7 @@ from ottla_broker.services.features import FeatureService
 from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
+from ottla_broker.services.metadata_tree import MetadataTreeService
 from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.producer_ids import ProducerIds
@@ -44,6 +45,7 @@ class BrokerContext:
     controller_client: ControllerClient
     topics: TopicService
     cluster_health: ClusterHealthService
+    metadata_tree: MetadataTreeService
     produce: ProduceService
     record_produce: RecordProduceService
     record_read: RecordReadService

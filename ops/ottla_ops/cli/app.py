@@ -18,6 +18,7 @@ from ottla_ops.cli import (
     export_command,
     feature_command,
     group_commands,
+    metadata_commands,
     produce_command,
     query_command,
     segment_commands,
@@ -42,6 +43,7 @@ app.add_typer(topic_commands.app, name="topic")
 app.command("produce")(produce_command.produce)
 app.command("consume")(consume_command.consume)
 app.add_typer(group_commands.app, name="group")
+app.add_typer(metadata_commands.app, name="metadata")
 app.command("query")(query_command.query)
 segment_commands.app.command("export")(export_command.export)
 app.add_typer(segment_commands.app, name="segment")

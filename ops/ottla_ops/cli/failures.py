@@ -94,6 +94,7 @@ EXIT_CODES_BY_STATUS: Final = {
 HINTS_BY_CODE: Final = {
     "UNKNOWN_TOPIC_OR_PARTITION": "`ottla topic list` shows the topics, "
     "`ottla topic create NAME` makes one",
+    "UNKNOWN_METADATA_PATH": "`ottla metadata ls -R` shows every path",
     "TOPIC_ALREADY_EXISTS": "`ottla topic describe NAME` shows the one that exists",
     "INVALID_REPLICATION_FACTOR": "`ottla cluster info` shows how many brokers are active",
     "NOT_ENOUGH_REPLICAS": "`ottla cluster info` shows which brokers are missing",

@@ -1,0 +1,1 @@
+"""The metadata image as a tree of paths: what an operator of Kafka looked up in ZooKeeper."""
