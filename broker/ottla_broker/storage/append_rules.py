@@ -59,7 +59,7 @@ def check_fetched(
 
     Raises:
         CorruptMessageError: it fails its checks, begins below `next_offset` or has an older epoch
-            than the log.
+            than the record before.
     """
     header = validate_batch(fetched.data, on_append=False)
     if fetched.idempotency is not None and len(fetched.idempotency) != IDEMPOTENCY_BYTES:
@@ -71,10 +71,12 @@ def check_fetched(
         raise CorruptMessageError(
             f"fetched batch begins at {header.base_offset}, below the log's end {next_offset}"
         )
-    if header.leader_epoch < max(leader_epochs.latest_epoch, 0):
+    # Not the latest epoch: this log may have been a leader's that appended nothing in it.
+    epoch_before = leader_epochs.epoch_at(next_offset - 1)
+    if header.leader_epoch < max(epoch_before, 0):
         raise CorruptMessageError(
             f"fetched batch at {header.base_offset} has leader epoch "
-            f"{header.leader_epoch}, the log has {leader_epochs.latest_epoch}"
+            f"{header.leader_epoch}, the record before it has {epoch_before}"
         )
     batch = StoredBatch(
         header.base_offset,

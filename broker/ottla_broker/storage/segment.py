@@ -316,8 +316,10 @@ def insert(
             connection.execute(
                 "DELETE FROM leader_epochs WHERE start_offset >= ?", (epoch.start_offset,)
             )
+            # The one before them may be the epoch itself, which goes on then.
             connection.execute(
-                "INSERT INTO leader_epochs VALUES (?, ?)", (epoch.epoch, epoch.start_offset)
+                "INSERT OR IGNORE INTO leader_epochs VALUES (?, ?)",
+                (epoch.epoch, epoch.start_offset),
             )
         for start in range(0, len(rows), ROWS_PER_INSERT_MAX):
             insert_rows(connection, rows[start : start + ROWS_PER_INSERT_MAX])

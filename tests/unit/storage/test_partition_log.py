@@ -414,6 +414,24 @@ async def test_a_follower_refuses_what_does_not_follow(harness, batch, reason):
     assert log.next_offset == 2
 
 
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize(("epoch", "epochs"), [(5, [(5, 0)]), (6, [(5, 0), (6, 2)])])
+async def test_who_led_and_appended_nothing_follows_records_of_older_epochs(
+    harness, durable, epoch, epochs
+):
+    log = await harness.open()
+    log.append_as_follower([stored_batch(0, 2, leader_epoch=5)])
+    log.assign_epoch(7)
+    if durable:
+        await log.begin_epoch(7)
+    log.append_as_follower([stored_batch(2, 1, leader_epoch=epoch)])
+    await log.wait_durable(3)
+    assert epochs_of(log) == epochs
+    log = await harness.reopen(log)
+    assert epochs_of(log) == epochs
+    assert [(b.base_offset, b.leader_epoch) for b in await read_all(log)] == [(0, 5), (2, epoch)]
+
+
 async def test_a_follower_checks_the_crc(harness):
     log = await harness.open()
     batch = stored_batch(0, 2)
