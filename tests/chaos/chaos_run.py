@@ -11,6 +11,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -254,6 +255,8 @@ def missing(plan):
 
 def main():
     arguments = _arguments()
+    # So that what is mounted and started goes with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().getrandbits(32)
     plan = Plan(
         seed=seed,

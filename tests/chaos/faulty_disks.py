@@ -7,6 +7,7 @@ saying what is missing. Whatever is mounted or attached here is taken down again
 import errno
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -69,6 +70,16 @@ def fill_up(path):
                     raise
                 chunk = chunk[: len(chunk) // 2]
     return ballast
+
+
+def remove_leftovers():
+    """Unmount and detach disks of processes that are gone, by the pid in the image's name."""
+    for line in run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines():
+        device, _, image = line.strip().partition(" ")
+        match = re.search(r"/disk-(\d+)-\d+\.img( \(deleted\))?$", image)
+        if match and not Path(f"/proc/{match[1]}").exists():
+            subprocess.run(["umount", "--lazy", device], capture_output=True, check=False)
+            subprocess.run(["losetup", "--detach", device], capture_output=True, check=False)
 
 
 class PoweredDisk:

@@ -1,6 +1,7 @@
 """What a chaos run breaks: a cluster in namespaces, on disks of its own, with its clients."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import urllib3
 
 from ottla_ops.local_cluster import CommandProcess, LocalCluster
 from tests.chaos import shifted_clock
-from tests.chaos.faulty_disks import MEBIBYTE, PoweredDisk
+from tests.chaos.faulty_disks import MEBIBYTE, PoweredDisk, remove_leftovers
 from tests.chaos.history import END_OFFSET, SEND, HistoryWriter
 from tests.chaos.namespaces import Network
 from tests.cluster.awaiting import eventually
@@ -85,9 +86,10 @@ class World:
         self.histories.mkdir(parents=True)
         stack.enter_context(self.network)
         if self._with_disks:
+            remove_leftovers()
             for node in self.node_ids:
                 disk = PoweredDisk(
-                    self.directory / f"disk-{node}.img",
+                    self.directory / f"disk-{os.getpid()}-{node}.img",
                     self.directory / f"broker-{node}",
                     DISK_BYTES,
                 )
