@@ -43,6 +43,7 @@ from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.drivers.raft_store import RaftStore
+from ottla_broker.drivers.replica_copies import ReplicaCopies
 from ottla_broker.drivers.replica_healer import ReplicaHealer
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.replica_manager import ReplicaManager
@@ -382,6 +383,7 @@ class Broker:
             positions=PollPositions(calls=calls, metadata=self._metadata, bounds=bounds),
             purgatory=self._purgatory,
         )
+        copies = ReplicaCopies(self._metadata, self._replicas)
         return BrokerContext(
             settings=settings,
             metadata=self._metadata,
@@ -414,7 +416,7 @@ class Broker:
             ),
             record_read=RecordReadService(self._replicas, self._purgatory),
             batch_fetch=batch_fetch,
-            replication=ReplicationService(self._replicas, self._purgatory),
+            replication=ReplicationService(self._replicas, self._purgatory, copies),
             idempotency=idempotency,
             producer_ids=self._producer_ids,
             features=FeatureService(
@@ -425,7 +427,11 @@ class Broker:
                 voter_urls=settings.voter_urls,
             ),
             reassignments=ReassignmentService(
-                metadata=self._metadata, commands=self._controller_commands
+                node_id=settings.node_id,
+                metadata=self._metadata,
+                commands=self._controller_commands,
+                copies=copies,
+                peers=self._peers,
             ),
             coordinator_calls=calls,
             partition_bounds=bounds,

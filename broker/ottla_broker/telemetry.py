@@ -67,6 +67,10 @@ class Metrics:
         self.replicated_bytes = Counter(
             "ottla_replicated_bytes", "Bytes appended as follower", registry=registry
         )
+        self.reassignment_bytes = Counter(
+            "ottla_reassignment_bytes", "Bytes sent as leader to replicas that are being added",
+            registry=registry,
+        )  # fmt: skip
         self.replication_seconds = _latency(
             registry, "ottla_replication_seconds", "From a leader's answer to its commit here", []
         )

@@ -254,7 +254,7 @@ class FakeMetadata:
         return json_answer(models.ReassignmentList([]))
 
     def _reassign(self, _node_id: int, _query: Mapping[str, str], body: bytes) -> Response:
-        """Reassignments are done at once: there is nothing to copy."""
+        """Reassignments are done at once: there is nothing to copy, and no throttle to wait for."""
         results: list[models.ReassignedPartition] = []
         errors: list[OttlaError] = []
         for wanted in parse_json(body, models.ReassignmentRequest).reassignments:

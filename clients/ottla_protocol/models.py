@@ -185,9 +185,15 @@ class PartitionReassignment(Request, frozen=True):
 
 
 class ReassignmentRequest(Request, frozen=True):
-    """`POST /v1/reassignments`; each is decided on its own."""
+    """`POST /v1/reassignments`; each is decided on its own.
 
-    reassignments: list[PartitionReassignment]
+    With `throttle_bytes_per_second` every broker sends at most so much to replicas that are being
+    added, over all reassignments, from now on; null takes the throttle away; left out, it stays as
+    it is. It is set first, and may be all that is asked for.
+    """
+
+    reassignments: list[PartitionReassignment] = []
+    throttle_bytes_per_second: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class ReassignedPartition(Response, frozen=True):
@@ -204,8 +210,29 @@ class ReassignmentResponse(Response, frozen=True):
     results: list[ReassignedPartition]
 
 
+class ReplicaCopyProgress(Response, frozen=True):
+    """How far a replica that is being added has come, as the partition's leader sees it.
+
+    `copied_bytes` is what this leader has sent, the bytes that remain are estimated from the
+    offsets that do. `remaining_seconds` is at the rate of the last ten seconds, if nothing more
+    were appended; null while nothing is copied.
+    """
+
+    replica: int
+    copied_bytes: int
+    copied_offsets: int
+    remaining_bytes: int
+    remaining_offsets: int
+    bytes_per_second: int
+    remaining_seconds: int | None
+
+
 class OngoingReassignment(Response, frozen=True):
-    """A partition on its way to `target_replicas`: it is there when all of them are in `isr`."""
+    """A partition on its way to `target_replicas`: it is there when all of them are in `isr`.
+
+    `progress` has an entry for each added replica that fetches and is not in sync yet; none while
+    the partition has no leader, or the leader does not answer.
+    """
 
     topic: str
     partition: int
@@ -214,12 +241,14 @@ class OngoingReassignment(Response, frozen=True):
     adding_replicas: list[int]
     removing_replicas: list[int]
     isr: list[int]
+    progress: list[ReplicaCopyProgress] = []
 
 
 class ReassignmentList(Response, frozen=True):
-    """`GET /v1/reassignments`: those under way, by topic and partition."""
+    """`GET /v1/reassignments`: those under way, by topic and partition, and the throttle."""
 
     reassignments: list[OngoingReassignment]
+    throttle_bytes_per_second: int | None = None
 
 
 # --- produce --------------------------------------------------------------------------------

@@ -248,7 +248,7 @@ def test_preferred_leaders_return_when_told(start_cluster):
 @pytest.mark.parametrize(
     ("path", "document"),
     [
-        (routes.ELECTIONS, {"type": "unclean", "partitions": None}),
+        (routes.ELECTIONS, {"type": "unlawful", "partitions": None}),
         (routes.ELECTIONS, {"partitions": None}),
         (routes.ELECTIONS, {"type": "preferred", "partitions": [{"topic": "t"}]}),
         (routes.REASSIGNMENTS, {"reassignments": [{"topic": "t", "partition": 0}]}),

@@ -101,6 +101,26 @@ class SupportedFeatureLevels(msgspec.Struct, frozen=True, array_like=True):
     latest: int
 
 
+class ReplicaCopyReport(msgspec.Struct, frozen=True, array_like=True):
+    """How far one replica that is being added has come; as `CopyProgress`."""
+
+    topic_id: str
+    partition: int
+    replica_id: int
+    copied_bytes: int
+    copied_offsets: int
+    remaining_bytes: int
+    remaining_offsets: int
+    bytes_per_second: int
+    remaining_seconds: int | None
+
+
+class ReplicaCopyReports(msgspec.Struct, frozen=True, array_like=True):
+    """All copies from one leader broker."""
+
+    copies: list[ReplicaCopyReport]
+
+
 class IdempotencyLookup(msgspec.Struct, frozen=True, array_like=True):
     """Asks the leader of some partitions whether it knows an Idempotency-Key."""
 

@@ -85,6 +85,11 @@ async def feature_levels(context: BrokerContext, _: Post) -> Answer:
     return msgpack_answer(context.features.supported_here())
 
 
+async def replica_copies(context: BrokerContext, _: Post) -> Answer:
+    """How far the replicas are that are being added to partitions led here."""
+    return msgpack_answer(context.reassignments.copies_here())
+
+
 async def node_report(context: BrokerContext, _: Post) -> Answer:
     """What this node tells of itself when somebody asks for the cluster's health."""
     return msgpack_answer(context.cluster_health.report())
@@ -171,6 +176,7 @@ ROUTES = (
     _route(routes.INTERNAL_UNREACHABLE, unreachable_broker, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_FEATURE_LEVELS, feature_levels, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_NODE_REPORT, node_report, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_REPLICA_COPIES, replica_copies, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_FETCH, fetch, MAX_FETCH_REQUEST_BYTES),
     PostRoute(
         routes.INTERNAL_PRODUCE,

@@ -31,7 +31,7 @@ async def elect(request: web.Request) -> web.Response:
 async def list_reassignments(request: web.Request) -> web.Response:
     """`GET /v1/reassignments`."""
     Query(request.query.items(), ())
-    return json_response(context_of(request).reassignments.reassignments())
+    return json_response(await context_of(request).reassignments.reassignments())
 
 
 async def alter_reassignments(request: web.Request) -> web.Response:

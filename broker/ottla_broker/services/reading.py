@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.purgatory import Purgatory, Watchers
+from ottla_broker.drivers.replica_copies import ReplicaCopy
 from ottla_broker.services.damaged_reads import answer_to_damage
 from ottla_broker.storage.partition_log import StoredBatch
 from ottla_broker.storage.stored_batch import DamagedSegmentError
@@ -153,10 +154,29 @@ class ReplicaRead(PartitionRead):
     """
 
     def __init__(
-        self, partition: Partition, offset: int, max_bytes: int, leader_epoch: int
+        self,
+        partition: Partition,
+        offset: int,
+        max_bytes: int,
+        leader_epoch: int,
+        copy: ReplicaCopy | None = None,
     ) -> None:
         super().__init__(partition, offset, max_bytes)
         self.leader_epoch = leader_epoch
+        self.copy = copy
+        """Where the follower is being added: how much it may have."""
+
+    async def look(self, budget_bytes: int) -> None:
+        """As every read, but no faster than the throttle allows to a replica being added."""
+        allowance_bytes = None if self.copy is None else self.copy.allowance_bytes()
+        if allowance_bytes is None:
+            await super().look(budget_bytes)
+        elif allowance_bytes == 0:
+            self.batches = ()
+        else:
+            await super().look(min(budget_bytes, allowance_bytes))
+        if self.copy is not None:
+            self.copy.charge(self.size_bytes)
 
     @property
     def watchers(self) -> Watchers:

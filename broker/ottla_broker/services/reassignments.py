@@ -1,10 +1,24 @@
-"""Who leads and who replicates which partition, as an operator changes it."""
+"""Who leads and who replicates which partition, as an operator changes it.
+
+How far a reassignment has come is its leader's to tell: it sees the fetches of those who are being
+added. So a list asks every leader of a partition under way, each for a moment at most.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+
+import msgspec
 
 from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_client import PeerClient, Purpose
+from ottla_broker.drivers.peer_messages import ReplicaCopyReport, ReplicaCopyReports
+from ottla_broker.drivers.replica_copies import ReplicaCopies
 from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_cluster.controller.commands import (
     AlterReassignments,
     AlterReassignmentsResponse,
+    AlterReplicationThrottle,
     ElectPreferred,
     ElectPreferredResponse,
     ElectUnclean,
@@ -14,6 +28,8 @@ from ottla_cluster.controller.commands import (
     UncleanElection,
 )
 from ottla_cluster.controller.unclean_election_handlers import may_be_elected_uncleanly
+from ottla_protocol import routes
+from ottla_protocol.errors import InvalidRequestError, OttlaError, Outcome
 from ottla_protocol.models import (
     ElectedPartition,
     ElectionRequest,
@@ -24,15 +40,30 @@ from ottla_protocol.models import (
     ReassignmentList,
     ReassignmentRequest,
     ReassignmentResponse,
+    ReplicaCopyProgress,
 )
+
+PROGRESS_TIMEOUT_MS = 1_000
+"""How long a leader may take to tell how far the copies from it are."""
 
 
 class ReassignmentService:
     """Elects leaders; begins, lists and calls off reassignments."""
 
-    def __init__(self, *, metadata: MetadataCache, commands: ControllerCommands) -> None:
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        metadata: MetadataCache,
+        commands: ControllerCommands,
+        copies: ReplicaCopies,
+        peers: PeerClient,
+    ) -> None:
+        self._node_id = node_id
         self._metadata = metadata
         self._commands = commands
+        self._copies = copies
+        self._peers = peers
 
     async def elect(self, request: ElectionRequest) -> ElectionResponse:
         """Elect leaders: preferred ones, or any replica where the topic allows it.
@@ -73,12 +104,24 @@ class ReassignmentService:
         return tuple(UncleanElection(each.topic, each.partition) for each in offline)
 
     async def reassign(self, request: ReassignmentRequest) -> ReassignmentResponse:
-        """Begin, replace or call off reassignments; each has its own result.
+        """Set the throttle, then begin, replace or call off reassignments; each has its own result.
 
         Raises:
-            InvalidRequestError: there are too many, or two of one partition.
+            InvalidRequestError: nothing is asked for, the rate is out of range, there are too many
+                reassignments, or two of one partition.
+            UnsupportedFeatureLevelError: the cluster is too old for throttles.
             UnavailableError: no controller decided in time.
         """
+        rate = request.throttle_bytes_per_second
+        if not isinstance(rate, msgspec.UnsetType):
+            await self._commands.change(AlterReplicationThrottle(rate), repeatable=True)
+            if not request.reassignments:
+                return ReassignmentResponse([])
+        elif not request.reassignments:
+            raise InvalidRequestError(
+                "reassignments must not be empty where throttle_bytes_per_second is left out.",
+                outcome=Outcome.NOT_APPLIED,
+            )
         command = AlterReassignments(
             tuple(
                 Reassignment(
@@ -100,8 +143,35 @@ class ReassignmentService:
             ]
         )
 
-    def reassignments(self) -> ReassignmentList:
-        """The reassignments under way, by topic and partition."""
+    def copies_here(self) -> ReplicaCopyReports:
+        """How far the replicas are that are being added to partitions led here."""
+        return ReplicaCopyReports(
+            [
+                ReplicaCopyReport(
+                    *partition.key,
+                    replica_id,
+                    copied_bytes=progress.copied_bytes,
+                    copied_offsets=progress.copied_offsets,
+                    remaining_bytes=progress.remaining_bytes,
+                    remaining_offsets=progress.remaining_offsets,
+                    bytes_per_second=progress.bytes_per_second,
+                    remaining_seconds=progress.remaining_seconds,
+                )
+                for partition, replica_id, progress in self._copies.progress()
+            ]
+        )
+
+    async def reassignments(self) -> ReassignmentList:
+        """The reassignments under way, by topic and partition, with their progress."""
+        image = self._metadata.image
+        under_way = [
+            (topic, partition)
+            for topic, partition in image.all_partitions()
+            if partition.is_reassigning
+        ]
+        progress = await self._progress(
+            {partition.leader for _, partition in under_way if partition.leader is not None}
+        )
         ongoing = [
             OngoingReassignment(
                 topic=topic.name,
@@ -111,8 +181,47 @@ class ReassignmentService:
                 adding_replicas=list(partition.adding_replicas),
                 removing_replicas=list(partition.removing_replicas),
                 isr=list(partition.isr),
+                progress=progress[partition.topic_id, partition.partition],
             )
-            for topic, partition in self._metadata.image.all_partitions()
-            if partition.is_reassigning
+            for topic, partition in under_way
         ]
-        return ReassignmentList(sorted(ongoing, key=lambda each: (each.topic, each.partition)))
+        return ReassignmentList(
+            sorted(ongoing, key=lambda each: (each.topic, each.partition)),
+            image.replication_throttle_bytes_per_second,
+        )
+
+    async def _progress(
+        self, leaders: Iterable[int]
+    ) -> defaultdict[tuple[str, int], list[ReplicaCopyProgress]]:
+        found: defaultdict[tuple[str, int], list[ReplicaCopyProgress]] = defaultdict(list)
+        for reports in await asyncio.gather(*map(self._ask, sorted(leaders))):
+            for each in reports.copies:
+                found[each.topic_id, each.partition].append(
+                    ReplicaCopyProgress(
+                        replica=each.replica_id,
+                        copied_bytes=each.copied_bytes,
+                        copied_offsets=each.copied_offsets,
+                        remaining_bytes=each.remaining_bytes,
+                        remaining_offsets=each.remaining_offsets,
+                        bytes_per_second=each.bytes_per_second,
+                        remaining_seconds=each.remaining_seconds,
+                    )
+                )
+        return found
+
+    async def _ask(self, leader: int) -> ReplicaCopyReports:
+        """What one leader says; nothing where it cannot be asked now."""
+        if leader == self._node_id:
+            return self.copies_here()
+        try:
+            return await self._peers.call(
+                self._metadata.image.brokers[leader].url,
+                routes.INTERNAL_REPLICA_COPIES,
+                b"",
+                timeout_ms=PROGRESS_TIMEOUT_MS,
+                answer=ReplicaCopyReports,
+                purpose=Purpose.CLIENT,
+            )
+        except OttlaError:
+            # Progress is news, not state: the list is right without it, and says that it lacks it.
+            return ReplicaCopyReports([])

@@ -14,6 +14,7 @@ from ottla_broker.drivers.peer_messages import (
     ReplicatedBatch,
 )
 from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.drivers.replica_copies import ReplicaCopies
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.reading import ReplicaRead, poll
 from ottla_broker.telemetry import METRICS
@@ -37,8 +38,11 @@ GATHER_BYTES = 256 << 10
 class ReplicationService:
     """Serves `/internal/fetch`."""
 
-    def __init__(self, replicas: ReplicaManager, purgatory: Purgatory) -> None:
+    def __init__(
+        self, replicas: ReplicaManager, purgatory: Purgatory, copies: ReplicaCopies
+    ) -> None:
         self._replicas = replicas
+        self._copies = copies
         self._purgatory = purgatory
 
     async def fetch(self, request: ReplicaFetchRequest) -> list[FetchResult]:
@@ -98,7 +102,13 @@ class ReplicationService:
         self, request: ReplicaFetchRequest, position: PartitionFetch
     ) -> ReplicaRead | FetchResult:
         partition = self._replicas.by_topic_id(position.topic_id, position.partition)
-        read = ReplicaRead(partition, position.offset, position.max_bytes, position.leader_epoch)
+        read = ReplicaRead(
+            partition,
+            position.offset,
+            position.max_bytes,
+            position.leader_epoch,
+            self._copies.begin(partition, request.replica_id, position.offset),
+        )
         read.limit()
         diverging = check_divergence(
             partition.log.leader_epochs,
@@ -124,6 +134,8 @@ def _result(read: ReplicaRead) -> FetchResult:
         return _failed(*partition.key, error)
     if read.error is not None:
         return _failed(*partition.key, read.error)
+    if read.copy is not None:
+        read.copy.sent(read.size_bytes)
     batches = [ReplicatedBatch(batch.data, batch.idempotency) for batch in read.batches]
     return _answer(partition, batches=batches)
 

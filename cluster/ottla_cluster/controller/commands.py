@@ -177,6 +177,12 @@ class AlterReassignments(_Command, frozen=True, tag="alter_reassignments"):
     reassignments: tuple[Reassignment, ...]
 
 
+class AlterReplicationThrottle(_Command, frozen=True, tag="alter_replication_throttle"):
+    """Limits what each broker sends to replicas that are being added; None for no limit."""
+
+    bytes_per_second: int | None
+
+
 class AllocateProducerIds(_Command, frozen=True, tag="allocate_producer_ids"):
     """A broker takes its next block of producer ids; sent twice, it takes two."""
 
@@ -218,6 +224,7 @@ Command = (
     | ReportUnfitReplicas
     | UpgradeFeatureLevel
     | ElectUnclean
+    | AlterReplicationThrottle
 )
 """Any command of the controller."""
 
@@ -357,6 +364,14 @@ class AlterReassignmentsResponse(_Response, frozen=True, tag="reassignments_alte
     results: tuple[ReassignmentResult, ...]
 
 
+class ReplicationThrottleAlteredResponse(
+    _Response, frozen=True, tag="replication_throttle_altered"
+):
+    """The throttle from now on."""
+
+    bytes_per_second: int | None
+
+
 class AllocateProducerIdsResponse(_Response, frozen=True, tag="producer_ids_allocated"):
     """The block: `count` ids from `first_producer_id` on."""
 
@@ -397,6 +412,7 @@ Response = (
     | ReportUnfitReplicasResponse
     | FeatureLevelUpgradedResponse
     | ElectUncleanResponse
+    | ReplicationThrottleAlteredResponse
 )
 """Any response of the controller."""
 

@@ -43,7 +43,9 @@ UNCLEAN_ELECTIONS: Final = Feature(
     "unclean_elections", 2, "An election of a leader that is not in sync"
 )
 
-FEATURES: Final[tuple[Feature, ...]] = (UNCLEAN_ELECTIONS,)
+REPLICATION_THROTTLE: Final = Feature("replication_throttle", 2, "A throttle for reassignments")
+
+FEATURES: Final[tuple[Feature, ...]] = (UNCLEAN_ELECTIONS, REPLICATION_THROTTLE)
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 
 

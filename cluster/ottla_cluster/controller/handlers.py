@@ -17,6 +17,7 @@ from ottla_cluster.controller.commands import (
     AllocateProducerIds,
     AlterPartition,
     AlterReassignments,
+    AlterReplicationThrottle,
     AlterTopicConfigs,
     Command,
     CreateTopic,
@@ -41,6 +42,7 @@ from ottla_cluster.controller.reassignment_handlers import (
 )
 from ottla_cluster.controller.records import MetadataRecord
 from ottla_cluster.controller.result import Result
+from ottla_cluster.controller.throttle_handlers import alter_replication_throttle
 from ottla_cluster.controller.topic_handlers import (
     add_partitions,
     alter_topic_configs,
@@ -105,6 +107,8 @@ def _decide(  # noqa: C901  one case for each command
             return elect_unclean(image, command)
         case AlterReassignments():
             return alter_reassignments(image, command)
+        case AlterReplicationThrottle():
+            return alter_replication_throttle(image, command)
         case AllocateProducerIds():
             return allocate_producer_ids(image, command)
         case ReportUnfitReplicas():

@@ -23,6 +23,7 @@ from ottla_cluster.controller.records import (
     PartitionCreated,
     PartitionReassigned,
     ProducerIdsAllocated,
+    ReplicationThrottleChanged,
     TopicConfigsChanged,
     TopicCreated,
     TopicRemoved,
@@ -162,6 +163,8 @@ class MetadataImage:
     """Greater than every broker epoch given so far."""
     next_producer_id: int = 0
     """Greater than every producer id in a block that a broker was given so far."""
+    replication_throttle_bytes_per_second: int | None = None
+    """What each broker may send to replicas that are being added; None for no limit."""
 
     def topic(self, name: str) -> Topic:
         """The topic of that name.
@@ -257,6 +260,7 @@ class _Draft:
         self._feature_level = image.feature_level
         self._next_broker_epoch = image.next_broker_epoch
         self._next_producer_id = image.next_producer_id
+        self._replication_throttle = image.replication_throttle_bytes_per_second
         self._brokers: dict[int, BrokerRegistration] | None = None
         self._topics: dict[str, Topic] | None = None
         self._topic_ids: dict[str, str] | None = None
@@ -297,6 +301,8 @@ class _Draft:
             case ProducerIdsAllocated():
                 assert record.next_producer_id > self._next_producer_id, record
                 self._next_producer_id = record.next_producer_id
+            case ReplicationThrottleChanged():
+                self._replication_throttle = record.bytes_per_second
 
     def finished(self) -> MetadataImage:
         for topic_id, partitions in self._partitions.items():
@@ -313,6 +319,7 @@ class _Draft:
             topic_ids=image.topic_ids if self._topic_ids is None else self._topic_ids,
             next_broker_epoch=self._next_broker_epoch,
             next_producer_id=self._next_producer_id,
+            replication_throttle_bytes_per_second=self._replication_throttle,
         )
 
     def _register(self, record: BrokerRegistered) -> None:

@@ -30,6 +30,12 @@ MAX_REASSIGNMENTS = 1_000
 MAX_UNCLEAN_ELECTIONS = 1_000
 """Partitions in one unclean election."""
 
+MIN_REPLICATION_THROTTLE_BYTES_PER_SECOND = 1_024
+"""Less would not end, and a byte more per second is no throttle that anybody means."""
+
+MAX_REPLICATION_THROTTLE_BYTES_PER_SECOND = 1 << 40
+"""More than any disk or network gives."""
+
 PRODUCER_ID_BLOCK_SIZE = 1_000
 """Producer ids that a broker takes at once; what it has not handed out when it stops is lost."""
 

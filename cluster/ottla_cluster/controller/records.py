@@ -178,6 +178,12 @@ class UncleanLeaderElected(_Record, frozen=True, tag="ue"):
     partition_epoch: int
 
 
+class ReplicationThrottleChanged(_Record, frozen=True, tag="rt"):
+    """How much each broker may send in a second to replicas that are being added; None for all."""
+
+    bytes_per_second: int | None
+
+
 MetadataRecord = (
     ClusterFormed
     | FeatureLevelChanged
@@ -194,6 +200,7 @@ MetadataRecord = (
     | ProducerIdsAllocated
     | PartitionReassigned
     | UncleanLeaderElected
+    | ReplicationThrottleChanged
 )
 """Any record of the metadata log."""
 

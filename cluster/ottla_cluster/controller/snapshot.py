@@ -12,7 +12,11 @@ from typing import cast
 
 import msgspec
 
-from ottla_cluster.controller.features import UNCLEAN_ELECTIONS
+from ottla_cluster.controller.features import (
+    REPLICATION_THROTTLE,
+    UNCLEAN_ELECTIONS,
+    is_enabled,
+)
 from ottla_cluster.controller.image import (
     BrokerRegistration,
     BrokerState,
@@ -64,7 +68,7 @@ class _TopicRow(_Row, frozen=True):
     former_partition_counts: tuple[int, ...]
 
 
-class _Image(_Row, frozen=True):
+class _ImageOfLevel1(_Row, frozen=True):
     version: int
     cluster_id: str | None
     feature_level: int
@@ -72,6 +76,10 @@ class _Image(_Row, frozen=True):
     topics: tuple[_TopicRow, ...]
     next_broker_epoch: int
     next_producer_id: int
+
+
+class _Image(_ImageOfLevel1, frozen=True):
+    replication_throttle_bytes_per_second: int | None = None
 
 
 class _Snapshot(_Row, frozen=True):
@@ -85,7 +93,7 @@ _IMAGE_DECODER = msgspec.msgpack.Decoder(_Image)
 
 def encode_image(image: MetadataImage) -> bytes:
     """The image as MessagePack."""
-    rows = _Image(
+    rows: _ImageOfLevel1 = _Image(
         version=image.version,
         cluster_id=image.cluster_id,
         feature_level=image.feature_level,
@@ -93,7 +101,11 @@ def encode_image(image: MetadataImage) -> bytes:
         topics=tuple(_topic_row(topic, image.feature_level) for topic in image.topics.values()),
         next_broker_epoch=image.next_broker_epoch,
         next_producer_id=image.next_producer_id,
+        replication_throttle_bytes_per_second=image.replication_throttle_bytes_per_second,
     )
+    if not is_enabled(image, REPLICATION_THROTTLE):
+        # As the row of fewer fields that an older version knows.
+        rows = _ImageOfLevel1(*msgspec.structs.astuple(rows)[:-1])
     return msgspec.msgpack.encode(
         _Snapshot(SNAPSHOT_FORMAT, msgspec.Raw(msgspec.msgpack.encode(rows)))
     )
@@ -168,6 +180,7 @@ def _image(rows: _Image) -> MetadataImage:
         topic_ids={topic.name: topic.topic_id for topic in topics.values()},
         next_broker_epoch=rows.next_broker_epoch,
         next_producer_id=rows.next_producer_id,
+        replication_throttle_bytes_per_second=rows.replication_throttle_bytes_per_second,
     )
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ottla_ops.cli.failures import ExitCode, usage_error
+from ottla_ops.cli.reassignment_output import rate_of, show_reassignments, show_throttle
 from ottla_ops.cli.session import session_of
 
 if TYPE_CHECKING:
     from ottla_ops.cli.http_connection import Answer
     from ottla_ops.cli.session import Session
-    from ottla_protocol.models import ElectedPartition, OngoingReassignment, ReassignedPartition
+    from ottla_protocol.models import ElectedPartition, ReassignedPartition
 
 app = typer.Typer(
     help="The cluster: its brokers and controller, leaders and replicas.", no_args_is_help=True
@@ -103,11 +104,19 @@ def reassign(
             metavar="TOPIC:PARTITION", help="A reassignment to call off; may be repeated."
         ),
     ] = None,
+    throttle: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES_PER_SECOND|none",
+            help="What each broker sends to new replicas at most, over all reassignments, until "
+            "this is changed; k, M and G are accepted (1,000, 1,000,000, ...).",
+        ),
+    ] = None,
 ) -> None:
-    """Move partitions to other brokers; without arguments, show what is under way.
+    """Move partitions to other brokers; without arguments, show what is under way, and how far.
 
     New replicas catch up first. A partition switches to its new replicas once all of them are in
-    sync; until then it can be called off.
+    sync; until then it can be called off. A throttle holds back only what new replicas copy.
     """
     from ottla_protocol import routes
     from ottla_protocol.models import ReassignmentList, ReassignmentResponse
@@ -117,20 +126,24 @@ def reassign(
     for text in cancel or []:
         topic, number = _partition_of(text)
         wanted.append({"topic": topic, "partition": number, "replicas": None})
+    body: dict[str, Any] = {"reassignments": wanted}
+    if throttle is not None:
+        body["throttle_bytes_per_second"] = rate_of(throttle)
     connection = session.connect()
-    if not wanted:
+    if not wanted and throttle is None:
         answer = connection.request("GET", routes.REASSIGNMENTS)
-        ongoing = answer.decoded(ReassignmentList).reassignments
-        headers = ("TOPIC", "PARTITION", "TARGET", "ADDING", "REMOVING", "ISR")
-        _show(session, answer, headers, [_ongoing_row(each) for each in ongoing])
+        show_reassignments(session, answer, answer.decoded(ReassignmentList))
         return
     # What was called off is not under way any more: asked a second time, that would be an error.
     answer = connection.request(
         "POST",
         routes.REASSIGNMENTS,
-        body=json.dumps({"reassignments": wanted}).encode(),
+        body=json.dumps(body).encode(),
         repeatable=not cancel,
     )
+    if not wanted:
+        show_throttle(session, answer, body["throttle_bytes_per_second"])
+        return
     results = answer.decoded(ReassignmentResponse).results
     outcomes = ["begun"] * len(moves or []) + ["called off"] * len(cancel or [])
     rows = [
@@ -172,20 +185,6 @@ def _election_outcome(elected: "ElectedPartition") -> str:
 
 def _refusal(problem: dict[str, Any]) -> str:
     return str(problem.get("detail") or problem.get("code"))
-
-
-def _ongoing_row(ongoing: "OngoingReassignment") -> tuple[object, ...]:
-    node_ids = (
-        ongoing.target_replicas,
-        ongoing.adding_replicas,
-        ongoing.removing_replicas,
-        ongoing.isr,
-    )
-    return (
-        ongoing.topic,
-        ongoing.partition,
-        *(",".join(map(str, each)) or "none" for each in node_ids),
-    )
 
 
 def _partition_of(text: str) -> tuple[str, int]:

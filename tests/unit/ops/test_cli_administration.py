@@ -191,12 +191,53 @@ def test_without_arguments_what_is_under_way_is_shown(cli, cluster):
     cluster.script("GET", "/v1/reassignments", 200, {"reassignments": [ongoing]})
     code, out, _ = cli("cluster", "reassign", to=cluster)
     assert code == 0
-    assert [line.split() for line in out.splitlines()] == [
-        ["TOPIC", "PARTITION", "TARGET", "ADDING", "REMOVING", "ISR"],
-        ["orders", "3", "3,1", "3", "2", "1,2"],
-    ]
+    row = ["orders", "3", "3,1", "3", "2", "1,2"]
+    headers, shown = out.splitlines()
+    assert headers.split()[:6] == ["TOPIC", "PARTITION", "TARGET", "ADDING", "REMOVING", "ISR"]
+    assert headers.split()[6:] == ["COPIED", "REMAINING", "RATE", "TIME", "LEFT"]
+    assert shown.split() == row + 4 * ["-"]
     document = json.loads(cli("cluster", "reassign", "--json", to=cluster)[1])
     assert document == {"schema_version": 1, "reassignments": [ongoing]}
+    progress = {
+        "replica": 3,
+        "copied_bytes": 1_500_000,
+        "copied_offsets": 10,
+        "remaining_bytes": 2_500,
+        "remaining_offsets": 7,
+        "bytes_per_second": 999,
+        "remaining_seconds": 4_000,
+    }
+    found = {"reassignments": [ongoing | {"progress": [progress]}]}
+    cluster.script(
+        "GET", "/v1/reassignments", 200, found | {"throttle_bytes_per_second": 20_000_000}
+    )
+    lines = cli("cluster", "reassign", to=cluster)[1].splitlines()
+    assert " ".join(lines[1].split()[6:]) == "1.5 MB to 3 2.5 kB, 7 records 999 B/s 1 h 6 min"
+    assert lines[2] == "throttle  20.0 MB/s from each broker"
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("5000", 5000), ("500k", 500_000), ("20M", 20_000_000), ("none", None)]
+)
+def test_a_throttle_goes_with_the_moves_or_alone(cli, cluster, text, rate):
+    results = [{"topic": "orders", "partition": 0, "error": None}]
+    cluster.script("POST", "/v1/reassignments", 200, {"results": results})
+    assert cli("cluster", "reassign", "orders:0=1", "--throttle", text, to=cluster)[0] == 0
+    assert cluster.calls("POST")[0].body["throttle_bytes_per_second"] == rate
+    cluster.script("POST", "/v1/reassignments", 200, {"results": []})
+    code, out, _ = cli("cluster", "reassign", "--throttle", text, to=cluster)
+    assert (code, cluster.calls("POST")[1].body) == (
+        0, {"reassignments": [], "throttle_bytes_per_second": rate},
+    )  # fmt: skip
+    assert out.splitlines() == [f"throttle  {'none' if rate is None else f'{rate} bytes/s'}"]
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1", "1.5M", "k", "10 M"])
+def test_what_is_no_rate_is_a_usage_error(cli, cluster, text):
+    code, _, err = cli("cluster", "reassign", "--throttle", text, to=cluster)
+    assert code == 2
+    assert "--throttle" in err
+    assert cluster.calls() == []
 
 
 @pytest.mark.parametrize("move", ["orders:0", "orders:0=", "orders:0=1,", "orders:0=a", "o:0=-1"])
