@@ -398,7 +398,6 @@ class Broker:
                 raft=self._raft,
                 tenure=self._tenure,
                 calls=calls,
-                voter_urls=settings.voter_urls,
             ),
             cluster_health=ClusterHealthService(
                 node_id=settings.node_id,
@@ -407,7 +406,7 @@ class Broker:
                 raft=self._raft,
                 replicas=self._replicas,
                 peers=self._peers,
-                voter_urls=settings.voter_urls,
+                readiness=self._readiness,
                 confirmed_at_ms=lambda: self._lifecycle.lease.confirmed_at_ms,
             ),
             produce=produce,

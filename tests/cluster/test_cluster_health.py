@@ -50,6 +50,31 @@ class TestAHealthyCluster:
         assert answer.document["parameter"] == parameter
 
 
+def test_dedicated_controllers_are_asked_and_tell_too(start_cluster):
+    client = start_cluster(brokers=1, controllers=3)
+    client.create_topic("t", partitions=1, replication_factor=1)
+    for node_id in (1, 3):
+
+        def healthy(node_id=node_id):
+            told = health(client, node_id).expect(200).document
+            assert told["status"] == "healthy", told
+            assert [each["id"] for each in told["brokers"]] == [1]
+            assert [(each["id"], each["answers"]) for each in told["voters"]] == [
+                (2, True), (3, True), (4, True),
+            ]  # fmt: skip
+
+        eventually(healthy, LIMIT_S)
+    client.cluster.broker(4).kill()
+
+    def degraded():
+        told = health(client, 1).expect(200).document
+        assert told["status"] == "degraded", told
+        assert [each["code"] for each in told["reasons"]] == ["voter_silent"]
+        assert told["reasons"][0]["broker"] == 4
+
+    eventually(degraded, LIMIT_S)
+
+
 def test_killed_brokers_degrade_the_cluster_and_then_take_its_controller(start_cluster):
     client = start_cluster()
     client.create_topic("wide", partitions=4, replication_factor=3)

@@ -6,7 +6,7 @@ share one round of questions, so that dashboards cost no more than one of them.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
@@ -24,6 +24,7 @@ from ottla_cluster.controller.node_reports import (
 )
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError
+from ottla_protocol.models import Readiness
 from ottla_protocol.models_health import ClusterHealth
 
 ASK_TIMEOUT_MS = 1_000
@@ -34,6 +35,7 @@ class ClusterHealthService:
     """Tells the cluster's health, and to other brokers what this one sees.
 
     Args:
+        readiness: whether this node can serve, as `/readyz` says.
         confirmed_at_ms: when the controller last confirmed this broker's metadata by a heartbeat,
             on the monotonic clock; None while it has not.
     """
@@ -47,7 +49,7 @@ class ClusterHealthService:
         raft: RaftDriver,
         replicas: ReplicaManager,
         peers: PeerClient,
-        voter_urls: Mapping[int, str],
+        readiness: Callable[[], Readiness],
         confirmed_at_ms: Callable[[], int | None],
     ) -> None:
         self._node_id = node_id
@@ -56,7 +58,7 @@ class ClusterHealthService:
         self._raft = raft
         self._replicas = replicas
         self._peers = peers
-        self._voter_urls = voter_urls
+        self._readiness = readiness
         self._confirmed_at_ms = confirmed_at_ms
         self._current_at_ms: int | None = None
         self._round: asyncio.Task[Knowledge] | None = None
@@ -93,6 +95,7 @@ class ClusterHealthService:
             metadata_version=self._metadata.image.version,
             unfit=listed_unfit,
             lagging=listed_lagging,
+            not_ready=self._readiness().reasons,
             omitted=len(unfit) + len(lagging) - len(listed_unfit) - len(listed_lagging),
         )
 
@@ -123,7 +126,7 @@ class ClusterHealthService:
             term=self._raft.term,
             is_current=is_current,
             age_ms=self._age_ms(),
-            voters=tuple(self._voter_urls),
+            voters=tuple(self._raft.voter_urls),
             reports=[each for each in answers if isinstance(each, NodeReport)] + [self.report()],
             silent=[each for each in answers if isinstance(each, SilentNode)],
         )
@@ -131,7 +134,7 @@ class ClusterHealthService:
     def _urls(self) -> dict[int, str]:
         """Every other node that there is to ask; a registration is newer than a setting."""
         registered = self._metadata.image.brokers.values()
-        urls = {**self._voter_urls, **{broker.node_id: broker.url for broker in registered}}
+        urls = {**self._raft.voter_urls, **{broker.node_id: broker.url for broker in registered}}
         urls.pop(self._node_id, None)
         return urls
 

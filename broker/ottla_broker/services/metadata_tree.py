@@ -5,7 +5,6 @@ it. A walk that comes to groups asks for as many as fit into the answer.
 """
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ottla_broker.drivers.controller_client import ControllerClient
@@ -70,14 +69,12 @@ class MetadataTreeService:
         raft: RaftDriver,
         tenure: ControllerTenure,
         calls: CoordinatorCalls,
-        voter_urls: Mapping[int, str],
     ) -> None:
         self._metadata = metadata
         self._controller = controller
         self._raft = raft
         self._tenure = tenure
         self._calls = calls
-        self._voter_urls = voter_urls
 
     async def look(self, wanted: Look) -> TreeNodeDescription:
         """One node, with a part of what is below it.
@@ -118,7 +115,8 @@ class MetadataTreeService:
             controller=leader_id,
             term=term,
             controller_since_ms=self._tenure.since_ms(term, leader_id),
-            voters=self._voter_urls,
+            voters=self._raft.voter_urls,
+            learners=tuple(learner.node_id for learner in self._raft.node.configuration.learners),
             commit_index=self._raft.node.commit_index,
             snapshot_index=self._raft.node.snapshot_index,
             groups=groups,

@@ -153,6 +153,9 @@ def _reasons(
     for node in known.silent:
         if node.node_id in known.voters and node.node_id not in registered:
             yield _silent_voter(node)
+    for report in known.reports:
+        if report.not_ready and report.node_id not in registered:
+            yield _voter_not_ready(report)
     if unfit:
         yield HealthReason(
             "unfit_replicas",
@@ -184,12 +187,17 @@ def _silent_voter(node: SilentNode) -> HealthReason:
     return HealthReason("voter_silent", detail, node.node_id)
 
 
+def _voter_not_ready(report: NodeReport) -> HealthReason:
+    detail = f"controller {report.node_id} is not ready: {'; '.join(report.not_ready)}"
+    return HealthReason("voter_not_ready", detail, report.node_id)
+
+
 def _brokers(known: Knowledge) -> Iterator[BrokerHealth]:
     reports = {report.node_id: report for report in known.reports}
     silent = {node.node_id: node for node in known.silent}
     for node_id, broker in sorted(known.image.brokers.items()):
         report = reports.get(node_id)
-        reasons = broker_reasons(known.image, node_id, answers=report is not None)
+        reasons = broker_reasons(known.image, node_id, report)
         if node_id in silent and broker.state is not BrokerState.FENCED:
             detail = f"broker {node_id} does not answer: {silent[node_id].reason}"
             reasons.append(HealthReason("broker_silent", detail, node_id))

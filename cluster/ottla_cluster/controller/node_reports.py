@@ -47,6 +47,8 @@ class NodeReport(msgspec.Struct, frozen=True):
     lagging: list[LaggingReplicaReport] = []
     omitted: int = 0
     """Replicas that found no room in the report."""
+    not_ready: list[str] = []
+    """Why it says of itself that it cannot serve, as on `/readyz`; empty when it can."""
 
 
 class SilentNode(msgspec.Struct, frozen=True):

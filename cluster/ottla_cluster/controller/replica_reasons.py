@@ -1,6 +1,7 @@
 """Why a replica is not in sync, and why a partition has no leader: in words, and as codes.
 
     broker_unregistered     no broker of that id is registered
+    broker_not_ready        it answers, and says itself that it cannot serve: its disk hangs, ...
     broker_fenced           it is stopped, cut off, or has not caught up with the metadata
     broker_draining         it is shutting down
     disk_full               it takes no appends for want of room
@@ -12,6 +13,7 @@
     replica_catching_up     its leader says nothing against it: it is about to be in sync
     leader_silent           its leader did not tell how far it is
     election_pending        a member of the ISR could lead, and is about to
+    unclean_election_due    the topic allows one, so a replica outside the ISR is to lead
 
 The image tells the first four and what a reassignment adds; the rest is from reports of nodes.
 """
@@ -24,6 +26,10 @@ from ottla_cluster.controller.node_reports import (
     LaggingReplicaReport,
     NodeReport,
     UnfitReplicaReport,
+)
+from ottla_cluster.controller.topic_configs import (
+    UNCLEAN_LEADER_ELECTION_ENABLE,
+    boolean_config,
 )
 from ottla_protocol.models_health import HealthReason
 
@@ -38,8 +44,8 @@ ReplicaKey = tuple[str, int, int]
 class KnownReplicas:
     """What the nodes that reported tell of replicas."""
 
-    reported: frozenset[int]
-    """The nodes that reported."""
+    nodes: Mapping[int, NodeReport]
+    """The reports, by who reported."""
     unfit: Mapping[ReplicaKey, UnfitReplicaReport]
     lagging: Mapping[ReplicaKey, LaggingReplicaReport]
 
@@ -48,7 +54,7 @@ class KnownReplicas:
         """The reports, to be looked up; there is one of each node."""
         reports = list(reports)
         return cls(
-            frozenset(report.node_id for report in reports),
+            {report.node_id: report for report in reports},
             {
                 (each.topic_id, each.partition, report.node_id): each
                 for report in reports
@@ -62,26 +68,40 @@ class KnownReplicas:
         )
 
 
-def broker_reasons(image: MetadataImage, node_id: int, *, answers: bool) -> list[HealthReason]:
-    """What keeps a broker from leading and from being in sync, as the metadata knows it."""
+def broker_reasons(
+    image: MetadataImage, node_id: int, report: NodeReport | None
+) -> list[HealthReason]:
+    """What keeps a broker from leading and from being in sync.
+
+    Args:
+        image: what the metadata knows.
+        node_id: the broker.
+        report: what it tells itself; None where it does not answer.
+    """
     broker = image.brokers.get(node_id)
     if broker is None:
         return [_reason("broker_unregistered", f"broker {node_id} is not registered", node_id)]
     reasons = []
     if broker.state is BrokerState.FENCED:
-        why = (
-            "it runs, and catches up with the metadata or cannot reach the controller"
-            if answers
-            else "it is stopped or cut off"
-        )
-        detail = f"broker {node_id} is fenced: {why}"
+        detail = f"broker {node_id} is fenced: {_why_fenced(report)}"
         reasons.append(_reason("broker_fenced", detail, node_id))
     elif broker.state is BrokerState.DRAINING:
         detail = f"broker {node_id} is shutting down"
         reasons.append(_reason("broker_draining", detail, node_id))
+    if report is not None and report.not_ready and broker.state is BrokerState.ACTIVE:
+        detail = f"broker {node_id} is not ready: {'; '.join(report.not_ready)}"
+        reasons.append(_reason("broker_not_ready", detail, node_id))
     if broker.is_full:
         reasons.append(_reason("disk_full", f"broker {node_id}'s disk is full", node_id))
     return reasons
+
+
+def _why_fenced(report: NodeReport | None) -> str:
+    if report is None:
+        return "it is stopped or cut off"
+    if report.not_ready:
+        return f"it runs, and says: {'; '.join(report.not_ready)}"
+    return "it runs, and is about to be taken back"
 
 
 def partition_reasons(
@@ -111,7 +131,7 @@ def _no_leader_reasons(
 ) -> Iterator[HealthReason]:
     """Of each member of the ISR, why it does not lead."""
     for node_id in partition.isr:
-        reasons = broker_reasons(image, node_id, answers=node_id in known.reported)
+        reasons = broker_reasons(image, node_id, known.nodes.get(node_id))
         unfit = known.unfit.get((partition.topic_id, partition.partition, node_id))
         if unfit is not None:
             reasons.append(unfit_reason(unfit, node_id))
@@ -119,12 +139,18 @@ def _no_leader_reasons(
             detail = f"broker {node_id} is in sync and active: an election is under way"
             reasons.append(_reason("election_pending", detail, node_id))
         yield from reasons
+    if boolean_config(image.topics[partition.topic_id].configs, UNCLEAN_LEADER_ELECTION_ENABLE):
+        detail = (
+            "the topic allows unclean elections: another replica is to lead, and what it lacks "
+            "will be lost"
+        )
+        yield _reason("unclean_election_due", detail)
 
 
 def _missing_reasons(
     image: MetadataImage, partition: Partition, node_id: int, known: KnownReplicas
 ) -> list[HealthReason]:
-    reasons = broker_reasons(image, node_id, answers=node_id in known.reported)
+    reasons = broker_reasons(image, node_id, known.nodes.get(node_id))
     key = (partition.topic_id, partition.partition, node_id)
     unfit, lagging = known.unfit.get(key), known.lagging.get(key)
     if unfit is not None:
@@ -148,7 +174,7 @@ def _lag_reason(
         detail = f"the replica on {node_id} {behind}; it has lagged for {lagging.lags_ms} ms"
         return _reason(code, detail, node_id)
     leader = partition.leader
-    if leader is not None and leader not in known.reported:
+    if leader is not None and leader not in known.nodes:
         detail = f"broker {leader}, the leader, did not tell how far {node_id} is"
         return _reason("leader_silent", detail, node_id)
     return _reason("replica_catching_up", f"the replica on {node_id} catches up", node_id)

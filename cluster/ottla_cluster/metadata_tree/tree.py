@@ -50,6 +50,8 @@ class TreeView:
     """When this broker learnt of this controller, in ms since the epoch."""
     voters: Mapping[int, str] = field(default_factory=dict)
     """Base URLs by node id."""
+    learners: tuple[int, ...] = ()
+    """Nodes that are on their way to become voters."""
     commit_index: int = 0
     snapshot_index: int = 0
     groups: "Mapping[str, DescribeGroupResponse | None] | None" = None
@@ -115,6 +117,7 @@ def _quorum(view: TreeView) -> TreeNode:
             "leader": view.controller,
             "term": view.term,
             "voters": sorted(view.voters),
+            "learners": sorted(view.learners),
             "commit_index": view.commit_index,
             "applied_index": view.image.version,
         },
@@ -250,13 +253,16 @@ def _partition(topic: Topic, name: str) -> TreeNode | None:
 
 
 def _state(partition: Partition) -> object:
-    return {
+    state: dict[str, object] = {
         "version": 1,
         "leader": NO_LEADER if partition.leader is None else partition.leader,
         "leader_epoch": partition.leader_epoch,
         "isr": list(partition.isr),
         "partition_epoch": partition.partition_epoch,
     }
+    if partition.unclean_leader_epoch is not None:
+        state["unclean_leader_epoch"] = partition.unclean_leader_epoch
+    return state
 
 
 # --- configs ------------------------------------------------------------------------------------

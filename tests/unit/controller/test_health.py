@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -184,6 +185,33 @@ class TestReasons:
         assert gone.code == runs.code == "broker_fenced"
         assert "stopped" in gone.detail
         assert "it runs" in runs.detail
+
+    def test_a_broker_that_says_that_it_cannot_serve(self, metadata):
+        known = knowledge(metadata.image)
+        hung = msgspec.structs.replace(known.reports[1], not_ready=["the disk hangs"])
+        told = assess(replace(known, reports=[known.reports[0], hung, known.reports[2]]))
+        assert (told.status, codes(told.reasons)) == ("degraded", ["broker_not_ready"])
+        assert told.reasons[0].detail == "broker 2 is not ready: the disk hangs"
+        metadata.fence(2)
+        told = assess(replace(known, image=metadata.image, reports=[hung]))
+        (reason,) = told.partitions[0].reasons
+        assert reason.detail == "broker 2 is fenced: it runs, and says: the disk hangs"
+
+    def test_a_controller_of_its_own_that_cannot_serve(self, metadata):
+        report = NodeReport(9, 3, None, 1, not_ready=["no controller is elected"])
+        told = assess(replace(knowledge(metadata.image), voters=(9,), reports=[report], silent=[]))
+        assert codes(told.reasons) == ["voter_not_ready"]
+        assert told.voters[0].answers
+
+    def test_an_unclean_election_that_is_allowed_is_announced(self):
+        metadata = MetadataUnderTest()
+        leader = (
+            metadata.create(replication_factor=1, unclean_leader_election_enable=True)
+            .partitions[0]
+            .leader
+        )
+        metadata.fence(leader)
+        assert codes(self.reasons(metadata)) == ["broker_fenced", "unclean_election_due"]
 
     def test_a_full_disk(self, metadata):
         follower = self.follower(metadata)
