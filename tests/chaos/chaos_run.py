@@ -44,6 +44,7 @@ class Plan:
     Attributes:
         seed: of all that is chosen.
         seconds: how long faults go on; each of `faults` is put upon the cluster once at least.
+        at_most_s: no fault begins later than this; those that had no turn then were not wanted.
         lasts_s: between which spans it is chosen how long a fault stays, where it may choose.
         lasts_max_s: no fault stays longer.
     """
@@ -52,6 +53,7 @@ class Plan:
     seconds: float
     faults: tuple = tuple(NEMESES)
     brokers: int = 3
+    at_most_s: float = float("inf")
     partitions: int = 4
     replication_factor: int = 3
     lasts_s: tuple = (1.0, 6.0)
@@ -126,9 +128,10 @@ def run_plan(plan, directory, tell=print, launch=None):
             for batch in read_files(world.cluster, node, TOPIC, partition)
         ]
         evidence = Evidence(read_history(world.histories.iterdir()), copies, batches)
-        outcome.verdict = check(
-            evidence, faults=outcome.fired, wanted=plan.faults, ok_min=plan.ok_min
-        )
+        wanted = tuple(name for name in plan.faults if name in outcome.fired)
+        outcome.verdict = check(evidence, faults=outcome.fired, wanted=wanted, ok_min=plan.ok_min)
+        if not wanted:
+            outcome.problems.append("no fault had its turn")
         if not outcome.is_clean:
             _keep_disks(world)
     (directory / "outcome.txt").write_text(f"{outcome}\n")
@@ -140,10 +143,11 @@ def _make_trouble(world, plan, outcome, tell):
     numbers = random.Random(plan.seed)
     first = list(plan.faults)
     numbers.shuffle(first)
-    ends_s = time.monotonic() + plan.seconds
+    begun_s = time.monotonic()
+    ends_s, last_s = begun_s + plan.seconds, begun_s + plan.at_most_s
     _wait_recovered(world, outcome, "the start", 0)
     with (world.directory / "schedule.jsonl").open("w", buffering=1) as schedule:
-        while first or time.monotonic() < ends_s:
+        while (first or time.monotonic() < ends_s) and time.monotonic() < last_s:
             if numbers.random() < QUIET_SHARE:
                 time.sleep(numbers.uniform(0, QUIET_S))
             name = first.pop() if first else numbers.choice(plan.faults)
@@ -258,10 +262,14 @@ def main():
     # So that what is mounted and started goes with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().getrandbits(32)
+    faults = tuple(arguments.faults.split(",")) if arguments.faults else tuple(NEMESES)
+    if arguments.choose:
+        faults = tuple(random.Random(seed).sample(faults, arguments.choose))
     plan = Plan(
         seed=seed,
         seconds=arguments.seconds,
-        faults=tuple(arguments.faults.split(",")) if arguments.faults else tuple(NEMESES),
+        at_most_s=arguments.at_most_s,
+        faults=faults,
         brokers=arguments.brokers,
         replication_factor=arguments.replication_factor,
         lasts_max_s=arguments.longest_s,
@@ -279,6 +287,8 @@ def main():
         print(f"the run broke off; what there is: {directory}", flush=True)
         raise
     print(outcome)
+    if arguments.report:
+        _report(Path(arguments.report), plan, outcome)
     if outcome.is_clean:
         if not arguments.keep:
             shutil.rmtree(directory)
@@ -288,15 +298,37 @@ def main():
     return 1
 
 
+def _report(path, plan, outcome):
+    """Add a line of JSON for this run."""
+    line = {
+        "seed": plan.seed,
+        "brokers": plan.brokers,
+        "replication_factor": plan.replication_factor,
+        "is_clean": outcome.is_clean,
+        "faults": outcome.fired,
+        "counts": outcome.verdict.counts,
+        "slowest_recovery_s": max(outcome.recoveries_s, default=0),
+    }
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
 def _arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=120.0, help="how long faults go on")
+    parser.add_argument(
+        "--seconds", type=float, default=0.0, help="go on at random until then, after one of each"
+    )
     parser.add_argument("--seed", type=int, help="of all decisions; at random when not given")
     parser.add_argument("--brokers", type=int, default=3)
     parser.add_argument("--replication-factor", type=int, default=3)
     parser.add_argument("--faults", help="names, comma-separated; all of them when not given")
+    parser.add_argument("--choose", type=int, help="so many of the faults, by the seed")
+    parser.add_argument(
+        "--at-most-s", type=float, default=float("inf"), help="no fault begins later"
+    )
     parser.add_argument("--longest-s", type=float, default=8.0, help="no fault stays longer")
     parser.add_argument("--directory", help="for data, logs and histories")
+    parser.add_argument("--report", help="a file that gets a line of JSON")
     parser.add_argument("--keep", action="store_true", help="keep the directory of a clean run")
     return parser.parse_args()
 

@@ -1,0 +1,136 @@
+"""Everything for a long time, on two cores: `OTTLA_SOAK_SECONDS=3600 python -m tests.chaos.soak`.
+
+One side runs the whole matrix of faults again and again, on three and on five brokers, each round
+on a new cluster and with a seed of its own. The other side gives the other tests of `tests/chaos`
+their share of the time, and then simulates from ever new seeds. The first that fails ends both; the
+end is the sum of all rounds.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "3600"))
+CLUSTERS = ((3, 3), (5, 3), (3, 3), (5, 5))
+"""(brokers, replication factor) of one round after the other."""
+LONGEST_FAULTS_S = (8.0, 20.0, 60.0)
+ROUND_S_MIN = 60.0
+"""With less time left no round begins."""
+SHARE_OF_A_TEST = 1 / 30
+"""How much of the time each of the other tests is told to take; some take twice as much."""
+SIMULATION_SEEDS = 5_000
+GROUP_SEEDS = 60
+STOP_TIMEOUT_S = 60.0
+
+
+class SoakError(Exception):
+    """Something failed; it has told what."""
+
+
+async def run(*arguments, **environment):
+    """Run a module of Python to its end.
+
+    Raises:
+        SoakError: it exited with anything but 0.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *arguments, cwd=ROOT, env={**os.environ, **environment}
+    )
+    try:
+        exit_code = await process.wait()
+    except asyncio.CancelledError:
+        # It takes down what it has mounted and started.
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+        raise
+    if exit_code != 0:
+        raise SoakError(f"{' '.join(arguments)} ended with {exit_code}")
+
+
+async def break_clusters(ends_s, numbers, report):
+    """Round after round of the whole matrix."""
+    for number in itertools.count():
+        left_s = ends_s - time.monotonic()
+        if left_s < ROUND_S_MIN:
+            return
+        brokers, replication_factor = CLUSTERS[number % len(CLUSTERS)]
+        options = {
+            "brokers": brokers,
+            "replication-factor": replication_factor,
+            "seed": numbers.getrandbits(32),
+            "seconds": 0,
+            "at-most-s": left_s,
+            "longest-s": LONGEST_FAULTS_S[number % len(LONGEST_FAULTS_S)],
+            "report": report,
+        }
+        told = [f"--{name}={value}" for name, value in options.items()]
+        await run("tests.chaos.chaos_run", *told)
+
+
+async def test_and_simulate(ends_s, numbers):
+    """The other chaos tests, then simulations until the time is up."""
+    each_s = SECONDS * SHARE_OF_A_TEST
+    await run("pytest", "-q", "-s", "tests/chaos", OTTLA_SOAK_SECONDS=f"{each_s:.0f}")
+    while time.monotonic() < ends_s:
+        await run(
+            *("pytest", "-q", "--timeout", "1800", "tests/simulation"),
+            OTTLA_SIMULATION_SEEDS=str(SIMULATION_SEEDS),
+            OTTLA_GROUP_SEEDS=str(GROUP_SEEDS),
+            OTTLA_SIMULATION_FIRST_SEED=str(numbers.randrange(1 << 30)),
+        )
+
+
+def told_sums(report):
+    """The sum of all rounds, in lines for people."""
+    rounds = [json.loads(line) for line in report.read_text().splitlines()]
+    faults, counts = Counter(), Counter()
+    for each in rounds:
+        faults.update(each["faults"])
+        counts.update(each["counts"])
+    clean = sum(each["is_clean"] for each in rounds)
+    yield f"{len(rounds)} rounds, {clean} of them clean"
+    yield f"faults {faults.total()}: " + ", ".join(
+        f"{name} {n}" for name, n in faults.most_common()
+    )
+    yield ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+async def main():
+    seed = random.SystemRandom().getrandbits(32)
+    numbers = random.Random(seed)
+    ends_s = time.monotonic() + SECONDS
+    report = Path(tempfile.mkdtemp(prefix="ottla-soak-")) / "rounds.jsonl"
+    report.touch()
+    print(f"soak of {SECONDS:.0f} s, seed {seed}, rounds in {report}", flush=True)
+    sides = [
+        asyncio.ensure_future(break_clusters(ends_s, numbers, report)),
+        asyncio.ensure_future(test_and_simulate(ends_s, random.Random(seed + 1))),
+    ]
+    try:
+        await asyncio.gather(*sides)
+    except SoakError as error:
+        print(f"FAILED: {error}")
+        return 1
+    finally:
+        for side in sides:
+            side.cancel()
+        await asyncio.gather(*sides, return_exceptions=True)
+        print("\n".join(told_sums(report)))
+    print("clean")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
