@@ -51,7 +51,7 @@ class Stream(threading.Thread):
         self.failure = None
         # By partition, (when it was sent, when it was acknowledged), in the order of the latter.
         self.acknowledged = [[] for _ in range(partitions)]
-        self._bootstrap = bootstrap
+        self._servers = bootstrap
         self._ended = threading.Event()
 
     def __enter__(self):
@@ -64,7 +64,7 @@ class Stream(threading.Thread):
 
     def run(self):
         try:
-            with Producer(bootstrap_servers=self._bootstrap, value_serializer="json") as producer:
+            with Producer(bootstrap_servers=self._servers, value_serializer="json") as producer:
                 number = 0
                 while not self._ended.wait(SEND_EVERY_S):
                     for partition, acknowledged in enumerate(self.acknowledged):
@@ -90,7 +90,7 @@ class Stream(threading.Thread):
         def first():
             assert self.failure is None, self.failure
             acknowledged = self.acknowledged[partition]
-            return next((told for sent, told in reversed_until(acknowledged, since_s)), None)
+            return next((told for sent, told in reversed_until(acknowledged, since_s)), 0.0)
 
         return eventually(first, GAP_MAX_S) - since_s
 
