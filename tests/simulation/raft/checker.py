@@ -16,14 +16,15 @@ class InvariantViolatedError(AssertionError):
 
 
 class Checker:
-    def __init__(self):
+    def __init__(self, machine=state_machine):
+        self.machine = machine
         self.leader_of_term = {}
         # (index, term) -> (payload, term of the entry before)
         self.written = {}
         # Every entry that any node applied: position i holds index i + 1.
         self.committed = []
         # The state after each of them: position i holds the state at index i.
-        self.states = [state_machine.EMPTY]
+        self.states = [machine.EMPTY]
         self.first_final_index = None
         self.restored_count = 0
         self.installed_count = 0
@@ -116,7 +117,7 @@ class Checker:
                 (host.node_id, host.applied_index, entry.index),
             )
             host.applied_index = entry.index
-            host.state = state_machine.applied(host.state, entry)
+            host.state = self.machine.applied(host.state, entry)
             if entry.index <= len(self.committed):
                 known = self.committed[entry.index - 1]
                 self.require(known == entry, "one applied sequence", (host.node_id, known, entry))
@@ -161,7 +162,7 @@ class Checker:
             (host.node_id, snapshot.index, snapshot.term),
         )
         host.applied_index = snapshot.index
-        host.state = state_machine.decode(snapshot.data)
+        host.state = self.machine.decode(snapshot.data)
         self._check_state(host)
         self.restored_count += 1
 

@@ -10,7 +10,6 @@ from random import Random
 
 from ottla_cluster.raft import HardState, NotLeaderError, RaftNode
 from ottla_protocol.errors import OverloadedError
-from tests.simulation.raft import state_machine
 
 
 class Disk:
@@ -52,7 +51,8 @@ class Host:
     """A process that runs, is paused, or is down.
 
     `world` gives: checker, hosts, host_clock_ms(host), send(messages), write(host) (which later
-    calls `host.synced(incarnation)`), wake(host) (arm the timer), note(...).
+    calls `host.synced(incarnation)`), wake(host) (arm the timer), note(...). The state machine is
+    the checker's. A process that does more than Raft fills in the hooks.
     """
 
     node_class = RaftNode
@@ -66,7 +66,8 @@ class Host:
         self.incarnation = 0
         self.is_paused = False
         self.applied_index = 0
-        self.state = state_machine.EMPTY
+        self.machine = world.checker.machine
+        self.state = self.machine.EMPTY
         self.has_applied_final = False
         self._seed = seed
         self._inbox = deque()
@@ -85,7 +86,7 @@ class Host:
         self.incarnation += 1
         self.is_paused = False
         self.applied_index = 0
-        self.state = state_machine.EMPTY
+        self.state = self.machine.EMPTY
         self.has_applied_final = False
         self.node = self.node_class(
             self.config,
@@ -132,7 +133,7 @@ class Host:
     def compact(self):
         """Take a snapshot of the state as it is now; the node hears of it in its turn."""
         if self.node is not None and self.applied_index:
-            snapshot = state_machine.encode(self.state, self.node_id)
+            snapshot = self.machine.encode(self.state, self.node_id)
             self._give(("compact", (self.applied_index, snapshot)))
 
     def refused(self, peer_id):
@@ -168,12 +169,17 @@ class Host:
                 ready = node.compact(*argument, now_ms)
             else:
                 ready = node.peer_refused(argument, now_ms)
-        except (NotLeaderError, OverloadedError):
+        except (NotLeaderError, OverloadedError) as error:
             if kind == "read":
                 del self.world.checker.open_reads[argument]
+                self.read_ended(argument, None)
+            elif kind == "propose":
+                self.proposal_placed(error)
             self.world.wake(self)
             return
         self.world.checker.on_ready(self, ready)
+        if kind == "propose":
+            self.proposal_placed(ready.proposed)
         self.carry_out(ready)
 
     # --- the driver's contract ------------------------------------------------------------------
@@ -205,6 +211,7 @@ class Host:
 
     def finish(self, ready):
         self.send(ready.messages)
+        self.leadership_told(ready)
         self.apply(ready)
 
     def send(self, messages):
@@ -223,4 +230,23 @@ class Host:
                 self.has_applied_final = True
         if ready.confirmed_reads or ready.failed_reads:
             checker.on_reads_ended(self, ready)
+        self.applied(ready)
+        for read in ready.confirmed_reads:
+            self.read_ended(read.token, read.index)
+        for token in ready.failed_reads:
+            self.read_ended(token, None)
         self.world.wake(self)
+
+    # --- hooks ----------------------------------------------------------------------------------
+
+    def leadership_told(self, ready):
+        """Before anything of `ready` is applied."""
+
+    def applied(self, ready):
+        """The state is as of `ready` now."""
+
+    def proposal_placed(self, result):
+        """The oldest proposal that was not told yet has its place, or met this error."""
+
+    def read_ended(self, token, index):
+        """A read may be served at `index`; None where it may not."""

@@ -7,12 +7,13 @@ the seed alone repeats it.
 
 from collections import deque
 from dataclasses import dataclass, fields
-from heapq import heappop, heappush
 from random import Random
 
 from ottla_cluster.raft import RaftConfig, decode_messages, encode_messages
+from tests.simulation.network import FaultyNetwork, around, some_links, two_sides
 from tests.simulation.raft.checker import FINAL_PREFIX, Checker
 from tests.simulation.raft.host import Host
+from tests.simulation.raft.timers import HostTimers
 
 ELECTION_TIMEOUT_MIN_MS = 200
 """Shorter than in production: only its ratio to delays, pauses and outages matters."""
@@ -98,7 +99,7 @@ class Options:
         return ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
 
 
-class World:
+class World(HostTimers):
     """One run.
 
     Args:
@@ -110,18 +111,22 @@ class World:
     TRACE_LENGTH = 80
 
     def __init__(self, options, host_class=Host):
+        super().__init__()
         self.options = options
         self.random = Random(options.seed ^ 0x0771A)
-        self.now_ms = 0
         self.checker = Checker()
         self.is_healed = False
-        self.event_count = 0
-        self.blocked = set()  # directed (sender, receiver); asked for members only
+        self.network = FaultyNetwork(
+            self,
+            self.random,
+            loss=options.loss,
+            duplication=options.duplication,
+            late=options.late,
+            late_max_ms=options.late_max_ms,
+            delay_max_ms=options.delay_max_ms,
+        )
         self.trace = deque(maxlen=self.TRACE_LENGTH)
-        self._heap = []
-        self._sequence = 0
         self._clock_offsets_ms = {}
-        self._timers_at_ms = {}
         self._next_token = 0
         self._final_proposed = []
         self._final_read_floor = None
@@ -172,21 +177,11 @@ class World:
             self.after(self.options.fault_interval_ms, self._fault)
         if self.options.compaction_interval_ms:
             self.after(self.options.compaction_interval_ms, self._compact)
-        self._run_until(self.options.faulty_ms, lambda: False)
+        self.run_until(self.options.faulty_ms)
         self._heal()
-        self._run_until(self.options.faulty_ms + self.HEALED_MS_MAX, self._is_live)
+        self.run_until(self.options.faulty_ms + self.HEALED_MS_MAX, self._is_live)
         if not self._is_live():
             raise AssertionError(f"liveness: nothing new commits in {self.HEALED_MS_MAX} ms")
-
-    def _run_until(self, end_ms, is_done):
-        while self._heap and self._heap[0][0] <= end_ms and not is_done():
-            self.now_ms, _, action, arguments = heappop(self._heap)
-            self.event_count += 1
-            action(*arguments)
-
-    def after(self, delay_ms, action, *arguments):
-        self._sequence += 1
-        heappush(self._heap, (self.now_ms + delay_ms, self._sequence, action, arguments))
 
     def note(self, *what):
         self.trace.append((self.now_ms, *what))
@@ -196,56 +191,16 @@ class World:
     def host_clock_ms(self, host):
         return self.now_ms + self._clock_offsets_ms.get(host.node_id, 0)
 
-    def wake(self, host):
-        """Arm the timer; one that fires early only arms itself again."""
-        if host.node is None:
-            return
-        wait_ms = max(0, host.node.next_deadline_ms() - self.host_clock_ms(host))
-        at_ms = self.now_ms + wait_ms
-        key = (host.node_id, host.incarnation)
-        armed_ms = self._timers_at_ms.get(key)
-        if armed_ms is None or at_ms < armed_ms:
-            self._timers_at_ms[key] = at_ms
-            self.after(wait_ms, self._timer, host, host.incarnation, at_ms)
-
-    def _timer(self, host, incarnation, at_ms):
-        key = (host.node_id, incarnation)
-        if host.node is None or incarnation != host.incarnation:
-            return
-        if self._timers_at_ms.get(key) != at_ms:
-            return
-        del self._timers_at_ms[key]
-        if self.host_clock_ms(host) >= host.node.next_deadline_ms():
-            host.tick()
-            if host.is_writing or host.is_paused:
-                return  # finishing the write, or resuming, arms the timer again
-        self.wake(host)
-
     def write(self, host):
         delay_ms = self.random.randint(0, self.options.sync_max_ms)
         self.after(delay_ms, host.synced, host.incarnation)
 
     def send(self, message):
-        options = self.options
-        if options.is_encoded:
+        if self.options.is_encoded:
             (message,) = decode_messages(encode_messages([message]))
-        copies = 1
-        if not self.is_healed:
-            draw = self.random.random()
-            if draw < options.loss:
-                return
-            if draw > 1 - options.duplication:
-                copies = 2
-        for _ in range(copies):
-            delay_max_ms = options.delay_max_ms
-            if not self.is_healed and self.random.random() < options.late:
-                delay_max_ms = options.late_max_ms
-            # Twice as fast as randint, and called for every message.
-            self.after(int(self.random.random() * (delay_max_ms + 1)), self._deliver, message)
+        self.network.send(message.sender, message.receiver, self._deliver, message)
 
     def _deliver(self, message):
-        if (message.sender, message.receiver) in self.blocked:
-            return
         receiver = self.hosts[message.receiver]
         if receiver.is_up:
             receiver.receive(message)
@@ -288,7 +243,7 @@ class World:
     def _heal(self):
         self.note("healed")
         self.is_healed = True
-        self.blocked.clear()
+        self.network.heal()
         for host in self.hosts.values():
             if not host.is_up:
                 host.start()
@@ -353,28 +308,17 @@ class World:
         for host in self.hosts.values():
             self._crash(host, 200)
 
-    def _block(self, pairs):
-        pairs = [pair for pair in pairs if pair not in self.blocked]
-        self.blocked.update(pairs)
-        self.after(self.random.randint(50, 1_200), self._unblock, pairs)
-
-    def _unblock(self, pairs):
-        self.blocked.difference_update(pairs)
+    def _cut(self, pairs):
+        self.network.block(pairs, self.random.randint(50, 1_200))
 
     def _fault_partition(self):
-        side = {voter for voter in self.hosts if self.random.random() < 0.5}
-        self._block([(a, b) for a in self.hosts for b in self.hosts if (a in side) != (b in side)])
+        self._cut(two_sides(self.hosts, self.random))
 
     def _fault_isolate_leader(self):
-        leader = self._leader_or_any().node_id
-        others = [voter for voter in self.hosts if voter != leader]
-        outward = [(leader, other) for other in others]
-        inward = [(other, leader) for other in others]
-        self._block(self.random.choice((outward, inward, outward + inward)))
+        self._cut(around(self._leader_or_any().node_id, self.hosts, self.random))
 
     def _fault_one_way(self):
-        pairs = [(a, b) for a in self.hosts for b in self.hosts if a != b]
-        self._block([pair for pair in pairs if self.random.random() < 0.3])
+        self._cut(some_links(self.hosts, self.random))
 
     def _fault_pause(self):
         host = self._any_host() if self.random.random() < 0.5 else self._leader_or_any()

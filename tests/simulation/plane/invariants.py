@@ -1,0 +1,289 @@
+"""What must hold, and is looked at whenever something changes that it speaks of.
+
+The letters are those of the reliability invariants: L for the log. Raft's own properties are
+checked by `raft.checker`; here the controller's and the partitions' are, as an observer sees them
+who knows every disk at every moment.
+"""
+
+from ottla_cluster.controller.elections import effective_min_isr
+from ottla_cluster.controller.image import MetadataImage
+from ottla_protocol.errors import OttlaError
+
+
+class InvariantViolatedError(AssertionError):
+    """A rule is broken; the text begins with its name."""
+
+
+class History:
+    """All that anybody was shown of one partition."""
+
+    def __init__(self, key):
+        self.key = key
+        # Exposed by some replica: it never changes and never goes away (L3, L8).
+        self.committed = []
+        self.offsets = {}  # value -> offset
+        self.acknowledged = {}  # value -> offset, of acks=all
+        self.acknowledged_end = 0
+        self.failed = {}  # values whose producer was told that they are not there
+        self.leaders = {}  # leader epoch -> (node, incarnation)
+        self.written = {}  # (leader epoch, offset) -> record
+
+
+class Invariants:
+    def __init__(self, world):
+        self.world = world
+        self.image = MetadataImage()
+        """The newest committed image."""
+        self.histories = {}
+        self.versions = {}  # node -> newest version that an answer to it covered
+
+    def require(self, condition, rule, *detail):
+        if not condition:
+            raise InvariantViolatedError(f"{rule}: {detail}")
+
+    def history(self, key):
+        history = self.histories.get(key)
+        if history is None:
+            history = self.histories[key] = History(key)
+        return history
+
+    # --- the controller -------------------------------------------------------------------------
+
+    def metadata_committed(self, image):
+        """After every metadata entry: whoever may be elected holds all that is committed."""
+        former, self.image = self.image, image
+        for topic_id, topic in image.topics.items():
+            known = former.topics.get(topic_id)
+            if known is topic:
+                continue
+            for number, state in enumerate(topic.partitions):
+                if known is None or number >= len(known.partitions):
+                    continue
+                before = known.partitions[number]
+                if before is not state and before != state:
+                    self._check_change(before, state)
+                    self.check_isr(state)
+
+    def _check_change(self, before, state):
+        key = (state.topic_id, state.partition)
+        self.require(
+            state.partition_epoch > before.partition_epoch
+            and state.leader_epoch >= before.leader_epoch
+            and (state.leader == before.leader or state.leader_epoch > before.leader_epoch),
+            "epochs only rise",
+            before,
+            state,
+        )
+        broker = self.image.brokers.get(state.leader)
+        self.require(
+            state.leader is None or broker.state != "fenced", "no fenced leader", key, state
+        )
+
+    def answered(self, outcome, active):
+        """An answer of the controller leaves: what it saw is committed."""
+        if active is not None and not isinstance(outcome, OttlaError):
+            version = active.committed_image.version
+            self.require(
+                version <= self.image.version, "answers wait for their commit", outcome, version
+            )
+
+    # --- leaders --------------------------------------------------------------------------------
+
+    def leads(self, replica, state):
+        """One incarnation of one broker per leader epoch (L11), and it holds all that counts."""
+        history = self.history(replica.key)
+        claim = (replica.node_id, replica.process.incarnation)
+        known = history.leaders.setdefault(state.leader_epoch, claim)
+        self.require(known == claim, "one leader per epoch", replica.key, state, known, claim)
+        is_only = len(state.replicas) == 1
+        if not is_only and replica.process.replicas.get(replica.key) is replica:
+            # A leader of the past may begin to lead late, after others have committed more.
+            current = self._partition(replica.key)
+            if current is not None and current.leader_epoch == state.leader_epoch:
+                self.require(
+                    self._holds_all(history, replica.log.disk.records),
+                    "leader completeness of the log",
+                    replica.key,
+                    replica.node_id,
+                )
+
+    def appends(self, replica, record):
+        """One record per leader epoch and offset (L3), and epochs never fall along a log (L11)."""
+        log = replica.log.records
+        fact = (record.leader_epoch, len(log))
+        known = self.history(replica.key).written.setdefault(fact, record)
+        self.require(
+            known == record, "one record per epoch and offset", replica.key, fact, known, record
+        )
+        self.require(
+            not log or log[-1].leader_epoch <= record.leader_epoch,
+            "leader epochs never fall along a log",
+            replica.key,
+            replica.node_id,
+        )
+
+    def acknowledges(self, replica, offset):
+        """A leader answers a produce with acks=all."""
+        committed = self.history(replica.key).committed
+        self.require(
+            offset < len(committed) and committed[offset] == replica.log.records[offset],
+            "acknowledged means committed",
+            replica.key,
+            replica.node_id,
+            offset,
+        )
+
+    # --- what is shown --------------------------------------------------------------------------
+
+    def exposes(self, replica, high_watermark):
+        """A replica shows its log up to here: to readers, and for ever (L3, L8)."""
+        before = replica.high_watermark
+        where = (replica.key, replica.node_id, before, high_watermark)
+        self.require(high_watermark > before, "the high watermark never falls", where)
+        self.require(high_watermark <= replica.log.durable_end, "what is shown is durable", where)
+        history = self.history(replica.key)
+        committed = history.committed
+        shown = replica.log.records[before:high_watermark]
+        known = committed[before:high_watermark]
+        self.require(shown[: len(known)] == known, "one value per offset", where)
+        replica.high_watermark = high_watermark
+        if high_watermark > len(committed):
+            for record in replica.log.records[len(committed) : high_watermark]:
+                self._commit(history, record)
+            self._check_copies(replica, history)
+
+    def _commit(self, history, record):
+        offset = len(history.committed)
+        self.require(
+            history.offsets.setdefault(record.value, offset) == offset,
+            "a value is stored once",
+            history.key,
+            record,
+        )
+        self.require(
+            record.value not in history.failed,
+            "what was refused is never shown",
+            history.key,
+            record,
+        )
+        history.committed.append(record)
+
+    def _check_copies(self, replica, history):
+        """What is committed is on the disks of min ISR replicas, and of all that may lead."""
+        self.world.events["committed"] += 1
+        end = len(history.committed)
+        state = self._partition(history.key)
+        if state is None:
+            return
+        copies = sum(
+            1
+            for process in self.world.processes.values()
+            if history.key in process.disks
+            and self._holds_all(history, process.disks[history.key].records)
+        )
+        topic = self.image.topics[history.key[0]]
+        if not self.world.has_lost_tails:
+            self.require(
+                copies >= effective_min_isr(topic, state),
+                "committed on min.insync.replicas disks",
+                history.key,
+                end,
+                copies,
+            )
+        self.check_isr(state)
+
+    def check_isr(self, state):
+        """Every member of the ISR holds all that is committed, or knows that it does not."""
+        history = self.history((state.topic_id, state.partition))
+        if history.committed:
+            for node_id in state.isr:
+                self._check_member(history, node_id)
+
+    def _check_member(self, history, node_id):
+        disk = self.world.processes[node_id].disks.get(history.key)
+        self.require(
+            disk is not None and (disk.has_lost_tail or self._holds_all(history, disk.records)),
+            "the ISR holds all that is committed",
+            history.key,
+            node_id,
+            len(history.committed),
+        )
+
+    @staticmethod
+    def _holds_all(history, records):
+        end = len(history.committed)
+        return not end or (len(records) >= end and records[end - 1] == history.committed[-1])
+
+    def _partition(self, key):
+        topic = self.image.topics.get(key[0])
+        return None if topic is None else topic.partitions[key[1]]
+
+    def truncates(self, replica, end):
+        self.world.events["truncation"] += 1
+        self.require(
+            end >= replica.high_watermark,
+            "nothing below the high watermark is cut",
+            replica.key,
+            replica.node_id,
+            end,
+            replica.high_watermark,
+        )
+
+    def crashed(self, process):
+        """What the crash left on its disks is what counts from here on."""
+        for key in process.disks:
+            state = self._partition(key)
+            if state is not None and process.node_id in state.isr:
+                self.check_isr(state)
+
+    # --- clients --------------------------------------------------------------------------------
+
+    def produced(self, key, value, offset, *, acks_all):
+        """A producer was told an offset (L1, L3)."""
+        history = self.history(key)
+        if acks_all:
+            self.require(
+                offset < len(history.committed) and history.committed[offset].value == value,
+                "acknowledged at its own offset",
+                key,
+                value,
+                offset,
+            )
+            history.acknowledged[value] = offset
+            history.acknowledged_end = max(history.acknowledged_end, offset + 1)
+        self.world.events["acknowledged"] += 1
+
+    def refused(self, key, value):
+        """A producer was told that the value is not there (L5)."""
+        history = self.history(key)
+        history.failed[value] = True
+        self.require(value not in history.offsets, "what was refused is not there", key, value)
+
+    def read(self, key, position, records):
+        """A consumer was given records from a position (L7, L8)."""
+        committed = self.history(key).committed
+        self.require(
+            list(records) == committed[position : position + len(records)],
+            "a poll gives what is committed, in order",
+            key,
+            position,
+        )
+        self.world.events["read"] += 1
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def check_final(self):
+        """Every broker holds the same, every acknowledged record once (L1, L2, L4, L11)."""
+        for key, history in self.histories.items():
+            state = self._partition(key)
+            if state is None:
+                continue
+            for node_id in state.replicas:
+                records = self.world.processes[node_id].disks[key].records
+                self.require(records == history.committed, "all replicas are equal", key, node_id)
+            values = [record.value for record in history.committed]
+            self.require(len(set(values)) == len(values), "no duplicates", key)
+            for value, offset in history.acknowledged.items():
+                self.require(
+                    history.committed[offset].value == value, "no acknowledged loss", key, value
+                )

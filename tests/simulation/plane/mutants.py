@@ -1,0 +1,325 @@
+"""Planted bugs in every layer of the plane; each must be noticed by a schedule or by random runs.
+
+The bugs of the parts are taken over from the parts' own simulations: Raft's node and driver, the
+controller's handlers and runtime, the leader's machine. Here are those of the joints between them.
+A mutant is a context that gives the classes to build a world of.
+"""
+
+from contextlib import contextmanager
+
+import pytest
+
+from tests.simulation.controller.mutants import MUTANTS as CONTROLLER_MUTANTS
+from tests.simulation.plane.controller_host import ControllerHost
+from tests.simulation.plane.process import Process
+from tests.simulation.plane.replica import Replica
+from tests.simulation.plane.replica_log import ReplicaLog
+from tests.simulation.plane.voter import Voter
+from tests.simulation.raft.host import Host
+from tests.simulation.raft.mutants import MUTANTS as RAFT_MUTANTS
+from tests.simulation.raft.mutants import running
+from tests.simulation.raft.snapshot_mutants import SNAPSHOT_MUTANTS
+from tests.simulation.replication import damage
+from tests.simulation.replication import mutants as replication
+
+# --- the broker's logs ----------------------------------------------------------------------------
+
+
+class TruncatesToHighWatermark(Replica):
+    """KIP-101: a new follower cuts its log to what it knows to be committed."""
+
+    def _follow(self, state):
+        end = self.high_watermark
+        if end < self.log.next_offset and state.leader is not None:
+            self.log.truncate(end, lambda: None)
+            self.log.when_settled(lambda: super(TruncatesToHighWatermark, self)._follow(state))
+        else:
+            super()._follow(state)
+
+
+class NeverReconciles(Replica):
+    """Offsets alone decide what to fetch next."""
+
+    check_divergence = staticmethod(lambda *_: None)
+
+
+class ForgetsToNameTheEpoch(Replica):
+    """KIP-279: reconciliation stops at the leader's next epoch."""
+
+    check_divergence = staticmethod(replication.divergence_before_kip_279)
+
+
+class CountsFetchesOfOtherEpochs(Replica):
+    """The leader epoch of a fetch is not looked at (KIP-320)."""
+
+    def check_leader_epoch(self, leader, position):
+        return
+
+
+class AcknowledgedBeforeFsync(ReplicaLog):
+    """What was written counts as durable."""
+
+    @property
+    def durable_end(self):
+        return len(self.records)
+
+    @property
+    def is_settled(self):
+        return self._cutting is None
+
+    def append(self, record):
+        offset = super().append(record)
+        self._on_durable(offset + 1)
+        return offset
+
+    def _is_written(self):
+        on_durable, self._on_durable = self._on_durable, lambda _: None
+        super()._is_written()
+        self._on_durable = on_durable
+
+
+class LeadsBeforeItIsSettled(Replica):
+    """A leader epoch begins at an end that is not on the disk yet."""
+
+    def assume_role(self, topic, state, image):
+        when_settled = self.log.when_settled
+        self.log.when_settled = lambda action: action()
+        super().assume_role(topic, state, image)
+        self.log.when_settled = when_settled
+
+
+class TakesAnswersOfOtherPositions(Replica):
+    """A follower appends whatever an answer holds, whatever it had asked for since."""
+
+    def take_fetched(self, position, *answer):
+        if self.follower is not None:
+            position = self.follower.fetch_position
+        super().take_fetched(position, *answer)
+
+
+# --- producers ------------------------------------------------------------------------------------
+
+
+class ForgetsSequences(Replica):
+    """A retry is a new record."""
+
+    def judge(self, record):
+        return None
+
+
+class FollowersKeepNoProducers(ReplicaLog):
+    """Only what was appended as leader is remembered of producers; failover forgets it."""
+
+    def append(self, record):
+        remember = self._remember
+        if record.leader_epoch != self.epochs.latest_epoch:
+            self._remember = lambda *_: None
+        offset = super().append(record)
+        self._remember = remember
+        return offset
+
+
+class ForgetsProducersAtTheStart(ReplicaLog):
+    """The state of producers is not rebuilt from the log."""
+
+    def _producers_of_the_log(self):
+        records, self.records = self.records, []
+        try:
+            return super()._producers_of_the_log()
+        finally:
+            self.records = records
+
+
+class KeepsProducersOfWhatWasCut(ReplicaLog):
+    """After a truncation the log still answers for records that are gone."""
+
+    def truncate(self, end, done):
+        before = self.producers
+        super().truncate(end, done)
+        self.producers = before
+
+
+class AcknowledgesAtAppend(Replica):
+    """acks=all is answered when the leader has appended."""
+
+    def produce(self, record, acks_all, answer):
+        try:
+            offset = self._append(record, acks_all)
+        except Exception as error:
+            answer(error)
+        else:
+            answer(offset)
+
+
+class KeepsAcksOfAFormerLeadership(Replica):
+    """Who waits for an ack goes on waiting for the same offset in the next epoch."""
+
+    def _step_down(self, state):
+        acks, self._acks = self._acks, []
+        super()._step_down(state)
+        self._acks = acks
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+class IgnoresTheWitness(Replica):
+    """A log is as long as it is."""
+
+    def __init__(self, process, key, state, disk):
+        super().__init__(process, key, state, disk)
+        self.fitness = self.fitness_class(self.node_id, lost_tail=False)
+        disk.is_short = False
+        disk.witnessed_end = len(disk.records)
+
+
+class LeadsWithAShortLog(Replica):
+    """Whoever is elected leads, and the others cut what it has lost."""
+
+    def assume_role(self, topic, state, image):
+        if self.fitness.lost_tail and state.leader == self.node_id:
+            self.fitness = self.fitness_class(self.node_id, lost_tail=False)
+        super().assume_role(topic, state, image)
+
+
+# --- the broker's life ----------------------------------------------------------------------------
+
+
+class LeaseFromReceipt(Process):
+    """The lease counts from when the heartbeat's answer arrived."""
+
+    def lease_counts_from(self, sent_at_ms):
+        return self.clock_ms()
+
+
+class LeaseBeforeTheMetadata(Process):
+    """A heartbeat confirms the lease, though the replicas do not reflect the metadata yet."""
+
+    def _confirm_lease(self):
+        if self._awaited_lease is not None:
+            self.lease.confirmed(self._awaited_lease[1])
+            self._awaited_lease = None
+
+
+class ActsForItsFormerSelf(Process):
+    """Replicas are hosted from the start, by metadata that speaks of another incarnation."""
+
+    def _activate(self):
+        if self.broker_epoch is None and not self.is_active and self.image.brokers:
+            own = self.image.brokers.get(self.node_id)
+            if own is not None:
+                self.broker_epoch = own.broker_epoch
+        super()._activate()
+
+
+class HeartbeatsWhatItHasNotApplied(Process):
+    """It tells the newest metadata that it holds, not the one that its replicas reflect."""
+
+    def _heartbeat(self, now_ms):
+        applied, self.applied_image = self.applied_image, self.image
+        super()._heartbeat(now_ms)
+        self.applied_image = applied
+
+
+class NeverTakesPartitionsAway(Process):
+    """Who is no replica any more goes on with the log that it has."""
+
+    def _remove(self, key):
+        disk = self.disks[key]
+        super()._remove(key)
+        disk.records = disk.records[: len(disk.records) // 2]
+        self.disks[key] = disk
+
+
+# --- the controller's driver ----------------------------------------------------------------------
+
+
+class AnswersWithoutAReadRound(ControllerHost):
+    """A controller that was deposed renews leases."""
+
+    def confirm(self, answer, outcome):
+        answer(outcome)
+
+
+class BeginsBeforeItsNoOp(ControllerHost):
+    """A leadership of the controller begins when it is won, on what happens to be applied."""
+
+    def leadership_changed(self, term, leader_id, is_leader):
+        super().leadership_changed(term, leader_id, is_leader)
+        if is_leader and self.active is None:
+            self._begin()
+
+
+def built(replica=None, process=Process, **parts):
+    """A process class with these parts."""
+    if replica is not None:
+        parts["replica_class"] = replica
+    return type(process.__name__, (process,), parts)
+
+
+def with_log(log):
+    return built(type(log.__name__, (Replica,), {"log_class": log}))
+
+
+def with_leader(leader):
+    return built(type(leader.__name__, (Replica,), {"leader_class": leader}))
+
+
+def with_fitness(fitness):
+    return built(type(fitness.__name__, (Replica,), {"fitness_class": fitness}))
+
+
+PROCESSES = {
+    "truncates to the high watermark": built(TruncatesToHighWatermark),
+    "never reconciles": built(NeverReconciles),
+    "forgets to name the epoch": built(ForgetsToNameTheEpoch),
+    "counts fetches of other epochs": built(CountsFetchesOfOtherEpochs),
+    "acknowledged before fsync": with_log(AcknowledgedBeforeFsync),
+    "leads before it is settled": built(LeadsBeforeItIsSettled),
+    "takes answers of other positions": built(TakesAnswersOfOtherPositions),
+    "forgets sequences": built(ForgetsSequences),
+    "followers keep no producers": with_log(FollowersKeepNoProducers),
+    "forgets producers at the start": with_log(ForgetsProducersAtTheStart),
+    "keeps producers of what was cut": with_log(KeepsProducersOfWhatWasCut),
+    "acknowledges at append": built(AcknowledgesAtAppend),
+    "keeps acks of a former leadership": built(KeepsAcksOfAFormerLeadership),
+    "ignores the witness": built(IgnoresTheWitness),
+    "leads with a short log": built(LeadsWithAShortLog),
+    "stays in the isr": with_fitness(damage.StaysInTheIsr),
+    "reports before the leader knows": with_fitness(damage.ReportsBeforeTheLeaderKnows),
+    "lease never ends": built(lease_class=replication.LeaseThatNeverEnds),
+    "lease from receipt": built(process=LeaseFromReceipt),
+    "lease before the metadata": built(process=LeaseBeforeTheMetadata),
+    "acts for its former self": built(process=ActsForItsFormerSelf),
+    "heartbeats what it has not applied": built(process=HeartbeatsWhatItHasNotApplied),
+    "never takes partitions away": built(process=NeverTakesPartitionsAway),
+    "assumes followers are equal": with_leader(replication.AssumesFollowersAreEqual),
+    "ignores the proposed isr": with_leader(replication.IgnoresTheProposedIsr),
+    "forgets unanswered proposals": with_leader(replication.ForgetsUnansweredProposals),
+    "expands before the epoch start": with_leader(replication.ExpandsBeforeTheEpochStart),
+    "expands any incarnation": with_leader(replication.ExpandsAnyIncarnation),
+    "advances below min isr": with_leader(replication.AdvancesBelowMinIsr),
+    "answers without a read round": built(controller_class=AnswersWithoutAReadRound),
+    "begins before its no-op": built(controller_class=BeginsBeforeItsNoOp),
+}
+
+CONTROLLERS = {plant.__name__.replace("_", " "): plant for plant in CONTROLLER_MUTANTS}
+
+VOTERS = RAFT_MUTANTS | SNAPSHOT_MUTANTS
+
+NAMES = (*PROCESSES, *CONTROLLERS, *VOTERS)
+
+
+@contextmanager
+def planted(name):
+    """The process class and the voter class to use meanwhile."""
+    if name in PROCESSES:
+        yield PROCESSES[name], Voter
+    elif name in CONTROLLERS:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            CONTROLLERS[name](monkeypatch)
+            yield Process, Voter
+    else:
+        with running(**VOTERS[name]) as host_class:
+            is_mixed = host_class is not Host
+            yield Process, type("MutantVoter", (host_class, Voter), {}) if is_mixed else Voter

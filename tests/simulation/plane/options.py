@@ -1,0 +1,105 @@
+"""A whole run from its seed: the cluster, its clients, and a random subset of the faults."""
+
+from dataclasses import dataclass, fields
+from random import Random
+
+FAULTS = (
+    "kill",
+    "kill_controller",
+    "kill_leader",
+    "kill_writing",
+    "power_loss",
+    "restart_cleanly",
+    "replace_disk",
+    "lose_tail",
+    "partition",
+    "isolate",
+    "one_way",
+    "pause",
+    "pause_minority",
+    "clock_step",
+    "hang_disk",
+    "fill_disk",
+    "reassign",
+    "create_topic",
+)
+
+PLANNED_MOVES = ("restart_cleanly", "fill_disk", "reassign", "lose_tail")
+"""These move a leadership while the former leader's lease may still hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One run; times in simulated milliseconds, probabilities per message."""
+
+    seed: int
+    process_count: int = 3
+    partition_count: int = 2
+    replication_factor: int = 3
+    min_insync_replicas: int = 2
+    producer_count: int = 2
+    acks_one: float = 0.0
+    reader_count: int = 2
+    produce_interval_ms: int = 40
+    read_interval_ms: int = 80
+    fetch_records_max: int = 100
+    faulty_ms: int = 900
+    fault_interval_ms: int = 100
+    faults: tuple = ()
+    loss: float = 0.0
+    duplication: float = 0.0
+    late: float = 0.0
+    late_max_ms: int = 300
+    delay_max_ms: int = 2
+    sync_max_ms: int = 2
+    drift: float = 0.0
+    is_refusing: bool = True
+    compaction_interval_ms: int | None = None
+    retained_entries: int = 0
+    max_snapshot_chunk_bytes: int = 1 << 18
+    preferred_election_interval_ms: int = 1_000_000
+
+    @classmethod
+    def from_seed(cls, seed):
+        random = Random(seed)
+        process_count = random.choice((3, 3, 3, 3, 3, 5))
+        return cls(
+            seed=seed,
+            process_count=process_count,
+            partition_count=random.choice((1, 1, 1, 2)),
+            replication_factor=random.choice((3, 3, 3, 2)),
+            min_insync_replicas=random.choice((2, 2, 2, 1)),
+            producer_count=random.choice((1, 1, 2)),
+            acks_one=random.choice((0.0, 0.0, 0.3)),
+            reader_count=1,
+            produce_interval_ms=random.choice((8, 20, 40)),
+            read_interval_ms=random.choice((20, 50)),
+            fetch_records_max=random.choice((1, 3, 100)),
+            faulty_ms=random.choice((300, 500, 900)),
+            fault_interval_ms=random.choice((30, 70, 150)),
+            faults=tuple(fault for fault in FAULTS if random.random() < 0.3),
+            loss=random.choice((0.0, 0.0, 0.0, 0.02, 0.1)),
+            duplication=random.choice((0.0, 0.02, 0.2)),
+            late=random.choice((0.0, 0.02, 0.1)),
+            late_max_ms=random.choice((100, 500)),
+            delay_max_ms=random.choice((1, 4, 15)),
+            sync_max_ms=random.choice((1, 5, 30)),
+            drift=random.choice((0.0, 0.0, 0.0, 0.05)),
+            is_refusing=random.random() < 0.7,
+            compaction_interval_ms=random.choice((None, 60, 200)),
+            retained_entries=random.choice((0, 3, 100)),
+            max_snapshot_chunk_bytes=random.choice((100, 1 << 18)),
+            preferred_election_interval_ms=random.choice((150, 1_000_000, 1_000_000)),
+        )
+
+    @property
+    def is_realtime(self):
+        """Whether leases bound what a leader answers: equal clocks, and no planned moves."""
+        return (
+            not self.drift
+            and self.preferred_election_interval_ms > self.faulty_ms
+            and not any(fault in self.faults for fault in PLANNED_MOVES)
+        )
+
+    def __str__(self):
+        return ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))

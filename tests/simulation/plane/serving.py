@@ -1,0 +1,120 @@
+"""What a process answers to others: fetches, commands, clients."""
+
+from ottla_protocol.errors import NotLeaderOrFollowerError, OttlaError
+from tests.simulation.plane.timing import FETCH_WAIT_MS
+
+
+class Serving:
+    """The part of a process that takes requests; see `process`."""
+
+    # --- the controller's side ------------------------------------------------------------------
+
+    def on_raft(self, _sender, message):
+        self.voter.receive(message)
+
+    def on_command(self, sender, call_id, command):
+        self.controller.execute(
+            command, lambda outcome: self.send(sender, "answer", call_id, outcome, once=True)
+        )
+
+    def on_unreachable(self, _sender, node_id, broker_epoch):
+        self.controller.report_unreachable(node_id, broker_epoch)
+
+    # --- the leader's side ----------------------------------------------------------------------
+
+    def on_fetch(self, sender, request_id, broker_epoch, positions):
+        results = []
+        waiting = []
+        for key, position in positions:
+            replica = self.replicas.get(key)
+            try:
+                if replica is None:
+                    raise NotLeaderOrFollowerError("no replica here")
+                diverging = replica.fetched(sender, broker_epoch, position)
+            except OttlaError as error:
+                results.append((key, error.code, -1, None, ()))
+                continue
+            if diverging is not None:
+                results.append((key, None, replica.high_watermark, diverging, ()))
+            else:
+                waiting.append((key, position))
+        has_records = any(
+            position.offset < self.replicas[key].log.next_offset for key, position in waiting
+        )
+        if results or has_records:
+            self._answer_fetch(sender, request_id, results, waiting)
+        else:
+            due_ms = self.clock_ms() + FETCH_WAIT_MS
+            self.parked.append((due_ms, sender, request_id, waiting))
+
+    def on_fetched(self, sender, request_id, results):
+        if sender in self.fetchers:
+            self.fetchers[sender].answered(request_id, results)
+
+    def _answer_fetch(self, receiver, request_id, results, waiting):
+        for key, position in waiting:
+            replica = self.replicas.get(key)
+            try:
+                # Once more: the role may have changed while the fetch was parked.
+                if replica is None:
+                    raise NotLeaderOrFollowerError("no replica here")
+                replica.check_leader_epoch(replica.leading(), position)
+            except OttlaError as error:
+                results.append((key, error.code, -1, None, ()))
+                continue
+            end = position.offset + self.world.options.fetch_records_max
+            records = tuple(replica.log.records[position.offset : end])
+            results.append((key, None, replica.high_watermark, None, records))
+        self.send(receiver, "fetched", request_id, tuple(results))
+
+    def wake_parked(self, key):
+        """There is something new to tell of this partition."""
+        if self.parked:
+            woken = [fetch for fetch in self.parked if any(k == key for k, _ in fetch[3])]
+            if woken:
+                self.parked = [fetch for fetch in self.parked if fetch not in woken]
+                for fetch in woken:
+                    self.after(0, self._answer_fetch, fetch[1], fetch[2], [], fetch[3])
+
+    def answer_parked(self, now_ms):
+        due = [fetch for fetch in self.parked if fetch[0] <= now_ms]
+        if due:
+            self.parked = [fetch for fetch in self.parked if fetch[0] > now_ms]
+            for _, sender, request_id, waiting in due:
+                self._answer_fetch(sender, request_id, [], waiting)
+
+    # --- clients --------------------------------------------------------------------------------
+
+    def on_produce(self, sender, request_id, key, record, acks_all):
+        def answer(outcome):
+            self.send(sender, "produced", request_id, outcome, once=True)
+
+        replica = self.replicas.get(key)
+        if replica is None:
+            answer(NotLeaderOrFollowerError("no replica here", leader=self._leader_of(key)))
+        else:
+            replica.produce(record, acks_all, answer)
+
+    def on_read(self, sender, request_id, key, position):
+        """A poll: records up to the high watermark, with the leader epoch that they are of."""
+        replica = self.replicas.get(key)
+        try:
+            if replica is None:
+                raise NotLeaderOrFollowerError("no replica here", leader=self._leader_of(key))
+            end = replica.readable_end()
+        except OttlaError as error:
+            self.send(sender, "read_failed", request_id, error)
+            return
+        records = tuple(replica.log.records[position:end])
+        is_latest = replica.leader is not None and replica.leader.latest_offset_available
+        answer = (replica.state.leader_epoch, end if is_latest else None, records)
+        self.send(sender, "records", request_id, *answer)
+
+    def on_commit_version(self, sender, request_id):
+        self.controller.commit_version(
+            lambda index: self.send(sender, "version", request_id, index, once=True)
+        )
+
+    def _leader_of(self, key):
+        topic = self.image.topics.get(key[0])
+        return None if topic is None else topic.partitions[key[1]].leader

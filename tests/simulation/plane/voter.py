@@ -1,0 +1,99 @@
+"""A voter of the metadata quorum whose state machine is the metadata image.
+
+The driver's contract is that of the Raft simulation (`raft.host`); here the entries are metadata
+records, and whoever leads runs the controller.
+"""
+
+from ottla_cluster.controller.image import MetadataImage, replay
+from ottla_cluster.controller.image_sharing import sharing_with
+from ottla_cluster.controller.records import decode_records
+from ottla_cluster.controller.snapshot import decode_image, encode_image
+from tests.simulation.raft.checker import Checker
+from tests.simulation.raft.host import Host
+
+
+class MetadataMachine:
+    """Replays entries; an entry after the same image as before gives the image of before.
+
+    So the processes of one run share the work, save after a snapshot: its image is another object,
+    and every entry after it is replayed anew, to an image that must be equal.
+    """
+
+    EMPTY = MetadataImage()
+
+    def __init__(self):
+        self._replayed = {}
+
+    def applied(self, image, entry):
+        known = self._replayed.get(entry.index)
+        if known is not None and known[0] is image and known[1] == entry:
+            return known[2]
+        after = replay(image, decode_records(entry.payload), entry.index)
+        self._replayed.setdefault(entry.index, (image, entry, after))
+        return after
+
+    def encode(self, image, maker):
+        return encode_image(image)
+
+    def decode(self, data):
+        return decode_image(data)
+
+
+class MetadataChecker(Checker):
+    """Raft's checker, which tells of each image once it is committed.
+
+    Args:
+        on_committed: called with the newest image.
+    """
+
+    def __init__(self, on_committed):
+        super().__init__(MetadataMachine())
+        self._on_committed = on_committed
+
+    def on_apply(self, host, entries, term, hosts):
+        known = len(self.states)
+        super().on_apply(host, entries, term, hosts)
+        if len(self.states) > known:
+            self._on_committed(self.states[-1])
+
+
+class Voter(Host):
+    """The voter of one process, which is told what becomes of proposals, reads and images."""
+
+    process = None
+
+    def propose_one(self, payload, placed):
+        self._placing.append(placed)
+        self.propose([payload])
+
+    def read_index(self, ended):
+        """Begin a read round; `ended(index)`, or None where it is not confirmed."""
+        token = self.process.world.new_token()
+        self._reading[token] = ended
+        self.read(token)
+
+    def start(self):
+        self._placing = []
+        self._reading = {}
+        self._told = (0, None, False)
+        super().start()
+
+    def leadership_told(self, ready):
+        leadership = (ready.term, ready.leader_id, ready.role == "leader")
+        if leadership != self._told:
+            self._told = leadership
+            self.process.controller.leadership_changed(*leadership)
+
+    def applied(self, ready):
+        if ready.snapshot is not None:
+            self.state = sharing_with(self.process.image, self.state)
+        if ready.snapshot is not None or ready.committed:
+            self.process.publish(self.state)
+        if ready.committed:
+            self.process.controller.applied(ready.committed)
+
+    def proposal_placed(self, result):
+        self._placing.pop(0)(result)
+
+    def read_ended(self, token, index):
+        self._reading.pop(token)(index)
