@@ -14,6 +14,7 @@ from ottla_cluster.controller.commands import (
     ReportUnfitReplicas,
     UnfitReplica,
 )
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.image import BrokerState, MetadataImage
 from ottla_cluster.replication.lease import BrokerLease
 from ottla_protocol.errors import (
@@ -235,6 +236,7 @@ class Process(Serving):
             url=f"http://{self.node_id}",
             rack="",
             cluster_id=CLUSTER_ID,
+            latest_feature_level=LATEST_FEATURE_LEVEL,
         )
         self.call(command, self._registered)
 

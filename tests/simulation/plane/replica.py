@@ -43,6 +43,7 @@ class Replica:
         self.leader = None
         self.follower = None
         self.not_reported_before_ms = 0
+        self._is_restless = False
         self._acks = []  # (offset, answer) of acks=all, by offset
         self._commits = []  # (offset, leader epoch, answer) of acks=1
 
@@ -58,7 +59,7 @@ class Replica:
                 self._step_down(state)
                 self.process.role_assumed()
             elif self.leader is not None and same_epoch:
-                self._change_leadership(topic, state)
+                self._change_leadership(topic, state, image)
                 self.process.role_assumed()
             else:
                 self._step_down(state)
@@ -98,11 +99,13 @@ class Replica:
             replica_lag_time_max_ms=REPLICA_LAG_TIME_MAX_MS,
             now_ms=self.process.clock_ms(),
         )
+        self._is_restless = True
         self.tick(image)
         self.process.role_assumed()
 
-    def _change_leadership(self, topic, state):
+    def _change_leadership(self, topic, state, image):
         self.state = state
+        self.leader.brokers_changed(*self.process.eligible_and_draining(image))
         now_ms = self.process.clock_ms()
         self._act(self.leader.min_insync_replicas_changed(effective_min_isr(topic, state), now_ms))
         self._act(
@@ -131,9 +134,13 @@ class Replica:
     # --- leading --------------------------------------------------------------------------------
 
     def tick(self, image):
-        if self.leader is not None and self.process.lease_is_valid():
+        """Let time pass, unless there is nothing that time alone could change."""
+        if self.leader is None or not self._is_restless:
+            return
+        if self.process.lease_is_valid():
             eligible, draining = self.process.eligible_and_draining(image)
             self._act(self.leader.tick(self.process.clock_ms(), eligible, draining))
+        self._is_restless = not self.leader.is_at_rest
 
     def produce(self, record, acks_all, answer):
         """Append; `answer(offset or error)` once the acks are there."""
@@ -195,6 +202,7 @@ class Replica:
                 answer(offset)
 
     def _act(self, output):
+        self._is_restless = True
         if output.high_watermark is not None:
             self.world.invariants.exposes(self, output.high_watermark)
             while self._acks and self.leader.acks_satisfied(self._acks[0][0]):

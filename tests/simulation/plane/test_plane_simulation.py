@@ -15,7 +15,7 @@ from tests.simulation.plane.options import Options
 from tests.simulation.plane.world import World
 
 SEEDS_PER_CHUNK = 100
-SEED_COUNT = int(os.environ.get("OTTLA_PLANE_SEEDS", "2000"))
+SEED_COUNT = int(os.environ.get("OTTLA_PLANE_SEEDS", "1500"))
 SOAK_SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "0"))
 SOAK_CHUNKS = 2
 """Chunks of a soak, for as many cores; each begins at seeds of its own."""

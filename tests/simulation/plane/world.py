@@ -29,7 +29,7 @@ from tests.simulation.raft.timers import HostTimers
 
 FORMING_MS_MAX = 700
 """Faults begin when the first topic is there, or after this long."""
-HEALED_MS_MAX = 20_000
+HEALED_MS_MAX = 6_000
 LIVENESS_CHECK_MS = 20
 FIRST_CLIENT_ID = 100
 TRACE_LENGTH = 120
