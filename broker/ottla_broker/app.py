@@ -568,7 +568,7 @@ class Broker:
             reasons.append("the broker is starting or stopping")
         warnings = self._raft.describe_rejections()
         if self._raft.leader_id is None:
-            reasons += ["no controller is elected", *warnings]
+            reasons += ["no controller is elected", *warnings, *self._raft.describe_silence()]
             warnings = []
         # A dedicated controller is never registered: nothing fences it.
         if self._settings.is_broker and self._lifecycle.fenced:

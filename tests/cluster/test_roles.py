@@ -1,5 +1,7 @@
 """Dedicated controllers, and brokers that follow the quorum without a vote."""
 
+import shutil
+
 from ottla_protocol import routes
 from tests.cluster.awaiting import eventually
 
@@ -54,13 +56,17 @@ def test_dedicated_controllers_hold_the_metadata_and_no_records(start_cluster):
     assert cluster.broker(client.controller()).terminate(timeout_s=20) == 0
 
 
-def test_a_broker_without_a_vote_catches_up_by_a_snapshot(start_cluster):
-    client = start_cluster(brokers=2, voters=1, settings={"OTTLA_METADATA_SNAPSHOT_ENTRIES": "10"})
-    observer = client.cluster.broker(2)
+def test_a_broker_without_a_vote_finds_the_leader_and_catches_up_by_a_snapshot(start_cluster):
+    """It has lost its disk, and knows one voter only, which does not lead."""
+    client = start_cluster(brokers=4, voters=3, settings={"OTTLA_METADATA_SNAPSHOT_ENTRIES": "10"})
+    observer = client.cluster.broker(4)
     observer.kill()
-    for number in range(30):
+    for number in range(20):
         client.create_topic(f"topic-{number}", partitions=1, replication_factor=1, via=1)
+    shutil.rmtree(observer.data_dir)
+    follower = next(node_id for node_id in (1, 2, 3) if node_id != client.controller())
+    observer.settings["OTTLA_VOTERS"] = f"{follower}@{client.cluster.broker(follower).listen}"
     observer.start()
     observer.wait_ready()
-    assert client.describe("topic-29", via=2) == client.describe("topic-29", via=1)
-    assert client.metric(2, 'ottla_metadata_snapshots_total{event="installed"}') >= 1
+    assert client.describe("topic-19", via=4) == client.describe("topic-19", via=1)
+    assert client.metric(4, 'ottla_metadata_snapshots_total{event="installed"}') >= 1

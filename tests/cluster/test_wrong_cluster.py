@@ -74,6 +74,23 @@ def test_a_process_with_voters_of_another_cluster_says_so(
     http.get(east.any_url() + routes.READINESS).expect(200)
 
 
+def test_a_process_whose_voters_are_not_there_says_so(tmp_path, http, launch):
+    (port,) = free_ports(1)
+    process = process_of_west(tmp_path, launch, f"1@{HOST}:{port}", OTTLA_ROLES="broker")
+    process.start()
+    try:
+
+        def reasons():
+            answer = http.get(process.url + routes.READINESS).expect(503)
+            return [reason for reason in answer.document["reasons"] if "node 1 " in reason]
+
+        (reason,) = eventually(reasons)
+        assert "does not answer" in reason
+        assert str(port) in reason
+    finally:
+        process.kill()
+
+
 def test_every_internal_call_names_its_cluster(east, http):
     assert len(INTERNAL_ROUTES) >= 12
     for path in INTERNAL_ROUTES:

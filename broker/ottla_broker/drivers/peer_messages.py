@@ -87,6 +87,13 @@ class CommitVersion(msgspec.Struct, frozen=True, array_like=True):
     version: int
 
 
+class KnownLeader(msgspec.Struct, frozen=True, array_like=True):
+    """Who leads the metadata quorum and where it is reached, as the process that answers knows."""
+
+    node_id: int
+    url: str
+
+
 class UnreachableBroker(msgspec.Struct, frozen=True, array_like=True):
     """A peer's connection was refused: the controller checks for itself and then fences it."""
 

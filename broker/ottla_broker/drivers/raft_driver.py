@@ -20,10 +20,12 @@ from random import Random
 from typing import Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.peer_client import PeerClient
+from ottla_broker.drivers.peer_messages import KnownLeader
 from ottla_broker.drivers.raft_outboxes import RaftOutboxes
 from ottla_broker.drivers.raft_store import RaftStore
 from ottla_broker.drivers.snapshot_telemetry import tell_made, tell_restored, tell_sent
@@ -140,8 +142,14 @@ class RaftDriver:
         self._writing = writing
         self._inputs: asyncio.Queue[_Input] = asyncio.Queue(maxsize=MAX_QUEUED_INPUTS)
         self._outboxes = RaftOutboxes(
-            peers=peers, on_refused=self._connection_refused, on_failure=on_failure
+            peers=peers,
+            on_refused=self._connection_refused,
+            on_leader=self._leader_told,
+            on_failure=on_failure,
         )
+        # What an observer last announced, and the leader of which a voter told it then.
+        self._announcement: ObserveRequest | None = None
+        self._told_leader: KnownLeader | None = None
         # That of which the outboxes know.
         self._known_configuration: Configuration | None = None
         self._reads: dict[int, asyncio.Future[int]] = {}
@@ -191,10 +199,18 @@ class RaftDriver:
 
     def describe_rejections(self) -> list[str]:
         """Which peers refuse this node's messages, and why: they are of another cluster, say."""
-        return [
-            f"node {peer_id} at {url} refuses this node: {error.detail}"
-            for peer_id, (url, error) in sorted(self._outboxes.rejections.items())
-        ]
+        return self._outboxes.describe_rejections()
+
+    def describe_silence(self) -> list[str]:
+        """Which peers do not answer."""
+        return self._outboxes.describe_silence()
+
+    @property
+    def known_leader(self) -> KnownLeader | None:
+        """The leader that this node knows, and where it is reached."""
+        leader_id = self.leader_id
+        url = None if leader_id is None else self.url_of(leader_id)
+        return None if leader_id is None or url is None else KnownLeader(leader_id, url)
 
     # --- inputs -----------------------------------------------------------------------------
 
@@ -213,6 +229,14 @@ class RaftDriver:
     def _connection_refused(self, peer_id: int) -> None:
         self.peer_refused(peer_id)
         self._on_refused(peer_id)
+
+    def _leader_told(self, leader: KnownLeader) -> None:
+        """A voter told an announcing observer of a leader that perhaps no setting of its names."""
+        known = (self._config.node_id, *self._peer_urls())
+        if self._announcement is not None and leader.node_id not in known:
+            self._told_leader = leader
+            self._outboxes.open(leader.node_id, leader.url)
+            self._outboxes.put(replace(self._announcement, receiver=leader.node_id))
 
     def stand_aside(self, *, stands_aside: bool) -> None:
         """Neither lead nor campaign from now on, or no longer: what is persisted may never end.
@@ -399,6 +423,8 @@ class RaftDriver:
             self._known_configuration = self.node.configuration
             for peer_id, url in self._peer_urls().items():
                 self._outboxes.open(peer_id, url)
+        if isinstance(message, ObserveRequest):
+            self._announcement = message
         if message.receiver not in self._outboxes:
             # A candidate that this node's configuration does not name.
             known = self.url_of(message.receiver)
@@ -410,6 +436,8 @@ class RaftDriver:
         """Voters and learners by node id, and the voters that the settings name."""
         members = self.node.configuration.members
         urls = self._voter_urls | {member.node_id: member.url for member in members if member.url}
+        if self._told_leader is not None:
+            urls.setdefault(self._told_leader.node_id, self._told_leader.url)
         return {node_id: url for node_id, url in urls.items() if node_id != self._config.node_id}
 
     @property
@@ -425,6 +453,9 @@ class RaftDriver:
         for member in self.node.configuration.members:
             if member.node_id == node_id and member.url:
                 return member.url
+        told = self._told_leader
+        if told is not None and told.node_id == node_id:
+            return told.url
         return self._voter_urls.get(node_id) or self._broker_url(node_id)
 
 

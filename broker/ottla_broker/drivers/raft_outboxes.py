@@ -4,19 +4,21 @@ Voters have theirs from the start; an observer gets one when it has announced it
 that it told, and keeps it for as long as this node's leadership keeps the observer.
 
 Lost messages are Raft's own business. A peer that refuses them is not: it belongs to another
-cluster, or has another secret, and nothing will change that by itself. That is logged once, and
-remembered for the readiness report until the peer takes messages again.
+cluster, or has another secret, and nothing will change that by itself. That is logged once. What
+went wrong with each peer is remembered for the readiness report until it takes messages again.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import msgspec
 import structlog
 
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, Purpose
+from ottla_broker.drivers.peer_messages import KnownLeader
 from ottla_cluster.raft.messages import MAX_MESSAGES_PER_BATCH, Message, encode_messages
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError
@@ -45,6 +47,7 @@ class RaftOutboxes:
     Args:
         peers: sends them.
         on_refused: told the peer whose connection was refused: its process is gone.
+        on_leader: told the leader that a peer named in its answer to an announcement.
         on_failure: a defect ended a sender; the process must stop.
     """
 
@@ -53,22 +56,35 @@ class RaftOutboxes:
         *,
         peers: PeerClient,
         on_refused: Callable[[int], None],
+        on_leader: Callable[[KnownLeader], None],
         on_failure: Callable[[OttlaError], None],
     ) -> None:
         self._peers = peers
         self._on_refused = on_refused
+        self._on_leader = on_leader
         self._on_failure = on_failure
         self._outboxes: dict[int, _Outbox] = {}
         # By peer; bounded by the outboxes.
-        self._rejections: dict[int, tuple[str, OttlaError]] = {}
+        self._troubles: dict[int, tuple[str, OttlaError]] = {}
 
     def __contains__(self, peer_id: int) -> bool:
         return peer_id in self._outboxes
 
-    @property
-    def rejections(self) -> Mapping[int, tuple[str, OttlaError]]:
-        """Peers that took the last message as none for them: their URLs, and what they said."""
-        return self._rejections
+    def describe_rejections(self) -> list[str]:
+        """Which peers took the last message as none for them, and what they said."""
+        return [
+            f"node {peer_id} at {url} refuses this node: {error.detail}"
+            for peer_id, (url, error) in sorted(self._troubles.items())
+            if not isinstance(error, PeerUnavailableError)
+        ]
+
+    def describe_silence(self) -> list[str]:
+        """Which peers could not be reached with the last message, and why."""
+        return [
+            f"node {peer_id} does not answer: {error.detail}"
+            for peer_id, (_, error) in sorted(self._troubles.items())
+            if isinstance(error, PeerUnavailableError)
+        ]
 
     def open(self, peer_id: int, url: str) -> None:
         """Send to a peer at that URL from now on; what waits for it at another URL is dropped."""
@@ -101,7 +117,7 @@ class RaftOutboxes:
 
     def _close(self, peer_id: int) -> None:
         outbox = self._outboxes.pop(peer_id, None)
-        self._rejections.pop(peer_id, None)
+        self._troubles.pop(peer_id, None)
         if outbox is not None and outbox.sender is not None:
             outbox.sender.cancel()
 
@@ -114,7 +130,7 @@ class RaftOutboxes:
                 for _ in range(min(len(outbox.messages), MAX_MESSAGES_PER_BATCH))
             ]
             try:
-                await self._peers.post(
+                answer = await self._peers.post(
                     outbox.url,
                     routes.INTERNAL_RAFT,
                     encode_messages(batch),
@@ -122,17 +138,28 @@ class RaftOutboxes:
                     purpose=Purpose.CLUSTER,
                 )
             except PeerUnavailableError as error:
+                self._troubles[peer_id] = (outbox.url, error)
                 # A process that is gone is everybody's business.
                 if error.refused:
                     self._on_refused(peer_id)
             except OttlaError as error:
                 self._rejected(peer_id, outbox.url, error)
             else:
-                self._rejections.pop(peer_id, None)
+                self._troubles.pop(peer_id, None)
+                if answer:
+                    self._answered(answer)
+
+    def _answered(self, answer: bytes | bytearray) -> None:
+        try:
+            leader = msgspec.msgpack.decode(answer, type=KnownLeader)
+        except msgspec.MsgspecError:
+            # Something that a newer version says; an announcement is repeated anyway.
+            return
+        self._on_leader(leader)
 
     def _rejected(self, peer_id: int, url: str, error: OttlaError) -> None:
-        known = self._rejections.get(peer_id)
-        self._rejections[peer_id] = (url, error)
+        known = self._troubles.get(peer_id)
+        self._troubles[peer_id] = (url, error)
         if known is None or known[1].detail != error.detail:
             log.error(
                 "raft_messages_refused", peer=peer_id, url=url, code=error.code, detail=error.detail

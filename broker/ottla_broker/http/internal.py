@@ -33,7 +33,7 @@ from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.settings import Settings
 from ottla_cluster.controller.commands import decode_command, encode_message
 from ottla_cluster.groups import commands as group_commands
-from ottla_cluster.raft.messages import decode_messages
+from ottla_cluster.raft.messages import ObserveRequest, decode_messages
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     OttlaError,
@@ -57,8 +57,12 @@ _partitions_decoder = msgspec.msgpack.Decoder(list[PartitionName])
 
 
 async def raft(context: BrokerContext, post: Post) -> Answer:
-    """Messages from another voter."""
-    context.raft.receive(decode_messages(bytes(post.body)))
+    """Messages from another node; one that observes and looks for the leader is told of it."""
+    messages = decode_messages(bytes(post.body))
+    context.raft.receive(messages)
+    leader = context.raft.known_leader
+    if leader is not None and any(isinstance(message, ObserveRequest) for message in messages):
+        return msgpack_answer(leader)
     return NO_CONTENT
 
 
