@@ -83,6 +83,11 @@ class Settings(BaseSettings):
         description="what this process is: broker, controller or broker,controller; a controller "
         "is one of the voters, a broker without that role follows them",
     )
+    join_quorum: bool = Field(
+        default=False,
+        description="this controller has no vote before it is added to the voters of a cluster "
+        "that is there, which OTTLA_VOTERS names",
+    )
     cluster_id: str = Field(
         "local", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="cluster's name"
     )
@@ -287,10 +292,11 @@ class Settings(BaseSettings):
     def _check_roles(self) -> Self:
         """A controller is a voter, and a voter is a controller."""
         is_voter = self.node_id in dict(self.voters)
-        if self.is_controller and self.voters and not is_voter:
+        if self.is_controller and self.voters and not is_voter and not self.join_quorum:
             raise ValueError(
                 f"OTTLA_VOTERS (--voters): must name this node ({self.node_id}@host:port), which "
-                "is a controller; one that is no voter needs OTTLA_ROLES=broker (--roles)"
+                "is a controller; one that is no voter needs OTTLA_ROLES=broker (--roles), and one "
+                "that is to be added to the voters OTTLA_JOIN_QUORUM=true (--join-quorum)"
             )
         if not self.is_controller and is_voter:
             raise ValueError(
@@ -301,6 +307,16 @@ class Settings(BaseSettings):
             raise ValueError(
                 "OTTLA_ROLES (--roles): a broker that is no controller follows one, so "
                 "OTTLA_VOTERS (--voters) must name them as id@host:port,..."
+            )
+        if self.join_quorum and not self.is_controller:
+            raise ValueError(
+                "OTTLA_JOIN_QUORUM (--join-quorum): is for controllers, and OTTLA_ROLES (--roles) "
+                "does not hold controller"
+            )
+        if self.join_quorum and not self.voter_urls:
+            raise ValueError(
+                "OTTLA_JOIN_QUORUM (--join-quorum): needs OTTLA_VOTERS (--voters) to name the "
+                "voters that are there, as id@host:port,..."
             )
         return self
 
@@ -349,10 +365,17 @@ class Settings(BaseSettings):
 
     @property
     def voter_urls(self) -> dict[int, str]:
-        """Every voter's base URL by node id, this one's included if it is one."""
-        if not self.voters:
+        """Base URLs, by node id, of who votes while the metadata log does not say.
+
+        This node's is among them if it is one, and never if it is to join the others.
+        """
+        if not self.voters and not self.join_quorum:
             return {self.node_id: self.url}
-        return {node_id: f"http://{address}" for node_id, address in self.voters}
+        return {
+            node_id: f"http://{address}"
+            for node_id, address in self.voters
+            if not (self.join_quorum and node_id == self.node_id)
+        }
 
 
 def split_address(address: str) -> tuple[str, int]:

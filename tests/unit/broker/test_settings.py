@@ -53,6 +53,13 @@ def test_a_process_is_broker_or_controller_or_both(arguments, roles):
     assert (settings.is_broker, settings.is_controller) == roles
 
 
+@pytest.mark.parametrize("voters", ["2@h:2,3@h:3", "1@h:1,2@h:2,3@h:3"])
+def test_who_joins_the_quorum_is_no_voter_before_the_log_says_so(voters):
+    settings = load("--node-id", "1", "--voters", voters, "--join-quorum")
+    assert settings.voter_urls == {2: "http://h:2", 3: "http://h:3"}
+    assert settings.is_controller
+
+
 def test_where_roles_are_divided_peers_are_expected_that_no_setting_names():
     assert load("--node-id", "1", "--voters", "1@h:1,2@h:2,3@h:3").expected_peers == 2
     assert load("--node-id", "1", "--voters", "2@h:2", "--roles", "broker").expected_peers == 9
@@ -88,6 +95,15 @@ def test_the_advertised_url_is_what_peers_are_told():
             ["OTTLA_ROLES", "OTTLA_VOTERS", "(1)"],
         ),
         (("--node-id", "1", "--roles", "broker"), ["OTTLA_ROLES", "OTTLA_VOTERS"]),
+        (
+            ("--node-id", "1", "--voters", "2@h:1", "--roles", "broker", "--join-quorum"),
+            ["OTTLA_JOIN_QUORUM", "OTTLA_ROLES"],
+        ),
+        (("--node-id", "1", "--join-quorum"), ["OTTLA_JOIN_QUORUM", "OTTLA_VOTERS"]),
+        (
+            ("--node-id", "1", "--voters", "1@h:1", "--join-quorum"),
+            ["OTTLA_JOIN_QUORUM", "OTTLA_VOTERS"],
+        ),
         (("--node-id", "1", "--roles", "leader"), ["OTTLA_ROLES", "broker,controller", "leader"]),
         (("--node-id", "1", "--roles", ""), ["OTTLA_ROLES", "broker,controller"]),
         (("--node-id", "1", "--session-timeout-ms", "4"), ["OTTLA_SESSION_TIMEOUT_MS", "500"]),
