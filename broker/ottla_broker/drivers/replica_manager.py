@@ -21,6 +21,7 @@ from ottla_broker.drivers.purgatory import OffsetWaiters
 from ottla_broker.drivers.replica_activity import ReplicaActivity
 from ottla_broker.drivers.replica_fetcher import ReplicaFetcher
 from ottla_broker.drivers.replica_logs import ReplicaLogs
+from ottla_broker.drivers.replica_openings import OPENING_PATIENCE_MS, ReplicaOpenings
 from ottla_broker.drivers.witness_keeper import WitnessKeeper
 from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
@@ -102,6 +103,8 @@ class ReplicaManager:
         self._witness = WitnessKeeper(
             witness, partition=self.partitions.get, writing=writing, on_failure=on_failure
         )
+        # Logs that are slow to open take their roles when they are open.
+        self._openings = ReplicaOpenings(on_late=self._opened_late, on_failure=on_failure)
         # Held while roles change: by the metadata, or because a log is to be cut, or was.
         self._changing_roles = asyncio.Lock()
         # Replicas without a role because their logs are being cut; set when that is over.
@@ -136,6 +139,7 @@ class ReplicaManager:
     async def stop(self) -> None:
         """Stop fetching, answer what waits, flush and close every log."""
         await stop_all(self._tasks)
+        await self._openings.stop()
         await asyncio.gather(*(fetcher.stop() for fetcher in self._fetchers.values()))
         await self._write_checkpoint()
         await asyncio.gather(*(partition.close() for partition in self.partitions.values()))
@@ -222,24 +226,40 @@ class ReplicaManager:
             for topic, state in image.all_partitions()
             if self._node_id in state.replicas
         }
+        for key in self._openings.unwanted(wanted):
+            # A namesake may be wanted in its place.
+            await self._openings.ended(key)
         for key in [key for key in self.partitions if key not in wanted]:
             await self._remove(key)
         if previous is None:
             await self._logs.prepare(wanted.keys())
-        await asyncio.gather(
-            *(
-                self._open(topic, state)
-                for key, (topic, state) in wanted.items()
-                if key not in self.partitions
-            )
-        )
+        opening = {key for key in wanted if key not in self.partitions}
+        for key in opening:
+            if key not in self._openings:
+                self._openings.begin(key, self._open(*wanted[key]))
+        await self._openings.settled(timeout_ms=None if previous is None else OPENING_PATIENCE_MS)
         for key, (topic, state) in wanted.items():
-            hosted = self.partitions[key]
+            hosted = self.partitions.get(key)
+            if hosted is None:
+                continue
             # What an image does not change it shares with the one before.
-            if previous is None or previous.topics.get(key[0]) is not topic:
+            if key in opening or previous is None or previous.topics.get(key[0]) is not topic:
                 hosted.log.reconfigure(self._logs.config_of(topic))
                 await self._assume_role(hosted, topic, state, image)
         await self._stop_idle_fetchers()
+
+    async def _opened_late(self, key: tuple[str, int]) -> None:
+        """Give a replica its role whose log took longer to open than the metadata waits."""
+        async with self._changing_roles:
+            image, hosted = self._applied, self.partitions.get(key)
+            topic = None if image is None else image.topics.get(key[0])
+            if image is None or hosted is None or topic is None:
+                # The topic is gone: the next image removes the log, too.
+                return
+            state = topic.partitions[key[1]]
+            if self._node_id in state.replicas:
+                hosted.log.reconfigure(self._logs.config_of(topic))
+                await self._assume_role(hosted, topic, state, image)
 
     async def _open(self, topic: Topic, state: PartitionState) -> None:
         key = (state.topic_id, state.partition)
@@ -311,6 +331,7 @@ class ReplicaManager:
     def _commit_held(self, key: tuple[str, int], error: DiskFullError) -> None:
         METRICS.held_commits.inc()
         self._disk.found_full()
+        self._openings.waits_for_room(key)
         hosted = self.partitions.get(key)
         if hosted is not None:
             log.error("commit_held", partition=hosted.name, detail=error.detail)

@@ -1,0 +1,114 @@
+"""A log that is slow to open holds up nothing else of its broker."""
+
+import asyncio
+
+import pytest
+
+from ottla_broker.storage.disk_full import DiskFullError
+from ottla_broker.storage.log_directory import LogDirectory
+from tests.unit.awaiting import until
+from tests.unit.broker.test_replica_manager import EVENTS, LOCAL, ORDERS, THIRD, Manager, image
+
+
+class SlowManager(Manager):
+    """A replica manager whose logs of one topic open when the test says so."""
+
+    def __init__(self, directory, slow):
+        super().__init__(directory)
+        self.may_open = asyncio.Event()
+        self.began = asyncio.Event()
+        self.has_room = True
+        logs = self.replicas._logs
+        open_log = logs.open
+
+        async def open_slowly(topic, state, **options):
+            if topic.topic_id == slow:
+                self.began.set()
+                await logs.when_there_is_room(topic.name, options["on_held"], self._find_room)
+                await self.may_open.wait()
+            return await open_log(topic, state, **options)
+
+        logs.open = open_slowly
+
+    async def _find_room(self):
+        if not self.has_room:
+            raise DiskFullError("no room")
+
+    def begin_at_once(self):
+        self.replicas.start()
+        self.replicas.activate()
+
+    def is_hosted(self, topic_id):
+        return (topic_id, 0) in self.replicas.partitions
+
+
+@pytest.fixture
+async def manager(tmp_path, monkeypatch):
+    monkeypatch.setattr("ottla_broker.drivers.replica_logs.RETRY_WITHOUT_ROOM_MS", 10)
+    with LogDirectory(tmp_path / "data") as directory:
+        manager = SlowManager(directory, EVENTS)
+        yield manager
+        manager.may_open.set()
+        await manager.replicas.stop()
+
+
+async def test_the_metadata_goes_on_while_a_new_log_is_slow_to_open(manager):
+    manager.begin_at_once()
+    await manager.apply(image(1))
+    await manager.apply(image(2, topics=(ORDERS, EVENTS)))
+    assert not manager.is_hosted(EVENTS)
+    await manager.apply(image(3, leader=THIRD, leader_epoch=1, topics=(ORDERS, EVENTS)))
+    assert manager.hosted.follower.leader_id == THIRD
+    manager.may_open.set()
+    await until(lambda: manager.is_hosted(EVENTS))
+    late = manager.replicas.partitions[EVENTS, 0]
+    await until(lambda: late.follower is not None)
+    assert late.follower.leader_id == THIRD
+    assert manager.replicas._is_followed(late)
+
+
+async def test_a_late_log_may_lead_by_then(manager):
+    manager.begin_at_once()
+    await manager.apply(image(1))
+    await manager.apply(image(2, topics=(ORDERS, EVENTS)))
+    await manager.apply(image(3, leader=LOCAL, leader_epoch=1, topics=(ORDERS, EVENTS)))
+    manager.may_open.set()
+    await until(lambda: manager.is_hosted(EVENTS))
+    await until(lambda: manager.replicas.partitions[EVENTS, 0].leader is not None)
+
+
+async def test_a_start_waits_for_every_log(manager):
+    manager.begin_at_once()
+    manager.metadata.publish(image(1, topics=(ORDERS, EVENTS)))
+    await manager.began.wait()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await manager.replicas.wait_applied(1)
+    manager.may_open.set()
+    await manager.apply(image(1, topics=(ORDERS, EVENTS)))
+    assert manager.is_hosted(EVENTS)
+
+
+async def test_a_start_does_not_wait_for_a_log_that_waits_for_room(manager):
+    manager.has_room = False
+    manager.may_open.set()
+    manager.begin_at_once()
+    await manager.apply(image(1, topics=(ORDERS, EVENTS)))
+    assert manager.hosted.follower is not None
+    assert not manager.is_hosted(EVENTS)
+    manager.has_room = True
+    await until(lambda: manager.is_hosted(EVENTS))
+    await until(lambda: manager.replicas.partitions[EVENTS, 0].follower is not None)
+
+
+async def test_a_topic_that_goes_while_its_log_is_opened_leaves_nothing(manager):
+    manager.begin_at_once()
+    await manager.apply(image(1))
+    await manager.apply(image(2, topics=(ORDERS, EVENTS)))
+    manager.metadata.publish(image(3))
+    manager.may_open.set()
+    await manager.apply(image(4))
+    assert not manager.is_hosted(EVENTS)
+    assert manager.hosted.follower is not None
+    await until(lambda: not manager.replicas._openings._telling)
+    assert (EVENTS, 0) not in manager.witness.ends
