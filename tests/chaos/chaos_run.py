@@ -32,6 +32,7 @@ from tests.cluster.awaiting import eventually
 RECOVERY_TIMEOUT_S = 30.0
 """Writes go on within this after a fault is taken away (reliability, section 3)."""
 WHOLE_TIMEOUT_S = 120.0
+CLIENTS_TIMEOUT_S = 120.0
 AGREE_TIMEOUT_S = 60.0
 QUIET_SHARE = 0.2
 QUIET_S = 3.0
@@ -145,7 +146,7 @@ def _make_trouble(world, plan, outcome, tell):
     numbers.shuffle(first)
     begun_s = time.monotonic()
     ends_s, last_s = begun_s + plan.seconds, begun_s + plan.at_most_s
-    _wait_recovered(world, outcome, "the start", 0)
+    world.wait_busy(plan.ok_min, CLIENTS_TIMEOUT_S)
     with (world.directory / "schedule.jsonl").open("w", buffering=1) as schedule:
         while (first or time.monotonic() < ends_s) and time.monotonic() < last_s:
             if numbers.random() < QUIET_SHARE:

@@ -45,7 +45,7 @@ LARGE_CHARACTERS = 300_000
 TAIL_RECORDS = 200
 """How far before the end a reader begins that replaces one that was killed."""
 LOOKUP_AGE_MS_MAX = 20_000
-EXPECTED_CODES = {"INVALID_TIMESTAMP"}
+EXPECTED_CODES = {"INVALID_TIMESTAMP", "KAFKA_STORAGE_ERROR"}
 
 
 class Client:
@@ -260,12 +260,13 @@ def read_copies(client):
 def _read_by_http(client, part, *, via, query):
     history, numbers, http = client.history(part), client.random(part), HttpClient()
     positions = dict.fromkeys(client.partitions, "earliest" if client.is_first else -TAIL_RECORDS)
+    tellers = Tellers(client.partitions)
     while not client.ended.wait(client.pause_s):
         for partition in client.partitions:
             url = client.urls[via] if via is not None else numbers.choice(client.urls)
             told = {} if via is None else {"via": via + 1}
             number = history.invoke(POLL, partition=partition, **told)
-            document = _document(
+            answer = _answer(
                 history,
                 number,
                 http,
@@ -274,14 +275,33 @@ def _read_by_http(client, part, *, via, query):
                 max_wait_ms=100,
                 **query,
             )
-            if document is not None:
+            told_by = tellers.after(partition, answer)
+            if answer is not None:
+                document = answer.document
                 positions[partition] = document["next_offset"]
                 history.ok(
                     number,
                     records=[(record["offset"], record["value"]) for record in document["records"]],
                     high_watermark=document["high_watermark"],
+                    told_by=told_by,
                 )
     http.close()
+
+
+class Tellers:
+    """Numbers the stretches in which one broker answered all reads of a partition."""
+
+    def __init__(self, partitions):
+        self._brokers = dict.fromkeys(partitions)
+        self._numbers = dict.fromkeys(partitions, 0)
+
+    def after(self, partition, answer):
+        """The number after this answer; None for one that failed, which ends a stretch."""
+        broker = None if answer is None else answer.headers.get(routes.HEADER_SERVED_BY)
+        if broker is None or broker != self._brokers[partition]:
+            self._numbers[partition] += 1
+        self._brokers[partition] = broker
+        return self._numbers[partition]
 
 
 def ask(client):
@@ -298,7 +318,8 @@ def ask(client):
         number = history.invoke(TIME_LOOKUP, partition=partition, timestamp_ms=at_ms)
         told = _document(history, number, http, offsets, at=at_ms)
         if told is not None:
-            history.ok(number, offset=told["offset"] if "timestamp" in told else None)
+            found = told.get("timestamp") is not None  # Without one it is the end.
+            history.ok(number, offset=told["offset"] if found else None)
         _ask_for_leader(client, history, http, url)
     http.close()
 
@@ -315,7 +336,13 @@ def _ask_for_leader(client, history, http, url):
 
 
 def _document(history, number, http, url, **query):
-    """What a read was told; None, and noted, where it did not succeed."""
+    """As `_answer`, read."""
+    answer = _answer(history, number, http, url, **query)
+    return None if answer is None else answer.document
+
+
+def _answer(history, number, http, url, **query):
+    """What a read was answered; None, and noted, where it did not succeed."""
     try:
         answer = http.get(url, timeout_s=REQUEST_TIMEOUT_S, **query)
     except urllib3.exceptions.HTTPError as error:
@@ -323,7 +350,7 @@ def _document(history, number, http, url, **query):
         time.sleep(0.05)
         return None
     if answer.status == 200:
-        return answer.document
+        return answer
     history.fail(number, detail=_retriable(answer)["code"])
     time.sleep(0.05)
     return None
@@ -332,7 +359,8 @@ def _document(history, number, http, url, **query):
 def _retriable(answer):
     """The problem that a broker told; one that no retry mends must not come up."""
     problem = answer.document
-    # A broker whose clock is wrong stamps records so that one whose clock is right refuses them.
+    # A broker whose clock is wrong stamps records so that one whose clock is right refuses them;
+    # one without descriptors cannot open what is to be read.
     assert problem["retriable"] is True or problem["code"] in EXPECTED_CODES, answer.body
     return problem
 

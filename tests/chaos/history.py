@@ -44,6 +44,8 @@ class Operation:
         records: (offset, value) of what a poll returned, in its order.
         session: polls of one process with the same session are one reading without a seek.
         high_watermark: told by a poll.
+        told_by: polls of one session with the same number were answered by one broker, with no
+            failure in between: by one life of one leadership.
         via: node id of the broker that a session of polls reads from; None for the leader.
         timestamp_ms: what was looked up.
         leader, leader_epoch: what was told.
@@ -61,6 +63,7 @@ class Operation:
     records: tuple = ()
     session: int = 0
     high_watermark: int | None = None
+    told_by: int = 0
     via: int | None = None
     timestamp_ms: int | None = None
     leader: int | None = None

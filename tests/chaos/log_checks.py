@@ -194,7 +194,11 @@ def skipping_polls(evidence):
 
 
 def changed_prefixes(evidence):
-    """L8: what was once read stays where it was, and a reader's high watermark never falls."""
+    """L8: what was once read stays where it was, and no broker's high watermark falls.
+
+    A new leader knows its high watermark late, and tells a reader less than the last one did until
+    then. What must not fall across leaders is the end (L9).
+    """
     for poll in evidence.polls:
         for (broker, partition), records in evidence.stored.items():
             if partition != poll.partition:
@@ -209,8 +213,8 @@ def changed_prefixes(evidence):
     told = defaultdict(list)
     for poll in evidence.polls:
         if poll.high_watermark is not None:
-            told[poll.process, poll.session, poll.via, poll.partition].append(poll)
-    for (process, _, _, partition), polls in told.items():
+            told[poll.process, poll.session, poll.told_by, poll.via, poll.partition].append(poll)
+    for (process, *_, partition), polls in told.items():
         polls.sort(key=lambda poll: poll.invoked_ns)
         for earlier, later in pairwise(polls):
             if later.high_watermark < earlier.high_watermark:

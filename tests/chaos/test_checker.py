@@ -168,6 +168,11 @@ def another_reading_starts_over(planted):
 
 
 @clean
+def a_new_leader_knows_its_high_watermark_late(planted):
+    planted.did(POLL, process="reader", high_watermark=4, told_by=1)
+
+
+@clean
 def offsets_of_markers_are_no_records(planted):
     """A gap that nobody ever read a record in is no skip."""
     planted.send("a", "v7", 7)

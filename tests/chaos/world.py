@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import urllib3
 from ottla_ops.local_cluster import CommandProcess, LocalCluster
 from tests.chaos import shifted_clock
 from tests.chaos.faulty_disks import MEBIBYTE, PoweredDisk, remove_leftovers
-from tests.chaos.history import END_OFFSET, SEND, HistoryWriter
+from tests.chaos.history import END_OFFSET, OK, SEND, HistoryWriter, read_history
 from tests.chaos.namespaces import Network
 from tests.cluster.awaiting import eventually
 from tests.cluster.cluster_client import ClusterClient
@@ -26,6 +27,7 @@ GROUP = "shipping"
 DISK_BYTES = 768 * MEBIBYTE
 CLIENT_STOP_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 60.0
+BUSY_POLL_S = 0.3
 
 SETTINGS = {
     "OTTLA_CLUSTER_SECRET": "a-secret-of-chaos",
@@ -208,12 +210,29 @@ class World:
         self.start_client(name.rstrip("0123456789"))
 
     def dead_clients(self):
-        """What clients that ended by themselves had to say; none ever should."""
+        """What clients that ended by themselves had to say; none ever should. Each tells once."""
+        dead = [name for name, process in self.clients.items() if process.poll() is not None]
         return [
-            f"{name} ended with {process.poll()}: {self._log_of(name)}"
-            for name, process in self.clients.items()
-            if process.poll() is not None
+            f"{name} ended with {self.clients.pop(name).poll()}: {self._log_of(name)}"
+            for name in dead
         ]
+
+    def wait_busy(self, sends, timeout_s):
+        """Wait until so many sends have succeeded, and somebody has read and asked for an end.
+
+        Processes of clients start at their leisure, and a run must not be over before.
+        """
+        ends_s = time.monotonic() + timeout_s
+        while time.monotonic() < ends_s:
+            dead = self.dead_clients()
+            assert not dead, dead
+            done = [each for each in read_history(self.histories.iterdir()) if each.outcome == OK]
+            reads = any(each.records for each in done)
+            functions = Counter(each.function for each in done if each.process != "prober")
+            if functions[SEND] >= sends and reads and functions[END_OFFSET]:
+                return
+            time.sleep(BUSY_POLL_S)
+        raise AssertionError(f"clients do hardly anything after {timeout_s} s")
 
     def stop_clients(self):
         """Have all of them end what they began; returns what went wrong."""
