@@ -52,6 +52,7 @@ from ottla_broker.http.context import BrokerContext
 from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.http.listener import Listener
 from ottla_broker.services.batch_fetch import BatchFetchService
+from ottla_broker.services.broker_drains import BrokerDrainService
 from ottla_broker.services.cluster_health import ClusterHealthService
 from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
@@ -98,6 +99,9 @@ from ottla_protocol.errors import (
 from ottla_protocol.models import Readiness
 
 MAX_DEFAULT_REPLICATION_FACTOR = 3
+SETTLE_TIMEOUT_MS = 700
+"""How long, after the drain, the next leaders have to commit what was appended here."""
+
 CLOSE_TIMEOUT_SECONDS = 1.5
 """How long open requests may still answer after the drain."""
 
@@ -418,6 +422,7 @@ class Broker:
             replication=ReplicationService(self._replicas, self._purgatory, copies),
             idempotency=idempotency,
             producer_ids=self._producer_ids,
+            drains=BrokerDrainService(metadata=self._metadata, commands=self._controller_commands),
             features=FeatureService(
                 node_id=settings.node_id,
                 metadata=self._metadata,
@@ -536,6 +541,7 @@ class Broker:
         self._ready = False
         self._purgatory.release()
         await self._lifecycle.drain()
+        await self._replicas.settle_acks(SETTLE_TIMEOUT_MS)
         await self._lifecycle.stop()
         await self._disk_watch.stop()
         await self._hung_disk.stop()

@@ -31,13 +31,18 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class BrokerDescription(Response, frozen=True):
-    """One registered broker. `state` is active, fenced or draining."""
+    """One registered broker.
+
+    `state` is active, fenced, or draining: about to stop. `drain` is draining or drained for one
+    whose replicas move to others, or have; None for one that may have replicas.
+    """
 
     id: int
     url: str
     rack: str
     state: str
     broker_epoch: int
+    drain: str | None = None
 
 
 class ClusterDescription(Response, frozen=True):

@@ -43,6 +43,9 @@ from ottla_protocol.record_batch import BatchHeader
 GATHER_COMMITS_MS = 5
 """How long a leader's commit waits for company, under load."""
 
+HANDOVER_ACK_TIMEOUT_MS = 1_500
+"""How long a former leader waits for the next one to commit what it has appended."""
+
 
 @dataclass(frozen=True, slots=True)
 class Appended:
@@ -127,7 +130,8 @@ class Partition:
 
     async def stand_aside(self, state: PartitionState) -> None:
         """Take no role, though the metadata says to lead: see `is_fit_to_lead`."""
-        self._step_down(state)
+        self._step_down()
+        self._fail_acks(state)
         self.state = state
         self._wake_all()
 
@@ -166,7 +170,7 @@ class Partition:
                 )
             )
             return
-        self._step_down(state)
+        self._step_down()
         self.state = state
         # The epoch begins at a durable end; nothing is appended here while there is no role.
         await self._settle()
@@ -192,13 +196,23 @@ class Partition:
         self._wake_all()
 
     async def become_follower(self, state: PartitionState) -> None:
-        """Follow `state.leader`; without one, wait for an election."""
-        self._step_down(state)
+        """Follow `state.leader`; without one, wait for an election.
+
+        Who waits for an ack goes on waiting for a while: what the next leader has too is committed
+        by it, at the same offset, and this broker hears of that. What is cut fails.
+        """
+        was_leader = self.leader is not None
+        self._step_down()
         self.state = state
+        if was_leader and self.has_waiting_acks:
+            asyncio.get_running_loop().call_later(
+                HANDOVER_ACK_TIMEOUT_MS / 1000, self._end_handover, state
+            )
         self._wake_all()
         # What was appended as leader and is still queued may diverge: it has to be in the log, and
         # in the fetch position, before the new leader is asked whether both agree.
         await self._settle()
+        self._fail_acks(state, above=self.log.log_end_offset)
         self._follow_anew(state)
         self._wake_all()
 
@@ -234,19 +248,31 @@ class Partition:
                 # Another commit may be held by the time this has its turn.
                 await self.log.abandon_held()
 
-    def _step_down(self, state: PartitionState) -> None:
-        """Whoever waits for an ack of the former epoch learns that its outcome is unknown."""
+    def _step_down(self) -> None:
         self._activity.roles_version += 1
         self.leader = None
         self.follower = None
         self.log.gather_commits(0)
+
+    @property
+    def has_waiting_acks(self) -> bool:
+        """Whether anybody waits for a batch to be committed."""
+        return self._ack_waiters.has_waiting
+
+    def _end_handover(self, state: PartitionState) -> None:
+        if self.leader is None:
+            self._fail_acks(state)
+
+    def _fail_acks(self, state: PartitionState, *, above: int = -1) -> None:
+        """Whoever waits for an ack past `above` learns that its outcome is unknown."""
         self._ack_waiters.fail(
             NotLeaderOrFollowerError(
                 f"{self.name} moved to leader epoch {state.leader_epoch} before the ack",
                 outcome=Outcome.UNKNOWN,
                 leader=state.leader,
                 leader_epoch=state.leader_epoch,
-            )
+            ),
+            above=above,
         )
 
     def _wake_all(self) -> None:
@@ -348,9 +374,13 @@ class Partition:
     async def committed(self, appended: "Appended", *, deadline_ms: int) -> None:
         """Wait until the high watermark has passed the appended batch (acks=all).
 
+        That of this leader epoch or a later one, whoever leads it: a batch that is still in this
+        log when the next leader's high watermark passes it is in that leader's log too.
+
         Raises:
             InsufficientStorageError: the disk has no room for it; the outcome is unknown.
-            NotLeaderOrFollowerError: leadership moved first; the outcome is unknown.
+            NotLeaderOrFollowerError: leadership moved first, and the batch was cut, or nobody has
+                committed it in time; the outcome is unknown.
             NotEnoughReplicasAfterAppendError, RequestTimedOutError: the deadline passed first; the
                 outcome is unknown.
         """
@@ -547,11 +577,13 @@ class Partition:
         if output.truncate_to is not None and await self._cut_loses_keys(output.truncate_to):
             restart_at = result.log_start_offset
         if restart_at is not None:
+            self._fail_acks(self.state)
             await self._will_end_at(None)
             await self.log.reset_to(restart_at)
             self.follower_log_changed()
             return self.log.log_end_offset
         if output.truncate_to is not None:
+            self._fail_acks(self.state, above=output.truncate_to)
             await self._will_end_at(output.truncate_to)
             await self.log.truncate_to(output.truncate_to)
             self.follower_log_changed()
@@ -585,6 +617,7 @@ class Partition:
         if output.high_watermark is not None:
             self.high_watermark = output.high_watermark
             self._activity.watermarks_moved = True
+            self._ack_waiters.reached(output.high_watermark)
             self.watermark_watchers.wake()
 
     async def _will_end_at(self, offset: int | None) -> None:
@@ -597,7 +630,8 @@ class Partition:
         Before that is written down, and before the log is shorter: nobody may take an end that the
         log has now, or will have, for where it should end.
         """
-        self._step_down(self.state)
+        self._step_down()
+        self._fail_acks(self.state)
         self._activity.unfit.add(self.key)
         self.fitness.cut()
 
@@ -615,6 +649,7 @@ class Partition:
 
     async def close(self) -> None:
         """Fail what waits, then flush and close the log."""
-        self._step_down(self.state)
+        self._step_down()
+        self._fail_acks(self.state)
         self._wake_all()
         await self.log.close()

@@ -130,12 +130,19 @@ class OffsetWaiters:
             if not future.done():
                 future.set_result(None)
 
-    def fail(self, error: OttlaError) -> None:
-        """Fail everything that still waits."""
-        waiting, self._heap = self._heap, []
-        for _, _, future in waiting:
+    def fail(self, error: OttlaError, *, above: int = -1) -> None:
+        """Fail everything that still waits, or what of that waits for an offset past `above`."""
+        failing = [waiting for waiting in self._heap if waiting[0] > above]
+        self._heap = [waiting for waiting in self._heap if waiting[0] <= above]
+        heapq.heapify(self._heap)
+        for _, _, future in failing:
             if not future.done():
                 future.set_exception(error)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether anybody still waits."""
+        return any(not future.done() for _, _, future in self._heap)
 
     def __len__(self) -> int:
         return len(self._heap)

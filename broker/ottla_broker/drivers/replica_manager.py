@@ -12,6 +12,7 @@ from functools import partial
 
 import structlog
 
+from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.metadata import MetadataCache
@@ -43,6 +44,9 @@ from ottla_protocol.errors import (
 
 TICK_INTERVAL_MS = 250
 """How often leaders look for followers that lag or have caught up."""
+
+SETTLE_INTERVAL_MS = 10
+"""How often a stopping broker looks whether somebody still waits for an ack."""
 
 CHECKPOINT_INTERVAL_MS = 5_000
 """How often the high watermarks are written down."""
@@ -135,6 +139,15 @@ class ReplicaManager:
     def activate(self) -> None:
         """The broker has caught up with its own registration: host what the metadata says."""
         self._activated.set()
+
+    async def settle_acks(self, timeout_ms: int) -> None:
+        """Wait until nobody waits for an ack any more: what was led here is committed elsewhere."""
+        deadline_ms = monotonic_ms() + timeout_ms
+        while monotonic_ms() < deadline_ms:
+            if not any(hosted.has_waiting_acks for hosted in self.partitions.values()):
+                return
+            await asyncio.sleep(SETTLE_INTERVAL_MS / 1000)
+        log.warning("acks_not_settled", timeout_ms=timeout_ms)
 
     async def stop(self) -> None:
         """Stop fetching, answer what waits, flush and close every log."""

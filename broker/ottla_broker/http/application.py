@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from ottla_broker.http import (
+    brokers,
     cluster_health,
     features,
     group_poll,
@@ -43,6 +44,10 @@ def build_application(context: BrokerContext) -> web.Application:
             web.post(routes.CLUSTER_FEATURES, features.upgrade),
             web.get(routes.CLUSTER_HEALTH, cluster_health.cluster_health),
             web.get(routes.BROKERS, topics.brokers),
+            web.delete(routes.BROKER, brokers.unregister),
+            web.get(routes.BROKER_DRAIN, brokers.drain_progress),
+            web.post(routes.BROKER_DRAIN, brokers.drain),
+            web.delete(routes.BROKER_DRAIN, brokers.cancel_drain),
             web.get(routes.METADATA, topics.metadata),
             web.get(routes.METADATA_TREE, metadata_tree.look),
             web.get(routes.METADATA_TREE_PATH, metadata_tree.look),

@@ -13,6 +13,7 @@ from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.services.batch_fetch import BatchFetchService
+from ottla_broker.services.broker_drains import BrokerDrainService
 from ottla_broker.services.cluster_health import ClusterHealthService
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.features import FeatureService
@@ -54,6 +55,7 @@ class BrokerContext:
     idempotency: IdempotencyService
     producer_ids: ProducerIds
     features: FeatureService
+    drains: BrokerDrainService
     reassignments: ReassignmentService
     coordinator_calls: CoordinatorCalls
     partition_bounds: PartitionBoundsService

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.raft_driver import RaftDriver
+from ottla_broker.services.broker_drains import drain_state
 from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_cluster.controller.commands import (
     AddPartitions,
@@ -179,8 +180,11 @@ class TopicService:
 
     def brokers(self) -> list[BrokerDescription]:
         """Every registered broker, by id."""
-        brokers = self._metadata.image.brokers
-        return [_describe_broker(brokers[node_id]) for node_id in sorted(brokers)]
+        image = self._metadata.image
+        return [
+            _describe_broker(image.brokers[node_id], drain_state(image, node_id))
+            for node_id in sorted(image.brokers)
+        ]
 
     def cluster(self) -> ClusterDescription:
         """The cluster as this broker knows it."""
@@ -236,11 +240,12 @@ def _describe_partition(state: PartitionState | Partition) -> PartitionDescripti
     )
 
 
-def _describe_broker(broker: BrokerRegistration) -> BrokerDescription:
+def _describe_broker(broker: BrokerRegistration, drain: str | None) -> BrokerDescription:
     return BrokerDescription(
         id=broker.node_id,
         url=broker.url,
         rack=broker.rack,
         state=broker.state.value,
         broker_epoch=broker.broker_epoch,
+        drain=drain,
     )

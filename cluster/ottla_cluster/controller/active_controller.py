@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ottla_cluster.controller.commands import (
+    AdvanceDrains,
     Command,
     ElectPreferred,
     FormCluster,
@@ -19,6 +20,7 @@ from ottla_cluster.controller.commands import (
     RegisterBroker,
     Response,
 )
+from ottla_cluster.controller.drain_handlers import moves_are_due
 from ottla_cluster.controller.handlers import handle
 from ottla_cluster.controller.image import BrokerState, MetadataImage, replay
 from ottla_cluster.controller.partition_handlers import elect_preferred
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
     from random import Random
 
     from ottla_cluster.controller.config import ControllerConfig
+
+
+DRAIN_INTERVAL_MS = 500
+"""How often the next moves of a drain are looked for."""
 
 
 class ControllerMachine:
@@ -80,6 +86,7 @@ class ActiveController:
         self._config = config
         self._sessions = BrokerSessions(image, config.session_timeout_ms, now_ms)
         self._preferred_election_due_ms = now_ms + config.preferred_election_interval_ms
+        self._drains_due_ms = now_ms
         self._unclean_elections = UncleanElectionSchedule(config.session_timeout_ms, now_ms)
         self._runtime: SpeculativeRuntime[MetadataImage, Command, MetadataRecord, Response]
         self._runtime = SpeculativeRuntime(
@@ -103,8 +110,9 @@ class ActiveController:
         """The controller's own commands at this time, for the driver to submit.
 
         Forming a new cluster, fencing brokers whose session is over, the election of preferred
-        leaders, and of any replica where the topic allows it and nobody in sync can lead. What is
-        still true at the next call is due again, so a refused command needs no care.
+        leaders, and of any replica where the topic allows it and nobody in sync can lead, the next
+        moves away from drained brokers. What is still true at the next call is due again, so a
+        refused command needs no care.
         """
         image = self.speculative_image
         if image.cluster_id is None:
@@ -114,6 +122,10 @@ class ActiveController:
             self._preferred_election_due_ms = now_ms + self._config.preferred_election_interval_ms
             if elect_preferred(image).records:
                 commands.append(ElectPreferred())
+        if image.drains and now_ms >= self._drains_due_ms:
+            self._drains_due_ms = now_ms + DRAIN_INTERVAL_MS
+            if moves_are_due(image):
+                commands.append(AdvanceDrains())
         unclean = self._unclean_elections.due(image, now_ms)
         if unclean is not None:
             commands.append(unclean)

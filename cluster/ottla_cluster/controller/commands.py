@@ -183,6 +183,28 @@ class AlterReplicationThrottle(_Command, frozen=True, tag="alter_replication_thr
     bytes_per_second: int | None
 
 
+class DrainBroker(_Command, frozen=True, tag="drain_broker"):
+    """All replicas of a broker are to move to others, and it gets no new ones."""
+
+    node_id: int
+
+
+class CancelDrain(_Command, frozen=True, tag="cancel_drain"):
+    """A broker may have replicas again; moves away from it that are under way are called off."""
+
+    node_id: int
+
+
+class AdvanceDrains(_Command, frozen=True, tag="advance_drains"):
+    """The controller's own: begin the next moves away from brokers that are being drained."""
+
+
+class UnregisterBroker(_Command, frozen=True, tag="unregister_broker"):
+    """A broker that is gone, and has no replicas, is forgotten."""
+
+    node_id: int
+
+
 class AllocateProducerIds(_Command, frozen=True, tag="allocate_producer_ids"):
     """A broker takes its next block of producer ids; sent twice, it takes two."""
 
@@ -225,6 +247,10 @@ Command = (
     | UpgradeFeatureLevel
     | ElectUnclean
     | AlterReplicationThrottle
+    | DrainBroker
+    | CancelDrain
+    | AdvanceDrains
+    | UnregisterBroker
 )
 """Any command of the controller."""
 
@@ -372,6 +398,26 @@ class ReplicationThrottleAlteredResponse(
     bytes_per_second: int | None
 
 
+class DrainChangedResponse(_Response, frozen=True, tag="drain_changed"):
+    """The drain has begun, or is called off; or was so before."""
+
+    node_id: int
+    replicas: int
+    """How many replicas the broker has."""
+
+
+class DrainsAdvancedResponse(_Response, frozen=True, tag="drains_advanced"):
+    """How many moves have begun."""
+
+    moves: int
+
+
+class BrokerUnregisteredResponse(_Response, frozen=True, tag="broker_unregistered"):
+    """The broker is forgotten."""
+
+    node_id: int
+
+
 class AllocateProducerIdsResponse(_Response, frozen=True, tag="producer_ids_allocated"):
     """The block: `count` ids from `first_producer_id` on."""
 
@@ -413,6 +459,9 @@ Response = (
     | FeatureLevelUpgradedResponse
     | ElectUncleanResponse
     | ReplicationThrottleAlteredResponse
+    | DrainChangedResponse
+    | DrainsAdvancedResponse
+    | BrokerUnregisteredResponse
 )
 """Any response of the controller."""
 

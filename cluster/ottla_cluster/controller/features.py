@@ -44,8 +44,9 @@ UNCLEAN_ELECTIONS: Final = Feature(
 )
 
 REPLICATION_THROTTLE: Final = Feature("replication_throttle", 2, "A throttle for reassignments")
+BROKER_DRAINS: Final = Feature("broker_drains", 2, "Draining and unregistering brokers")
 
-FEATURES: Final[tuple[Feature, ...]] = (UNCLEAN_ELECTIONS, REPLICATION_THROTTLE)
+FEATURES: Final[tuple[Feature, ...]] = (UNCLEAN_ELECTIONS, REPLICATION_THROTTLE, BROKER_DRAINS)
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 
 

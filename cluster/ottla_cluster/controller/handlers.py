@@ -14,14 +14,17 @@ from ottla_cluster.controller.broker_handlers import (
 )
 from ottla_cluster.controller.commands import (
     AddPartitions,
+    AdvanceDrains,
     AllocateProducerIds,
     AlterPartition,
     AlterReassignments,
     AlterReplicationThrottle,
     AlterTopicConfigs,
+    CancelDrain,
     Command,
     CreateTopic,
     DeleteTopic,
+    DrainBroker,
     ElectPreferred,
     ElectUnclean,
     FenceBroker,
@@ -30,7 +33,14 @@ from ottla_cluster.controller.commands import (
     RegisterBroker,
     ReportUnfitReplicas,
     Response,
+    UnregisterBroker,
     UpgradeFeatureLevel,
+)
+from ottla_cluster.controller.drain_handlers import (
+    advance_drains,
+    cancel_drain,
+    drain_broker,
+    unregister_broker,
 )
 from ottla_cluster.controller.feature_handlers import upgrade_feature_level
 from ottla_cluster.controller.image import MetadataImage
@@ -103,6 +113,14 @@ def _decide(  # noqa: C901  one case for each command
             return delete_topic(image, command)
         case ElectPreferred():
             return elect_preferred(image, command.partitions)
+        case DrainBroker():
+            return drain_broker(image, command)
+        case CancelDrain():
+            return cancel_drain(image, command)
+        case AdvanceDrains():
+            return advance_drains(image, command, random)
+        case UnregisterBroker():
+            return unregister_broker(image, command)
         case ElectUnclean():
             return elect_unclean(image, command)
         case AlterReassignments():

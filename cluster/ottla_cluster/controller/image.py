@@ -12,10 +12,13 @@ from enum import StrEnum
 
 from ottla_cluster.controller.records import (
     BrokerDiskChanged,
+    BrokerDrainBegun,
+    BrokerDrainCancelled,
     BrokerDraining,
     BrokerFenced,
     BrokerRegistered,
     BrokerUnfenced,
+    BrokerUnregistered,
     ClusterFormed,
     FeatureLevelChanged,
     MetadataRecord,
@@ -165,6 +168,9 @@ class MetadataImage:
     """Greater than every producer id in a block that a broker was given so far."""
     replication_throttle_bytes_per_second: int | None = None
     """What each broker may send to replicas that are being added; None for no limit."""
+    drains: Mapping[int, int] = field(default_factory=dict)
+    """Node ids that are to have no replicas, with how many they had when that was decided. They
+    need not be active: a broker that is gone for good is drained as well."""
 
     def topic(self, name: str) -> Topic:
         """The topic of that name.
@@ -209,6 +215,12 @@ class MetadataImage:
             self.brokers[node_id]
             for node_id in sorted(self.brokers)
             if self.brokers[node_id].state is BrokerState.ACTIVE
+        )
+
+    def brokers_for_replicas(self) -> tuple[BrokerRegistration, ...]:
+        """The active brokers that may get new replicas, by node id."""
+        return tuple(
+            broker for broker in self.active_brokers() if broker.node_id not in self.drains
         )
 
     def is_active(self, node_id: int) -> bool:
@@ -262,6 +274,7 @@ class _Draft:
         self._next_producer_id = image.next_producer_id
         self._replication_throttle = image.replication_throttle_bytes_per_second
         self._brokers: dict[int, BrokerRegistration] | None = None
+        self._drains: dict[int, int] | None = None
         self._topics: dict[str, Topic] | None = None
         self._topic_ids: dict[str, str] | None = None
         self._partitions: dict[str, list[Partition]] = {}
@@ -281,6 +294,15 @@ class _Draft:
                 self._set_broker_state(record)
             case BrokerDiskChanged():
                 self._set_broker_disk(record)
+            case BrokerDrainBegun():
+                assert record.node_id in self._own_brokers(), record
+                self._own_drains()[record.node_id] = record.replicas
+            case BrokerDrainCancelled():
+                del self._own_drains()[record.node_id]
+            case BrokerUnregistered():
+                removed_broker = self._own_brokers().pop(record.node_id)
+                assert removed_broker.broker_epoch == record.broker_epoch, record
+                self._own_drains().pop(record.node_id, None)
             case TopicCreated():
                 self._create_topic(record)
             case PartitionCreated():
@@ -320,6 +342,7 @@ class _Draft:
             next_broker_epoch=self._next_broker_epoch,
             next_producer_id=self._next_producer_id,
             replication_throttle_bytes_per_second=self._replication_throttle,
+            drains=image.drains if self._drains is None else self._drains,
         )
 
     def _register(self, record: BrokerRegistered) -> None:
@@ -429,6 +452,11 @@ class _Draft:
         if self._brokers is None:
             self._brokers = dict(self._image.brokers)
         return self._brokers
+
+    def _own_drains(self) -> dict[int, int]:
+        if self._drains is None:
+            self._drains = dict(self._image.drains)
+        return self._drains
 
     def _own_topics(self) -> dict[str, Topic]:
         if self._topics is None:

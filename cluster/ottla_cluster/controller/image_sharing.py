@@ -27,6 +27,7 @@ def sharing_with(former: MetadataImage, image: MetadataImage) -> MetadataImage:
         image,
         brokers=former.brokers if brokers == former.brokers else brokers,
         topics=former.topics if is_same else topics,
+        drains=former.drains if image.drains == former.drains else image.drains,
         topic_ids=former.topic_ids if image.topic_ids == former.topic_ids else image.topic_ids,
     )
 

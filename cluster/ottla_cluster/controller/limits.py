@@ -36,6 +36,9 @@ MIN_REPLICATION_THROTTLE_BYTES_PER_SECOND = 1_024
 MAX_REPLICATION_THROTTLE_BYTES_PER_SECOND = 1 << 40
 """More than any disk or network gives."""
 
+MAX_DRAIN_MOVES = 20
+"""Partitions that move at a time while brokers are drained, other reassignments counted."""
+
 PRODUCER_ID_BLOCK_SIZE = 1_000
 """Producer ids that a broker takes at once; what it has not handed out when it stops is lost."""
 

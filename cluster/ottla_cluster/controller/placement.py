@@ -33,13 +33,13 @@ def broker_load(image: "MetadataImage") -> BrokerLoad:
 
 
 def load_of(partitions: "Iterable[Partition]") -> BrokerLoad:
-    """The load of these partitions."""
+    """The load of these partitions, as it will be when their reassignments are at their end."""
     replicas: dict[int, int] = {}
     leaders: dict[int, int] = {}
     for partition in partitions:
-        preferred = partition.replicas[0]
-        leaders[preferred] = leaders.get(preferred, 0) + 1
-        for node_id in partition.replicas:
+        wanted = partition.target_replicas or partition.replicas
+        leaders[wanted[0]] = leaders.get(wanted[0], 0) + 1
+        for node_id in wanted:
             replicas[node_id] = replicas.get(node_id, 0) + 1
     return BrokerLoad(replicas, leaders)
 

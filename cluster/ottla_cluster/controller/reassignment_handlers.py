@@ -97,16 +97,35 @@ def _alter(image: MetadataImage, wanted: Reassignment) -> tuple[PartitionReassig
     if wanted.replicas is None:
         if not partition.is_reassigning:
             raise NoReassignmentInProgressError(f"{_name(partition)} is not being reassigned.")
-        return (_reassigned(image, partition, former, adding=(), target=()),)
+        return (call_off_reassignment(image, partition),)
     _check_target(image, partition, wanted.replicas)
     if wanted.replicas == former:
         if not partition.is_reassigning:
             return ()
         return (_reassigned(image, partition, former, adding=(), target=()),)
-    adding = tuple(node_id for node_id in wanted.replicas if node_id not in former)
-    return (
-        _reassigned(image, partition, (*former, *adding), adding=adding, target=wanted.replicas),
-    )
+    return (begin_reassignment(image, partition, wanted.replicas),)
+
+
+def begin_reassignment(
+    image: MetadataImage, partition: Partition, target: tuple[int, ...]
+) -> PartitionReassigned:
+    """The record by which the partition begins to move to other replicas than its former ones.
+
+    Raises:
+        InvalidReplicaAssignmentError: what an earlier target added is all that is in sync.
+    """
+    former = partition.former_replicas
+    adding = tuple(node_id for node_id in target if node_id not in former)
+    return _reassigned(image, partition, (*former, *adding), adding=adding, target=target)
+
+
+def call_off_reassignment(image: MetadataImage, partition: Partition) -> PartitionReassigned:
+    """The record by which the partition returns to its former replicas.
+
+    Raises:
+        InvalidReplicaAssignmentError: none of them is in sync, or none of those could lead.
+    """
+    return _reassigned(image, partition, partition.former_replicas, adding=(), target=())
 
 
 def _end(image: MetadataImage, partition: Partition) -> tuple[PartitionReassigned, ...]:
@@ -177,6 +196,10 @@ def _check_target(image: MetadataImage, partition: Partition, target: tuple[int,
             raise InvalidReplicaAssignmentError(
                 f"Broker {node_id}, wanted as a replica of {_name(partition)}, is "
                 f"{image.brokers[node_id].state.value}."
+            )
+        if node_id not in partition.replicas and node_id in image.drains:
+            raise InvalidReplicaAssignmentError(
+                f"Broker {node_id}, wanted as a replica of {_name(partition)}, is being drained."
             )
 
 

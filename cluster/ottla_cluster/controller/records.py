@@ -184,6 +184,30 @@ class ReplicationThrottleChanged(_Record, frozen=True, tag="rt"):
     bytes_per_second: int | None
 
 
+class BrokerDrainBegun(_Record, frozen=True, tag="db"):
+    """The node id is to have no replicas any more, whichever process holds it.
+
+    Not to be taken for BrokerDraining, which says that a process is about to stop.
+    """
+
+    node_id: int
+    replicas: int
+    """How many it has now: what progress is measured by."""
+
+
+class BrokerDrainCancelled(_Record, frozen=True, tag="dc"):
+    """The node id may have replicas again."""
+
+    node_id: int
+
+
+class BrokerUnregistered(_Record, frozen=True, tag="bn"):
+    """The node id is none of the cluster's brokers any more; it is free for another."""
+
+    node_id: int
+    broker_epoch: int
+
+
 MetadataRecord = (
     ClusterFormed
     | FeatureLevelChanged
@@ -201,6 +225,9 @@ MetadataRecord = (
     | PartitionReassigned
     | UncleanLeaderElected
     | ReplicationThrottleChanged
+    | BrokerDrainBegun
+    | BrokerDrainCancelled
+    | BrokerUnregistered
 )
 """Any record of the metadata log."""
 

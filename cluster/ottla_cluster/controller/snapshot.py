@@ -8,11 +8,12 @@ equal bytes on every broker: brokers go by node id and configs by name, topics i
 creation, which is a part of what an image says.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
 from ottla_cluster.controller.features import (
+    BROKER_DRAINS,
     REPLICATION_THROTTLE,
     UNCLEAN_ELECTIONS,
     is_enabled,
@@ -80,6 +81,7 @@ class _ImageOfLevel1(_Row, frozen=True):
 
 class _Image(_ImageOfLevel1, frozen=True):
     replication_throttle_bytes_per_second: int | None = None
+    drains: dict[int, int] = {}
 
 
 class _Snapshot(_Row, frozen=True):
@@ -102,10 +104,12 @@ def encode_image(image: MetadataImage) -> bytes:
         next_broker_epoch=image.next_broker_epoch,
         next_producer_id=image.next_producer_id,
         replication_throttle_bytes_per_second=image.replication_throttle_bytes_per_second,
+        drains=dict(sorted(image.drains.items())),
     )
-    if not is_enabled(image, REPLICATION_THROTTLE):
+    if not is_enabled(image, REPLICATION_THROTTLE) or not is_enabled(image, BROKER_DRAINS):
         # As the row of fewer fields that an older version knows.
-        rows = _ImageOfLevel1(*msgspec.structs.astuple(rows)[:-1])
+        known = len(_ImageOfLevel1.__struct_fields__)
+        rows = _ImageOfLevel1(*msgspec.structs.astuple(rows)[:known])
     return msgspec.msgpack.encode(
         _Snapshot(SNAPSHOT_FORMAT, msgspec.Raw(msgspec.msgpack.encode(rows)))
     )
@@ -126,6 +130,11 @@ def decode_image(snapshot: bytes) -> MetadataImage:
         return _image(_IMAGE_DECODER.decode(decoded.image))
     except (msgspec.DecodeError, AssertionError) as error:
         raise CorruptMetadataError(f"A metadata snapshot does not parse: {error}") from error
+
+
+def _fields(row: _Row) -> tuple[Any, ...]:
+    """The row's fields, themselves not taken apart."""
+    return tuple(getattr(row, name) for name in row.__struct_fields__)
 
 
 def _broker_row(broker: BrokerRegistration) -> _BrokerRow:
@@ -165,7 +174,7 @@ def _partition_row(partition: Partition, feature_level: int) -> _PartitionRow:
     )
     if feature_level < UNCLEAN_ELECTIONS.level:
         # It is only written, as the row of fewer fields that it is.
-        return cast("_PartitionRow", _PartitionRowOfLevel1(*msgspec.structs.astuple(row)[:-1]))
+        return cast("_PartitionRow", _PartitionRowOfLevel1(*_fields(row)[:-1]))
     return row
 
 
@@ -181,6 +190,7 @@ def _image(rows: _Image) -> MetadataImage:
         next_broker_epoch=rows.next_broker_epoch,
         next_producer_id=rows.next_producer_id,
         replication_throttle_bytes_per_second=rows.replication_throttle_bytes_per_second,
+        drains=rows.drains,
     )
 
 

@@ -77,7 +77,7 @@ def create_topic(
     partitions = _partition_count(image, command, config)
     replication_factor = _replication_factor(image, command.replication_factor, config)
     placed = place_partitions(
-        image.active_brokers(), partitions, replication_factor, broker_load(image), random
+        image.brokers_for_replicas(), partitions, replication_factor, broker_load(image), random
     )
     states = _new_partition_states(placed, first=0)
     topic_id = None if command.validate_only else _new_topic_id(image, random)
@@ -145,7 +145,7 @@ def add_partitions(
         )
     _check_partition_limits(image, command.partitions, command.partitions - count)
     placed = place_partitions(
-        image.active_brokers(),
+        image.brokers_for_replicas(),
         command.partitions - count,
         _replication_factor(image, topic.replication_factor, config),
         broker_load(image),
@@ -219,15 +219,18 @@ def _replication_factor(
     A default above the active brokers is refused like any other: while brokers are missing, a topic
     must not be made less durable than the cluster promises without anybody having said so.
     """
-    active = len(image.active_brokers())
+    active = len(image.brokers_for_replicas())
     if active == 0:
         raise UnavailableError("No broker is active, so there is nowhere to place partitions.")
     if wanted is None:
         wanted = config.default_replication_factor
     if not 1 <= wanted <= active:
         raise InvalidReplicationFactorError(
-            f"The replication factor must lie within 1..{active}, the number of active brokers, "
-            f"not {wanted}."
+            f"The replication factor must lie within 1..{active}, the number of active brokers "
+            f"(those that are drained not counted), not {wanted}."
+            if image.drains
+            else f"The replication factor must lie within 1..{active}, the number of active "
+            f"brokers, not {wanted}."
         )
     return wanted
 

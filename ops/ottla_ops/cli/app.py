@@ -15,6 +15,7 @@ from ottla_ops.cli import (
     consume_command,
     dev_commands,
     doctor_command,
+    drain_commands,
     export_command,
     feature_command,
     group_commands,
@@ -37,6 +38,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 cluster_commands.app.command("features")(feature_command.features)
+cluster_commands.app.command("drain")(drain_commands.drain)
+cluster_commands.app.command("unregister")(drain_commands.unregister)
 cluster_commands.app.command("health")(cluster_health_command.cluster_health)
 app.add_typer(cluster_commands.app, name="cluster")
 app.add_typer(topic_commands.app, name="topic")

@@ -13,7 +13,11 @@ from ottla_ops.cli.session import session_of
 if TYPE_CHECKING:
     from ottla_ops.cli.http_connection import Answer
     from ottla_ops.cli.session import Session
-    from ottla_protocol.models import ElectedPartition, ReassignedPartition
+    from ottla_protocol.models import (
+        BrokerDescription,
+        ElectedPartition,
+        ReassignedPartition,
+    )
 
 app = typer.Typer(
     help="The cluster: its brokers and controller, leaders and replicas.", no_args_is_help=True
@@ -38,7 +42,7 @@ def cluster_info(context: typer.Context) -> None:
     session.output.text(f"topics      {cluster.topics} with {cluster.partitions} partitions")
     session.output.text("")
     rows = [
-        (broker.id, broker.url, broker.state, broker.rack or "-", broker.broker_epoch)
+        (broker.id, broker.url, _state(broker), broker.rack or "-", broker.broker_epoch)
         for broker in sorted(cluster.brokers, key=lambda broker: broker.id)
     ]
     session.output.table(("BROKER", "URL", "STATE", "RACK", "EPOCH"), rows)
@@ -152,6 +156,11 @@ def reassign(
     ]
     _show(session, answer, ("TOPIC", "PARTITION", "RESULT"), rows)
     _fail_if_any(results)
+
+
+def _state(broker: "BrokerDescription") -> str:
+    """The state of the process, and where its replicas leave it, of that."""
+    return broker.state if broker.drain is None else f"{broker.state}, {broker.drain}"
 
 
 def _show(

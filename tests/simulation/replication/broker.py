@@ -59,7 +59,8 @@ class Broker:
         self.proposal = None
         self.proposal_sent_ms = 0
         self.heartbeat_sent_ms = -HEARTBEAT_INTERVAL_MS
-        self.awaiting_ack: list[int] = []
+        # Offsets and the records that were appended there, acks=all.
+        self.awaiting_ack: list[tuple[int, tuple[int, int]]] = []
         if self.metadata_on_disk is not None:
             self.on_metadata(self.id, self.metadata_on_disk)
 
@@ -89,6 +90,11 @@ class Broker:
         del self.log[end:]
         self.epochs = self.epochs.truncate_to(end)
         self.synced = min(self.synced, end)
+        self.forget_acks_from(end)
+
+    def forget_acks_from(self, end: int) -> None:
+        """Whoever waits for what is cut is told that its outcome is unknown."""
+        self.awaiting_ack = [waiting for waiting in self.awaiting_ack if waiting[0] < end]
 
     def sync(self) -> None:
         """Make the log durable, then tell the machines: never the other way round."""
@@ -190,7 +196,6 @@ class Broker:
         self.sync()
         self.leader = self.follower = None
         self.proposal = None
-        self.awaiting_ack = []
         self.fetch_sent_ms = None
 
     def become_leader(self, metadata) -> None:
@@ -230,19 +235,26 @@ class Broker:
         if acks_all:
             if self.leader.is_under_min_isr:
                 return False
-            self.awaiting_ack.append(len(self.log))
+            self.awaiting_ack.append((len(self.log), (self.leader.leader_epoch, value)))
         self.append((self.leader.leader_epoch, value))
         return True
 
     def lead_on(self, output: LeaderOutput) -> None:
         if output.high_watermark is not None:
             self.world.exposes(self, output.high_watermark)
-            while self.awaiting_ack and self.leader.acks_satisfied(self.awaiting_ack[0]):
-                self.world.acknowledges(self, self.awaiting_ack.pop(0))
+            self.acknowledge_below(output.high_watermark)
         if output.proposal is not None:
             self.proposal = output.proposal
             self.proposal_sent_ms = self.world.now_ms
             self.world.send("alter", self.id, CONTROLLER, (self.broker_epoch, output.proposal))
+
+    def acknowledge_below(self, high_watermark: int) -> None:
+        """Also as a follower: what the next leader commits was appended here all the same."""
+        while self.awaiting_ack and self.awaiting_ack[0][0] < high_watermark:
+            offset, record = self.awaiting_ack.pop(0)
+            if self.log[offset] != record:
+                raise self.world.violated(f"offset {offset} was acknowledged for another record")
+            self.world.acknowledges(self, offset)
 
     def on_fetch(self, src: int, broker_epoch: int, position) -> None:
         leader = self.leader
@@ -299,3 +311,4 @@ class Broker:
     def follow_on(self, output) -> None:
         if output.high_watermark is not None:
             self.world.exposes(self, output.high_watermark)
+            self.acknowledge_below(output.high_watermark)

@@ -68,6 +68,13 @@ class AcknowledgesBeforeFsync(Broker):
             self.send_fetch()
 
 
+class ForgetsToFailWhatIsCut(Broker):
+    """Whoever waits for a record that was cut is acknowledged for the one in its place."""
+
+    def forget_acks_from(self, end):
+        pass
+
+
 # --- leading --------------------------------------------------------------------------------------
 
 
@@ -224,6 +231,7 @@ MUTANTS = {
     "never_reconciles": Mutant(NeverReconciles),
     "forgets_to_name_the_epoch": Mutant(ForgetsToNameTheEpoch),
     "acknowledges_before_fsync": Mutant(AcknowledgesBeforeFsync),
+    "forgets_to_fail_what_is_cut": Mutant(ForgetsToFailWhatIsCut),
     "assumes_followers_are_equal": Mutant(with_leader(AssumesFollowersAreEqual)),
     "counts_fetches_of_other_epochs": Mutant(CountsFetchesOfOtherEpochs),
     "ignores_the_proposed_isr": Mutant(with_leader(IgnoresTheProposedIsr)),

@@ -16,6 +16,7 @@ FOUND_AT_RANDOM = [
     "never_reconciles",
     "forgets_to_name_the_epoch",
     "acknowledges_before_fsync",
+    "forgets_to_fail_what_is_cut",
     "assumes_followers_are_equal",
     "ignores_the_proposed_isr",
     "expands_before_the_epoch_start",

@@ -5,6 +5,7 @@ import errno
 
 import pytest
 
+from ottla_broker.drivers import partition as partition_module
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_messages import FetchResult, ReplicatedBatch
@@ -150,16 +151,77 @@ async def test_a_high_watermark_of_a_later_epoch_acknowledges_nothing_of_an_earl
     await hosted.partition.committed(again, deadline_ms=soon())
 
 
-async def test_losing_the_leadership_fails_whoever_waits(hosted):
+async def handed_over(hosted):
+    """Two batches, durable here, that wait for an ack when another broker becomes the leader."""
     await hosted.lead(0)
-    appended = hosted.append()
-    task = asyncio.create_task(hosted.partition.committed(appended, deadline_ms=soon()))
+    waiting = [
+        asyncio.create_task(
+            hosted.partition.committed(hosted.append(), deadline_ms=monotonic_ms() + FAR_MS)
+        )
+        for _ in range(2)
+    ]
     await asyncio.sleep(0)
     await hosted.partition.become_follower(state(OTHER, 1))
+    return waiting
+
+
+async def unknown(task):
     with pytest.raises(NotLeaderOrFollowerError) as caught:
         await task
     assert caught.value.outcome is Outcome.UNKNOWN
     assert caught.value.members["leader"] == OTHER
+
+
+async def test_what_the_next_leader_commits_is_acknowledged(hosted):
+    first, second = await handed_over(hosted)
+    assert hosted.partition.has_waiting_acks
+    assert not first.done()
+    position = hosted.partition.follower.fetch_position
+    await hosted.partition.take_fetched(position, fetched(high_watermark=1))
+    await first
+    assert not second.done()
+    await hosted.partition.take_fetched(position, fetched(high_watermark=2))
+    await second
+    assert not hosted.partition.has_waiting_acks
+
+
+async def test_what_the_next_leader_does_not_have_is_not_acknowledged(hosted):
+    first, second = await handed_over(hosted)
+    diverging = FetchResult("t" * 32, 0, None, 0, 0, (0, 1), [])
+    await hosted.partition.take_fetched(hosted.partition.follower.fetch_position, diverging)
+    await unknown(second)
+    assert not first.done()
+    # Another record takes the place of the second: it is not what was waited for.
+    batch = encode_batch(
+        [RecordData(timestamp=1, key=None, value=b"other")], base_offset=1, leader_epoch=1
+    )
+    answer = fetched(high_watermark=2, batches=[ReplicatedBatch(memoryview(batch), None)])
+    await hosted.partition.take_fetched(hosted.partition.follower.fetch_position, answer)
+    await hosted.partition.log.wait_durable(2)
+    hosted.partition.follower_log_changed()
+    await first
+
+
+async def test_a_log_that_begins_anew_acknowledges_nothing(hosted):
+    waiting = await handed_over(hosted)
+    position = hosted.partition.follower.fetch_position
+    await hosted.partition.take_fetched(position, fetched(log_start=7, high_watermark=9))
+    for task in waiting:
+        await unknown(task)
+
+
+async def test_who_waits_is_told_when_nobody_commits_it(hosted, monkeypatch):
+    monkeypatch.setattr(partition_module, "HANDOVER_ACK_TIMEOUT_MS", 20)
+    for task in await handed_over(hosted):
+        await unknown(task)
+
+
+async def test_what_is_committed_by_a_later_leadership_of_this_broker_is_acknowledged(hosted):
+    waiting = await handed_over(hosted)
+    await hosted.lead(2)
+    hosted.follower_has(2)
+    for task in waiting:
+        await task
 
 
 async def test_without_a_lease_nothing_is_appended_or_concluded(hosted):

@@ -1,0 +1,128 @@
+"""`ottla cluster drain` and `ottla cluster unregister`: a broker leaves the cluster."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ottla_ops.cli.failures import usage_error
+from ottla_ops.cli.session import session_of
+
+if TYPE_CHECKING:
+    from ottla_ops.cli.http_connection import Answer, HttpConnection
+    from ottla_ops.cli.session import Session
+    from ottla_protocol.models_brokers import DrainProgress
+
+POLL_INTERVAL_S = 0.5
+
+
+def drain(
+    context: typer.Context,
+    broker: Annotated[int, typer.Argument(metavar="ID", help="The broker's node id.")],
+    *,
+    cancel: Annotated[
+        bool,
+        typer.Option("--cancel", help="Call the drain off, with the moves that are under way."),
+    ] = False,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait/--no-wait", help="Stay until nothing is left, and show how far it is."
+        ),
+    ] = True,
+    unregister: Annotated[
+        bool,
+        typer.Option(
+            "--unregister",
+            help="Forget a broker that is drained and stopped, as `ottla cluster unregister`.",
+        ),
+    ] = False,
+) -> None:
+    """Move all replicas of a broker to others, so that it may be stopped for good.
+
+    It gets no new replicas from then on, until the drain is called off. Ctrl-C ends the watching,
+    not the drain.
+    """
+    from ottla_protocol import routes
+
+    if cancel and unregister:
+        raise usage_error("--cancel and --unregister exclude each other")
+    session = session_of(context)
+    if unregister:
+        _unregister(session, broker)
+        return
+    connection = session.connect()
+    path = _path(routes.BROKER_DRAIN, broker)
+    if cancel:
+        answer = connection.request("DELETE", path, repeatable=True)
+    else:
+        answer = connection.request("POST", path, repeatable=True)
+        if wait:
+            answer = _watch(session, connection, path, answer)
+    if session.output.as_json:
+        session.output.document(answer.document())
+    else:
+        session.output.text(_told(_progress(answer)))
+
+
+def unregister(
+    context: typer.Context,
+    broker: Annotated[int, typer.Argument(metavar="ID", help="The broker's node id.")],
+) -> None:
+    """Forget a broker that is drained and stopped."""
+    _unregister(session_of(context), broker)
+
+
+def _unregister(session: "Session", broker: int) -> None:
+    from ottla_protocol import routes
+
+    session.connect().request("DELETE", _path(routes.BROKER, broker))
+    if session.output.as_json:
+        session.output.document({"broker": broker, "unregistered": True})
+    else:
+        session.output.note(f"broker {broker} is forgotten")
+
+
+def _watch(
+    session: "Session", connection: "HttpConnection", path: str, answer: "Answer"
+) -> "Answer":
+    """Tell the progress, whenever it is another, until nothing is left."""
+    told = ""
+    while True:
+        progress = _progress(answer)
+        if progress.state != "draining":
+            return answer
+        now = _told(progress)
+        if now != told:
+            session.output.note(now)
+            told = now
+        time.sleep(POLL_INTERVAL_S)
+        answer = connection.request("GET", path)
+
+
+def _told(progress: "DrainProgress") -> str:
+    name = f"broker {progress.broker}"
+    if progress.state == "none":
+        return f"{name} is not being drained; it has {progress.partitions_left} partitions"
+    if progress.state == "drained":
+        return f"{name} is drained: stop it, then `ottla cluster unregister {progress.broker}`"
+    text = (
+        f"{name}: {progress.partitions_left} of {progress.partitions_at_start} partitions left, "
+        f"{progress.partitions_moving} moving"
+    )
+    if progress.blocked:
+        first = progress.blocked[0]
+        text += f"; {first.topic}:{first.partition} cannot move: {first.detail}"
+    return text
+
+
+def _progress(answer: "Answer") -> "DrainProgress":
+    from ottla_protocol.models_brokers import DrainProgress
+
+    return answer.decoded(DrainProgress)
+
+
+def _path(template: str, broker: int) -> str:
+    from ottla_ops.cli.http_connection import path_of
+
+    return path_of(template, broker=broker)

@@ -1,0 +1,255 @@
+"""Brokers that leave: all their replicas move, and the cluster forgets them."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ottla_cluster.controller.active_controller import ActiveController
+from ottla_cluster.controller.commands import (
+    AddPartitions,
+    AdvanceDrains,
+    AlterReassignments,
+    CancelDrain,
+    CreateTopic,
+    DrainBroker,
+    Reassignment,
+    UnregisterBroker,
+)
+from ottla_cluster.controller.drain_planning import replicas_on
+from ottla_cluster.controller.limits import MAX_DRAIN_MOVES
+from ottla_cluster.controller.snapshot import decode_image, encode_image
+from ottla_protocol.errors import (
+    ConflictError,
+    InvalidReplicationFactorError,
+    NotFoundError,
+    StaleBrokerEpochError,
+    UnsupportedFeatureLevelError,
+)
+from tests.unit.controller.metadata_under_test import MetadataUnderTest
+
+
+def advance(metadata):
+    """The next moves begin, and their new replicas catch up."""
+    metadata.apply(AdvanceDrains())
+    moving = [p for _, p in metadata.image.all_partitions() if p.is_reassigning]
+    for partition in moving:
+        if partition.leader is not None:
+            active = [n for n in partition.replicas if metadata.image.is_active(n)]
+            metadata.set_isr(active, name=partition.topic, partition=partition.partition)
+    return len(moving)
+
+
+def drain(metadata, node_id):
+    """Begin, and go on to the end."""
+    metadata.apply(DrainBroker(node_id))
+    rounds = 0
+    while replicas_on(metadata.image, node_id):
+        assert advance(metadata) <= MAX_DRAIN_MOVES
+        rounds += 1
+        assert rounds < 100, "the drain stands still"
+    return rounds
+
+
+def test_all_replicas_move_and_none_is_lost():
+    metadata = MetadataUnderTest(4)
+    metadata.create(partitions=50)
+    had = replicas_on(metadata.image, 1)
+    assert metadata.apply(DrainBroker(1)).replicas == had
+    assert metadata.image.drains == {1: had}
+    assert drain(metadata, 1) == -(-had // MAX_DRAIN_MOVES)
+    for _, partition in metadata.image.all_partitions():
+        assert len(partition.replicas) == 3
+        assert 1 not in partition.replicas
+        assert partition.leader is not None
+        assert not partition.is_reassigning
+    assert metadata.apply(AdvanceDrains()).moves == 0
+
+
+def test_the_replicas_that_stay_stay_in_their_order():
+    metadata = MetadataUnderTest(4)
+    metadata.create(partitions=8)
+    before = {p.partition: p.replicas for _, p in metadata.image.all_partitions()}
+    drain(metadata, 1)
+    for _, partition in metadata.image.all_partitions():
+        former = before[partition.partition]
+        kept = [n for n in former if n != 1]
+        if former[0] != 1:
+            assert [n for n in partition.replicas if n in kept] == kept
+        if 1 not in former:
+            assert partition.replicas == former
+
+
+def test_a_drained_broker_gets_no_new_replicas():
+    metadata = MetadataUnderTest(4)
+    metadata.apply(DrainBroker(2))
+    metadata.create("fresh", partitions=6)
+    metadata.apply(AddPartitions("fresh", 12))
+    assert replicas_on(metadata.image, 2) == 0
+    with pytest.raises(InvalidReplicationFactorError):
+        metadata.apply(CreateTopic("wide", 1, 4))
+    (result,) = metadata.apply(AlterReassignments((Reassignment("fresh", 0, (2, 1, 3)),))).results
+    assert result.error["code"] == "INVALID_REPLICA_ASSIGNMENT"
+    assert "drained" in result.error["detail"]
+
+
+def test_a_drain_is_of_the_node_id_and_outlives_the_process_and_a_snapshot():
+    metadata = MetadataUnderTest(4)
+    metadata.create(partitions=4)
+    metadata.apply(DrainBroker(1))
+    metadata.restart(1, "second")
+    assert 1 in metadata.image.drains
+    assert decode_image(encode_image(metadata.image)).drains == metadata.image.drains
+    active = ActiveController(metadata.image, metadata.config, metadata.random, 0)
+    assert AdvanceDrains() in active.due(0)
+
+
+def test_a_broker_that_is_gone_is_drained_too():
+    metadata = MetadataUnderTest(4)
+    metadata.create(partitions=4)
+    metadata.fence(1)
+    drain(metadata, 1)
+    assert replicas_on(metadata.image, 1) == 0
+
+
+def test_a_drain_that_leaves_too_few_brokers_is_refused_with_the_rule():
+    metadata = MetadataUnderTest(3)
+    metadata.create(replication_factor=3)
+    with pytest.raises(InvalidReplicationFactorError, match="orders-0 needs 3 replicas"):
+        metadata.apply(DrainBroker(1))
+    assert metadata.image.drains == {}
+
+
+def test_a_second_drain_counts_the_first():
+    metadata = MetadataUnderTest(4)
+    metadata.create(partitions=4, replication_factor=3)
+    drain(metadata, 1)
+    with pytest.raises(InvalidReplicationFactorError):
+        metadata.apply(DrainBroker(2))
+
+
+def test_what_cannot_move_now_moves_when_a_broker_comes():
+    metadata = MetadataUnderTest(4)
+    metadata.create(partitions=4, replication_factor=3)
+    metadata.apply(DrainBroker(1))
+    spare = (
+        next(n for n in (2, 3, 4) if n not in metadata.partition().replicas)
+        if len({*metadata.partition().replicas, 1}) == 3
+        else 4
+    )
+    metadata.fence(spare)
+    stuck = replicas_on(metadata.image, 1)
+    advance(metadata)
+    assert replicas_on(metadata.image, 1) > 0
+    metadata.restart(spare, "second")
+    while advance(metadata):
+        pass
+    assert replicas_on(metadata.image, 1) == 0 < stuck
+
+
+def test_a_drain_is_called_off_with_its_moves():
+    metadata = MetadataUnderTest(4)
+    metadata.create(partitions=4)
+    before = {p.partition: p.replicas for _, p in metadata.image.all_partitions()}
+    metadata.apply(DrainBroker(1))
+    metadata.apply(AdvanceDrains())
+    assert any(p.is_reassigning for _, p in metadata.image.all_partitions())
+    metadata.apply(CancelDrain(1))
+    assert metadata.image.drains == {}
+    assert {p.partition: p.replicas for _, p in metadata.image.all_partitions()} == before
+    assert not any(p.is_reassigning for _, p in metadata.image.all_partitions())
+    # Again it changes nothing.
+    metadata.apply(CancelDrain(1))
+    assert metadata.last_records == ()
+
+
+def test_a_reassignment_towards_the_broker_is_turned_around():
+    metadata = MetadataUnderTest(4)
+    metadata.create(replication_factor=1)
+    (home,) = metadata.partition().replicas
+    goal = next(n for n in (1, 2, 3, 4) if n != home)
+    metadata.apply(AlterReassignments((Reassignment("orders", 0, (goal,)),)))
+    drain(metadata, goal)
+    assert goal not in metadata.partition().replicas
+
+
+def test_internal_topics_move_as_well():
+    metadata = MetadataUnderTest(4)
+    metadata.apply(CreateTopic("__consumer_offsets", 8, 3, internal=True))
+    drain(metadata, 3)
+    assert replicas_on(metadata.image, 3) == 0
+
+
+def test_a_drained_broker_that_is_stopped_is_forgotten():
+    metadata = MetadataUnderTest(4)
+    metadata.create(partitions=4)
+    with pytest.raises(ConflictError, match="drained before"):
+        metadata.apply(UnregisterBroker(1))
+    drain(metadata, 1)
+    with pytest.raises(ConflictError, match="stopped before"):
+        metadata.apply(UnregisterBroker(1))
+    metadata.fence(1)
+    epoch = metadata.epoch(1)
+    metadata.apply(UnregisterBroker(1))
+    assert 1 not in metadata.image.brokers
+    assert 1 not in metadata.image.drains
+    with pytest.raises(StaleBrokerEpochError):
+        metadata.heartbeat(1, broker_epoch=epoch)
+    # The node id is free, and a later process has another epoch.
+    metadata.restart(1, "second")
+    assert metadata.epoch(1) > epoch
+
+
+def test_an_unknown_broker_is_told():
+    for command in (DrainBroker(9), CancelDrain(9), UnregisterBroker(9)):
+        with pytest.raises(NotFoundError):
+            MetadataUnderTest().apply(command)
+
+
+def test_drains_wait_for_their_feature_level():
+    metadata = MetadataUnderTest(4)
+    metadata.image = replace(metadata.image, feature_level=1)
+    with pytest.raises(UnsupportedFeatureLevelError):
+        metadata.apply(DrainBroker(1))
+    assert decode_image(encode_image(metadata.image)) == metadata.image
+
+
+def spread(counter, nodes):
+    counts = [counter[n] for n in nodes]
+    return max(counts) - min(counts)
+
+
+@st.composite
+def clusters(draw):
+    racks = draw(st.integers(1, 3))
+    per_rack = draw(st.integers(2, 3))
+    count = racks * per_rack
+    factor = draw(st.integers(1, min(3, count - 1)))
+    topics = draw(st.lists(st.integers(1, 24), min_size=1, max_size=3))
+    return racks, count, factor, topics, draw(st.integers(1, count)), draw(st.integers(0, 99))
+
+
+@settings(max_examples=60, deadline=None)
+@given(clusters())
+def test_racks_replicas_and_leaders_stay_spread(cluster):
+    """After a drain as after a creation: as many racks as there are, and nobody far above."""
+    racks, count, factor, topics, leaving, seed = cluster
+    rack_of = {n: f"rack{n % racks}" for n in range(1, count + 1)}
+    metadata = MetadataUnderTest(count, racks=rack_of if racks > 1 else None, seed=seed)
+    for number, partitions in enumerate(topics):
+        metadata.create(f"t{number}", partitions=partitions, replication_factor=factor)
+    drain(metadata, leaving)
+    staying = [n for n in range(1, count + 1) if n != leaving]
+    racks_left = len({rack_of[n] for n in staying})
+    replicas, leaders = Counter(), Counter()
+    for _, partition in metadata.image.all_partitions():
+        if racks > 1:
+            on = {rack_of[n] for n in partition.replicas}
+            assert len(on) == min(racks_left, factor), partition
+        replicas.update(partition.replicas)
+        leaders[partition.replicas[0]] += 1
+    if racks == 1:
+        assert spread(replicas, staying) <= 1 + len(topics)
+    assert spread(leaders, staying) <= 1 + 2 * len(topics)

@@ -1,0 +1,65 @@
+"""`ottla cluster drain` and `ottla cluster unregister`."""
+
+import json
+
+import pytest
+
+from ottla_ops.cli import drain_commands
+
+URL = "/v1/brokers/3/drain"
+
+
+def progress(state, left, moving=0, *, at_start=8, blocked=()):
+    return {
+        "broker": 3,
+        "state": state,
+        "partitions_left": left,
+        "partitions_moving": moving,
+        "partitions_at_start": at_start,
+        "blocked": list(blocked),
+    }
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(drain_commands, "POLL_INTERVAL_S", 0)
+
+
+def test_a_drain_is_watched_until_nothing_is_left(cli, cluster):
+    cluster.script("POST", URL, 202, progress("draining", 5, 3))
+    cluster.script("GET", URL, 200, progress("drained", 0))
+    code, out, err = cli("cluster", "drain", 3, to=cluster)
+    assert code == 0
+    assert err == "broker 3: 5 of 8 partitions left, 3 moving\n"
+    assert out == "broker 3 is drained: stop it, then `ottla cluster unregister 3`\n"
+
+
+def test_what_cannot_move_is_told(cli, cluster):
+    blocked = [{"topic": "orders", "partition": 2, "detail": "no broker is free"}]
+    cluster.script("POST", URL, 202, progress("draining", 1, blocked=blocked))
+    out = cli("cluster", "drain", 3, "--no-wait", to=cluster)[1]
+    assert "orders:2 cannot move: no broker is free" in out
+
+
+def test_a_drain_is_called_off(cli, cluster):
+    cluster.script("DELETE", URL, 200, progress("none", 4, at_start=None))
+    code, out, _ = cli("cluster", "drain", 3, "--cancel", to=cluster)
+    assert (code, out) == (0, "broker 3 is not being drained; it has 4 partitions\n")
+
+
+def test_the_end_as_json(cli, cluster):
+    cluster.script("POST", URL, 202, progress("drained", 0))
+    code, out, err = cli("cluster", "drain", 3, "--json", to=cluster)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["state"] == "drained"
+
+
+@pytest.mark.parametrize("command", [("unregister", 3), ("drain", 3, "--unregister")])
+def test_a_broker_is_forgotten(cli, cluster, command):
+    cluster.script("DELETE", "/v1/brokers/3", 204, {})
+    code, out, err = cli("cluster", *command, to=cluster)
+    assert (code, out, err) == (0, "", "broker 3 is forgotten\n")
+
+
+def test_to_cancel_and_to_forget_exclude_each_other(cli, cluster):
+    assert cli("cluster", "drain", 3, "--cancel", "--unregister", to=cluster)[0] == 2
