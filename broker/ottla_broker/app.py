@@ -419,7 +419,9 @@ class Broker:
             ),
             record_read=RecordReadService(self._replicas, self._purgatory),
             batch_fetch=batch_fetch,
-            replication=ReplicationService(self._replicas, self._purgatory, copies),
+            replication=ReplicationService(
+                self._replicas, self._purgatory, copies, Random(SystemRandom().getrandbits(64))
+            ),
             idempotency=idempotency,
             producer_ids=self._producer_ids,
             drains=BrokerDrainService(metadata=self._metadata, commands=self._controller_commands),

@@ -220,6 +220,17 @@ class Metrics:
             "Partitions without a leader, told by the active controller",
             registry=registry,
         )  # fmt: skip
+        self.fetch_sessions = Gauge(
+            "ottla_fetch_sessions",
+            "Brokers that fetch from this one and say only what changed",
+            registry=registry,
+        )
+        self.replica_fetches = Counter(
+            "ottla_replica_fetches_total",
+            "Fetches of followers: full, naming all partitions, or incremental",
+            ["kind"],
+            registry=registry,
+        )
         self.parked_requests = Gauge(
             "ottla_parked_requests", "Requests waiting in purgatory", registry=registry
         )

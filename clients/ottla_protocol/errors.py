@@ -343,6 +343,22 @@ class StaleBrokerEpochError(ConflictError):
     title = "Stale broker epoch"
 
 
+class FetchSessionIdNotFoundError(ConflictError):
+    """The leader does not know that fetch session (any more); the next fetch has to be full."""
+
+    code = "FETCH_SESSION_ID_NOT_FOUND"
+    title = "Fetch session id not found"
+    retriable = True
+
+
+class InvalidFetchSessionEpochError(ConflictError):
+    """It is not the fetch that comes next in its session; the next fetch has to be full."""
+
+    code = "INVALID_FETCH_SESSION_EPOCH"
+    title = "Invalid fetch session epoch"
+    retriable = True
+
+
 class DuplicateBrokerRegistrationError(ConflictError):
     """Another live process holds this node id."""
 

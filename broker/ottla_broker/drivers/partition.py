@@ -11,6 +11,7 @@ fetcher of its leader's broker. A replica with no role waits for a leader to be 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from ottla_broker.drivers.clock import monotonic_ms, within
 from ottla_broker.drivers.disk_space import DiskRoom
@@ -53,6 +54,13 @@ class Appended:
 
     info: AppendInfo
     leader_epoch: int
+
+
+class FollowerContact(Protocol):
+    """A follower's fetch session, as far as one partition in it is concerned."""
+
+    broker_epoch: int
+    last_fetch_ms: int
 
 
 class Partition:
@@ -102,6 +110,9 @@ class Partition:
         """Whether the log holds what it has acknowledged."""
         # Woken by every append (followers fetch what is not yet durable here, as in Raft).
         self.append_watchers = Watchers()
+        # Told when the high watermark or the log's start moves here: followers learn of it with
+        # their next answer, which need not leave for that alone.
+        self.news_watchers = Watchers()
         # Woken when the high watermark or the role changes: consumers' long-polls.
         self.watermark_watchers = Watchers()
         self._ack_waiters = OffsetWaiters()
@@ -112,6 +123,8 @@ class Partition:
         self._propose = propose
         self._before_truncation = before_truncation
         self._activity = activity or ReplicaActivity()
+        # The fetch sessions that speak for followers of this leader epoch, by replica.
+        self._sessions: dict[int, FollowerContact] = {}
 
     @property
     def is_fit_to_lead(self) -> bool:
@@ -161,6 +174,7 @@ class Partition:
         if self.leader is not None and self.state.leader_epoch == state.leader_epoch:
             now_ms = monotonic_ms()
             self.state = state
+            self._hear_sessions(self.leader)
             # A leader that is at rest has not been told by a tick.
             self.leader.brokers_changed(eligible, draining)
             self._act(self.leader.min_insync_replicas_changed(min_insync_replicas, now_ms))
@@ -250,6 +264,7 @@ class Partition:
 
     def _step_down(self) -> None:
         self._activity.roles_version += 1
+        self._sessions.clear()
         self.leader = None
         self.follower = None
         self.log.gather_commits(0)
@@ -461,6 +476,7 @@ class Partition:
     def log_end_moved(self, log_end_offset: int) -> None:
         """The log's group commit: everything below `log_end_offset` is durable here."""
         if self.leader is not None:
+            self._hear_sessions(self.leader)
             self._act(self.leader.local_log_end_moved(log_end_offset, monotonic_ms()))
 
     def follower_fetched(self, replica_id: int, broker_epoch: int, fetch_offset: int) -> None:
@@ -470,9 +486,29 @@ class Partition:
             RoutingError, UnavailableError: this broker may not act as the leader now.
             StaleBrokerEpochError: a newer incarnation of the follower has fetched before.
         """
-        self._act(
-            self.leading().follower_fetched(replica_id, broker_epoch, fetch_offset, monotonic_ms())
-        )
+        leader = self.leading()
+        self._hear_sessions(leader)
+        self._act(leader.follower_fetched(replica_id, broker_epoch, fetch_offset, monotonic_ms()))
+
+    def session_opened(self, replica_id: int, session: FollowerContact) -> None:
+        """From now on the session's fetches speak for that follower; it has just fetched itself."""
+        self._sessions[replica_id] = session
+
+    def session_closed(self, replica_id: int, session: FollowerContact) -> None:
+        """The session's later fetches say nothing of this partition."""
+        if self._sessions.get(replica_id) is session:
+            if self.leader is not None:
+                self._hear_sessions(self.leader)
+            del self._sessions[replica_id]
+
+    def _hear_sessions(self, leader: PartitionLeader) -> None:
+        """Let the leader know when the followers were last there, before it decides anything.
+
+        A session's fetch costs the partitions that it does not name nothing: they ask when it
+        matters.
+        """
+        for replica_id, session in self._sessions.items():
+            leader.session_fetched(replica_id, session.broker_epoch, session.last_fetch_ms)
 
     def tick(self, eligible: Mapping[int, int], draining: Collection[int]) -> bool:
         """Let time pass for the ISR; arguments as in `become_leader`.
@@ -486,17 +522,20 @@ class Partition:
         if self.leader is None:
             return False
         if self._lease_valid():
+            self._hear_sessions(self.leader)
             self._act(self.leader.tick(monotonic_ms(), eligible, draining))
         return not self.leader.is_at_rest
 
     def proposal_accepted(self, proposal: IsrProposal, partition_epoch: int) -> None:
         """The controller committed the proposed ISR."""
         if self.leader is not None and self.state.leader_epoch == proposal.leader_epoch:
+            self._hear_sessions(self.leader)
             self._act(self.leader.proposal_accepted(proposal, partition_epoch, monotonic_ms()))
 
     def proposal_failed(self, proposal: IsrProposal, *, refused: bool) -> None:
         """The proposal certainly was not applied (`refused`), or nobody knows."""
         if self.leader is not None and self.state.leader_epoch == proposal.leader_epoch:
+            self._hear_sessions(self.leader)
             self._act(self.leader.proposal_failed(proposal, monotonic_ms(), refused=refused))
 
     def latest_offset(self) -> int:
@@ -520,9 +559,12 @@ class Partition:
             StorageError: the log failed.
         """
         self.leading()
+        before = self.log.log_start_offset
         try:
             await self.log.enforce_retention(high_watermark=self.high_watermark, now_ms=now_ms)
         finally:
+            if self.log.log_start_offset != before:
+                self.news_watchers.wake()
             if self.log.has_expired:
                 self._activity.log_start_moved.add(self.key)
 
@@ -545,6 +587,7 @@ class Partition:
             self._activity.watermarks_moved = True
             self._ack_waiters.reached(output.high_watermark)
             self.watermark_watchers.wake()
+            self.news_watchers.wake()
         if output.proposal is not None:
             self._propose(self, output.proposal)
 

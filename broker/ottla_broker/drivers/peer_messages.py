@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ottla_cluster.replication.fetch_session import NO_SESSION, NO_SESSION_EPOCH
 from ottla_protocol.record_batch import Buffer
 
 _LENGTH_BYTES = 4
@@ -32,7 +33,11 @@ class PartitionFetch(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ReplicaFetchRequest(msgspec.Struct, frozen=True, array_like=True):
-    """A follower's long-poll to one leader broker, for all partitions that it follows there."""
+    """A follower's long-poll to one leader broker, for all partitions that it follows there.
+
+    In a session `positions` are those that changed, and `forgotten` (topic id, partition) those
+    that are followed there no more (`ottla_cluster.replication.fetch_session`).
+    """
 
     replica_id: int
     broker_epoch: int
@@ -40,6 +45,9 @@ class ReplicaFetchRequest(msgspec.Struct, frozen=True, array_like=True):
     min_bytes: int
     max_bytes: int
     positions: list[PartitionFetch]
+    session_id: int = NO_SESSION
+    session_epoch: int = NO_SESSION_EPOCH
+    forgotten: list[tuple[str, int]] = []
 
 
 class ReplicatedBatch(NamedTuple):
@@ -64,6 +72,13 @@ class _ResultDescription(msgspec.Struct, frozen=True, array_like=True):
     batches: list[_BatchDescription]
 
 
+class _SessionDescription(msgspec.Struct, frozen=True):
+    """What is answered to those who ask for a session; a map, where others get an array."""
+
+    session_id: int
+    results: list[_ResultDescription]
+
+
 @dataclass(frozen=True, slots=True)
 class FetchResult:
     """One partition's answer; partitions with nothing to tell are left out.
@@ -79,6 +94,17 @@ class FetchResult:
     log_start_offset: int
     diverging: tuple[int, int] | None
     batches: Sequence[ReplicatedBatch]
+
+    def leaves_session(self, offset: int) -> bool:
+        """Whether a partition that was fetched from `offset` is to be named again in its session.
+
+        The follower has something to change first: its leader, its log, or where it begins.
+        """
+        return (
+            self.error_code is not None
+            or self.diverging is not None
+            or offset < self.log_start_offset
+        )
 
 
 class CommitVersion(msgspec.Struct, frozen=True, array_like=True):
@@ -223,32 +249,36 @@ def encode(message: Any) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-def encode_fetch_answer(results: Sequence[FetchResult]) -> tuple[Buffer, ...]:
+def encode_fetch_answer(
+    results: Sequence[FetchResult], session_id: int | None = None
+) -> tuple[Buffer, ...]:
     """A leader's answer to a fetch, in parts that are sent one after the other.
 
     The length of the descriptions (4 bytes, big-endian), the descriptions in MessagePack, then the
     bytes of every batch in the same order: the batches are never copied into a message.
+    `session_id` is None for followers that know no sessions.
     """
+    described = [
+        _ResultDescription(
+            result.topic_id,
+            result.partition,
+            result.error_code,
+            result.high_watermark,
+            result.log_start_offset,
+            result.diverging,
+            [_BatchDescription(len(data), key) for data, key in result.batches],
+        )
+        for result in results
+    ]
     descriptions = msgspec.msgpack.encode(
-        [
-            _ResultDescription(
-                result.topic_id,
-                result.partition,
-                result.error_code,
-                result.high_watermark,
-                result.log_start_offset,
-                result.diverging,
-                [_BatchDescription(len(data), key) for data, key in result.batches],
-            )
-            for result in results
-        ]
+        described if session_id is None else _SessionDescription(session_id, described)
     )
     batches = [batch.data for result in results for batch in result.batches]
     return (len(descriptions).to_bytes(_LENGTH_BYTES, "big") + descriptions, *batches)
 
 
-def decode_fetch_answer(body: bytes | bytearray) -> list[FetchResult]:
-    """The answer's results; their batches are views of `body`.
+def decode_fetch_answer(body: bytes | bytearray) -> tuple[int, list[FetchResult]]:
+    """The answer's session id, NO_SESSION without one, and its results: views of `body`.
 
     Raises:
         ValueError: it is no such answer, or is cut off.
@@ -256,9 +286,12 @@ def decode_fetch_answer(body: bytes | bytearray) -> list[FetchResult]:
     view = memoryview(body)
     start = _LENGTH_BYTES + int.from_bytes(view[:_LENGTH_BYTES], "big")
     try:
-        descriptions = _descriptions.decode(view[_LENGTH_BYTES:start])
+        answer = _descriptions.decode(view[_LENGTH_BYTES:start])
     except msgspec.MsgspecError as error:
         raise ValueError(f"its descriptions do not parse: {error}") from error
+    session_id, descriptions = NO_SESSION, answer
+    if isinstance(answer, _SessionDescription):
+        session_id, descriptions = answer.session_id, answer.results
     results = []
     for described in descriptions:
         batches = []
@@ -281,7 +314,7 @@ def decode_fetch_answer(body: bytes | bytearray) -> list[FetchResult]:
         )
     if start != len(view):
         raise ValueError(f"{len(view) - start} bytes follow its last batch")
-    return results
+    return session_id, results
 
 
-_descriptions = msgspec.msgpack.Decoder(list[_ResultDescription])
+_descriptions = msgspec.msgpack.Decoder(list[_ResultDescription] | _SessionDescription)

@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from typing import Protocol
 
 from ottla_broker.drivers.racing import Unless
 from ottla_protocol.errors import OttlaError, OverloadedError, UnavailableError
@@ -148,18 +149,25 @@ class OffsetWaiters:
         return len(self._heap)
 
 
+class Watcher(Protocol):
+    """What is told of a change: an asyncio.Event, or whatever takes note of it."""
+
+    def set(self) -> None:
+        """Something changed."""
+
+
 class Watchers:
     """The long-polls that want to be woken when a partition changes."""
 
     def __init__(self) -> None:
         # Insertion-ordered, so that polls are woken in the order in which they came.
-        self._events: dict[asyncio.Event, None] = {}
+        self._events: dict[Watcher, None] = {}
 
-    def add(self, event: asyncio.Event) -> None:
+    def add(self, event: Watcher) -> None:
         """Set `event` at every change until it is removed."""
         self._events[event] = None
 
-    def remove(self, event: asyncio.Event) -> None:
+    def remove(self, event: Watcher) -> None:
         """Stop watching; unknown events are ignored."""
         self._events.pop(event, None)
 

@@ -4,6 +4,10 @@ The order of the steps is the guarantee. A fetch acknowledges all below its offs
 only after those batches are committed and fsynced here; and it carries the epoch of the last batch,
 so that the leader can tell whether both logs agree before it counts the acknowledgement (KIP-595).
 A diverging follower truncates by epoch, never to a high watermark (KIP-101), and asks again.
+
+A fetch says only what changed since the one before it, in a fetch session
+(`ottla_cluster.replication.fetch_session`). A fetch that fails, or is given up because another
+partition is to be followed at once, ends the session: the next one says everything.
 """
 
 import asyncio
@@ -34,9 +38,16 @@ from ottla_broker.drivers.racing import Unless
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.topic_names import is_internal
+from ottla_cluster.replication.fetch_session import NO_SESSION, FollowerSession, SessionFetch
 from ottla_cluster.replication.follower import FetchPosition
 from ottla_protocol import routes
-from ottla_protocol.errors import CorruptMessageError, InsufficientStorageError, OttlaError
+from ottla_protocol.errors import (
+    CorruptMessageError,
+    FetchSessionIdNotFoundError,
+    InsufficientStorageError,
+    InvalidFetchSessionEpochError,
+    OttlaError,
+)
 
 MAX_WAIT_MS = 500
 """How long a leader parks a fetch that finds nothing; also how late a quiet high watermark is."""
@@ -72,6 +83,22 @@ class _Followed:
     # Monotonic time before which the partition is left out of fetches, after an error.
     not_before_ms: int = 0
 
+    def position(self, max_bytes: int) -> PartitionFetch | None:
+        """What to ask for; None while there is no leader to ask."""
+        follower = self.partition.follower
+        if follower is None:
+            return None
+        position = follower.fetch_position
+        topic_id, number = self.partition.key
+        return PartitionFetch(
+            topic_id=topic_id,
+            partition=number,
+            leader_epoch=position.leader_epoch,
+            offset=position.offset,
+            last_fetched_epoch=position.last_fetched_epoch,
+            max_bytes=max_bytes,
+        )
+
 
 class ReplicaFetcher:
     """Fetches from one leader broker.
@@ -106,6 +133,10 @@ class ReplicaFetcher:
         self._on_refused = on_refused
         self._on_failure = on_failure
         self._followed: dict[_Key, _Followed] = {}
+        self._session: FollowerSession[_Key, PartitionFetch] = FollowerSession()
+        # Those that wait out an error.
+        self._held_back: set[_Key] = set()
+        self._max_bytes = MAX_PARTITION_FETCH_BYTES
         # Held while an answer is taken into the logs, so that nobody changes a role under it.
         self._processing = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -124,19 +155,24 @@ class ReplicaFetcher:
         """End the loop; what was fetched already is committed first."""
         async with self._processing:
             self._followed.clear()
+            self._held_back.clear()
         if self._task is not None:
             await self._task.stop()
 
     def add(self, partition: Partition) -> None:
         """Follow `partition` here from now on."""
         self._followed[partition.key] = _Followed(partition)
+        self._held_back.discard(partition.key)
+        self._ask(partition.key)
         self._interrupt()
 
     async def remove(self, key: _Key) -> None:
         """Stop following; on return nothing more will be appended for it from here."""
         async with self._processing:
             self._followed.pop(key, None)
-        self._interrupt()
+            self._held_back.discard(key)
+            # A fetch that is under way goes on: what it brings for this partition is dropped.
+            self._session.forget(key)
 
     def follows(self, key: _Key) -> bool:
         """Whether the partition is followed here."""
@@ -150,72 +186,95 @@ class ReplicaFetcher:
     async def _run(self) -> None:
         while True:
             self._changed.clear()
-            fetch = self._request()
+            self._ask_again()
             url = self._leader_url()
-            if fetch is None or url is None:
+            if self._session.is_empty or url is None:
                 await self._pause(RETRY_BACKOFF_MS if self._followed else None)
                 continue
-            request, positions = fetch
+            fetch = self._session.next_fetch()
             try:
-                results = await self._poll(url, request)
+                answer = await self._poll(url, self._request(fetch))
             except PeerUnavailableError as error:
+                self._session.lost()
                 if error.refused:
                     self._on_refused(self.leader_id)
                 await self._pause(RETRY_BACKOFF_MS)
                 continue
             except OttlaError as error:
-                log.warning("replica_fetch_refused", leader=self.leader_id, code=error.code)
-                await self._pause(RETRY_BACKOFF_MS)
+                self._session.lost()
+                await self._refused(fetch, error)
                 continue
-            if results is not None:
-                answered_ms = monotonic_ms()
-                async with self._processing:
-                    await self._take(results, positions)
-                METRICS.replication_seconds.observe((monotonic_ms() - answered_ms) / 1000)
+            if answer is None:
+                self._session.lost()
+                continue
+            session_id, results = answer
+            answered_ms = monotonic_ms()
+            async with self._processing:
+                await self._take(results)
+                self._session.answered(session_id)
+            METRICS.replication_seconds.observe((monotonic_ms() - answered_ms) / 1000)
+
+    async def _refused(self, fetch: SessionFetch[_Key, PartitionFetch], error: OttlaError) -> None:
+        session_ended = isinstance(
+            error, (FetchSessionIdNotFoundError, InvalidFetchSessionEpochError)
+        )
+        if session_ended and fetch.session_id != NO_SESSION:
+            # The leader was restarted, or has given the place away: begin again at once.
+            return
+        log.warning("replica_fetch_refused", leader=self.leader_id, code=error.code)
+        await self._pause(RETRY_BACKOFF_MS)
 
     async def _pause(self, pause_ms: int | None) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if pause_ms is None else pause_ms / 1000):
                 await self._changed.wait()
 
-    def _request(self) -> tuple[ReplicaFetchRequest, dict[_Key, FetchPosition]] | None:
-        """The next fetch, with the position of each partition in it; None when there is none."""
+    def _ask(self, key: _Key) -> None:
+        """Have the next fetch ask for a partition from where its log ends now."""
+        followed = self._followed.get(key)
+        position = None if followed is None else followed.position(self._max_bytes)
+        if position is None or key in self._held_back:
+            self._session.forget(key)
+        else:
+            self._session.want(key, position)
+
+    def _ask_again(self) -> None:
+        """Take up those that have waited out their errors; ask for as much as there is room for."""
         now_ms = monotonic_ms()
-        positions = {
-            key: followed.partition.follower.fetch_position
-            for key, followed in self._followed.items()
-            if followed.not_before_ms <= now_ms and followed.partition.follower is not None
-        }
-        if not positions:
-            return None
-        held_back = len(positions) < len(self._followed)
+        for key in tuple(self._held_back):
+            if self._followed[key].not_before_ms <= now_ms:
+                self._held_back.discard(key)
+                self._ask(key)
         max_bytes = NO_ROOM_FETCH_BYTES if self._disk.is_full else MAX_PARTITION_FETCH_BYTES
-        fetches = [
-            PartitionFetch(
-                topic_id=topic_id,
-                partition=partition,
-                leader_epoch=position.leader_epoch,
-                offset=position.offset,
-                last_fetched_epoch=position.last_fetched_epoch,
-                max_bytes=max_bytes,
-            )
-            for (topic_id, partition), position in positions.items()
-        ]
-        # The leader fills MAX_FETCH_BYTES in this order: each partition comes first in its turn.
-        self._turn = (self._turn + 1) % len(fetches)
-        request = ReplicaFetchRequest(
+        if max_bytes != self._max_bytes:
+            self._max_bytes = max_bytes
+            for key in self._followed:
+                self._ask(key)
+
+    def _request(self, fetch: SessionFetch[_Key, PartitionFetch]) -> ReplicaFetchRequest:
+        positions = list(fetch.positions.values())
+        if fetch.session_id == NO_SESSION and positions:
+            # Without a session the leader fills MAX_FETCH_BYTES in this order: each partition comes
+            # first in its turn.
+            self._turn = (self._turn + 1) % len(positions)
+            positions = positions[self._turn :] + positions[: self._turn]
+        return ReplicaFetchRequest(
             replica_id=self._node_id,
             broker_epoch=self._broker_epoch(),
             # A partition that waits out an error must not wait for the others' long-poll.
-            max_wait_ms=RETRY_BACKOFF_MS if held_back else MAX_WAIT_MS,
+            max_wait_ms=RETRY_BACKOFF_MS if self._held_back else MAX_WAIT_MS,
             min_bytes=1,
             max_bytes=MAX_FETCH_BYTES,
-            positions=fetches[self._turn :] + fetches[: self._turn],
+            positions=positions,
+            session_id=fetch.session_id,
+            session_epoch=fetch.epoch,
+            forgotten=list(fetch.forgotten),
         )
-        return request, positions
 
-    async def _poll(self, url: str, request: ReplicaFetchRequest) -> list[FetchResult] | None:
-        """The leader's answer; None when the set of partitions changed during the wait."""
+    async def _poll(
+        self, url: str, request: ReplicaFetchRequest
+    ) -> tuple[int, list[FetchResult]] | None:
+        """The leader's session and answer; None when another partition is to be followed."""
         self._interruption = asyncio.get_running_loop().create_future()
         try:
             with Unless(self._interruption, _InterruptedError()):
@@ -236,28 +295,29 @@ class ReplicaFetcher:
             raise not_an_answer(url, routes.INTERNAL_FETCH, error) from error
 
     def _interrupt(self) -> None:
-        """Have the loop look at the set of partitions anew, also from within a long-poll."""
+        """Have the loop ask for a partition that was added, also from within a long-poll."""
         self._changed.set()
         if self._interruption is not None and not self._interruption.done():
             self._interruption.set_result(None)
 
-    async def _take(
-        self, results: Sequence[FetchResult], positions: dict[_Key, FetchPosition]
-    ) -> None:
+    async def _take(self, results: Sequence[FetchResult]) -> None:
         """Append everything first, so that the partitions' commits run at the same time."""
         appended: list[_Followed] = []
         for result in results:
             key = (result.topic_id, result.partition)
-            followed = self._followed.get(key)
-            if followed is None:
+            followed, said = self._followed.get(key), self._session.said(key)
+            if said is not None and result.leaves_session(said.offset):
+                self._session.dropped(key)
+            if followed is None or said is None:
                 continue
             if result.error_code is not None:
                 METRICS.replication_errors.labels(result.error_code).inc()
-                followed.not_before_ms = monotonic_ms() + RETRY_BACKOFF_MS
+                self._hold_back(followed, RETRY_BACKOFF_MS)
                 continue
+            position = FetchPosition(said.offset, said.last_fetched_epoch, said.leader_epoch)
             try:
                 await self._take_result(
-                    followed.partition, positions[key], self._as_far_as_fits(followed, result)
+                    followed.partition, position, self._as_far_as_fits(followed, result)
                 )
             except CorruptMessageError as error:
                 # Damaged in transit or at the leader; what came before it is good. Ask again.
@@ -268,11 +328,11 @@ class ReplicaFetcher:
                     leader=self.leader_id,
                     detail=error.detail,
                 )
-                followed.not_before_ms = monotonic_ms() + RETRY_BACKOFF_MS
+                self._hold_back(followed, RETRY_BACKOFF_MS)
             except DiskFullError:
                 # No room to shorten the log: the leader is asked again where it ends.
                 followed.partition.follow_again()
-                _hold_back(followed)
+                self._no_room(followed)
                 continue
             appended.append(followed)
         for followed in appended:
@@ -282,8 +342,10 @@ class ReplicaFetcher:
             except DiskFullError:
                 # The leader has it: it is fetched again when there is room.
                 await partition.log.abandon_held()
-                _hold_back(followed)
+                self._no_room(followed)
             partition.follower_log_changed()
+            if self._followed.get(partition.key) is followed:
+                self._ask(partition.key)
 
     def _as_far_as_fits(self, followed: _Followed, result: FetchResult) -> FetchResult:
         """What was fetched, counted against the disk's room; without its batches if that is full.
@@ -298,7 +360,7 @@ class ReplicaFetcher:
             self._disk.take(size_bytes)
             return result
         self._disk.found_full()
-        _hold_back(followed)
+        self._no_room(followed)
         return replace(result, batches=[])
 
     async def _take_result(
@@ -316,8 +378,14 @@ class ReplicaFetcher:
             )
         METRICS.replicated_bytes.inc(sum(len(batch.data) for batch in result.batches))
 
+    def _no_room(self, followed: _Followed) -> None:
+        METRICS.replication_errors.labels(InsufficientStorageError.code).inc()
+        self._hold_back(followed, NO_ROOM_BACKOFF_MS)
 
-def _hold_back(followed: _Followed) -> None:
-    """Leave a partition out of fetches for a while, for want of room."""
-    METRICS.replication_errors.labels(InsufficientStorageError.code).inc()
-    followed.not_before_ms = monotonic_ms() + NO_ROOM_BACKOFF_MS
+    def _hold_back(self, followed: _Followed, pause_ms: int) -> None:
+        """Leave a partition out of fetches for a while."""
+        key = followed.partition.key
+        followed.not_before_ms = monotonic_ms() + pause_ms
+        if self._followed.get(key) is followed:
+            self._held_back.add(key)
+            self._ask(key)

@@ -192,6 +192,17 @@ class ReplicaManager:
             raise UnknownTopicIdError(f"no replica of topic id {topic_id}, partition {partition}")
         return hosted
 
+    def require_lease(self) -> None:
+        """That this broker may act as a leader now.
+
+        Raises:
+            LeaderNotAvailableError: it has not confirmed within its session that it still leads.
+        """
+        if not self._lease_valid():
+            raise LeaderNotAvailableError(
+                f"broker {self._node_id} has not confirmed that it still leads anything"
+            )
+
     @property
     def disk_is_full(self) -> bool:
         """Whether this broker takes no appends for want of room."""

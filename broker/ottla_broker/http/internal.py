@@ -101,8 +101,8 @@ async def node_report(context: BrokerContext, _: Post) -> Answer:
 
 async def fetch(context: BrokerContext, post: Post) -> Answer:
     """A follower's fetch."""
-    results = await context.replication.fetch(decode(_fetch_decoder, post.body))
-    return Answer(200, routes.OCTET_STREAM, encode_fetch_answer(results))
+    session_id, results = await context.replication.fetch(decode(_fetch_decoder, post.body))
+    return Answer(200, routes.OCTET_STREAM, encode_fetch_answer(results, session_id))
 
 
 async def produce(context: BrokerContext, post: Post) -> Answer:

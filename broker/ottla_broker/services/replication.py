@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
+from random import Random
 
+from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_messages import (
     FetchResult,
@@ -17,10 +19,17 @@ from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_copies import ReplicaCopies
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.reading import ReplicaRead, poll
+from ottla_broker.services.replica_sessions import ReplicaSession, SessionKey, SessionRead
 from ottla_broker.telemetry import METRICS
+from ottla_cluster.replication.fetch_session import (
+    NO_SESSION,
+    NO_SESSION_EPOCH,
+    FetchSessions,
+    LeaderSession,
+)
 from ottla_cluster.replication.follower import check_divergence
 from ottla_cluster.replication.leader_epochs import EpochEnd
-from ottla_protocol.errors import OttlaError
+from ottla_protocol.errors import FetchSessionIdNotFoundError, OttlaError
 
 MAX_FETCH_BYTES = 64 << 20
 MAX_WAIT_MS = 5_000
@@ -36,17 +45,145 @@ GATHER_BYTES = 256 << 10
 
 
 class ReplicationService:
-    """Serves `/internal/fetch`."""
+    """Serves `/internal/fetch`.
+
+    Args:
+        replicas: the hosted replicas.
+        purgatory: where fetches wait.
+        copies: what is sent to replicas that are being added.
+        random: for session ids.
+    """
 
     def __init__(
-        self, replicas: ReplicaManager, purgatory: Purgatory, copies: ReplicaCopies
+        self,
+        replicas: ReplicaManager,
+        purgatory: Purgatory,
+        copies: ReplicaCopies,
+        random: Random,
     ) -> None:
         self._replicas = replicas
         self._copies = copies
         self._purgatory = purgatory
+        self._sessions: FetchSessions[SessionKey, SessionRead] = FetchSessions(random)
+        self._open: dict[int, ReplicaSession] = {}
 
-    async def fetch(self, request: ReplicaFetchRequest) -> list[FetchResult]:
-        """Acknowledge what the follower holds, then give it what follows, or wait for it."""
+    async def fetch(self, request: ReplicaFetchRequest) -> tuple[int | None, list[FetchResult]]:
+        """Acknowledge what the follower holds, then give it what follows, or wait for it.
+
+        Returns:
+            The id of the fetch session (NO_SESSION where there is no room for one, None for a
+            follower that asks for none), and the results.
+
+        Raises:
+            LeaderNotAvailableError: a session's fetch came while this broker may not lead.
+            FetchSessionIdNotFoundError, InvalidFetchSessionEpochError: the next must be a full one.
+            StaleBrokerEpochError: a newer incarnation of the follower has a session.
+        """
+        if request.session_epoch == NO_SESSION_EPOCH:
+            METRICS.replica_fetches.labels("full").inc()
+            return None, await self._fetch_all(request)
+        # As for each partition of a full fetch; nothing is learned of the followers meanwhile.
+        self._replicas.require_lease()
+        session = self._session(request)
+        if session is None:
+            return NO_SESSION, await self._fetch_all(request)
+        return session.session.session_id, await self._fetch_changed(request, session)
+
+    # --- in a session -----------------------------------------------------------------------
+
+    def _session(self, request: ReplicaFetchRequest) -> ReplicaSession | None:
+        """The session that the fetch belongs to, or begins; None where there is no room for it."""
+        if request.session_id != NO_SESSION:
+            METRICS.replica_fetches.labels("incremental").inc()
+            known = self._sessions.resume(
+                request.session_id,
+                request.session_epoch,
+                request.replica_id,
+                request.broker_epoch,
+            )
+            return self._open[known.session_id]
+        METRICS.replica_fetches.labels("full").inc()
+        begun, ended = self._sessions.begin(
+            request.replica_id, request.broker_epoch, monotonic_ms()
+        )
+        for former in ended:
+            self._open.pop(former.session_id).close()
+        METRICS.fetch_sessions.set(len(self._sessions))
+        return None if begun is None else self._opened(begun)
+
+    def _opened(self, begun: LeaderSession[SessionKey, SessionRead]) -> ReplicaSession:
+        session = self._open[begun.session_id] = ReplicaSession(begun)
+        return session
+
+    async def _fetch_changed(
+        self, request: ReplicaFetchRequest, session: ReplicaSession
+    ) -> list[FetchResult]:
+        session.drop((topic_id, partition) for topic_id, partition in request.forgotten)
+        answered: list[FetchResult] = []
+        for position in request.positions:
+            try:
+                begun = self._begin(request, position)
+            except OttlaError as error:
+                begun = _failed(position.topic_id, position.partition, error)
+            if isinstance(begun, FetchResult):
+                answered.append(begun)
+                session.drop([(begun.topic_id, begun.partition)])
+            else:
+                session.put(begun)
+        session.fetched()
+        max_bytes = min(request.max_bytes, MAX_FETCH_BYTES)
+        found = await self._wait(
+            session, max_bytes, 0 if answered else min(request.max_wait_ms, MAX_WAIT_MS)
+        )
+        found = await self._gather_in(session, found, max_bytes)
+        if session.session.is_over:
+            raise FetchSessionIdNotFoundError("the fetch session ended while a fetch waited in it")
+        METRICS.fetched_bytes.labels("replica").inc(sum(one.read.size_bytes for one in found))
+        answered.extend([self._tell(session, one) for one in found])
+        # Taken after those were told, whose news went with them.
+        answered.extend([self._tell(session, one) for one in session.take_news()])
+        return answered
+
+    async def _wait(
+        self, session: ReplicaSession, max_bytes: int, max_wait_ms: int
+    ) -> list[SessionRead]:
+        """What is found at once, or before the time is up."""
+        deadline_ms = monotonic_ms() + max_wait_ms
+        while True:
+            session.changed.clear()
+            found = await session.look(max_bytes)
+            remaining_ms = deadline_ms - monotonic_ms()
+            if found or remaining_ms <= 0 or session.session.is_over:
+                return found
+            with self._purgatory.parked_request(for_client=False):
+                try:
+                    async with asyncio.timeout(remaining_ms / 1000):
+                        await session.changed.wait()
+                except TimeoutError:
+                    return []
+
+    async def _gather_in(
+        self, session: ReplicaSession, found: list[SessionRead], max_bytes: int
+    ) -> list[SessionRead]:
+        if not self._is_worth_gathering(sum(one.read.size_bytes for one in found)):
+            return found
+        await asyncio.sleep(GATHER_MS / 1000)
+        return await session.look(max_bytes)
+
+    def _tell(self, session: ReplicaSession, one: SessionRead) -> FetchResult:
+        told = one.state_to_tell
+        result = _result(one.read)
+        if result.leaves_session(one.read.offset):
+            session.drop([one.partition.key])
+        else:
+            one.told = told
+            # Not held on to: the follower may take its time.
+            one.read.batches = ()
+        return result
+
+    # --- all that is followed here, each time -----------------------------------------------
+
+    async def _fetch_all(self, request: ReplicaFetchRequest) -> list[FetchResult]:
         answered: list[FetchResult] = []
         reads: list[ReplicaRead] = []
         for position in request.positions:
@@ -91,12 +228,14 @@ class ReplicationService:
         Each answer costs the follower a round of fetch, commit and acknowledgement, whether it
         holds one small batch or twenty. Where nobody else is waiting, nothing is held back.
         """
-        found_bytes = sum(read.size_bytes for read in reads)
-        busy = self._purgatory.parked_acks >= GATHER_PARKED_ACKS
-        if busy and 0 < found_bytes < GATHER_BYTES:
+        if self._is_worth_gathering(sum(read.size_bytes for read in reads)):
             await asyncio.sleep(GATHER_MS / 1000)
             for read in reads:
                 await read.look(read.max_bytes)
+
+    def _is_worth_gathering(self, found_bytes: int) -> bool:
+        busy = self._purgatory.parked_acks >= GATHER_PARKED_ACKS
+        return busy and 0 < found_bytes < GATHER_BYTES
 
     def _begin(
         self, request: ReplicaFetchRequest, position: PartitionFetch

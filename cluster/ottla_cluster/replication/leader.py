@@ -258,9 +258,9 @@ class PartitionLeader:
         """A follower asks for records from `fetch_offset`: all below is durable there.
 
         Only for fetches that carry this leader epoch and whose last fetched epoch matched
-        (`check_divergence` gave None). For every such fetch, also one that finds nothing new and
-        every partition of an incremental session: being caught up is what keeps a follower in
-        the ISR.
+        (`check_divergence` gave None). For every such fetch, also one that finds nothing new:
+        being caught up is what keeps a follower in the ISR. For what a session's fetch does not
+        name, see `session_fetched`.
 
         Raises:
             NotLeaderOrFollowerError: the replica is not assigned, as far as this leader knows.
@@ -274,6 +274,27 @@ class PartitionLeader:
                 f"broker {replica_id} fetched with broker epoch {broker_epoch},"
                 f" older than {follower.broker_epoch}"
             )
+        self._fetched(follower, broker_epoch, fetch_offset, now_ms)
+        return self._output(now_ms, may_propose=replica_id not in self._isr)
+
+    def session_fetched(self, replica_id: int, broker_epoch: int, fetched_ms: int) -> None:
+        """A follower's session was used at `fetched_ms` without a word about this partition.
+
+        It is as if it had fetched from where it fetched before. Of several such times the latest is
+        enough, as long as it is told before the log end here moves. What may follow from it alone,
+        a replica that joins, is left to the next tick.
+        """
+        follower = self._followers.get(replica_id)
+        if (
+            follower is not None
+            and follower.broker_epoch == broker_epoch
+            and follower.last_fetch_ms < fetched_ms
+        ):
+            self._fetched(follower, broker_epoch, follower.log_end_offset, fetched_ms)
+
+    def _fetched(
+        self, follower: _FollowerProgress, broker_epoch: int, fetch_offset: int, now_ms: int
+    ) -> None:
         if fetch_offset >= self._log_end_offset:
             follower.last_caught_up_ms = max(follower.last_caught_up_ms, now_ms)
         elif (
@@ -288,7 +309,6 @@ class PartitionLeader:
         follower.broker_epoch = broker_epoch
         follower.last_fetch_ms = now_ms
         follower.leader_log_end_at_last_fetch = self._log_end_offset
-        return self._output(now_ms, may_propose=replica_id not in self._isr)
 
     def tick(
         self, now_ms: int, eligible: Mapping[int, int], draining: Collection[int] = ()
