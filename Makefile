@@ -40,12 +40,12 @@ test: .venv/dev-installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Needs root on Linux, iproute2, util-linux, e2fsprogs and strace; it says what is missing.
-chaos: .venv/dev-installed
+chaos: .venv/dev-installed .venv/faketime
 	$(BIN)/python -m tests.chaos.chaos_run --brokers 3 --choose 14 --at-most-s 200
 	$(BIN)/python -m tests.chaos.chaos_run --brokers 5 --choose 5 --at-most-s 80
 	$(BIN)/python -m tests.chaos.failover --kills 5
 
-soak: .venv/dev-installed
+soak: .venv/dev-installed .venv/faketime
 	$(BIN)/python -m tests.chaos.soak
 
 lint: .venv/dev-installed
@@ -74,6 +74,11 @@ $(BIN)/python:
 	@echo 'installing into .venv, about a minute'
 	$(INSTALL) -e '.[server]'
 	touch $@
+
+# Jumps of the wall clock: libfaketime where apt has it, else Python's own functions are replaced.
+.venv/faketime: | $(BIN)/python
+	mkdir -p $@
+	-cd $@ && apt-get download --quiet libfaketime && dpkg-deb -x libfaketime_*.deb .
 
 .venv/dev-installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'installing into .venv, about a minute'

@@ -10,6 +10,7 @@ acknowledged must survive in any case.
 """
 
 import itertools
+import shutil
 import threading
 import time
 from contextlib import suppress
@@ -580,6 +581,27 @@ class PowerLossAmongTheLagging(Nemesis):
             self.world.broker(node).resume()
 
 
+class LostDataDirectory(Nemesis):
+    """One broker's disk is replaced by an empty one: its log, and what it voted for, are gone."""
+
+    settles_s = 60.0
+
+    def inject(self):
+        self.node = self.some_leader()
+        broker = self.world.broker(self.node)
+        broker.kill()
+        for path in broker.data_dir.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        self.fired = True
+        return f"of broker {self.node}"
+
+    def heal(self):
+        self.world.broker(self.node).start()
+
+
 def lose_power(world, nodes):
     """Cut the power of brokers' disks, and end them as the power would.
 
@@ -639,4 +661,9 @@ NEMESES = {
     "power loss of all": PowerLossOfAll,
     "bit flips": BitFlips,
     "power loss among the lagging": PowerLossAmongTheLagging,
+}
+
+ON_REQUEST = {
+    # Until a voter that has forgotten its votes comes back as a new one.
+    "lost data directory": LostDataDirectory,
 }

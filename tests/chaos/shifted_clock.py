@@ -6,13 +6,19 @@ this for the whole process, SQLite included; elsewhere Python's own functions ar
 are all that the broker's code asks.
 """
 
-import os
 import sys
 import time
 from pathlib import Path
 
-LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-LIBRARY = os.environ.get("LIBFAKETIME") or (str(LIBRARIES[0]) if LIBRARIES else None)
+UNPACKED = Path(__file__).parents[2] / ".venv" / "faketime" / "usr" / "lib"
+"""Where the Makefile puts Debian's package, so that the machine need not have it."""
+
+LIBRARIES = [
+    str(library)
+    for place in (UNPACKED, Path("/usr/lib"))
+    for library in sorted(place.glob("*/faketime/libfaketimeMT.so.1"))
+]
+LIBRARY = LIBRARIES[0] if LIBRARIES else None
 NS_PER_S = 1_000_000_000
 READ_AGAIN_AFTER_NS = NS_PER_S // 20
 
