@@ -57,6 +57,9 @@ class BrokerHealth(Response, frozen=True):
     """A registered broker; `state` is active, fenced or draining.
 
     `answers` tells whether it answered the broker that asked, and `metadata_version` how far it is.
+    `drain_partitions_left` is how many partitions have to leave it yet, and None where it is not to
+    be drained of its replicas. A broker that is drained and has none left may be gone: that is no
+    reason against the cluster's health.
     """
 
     id: int
@@ -64,6 +67,7 @@ class BrokerHealth(Response, frozen=True):
     is_full: bool
     answers: bool
     metadata_version: int | None
+    drain_partitions_left: int | None
     reasons: list[HealthReason]
 
 

@@ -8,6 +8,7 @@ tells what it knew last, and says so.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ottla_cluster.controller.drain_planning import replicas_on
 from ottla_cluster.controller.elections import effective_min_isr
 from ottla_cluster.controller.image import BrokerState, MetadataImage, Partition, Topic
 from ottla_cluster.controller.node_reports import NodeReport, SilentNode
@@ -148,7 +149,8 @@ def _reasons(
         if count and condition in _WORDS:
             yield HealthReason(condition, f"{_partition_count(count)} {_WORDS[condition]}")
     for broker in brokers:
-        yield from broker.reasons
+        if broker.drain_partitions_left != 0:
+            yield from broker.reasons
     registered = {broker.id for broker in brokers}
     for node in known.silent:
         if node.node_id in known.voters and node.node_id not in registered:
@@ -207,6 +209,9 @@ def _brokers(known: Knowledge) -> Iterator[BrokerHealth]:
             is_full=broker.is_full,
             answers=report is not None,
             metadata_version=None if report is None else report.metadata_version,
+            drain_partitions_left=(
+                replicas_on(known.image, node_id) if node_id in known.image.drains else None
+            ),
             reasons=reasons,
         )
 

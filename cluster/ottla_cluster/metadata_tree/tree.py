@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from ottla_cluster.controller.drain_planning import replicas_on
 from ottla_cluster.controller.features import FEATURES, is_enabled
 from ottla_cluster.controller.image import (
     BrokerRegistration,
@@ -34,6 +35,9 @@ from ottla_cluster.metadata_tree.nodes import TreeNode, folder, leaf, listing
 
 MAX_LISTED_PARTITIONS = 1_000
 """Partitions in the value of one node of `/admin`; it says how many it leaves out."""
+
+DEFAULT_BROKER = "<default>"
+"""The name under which Kafka keeps the configs of all brokers."""
 
 NO_LEADER = -1
 """How Kafka writes that a partition has none."""
@@ -271,9 +275,10 @@ def _state(partition: Partition) -> object:
 def _config(image: MetadataImage) -> TreeNode:
     return folder(
         {
-            "brokers": lambda: leaf(
-                note="Brokers take their settings from OTTLA_... and flags when they start; "
-                "`python -m ottla_broker --help` tells them all."
+            "brokers": lambda: folder(
+                {DEFAULT_BROKER: lambda: leaf(lambda: _cluster_config(image))},
+                note="Brokers take their settings from OTTLA_... and flags when they start "
+                "(`python -m ottla_broker --help`); what is changed at run time counts for all.",
             ),
             "changes": lambda: leaf(
                 note="Brokers follow the metadata log, so changes are not queued here."
@@ -288,6 +293,12 @@ def _config(image: MetadataImage) -> TreeNode:
             "users": lambda: leaf(note="There are no users yet."),
         }
     )
+
+
+def _cluster_config(image: MetadataImage) -> object:
+    rate = image.replication_throttle_bytes_per_second
+    throttle = {} if rate is None else {"replication.throttle.bytes.per.second": str(rate)}
+    return {"version": 1, "config": throttle}
 
 
 def _topic_config(topic: Topic) -> TreeNode:
@@ -312,6 +323,20 @@ def _admin(image: MetadataImage) -> TreeNode:
             "delete_topics": lambda: leaf(
                 note="A topic is deleted by one record of the metadata log, so none waits here; "
                 "brokers remove its files as they read that record."
+            ),
+            "drain_brokers": lambda: leaf(
+                lambda: {
+                    "version": 1,
+                    "brokers": {
+                        str(node_id): {
+                            "partitions_at_start": count,
+                            "partitions_left": replicas_on(image, node_id),
+                        }
+                        for node_id, count in sorted(image.drains.items())
+                    },
+                },
+                "Ottla's own: brokers that are to have no replicas any more, as "
+                "`ottla cluster drain` says.",
             ),
             "preferred_replica_election": lambda: leaf(
                 lambda: _partitions(

@@ -140,6 +140,22 @@ class TestStatus:
         assert (reason.code, reason.broker) == ("reassignment_adds", added)
         assert reason.detail == f"reassignment adds {added}, which lacks 700 offsets"
 
+    def test_a_drained_broker_may_be_gone(self):
+        metadata = MetadataUnderTest(broker_count=4)
+        metadata.create()
+        spare = next(n for n in (1, 2, 3, 4) if n not in metadata.partition().replicas)
+        metadata.fence(spare)
+        assert health(metadata, silent=[spare]).status == "degraded"
+        known = knowledge(replace(metadata.image, drains={spare: 5}), silent=[spare])
+        told = assess(known)
+        assert (told.status, told.reasons) == ("healthy", [])
+        assert told.brokers[spare - 1].drain_partitions_left == 0
+        assert codes(told.brokers[spare - 1].reasons) == ["broker_fenced"]
+        member = metadata.partition().replicas[0]
+        told = assess(knowledge(replace(metadata.image, drains={member: 5}), silent=[member]))
+        assert told.brokers[member - 1].drain_partitions_left == 1
+        assert "broker_silent" in codes(told.reasons)
+
     def test_one_replica_and_two_replicas_with_min_isr_two_are_healthy_when_complete(self):
         metadata = MetadataUnderTest()
         metadata.create("one", replication_factor=1)

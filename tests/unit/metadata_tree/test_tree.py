@@ -1,6 +1,7 @@
 """The metadata tree over an image: Kafka's paths, with values in Kafka's shape."""
 
 import json
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -95,6 +96,7 @@ class TestPathsOfKafka:
         }
         assert names(metadata, "/admin") == [
             "delete_topics",
+            "drain_brokers",
             "preferred_replica_election",
             "reassign_partitions",
         ]
@@ -204,6 +206,17 @@ class TestPathsOfKafka:
             metadata.apply(AllocateProducerIds(1, metadata.epoch(1)))
         told = value(metadata, "/latest_producer_id_block")
         assert (told["block_start"], told["block_end"]) == ("1000", "1999")
+
+    def test_a_drain_and_a_throttle(self, metadata):
+        assert value(metadata, "/config/brokers/<default>") == {"version": 1, "config": {}}
+        assert value(metadata, "/admin/drain_brokers")["brokers"] == {}
+        image = replace(
+            metadata.image, drains={3: 9}, replication_throttle_bytes_per_second=20_000_000
+        )
+        told = find(metadata_tree(TreeView(image)), ("config", "brokers", "<default>")).node.value()
+        assert told["config"] == {"replication.throttle.bytes.per.second": "20000000"}
+        told = find(metadata_tree(TreeView(image)), ("admin", "drain_brokers")).node.value()
+        assert told["brokers"] == {"3": {"partitions_at_start": 9, "partitions_left": 2}}
 
     def test_full_disks(self, metadata):
         metadata.heartbeat(3, is_full=True)
