@@ -4,16 +4,24 @@ Terms of the quorum and fenced brokers are counted before and after. What goes o
 on, too: a cluster that is quiet because it refuses everything keeps its controller.
 """
 
+import gzip
 import json
 import os
+import random
+import threading
 import time
+from collections import Counter
 
 import pytest
+import urllib3
 
 from ottla_ops.local_cluster import LocalCluster
 from ottla_protocol import routes
+from ottla_protocol.models import BatchToAppend
 from tests.chaos.faulty_disks import needs
 from tests.chaos.slow_disks import slow_syncs
+from tests.cluster.awaiting import eventually
+from tests.cluster.binary_producer import batch_of
 from tests.cluster.cluster_client import ClusterClient
 from tests.cluster.http_client import HttpClient
 from tests.cluster.writers import Writers
@@ -26,6 +34,14 @@ pytestmark = [
 SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "0"))
 SYNC_DELAY_MS = 200
 MEBIBYTE = 1 << 20
+BATCH_BYTES = 8 * MEBIBYTE - 4096
+BATCHES_PER_BODY = 7
+JSON_RECORDS = 80_000
+OWN_WORK_MS_MAX = 400
+"""Most processor time that an event loop may take in one go: less than an election timeout."""
+STARVED_MS = 300
+"""A loop that waits this long for the processor lives on a machine that has none to give."""
+POOL = urllib3.PoolManager(retries=False)
 TOPIC = "orders"
 
 
@@ -43,14 +59,24 @@ class Counted:
         self._client = client
 
     def __enter__(self):
-        self._terms = self._read_terms()
-        self._fencings = self._read_fencings()
+        self.begin()
         return self
 
     def __exit__(self, kind, *_):
         if kind is None:
-            assert self._read_terms() == self._terms, "an election"
-            assert self._read_fencings() == self._fencings, "a broker lost its session"
+            self.check()
+
+    def begin(self):
+        self._terms = self._read_terms()
+        self._fencings = self._read_fencings()
+
+    def check(self):
+        assert self._read_terms() == self._terms, "an election"
+        assert self._read_fencings() == self._fencings, "a broker lost its session"
+
+    def blocks(self):
+        """Where an event loop was late by a quarter of a second and more."""
+        return [line for line in self._lines() if line["event"] == "event_loop_blocked"]
 
     def _read_terms(self):
         return [
@@ -61,11 +87,13 @@ class Counted:
         ]
 
     def _read_fencings(self):
+        return [line for line in self._lines() if line["event"] in {"broker_fenced", "fenced"}]
+
+    def _lines(self):
         return [
-            line["event"]
+            json.loads(line)
             for broker in self._client.cluster.brokers
-            for line in map(json.loads, broker.log_path.read_text().splitlines())
-            if line["event"] in {"broker_fenced", "fenced"}
+            for line in broker.log_path.read_text().splitlines()
         ]
 
 
@@ -91,4 +119,121 @@ def test_disks_that_take_200_ms_for_a_sync_cost_no_election(tmp_path, http):
         print(
             f"\nsyncs of {SYNC_DELAY_MS} ms: {made} topics made, acknowledged {writers.count}, "
             f"unknown {len(writers.unknown)}, refused {len(writers.refused)}, elections 0, fenced 0"
+        )
+
+
+class HeavyClients:
+    """Threads that each repeat one kind of large request until the block is left."""
+
+    def __init__(self, client, topic, partitions):
+        self.counts = Counter()
+        self._client = client
+        self._topic = topic
+        self._partitions = partitions
+        self._stop = threading.Event()
+        noise = random.Random(1).randbytes(BATCH_BYTES)
+        self._batch = batch_of(noise)
+        records = [{"key": f"key-{n}", "value": {"n": n}} for n in range(JSON_RECORDS)]
+        self._json = json.dumps({"records": records}).encode()
+        kinds = (self._binary_bodies, self._json_bodies, self._inflated_bodies, self._cold_reads)
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(kind,), name=kind.__name__)
+            for kind in kinds
+        ]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(90)
+        assert not any(thread.is_alive() for thread in self._threads)
+
+    def wait_for_each(self, count, timeout_s=120.0):
+        """Wait until so many of each kind were answered in full."""
+
+        def answered():
+            assert all(self.counts[thread.name] >= count for thread in self._threads), self.counts
+
+        eventually(answered, timeout_s)
+
+    def _repeat(self, kind):
+        http = HttpClient()
+        while not self._stop.is_set():
+            try:
+                self.counts[kind.__name__] += kind(http).status == 200
+            except urllib3.exceptions.HTTPError:
+                self.counts["unanswered"] += 1
+        http.close()
+
+    def _binary_bodies(self, http):
+        """Almost 64 MiB of batches, which is the limit of a binary body."""
+        leader = self._client.leader(self._topic)
+        batches = [
+            BatchToAppend(self._topic, 0, memoryview(self._batch)) for _ in range(BATCHES_PER_BODY)
+        ]
+        return http.binary_produce(self._client.url(leader), batches, timeout_ms=30_000)
+
+    def _records_url(self):
+        node = random.choice(self._client.node_ids)
+        return f"{self._client.url(node)}{routes.TOPICS}/{self._topic}/records"
+
+    def _json_bodies(self, http):
+        """As many keyed records as fit into the limit of a JSON body: each key is hashed."""
+        return self._send(self._json, {})
+
+    def _inflated_bodies(self, http):
+        return self._send(gzip.compress(self._json, 1), {"Content-Encoding": "gzip"})
+
+    def _send(self, body, headers):
+        headers = {"Content-Type": "application/json"} | headers
+        return POOL.request("POST", self._records_url(), body=body, headers=headers, timeout=60.0)
+
+    def _cold_reads(self, http):
+        """JSON of records that only the disk has any more, as much as a read may take."""
+        partition = random.randrange(self._partitions)
+        node = random.choice(self._client.node_ids)
+        topic = f"{self._client.url(node)}{routes.TOPICS}/{self._topic}"
+        options = {"offset": "earliest", "max_records": 100_000, "max_wait_ms": 0}
+        return http.get(
+            f"{topic}/partitions/{partition}/records",
+            timeout_s=60.0,
+            max_bytes=16 * MEBIBYTE,
+            **options,
+        )
+
+
+def test_large_requests_of_many_kinds_cost_no_election(tmp_path, http):
+    """Nor do they block an event loop, by its own work, for as long as an election takes.
+
+    The machine may have no time for a broker, and then elects another: what a broker works itself
+    is told by its own log.
+    """
+    settings = {"OTTLA_LOG_FORMAT": "json", "OTTLA_TAIL_CACHE_BYTES": str(MEBIBYTE)}
+    with LocalCluster(tmp_path, settings=settings) as cluster:
+        cluster.wait_ready(60)
+        client = ClusterClient(cluster, http)
+        limit = {"max.message.bytes": BATCH_BYTES + MEBIBYTE}
+        client.create_topic(TOPIC, partitions=3, replication_factor=3)
+        client.create_topic("heavy", partitions=3, replication_factor=3, configs=limit)
+        client.wait_isr("heavy", 3, timeout_s=30)
+        counted = Counted(client)
+        counted.begin()
+        with (
+            Writers(client, TOPIC, partitions=3) as writers,
+            HeavyClients(client, "heavy", 3) as heavy,
+        ):
+            heavy.wait_for_each(1)
+            time.sleep(SECONDS)
+        blocks = counted.blocks()
+        assert [each for each in blocks if each["busy_ms"] >= OWN_WORK_MS_MAX] == []
+        if not any(each["blocked_ms"] - each["busy_ms"] >= STARVED_MS for each in blocks):
+            counted.check()
+        worst = max((each["blocked_ms"] for each in blocks), default=0)
+        print(
+            f"\nlarge requests {dict(heavy.counts)}: acknowledged beside them {writers.count}; "
+            f"{len(blocks)} lags of 250 ms and more, the longest {worst} ms"
         )

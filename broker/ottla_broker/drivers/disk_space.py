@@ -21,6 +21,7 @@ import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask
+from ottla_broker.drivers.disk_threads import on_disk_thread
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.disk_ballast import BALLAST_BYTES_MAX, DiskBallast
 from ottla_broker.storage.policy import disk_space as policy
@@ -165,7 +166,7 @@ class DiskRoom:
         before = self._taken_bytes
         # Asked before the disk is: what is written meanwhile counts twice, never not at all.
         pending_bytes = self._pending_bytes() * BYTES_PER_PENDING_BYTE
-        free_bytes = await asyncio.to_thread(self._look_and_keep, self._space.is_full)
+        free_bytes = await on_disk_thread(self._look_and_keep, self._space.is_full)
         self._free_bytes = free_bytes - pending_bytes
         self._taken_bytes -= before
         METRICS.disk_free_bytes.set(free_bytes)

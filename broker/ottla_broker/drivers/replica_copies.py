@@ -25,7 +25,7 @@ class Hosted(Protocol):
 
 
 class ReplicaCopy:
-    """One replica's copy, for as long as one answer to a fetch is being made."""
+    """One replica's copy, as the answers to its fetches from one position are made."""
 
     def __init__(
         self, throttle: ReplicationThrottle, meter: CopyMeter, clock_ms: Callable[[], int]
@@ -49,8 +49,10 @@ class ReplicaCopy:
     def sent(self, size_bytes: int) -> None:
         """The answer leaves, with so much."""
         self.charge(size_bytes)
-        self._meter.sent(self._charged_bytes)
-        METRICS.reassignment_bytes.inc(self._charged_bytes)
+        # What follows is another answer, which is paid for anew, also where it holds the same.
+        self._charged_bytes = 0
+        self._meter.sent(size_bytes)
+        METRICS.reassignment_bytes.inc(size_bytes)
 
 
 class ReplicaCopies:

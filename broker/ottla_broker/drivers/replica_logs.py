@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from ottla_broker.drivers.disk_threads import on_disk_thread
 from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import EndWitness, WitnessedEnd
@@ -316,7 +317,7 @@ class ReplicaLogs:
             }
             if by_key != self._on_disk:
                 with self._writing():
-                    await asyncio.to_thread(self._directory.write_high_watermarks, by_key)
+                    await on_disk_thread(self._directory.write_high_watermarks, by_key)
                 self._high_watermarks, self._on_disk = by_key, dict(by_key)
 
 

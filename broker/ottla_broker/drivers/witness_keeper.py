@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ottla_broker.drivers.critical_task import CriticalTask
+from ottla_broker.drivers.disk_threads import on_disk_thread
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
@@ -189,7 +190,7 @@ class WitnessKeeper:
         async with self._flushing:
             if self._witness.is_dirty:
                 with self._writing():
-                    written = await asyncio.to_thread(self._witness.flush)
+                    written = await on_disk_thread(self._witness.flush)
                 METRICS.witnessed_ends.inc(written)
 
     async def _run(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from ottla_broker.services.heavy_work import on_worker
 from ottla_protocol.compression import inflate_content
 from ottla_protocol.errors import (
     MalformedBodyError,
@@ -18,6 +19,9 @@ from ottla_protocol.errors import (
 )
 
 CONTENT_ENCODINGS = ("gzip", "zstd")
+
+BODY_BYTES_INFLATED_INLINE = 4 << 10
+"""Longer compressed bodies are inflated on a thread: each byte may become a thousand."""
 
 SMALL_BODY_BYTES = 32 << 10
 """A body this small mostly arrives whole, and is read in one step."""
@@ -71,7 +75,9 @@ async def read_body(
         raise UnsupportedMediaTypeError(
             f"Content-Encoding '{encoding}' is none of: {', '.join(CONTENT_ENCODINGS)}"
         )
-    return inflate_content(encoding, body, limit_bytes)
+    if len(body) <= BODY_BYTES_INFLATED_INLINE:
+        return inflate_content(encoding, body, limit_bytes)
+    return await on_worker(inflate_content, encoding, body, limit_bytes)
 
 
 async def _gather(

@@ -1,7 +1,5 @@
 """`POST /v1/groups/{group}/poll`: a consumer group in one call."""
 
-import asyncio
-
 import msgspec
 from aiohttp import web
 
@@ -9,6 +7,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.http.context import context_of
 from ottla_broker.http.topics import change_request
 from ottla_broker.services.group_poll import Polled
+from ottla_broker.services.heavy_work import on_worker
 from ottla_broker.telemetry import METRICS
 from ottla_protocol import routes
 from ottla_protocol.json_records import RecordFormat, render_records
@@ -33,7 +32,7 @@ async def poll(request: web.Request) -> web.Response:
             len(record.value or b"") for each in polled.partitions for record in each.records
         )
         if count > RECORDS_RENDERED_INLINE or size_bytes > BYTES_RENDERED_INLINE:
-            body = await asyncio.to_thread(_render, polled, wanted.format)
+            body = await on_worker(_render, polled, wanted.format)
         else:
             body = _render(polled, wanted.format)
     except BaseException:

@@ -1,6 +1,5 @@
 """`…/records` and `…/offsets`: produce and read as JSON."""
 
-import asyncio
 from typing import Literal, cast
 
 import msgspec
@@ -11,6 +10,7 @@ from ottla_broker.http.context import BrokerContext, context_of
 from ottla_broker.http.forwarding import serve_at_leader
 from ottla_broker.http.post import Answer, Post
 from ottla_broker.http.query import MAX_TIMESTAMP, Query, parse_integer, partition_number
+from ottla_broker.services.heavy_work import on_worker
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.services.record_read import AtTimestamp, Position, ReadOptions, RecordsRead
 from ottla_broker.telemetry import METRICS
@@ -58,7 +58,7 @@ async def produce(context: BrokerContext, post: Post) -> Answer:
         _require_json(post)
         body = bytes(post.body)
         if len(body) > BODY_BYTES_PARSED_INLINE:
-            records = await asyncio.to_thread(parse_records, body)
+            records = await on_worker(parse_records, body)
         else:
             records = parse_records(body)
         response = await context.record_produce.produce(
@@ -125,7 +125,7 @@ async def read(request: web.Request) -> web.StreamResponse:
         METRICS.fetch_seconds.labels("json").observe((monotonic_ms() - started_ms) / 1000)
         METRICS.fetched_bytes.labels("json").inc(found.size_bytes)
         if found.size_bytes > BYTES_RENDERED_INLINE:
-            return await asyncio.to_thread(_render, topic, partition, found, record_format)
+            return await on_worker(_render, topic, partition, found, record_format)
         return _render(topic, partition, found, record_format)
 
     if local:

@@ -1,9 +1,9 @@
 """Record batches to records, for whoever does not take them whole."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ottla_broker.services.heavy_work import on_worker
 from ottla_protocol.errors import MessageTooLargeError
 from ottla_protocol.record_batch import Buffer, read_header
 from ottla_protocol.record_codec import Record, decode_batch
@@ -38,7 +38,7 @@ async def decode_records(
         read_header(batch).compression for batch in batches
     )
     if large:
-        return await asyncio.to_thread(_records, batches, offset, max_records)
+        return await on_worker(_records, batches, offset, max_records)
     return _records(batches, offset, max_records)
 
 

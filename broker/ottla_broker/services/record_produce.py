@@ -7,12 +7,13 @@ whichever broker it reaches and whoever leads by then. Where the topic has got m
 is stored of the request tells which number its split was made with.
 """
 
-import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
 
 from ottla_broker.drivers.clock import wall_clock_ms
 from ottla_broker.drivers.peer_messages import IdempotencyHit
+from ottla_broker.services.heavy_work import on_worker
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.produce import NO_OFFSET, ProduceService
 from ottla_broker.services.produce_options import ProduceOptions
@@ -42,7 +43,12 @@ ANONYMOUS = "anonymous"
 """The principal of every client until there is authentication."""
 
 RECORDS_ENCODED_INLINE = 2_000
-"""More records than this are encoded on a thread, so that heartbeats go on meanwhile."""
+"""What is done for each of more records than this is done on a thread, so that heartbeats go on
+meanwhile."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class RecordProduceService:
@@ -88,16 +94,18 @@ class RecordProduceService:
             request = body if partition is None else b"%d\n%b" % (partition, body)
             idempotency = idempotency_for(ANONYMOUS, topic.name, idempotency_key, request)
         count = len(topic.partitions)
-        split = _split(topic, records, count, partition, idempotency_key)
+        split = await _for_all(records, _split, topic, records, count, partition, idempotency_key)
         if idempotency is not None:
             has_grown = partition is None and topic.former_partition_counts != ()
             asked = [number for number in range(count) if has_grown or number not in split]
             hits = await self._idempotency.look_up(topic, asked, idempotency, options)
             if has_grown and not _explains(split, hits):
-                split = _former_split(topic, records, idempotency_key, hits)
+                split = await _for_all(
+                    records, _former_split, topic, records, idempotency_key, hits
+                )
         batches = await _encode(topic, records, split, idempotency)
         results = await self._produce.deliver(batches, options)
-        return _response(topic, records, split, results)
+        return await _for_all(records, _response, topic, records, split, results)
 
     def _check_partition(self, topic: Topic, partition: int) -> None:
         if not 0 <= partition < len(topic.partitions):
@@ -203,9 +211,16 @@ async def _encode(
             for partition, indexes in split.items()
         ]
 
+    return await _for_all(records, encode_all)
+
+
+async def _for_all(
+    records: Sequence[ParsedRecord], work: Callable[P, T], *args: P.args, **options: P.kwargs
+) -> T:
+    """Do what takes time for each of the records: on a thread where there are many."""
     if len(records) > RECORDS_ENCODED_INLINE:
-        return await asyncio.to_thread(encode_all)
-    return encode_all()
+        return await on_worker(work, *args, **options)
+    return work(*args, **options)
 
 
 def _record_data(record: ParsedRecord, now_ms: int) -> RecordData:

@@ -3,9 +3,8 @@
 No other topic's records are decoded when they are appended; those of a compacted one are, for that.
 """
 
-import asyncio
-
 from ottla_broker.services.batch_decoding import BYTES_DECODED_INLINE, MAX_INFLATED_BYTES
+from ottla_broker.services.heavy_work import on_worker
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.controller.topic_configs import CLEANUP_POLICY, COMPACT
 from ottla_cluster.controller.topic_names import is_internal
@@ -31,7 +30,7 @@ async def keyless(batch: BatchToAppend) -> OttlaError | None:
     """
     try:
         if len(batch.batch) > BYTES_DECODED_INLINE or read_header(batch.batch).compression:
-            await asyncio.to_thread(_require_keys, batch.batch, batch.topic)
+            await on_worker(_require_keys, batch.batch, batch.topic)
         else:
             _require_keys(batch.batch, batch.topic)
     except OttlaError as error:
