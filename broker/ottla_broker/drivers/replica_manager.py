@@ -7,7 +7,7 @@ metadata that still calls its former self the leader.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import partial
 
 import structlog
@@ -27,7 +27,7 @@ from ottla_broker.drivers.witness_keeper import WitnessKeeper
 from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import EndWitness
-from ottla_broker.storage.log_config import RemovedSegments
+from ottla_broker.storage.log_config import LogConfig, RemovedSegments
 from ottla_broker.storage.loss_note import forget_loss
 from ottla_broker.storage.segment_rebuild import remove_damaged_files
 from ottla_broker.telemetry import METRICS
@@ -47,6 +47,9 @@ TICK_INTERVAL_MS = 250
 
 SETTLE_INTERVAL_MS = 10
 """How often a stopping broker looks whether somebody still waits for an ack."""
+
+ROLE_STEP = 32
+"""After how many changes of roles the event loop has its turn."""
 
 CHECKPOINT_INTERVAL_MS = 5_000
 """How often the high watermarks are written down."""
@@ -262,15 +265,42 @@ class ReplicaManager:
             if key not in self._openings:
                 self._openings.begin(key, self._open(*wanted[key]))
         await self._openings.settled(timeout_ms=None if previous is None else OPENING_PATIENCE_MS)
+        await self._assume_roles(wanted, opening, image)
+        await self._stop_idle_fetchers()
+
+    async def _assume_roles(
+        self,
+        wanted: Mapping[tuple[str, int], tuple[Topic, PartitionState]],
+        opening: Container[tuple[str, int]],
+        image: MetadataImage,
+    ) -> None:
+        """Give their roles to replicas that are new here, and to those that the image changes.
+
+        What an image does not change it shares with the one before, partition by partition: a
+        change of one in a large topic costs the others a comparison. Between ROLE_STEP of them
+        others have their turn: a broker that takes up thousands of roles answers and heartbeats
+        meanwhile.
+        """
+        former = {} if self._applied is None else self._applied.topics
+        configs: dict[str, LogConfig] = {}
+        done = 0
         for key, (topic, state) in wanted.items():
             hosted = self.partitions.get(key)
             if hosted is None:
                 continue
-            # What an image does not change it shares with the one before.
-            if key in opening or previous is None or previous.topics.get(key[0]) is not topic:
-                hosted.log.reconfigure(self._logs.config_of(topic))
-                await self._assume_role(hosted, topic, state, image)
-        await self._stop_idle_fetchers()
+            known = former.get(topic.topic_id)
+            is_new = known is None or key in opening
+            is_same_config = known is not None and known.configs == topic.configs
+            if not is_new and (known is topic or (is_same_config and _had(known, state))):
+                continue
+            if is_new or not is_same_config:
+                if topic.topic_id not in configs:
+                    configs[topic.topic_id] = self._logs.config_of(topic)
+                hosted.log.reconfigure(configs[topic.topic_id])
+            await self._assume_role(hosted, topic, state, image)
+            done += 1
+            if done % ROLE_STEP == 0:
+                await asyncio.sleep(0)
 
     async def _opened_late(self, key: tuple[str, int]) -> None:
         """Give a replica its role whose log took longer to open than the metadata waits."""
@@ -531,6 +561,15 @@ class ReplicaManager:
             # A hint that may be old: the one on disk stays, and the next time comes.
             self.activity.watermarks_moved = True
             self._disk.found_full()
+
+
+def _had(known: Topic | None, state: PartitionState) -> bool:
+    """Whether a topic had the partition just as it is now."""
+    return (
+        known is not None
+        and state.partition < len(known.partitions)
+        and known.partitions[state.partition] is state
+    )
 
 
 def _eligible(image: MetadataImage) -> dict[int, int]:

@@ -8,7 +8,7 @@ import pytest
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.replica_healer import ReplicaHealer
 from ottla_broker.drivers.replica_logs import ReplicaLogs
-from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.drivers.replica_manager import ROLE_STEP, ReplicaManager
 from ottla_broker.storage.end_witness import EndWitness
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
@@ -18,6 +18,7 @@ from ottla_broker.storage.stored_batch import damaged
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.controller.commands import ReportUnfitReplicasResponse, UnfitReplicaResult
 from ottla_cluster.controller.image import MetadataImage, Partition, Topic
+from ottla_cluster.controller.image_sharing import sharing_with
 from ottla_cluster.replication.fitness import ReplicaFitness
 from tests.unit.awaiting import until
 from tests.unit.broker.disks import DiskOf
@@ -306,3 +307,58 @@ async def test_damage_that_is_found_in_an_open_log_is_noted(manager):
     error = damaged(manager.hosted.log._files.active.path, 0, "test")
     manager.hosted.log.damage.found(error, "read")
     assert activity.unfit == {KEY}
+
+
+def wide_image(version, *, led_epoch=0, configs=None, changed=()):
+    """One topic with many partitions; those changed have a leader epoch and state of their own."""
+    partitions = tuple(
+        Partition(
+            ORDERS, "orders", number, (LOCAL, OTHER), (LOCAL, OTHER), LOCAL,
+            led_epoch if number in changed else 0, version if number in changed else 0,
+        )
+        for number in range(3 * ROLE_STEP // 2)
+    )  # fmt: skip
+    return MetadataImage(
+        version=version, topics={ORDERS: Topic(ORDERS, "orders", configs or {}, partitions)}
+    )
+
+
+async def test_a_change_of_one_partition_is_none_of_the_others(manager, monkeypatch):
+    manager.replicas.start()
+    manager.replicas.activate()
+    first = wide_image(1)
+    await manager.apply(first)
+    assumed, configured = [], []
+    assume_role = manager.replicas._assume_role
+
+    async def counted(hosted, *others):
+        assumed.append(hosted.state.partition)
+        await assume_role(hosted, *others)
+
+    monkeypatch.setattr(manager.replicas, "_assume_role", counted)
+    monkeypatch.setattr(PartitionLog, "reconfigure", lambda log, _: configured.append(log))
+    await manager.apply(sharing_with(first, wide_image(2, led_epoch=1, changed={5})))
+    assert (assumed, configured) == ([5], [])
+    assert manager.replicas.partitions[ORDERS, 5].leader.leader_epoch == 1
+    # Another configuration is for all of them.
+    latest = manager.replicas._applied
+    other = replace(latest.topics[ORDERS], configs={"min.insync.replicas": 1})
+    await manager.apply(replace(latest, version=3, topics={ORDERS: other}))
+    assert len(configured) == len(first.topics[ORDERS].partitions)
+    assert len(assumed) == 1 + len(configured)
+    assert not manager.hosted.leader.is_under_min_isr
+
+
+async def test_others_have_their_turn_while_many_roles_change(manager):
+    manager.replicas.start()
+    manager.replicas.activate()
+    first = wide_image(1)
+    await manager.apply(first)
+    everything = range(len(first.topics[ORDERS].partitions))
+    manager.metadata.publish(wide_image(2, led_epoch=1, changed=everything))
+    seen = set()
+    while manager.replicas.applied_version < 2:
+        epochs = [hosted.leader.leader_epoch for hosted in manager.replicas.leaders()]
+        seen.add(sum(epochs))
+        await asyncio.sleep(0)
+    assert ROLE_STEP in seen
