@@ -91,6 +91,39 @@ def test_a_process_whose_voters_are_not_there_says_so(tmp_path, http, launch):
         process.kill()
 
 
+def test_a_process_of_another_cluster_at_a_brokers_address_harms_nobody(
+    start_cluster, tmp_path, http, launch
+):
+    client = start_cluster(brokers=3, cluster_id="east")
+    topic = client.create_topic_led_by(3)
+    client.append(topic, "before")
+    taken = client.cluster.broker(3)
+    taken.kill()
+    intruder = process_of_west(tmp_path, launch, f"2@{taken.listen}", OTTLA_LISTEN=taken.listen)
+    intruder.start()
+    try:
+        # What is asked of broker 3 meanwhile is told to come back, and then served by others.
+        eventually(lambda: client.append(topic, "meanwhile", via=1) is not None, 30)
+        assert client.values(topic, via=2)[0] == "before"
+
+        # The controller is who has something to say to voters.
+        def warnings():
+            url = client.url(client.controller())
+            answer = http.get(url + routes.READINESS).expect(200)
+            return [text for text in answer.document["warnings"] if "node 3 at" in text]
+
+        (warning,) = eventually(warnings, 30)
+        assert "'east'" in warning
+        assert "'west'" in warning
+        eventually(lambda: http.get(taken.url + routes.READINESS).status == 200, 30)
+        assert http.get(taken.url + routes.TOPICS).expect(200).document["topics"] == []
+    finally:
+        intruder.kill()
+    taken.start()
+    taken.wait_ready()
+    client.wait_isr(topic, 3, timeout_s=30)
+
+
 def test_every_internal_call_names_its_cluster(east, http):
     assert len(INTERNAL_ROUTES) >= 12
     for path in INTERNAL_ROUTES:

@@ -42,6 +42,7 @@ from ottla_broker.drivers.peer_pool import (
 )
 from ottla_protocol import routes
 from ottla_protocol.errors import (
+    InconsistentClusterIdError,
     OttlaError,
     Outcome,
     OverloadedError,
@@ -229,7 +230,13 @@ class PeerClient:
                 f"{base_url}: {reason}", refused=False, outcome=Outcome.UNKNOWN
             ) from error
         if answer.status >= 300:
-            raise _error_of(answer, base_url)
+            told = _error_of(answer, base_url)
+            if isinstance(told, InconsistentClusterIdError) and purpose is not Purpose.CLUSTER:
+                # To a client that is as good as nobody: the peer's address has been taken over.
+                raise PeerUnavailableError(
+                    f"{base_url}: {told.detail}", refused=False, outcome=Outcome.NOT_APPLIED
+                )
+            raise told
         return answer.body
 
     def may_park(self, base_url: str) -> bool:

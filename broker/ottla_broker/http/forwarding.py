@@ -114,8 +114,9 @@ async def _stream_through(
         METRICS.forwarded_requests.labels("read", "unreachable").inc()
         raise unavailable(registration.url, error) from error
     async with upstream:
-        if upstream.status in (421, 503):
-            # The leader moved: look again instead of passing its refusal on.
+        if upstream.status in (403, 421, 503):
+            # The leader moved, or a process of another cluster has its address: look again instead
+            # of passing the refusal on.
             METRICS.forwarded_requests.labels("read", "moved").inc()
             raise LeaderNotAvailableError(f"broker {leader} does not lead any more")
         response = web.StreamResponse(status=upstream.status)
