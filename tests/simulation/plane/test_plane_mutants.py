@@ -2,22 +2,63 @@
 
 import pytest
 
+from tests.simulation.plane.cluster_schedules import SCHEDULES as CLUSTER_SCHEDULES
 from tests.simulation.plane.mutants import planted
 from tests.simulation.plane.options import Options
+from tests.simulation.plane.partition_schedules import SCHEDULES as PARTITION_SCHEDULES
 from tests.simulation.plane.world import SimulationFailedError, World
 
-SEEDS_MAX = 400
+SCHEDULES = PARTITION_SCHEDULES | CLUSTER_SCHEDULES
+
+CAUGHT_BY_SCHEDULE = {
+    "acknowledged before fsync": "whole_cluster_loses_power",
+    "acknowledges at append": "kip_101_data_loss",
+    "acts for its former self": "expansion_races_a_restart",
+    "altering ignores the leader epoch": "late_proposal_after_the_partition_changed",
+    "an unfenced broker leads what it is not in sync with": "last_member_returns_with_a_lost_end",
+    "answers without a read round": "deposed_controller_renews_no_lease",
+    "assumes followers are equal": "fetch_of_a_leadership_long_past",
+    "a reassignment ends under a leader that is removed": (
+        "controller_fails_over_amid_a_reassignment"
+    ),
+    "a reassignment ends with one target replica in sync": (
+        "controller_fails_over_amid_a_reassignment"
+    ),
+    "a restart keeps its leadership": "expansion_races_a_restart",
+    "counts fetches of other epochs": "fetch_of_a_leadership_long_past",
+    "fencing empties the isr": "last_member_returns_with_a_lost_end",
+    "fencing leaves followers in sync": "pause_kill_resume_pause",
+    "followers keep no producers": "retry_after_a_failover",
+    "forgets sequences": "retry_after_a_failover",
+    "forgets to name the epoch": "kip_279_fast_elections",
+    "forgets unanswered proposals": "late_copy_of_an_unanswered_proposal",
+    "ignores the witness": "last_member_returns_with_a_lost_end",
+    "keeps acks of a former leadership": "ack_of_a_former_leadership",
+    "keeps producers of what was cut": "retry_of_what_was_cut",
+    "lease from receipt": "heartbeat_is_answered_late",
+    "lease never ends": "leader_wakes_after_a_pause",
+    "never reconciles": "kip_101_divergence",
+    "stays in the isr": "last_member_returns_with_a_lost_end",
+}
 
 CAUGHT_BY_SEEDS = (
-    "truncates to the high watermark",
     "acknowledged before fsync",
-    "never reconciles",
-    "forgets sequences",
+    "acknowledges at append",
     "followers keep no producers",
     "forgets producers at the start",
-    "acknowledges at append",
+    "forgets sequences",
     "leads with a short log",
+    "never reconciles",
+    "truncates to the high watermark",
 )
+SEEDS_MAX = 400
+
+
+@pytest.mark.parametrize("name", CAUGHT_BY_SCHEDULE)
+def test_a_schedule_catches_the_mutant(name):
+    with planted(name) as classes, pytest.raises(Exception, match=r".") as caught:
+        SCHEDULES[CAUGHT_BY_SCHEDULE[name]](*classes)
+    assert not isinstance(caught.value, TypeError | AttributeError | NameError | KeyError)
 
 
 def first_failure(process_class, voter_class):
@@ -31,6 +72,6 @@ def first_failure(process_class, voter_class):
 
 @pytest.mark.parametrize("name", CAUGHT_BY_SEEDS)
 def test_random_runs_catch_the_mutant(name):
-    with planted(name) as (process_class, voter_class):
-        report = first_failure(process_class, voter_class)
+    with planted(name) as classes:
+        report = first_failure(*classes)
     assert "seed=" in report

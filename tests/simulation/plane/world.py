@@ -84,6 +84,7 @@ class World(HostTimers):
             node_id: process_class(self, voter) for node_id, voter in self.hosts.items()
         }
         self.administrator = Administrator(self)
+        self.keys = []
         self.clients = {}
         self.producers = []
         self.faults = Faults(self)
@@ -122,7 +123,7 @@ class World(HostTimers):
 
     def _play(self):
         self.form()
-        self.run_until(FORMING_MS_MAX, lambda: bool(self.clients))
+        self.run_until(FORMING_MS_MAX, lambda: bool(self.keys))
         self.faults.begin()
         self.run_until(self.now_ms + self.options.faulty_ms)
         self.heal()
@@ -142,6 +143,7 @@ class World(HostTimers):
     def add_clients(self, keys):
         options = self.options
         for key in keys:
+            self.keys.append(key)
             for _ in range(options.producer_count):
                 acks_all = self.random.random() >= options.acks_one
                 producer = Producer(self, self._new_client_id(), key, acks_all=acks_all)
@@ -191,7 +193,7 @@ class World(HostTimers):
                 return f"broker {process.node_id} is not active"
             if process.applied_image is not process.image:
                 return f"broker {process.node_id} has not applied its image"
-        if not self.clients:
+        if not self.keys:
             return "no topic is there"
         for _, state in image.all_partitions():
             missing = self._what_a_partition_misses(state)
