@@ -13,7 +13,7 @@ from tests.simulation.plane.timing import ELECTION_TIMEOUT_MIN_MS, SESSION_TIMEO
 def deposed_controller_renews_no_lease(*classes):
     """A controller and a leader are cut off together; elsewhere both are replaced."""
     script = Script(*classes)
-    a, b, c = script.state.replicas
+    a, b, _c = script.state.replicas
     former = script.controller()
     script.commit(a)
     script.run(100)
@@ -25,7 +25,7 @@ def deposed_controller_renews_no_lease(*classes):
 
 
 def controller_dies_before_anybody_hears(*classes):
-    """What the controller has answered for is there, though nobody was told that it is committed."""
+    """What the controller has answered for is there, though nobody heard that it is committed."""
     script = Script(*classes)
     former = script.controller()
     others = [n for n in script.processes if n != former]
@@ -253,7 +253,7 @@ def double_vote_after_power_loss(*classes):
 def whole_cluster_loses_power(*classes):
     """All at once, in the middle of writing: what was acknowledged is there afterwards."""
     script = Script(*classes, process_count=3)
-    a, b, c = script.state.replicas
+    a, _b, _c = script.state.replicas
     script.commit(a)
     for process in script.processes.values():
         process.hung_until_ms = script.now_ms + 60
@@ -270,7 +270,7 @@ def whole_cluster_loses_power(*classes):
 def restart_that_nobody_noticed(*classes):
     """A leader is back before it is missed: it has lost its leaderships all the same."""
     script = Script(*classes, is_refusing=False)
-    a, b, c = script.state.replicas
+    a, _b, _c = script.state.replicas
     script.commit(a)
     script.processes[a].hung_until_ms = script.now_ms + 30
     script.produce(a)

@@ -30,7 +30,7 @@ def kip_101_data_loss(*classes):
 def kip_101_divergence(*classes):
     """Two logs of one length with different records at one offset."""
     script = Script(*classes)
-    a, b, c = script.state.replicas
+    a, b, _c = script.state.replicas
     script.commit(a)
     script.run(100)
     script.hold("fetched", sender=a)
@@ -78,7 +78,7 @@ def kip_279_fast_elections(*classes):
 def expansion_races_a_restart(*classes):
     """KIP-903: the proposal names an incarnation whose disk is gone when it arrives."""
     script = Script(*classes)
-    a, b, c = script.state.replicas
+    a, _b, c = script.state.replicas
     script.commit(a)
     lag = script.leave_isr(c, a)
     proposals = script.hold_proposals(a)
@@ -95,7 +95,7 @@ def expansion_races_a_restart(*classes):
 def offsets_of_a_former_incarnation(*classes):
     """The leader still knows where c was before it lost its disk."""
     script = Script(*classes)
-    a, b, c = script.state.replicas
+    a, _b, c = script.state.replicas
     script.commit(a)
     lag = script.leave_isr(c, a)
     proposals = script.hold_proposals(a)
@@ -132,7 +132,7 @@ def expansion_before_the_epoch_start(*classes):
 def _proposed_while_away(classes):
     """c is level and proposed, the proposal is under way, and c fetches no more."""
     script = Script(*classes)
-    a, b, c = script.state.replicas
+    a, _b, c = script.state.replicas
     script.commit(a)
     lag = script.leave_isr(c, a)
     proposals = script.hold_proposals(a)
@@ -145,7 +145,7 @@ def _proposed_while_away(classes):
 def commit_while_a_member_is_proposed(*classes):
     """KIP-497: the proposal is on its way while the committed ISR goes on."""
     script, proposals = _proposed_while_away(classes)
-    a, b, c = script.state.replicas
+    a, _b, c = script.state.replicas
     script.run(REPLICA_LAG_TIME_MAX_MS + 10)
     script.produce(a)
     script.run(20)
@@ -157,7 +157,7 @@ def commit_while_a_member_is_proposed(*classes):
 def late_copy_of_an_unanswered_proposal(*classes):
     """The leader gave up waiting, but the proposal is only late."""
     script, proposals = _proposed_while_away(classes)
-    a, b, c = script.state.replicas
+    a, _b, _c = script.state.replicas
     script.run(CALL_TIMEOUT_MS + 10)
     script.produce(a)
     script.run(50)
@@ -189,7 +189,7 @@ def late_proposal_after_the_partition_changed(*classes):
 
 
 def fetch_of_a_leadership_long_past(*classes):
-    """KIP-320: a fetch arrives when its receiver leads again, and its sender has cut that record."""
+    """KIP-320: a fetch arrives when its receiver leads again, and its sender has cut the record."""
     script = Script(*classes)
     p, q, r = script.state.replicas
     script.commit(p)
@@ -223,7 +223,7 @@ def fetch_of_a_leadership_long_past(*classes):
 def leader_wakes_after_a_pause(*classes):
     """Another leads meanwhile; the woken one neither reads nor writes nor commits."""
     script = Script(*classes)
-    a, b, c = script.state.replicas
+    a, b, _c = script.state.replicas
     script.commit(a)
     script.run(100)
     script.processes[a].pause()
@@ -242,7 +242,7 @@ def leader_wakes_after_a_pause(*classes):
 def heartbeat_is_answered_late(*classes):
     """A session counts from the sending: the answer may come when the session is nearly over."""
     script = Script(*classes)
-    a, b, c = script.state.replicas
+    a, b, _c = script.state.replicas
     script.commit(a)
     script.run(100)
     answers = script.hold("answer", receiver=a)
@@ -260,7 +260,7 @@ def heartbeat_is_answered_late(*classes):
 def retry_after_a_failover(*classes):
     """The answer is lost with the leader; the next one knows the record."""
     script = Script(*classes)
-    a, b, c = script.state.replicas
+    a, b, _c = script.state.replicas
     script.commit(a)
     script.kill(a)
     script.until(script.leads(b), "no other leader")
@@ -294,7 +294,7 @@ def retry_of_what_was_cut(*classes):
 def ack_of_a_former_leadership(*classes):
     """Who waits for an offset of one epoch is not told of the next epoch's record there."""
     script = Script(*classes)
-    a, b, c = script.state.replicas
+    a, b, _c = script.state.replicas
     script.commit(a)
     script.run(100)
     script.hold("fetched", sender=a)
