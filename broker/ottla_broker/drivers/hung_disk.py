@@ -53,7 +53,8 @@ class HungDisk:
         controller: the way to the other voters.
         broker_epoch: this broker's present epoch.
         metadata: tells whether another broker is active, as far as this one knows.
-        on_change: told when this broker gives up its part, and when it may have it again.
+        on_change: told when this broker gives up its part, and when it may have it again; and for
+            how many milliseconds from then on it may not rely on being unfenced.
         on_failure: the task failed; the process must stop.
     """
 
@@ -65,7 +66,7 @@ class HungDisk:
         controller: ControllerClient,
         broker_epoch: Callable[[], int],
         metadata: MetadataCache,
-        on_change: Callable[[], None],
+        on_change: Callable[[int], None],
         on_failure: Callable[[OttlaError], None],
     ) -> None:
         self.gives_up = False
@@ -77,6 +78,8 @@ class HungDisk:
         self._metadata = metadata
         self._on_change = on_change
         self._on_failure = on_failure
+        # Whether a controller has decided that this broker is fenced, since it gave up.
+        self._is_fenced = False
         self._task: CriticalTask | None = None
 
     def changed(self, is_hung: bool) -> None:  # noqa: FBT001  the disk watch's callback
@@ -92,7 +95,8 @@ class HungDisk:
         self._voter.stand_aside(stands_aside=False)
         if self.gives_up:
             self.gives_up = False
-            self._on_change()
+            # What was asked and not answered may be decided yet.
+            self._on_change(0 if self._is_fenced else SURRENDER_TIMEOUT_MS)
 
     async def stop(self) -> None:
         """End what is under way."""
@@ -108,7 +112,8 @@ class HungDisk:
         while not self._others_live():
             await self._metadata.wait_for_change(timeout_ms=SURRENDER_TIMEOUT_MS)
         self.gives_up = True
-        self._on_change()
+        self._is_fenced = False
+        self._on_change(0)
         self._voter.stand_aside(stands_aside=True)
         command = FenceBroker(self._node_id, self._broker_epoch(), "its disk hangs")
         while True:
@@ -120,5 +125,6 @@ class HungDisk:
             except OttlaError:
                 await asyncio.sleep(RETRY_INTERVAL_MS / 1000)
             else:
+                self._is_fenced = True
                 log.warning("leaderships_given_up", broker_epoch=self._broker_epoch())
                 return

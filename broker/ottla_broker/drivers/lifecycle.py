@@ -127,10 +127,15 @@ class BrokerLifecycle:
         """There is news for the controller: heartbeat now."""
         self._hurry.set()
 
-    def give_up_changed(self) -> None:
-        """This broker gives up its part in the cluster, or may have it again, as a fenced one."""
+    def give_up_changed(self, lease_after_ms: int) -> None:
+        """This broker gives up its part in the cluster, or may have it again, as a fenced one.
+
+        Args:
+            lease_after_ms: how long no heartbeat confirms the lease: a call that fences this broker
+                may still be on its way.
+        """
         self.lease.revoked()
-        self._lease_from_ms = monotonic_ms()
+        self._lease_from_ms = monotonic_ms() + lease_after_ms
         self.fenced = True
         self._hurry.set()
 
@@ -210,7 +215,8 @@ class BrokerLifecycle:
             await asyncio.sleep(RETRY_INTERVAL_MS / 1000)
             return
         assert isinstance(response, HeartbeatResponse)
-        if self._gives_up() or sent_at_ms < self._lease_from_ms:
+        if self._gives_up() or sent_at_ms <= self._lease_from_ms:
+            await self._pause(RETRY_INTERVAL_MS)
             return
         if response.may_shut_down:
             self._may_shut_down.set()
@@ -219,7 +225,7 @@ class BrokerLifecycle:
         self.fenced = response.fenced
         if response.fenced:
             self.lease.revoked()
-        elif await self._reflects(response.version) and sent_at_ms >= self._lease_from_ms:
+        elif await self._reflects(response.version) and sent_at_ms > self._lease_from_ms:
             self.lease.confirmed(sent_at_ms)
         pause_ms = RETRY_INTERVAL_MS if response.fenced or self._draining else self._interval_ms
         await self._pause(pause_ms - (monotonic_ms() - sent_at_ms))
