@@ -5,7 +5,6 @@ import shutil
 from ottla_protocol import routes
 from tests.cluster.awaiting import eventually
 
-
 BROKERS_ROUTES = (
     ("POST", "/v1/topics/flights/records"),
     ("POST", "/v1/topics/flights/partitions/0/records"),

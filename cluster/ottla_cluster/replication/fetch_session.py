@@ -20,14 +20,16 @@ leader that knows none ignores what is said of them and answers without a sessio
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from random import Random
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ottla_protocol.errors import (
     FetchSessionIdNotFoundError,
     InvalidFetchSessionEpochError,
     StaleBrokerEpochError,
 )
+
+if TYPE_CHECKING:
+    from random import Random
 
 NO_SESSION = 0
 """The session id of whoever has none."""
@@ -178,7 +180,7 @@ class FetchSessions(Generic[Key, Position]):
         limit: how many there may be.
     """
 
-    def __init__(self, random: Random, *, limit: int = MAX_FETCH_SESSIONS) -> None:
+    def __init__(self, random: "Random", *, limit: int = MAX_FETCH_SESSIONS) -> None:
         self._random = random
         self._limit = limit
         self._by_replica: dict[int, LeaderSession[Key, Position]] = {}
