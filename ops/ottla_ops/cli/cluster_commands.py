@@ -46,6 +46,10 @@ def cluster_info(context: typer.Context) -> None:
         for broker in sorted(cluster.brokers, key=lambda broker: broker.id)
     ]
     session.output.table(("BROKER", "URL", "STATE", "RACK", "EPOCH"), rows)
+    if cluster.controller is None:
+        session.output.note(
+            "without a controller the states may be old; `ottla cluster health` tells how old"
+        )
 
 
 @app.command("elect")
@@ -88,6 +92,12 @@ def elect(
         (each.topic, each.partition, _leader(each), _election_outcome(each)) for each in results
     ]
     _show(session, answer, ("TOPIC", "PARTITION", "LEADER", "RESULT"), rows)
+    if not results:
+        session.output.note(
+            "no partition whose topic allows it is without a leader"
+            if unclean
+            else "every partition is led by its first replica"
+        )
     _fail_if_any(results)
 
 

@@ -97,12 +97,15 @@ HINTS_BY_CODE: Final = {
     "UNKNOWN_METADATA_PATH": "`ottla metadata ls -R` shows every path",
     "TOPIC_ALREADY_EXISTS": "`ottla topic describe NAME` shows the one that exists",
     "INVALID_REPLICATION_FACTOR": "`ottla cluster info` shows how many brokers are active",
-    "NOT_ENOUGH_REPLICAS": "`ottla cluster info` shows which brokers are missing",
+    "NOT_ENOUGH_REPLICAS": "`ottla cluster health` tells which replicas are missing, and why",
+    "LEADER_NOT_AVAILABLE": "`ottla cluster health` tells which partitions are offline, and why",
+    "CONTROLLER_NOT_AVAILABLE": "`ottla cluster health` tells which voters do not answer",
     "INSUFFICIENT_STORAGE": "free space under the data directory of its leader, or lower "
     "retention.ms or retention.bytes; `ottla doctor` shows what is free",
     "INVALID_REPLICA_ASSIGNMENT": "`ottla cluster info` shows which brokers are active",
     "NO_REASSIGNMENT_IN_PROGRESS": "`ottla cluster reassign` shows those under way",
-    "PREFERRED_LEADER_NOT_AVAILABLE": "`ottla topic describe NAME` shows who is in sync",
+    "PREFERRED_LEADER_NOT_AVAILABLE": "`ottla topic describe NAME` shows who is in sync, "
+    "`ottla cluster health` why others are not",
     "ELIGIBLE_LEADERS_NOT_AVAILABLE": "`ottla cluster info` shows which brokers are missing",
     "POLICY_VIOLATION": "`ottla topic alter NAME --config KEY=VALUE` changes a topic's rule",
     "OFFSET_OUT_OF_RANGE": "`--from earliest` begins at the first record that is still kept",

@@ -111,7 +111,7 @@ def describe_topic(context: typer.Context, name: TopicName) -> None:
     session.output.text(f"topic id     {topic.topic_id}")
     session.output.text(f"replication  {_replication_factor(topic)}")
     for config_name, value in sorted(topic.configs.items()):
-        session.output.text(f"config       {config_name}={value}")
+        session.output.text(f"config       {config_name}={_config_text(value)}")
     session.output.text("")
     rows = [
         (
@@ -171,8 +171,9 @@ def alter_topic(
         altered = answer.decoded(TopicConfigs).configs
         for config_name in sorted(configs):
             config_value = altered[config_name]
+            text = _config_text(config_value.value)
             suffix = " (the default)" if config_value.source == "default" else ""
-            session.output.note(f"{name}: {config_name}={config_value.value}{suffix}")
+            session.output.note(f"{name}: {config_name}={text}{suffix}")
     if partitions is not None:
         answer = connection.request(
             "PATCH",
@@ -222,6 +223,11 @@ def parse_configs(pairs: list[str]) -> dict[str, str]:
             raise usage_error(f"--config {name} is given twice")
         configs[name] = value
     return configs
+
+
+def _config_text(value: object) -> str:
+    """A config's value as `--config` takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _replication_factor(topic: "TopicDescription") -> int:

@@ -163,6 +163,14 @@ class TestPathsOfKafka:
             == 4
         )
 
+    def test_a_number_with_a_zero_before_it_is_none_among_many_partitions_either(self):
+        metadata = MetadataUnderTest()
+        metadata.create("wide", partitions=12)
+        assert has(metadata, "/brokers/topics/wide/partitions/1")
+        assert has(metadata, "/brokers/topics/wide/partitions/11")
+        assert not has(metadata, "/brokers/topics/wide/partitions/01")
+        assert not has(metadata, "/brokers/topics/wide/partitions/12")
+
     def test_configs_are_text_and_only_what_the_topic_sets(self, metadata):
         told = value(metadata, "/config/topics/orders")
         assert told["version"] == 1

@@ -257,3 +257,47 @@ def test_beginning_is_repeated_after_a_lost_answer_and_calling_off_is_not(cli, t
     three_brokers.lose_answers(1)
     assert cli("cluster", "reassign", "--cancel", "orders:0", to=three_brokers)[0] == 5
     assert len(three_brokers.calls("POST")) == 3
+
+
+# --- where there is nothing to show -------------------------------------------------------------
+
+
+def test_an_empty_table_is_explained(cli, cluster):
+    cluster.script("POST", "/v1/elections", 200, {"results": []})
+    code, out, err = cli("cluster", "elect", to=cluster)
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert "led by its first replica" in err
+    err = cli("cluster", "elect", "--unclean", to=cluster)[2]
+    assert err == "no partition whose topic allows it is without a leader\n"
+    cluster.script("GET", "/v1/reassignments", 200, {"reassignments": []})
+    code, out, err = cli("cluster", "reassign", to=cluster)
+    assert (code, len(out.splitlines()), err) == (0, 1, "no reassignment is under way\n")
+    assert cli("cluster", "reassign", "--json", to=cluster)[2] == ""
+
+
+def test_without_a_controller_info_says_that_states_may_be_old(cli, cluster):
+    document = {
+        "cluster_id": "local",
+        "controller": None,
+        "controller_term": 3,
+        "metadata_version": 9,
+        "feature_level": 1,
+        "brokers": [],
+        "topics": 0,
+        "partitions": 0,
+    }
+    cluster.script("GET", "/v1/cluster", 200, document)
+    code, out, err = cli("cluster", "info", to=cluster)
+    assert code == 0
+    assert "none elected" in out
+    assert "ottla cluster health" in err
+    cluster.script("GET", "/v1/cluster", 200, document | {"controller": 2})
+    assert cli("cluster", "info", to=cluster)[2] == ""
+
+
+def test_truth_values_are_shown_as_they_are_set(cli, cluster):
+    cluster.create("orders")
+    cluster.state.configs["orders"] = {"unclean.leader.election.enable": True}
+    assert (
+        "unclean.leader.election.enable=true" in cli("topic", "describe", "orders", to=cluster)[1]
+    )
