@@ -36,6 +36,7 @@ from loadtests.bench.footprint_rows import (
     measure_restart,
 )
 from loadtests.bench.group_rows import measure_groups
+from loadtests.bench.idle_rows import measure_idle
 from loadtests.bench.json_rows import measure_json
 from loadtests.bench.latency_rows import measure_latency
 from loadtests.bench.produce_rows import measure_produce
@@ -79,12 +80,13 @@ STEPS: tuple[tuple[str, Measure], ...] = (
     ("compaction", measure_compaction),
     ("restart", measure_restart),
     ("storage", measure_storage),
+    ("idle", measure_idle),
 )
 """What is measured on the brokers that all rows share, in this order."""
 
 GROUPS = ("start", *dict.fromkeys(group for group, _ in STEPS))
-WHEN_ASKED = frozenset({"storage"})
-"""What takes minutes and gigabytes, and is measured only when it is asked for."""
+WHEN_ASKED = frozenset({"storage", "idle"})
+"""What takes minutes or gigabytes, and is measured only when it is asked for."""
 RESULTS = Path("bench-results")
 RUN_TIMEOUT_S = 600.0
 STORAGE_TIMEOUT_S = 3_600.0

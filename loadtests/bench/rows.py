@@ -55,6 +55,7 @@ TARGETS: tuple[Target, ...] = (
     Target("start of one cold broker", "ready_ms_max", at_most=2_000),
     Target("restart in a running cluster", "ready_ms_max", at_most=2_000),
     Target("memory of an idle broker", "rss_mb_max", at_most=90),
+    Target("idle, 2000 partitions rf3", "brokers_cpu_percent", at_most=10),
     Target("import ottla", "import_ms_median", at_most=150),
     Target("ottla send, plain", "records_per_s", at_least=250_000),
     Target("ottla send, plain", "client_rss_growth_mb", at_most=84),

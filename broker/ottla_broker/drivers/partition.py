@@ -632,8 +632,8 @@ class Partition:
             self.follower_log_changed()
             return self.log.log_end_offset
         # Never past what is committed here: the leader is ahead of this log.
-        self.log.advance_log_start(min(result.log_start_offset, self.high_watermark))
-        if self.log.has_expired:
+        if result.log_start_offset > self.log.log_start_offset:
+            self.log.advance_log_start(min(result.log_start_offset, self.high_watermark))
             self._activity.log_start_moved.add(self.key)
         if result.batches:
             self._activity.appended.add(self.key)

@@ -316,7 +316,7 @@ class ReplicaFetcher:
                 continue
             position = FetchPosition(said.offset, said.last_fetched_epoch, said.leader_epoch)
             try:
-                await self._take_result(
+                changed = await self._take_result(
                     followed.partition, position, self._as_far_as_fits(followed, result)
                 )
             except CorruptMessageError as error:
@@ -334,6 +334,10 @@ class ReplicaFetcher:
                 followed.partition.follow_again()
                 self._no_room(followed)
                 continue
+            else:
+                if not changed and not result.leaves_session(said.offset):
+                    # Only a high watermark or a log start: it asks on from where it was.
+                    continue
             appended.append(followed)
         for followed in appended:
             partition = followed.partition
@@ -365,7 +369,8 @@ class ReplicaFetcher:
 
     async def _take_result(
         self, partition: Partition, position: FetchPosition, result: FetchResult
-    ) -> None:
+    ) -> bool:
+        """Whether the log is another than before."""
         truncated_to = await partition.take_fetched(position, result)
         if truncated_to is not None:
             log.info(
@@ -377,6 +382,7 @@ class ReplicaFetcher:
                 leader_epoch=position.leader_epoch,
             )
         METRICS.replicated_bytes.inc(sum(len(batch.data) for batch in result.batches))
+        return truncated_to is not None or len(result.batches) > 0
 
     def _no_room(self, followed: _Followed) -> None:
         METRICS.replication_errors.labels(InsufficientStorageError.code).inc()
