@@ -53,7 +53,7 @@ def controller_dies_before_anybody_hears(*classes):
     script.finish()
 
 
-def controller_fails_over_amid_a_reassignment(*classes):
+def failover_amid_a_reassignment(*classes):
     """The added replica is on its way when the controller dies; its successor ends it."""
     script = Script(*classes)
     a, b, c = script.state.replicas
@@ -225,28 +225,54 @@ def disk_fills_up(*classes):
 
 
 def double_vote_after_power_loss(*classes):
-    """A voter that has voted loses its power before the vote can be forgotten, or told twice."""
+    """A voter loses its power before its vote is on disk: it may not have told it to anybody."""
     script = Script(*classes, process_count=3)
     first = script.controller()
-    second, voter = (n for n in script.processes if n != first)
+    others = [n for n in script.processes if n != first]
     script.run(200)
-    script.cut([first], [second, voter])
-    script.processes[voter].hung_until_ms = script.now_ms + 5_000
-    votes = script.hold("raft", sender=voter, where=lambda a: isinstance(a[0], VoteResponse))
+    script.cut([first], others)
+    votes = script.hold("raft", where=lambda a: isinstance(a[0], VoteResponse))
+    nodes = {n: script.processes[n].voter.node for n in others}
     script.until(
-        lambda: script.processes[second].voter.node.role == "candidate",
-        "nobody campaigns",
+        lambda: any(node.role == "pre_candidate" for node in nodes.values()), "nobody campaigns"
     )
+    (second,) = (n for n in others if nodes[n].role == "pre_candidate")
+    (voter,) = (n for n in others if n != second)
+    script.processes[voter].hung_until_ms = script.now_ms + 5_000
+    script.until(lambda: nodes[second].role == "candidate", "it is not encouraged")
     script.run(5)
     script.kill(voter)
     script.processes[voter].hung_until_ms = 0
+    votes.end()
+    script.cut([second], [voter])
+    former = script.processes[first].voter.node
+    script.until(lambda: former.role != "leader", "it leads without a quorum")
+    script.network.blocked.difference_update(((first, voter), (voter, first)))
     script.start(voter)
-    # The other one campaigns for the same term: its clock runs ahead, and it knows the term.
-    script.network.blocked.clear()
-    script.cut([first], [second])
-    script.run(2 * ELECTION_TIMEOUT_MIN_MS)
+    # The first one asks for the same vote in the same term.
+    script.run(6 * ELECTION_TIMEOUT_MIN_MS)
     votes.release()
-    script.run(4 * ELECTION_TIMEOUT_MIN_MS)
+    script.network.blocked.clear()
+    script.finish()
+
+
+def metadata_is_acknowledged_before_it_is_written(*classes):
+    """The controller's disk is the only one that takes an entry; then all lose their power."""
+    script = Script(*classes, process_count=3)
+    first = script.controller()
+    others = [n for n in script.processes if n != first]
+    for node_id in others:
+        script.processes[node_id].hung_until_ms = script.now_ms + 60
+    answers = []
+    script.processes[first].controller.execute(CreateTopic("orders", 1, 3), answers.append)
+    script.run(40)
+    script.require(not answers, "a topic is made on one disk")
+    script.kill(*script.processes)
+    for node_id in others:
+        script.processes[node_id].hung_until_ms = 0
+    script.start(*others)
+    script.until(lambda: script.controller() in others, "no other controller")
+    script.start(first)
     script.finish()
 
 
@@ -289,7 +315,7 @@ SCHEDULES = {
     for schedule in (
         deposed_controller_renews_no_lease,
         controller_dies_before_anybody_hears,
-        controller_fails_over_amid_a_reassignment,
+        failover_amid_a_reassignment,
         removed_and_added_again,
         snapshot_install_races_appends,
         pause_kill_resume_pause,
@@ -297,6 +323,7 @@ SCHEDULES = {
         member_returns_with_a_lost_end,
         disk_fills_up,
         double_vote_after_power_loss,
+        metadata_is_acknowledged_before_it_is_written,
         whole_cluster_loses_power,
         restart_that_nobody_noticed,
     )

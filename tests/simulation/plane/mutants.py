@@ -78,25 +78,6 @@ class AcknowledgedBeforeFsync(ReplicaLog):
         self._on_durable = on_durable
 
 
-class LeadsBeforeItIsSettled(Replica):
-    """A leader epoch begins at an end that is not on the disk yet."""
-
-    def assume_role(self, topic, state, image):
-        when_settled = self.log.when_settled
-        self.log.when_settled = lambda action: action()
-        super().assume_role(topic, state, image)
-        self.log.when_settled = when_settled
-
-
-class TakesAnswersOfOtherPositions(Replica):
-    """A follower appends whatever an answer holds, whatever it had asked for since."""
-
-    def take_fetched(self, position, *answer):
-        if self.follower is not None:
-            position = self.follower.fetch_position
-        super().take_fetched(position, *answer)
-
-
 # --- producers ------------------------------------------------------------------------------------
 
 
@@ -212,25 +193,6 @@ class ActsForItsFormerSelf(Process):
         super()._activate()
 
 
-class HeartbeatsWhatItHasNotApplied(Process):
-    """It tells the newest metadata that it holds, not the one that its replicas reflect."""
-
-    def _heartbeat(self, now_ms):
-        applied, self.applied_image = self.applied_image, self.image
-        super()._heartbeat(now_ms)
-        self.applied_image = applied
-
-
-class NeverTakesPartitionsAway(Process):
-    """Who is no replica any more goes on with the log that it has."""
-
-    def _remove(self, key):
-        disk = self.disks[key]
-        super()._remove(key)
-        disk.records = disk.records[: len(disk.records) // 2]
-        self.disks[key] = disk
-
-
 # --- the controller's driver ----------------------------------------------------------------------
 
 
@@ -275,8 +237,6 @@ PROCESSES = {
     "forgets to name the epoch": built(ForgetsToNameTheEpoch),
     "counts fetches of other epochs": built(CountsFetchesOfOtherEpochs),
     "acknowledged before fsync": with_log(AcknowledgedBeforeFsync),
-    "leads before it is settled": built(LeadsBeforeItIsSettled),
-    "takes answers of other positions": built(TakesAnswersOfOtherPositions),
     "forgets sequences": built(ForgetsSequences),
     "followers keep no producers": with_log(FollowersKeepNoProducers),
     "forgets producers at the start": with_log(ForgetsProducersAtTheStart),
@@ -286,13 +246,10 @@ PROCESSES = {
     "ignores the witness": built(IgnoresTheWitness),
     "leads with a short log": built(LeadsWithAShortLog),
     "stays in the isr": with_fitness(damage.StaysInTheIsr),
-    "reports before the leader knows": with_fitness(damage.ReportsBeforeTheLeaderKnows),
     "lease never ends": built(lease_class=replication.LeaseThatNeverEnds),
     "lease from receipt": built(process=LeaseFromReceipt),
     "lease before the metadata": built(process=LeaseBeforeTheMetadata),
     "acts for its former self": built(process=ActsForItsFormerSelf),
-    "heartbeats what it has not applied": built(process=HeartbeatsWhatItHasNotApplied),
-    "never takes partitions away": built(process=NeverTakesPartitionsAway),
     "assumes followers are equal": with_leader(replication.AssumesFollowersAreEqual),
     "ignores the proposed isr": with_leader(replication.IgnoresTheProposedIsr),
     "forgets unanswered proposals": with_leader(replication.ForgetsUnansweredProposals),

@@ -5,7 +5,11 @@ quietly; with the mutant that breaks its rule it ends in an error.
 """
 
 from tests.simulation.plane.script import Script
-from tests.simulation.plane.timing import CALL_TIMEOUT_MS, REPLICA_LAG_TIME_MAX_MS
+from tests.simulation.plane.timing import (
+    CALL_TIMEOUT_MS,
+    REPLICA_LAG_TIME_MAX_MS,
+    SESSION_TIMEOUT_MS,
+)
 
 
 def kip_101_data_loss(*classes):
@@ -17,6 +21,7 @@ def kip_101_data_loss(*classes):
     for follower in (b, c):
         script.hold_news(a, follower)
     script.commit(a)
+    script.hold("fetched", sender=b, receiver=c)
     script.kill(a)
     script.until(script.leads(b), "no other leader")
     script.require(script.replica(b).high_watermark == 1, "b knows of the first record only")
@@ -95,15 +100,19 @@ def expansion_races_a_restart(*classes):
 def offsets_of_a_former_incarnation(*classes):
     """The leader still knows where c was before it lost its disk."""
     script = Script(*classes)
-    a, _b, c = script.state.replicas
+    a, _, c = script.state.replicas
     script.commit(a)
     lag = script.leave_isr(c, a)
     proposals = script.hold_proposals(a)
     lag.release()
     script.until(lambda: proposals.messages, "c is not proposed")
     script.hold("fetch", sender=c)
-    script.replace_disk(c)
+    script.processes[c].loses_disk = True
+    script.kill(c)
+    script.until(lambda: not script.invariants.image.is_active(c), "c is not missed")
     proposals.release()
+    script.start(c)
+    script.until(lambda: script.invariants.image.is_active(c), "c is not back")
     script.run(2 * REPLICA_LAG_TIME_MAX_MS)
     script.require(c not in script.state.isr, "an empty disk is in sync")
     script.finish()
@@ -257,6 +266,24 @@ def heartbeat_is_answered_late(*classes):
     script.finish()
 
 
+def leader_hears_answers_but_no_metadata(*classes):
+    """Its leadership was moved on; it heartbeats well, and only the metadata does not arrive."""
+    script = Script(*classes)
+    p, q, r = script.state.replicas
+    script.kill(p)
+    script.until(script.leads(q), "no other leader")
+    script.start(p)
+    script.until(lambda: script.state.isr == (p, q, r), "p is not in sync again")
+    script.commit(q)
+    script.hold("raft", receiver=q, where=lambda a: getattr(a[0], "entries", ()))
+    script.elect_preferred()
+    script.run(2 * SESSION_TIMEOUT_MS)
+    script.commit(p)
+    script.require(script.replica(q).leader is not None, "q does not know yet")
+    script.latest(q)
+    script.finish()
+
+
 def retry_after_a_failover(*classes):
     """The answer is lost with the leader; the next one knows the record."""
     script = Script(*classes)
@@ -345,6 +372,7 @@ SCHEDULES = {
         fetch_of_a_leadership_long_past,
         leader_wakes_after_a_pause,
         heartbeat_is_answered_late,
+        leader_hears_answers_but_no_metadata,
         retry_after_a_failover,
         retry_of_what_was_cut,
         ack_of_a_former_leadership,
