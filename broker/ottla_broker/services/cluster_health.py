@@ -22,6 +22,7 @@ from ottla_cluster.controller.node_reports import (
     SilentNode,
     UnfitReplicaReport,
 )
+from ottla_cluster.controller.partition_conditions import ConditionCensus
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError
 from ottla_protocol.models import Readiness
@@ -60,6 +61,7 @@ class ClusterHealthService:
         self._peers = peers
         self._readiness = readiness
         self._confirmed_at_ms = confirmed_at_ms
+        self._census = ConditionCensus()
         self._current_at_ms: int | None = None
         self._round: asyncio.Task[Knowledge] | None = None
 
@@ -69,7 +71,7 @@ class ClusterHealthService:
         Raises:
             InvalidRequestError: the page's cursor is none of ours.
         """
-        return assess(await self._knowledge(), page)
+        return assess(await self._knowledge(), page, self._census)
 
     def report(self) -> NodeReport:
         """What this node sees: its unfit replicas, and who lags behind the partitions it leads."""

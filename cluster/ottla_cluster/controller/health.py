@@ -16,7 +16,6 @@ from ottla_cluster.controller.partition_conditions import (
     CONDITIONS,
     ConditionCensus,
     ConditionCounts,
-    conditions_of,
 )
 from ottla_cluster.controller.replica_reasons import (
     KnownReplicas,
@@ -88,20 +87,28 @@ _Rank = tuple[int, str, int]
 """Worst condition, topic, partition: the order of the list."""
 
 
-def assess(known: Knowledge, page: Page | None = None) -> ClusterHealth:
+def assess(
+    known: Knowledge, page: Page | None = None, census: ConditionCensus | None = None
+) -> ClusterHealth:
     """The cluster's health.
+
+    Args:
+        known: what is known.
+        page: which partitions to list; the first of them without.
+        census: one that has looked at an earlier image saves looking at what did not change.
 
     Raises:
         InvalidRequestError: the page's cursor is none of ours.
     """
     page = page or Page()
     after = None if page.cursor is None else _rank_of_cursor(page.cursor)
-    counts = ConditionCensus().count(known.image)
+    census = census or ConditionCensus()
+    counts = census.count(known.image)
     replicas = KnownReplicas.of(known.reports)
     unfit = list(_unfit(known))
     brokers = list(_brokers(known))
     reasons = list(_reasons(known, counts, brokers, len(unfit)))
-    partitions, next_cursor = _partitions(known.image, replicas, page, after)
+    partitions, next_cursor = _partitions(known.image, census, replicas, page, after)
     return ClusterHealth(
         status=_status(known, counts, reasons),
         cluster_id=known.image.cluster_id or "",
@@ -243,13 +250,16 @@ def _unfit(known: Knowledge) -> Iterator[UnfitReplicaHealth]:
 
 
 def _partitions(
-    image: MetadataImage, replicas: KnownReplicas, page: Page, after: _Rank | None
+    image: MetadataImage,
+    census: ConditionCensus,
+    replicas: KnownReplicas,
+    page: Page,
+    after: _Rank | None,
 ) -> tuple[list[PartitionHealth], str | None]:
     """One page of the list, and where it goes on."""
     told: list[tuple[_Rank, Topic, Partition, list[Condition]]] = []
-    for topic, partition in image.all_partitions():
-        conditions = conditions_of(topic, partition)
-        if not conditions or (page.condition is not None and page.condition not in conditions):
+    for topic, partition, conditions in census.told(image):
+        if page.condition is not None and page.condition not in conditions:
             continue
         rank = (CONDITIONS.index(conditions[0]), topic.name, partition.partition)
         if after is None or rank > after:

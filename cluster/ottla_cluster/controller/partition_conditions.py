@@ -4,7 +4,7 @@ All of it follows from the partition and its topic alone, so how many partitions
 condition is counted anew only for topics that changed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 from typing import get_args
 
@@ -50,34 +50,59 @@ class ConditionCounts:
     reassigning: int = 0
 
 
-class ConditionCensus:
-    """Counts the partitions of one image after another; topics that did not change cost nothing.
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    topic: Topic
+    counts: ConditionCounts
+    told: tuple[tuple[Partition, list[Condition]], ...]
 
-    Holds what it counted last, so no more than one image's topics.
+
+class ConditionCensus:
+    """Looks at one image after another; topics that did not change cost nothing.
+
+    Holds what it saw last, so no more than one image's topics.
     """
 
     def __init__(self) -> None:
-        self._counted: dict[str, tuple[Topic, ConditionCounts]] = {}
+        self._looked: dict[str, _Looked] = {}
 
     def count(self, image: MetadataImage) -> ConditionCounts:
-        """The counts of all partitions in this image."""
-        counted: dict[str, tuple[Topic, ConditionCounts]] = {}
+        """How many partitions of this image are in which condition."""
+        self._look(image)
+        return _sum(looked.counts for looked in self._looked.values())
+
+    def told(self, image: MetadataImage) -> Iterator[tuple[Topic, Partition, list[Condition]]]:
+        """The partitions of this image that are in any condition."""
+        self._look(image)
+        for looked in self._looked.values():
+            for partition, conditions in looked.told:
+                yield looked.topic, partition, conditions
+
+    def _look(self, image: MetadataImage) -> None:
+        looked: dict[str, _Looked] = {}
         for topic_id, topic in image.topics.items():
-            before = self._counted.get(topic_id)
-            if before is not None and before[0] is topic:
-                counted[topic_id] = before
+            before = self._looked.get(topic_id)
+            if before is not None and before.topic is topic:
+                looked[topic_id] = before
             else:
-                counted[topic_id] = (topic, _counts_of(topic))
-        self._counted = counted
-        return _sum(counts for _, counts in counted.values())
+                looked[topic_id] = _look_at(topic)
+        self._looked = looked
 
 
-def _counts_of(topic: Topic) -> ConditionCounts:
+def _look_at(topic: Topic) -> _Looked:
     counts = dict.fromkeys(CONDITIONS, 0)
+    told = []
     for partition in topic.partitions:
-        for condition in conditions_of(topic, partition):
+        conditions = conditions_of(topic, partition)
+        if conditions:
+            told.append((partition, conditions))
+        for condition in conditions:
             counts[condition] += 1
-    return ConditionCounts(len(topic.partitions), *(counts[each] for each in CONDITIONS))
+    return _Looked(
+        topic,
+        ConditionCounts(len(topic.partitions), *(counts[each] for each in CONDITIONS)),
+        tuple(told),
+    )
 
 
 def _sum(counts: Iterable[ConditionCounts]) -> ConditionCounts:

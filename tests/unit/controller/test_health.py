@@ -400,6 +400,9 @@ def test_a_census_of_one_image_after_another_counts_as_a_fresh_one(first, second
     mixed = replace(second, topics={**first.topics, **second.topics})
     assert census.count(mixed) == ConditionCensus().count(mixed)
     assert census.count(second) == ConditionCensus().count(second)
+    assert list(census.told(first)) == list(ConditionCensus().told(first))
+    known = knowledge(second)
+    assert assess(known, census=census) == assess(known)
     assert census.count(MetadataImage()).partitions == 0
 
 
