@@ -32,6 +32,7 @@ from ottla_broker.drivers.group_coordinators import GroupCoordinators
 from ottla_broker.drivers.health_gauges import HealthGauges
 from ottla_broker.drivers.hung_disk import HungDisk
 from ottla_broker.drivers.isr_proposals import IsrProposals
+from ottla_broker.drivers.leadership_returns import LeadershipReturns
 from ottla_broker.drivers.lifecycle import BrokerLifecycle
 from ottla_broker.drivers.log_compaction import LogCompactionTask
 from ottla_broker.drivers.log_end_survey import LogEndSurvey
@@ -274,6 +275,12 @@ class Broker:
             broker_epoch=lambda: self._lifecycle.broker_epoch,
             on_failure=self._fail,
         )
+        self._leadership_returns = LeadershipReturns(
+            metadata=self._metadata,
+            replicas=self._replicas,
+            controller=self._controller_client,
+            on_failure=self._fail,
+        )
         self._scrubber = LogScrubber(
             replicas=self._replicas,
             interval_ms=settings.scrub_interval_ms,
@@ -508,6 +515,7 @@ class Broker:
         self._healer.start()
         self._scrubber.start()
         self._coordinators.start()
+        self._leadership_returns.start()
         self._lifecycle.start()
 
     async def _stop_hosting(self) -> None:
@@ -542,6 +550,7 @@ class Broker:
         started_ms = monotonic_ms()
         self._ready = False
         self._purgatory.release()
+        await self._leadership_returns.stop()
         await self._lifecycle.drain()
         await self._replicas.settle_acks(SETTLE_TIMEOUT_MS)
         await self._lifecycle.stop()

@@ -44,6 +44,9 @@ RETRY_INTERVAL_MS = 50
 DRAIN_TIMEOUT_MS = 1_000
 """How long a stopping broker waits for others to take its leaderships."""
 
+HANDOVER_TIMEOUT_MS = 300
+"""How long followers have, before that, to get what is appended here already."""
+
 NO_BROKER_EPOCH = -1
 
 log = structlog.get_logger()
@@ -115,6 +118,7 @@ class BrokerLifecycle:
         """Hand over every leadership within DRAIN_TIMEOUT_MS; skipped when nobody could take it."""
         if self.broker_epoch == NO_BROKER_EPOCH or self._gives_up() or not self._others_live():
             return
+        await self._replicas().prepare_handover(HANDOVER_TIMEOUT_MS)
         self._draining = True
         self._hurry.set()
         try:

@@ -116,6 +116,7 @@ class Partition:
         # Woken when the high watermark or the role changes: consumers' long-polls.
         self.watermark_watchers = Watchers()
         self._ack_waiters = OffsetWaiters()
+        self._refuses_appends_until_ms = 0
         self._node_id = node_id
         self._disk = disk
         self._replica_lag_time_max_ms = replica_lag_time_max_ms
@@ -262,11 +263,26 @@ class Partition:
                 # Another commit may be held by the time this has its turn.
                 await self.log.abandon_held()
 
+    def begin_handover(self, timeout_ms: int) -> None:
+        """Append nothing while this broker leads, so that the followers get all that there is.
+
+        A leader that goes on appending until it hears of the next one leaves records behind that
+        nobody else has. What is refused was not applied, so it is sent again to the next leader. It
+        ends with the role, or after `timeout_ms`.
+        """
+        self._refuses_appends_until_ms = monotonic_ms() + timeout_ms
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether all that was appended here is committed, or somebody else leads."""
+        return self.leader is None or self.high_watermark >= self.log.next_offset
+
     def _step_down(self) -> None:
         self._activity.roles_version += 1
         self._sessions.clear()
         self.leader = None
         self.follower = None
+        self._refuses_appends_until_ms = 0
         self.log.gather_commits(0)
 
     @property
@@ -356,6 +372,8 @@ class Partition:
             ConflictError, InvalidRequestError: the producer's sequence or key refuses it.
         """
         leader = self.leading()
+        if self._refuses_appends_until_ms > monotonic_ms():
+            raise LeaderNotAvailableError(f"the leadership of {self.name} is being handed over")
         if acks_all and leader.is_under_min_isr:
             # A retry adds nothing to the log: if what it repeats is committed, it is told so.
             stored = self.log.find_duplicate(header, idempotency)

@@ -7,12 +7,11 @@ metadata that still calls its former self the leader.
 """
 
 import asyncio
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 
 import structlog
 
-from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.metadata import MetadataCache
@@ -31,6 +30,7 @@ from ottla_broker.storage.log_config import LogConfig, RemovedSegments
 from ottla_broker.storage.loss_note import forget_loss
 from ottla_broker.storage.segment_rebuild import remove_damaged_files
 from ottla_broker.telemetry import METRICS
+from ottla_cluster.controller import topic_names
 from ottla_cluster.controller.elections import effective_min_isr
 from ottla_cluster.controller.image import BrokerState, MetadataImage, Topic
 from ottla_cluster.controller.image import Partition as PartitionState
@@ -46,7 +46,10 @@ TICK_INTERVAL_MS = 250
 """How often leaders look for followers that lag or have caught up."""
 
 SETTLE_INTERVAL_MS = 10
-"""How often a stopping broker looks whether somebody still waits for an ack."""
+"""How often a stopping broker looks whether others have all that was appended here."""
+
+REFUSE_APPENDS_MS = 10_000
+"""How long a stopping broker appends nothing: for longer than it takes to stop."""
 
 ROLE_STEP = 32
 """After how many changes of roles the event loop has its turn."""
@@ -143,14 +146,42 @@ class ReplicaManager:
         """The broker has caught up with its own registration: host what the metadata says."""
         self._activated.set()
 
+    async def prepare_handover(self, timeout_ms: int) -> None:
+        """Refuse appends to what others in sync can lead, and let them get all that there is.
+
+        Internal topics are left out: what waits there is answered by the next coordinator.
+        """
+        image = self._metadata.image
+        handed = [
+            hosted
+            for hosted in self.leaders()
+            if not topic_names.is_internal(hosted.state.topic)
+            and any(n != self._node_id and image.is_active(n) for n in hosted.state.isr)
+        ]
+        await self.hand_over(handed, REFUSE_APPENDS_MS, timeout_ms=timeout_ms)
+
+    async def hand_over(
+        self, partitions: Sequence[Partition], refuse_appends_ms: int, *, timeout_ms: int
+    ) -> None:
+        """Append nothing to these partitions, and wait until the others have all that there is."""
+        for hosted in partitions:
+            hosted.begin_handover(refuse_appends_ms)
+        await self._wait_until(
+            lambda: all(hosted.is_handed_over for hosted in partitions), timeout_ms
+        )
+
     async def settle_acks(self, timeout_ms: int) -> None:
         """Wait until nobody waits for an ack any more: what was led here is committed elsewhere."""
-        deadline_ms = monotonic_ms() + timeout_ms
-        while monotonic_ms() < deadline_ms:
-            if not any(hosted.has_waiting_acks for hosted in self.partitions.values()):
+        await self._wait_until(
+            lambda: not any(hosted.has_waiting_acks for hosted in self.partitions.values()),
+            timeout_ms,
+        )
+
+    async def _wait_until(self, condition: Callable[[], bool], timeout_ms: int) -> None:
+        for _ in range(timeout_ms // SETTLE_INTERVAL_MS):
+            if condition():
                 return
             await asyncio.sleep(SETTLE_INTERVAL_MS / 1000)
-        log.warning("acks_not_settled", timeout_ms=timeout_ms)
 
     async def stop(self) -> None:
         """Stop fetching, answer what waits, flush and close every log."""

@@ -19,12 +19,13 @@ from ottla_cluster.controller.commands import (
     Heartbeat,
     RegisterBroker,
     Response,
+    TopicPartition,
 )
 from ottla_cluster.controller.drain_handlers import moves_are_due
 from ottla_cluster.controller.handlers import handle
 from ottla_cluster.controller.image import BrokerState, MetadataImage, replay
 from ottla_cluster.controller.partition_handlers import elect_preferred
-from ottla_cluster.controller.records import MetadataRecord, encode_records
+from ottla_cluster.controller.records import MetadataRecord, PartitionChanged, encode_records
 from ottla_cluster.controller.result import Result
 from ottla_cluster.controller.runtime import Completed, SpeculativeRuntime, Submitted
 from ottla_cluster.controller.sessions import BrokerSessions
@@ -86,6 +87,8 @@ class ActiveController:
         self._config = config
         self._sessions = BrokerSessions(image, config.session_timeout_ms, now_ms)
         self._preferred_election_due_ms = now_ms + config.preferred_election_interval_ms
+        # Elections that could have been held at the last look.
+        self._preferred_elections_seen: set[tuple[str, int, int]] = set()
         self._drains_due_ms = now_ms
         self._unclean_elections = UncleanElectionSchedule(config.session_timeout_ms, now_ms)
         self._runtime: SpeculativeRuntime[MetadataImage, Command, MetadataRecord, Response]
@@ -120,8 +123,7 @@ class ActiveController:
         commands: list[Command] = list(self._sessions.expired(image, now_ms))
         if now_ms >= self._preferred_election_due_ms:
             self._preferred_election_due_ms = now_ms + self._config.preferred_election_interval_ms
-            if elect_preferred(image).records:
-                commands.append(ElectPreferred())
+            commands.extend(self._preferred_elections(image))
         if image.drains and now_ms >= self._drains_due_ms:
             self._drains_due_ms = now_ms + DRAIN_INTERVAL_MS
             if moves_are_due(image):
@@ -130,6 +132,26 @@ class ActiveController:
         if unclean is not None:
             commands.append(unclean)
         return tuple(commands)
+
+    def _preferred_elections(self, image: MetadataImage) -> tuple[Command, ...]:
+        """The election of preferred leaders, for partitions that have waited for an interval.
+
+        Their leaders do it first, with less left behind, where they can.
+        """
+        due = {
+            (record.topic_id, record.partition, record.leader_epoch)
+            for record in elect_preferred(image).records
+            if isinstance(record, PartitionChanged)
+        }
+        waited = sorted(due & self._preferred_elections_seen)
+        self._preferred_elections_seen = due
+        if not waited:
+            return ()
+        names = (
+            TopicPartition(image.topics[topic_id].name, partition)
+            for topic_id, partition, _ in waited
+        )
+        return (ElectPreferred(tuple(names)),)
 
     def submit(self, command: Command, now_ms: int) -> Submitted[Response]:
         """Decides a command; see `SpeculativeRuntime.submit`.

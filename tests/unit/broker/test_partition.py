@@ -172,6 +172,23 @@ async def unknown(task):
     assert caught.value.members["leader"] == OTHER
 
 
+async def test_a_leader_that_hands_over_appends_nothing_more(hosted):
+    await hosted.lead(0)
+    hosted.append()
+    assert not hosted.partition.is_handed_over
+    hosted.partition.begin_handover(FAR_MS)
+    with pytest.raises(LeaderNotAvailableError, match="handed over"):
+        hosted.append()
+    await hosted.partition.log.wait_durable(1)
+    hosted.follower_has(1)
+    assert hosted.partition.is_handed_over
+    # A leadership of its own begins anew, and so does one that nobody took in time.
+    await hosted.lead(1)
+    hosted.append()
+    hosted.partition.begin_handover(0)
+    hosted.append()
+
+
 async def test_what_the_next_leader_commits_is_acknowledged(hosted):
     first, second = await handed_over(hosted)
     assert hosted.partition.has_waiting_acks

@@ -10,6 +10,7 @@ from ottla_cluster.controller.commands import (
     FormCluster,
     Heartbeat,
     RegisterBroker,
+    TopicPartition,
 )
 from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.image import BrokerState, MetadataImage
@@ -138,23 +139,25 @@ def test_a_restart_at_the_same_url_is_taken_at_once(driver):
     assert driver.active.committed_image.brokers[2].state is BrokerState.FENCED
 
 
-def test_preferred_leaders_are_due_at_intervals_and_only_when_one_waits(metadata):
+def test_preferred_leaders_are_due_when_one_has_waited_for_an_interval(metadata):
+    """Until then its leader may give the leadership back itself."""
     metadata.create()
     leader, follower, other = metadata.partition().replicas
     metadata.restart(leader, "second")
     metadata.set_isr([leader, follower, other])
     interval_ms = metadata.config.preferred_election_interval_ms
     driver = Driver(metadata.image, metadata.config)
-    for now_ms in range(1_000, interval_ms, 1_000):
+    for now_ms in range(1_000, 2 * interval_ms, 1_000):
         for node_id in (1, 2, 3):
             driver.heartbeat(node_id, now_ms)
         assert driver.active.due(now_ms) == ()
-    assert driver.active.due(interval_ms) == (ElectPreferred(),)
-    driver.submit(ElectPreferred(), interval_ms)
+    (election,) = driver.active.due(2 * interval_ms)
+    assert election == ElectPreferred((TopicPartition("orders", 0),))
+    driver.submit(election, 2 * interval_ms)
     assert driver.active.committed_image.partition("orders", 0).leader == leader
     for node_id in (1, 2, 3):
-        driver.heartbeat(node_id, 2 * interval_ms)
-    assert driver.active.due(2 * interval_ms) == ()
+        driver.heartbeat(node_id, 3 * interval_ms)
+    assert driver.active.due(3 * interval_ms) == ()
 
 
 def test_two_topics_of_one_name_in_flight_cannot_both_be_created(driver):

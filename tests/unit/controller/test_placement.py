@@ -54,6 +54,34 @@ def test_replicas_are_on_as_many_racks_as_there_are(per_rack, rack_count, partit
         assert len({racks[n] for n in replicas}) == min(rack_count, replication_factor)
 
 
+def load_of_placed(placed):
+    replicas = Counter(n for each in placed for n in each)
+    return BrokerLoad(replicas, Counter(each[0] for each in placed))
+
+
+@pytest.mark.parametrize("rack_count", [1, 2, 3, 4])
+def test_new_and_grown_topics_are_spread_over_racks_brokers_and_leaders(rack_count):
+    """Racks come first; what they leave uneven, and what has its place already, bounds the rest."""
+    for seed in range(150):
+        random = Random(1_000 * rack_count + seed)
+        count = rack_count * random.randint(1, 4)
+        factor = random.randint(1, min(5, count))
+        candidates, nodes = brokers(count, rack_count), range(1, count + 1)
+        racks = {broker.node_id: broker.rack for broker in candidates}
+        new = place_partitions(candidates, random.randint(1, 40), factor, BrokerLoad(), random)
+        assert spread(load_of_placed(new).leaders, nodes) <= 1
+        assert spread(load_of_placed(new).replicas, nodes) <= (1 if rack_count == 1 else 2)
+        before = load_of_placed(new)
+        added = place_partitions(
+            candidates, random.randint(1, 30), factor, before, random, of_topic=before
+        )
+        grown = load_of_placed(new + added)
+        assert spread(grown.leaders, nodes) <= 3
+        assert spread(grown.replicas, nodes) <= (1 if rack_count == 1 else 2)
+        for replicas in new + added:
+            assert len({racks[n] for n in replicas}) == min(rack_count, factor)
+
+
 def test_what_cannot_be_even_goes_where_there_is_room():
     load = BrokerLoad(replicas={1: 10, 2: 10}, leaders={1: 10})
     for seed in range(20):
