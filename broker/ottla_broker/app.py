@@ -162,6 +162,8 @@ class Broker:
                 voters=tuple(sorted(settings.voter_urls)),
                 url=settings.url,
                 voter_urls=tuple(settings.voter_urls.items()),
+                election_timeout_min_ms=settings.election_timeout_ms,
+                election_timeout_max_ms=2 * settings.election_timeout_ms,
                 retained_entries=settings.metadata_snapshot_entries // RETAINED_DIVISOR,
                 retained_bytes=settings.metadata_snapshot_bytes // RETAINED_DIVISOR,
             ),

@@ -97,6 +97,12 @@ class Settings(BaseSettings):
     )
     rack: str = Field("", max_length=64, description="where replicas should not meet")
     session_timeout_ms: int = Field(3000, ge=500, le=60_000, description="broker heartbeats")
+    election_timeout_ms: int = Field(
+        500,
+        ge=300,
+        le=30_000,
+        description="voters that miss their leader for this long to twice as long elect another",
+    )
     replica_lag_time_max_ms: int = Field(
         10_000, ge=500, le=600_000, description="a follower this far behind leaves the ISR"
     )

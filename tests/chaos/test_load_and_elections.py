@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 import urllib3
@@ -32,7 +33,9 @@ pytestmark = [
 ]
 
 SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "0"))
-SYNC_DELAY_MS = 200
+SLOW_DISKS = [(200, 500)]
+"""How long a sync takes, and the election timeout; the default takes disks of 200 ms."""
+SLOWER_DISKS = [(400, 2_500)]
 MEBIBYTE = 1 << 20
 BATCH_BYTES = 8 * MEBIBYTE - 4096
 BATCHES_PER_BODY = 7
@@ -98,11 +101,19 @@ class Counted:
 
 
 @needs("strace")
-def test_disks_that_take_200_ms_for_a_sync_cost_no_election(tmp_path, http):
+@pytest.mark.parametrize(
+    ("sync_ms", "election_timeout_ms"), SLOW_DISKS + (SLOWER_DISKS if SECONDS else [])
+)
+def test_disks_that_are_slow_to_sync_cost_no_election(tmp_path, http, sync_ms, election_timeout_ms):
     """And a topic that is made there takes no lease from those that are."""
-    with LocalCluster(
-        tmp_path, command=slow_syncs(SYNC_DELAY_MS), settings={"OTTLA_LOG_FORMAT": "json"}
-    ) as cluster:
+    settings = {
+        "OTTLA_LOG_FORMAT": "json",
+        "OTTLA_ELECTION_TIMEOUT_MS": str(election_timeout_ms),
+    }
+    with ExitStack() as stack:
+        cluster = LocalCluster(tmp_path, command=slow_syncs(sync_ms), settings=settings)
+        stack.callback(cluster.stop)
+        cluster.start()
         cluster.wait_ready(90)
         client = ClusterClient(cluster, http)
         client.create_topic(TOPIC, partitions=3, replication_factor=3)
@@ -117,7 +128,7 @@ def test_disks_that_take_200_ms_for_a_sync_cost_no_election(tmp_path, http):
         # A broker that loses its lease whenever a topic is made refuses most of what it is sent.
         assert len(writers.refused) <= writers.count / 4, f"{len(writers.refused)} writes refused"
         print(
-            f"\nsyncs of {SYNC_DELAY_MS} ms: {made} topics made, acknowledged {writers.count}, "
+            f"\nsyncs of {sync_ms} ms: {made} topics made, acknowledged {writers.count}, "
             f"unknown {len(writers.unknown)}, refused {len(writers.refused)}, elections 0, fenced 0"
         )
 
@@ -214,7 +225,6 @@ def test_large_requests_of_many_kinds_cost_no_election(tmp_path, http):
     """
     settings = {"OTTLA_LOG_FORMAT": "json", "OTTLA_TAIL_CACHE_BYTES": str(MEBIBYTE)}
     with LocalCluster(tmp_path, settings=settings) as cluster:
-        cluster.wait_ready(60)
         client = ClusterClient(cluster, http)
         limit = {"max.message.bytes": BATCH_BYTES + MEBIBYTE}
         client.create_topic(TOPIC, partitions=3, replication_factor=3)

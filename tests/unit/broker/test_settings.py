@@ -169,3 +169,10 @@ def test_only_chosen_topic_defaults_are_written_into_topics():
     assert load("--node-id", "1").default_topic_configs == {}
     chosen = load("--node-id", "1", "--retention-ms", "-1", "--segment-bytes", "4096")
     assert chosen.default_topic_configs == {"retention.ms": -1, "segment.bytes": 4096}
+
+
+@pytest.mark.parametrize("value", ["299", "30001", "soon"])
+def test_an_election_timeout_out_of_range_names_the_setting(value, monkeypatch):
+    monkeypatch.setenv("OTTLA_ELECTION_TIMEOUT_MS", value)
+    with pytest.raises(SettingsError, match="OTTLA_ELECTION_TIMEOUT_MS"):
+        load("--node-id", "1")
