@@ -24,7 +24,7 @@ from ottla_cluster.controller.node_reports import (
 )
 from ottla_cluster.controller.partition_conditions import ConditionCensus
 from ottla_protocol import routes
-from ottla_protocol.errors import OttlaError
+from ottla_protocol.errors import NotFoundError, OttlaError
 from ottla_protocol.models import Readiness
 from ottla_protocol.models_health import ClusterHealth
 
@@ -152,8 +152,10 @@ class ClusterHealthService:
             )
         except PeerUnavailableError as error:
             return SilentNode(node_id, "connection refused" if error.refused else error.detail)
+        except NotFoundError:
+            return SilentNode(node_id, "its version does not know this question yet")
         except OttlaError as error:
-            # Not ours to hide: an older version, another cluster, or a peer with too much to do.
+            # Not ours to hide: another cluster, or a peer with too much to do.
             return SilentNode(node_id, f"{error.code}: {error.detail}")
         if report.node_id != node_id:
             return SilentNode(node_id, f"{url} is node {report.node_id}")
