@@ -55,6 +55,7 @@ class Options:
     drift: float = 0.0
     is_refusing: bool = True
     compaction_interval_ms: int | None = None
+    max_append_entries: int = 1_024
     retained_entries: int = 0
     max_snapshot_chunk_bytes: int = 1 << 18
     preferred_election_interval_ms: int = 1_000_000

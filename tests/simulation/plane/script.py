@@ -127,6 +127,14 @@ class Script(World):
         active = [p for p in self.processes.values() if p.controller.active is not None]
         return max(active, key=lambda p: p.voter.node.term).node_id if active else None
 
+    def leader_among(self, node_ids):
+        """Who of these leads the quorum; None where nobody does."""
+        return next((n for n in node_ids if self._leads_quorum(n)), None)
+
+    def _leads_quorum(self, node_id):
+        node = self.hosts[node_id].node
+        return node is not None and node.role == "leader"
+
     def replica(self, node_id):
         return self.processes[node_id].replicas[self.key]
 

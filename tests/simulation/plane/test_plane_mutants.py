@@ -2,13 +2,10 @@
 
 import pytest
 
-from tests.simulation.plane.cluster_schedules import SCHEDULES as CLUSTER_SCHEDULES
 from tests.simulation.plane.mutants import planted
 from tests.simulation.plane.options import Options
-from tests.simulation.plane.partition_schedules import SCHEDULES as PARTITION_SCHEDULES
+from tests.simulation.plane.schedules import SCHEDULES
 from tests.simulation.plane.world import SimulationFailedError, World
-
-SCHEDULES = PARTITION_SCHEDULES | CLUSTER_SCHEDULES
 
 CAUGHT_BY_SCHEDULE = {
     "a reassignment ends under a leader that is removed": "failover_amid_a_reassignment",
@@ -27,6 +24,7 @@ CAUGHT_BY_SCHEDULE = {
     "answers without a read round": "deposed_controller_renews_no_lease",
     "assumes followers are equal": "fetch_of_a_leadership_long_past",
     "begins before its no-op": "controller_dies_before_anybody_hears",
+    "commits old terms": "figure_8",
     "commits release everybody": "deposed_controller_renews_no_lease",
     "counts fetches of other epochs": "fetch_of_a_leadership_long_past",
     "elects anybody": "pause_kill_resume_pause",
@@ -43,6 +41,7 @@ CAUGHT_BY_SCHEDULE = {
     "handlers see only what is committed": "deposed_controller_renews_no_lease",
     "ignores the proposed isr": "commit_while_a_member_is_proposed",
     "ignores the witness": "last_member_returns_with_a_lost_end",
+    "keeps a stale tail": "figure_8",
     "keeps acks of a former leadership": "ack_of_a_former_leadership",
     "keeps producers of what was cut": "retry_of_what_was_cut",
     "lease before the metadata": "leader_hears_answers_but_no_metadata",
@@ -50,6 +49,7 @@ CAUGHT_BY_SCHEDULE = {
     "lease never ends": "leader_wakes_after_a_pause",
     "never reconciles": "kip_101_divergence",
     "only its own command ends a reassignment": "failover_amid_a_reassignment",
+    "overwrites in place": "figure_8",
     "reads without a round": "deposed_controller_renews_no_lease",
     "sends before persisting": "double_vote_after_power_loss",
     "stays in the isr": "last_member_returns_with_a_lost_end",

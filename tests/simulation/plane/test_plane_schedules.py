@@ -2,12 +2,9 @@
 
 import pytest
 
-from tests.simulation.plane.cluster_schedules import SCHEDULES as CLUSTER_SCHEDULES
-from tests.simulation.plane.partition_schedules import SCHEDULES as PARTITION_SCHEDULES
-
-ALL = PARTITION_SCHEDULES | CLUSTER_SCHEDULES
+from tests.simulation.plane.schedules import SCHEDULES
 
 
-@pytest.mark.parametrize("schedule", ALL.values(), ids=ALL)
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_schedule(schedule):
     schedule()

@@ -96,6 +96,7 @@ class World(HostTimers):
             election_timeout_min_ms=ELECTION_TIMEOUT_MIN_MS,
             election_timeout_max_ms=2 * ELECTION_TIMEOUT_MIN_MS,
             heartbeat_interval_ms=RAFT_HEARTBEAT_INTERVAL_MS,
+            max_append_entries=self.options.max_append_entries,
             retained_entries=self.options.retained_entries,
             max_snapshot_chunk_bytes=self.options.max_snapshot_chunk_bytes,
         )

@@ -1,0 +1,5 @@
+"""All named schedules of the plane."""
+
+from tests.simulation.plane import cluster_schedules, partition_schedules, quorum_schedules
+
+SCHEDULES = partition_schedules.SCHEDULES | quorum_schedules.SCHEDULES | cluster_schedules.SCHEDULES
