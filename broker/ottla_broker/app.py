@@ -552,6 +552,7 @@ class Broker:
         started_ms = monotonic_ms()
         self._ready = False
         self._purgatory.release()
+        self._listener.send_clients_away()
         await self._leadership_returns.stop()
         await self._lifecycle.drain()
         await self._replicas.settle_acks(SETTLE_TIMEOUT_MS)

@@ -264,14 +264,15 @@ class ServerConnection(asyncio.BufferedProtocol):
         post = Post(request.values, request.query, request.headers, body)
         answer = await answer_post(self._listener.context, request.route, post)
         request.release()
-        self._send(answer, keep_alive=request.keep_alive)
+        keep_alive = request.keep_alive and not self._listener.sends_away(request.route.path)
+        self._send(answer, keep_alive=keep_alive)
         if self._send_blocked is not None:
             self._unsent_bytes = self._transport.get_write_buffer_size()
             await self._send_blocked.wait()
         self._serving = None
         self._request = None
         self._changed_s = self._loop.time()
-        if self._is_closing or not request.keep_alive:
+        if self._is_closing or not keep_alive:
             self.close()
             return
         if self._received:

@@ -83,6 +83,7 @@ class Listener:
         self._connections: set[ServerConnection] = set()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._is_leaving = False
         self._is_stopping = False
         self._no_connection = asyncio.Event()
         self._served_by = str(context.settings.node_id)
@@ -102,6 +103,18 @@ class Listener:
             lambda: ServerConnection(self), host, port, backlog=LISTEN_BACKLOG
         )
         self._sweep()
+
+    def send_clients_away(self) -> None:
+        """Close each connection of a client behind its next answer: this broker is about to stop.
+
+        A connection that is closed while it is idle may lose the request that is on its way, and
+        then nobody knows what became of that.
+        """
+        self._is_leaving = True
+
+    def sends_away(self, path: str) -> bool:
+        """Whether the connection of a request for `path` is to be closed behind the answer."""
+        return self._is_leaving and not path.startswith(routes.INTERNAL_PREFIX)
 
     async def stop(self, *, timeout_s: float) -> None:
         """Accept no more, let open requests be answered for `timeout_s`, then close everything."""

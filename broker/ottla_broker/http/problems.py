@@ -51,6 +51,12 @@ def _count(request: web.Request, status: int) -> None:
         count(resource.canonical, request.method, status)
 
 
+def _is_sent_away(request: web.Request) -> bool:
+    """As `Listener.sends_away`, for connections that are aiohttp's."""
+    is_internal = request.path.startswith(routes.INTERNAL_PREFIX)
+    return context_of(request).purgatory.is_released and not is_internal
+
+
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer errors, count requests, and name the broker that served."""
@@ -75,6 +81,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         log.exception("request_failed", method=request.method, path=request.path)
         response = problem_response(defect(request.method))
     _count(request, response.status)
+    if not response.prepared and _is_sent_away(request):
+        response.force_close()
     if not response.prepared and routes.HEADER_SERVED_BY not in response.headers:
         node_id = context_of(request).settings.node_id
         response.headers[routes.HEADER_SERVED_BY] = str(node_id)

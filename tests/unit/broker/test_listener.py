@@ -283,6 +283,20 @@ async def test_stopping_answers_what_is_served_and_closes_what_is_idle(broker, c
     await stopping
 
 
+async def test_before_a_stop_clients_are_sent_away_with_their_answers(broker, client):
+    client.send(b"x")
+    _, fields, _ = await client.answer()
+    assert "connection" not in fields
+    broker.listener.send_clients_away()
+    # An idle connection stays open until it is used: whatever was on its way is answered.
+    client.send(b"y")
+    _, fields, body = await client.answer()
+    assert (body, fields["connection"]) == (b"<y>", "close")
+    assert await client.ended()
+    assert broker.listener.sends_away("/v1/produce")
+    assert not broker.listener.sends_away("/internal/fetch")
+
+
 async def test_stopping_gives_up_on_what_takes_too_long(broker, client):
     broker.handler = broker.park
     client.send(b"x")
