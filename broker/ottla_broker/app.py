@@ -68,6 +68,7 @@ from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.poll_positions import PollPositions
 from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.producer_ids import ProducerIds
+from ottla_broker.services.quorum import QuorumService
 from ottla_broker.services.reassignments import ReassignmentService
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
@@ -85,7 +86,7 @@ from ottla_broker.storage.sqlite_version import sqlite_in_use
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.config import ControllerConfig
-from ottla_cluster.controller.features import FeatureLevelTooHighError
+from ottla_cluster.controller.features import VOTER_CHANGES, FeatureLevelTooHighError, is_enabled
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.raft.config import RaftConfig
@@ -109,6 +110,9 @@ CLOSE_TIMEOUT_SECONDS = 1.5
 RETAINED_DIVISOR = 10
 """Of the entries between two snapshots of the metadata, this part stays behind the newer one: a
 voter that is no further behind gets entries, which are less than a snapshot."""
+
+HAND_OVER_TIMEOUT_MS = 300
+"""How long a stopping controller waits for another voter to take over."""
 
 LOOP_LAG_INTERVAL_MS = 100
 PARTITION_GAUGES_TURNS = 10
@@ -171,6 +175,9 @@ class Broker:
             peers=self._peers,
             voter_urls=settings.voter_urls,
             broker_url=self._broker_url,
+            directory_id=directory.directory_id,
+            renew_directory=directory.renew_id,
+            writes_configurations=lambda: is_enabled(self._metadata.image, VOTER_CHANGES),
             random=random,
             state_machine=self._state_machine,
             snapshot_schedule=SnapshotSchedule(
@@ -441,6 +448,12 @@ class Broker:
                 peers=self._peers,
                 voter_urls=settings.voter_urls,
             ),
+            quorum=QuorumService(
+                node_id=settings.node_id,
+                metadata=self._metadata,
+                raft=self._raft,
+                peers=self._peers,
+            ),
             reassignments=ReassignmentService(
                 node_id=settings.node_id,
                 metadata=self._metadata,
@@ -556,6 +569,7 @@ class Broker:
         await self._leadership_returns.stop()
         await self._lifecycle.drain()
         await self._replicas.settle_acks(SETTLE_TIMEOUT_MS)
+        await self._raft.hand_over(timeout_ms=HAND_OVER_TIMEOUT_MS)
         await self._lifecycle.stop()
         await self._disk_watch.stop()
         await self._hung_disk.stop()

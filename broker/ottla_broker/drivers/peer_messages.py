@@ -17,6 +17,16 @@ from ottla_protocol.record_batch import Buffer
 _LENGTH_BYTES = 4
 
 
+class QuorumCall(msgspec.Struct, frozen=True):
+    """What the quorum's leader is to do before it describes the quorum; nothing if all are None."""
+
+    add: tuple[int, str] | None = None
+    """Node id and URL of a node that is to vote."""
+    remove: int | None = None
+    transfer: bool = False
+    transfer_to: int | None = None
+
+
 class PartitionFetch(msgspec.Struct, frozen=True, array_like=True):
     """One partition in a follower's fetch.
 

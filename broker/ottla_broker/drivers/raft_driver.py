@@ -26,6 +26,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.peer_messages import KnownLeader
+from ottla_broker.drivers.raft_administration import RaftAdministration, RaftRequest
 from ottla_broker.drivers.raft_outboxes import RaftOutboxes
 from ottla_broker.drivers.raft_store import RaftStore
 from ottla_broker.drivers.snapshot_telemetry import tell_made, tell_restored, tell_sent
@@ -34,12 +35,17 @@ from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.raft.config import RaftConfig
 from ottla_cluster.raft.configuration import Configuration
-from ottla_cluster.raft.errors import NotLeaderError, RaftMessageRefusedError
+from ottla_cluster.raft.errors import (
+    NotLeaderError,
+    RaftDirectoryRolledBackError,
+    RaftMessageRefusedError,
+)
 from ottla_cluster.raft.messages import (
     Entry,
     InstallSnapshotRequest,
     Message,
     ObserveRequest,
+    Origin,
     Snapshot,
 )
 from ottla_cluster.raft.node import RaftNode
@@ -85,7 +91,7 @@ class _StandAside:
     stands_aside: bool
 
 
-_Input = Message | _Proposal | _Read | _Refusal | _StandAside
+_Input = Message | _Proposal | _Read | _Refusal | _StandAside | RaftRequest
 
 
 class SnapshotStateMachine(Protocol):
@@ -109,6 +115,9 @@ class RaftDriver:
         on_refused: a peer's process is gone: its connection was refused.
         on_failure: the store failed or an invariant broke; the process must stop.
         writing: entered for as long as something is being persisted.
+        directory_id: of the data directory that the store is in.
+        renew_directory: gives that directory another id, when its Raft state was set aside.
+        writes_configurations: whether all processes know entries that name the voters.
     """
 
     def __init__(
@@ -127,6 +136,9 @@ class RaftDriver:
         on_refused: Callable[[int], None],
         on_failure: Callable[[OttlaError], None],
         writing: Writing = uncounted,
+        directory_id: str,
+        renew_directory: Callable[[], object],
+        writes_configurations: Callable[[], bool],
     ) -> None:
         self._config = config
         self._store = store
@@ -140,6 +152,10 @@ class RaftDriver:
         self._on_refused = on_refused
         self._on_failure = on_failure
         self._writing = writing
+        self._directory_id = directory_id
+        self._renew_directory = renew_directory
+        self._writes_configurations = writes_configurations
+        self.administration = RaftAdministration(self._put)
         self._inputs: asyncio.Queue[_Input] = asyncio.Queue(maxsize=MAX_QUEUED_INPUTS)
         self._outboxes = RaftOutboxes(
             peers=peers,
@@ -169,8 +185,23 @@ class RaftDriver:
             compaction=persisted.compaction,
             random=self._random,
             now_ms=monotonic_ms(),
+            origin=Origin(
+                self._directory_id,
+                persisted.start_count,
+                f"{self._random.getrandbits(64):016x}",
+            ),
+            remembered=persisted.remembered,
         )
         self._task = CriticalTask(self._run(), name="raft", on_failure=self._on_failure)
+
+    async def hand_over(self, *, timeout_ms: int) -> None:
+        """Have another voter lead before this one stops; what fails is left to an election."""
+        if self._node is None or self._node.role is not Role.LEADER:
+            return
+        try:
+            await self.administration.transfer_leadership(None, timeout_ms=timeout_ms)
+        except OttlaError as error:
+            log.info("leadership_not_handed_over", detail=error.detail)
 
     async def stop(self) -> None:
         """Stop taking inputs and close the store; nothing acknowledged is lost."""
@@ -281,6 +312,7 @@ class RaftDriver:
     # --- the loop ---------------------------------------------------------------------------
 
     async def _run(self) -> None:
+        self.node.allow_configurations(allowed=self._writes_configurations())
         await self._process(self.node.tick(monotonic_ms()))
         while True:
             item = await self._next_input()
@@ -288,9 +320,19 @@ class RaftDriver:
                 await self._process(self.node.tick(monotonic_ms()))
                 self._outboxes.retain((*self._peer_urls(), *self.node.observer_ids))
             else:
-                await self._take(item)
+                try:
+                    await self._take(item)
+                except RaftDirectoryRolledBackError as error:
+                    await self._set_aside()
+                    raise error from None
             if self._snapshot_schedule.is_due:
                 await self._compact()
+
+    async def _set_aside(self) -> None:
+        """The Raft state is of an older copy of the directory: begin anew, as another directory."""
+        moved = await self._store.set_aside()
+        self._renew_directory()
+        log.critical("raft_state_set_aside", path=str(moved))
 
     async def _compact(self) -> None:
         """Take a snapshot and let the log begin there."""
@@ -315,7 +357,12 @@ class RaftDriver:
 
     async def _take(self, item: _Input) -> None:
         now_ms = monotonic_ms()
+        self.node.allow_configurations(allowed=self._writes_configurations())
         match item:
+            case RaftRequest():
+                answer = self.administration.take(item, self.node)
+                if answer is not None:
+                    await self._process(answer)
             case _Proposal():
                 await self._take_proposal(item, now_ms)
             case _Read():
@@ -369,6 +416,7 @@ class RaftDriver:
         if ready.committed:
             self._on_committed(ready.committed)
             self._snapshot_schedule.applied(ready.committed)
+            self.administration.committed(ready.committed)
         for read in ready.confirmed_reads:
             done = self._reads.pop(read.token)
             if not done.done():
@@ -390,7 +438,11 @@ class RaftDriver:
             try:
                 with self._writing():
                     await self._store.persist(
-                        ready.hard_state, ready.truncate_from, ready.entries, ready.compaction
+                        ready.hard_state,
+                        ready.truncate_from,
+                        ready.entries,
+                        ready.compaction,
+                        ready.remembered,
                     )
             except DiskFullError as error:
                 if not is_told:
@@ -414,6 +466,7 @@ class RaftDriver:
             self._announced_term = ready.term
             log.info("controller_elected", controller=ready.leader_id, term=ready.term)
         self._on_leadership(*leadership)
+        self.administration.led_by(ready.leader_id)
 
     # --- sending ----------------------------------------------------------------------------
 

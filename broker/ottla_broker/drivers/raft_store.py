@@ -8,8 +8,8 @@ fills the pages that they leave, so the file stays about as large as two snapsho
 between them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,14 @@ from ottla_cluster.raft.configuration import (
     decode_configuration,
     encode_configuration,
 )
-from ottla_cluster.raft.messages import Compaction, Entry, EntryKind, HardState, Snapshot
+from ottla_cluster.raft.messages import (
+    Compaction,
+    Entry,
+    EntryKind,
+    HardState,
+    RememberedStart,
+    Snapshot,
+)
 from ottla_protocol.errors import StorageError
 
 FORMAT = 2
@@ -44,25 +51,39 @@ SNAPSHOT_TABLE = (
 SNAPSHOT_CONFIGURATION = "ALTER TABLE snapshot ADD COLUMN configuration BLOB"
 ENTRY_KIND = "ALTER TABLE entries ADD COLUMN kind INTEGER NOT NULL DEFAULT 0"
 
+STARTS_TABLE = (
+    "CREATE TABLE starts (id INTEGER PRIMARY KEY CHECK (id = 1), start_count INTEGER NOT NULL)"
+)
+REMEMBERED_TABLE = (
+    "CREATE TABLE remembered_starts (node_id INTEGER PRIMARY KEY, directory_id TEXT NOT NULL,"
+    " start_count INTEGER NOT NULL, incarnation TEXT NOT NULL, term INTEGER NOT NULL)"
+)
+FORMAT_2 = (SNAPSHOT_CONFIGURATION, ENTRY_KIND, STARTS_TABLE, REMEMBERED_TABLE)
+
 SCHEMA = (
     "CREATE TABLE hard_state (id INTEGER PRIMARY KEY CHECK (id = 1), term INTEGER NOT NULL,"
     " voted_for INTEGER, commit_index INTEGER NOT NULL)",
     'CREATE TABLE entries ("index" INTEGER PRIMARY KEY, term INTEGER NOT NULL,'
     " payload BLOB NOT NULL)",
     SNAPSHOT_TABLE,
-    SNAPSHOT_CONFIGURATION,
-    ENTRY_KIND,
+    *FORMAT_2,
     f"PRAGMA user_version={FORMAT}",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class PersistedState:
-    """Everything that the file holds; `entries` in order of their indexes."""
+    """Everything that the file holds; `entries` in order of their indexes.
+
+    `start_count` is that of the present start: each `load` counts one. `remembered` is what other
+    voters' directories told last, by node id.
+    """
 
     hard_state: HardState
     compaction: Compaction | None
     entries: tuple[Entry, ...]
+    start_count: int = 1
+    remembered: Mapping[int, RememberedStart] = field(default_factory=dict)
 
 
 class RaftStore:
@@ -73,7 +94,9 @@ class RaftStore:
         self._connection: SegmentConnection | None = None
 
     async def load(self) -> PersistedState:
-        """Open the file, bring it up to the present format and read everything.
+        """Open the file, bring it up to the present format, count this start and read everything.
+
+        The count is durable before anything is said in this start's name.
 
         Raises:
             StorageError: the file cannot be opened or read, its snapshot is damaged, or a newer
@@ -85,6 +108,7 @@ class RaftStore:
             self._path, lambda: connect_active(self._path, Durability.FSYNC)
         )
         await self._connection.run("upgrade the Raft state", _upgrade)
+        await self._connection.run("count the start", _count_start)
         return await self._connection.run("read the Raft state", _read)
 
     async def persist(
@@ -93,6 +117,7 @@ class RaftStore:
         truncate_from: int | None,
         entries: Sequence[Entry],
         compaction: Compaction | None = None,
+        remembered: Sequence[tuple[int, RememberedStart]] = (),
     ) -> None:
         """Write all of it in one transaction; durable on return.
 
@@ -102,13 +127,32 @@ class RaftStore:
         assert self._connection is not None, "load() comes first"
         await self._connection.run(
             "persist the Raft state",
-            lambda connection: _write(connection, hard_state, truncate_from, entries, compaction),
+            lambda connection: _write(
+                connection, hard_state, truncate_from, entries, compaction, remembered
+            ),
         )
 
     async def close(self) -> None:
         """Close the file."""
         if self._connection is not None:
             await self._connection.close()
+
+    async def set_aside(self) -> Path:
+        """Close the file and move it out of the way, in place of one moved before; its new path.
+
+        Raises:
+            StorageError: it cannot be moved.
+        """
+        await self.close()
+        moved = self._path.with_suffix(".set-aside")
+        try:
+            self._path.replace(moved)
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            fsync_directory(self._path.parent)
+        except OSError as error:
+            raise storage_error(self._path, "set aside", error) from error
+        return moved
 
     async def _create(self) -> None:
         """Make the file under another name first, so that a crash leaves none or a whole one."""
@@ -140,13 +184,20 @@ def _upgrade(connection: Any) -> None:
         try:
             if version < 1:
                 connection.execute(SNAPSHOT_TABLE)
-            connection.execute(SNAPSHOT_CONFIGURATION)
-            connection.execute(ENTRY_KIND)
+            for statement in FORMAT_2:
+                connection.execute(statement)
             connection.execute(f"PRAGMA user_version={FORMAT}")
             connection.execute("COMMIT")
         except BaseException:
             _roll_back(connection)
             raise
+
+
+def _count_start(connection: Any) -> None:
+    connection.execute(
+        "INSERT INTO starts VALUES (1, 1)"
+        " ON CONFLICT (id) DO UPDATE SET start_count = start_count + 1"
+    )
 
 
 def _read(connection: Any) -> PersistedState:
@@ -155,10 +206,16 @@ def _read(connection: Any) -> PersistedState:
     entries = connection.execute(
         'SELECT "index", term, payload, kind FROM entries ORDER BY 1'
     ).fetchall()
+    ((start_count,),) = connection.execute("SELECT start_count FROM starts").fetchall()
+    remembered = connection.execute(
+        "SELECT node_id, directory_id, start_count, incarnation, term FROM remembered_starts"
+    ).fetchall()
     return PersistedState(
         hard_state,
         _read_compaction(connection),
         tuple(Entry(index, term, payload, _kind(kind)) for index, term, payload, kind in entries),
+        start_count,
+        {node_id: RememberedStart(*row) for node_id, *row in remembered},
     )
 
 
@@ -198,6 +255,7 @@ def _write(
     truncate_from: int | None,
     entries: Sequence[Entry],
     compaction: Compaction | None,
+    remembered: Sequence[tuple[int, RememberedStart]],
 ) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -208,6 +266,13 @@ def _write(
         connection.executemany(
             "INSERT INTO entries VALUES (?, ?, ?, ?)",
             [(entry.index, entry.term, entry.payload, entry.kind) for entry in entries],
+        )
+        connection.executemany(
+            "INSERT OR REPLACE INTO remembered_starts VALUES (?, ?, ?, ?, ?)",
+            [
+                (node_id, start.directory_id, start.start_count, start.incarnation, start.term)
+                for node_id, start in remembered
+            ],
         )
         connection.execute(
             "INSERT OR REPLACE INTO hard_state VALUES (1, ?, ?, ?)",

@@ -24,6 +24,7 @@ from ottla_broker.services.metadata_tree import MetadataTreeService
 from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.producer_ids import ProducerIds
+from ottla_broker.services.quorum import QuorumService
 from ottla_broker.services.reassignments import ReassignmentService
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
@@ -56,6 +57,7 @@ class BrokerContext:
     producer_ids: ProducerIds
     features: FeatureService
     drains: BrokerDrainService
+    quorum: QuorumService
     reassignments: ReassignmentService
     coordinator_calls: CoordinatorCalls
     partition_bounds: PartitionBoundsService

@@ -10,6 +10,7 @@ from ottla_broker.drivers.peer_messages import (
     CoordinatorCall,
     IdempotencyLookup,
     PartitionName,
+    QuorumCall,
     ReplicaFetchRequest,
     SegmentListCall,
     SegmentVerificationCall,
@@ -53,6 +54,7 @@ _coordinator_call_decoder = msgspec.msgpack.Decoder(CoordinatorCall)
 _timestamps_decoder = msgspec.msgpack.Decoder(TimestampLookup)
 _segments_decoder = msgspec.msgpack.Decoder(SegmentListCall)
 _verification_decoder = msgspec.msgpack.Decoder(SegmentVerificationCall)
+_quorum_decoder = msgspec.msgpack.Decoder(QuorumCall)
 _partitions_decoder = msgspec.msgpack.Decoder(list[PartitionName])
 
 
@@ -75,6 +77,11 @@ async def controller(context: BrokerContext, post: Post) -> Answer:
 async def commit_version(context: BrokerContext, _: Post) -> Answer:
     """What the active controller knows to be committed."""
     return msgpack_answer(CommitVersion(await context.controller.commit_version()))
+
+
+async def quorum(context: BrokerContext, post: Post) -> Answer:
+    """What an operator asks of the quorum, whose leader this is."""
+    return msgpack_answer(await context.quorum.call_here(decode(_quorum_decoder, post.body)))
 
 
 async def unreachable_broker(context: BrokerContext, post: Post) -> Answer:
@@ -177,6 +184,7 @@ ROUTES = (
     _route(routes.INTERNAL_RAFT, raft, MAX_RAFT_BODY_BYTES),
     _route(routes.INTERNAL_CONTROLLER, controller, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_COMMIT_VERSION, commit_version, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_QUORUM, quorum, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_UNREACHABLE, unreachable_broker, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_FEATURE_LEVELS, feature_levels, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_NODE_REPORT, node_report, MAX_COMMAND_BYTES),

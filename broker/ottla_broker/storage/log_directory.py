@@ -1,7 +1,7 @@
 """The data directory of one broker: its lock, its identity, and whose replicas lie in it.
 
     <data>/.lock                        held by the process that uses the directory
-    <data>/meta.json                    node id and cluster id
+    <data>/meta.json                    node id, cluster id and the directory's own id
     <data>/high-watermarks.json         checkpoint of every replica's high watermark
     <data>/<topic>-<partition>/         one replica
     <data>/deleted/<id>-<partition>/    a replica on its way out
@@ -17,6 +17,7 @@ All methods block; call them at start-up or on a thread.
 import fcntl
 import os
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ class DirectoryIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     node_id: int
     cluster_id: str
     version: int = 1
+    directory_id: str = ""
+    """Random; empty only in what a version before directory ids wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class LogDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._identity: DirectoryIdentity | None = None
         try:
             path.mkdir(mode=sqlite.DIRECTORY_MODE, parents=True, exist_ok=True)
             sqlite.fsync_directory(path.parent)
@@ -112,20 +116,46 @@ class LogDirectory:
     def claim(self, node_id: int, cluster_id: str) -> None:
         """Check that the directory is this node's, or write so into a new one.
 
+        A directory that has no id of its own yet gets one.
+
         Raises:
             DirectoryIdentityError: it is another node's or another cluster's.
             StorageError: `meta.json` cannot be read or written.
         """
-        wanted = DirectoryIdentity(node_id, cluster_id)
         path = self.path / IDENTITY_FILE
         found = _read_json(path, DirectoryIdentity)
+        identity = DirectoryIdentity(node_id, cluster_id, directory_id=uuid.uuid4().hex)
         if found is None:
-            _write_json(path, wanted)
-        elif found != wanted:
+            _write_json(path, identity)
+        elif (found.node_id, found.cluster_id, found.version) == (node_id, cluster_id, 1):
+            if found.directory_id:
+                identity = found
+            else:
+                _write_json(path, identity)
+        else:
             raise DirectoryIdentityError(
                 f"{path}: belongs to node {found.node_id} of cluster {found.cluster_id!r}, not to "
                 f"node {node_id} of cluster {cluster_id!r}"
             )
+
+        self._identity = identity
+
+    @property
+    def directory_id(self) -> str:
+        """The directory's own id: another directory of the same node has another one."""
+        assert self._identity is not None, "claim() comes first"
+        return self._identity.directory_id
+
+    def renew_id(self) -> str:
+        """Give the directory another id: it no longer holds what was said in the former one's name.
+
+        Raises:
+            StorageError: `meta.json` cannot be written.
+        """
+        assert self._identity is not None, "claim() comes first"
+        self._identity = msgspec.structs.replace(self._identity, directory_id=uuid.uuid4().hex)
+        _write_json(self.path / IDENTITY_FILE, self._identity)
+        return self._identity.directory_id
 
     def replica_path(self, topic: str, partition: int) -> Path:
         """Where a replica's files lie."""

@@ -45,8 +45,16 @@ UNCLEAN_ELECTIONS: Final = Feature(
 
 REPLICATION_THROTTLE: Final = Feature("replication_throttle", 2, "A throttle for reassignments")
 BROKER_DRAINS: Final = Feature("broker_drains", 2, "Draining and unregistering brokers")
+VOTER_CHANGES: Final = Feature(
+    "voter_changes", 2, "The metadata log names the quorum's voters, so that they can change"
+)
 
-FEATURES: Final[tuple[Feature, ...]] = (UNCLEAN_ELECTIONS, REPLICATION_THROTTLE, BROKER_DRAINS)
+FEATURES: Final[tuple[Feature, ...]] = (
+    UNCLEAN_ELECTIONS,
+    REPLICATION_THROTTLE,
+    BROKER_DRAINS,
+    VOTER_CHANGES,
+)
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 
 

@@ -3,7 +3,8 @@
 `node` is the state machine and states the driver's contract. Below it, each importing only what
 follows: `campaign` (a candidate's votes), `leadership` (a leader's work), `appends` and `snapshots`
 (a leader's entries and its snapshot on their way here), `ready` (what an input asks of the driver),
-`membership` (who follows a leader, and who is to vote), `observers` (nodes without a vote),
+`membership` (who follows a leader, and who is to vote), `transfer` (of a leadership), `starts`
+(what is remembered of the others' directories), `observers` (nodes without a vote),
 `reads`, `progress`, `log`, `election_timer`, `admission`, `quorum`, `messages`, `config`,
 `configuration` (who votes, as the log has it), `errors`.
 Beside it, `snapshot_schedule` tells the driver when to take a snapshot.
@@ -21,6 +22,7 @@ from ottla_cluster.raft.configuration import (
 )
 from ottla_cluster.raft.errors import (
     NotLeaderError,
+    RaftDirectoryRolledBackError,
     RaftInvariantError,
     RaftMessageRefusedError,
     RaftStateCorruptError,
@@ -40,7 +42,10 @@ from ottla_cluster.raft.messages import (
     Origin,
     PreVoteRequest,
     PreVoteResponse,
+    RememberedStart,
     Snapshot,
+    StartRefused,
+    TimeoutNow,
     VoteRequest,
     VoteResponse,
     decode_messages,
@@ -73,15 +78,19 @@ __all__ = [
     "PreVoteResponse",
     "Proposed",
     "RaftConfig",
+    "RaftDirectoryRolledBackError",
     "RaftInvariantError",
     "RaftMessageRefusedError",
     "RaftNode",
     "RaftStateCorruptError",
     "ReadConfirmed",
     "Ready",
+    "RememberedStart",
     "Role",
     "Snapshot",
     "SnapshotSchedule",
+    "StartRefused",
+    "TimeoutNow",
     "VoteRequest",
     "VoteResponse",
     "Voter",

@@ -4,6 +4,7 @@
     RaftMessageRefusedError    the message is not for this node or is malformed; nothing happened
     RaftInvariantError         a rule of Raft is broken: the process must stop
     RaftStateCorruptError      the persisted state contradicts itself: the process must not start
+    RaftDirectoryRolledBackError   the data directory is an older copy: set the Raft state aside
 
 Limits answer with `OverloadedError` and `MessageTooLargeError` of the common tree.
 """
@@ -44,3 +45,11 @@ class RaftInvariantError(InternalError):
 
 class RaftStateCorruptError(StorageError):
     """The recovered hard state and entries cannot come from one correct node."""
+
+
+class RaftDirectoryRolledBackError(InternalError):
+    """The data directory was put back to an older copy, and has forgotten what this voter said.
+
+    The process must say nothing more from this Raft state. It sets it aside and comes back as a new
+    directory.
+    """

@@ -25,11 +25,13 @@ from ottla_cluster.raft.messages import (
     EntryKind,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
+    StartRefused,
 )
 from ottla_cluster.raft.observers import Observers
 from ottla_cluster.raft.progress import Progress, ProgressState
 from ottla_cluster.raft.quorum import reached_by_quorum
 from ottla_cluster.raft.reads import ReadRounds
+from ottla_cluster.raft.transfer import Transfer, chosen_target
 from ottla_protocol.errors import Outcome, OverloadedError
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from ottla_cluster.raft.log import RaftLog
     from ottla_cluster.raft.messages import Origin
     from ottla_cluster.raft.ready import Outputs
+    from ottla_cluster.raft.starts import RememberedStarts
 
 
 class Leadership:
@@ -50,6 +53,7 @@ class Leadership:
         outputs: where messages and confirmed reads go.
         term: the term that this node won.
         now_ms: when it won.
+        starts: what is remembered of the voters' directories.
         origin: this node's data directory and start, if it has an id.
     """
 
@@ -61,9 +65,11 @@ class Leadership:
         "_observers",
         "_outputs",
         "_reads",
+        "_transfer",
         "_uncommitted_bytes",
         "heartbeat_due_ms",
         "term",
+        "writes_configurations",
     )
 
     def __init__(
@@ -74,6 +80,7 @@ class Leadership:
         *,
         term: int,
         now_ms: int,
+        starts: "RememberedStarts",
         origin: "Origin | None" = None,
     ) -> None:
         self.term = term
@@ -82,7 +89,10 @@ class Leadership:
         self._outputs = outputs
         self._now_ms = now_ms
         directory_id = origin.directory_id if origin else UNKNOWN_DIRECTORY
-        self._members = Membership(config, log, directory_id=directory_id, now_ms=now_ms)
+        self._members = Membership(config, log, starts, directory_id=directory_id, now_ms=now_ms)
+        # The handing over that is under way.
+        self._transfer: Transfer | None = None
+        self.writes_configurations = True
         self._observers = Observers(config)
         self._reads = ReadRounds(max_rounds_in_flight=config.max_read_rounds_in_flight)
         # Payload bytes of the entries above the commit index.
@@ -101,8 +111,15 @@ class Leadership:
         """Append entries of this term and send them on.
 
         Raises:
-            OverloadedError: too much is uncommitted; nothing was appended.
+            OverloadedError: too much is uncommitted, or another voter is about to lead; nothing was
+                appended.
         """
+        if self._transfer is not None:
+            raise OverloadedError(
+                f"the leadership of the metadata quorum is going to node "
+                f"{self._transfer.target_id}",
+                outcome=Outcome.NOT_APPLIED,
+            )
         size_bytes = sum(map(len, payloads))
         limit_bytes = self._config.max_uncommitted_bytes
         if size_bytes and self._uncommitted_bytes + size_bytes > limit_bytes:
@@ -154,12 +171,15 @@ class Leadership:
             )
         if response.accepted:
             progress.accepted(response.index)
+            progress.acknowledged_start = response.origin.start_count if response.origin else 0
             self._leave_snapshot(progress)
             if self._advance_commit():
                 for receiver in self._receivers():
                     self._replicate(receiver)
             else:
                 self._replicate(progress)
+        elif self._has_lost_entries(response, progress):
+            self._refuse_start(response, progress, now_ms)
         elif response.index <= progress.match_index and self._observers.get(response.sender):
             # It has lost what it acknowledged. A voter may never; an observer begins anew.
             self.admit_observer(response.sender, now_ms)
@@ -169,6 +189,31 @@ class Leadership:
                 self._replicate(progress)
         self._advance_reads()
         self._change_what_is_due(now_ms)
+        self._advance_transfer()
+
+    def _has_lost_entries(self, response: AppendResponse, progress: Progress) -> bool:
+        """Whether a member lacks what an earlier start on the same directory acknowledged.
+
+        A message that was late is of an earlier start, or of the same one.
+        """
+        return (
+            self._members.get(response.sender) is progress
+            and response.origin is not None
+            and 0 < progress.acknowledged_start < response.origin.start_count
+            and response.hint_index < progress.match_index
+        )
+
+    def _refuse_start(self, response: AppendResponse, progress: Progress, now_ms: int) -> None:
+        assert response.origin is not None, "only a start that was told is refused"
+        self._outputs.messages.append(
+            StartRefused(
+                term=self.term,
+                sender=self._config.node_id,
+                receiver=response.sender,
+                refused=response.origin,
+            )
+        )
+        self._members.forget(progress, now_ms)
 
     def handle_snapshot_response(self, response: InstallSnapshotResponse, now_ms: int) -> None:
         """Learn how far a follower or an observer has the snapshot, and send what follows.
@@ -320,6 +365,8 @@ class Leadership:
 
     def tick(self, now_ms: int) -> None:
         """Send heartbeats when they are due; they also find lost appends."""
+        if self._transfer is not None and now_ms >= self._transfer.deadline_ms:
+            self._transfer = None
         if now_ms < self.heartbeat_due_ms:
             return
         self._observers.expire(now_ms)
@@ -391,11 +438,44 @@ class Leadership:
         self._append((entry,))
 
     def _change_what_is_due(self, now_ms: int) -> None:
+        if not self.writes_configurations or self._transfer is not None:
+            return
         may_change = self._log.configuration_index <= self._log.commit_index
         if may_change and self._has_committed_in_term():
             configuration = self._members.due_change(now_ms)
             if configuration is not None:
                 self.change_configuration(configuration, now_ms)
+
+    def followers(self) -> "list[Progress]":
+        """Members and observers, as this leader knows them; to be read only."""
+        return list(self._receivers())
+
+    # --- handing over ---------------------------------------------------------------------------
+
+    def transfer(self, target_id: int | None, now_ms: int) -> int:
+        """Hand the leadership over to a voter, or to the one that is furthest; to which.
+
+        Raises:
+            VoterNotFoundError: that node could not take over.
+            InvalidVoterChangeError: there is nobody.
+        """
+        target_id = chosen_target(self._members, target_id, now_ms)
+        deadline_ms = now_ms + self._config.election_timeout_max_ms
+        self._transfer = Transfer(target_id, deadline_ms)
+        self._advance_transfer()
+        return target_id
+
+    def _advance_transfer(self) -> None:
+        if self._transfer is None:
+            return
+        message = self._transfer.message(
+            self._members.get(self._transfer.target_id),
+            self._log.last_index,
+            term=self.term,
+            sender=self._config.node_id,
+        )
+        if message is not None:
+            self._outputs.messages.append(message)
 
     @property
     def is_removed(self) -> bool:

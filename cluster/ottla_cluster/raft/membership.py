@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from ottla_cluster.raft.config import RaftConfig
     from ottla_cluster.raft.log import RaftLog
+    from ottla_cluster.raft.starts import RememberedStarts
 
 NEVER_MS = -(1 << 62)
 """When somebody was heard from who was not."""
@@ -46,17 +47,25 @@ class Membership:
     Args:
         config: the node's settings.
         log: the node's log.
+        starts: what is remembered of the voters' directories.
         directory_id: this node's own data directory.
         now_ms: when the leadership begins.
     """
 
-    __slots__ = ("_config", "_directory_id", "_log", "_progress")
+    __slots__ = ("_config", "_directory_id", "_log", "_progress", "_starts")
 
     def __init__(
-        self, config: "RaftConfig", log: "RaftLog", *, directory_id: str, now_ms: int
+        self,
+        config: "RaftConfig",
+        log: "RaftLog",
+        starts: "RememberedStarts",
+        *,
+        directory_id: str,
+        now_ms: int,
     ) -> None:
         self._config = config
         self._log = log
+        self._starts = starts
         self._directory_id = directory_id
         # By node id; exactly the members of the log's configuration, this node left out.
         self._progress: dict[int, Progress] = {}
@@ -141,7 +150,26 @@ class Membership:
     def _counts(self, voter: Voter, progress: Progress) -> bool:
         # One that has not answered yet in this leadership has nothing that could count wrongly.
         is_silent = progress.match_index == 0 and progress.directory_id == UNKNOWN_DIRECTORY
-        return is_silent or voter.accepts(progress.directory_id)
+        return is_silent or self._is_of(voter, progress)
+
+    def _is_of(self, voter: Voter, progress: Progress) -> bool:
+        """Whether it is the voter's directory that answers, and not another one of its node."""
+        expected = voter.directory_id or self._starts.directory_of(voter.node_id)
+        return expected in (UNKNOWN_DIRECTORY, progress.directory_id)
+
+    def forget(self, progress: Progress, now_ms: int) -> None:
+        """The follower has lost what it acknowledged: nothing of it counts any more."""
+        next_index = self._log.last_index + 1
+        self._begin(progress.follower_id, progress.directory_id, now_ms, next_index)
+
+    def heard_voters(self, now_ms: int) -> dict[int, Progress]:
+        """The other voters from which this leader has just heard, by node id."""
+        found = {}
+        for voter in self._log.configuration.voters:
+            progress = self._progress.get(voter.node_id)
+            if progress and self._is_heard(progress, now_ms) and self._is_of(voter, progress):
+                found[voter.node_id] = progress
+        return found
 
     # --- changes --------------------------------------------------------------------------------
 
@@ -186,7 +214,10 @@ class Membership:
     def _with_known_directories(self, configuration: Configuration) -> Configuration | None:
         """Name the directories of all voters at once: until then some may run an older version."""
         directories = {
-            progress.follower_id: progress.directory_id for progress in self._progress.values()
+            node_id: self._starts.directory_of(node_id)
+            for node_id, progress in self._progress.items()
+            # One that was not heard from in this leadership may run an older version by now.
+            if progress.directory_id != UNKNOWN_DIRECTORY
         }
         directories[self._config.node_id] = self._directory_id
         named = configuration.with_directories(directories)
@@ -199,6 +230,8 @@ class Membership:
         for voter in configuration.voters:
             progress = self._progress.get(voter.node_id)
             if progress is None or voter.accepts(progress.directory_id):
+                continue
+            if progress.directory_id == UNKNOWN_DIRECTORY:
                 continue
             # For some time nothing but the other directory was heard: no message that was late.
             is_certain = now_ms - progress.begun_ms >= self._config.election_timeout_max_ms

@@ -91,8 +91,20 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
     incarnation: str
 
 
+class RememberedStart(msgspec.Struct, frozen=True, array_like=True):
+    """The newest start of a voter that a peer has heard of, and the highest term that it told."""
+
+    directory_id: str
+    start_count: _Count
+    incarnation: str
+    term: _Count
+
+
 class PreVoteRequest(msgspec.Struct, frozen=True, array_like=True, tag="pre_vote_request"):
-    """Would you vote for me in term + 1? Binds nobody; `term` is the sender's current term."""
+    """Would you vote for me in term + 1? Binds nobody; `term` is the sender's current term.
+
+    `is_named`: the sender's configuration names its data directory, not just its node.
+    """
 
     term: _Count
     sender: _NodeId
@@ -100,10 +112,14 @@ class PreVoteRequest(msgspec.Struct, frozen=True, array_like=True, tag="pre_vote
     last_index: _Count
     last_term: _Count
     origin: Origin | None = None
+    is_named: bool = False
 
 
 class PreVoteResponse(msgspec.Struct, frozen=True, array_like=True, tag="pre_vote_response"):
-    """The answer; `request_term` repeats the request's term."""
+    """The answer; `request_term` repeats the request's term.
+
+    `leader_id` is whom the sender follows: a voter that was removed meanwhile learns of it there.
+    """
 
     term: _Count
     sender: _NodeId
@@ -111,10 +127,15 @@ class PreVoteResponse(msgspec.Struct, frozen=True, array_like=True, tag="pre_vot
     request_term: _Count
     granted: bool
     origin: Origin | None = None
+    leader_id: _NodeId | None = None
 
 
 class VoteRequest(msgspec.Struct, frozen=True, array_like=True, tag="vote_request"):
-    """Vote for me in `term`; my log ends with (last_index, last_term)."""
+    """Vote for me in `term`; my log ends with (last_index, last_term).
+
+    `is_named` is that of PreVoteRequest. `is_transfer`: the leader of the term before asked the
+    sender to campaign, so nobody need hold to that leader.
+    """
 
     term: _Count
     sender: _NodeId
@@ -122,6 +143,8 @@ class VoteRequest(msgspec.Struct, frozen=True, array_like=True, tag="vote_reques
     last_index: _Count
     last_term: _Count
     origin: Origin | None = None
+    is_named: bool = False
+    is_transfer: bool = False
 
 
 class VoteResponse(msgspec.Struct, frozen=True, array_like=True, tag="vote_response"):
@@ -221,6 +244,28 @@ class ObserveRequest(msgspec.Struct, frozen=True, array_like=True, tag="observe_
     origin: Origin | None = None
 
 
+class TimeoutNow(msgspec.Struct, frozen=True, array_like=True, tag="timeout_now"):
+    """You have all of my log: campaign now (dissertation §3.10). From a leader, to a voter."""
+
+    term: _Count
+    sender: _NodeId
+    receiver: _NodeId
+    origin: Origin | None = None
+
+
+class StartRefused(msgspec.Struct, frozen=True, array_like=True, tag="start_refused"):
+    """The start `refused` of yours is not behind all that I have heard from that directory.
+
+    Only to senders that told an origin, so that no older version gets it.
+    """
+
+    term: _Count
+    sender: _NodeId
+    receiver: _NodeId
+    refused: Origin
+    origin: Origin | None = None
+
+
 Message = (
     PreVoteRequest
     | PreVoteResponse
@@ -231,6 +276,8 @@ Message = (
     | InstallSnapshotRequest
     | InstallSnapshotResponse
     | ObserveRequest
+    | TimeoutNow
+    | StartRefused
 )
 
 

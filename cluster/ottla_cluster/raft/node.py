@@ -54,6 +54,7 @@ from ottla_cluster.raft.configuration import (
 from ottla_cluster.raft.election_timer import ElectionTimer
 from ottla_cluster.raft.errors import (
     NotLeaderError,
+    RaftDirectoryRolledBackError,
     RaftInvariantError,
     RaftStateCorruptError,
 )
@@ -73,6 +74,8 @@ from ottla_cluster.raft.messages import (
     Origin,
     PreVoteRequest,
     PreVoteResponse,
+    StartRefused,
+    TimeoutNow,
     VoteRequest,
     VoteResponse,
     directory_of,
@@ -81,12 +84,15 @@ from ottla_cluster.raft.observers import ObserverTimer
 from ottla_cluster.raft.quorum import VoteResult
 from ottla_cluster.raft.ready import Outputs, Proposed, Ready, Role
 from ottla_cluster.raft.snapshots import SnapshotReceiver
+from ottla_cluster.raft.starts import RememberedStarts, Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from random import Random
 
     from ottla_cluster.raft.config import RaftConfig
+    from ottla_cluster.raft.messages import RememberedStart
+    from ottla_cluster.raft.progress import Progress
 
 
 class RaftNode:
@@ -102,6 +108,7 @@ class RaftNode:
         applied_index: how far the caller's state machine already is.
         origin: the data directory and this start of the process, told with every message; None
             where directories have no ids.
+        remembered: what was persisted of other voters' starts, by node id.
 
     Raises:
         RaftStateCorruptError: the persisted state contradicts itself, so entries are missing.
@@ -118,6 +125,7 @@ class RaftNode:
         compaction: Compaction | None = None,
         applied_index: int = 0,
         origin: Origin | None = None,
+        remembered: "Mapping[int, RememberedStart] | None" = None,
     ) -> None:
         self._config = config
         self._now_ms = now_ms
@@ -147,6 +155,10 @@ class RaftNode:
         # Answers to its own campaign; present exactly while it is a candidate of either kind.
         self._campaign: Campaign | None = None
         self._origin = origin
+        self._starts = RememberedStarts(remembered or {})
+        # What the sender of the present message is worth.
+        self._standing = Standing.TRUSTED
+        self._writes_configurations = True
         self._random = random
         self._timer: ElectionTimer | ObserverTimer = (
             ElectionTimer(
@@ -204,10 +216,24 @@ class RaftNode:
         """The observers that this node, as leader, sends to, ascending; empty otherwise."""
         return () if self._leadership is None else self._leadership.observer_ids
 
+    def followers(self) -> "Sequence[Progress]":
+        """What this node, as leader, knows of the others; empty otherwise. To be read only."""
+        return () if self._leadership is None else self._leadership.followers()
+
+    @property
+    def origin(self) -> Origin | None:
+        """This node's data directory and start."""
+        return self._origin
+
     @property
     def configuration(self) -> Configuration:
         """Who votes, as the last configuration in the log has it, committed or not."""
         return self._log.configuration
+
+    @property
+    def is_configuration_committed(self) -> bool:
+        """Whether that configuration is known to be committed."""
+        return self._log.configuration_index <= self._log.commit_index
 
     @property
     def is_voter(self) -> bool:
@@ -244,9 +270,23 @@ class RaftNode:
         Raises:
             RaftMessageRefusedError: it is not for this voter or is malformed; nothing changed.
             RaftInvariantError: it breaks a rule of Raft; the process must stop.
+            RaftDirectoryRolledBackError: the data directory is an older copy; stop likewise.
         """
         check_message(message, self._config)
         self._advance_clock(now_ms)
+        self._standing = self._starts.judge(
+            message.sender, message.origin, message.term, self._log.configuration
+        )
+        if self._standing is Standing.ROLLED_BACK and message.origin is not None:
+            self._outputs.messages.append(
+                StartRefused(
+                    term=self._term,
+                    sender=self._config.node_id,
+                    receiver=message.sender,
+                    refused=message.origin,
+                )
+            )
+            return self._ready()
         match message:
             case AppendRequest():
                 self._handle_append_request(message)
@@ -262,6 +302,10 @@ class RaftNode:
                 self._handle_vote_request(message)
             case VoteResponse():
                 self._handle_vote_response(message)
+            case TimeoutNow():
+                self._handle_timeout_now(message)
+            case StartRefused():
+                self._handle_start_refused(message)
             case ObserveRequest():
                 self._handle_observe_request(message)
             case _:  # pragma: no cover
@@ -367,6 +411,28 @@ class RaftNode:
         configuration = without_voter(self._log.configuration, node_id)
         return self._change_configuration(leadership, configuration)
 
+    def allow_configurations(self, *, allowed: bool) -> None:
+        """Whether this node may write configurations by itself: the others must know them."""
+        self._writes_configurations = allowed
+        if self._leadership is not None:
+            self._leadership.writes_configurations = allowed
+
+    def transfer_leadership(self, target_id: int | None, now_ms: int) -> Ready:
+        """Hand the leadership over to a voter, or to the one that is furthest (§3.10).
+
+        Whether it succeeds shows by the next leader. Until then, for an election timeout at most,
+        proposals are refused.
+
+        Raises:
+            NotLeaderError: this node does not lead, or has just noticed that it may not.
+            VoterNotFoundError: the named node is no voter that this leader has just heard from.
+            InvalidVoterChangeError: there is no voter to choose from.
+        """
+        leadership = self._require_leadership(now_ms)
+        if target_id != self._config.node_id:
+            leadership.transfer(target_id, self._now_ms)
+        return self._ready()
+
     def _change_configuration(self, leadership: Leadership, configuration: Configuration) -> Ready:
         leadership.change_configuration(configuration, self._now_ms)
         index = self._log.last_index
@@ -468,8 +534,9 @@ class RaftNode:
         truncate_from, entries = self._log.take_changes()
         vote = (self._term, self._voted_for)
         hard_state = None
+        remembered = self._starts.take_changes()
         is_log_changed = compaction is not None or truncate_from is not None or entries
-        if is_log_changed or vote != self._persisted_vote:
+        if is_log_changed or remembered or vote != self._persisted_vote:
             hard_state = HardState(self._term, self._voted_for, self._log.commit_index)
             self._persisted_vote = vote
         outputs = self._outputs
@@ -489,6 +556,7 @@ class RaftNode:
             role=self._role,
             leader_id=self._leader_id,
             commit_index=self._log.commit_index,
+            remembered=remembered,
         )
         outputs.clear()
         return ready
@@ -530,8 +598,10 @@ class RaftNode:
             self._outputs,
             term=self._term,
             now_ms=self._now_ms,
+            starts=self._starts,
             origin=self._origin,
         )
+        self._leadership.writes_configurations = self._writes_configurations
         # The no-op commits what earlier terms left (Raft §8).
         self._leadership.append((b"",))
 
@@ -556,6 +626,20 @@ class RaftNode:
         if self._leadership is not None:
             self._leadership.admit_observer(request.sender, self._now_ms)
 
+    def _handle_timeout_now(self, request: TimeoutNow) -> None:
+        """The leader of this term hands over: campaign without asking first (§3.10)."""
+        is_of_leader = request.term == self._term and self._leader_id == request.sender
+        if is_of_leader and self.is_voter and not self._stands_aside:
+            self._leader_id = None
+            self._begin_election(is_transfer=True)
+
+    def _handle_start_refused(self, refusal: StartRefused) -> None:
+        if refusal.refused == self._origin:
+            raise RaftDirectoryRolledBackError(
+                f"node {refusal.sender} has heard later news from the data directory "
+                f"{self._directory_id} than it holds: it was put back to an older copy"
+            )
+
     # --- observing ------------------------------------------------------------------------------
 
     def _announce(self) -> None:
@@ -565,14 +649,17 @@ class RaftNode:
         self._timer.restart(self._now_ms)
         known = {*self._log.configuration.voter_ids, *self._config.voters}
         for peer in sorted(known.difference((self._config.node_id,))):
-            self._outputs.messages.append(
-                ObserveRequest(
-                    term=self._term,
-                    sender=self._config.node_id,
-                    receiver=peer,
-                    url=self._config.url,
-                )
+            self._announce_to(peer)
+
+    def _announce_to(self, peer_id: int) -> None:
+        self._outputs.messages.append(
+            ObserveRequest(
+                term=self._term,
+                sender=self._config.node_id,
+                receiver=peer_id,
+                url=self._config.url,
             )
+        )
 
     # --- elections ------------------------------------------------------------------------------
 
@@ -582,29 +669,35 @@ class RaftNode:
         self._leader_id = None
         self._begin_campaign(PreVoteRequest)
 
-    def _begin_election(self) -> None:
+    def _begin_election(self, *, is_transfer: bool = False) -> None:
         """Begin a new term and vote for itself (Raft §5.2)."""
         self._role = Role.CANDIDATE
         self._term += 1
         self._voted_for = self._config.node_id
-        self._begin_campaign(VoteRequest)
+        self._begin_campaign(VoteRequest, is_transfer=is_transfer)
 
-    def _begin_campaign(self, request_type: type[PreVoteRequest | VoteRequest]) -> None:
+    def _begin_campaign(
+        self, request_type: type[PreVoteRequest | VoteRequest], *, is_transfer: bool = False
+    ) -> None:
         self._timer.restart(self._now_ms)
         voter_ids = self._log.configuration.voter_ids
+        own = self._log.configuration.voter(self._config.node_id)
+        is_named = own is not None and own.directory_id == self._directory_id != UNKNOWN_DIRECTORY
         self._campaign = Campaign(voter_ids)
         for peer in voter_ids:
             if peer == self._config.node_id:
                 continue
-            self._outputs.messages.append(
-                request_type(
-                    term=self._term,
-                    sender=self._config.node_id,
-                    receiver=peer,
-                    last_index=self._log.last_index,
-                    last_term=self._log.last_term,
-                )
+            request = request_type(
+                term=self._term,
+                sender=self._config.node_id,
+                receiver=peer,
+                last_index=self._log.last_index,
+                last_term=self._log.last_term,
+                is_named=is_named,
             )
+            if isinstance(request, VoteRequest) and is_transfer:
+                request = replace(request, is_transfer=True)
+            self._outputs.messages.append(request)
         if self.is_voter:
             self._campaign.record(self._config.node_id, granted=True)
         self._conclude(self._campaign)
@@ -624,12 +717,25 @@ class RaftNode:
         elif result is VoteResult.WON:
             self._become_leader()
 
+    def _is_known_or_named(self, request: PreVoteRequest | VoteRequest) -> bool:
+        """Whether the candidate is the directory that was heard from, or the log says otherwise.
+
+        Another one that the log does not name is new and may lack what its node had acknowledged.
+        """
+        return self._standing is not Standing.OTHER_DIRECTORY or request.is_named
+
     def _is_vote_of_voter(self, response: PreVoteResponse | VoteResponse) -> bool:
         """Whether a voter says so, and not another data directory of its node (KIP-853)."""
-        return self._log.configuration.is_voter(response.sender, directory_of(response))
+        is_voter = self._log.configuration.is_voter(response.sender, directory_of(response))
+        return is_voter and self._standing is Standing.TRUSTED
 
     def _handle_pre_vote_response(self, response: PreVoteResponse) -> None:
         self._observe_term(response.term)
+        leader_id = response.leader_id
+        if leader_id is not None and leader_id != self._config.node_id and not response.granted:
+            # One that was removed while it was away does not know it, and nobody sends to it. Who
+            # leads takes it for an observer, or passes over this.
+            self._announce_to(leader_id)
         campaign = self._campaign
         is_asked = self._role is Role.PRE_CANDIDATE and response.request_term == self._term
         if campaign and is_asked and self._is_vote_of_voter(response):
@@ -647,6 +753,7 @@ class RaftNode:
     def _handle_pre_vote_request(self, request: PreVoteRequest) -> None:
         granted = (
             self._may_vote
+            and self._is_known_or_named(request)
             and request.term >= self._term
             and not self._has_live_leader()
             and self._log.is_up_to_date(request.last_index, request.last_term)
@@ -658,16 +765,18 @@ class RaftNode:
                 receiver=request.sender,
                 request_term=request.term,
                 granted=granted,
+                leader_id=self._leader_id,
             )
         )
 
     def _handle_vote_request(self, request: VoteRequest) -> None:
         if request.term > self._term:
-            if self._has_live_leader():
+            if self._has_live_leader() and not request.is_transfer:
                 return
             self._become_follower(request.term, None)
         granted = (
             self._may_vote
+            and self._is_known_or_named(request)
             and request.term == self._term
             and self._voted_for in (None, request.sender)
             and self._leader_id is None

@@ -46,6 +46,7 @@ class Progress:
         "_max_inflight_appends",
         "_may_resend_chunk",
         "_probe_sent",
+        "acknowledged_start",
         "answered_read_sequence",
         "begun_ms",
         "commit_index_sent",
@@ -75,6 +76,8 @@ class Progress:
         self.state = ProgressState.PROBE
         # The follower's log equals the leader's up to match_index, durably. It never falls.
         self.match_index = 0
+        # The start of the follower's process that acknowledged something last; 0 if it told none.
+        self.acknowledged_start = 0
         # The first entry to send next. Always above match_index.
         self.next_index = next_index
         # The highest read round that the follower answered in this term. It never falls.

@@ -3,7 +3,14 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ottla_cluster.raft.messages import Compaction, Entry, HardState, Message, Snapshot
+from ottla_cluster.raft.messages import (
+    Compaction,
+    Entry,
+    HardState,
+    Message,
+    RememberedStart,
+    Snapshot,
+)
 from ottla_cluster.raft.reads import ReadConfirmed
 
 
@@ -39,6 +46,7 @@ class Ready:
         compaction: first replace the persisted snapshot and what goes with it by this, and delete
             the persisted entries up to `compacted_index`.
         truncate_from: delete the persisted entries from this index on, before appending.
+        remembered: replace what is remembered of these nodes, by node id.
         entries: append these, in one transaction with all of the above.
         messages: send these once all of that is durable; losing one is harmless.
         snapshot: replace the state machine's state by this one, before applying `committed`.
@@ -66,6 +74,7 @@ class Ready:
     role: Role
     leader_id: int | None
     commit_index: int
+    remembered: tuple[tuple[int, RememberedStart], ...] = ()
 
     @property
     def must_persist(self) -> bool:

@@ -22,6 +22,7 @@ from ottla_ops.cli import (
     metadata_commands,
     produce_command,
     query_command,
+    quorum_commands,
     segment_commands,
     topic_commands,
 )
@@ -41,6 +42,7 @@ cluster_commands.app.command("features")(feature_command.features)
 cluster_commands.app.command("drain")(drain_commands.drain)
 cluster_commands.app.command("unregister")(drain_commands.unregister)
 cluster_commands.app.command("health")(cluster_health_command.cluster_health)
+cluster_commands.app.add_typer(quorum_commands.app, name="quorum")
 app.add_typer(cluster_commands.app, name="cluster")
 app.add_typer(topic_commands.app, name="topic")
 app.command("produce")(produce_command.produce)

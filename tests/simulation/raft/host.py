@@ -6,10 +6,23 @@ then send, then apply, then the next input. Mutants of it are in `mutants.py`.
 """
 
 from collections import deque
+from copy import copy
 from random import Random
 
-from ottla_cluster.raft import HardState, NotLeaderError, RaftNode
-from ottla_protocol.errors import OverloadedError
+from ottla_cluster.raft import (
+    HardState,
+    NotLeaderError,
+    Origin,
+    RaftDirectoryRolledBackError,
+    RaftNode,
+)
+from ottla_protocol.errors import (
+    DuplicateVoterError,
+    InvalidVoterChangeError,
+    OverloadedError,
+    VoterChangeInProgressError,
+    VoterNotFoundError,
+)
 
 
 class Disk:
@@ -19,7 +32,19 @@ class Disk:
         self.hard_state = HardState()
         self.compaction = None
         self.entries = []
+        self.remembered = {}
+        # None where directories have no ids.
+        self.directory_id = None
+        self.start_count = 0
         self.unsynced = None
+
+    def copy(self):
+        """What a backup of the directory would hold: what is synced."""
+        made = copy(self)
+        made.entries = list(self.entries)
+        made.remembered = dict(self.remembered)
+        made.unsynced = None
+        return made
 
     @property
     def last_index(self):
@@ -42,6 +67,7 @@ class Disk:
             assert entry.index == self.last_index + 1, "the log on disk has no gap"
             self.entries.append(entry)
         self.hard_state = ready.hard_state
+        self.remembered.update(ready.remembered)
 
     def lose(self):
         self.unsynced = None
@@ -62,6 +88,8 @@ class Host:
         self.config = config
         self.node_id = config.node_id
         self.disk = Disk()
+        self.lost_count = 0
+        self.set_aside_count = 0
         self.node = None
         self.incarnation = 0
         self.is_paused = False
@@ -88,6 +116,7 @@ class Host:
         self.applied_index = 0
         self.state = self.machine.EMPTY
         self.has_applied_final = False
+        self.disk.start_count += 1
         self.node = self.node_class(
             self.config,
             hard_state=self.disk.hard_state,
@@ -95,9 +124,30 @@ class Host:
             compaction=self.disk.compaction,
             random=Random(self._seed * 1_000 + self.incarnation),
             now_ms=self.world.host_clock_ms(self),
+            origin=self.origin(),
+            remembered=self.disk.remembered,
         )
         self.world.checker.on_start(self)
         self.world.wake(self)
+
+    def origin(self):
+        if self.disk.directory_id is None:
+            return None
+        incarnation = f"{self.node_id}.{self.incarnation}"
+        return Origin(self.disk.directory_id, self.disk.start_count, incarnation)
+
+    def lose_directory(self):
+        """The disk is gone; another one is in its place."""
+        assert self.node is None
+        former, self.disk = self.disk, Disk()
+        if former.directory_id is not None:
+            self.lost_count += 1
+            self.disk.directory_id = f"{self.node_id}/{self.lost_count}"
+
+    def roll_back(self, backup):
+        """The disk is as it was when `backup` was made of it."""
+        assert self.node is None
+        self.disk = backup
 
     def crash(self, *, write_survives=False):
         """Power loss: memory goes, and of the disk what was not synced, save by luck."""
@@ -136,6 +186,10 @@ class Host:
             snapshot = self.machine.encode(self.state, self.node_id)
             self._give(("compact", (self.applied_index, snapshot)))
 
+    def act(self, action):
+        """An operator's request: `action(node, now_ms)` gives the Ready, or refuses."""
+        self._give(("act", action))
+
     def refused(self, peer_id):
         self._give(("refused", peer_id))
 
@@ -167,9 +221,25 @@ class Host:
                 ready = node.request_read(argument, now_ms)
             elif kind == "compact":
                 ready = node.compact(*argument, now_ms)
+            elif kind == "act":
+                ready = argument(node, now_ms)
             else:
                 ready = node.peer_refused(argument, now_ms)
-        except (NotLeaderError, OverloadedError) as error:
+        except RaftDirectoryRolledBackError:
+            # The Raft state is set aside, and the process starts anew in the same directory.
+            self.crash()
+            self.lose_directory()
+            self.set_aside_count += 1
+            self.start()
+            return
+        except (
+            NotLeaderError,
+            OverloadedError,
+            VoterChangeInProgressError,
+            DuplicateVoterError,
+            InvalidVoterChangeError,
+            VoterNotFoundError,
+        ) as error:
             if kind == "read":
                 del self.world.checker.open_reads[argument]
                 self.read_ended(argument, None)

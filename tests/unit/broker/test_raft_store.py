@@ -1,18 +1,27 @@
 """What was persisted is there after a restart; what was not acknowledged may be missing."""
 
+from dataclasses import replace
+
 import pytest
 
 from ottla_broker.drivers.raft_store import SCHEMA, PersistedState, RaftStore
 from ottla_broker.storage.sqlite import driver
 from ottla_cluster.raft.configuration import Configuration, Voter, encode_configuration
-from ottla_cluster.raft.messages import Compaction, Entry, EntryKind, HardState, Snapshot
+from ottla_cluster.raft.messages import (
+    Compaction,
+    Entry,
+    EntryKind,
+    HardState,
+    RememberedStart,
+    Snapshot,
+)
 from ottla_protocol.errors import StorageError
 
 
 async def reopened(path):
     store = RaftStore(path)
     try:
-        return await store.load()
+        return replace(await store.load(), start_count=1)
     finally:
         await store.close()
 
@@ -134,6 +143,30 @@ async def test_who_votes_survives_in_entries_and_in_the_snapshot(tmp_path, store
     assert await reopened(tmp_path / "raft.sqlite") == PersistedState(
         HardState(1, None, 2), cut, (entry,)
     )
+
+
+async def test_every_start_is_counted_before_it_says_anything(tmp_path):
+    counts = []
+    for _ in range(3):
+        store = RaftStore(tmp_path / "raft.sqlite")
+        counts.append((await store.load()).start_count)
+        await store.close()
+    assert counts == [1, 2, 3]
+
+
+async def test_what_is_remembered_of_others_survives(tmp_path, store):
+    first, second = RememberedStart("a", 1, "x", 3), RememberedStart("b", 2, "y", 4)
+    await store.persist(HardState(3, None, 0), None, (), None, [(2, first), (3, first)])
+    await store.persist(HardState(4, None, 0), None, (), None, [(3, second)])
+    await store.close()
+    assert (await reopened(tmp_path / "raft.sqlite")).remembered == {2: first, 3: second}
+
+
+async def test_a_state_that_is_set_aside_leaves_none(tmp_path, store):
+    await store.persist(HardState(7, None, 0), None, [Entry(1, 7, b"x")])
+    moved = await store.set_aside()
+    assert await reopened(tmp_path / "raft.sqlite") == PersistedState(HardState(), None, ())
+    assert (await reopened(moved)).hard_state == HardState(7, None, 0)
 
 
 async def test_a_file_of_a_newer_version_is_refused(tmp_path, store):

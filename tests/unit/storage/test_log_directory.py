@@ -138,3 +138,24 @@ def test_a_damaged_checkpoint_is_told(directory):
     (directory.path / "high-watermarks.json").write_text('{"a-0": "x"}')
     with pytest.raises(StorageError, match="high-watermarks"):
         directory.read_high_watermarks()
+
+
+def test_a_directory_has_an_id_of_its_own_and_keeps_it(tmp_path):
+    ids = []
+    for name in ("a", "a", "b"):
+        with LogDirectory(tmp_path / name) as directory:
+            directory.claim(1, "local")
+            ids.append(directory.directory_id)
+    assert ids[0] == ids[1] != ids[2]
+    assert all(ids)
+
+
+def test_a_directory_from_before_there_were_ids_gets_one(tmp_path):
+    (tmp_path / "meta.json").write_text('{"node_id":1,"cluster_id":"local","version":1}')
+    with LogDirectory(tmp_path) as directory:
+        directory.claim(1, "local")
+        assert directory.directory_id
+        renewed = directory.renew_id()
+    with LogDirectory(tmp_path) as directory:
+        directory.claim(1, "local")
+        assert directory.directory_id == renewed

@@ -1,0 +1,212 @@
+"""Who votes in the metadata quorum and who leads it, as an operator sees and changes it.
+
+Only the leader knows how far the others are, so every call ends there: this broker does what it is
+asked if it leads, and else asks the leader, once.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_client import PeerClient, Purpose, not_an_answer
+from ottla_broker.drivers.peer_messages import QuorumCall, encode
+from ottla_broker.drivers.raft_administration import CHANGE_TIMEOUT_MS, TRANSFER_TIMEOUT_MS
+from ottla_broker.drivers.raft_driver import RaftDriver
+from ottla_cluster.controller.features import VOTER_CHANGES, require
+from ottla_cluster.raft.configuration import Voter
+from ottla_cluster.raft.progress import Progress
+from ottla_cluster.raft.ready import Role
+from ottla_protocol import routes
+from ottla_protocol.errors import (
+    ControllerNotAvailableError,
+    InvalidRequestError,
+    OttlaError,
+    Outcome,
+)
+from ottla_protocol.models_quorum import (
+    AddVoterRequest,
+    QuorumDescription,
+    QuorumMember,
+    TransferRequest,
+)
+
+CALL_TIMEOUT_MS = CHANGE_TIMEOUT_MS + TRANSFER_TIMEOUT_MS
+SETTLE_TIMEOUT_MS = 3_000
+"""How long the next leader may take to tell what has become of the quorum."""
+
+SETTLE_INTERVAL_MS = 50
+
+_answer_decoder: msgspec.msgpack.Decoder[QuorumDescription | None] = msgspec.msgpack.Decoder(
+    QuorumDescription | None
+)
+
+
+class QuorumService:
+    """Describes the quorum, changes its voters, hands its leadership over."""
+
+    def __init__(
+        self, *, node_id: int, metadata: MetadataCache, raft: RaftDriver, peers: PeerClient
+    ) -> None:
+        self._node_id = node_id
+        self._metadata = metadata
+        self._raft = raft
+        self._peers = peers
+
+    async def describe(self) -> QuorumDescription:
+        """The quorum as its leader sees it.
+
+        Raises:
+            ControllerNotAvailableError: no leader is known.
+            UnavailableError: it did not answer.
+        """
+        found = await self._ask(QuorumCall())
+        assert found is not None, "who leads describes"
+        return found
+
+    async def _change(self, call: QuorumCall) -> QuorumDescription:
+        """Have the leader do it, and describe what came of it, by the next leader if need be."""
+        found = await self._ask(call)
+        deadline_ms = monotonic_ms() + SETTLE_TIMEOUT_MS
+        while found is None:
+            try:
+                found = await self.describe()
+            except OttlaError as error:
+                if not error.retriable or monotonic_ms() >= deadline_ms:
+                    # The change itself is made.
+                    raise error.with_outcome(Outcome.UNKNOWN) from error
+                await asyncio.sleep(SETTLE_INTERVAL_MS / 1000)
+        return found
+
+    async def add_voter(self, request: AddVoterRequest) -> QuorumDescription:
+        """Have a node become a voter: as a learner first, until it has caught up.
+
+        Raises:
+            InvalidRequestError: no URL is told, and none is known.
+            OttlaError: the leader refuses.
+        """
+        url = request.url or self._raft.url_of(request.node_id)
+        if url is None:
+            raise InvalidRequestError(
+                f"url: node {request.node_id} is no registered broker, so its URL must be named",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        return await self._change(QuorumCall(add=(request.node_id, url)))
+
+    async def remove_voter(self, node_id: int) -> QuorumDescription:
+        """Have a node be no voter, and no learner, any more.
+
+        Raises:
+            OttlaError: the leader refuses.
+        """
+        return await self._change(QuorumCall(remove=node_id))
+
+    async def transfer(self, request: TransferRequest) -> QuorumDescription:
+        """Have another voter lead.
+
+        Raises:
+            OttlaError: the leader refuses, or nobody took over.
+        """
+        return await self._change(QuorumCall(transfer=True, transfer_to=request.target))
+
+    async def _ask(self, call: QuorumCall) -> QuorumDescription | None:
+        leader_id = self._raft.leader_id
+        if leader_id is None:
+            raise ControllerNotAvailableError(
+                "no controller is elected at this moment", outcome=Outcome.NOT_APPLIED
+            )
+        if leader_id == self._node_id:
+            return await self.call_here(call)
+        url = self._raft.url_of(leader_id)
+        if url is None:
+            raise ControllerNotAvailableError(
+                f"the URL of node {leader_id}, which leads, is not known here yet",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        answer = await self._peers.post(
+            url,
+            routes.INTERNAL_QUORUM,
+            encode(call),
+            timeout_ms=CALL_TIMEOUT_MS,
+            purpose=Purpose.CLIENT,
+        )
+        try:
+            return _answer_decoder.decode(answer)
+        except msgspec.MsgspecError as error:
+            raise not_an_answer(url, routes.INTERNAL_QUORUM, error) from error
+
+    # --- at the leader ----------------------------------------------------------------------
+
+    async def call_here(self, call: QuorumCall) -> QuorumDescription | None:
+        """Do what another broker passes on; None where this node leads no longer afterwards.
+
+        Raises:
+            NotControllerError: this node does not lead.
+            OttlaError: the change is refused, or was not committed in time.
+        """
+        if call != QuorumCall():
+            require(self._metadata.image, VOTER_CHANGES)
+        administration = self._raft.administration
+        if call.transfer:
+            await administration.transfer_leadership(
+                call.transfer_to, timeout_ms=TRANSFER_TIMEOUT_MS
+            )
+            return None
+        # A leader that was deposed without knowing it describes nothing.
+        await self._raft.read_index()
+        if call.add is not None:
+            await administration.add_voter(*call.add)
+        elif call.remove is not None:
+            await administration.remove_voter(call.remove)
+        return self._description()
+
+    def _description(self) -> QuorumDescription | None:
+        node = self._raft.node
+        if node.role is not Role.LEADER:
+            return None
+        followers = {each.follower_id: each for each in node.followers()}
+        configuration = node.configuration
+        named = {member.node_id for member in configuration.members}
+        return QuorumDescription(
+            leader=self._node_id,
+            term=node.term,
+            commit_index=node.commit_index,
+            log_end_index=node.last_index,
+            configuration_committed=node.is_configuration_committed,
+            voters=[self._member(voter, "voter", followers) for voter in configuration.voters],
+            learners=[self._member(each, "learner", followers) for each in configuration.learners],
+            observers=[
+                self._member(Voter(node_id), "observer", followers)
+                for node_id in sorted(set(followers).difference(named))
+            ],
+        )
+
+    def _member(self, member: Voter, role: str, followers: Mapping[int, Progress]) -> QuorumMember:
+        node = self._raft.node
+        end_index: int | None = None
+        last_contact_ms: int | None = None
+        # Of a voter the one that the log names: another directory of its node has no vote.
+        directory_id = member.directory_id
+        progress = followers.get(member.node_id)
+        if member.node_id == self._node_id:
+            if node.role is Role.LEADER:
+                role, end_index, last_contact_ms = "leader", node.last_index, 0
+        elif progress is not None and member.accepts(progress.directory_id):
+            if role != "voter":
+                directory_id = directory_id or progress.directory_id
+            end_index = progress.match_index
+            last_contact_ms = max(0, monotonic_ms() - progress.last_contact_ms)
+        return msgspec.convert(
+            {
+                "id": member.node_id,
+                "role": role,
+                "url": self._raft.url_of(member.node_id),
+                "directory_id": directory_id or None,
+                "log_end_index": end_index,
+                "lag": None if end_index is None else max(0, node.last_index - end_index),
+                "last_contact_ms": last_contact_ms,
+            },
+            QuorumMember,
+        )

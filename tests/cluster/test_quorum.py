@@ -1,0 +1,89 @@
+"""Voters come, go, hand over and lose their directories, on real processes."""
+
+import shutil
+
+import pytest
+
+from ottla_protocol import routes
+from tests.cluster.awaiting import eventually
+
+pytestmark = pytest.mark.cluster
+
+WAIT_S = 45
+
+
+def quorum(client, *, via=None):
+    url = client.url(via) if via is not None else client.any_url()
+    return client.http.get(url + routes.CLUSTER_QUORUM).expect(200).document
+
+
+def voters(client):
+    """Directory by node id, once the log names all of them and that is committed; else empty."""
+    found = quorum(client)
+    known = {voter["id"]: voter["directory_id"] for voter in found["voters"]}
+    return known if found["configuration_committed"] and all(known.values()) else {}
+
+
+def test_a_voter_that_lost_its_directory_votes_again_and_the_cluster_survives_another(
+    start_cluster,
+):
+    client = start_cluster()
+    before = eventually(
+        lambda: (
+            quorum(client)["configuration_committed"]
+            and len(set((voters(client) or {}).values())) == 3
+            and voters(client)
+        ),
+        WAIT_S,
+    )
+    client.create_topic("before", partitions=1, replication_factor=1)
+    lost = next(node_id for node_id in client.node_ids if node_id != client.controller())
+    broker = client.cluster.broker(lost)
+    broker.terminate()
+    shutil.rmtree(broker.data_dir)
+    broker.restart()
+
+    def returned():
+        now = voters(client)
+        return sorted(now) == [1, 2, 3] and now[lost] != before[lost]
+
+    eventually(returned, WAIT_S)
+    # Its vote counts again: without it there is no majority when another one dies.
+    other = next(node_id for node_id in client.node_ids if node_id != lost)
+    client.cluster.broker(other).kill()
+
+    def goes_on():
+        answer = client.http.post(
+            client.url(lost) + routes.TOPICS,
+            {"name": "after", "partitions": 1, "replication_factor": 1},
+        )
+        return answer.status in (201, 409)
+
+    eventually(goes_on, WAIT_S)
+
+
+def test_a_voter_is_added_leads_and_is_removed(start_cluster):
+    client = start_cluster(brokers=4, voters=3)
+    path = client.any_url() + routes.CLUSTER_QUORUM_VOTERS
+    eventually(lambda: voters(client), WAIT_S)
+    assert [each["id"] for each in quorum(client)["observers"]] == [4]
+    added = client.http.post(path, {"node_id": 4}).expect(202).document
+    assert 4 in [each["id"] for each in added["learners"] + added["voters"]]
+    eventually(lambda: sorted(voters(client)) == [1, 2, 3, 4], WAIT_S)
+    assert client.http.post(path, {"node_id": 4}).code == "DUPLICATE_VOTER"
+
+    def handed_over():
+        url = client.any_url() + routes.CLUSTER_QUORUM_TRANSFER
+        return client.http.post(url, {"target": 4}).status == 200
+
+    eventually(handed_over, WAIT_S)
+    eventually(lambda: quorum(client)["leader"] == 4, WAIT_S)
+    client.create_topic("by-the-new-one", partitions=1, replication_factor=1)
+    # The leader removes itself, and another one takes over.
+    removed = client.http.call("DELETE", f"{path}/4").expect(200).document
+    assert removed["leader"] != 4
+    assert sorted(eventually(lambda: voters(client), WAIT_S)) == [1, 2, 3]
+    assert client.http.call("DELETE", f"{path}/4").code == "VOTER_NOT_FOUND"
+    # It follows the log as before.
+    client.create_topic("after", partitions=1, replication_factor=1)
+    eventually(lambda: client.describe("after", via=4), WAIT_S)
