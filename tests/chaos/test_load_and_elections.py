@@ -20,7 +20,7 @@ from ottla_ops.local_cluster import LocalCluster
 from ottla_protocol import routes
 from ottla_protocol.models import BatchToAppend
 from tests.chaos.faulty_disks import needs
-from tests.chaos.slow_disks import slow_syncs
+from tests.chaos.slow_disks import SLOW_DISK_PROGRAMS, slow_syncs
 from tests.cluster.awaiting import eventually
 from tests.cluster.binary_producer import batch_of
 from tests.cluster.cluster_client import ClusterClient
@@ -100,7 +100,7 @@ class Counted:
         ]
 
 
-@needs("strace")
+@needs(*SLOW_DISK_PROGRAMS)
 @pytest.mark.parametrize(
     ("sync_ms", "election_timeout_ms"), SLOW_DISKS + (SLOWER_DISKS if SECONDS else [])
 )
