@@ -46,6 +46,7 @@ from ottla_protocol.errors import (
     FetchSessionIdNotFoundError,
     InsufficientStorageError,
     InvalidFetchSessionEpochError,
+    LeaderNotAvailableError,
     OttlaError,
 )
 
@@ -198,6 +199,11 @@ class ReplicaFetcher:
                 self._session.lost()
                 if error.refused:
                     self._on_refused(self.leader_id)
+                await self._pause(RETRY_BACKOFF_MS)
+                continue
+            except LeaderNotAvailableError:
+                # Said before anything of the fetch was taken. It ends with the leader's lease.
+                self._session.refused()
                 await self._pause(RETRY_BACKOFF_MS)
                 continue
             except OttlaError as error:

@@ -74,7 +74,7 @@ class FollowerSession(Generic[Key, Position]):
     """The follower's side: what it wants of one leader, and what it has said of that.
 
     The driver changes what is wanted at any time, takes the next fetch with `next_fetch` when none
-    is under way, and reports its end with `answered` or `lost`.
+    is under way, and reports its end with `answered`, `refused` or `lost`.
     """
 
     def __init__(self) -> None:
@@ -85,6 +85,8 @@ class FollowerSession(Generic[Key, Position]):
         self._said: dict[Key, Position] = {}
         # Partitions of which the leader has to be told something; ordered as they changed.
         self._changed: dict[Key, None] = {}
+        # Those that the fetch under way tells of, with what the leader was told before.
+        self._telling: dict[Key, Position | None] = {}
 
     @property
     def session_id(self) -> int:
@@ -121,6 +123,7 @@ class FollowerSession(Generic[Key, Position]):
         """What to send now."""
         if self._session_id == NO_SESSION:
             self._changed.clear()
+            self._telling = {}
             self._said = dict(self._wanted)
             return SessionFetch(NO_SESSION, FIRST_EPOCH, self._said, ())
         positions = {key: self._wanted[key] for key in self._changed if key in self._wanted}
@@ -128,6 +131,7 @@ class FollowerSession(Generic[Key, Position]):
             key for key in self._changed if key not in self._wanted and key in self._said
         )
         self._changed.clear()
+        self._telling = {key: self._said.get(key) for key in (*positions, *forgotten)}
         self._said.update(positions)
         for key in forgotten:
             del self._said[key]
@@ -140,11 +144,22 @@ class FollowerSession(Generic[Key, Position]):
         self._session_id = session_id
         self._epoch = next_epoch(self._epoch)
 
+    def refused(self) -> None:
+        """The leader certainly has not taken the fetch: the next one says all of it again."""
+        for key, position in self._telling.items():
+            if position is None:
+                self._said.pop(key, None)
+            else:
+                self._said[key] = position
+            self._changed[key] = None
+        self._telling = {}
+
     def lost(self) -> None:
         """Nobody knows whether the leader has taken the fetch: the next one says everything."""
         self._session_id = NO_SESSION
         self._epoch = FIRST_EPOCH
         self._said.clear()
+        self._telling = {}
 
 
 @dataclass(slots=True)

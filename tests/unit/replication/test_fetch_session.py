@@ -32,7 +32,7 @@ steps = st.one_of(
     st.tuples(st.just("forget"), st.sampled_from(KEYS)),
     st.tuples(
         st.just("fetch"),
-        st.sampled_from(["well", "request lost", "answer lost", "sent twice"]),
+        st.sampled_from(["well", "request lost", "answer lost", "sent twice", "refused"]),
         st.sets(st.sampled_from(KEYS)),
         # What is wanted while it is under way.
         st.dictionaries(st.sampled_from(KEYS), st.integers(0, 3) | st.none()),
@@ -73,6 +73,11 @@ class Pair:
     def fetch(self, fate, dropped, meanwhile):
         fetch = self.follower.next_fetch()
         as_sent = dict(self.wanted)
+        if fate == "refused":
+            for key, position in meanwhile.items():
+                self.want(key, position)
+            self.follower.refused()
+            return
         try:
             session = None if fate == "request lost" else self.serve(fetch)
             if fate == "sent twice" and fetch.session_id != NO_SESSION:
@@ -144,6 +149,19 @@ def test_only_what_changed_is_said():
     pair.want(3, None)
     fetch = pair.follower.next_fetch()
     assert (fetch.positions, fetch.forgotten) == ({2: 5}, (3,))
+
+
+def test_what_was_refused_is_said_again_in_the_same_session():
+    pair = Pair()
+    for key in KEYS:
+        pair.want(key, 0)
+    pair.fetch("well", set(), {})
+    pair.want(1, 5)
+    pair.want(2, None)
+    pair.fetch("refused", set(), {3: 7})
+    assert pair.follower.session_id != NO_SESSION
+    fetch = pair.follower.next_fetch()
+    assert (fetch.positions, fetch.forgotten) == ({1: 5, 3: 7}, (2,))
 
 
 def test_a_leader_that_knows_no_sessions_gets_full_fetches():
@@ -219,6 +237,7 @@ def say_nothing_again(self, key):
     [
         (FollowerSession, "lost", keep_the_session),
         (FollowerSession, "dropped", say_nothing_again),
+        (FollowerSession, "refused", keep_the_session),
         (LeaderSession, "take", forget_nothing),
         (LeaderSession, "drop", lambda self, key: None),
         (FetchSessions, "resume", take_any_epoch),
@@ -246,6 +265,7 @@ def planted_step(random):
             ("forget", key),
             ("fetch", "well", {key} if random.random() < 0.3 else set(), {}),
             ("fetch", random.choice(["request lost", "answer lost", "sent twice"]), set(), {}),
+            ("fetch", "refused", set(), {key: None} if random.random() < 0.5 else {}),
             ("leader restarts",),
         ]
     )
