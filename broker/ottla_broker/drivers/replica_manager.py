@@ -19,6 +19,7 @@ from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.purgatory import OffsetWaiters
 from ottla_broker.drivers.replica_activity import ReplicaActivity
+from ottla_broker.drivers.replica_changes import changes_for
 from ottla_broker.drivers.replica_fetcher import ReplicaFetcher
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.replica_openings import OPENING_PATIENCE_MS, ReplicaOpenings
@@ -279,16 +280,13 @@ class ReplicaManager:
 
     async def _apply(self, image: MetadataImage) -> None:
         previous = self._applied
-        wanted: dict[tuple[str, int], tuple[Topic, PartitionState]] = {
-            (state.topic_id, state.partition): (topic, state)
-            for topic, state in image.all_partitions()
-            if self._node_id in state.replicas
-        }
-        for key in self._openings.unwanted(wanted):
+        changes = changes_for(self._node_id, previous, image)
+        wanted = changes.wanted
+        for key in changes.unwanted:
             # A namesake may be wanted in its place.
             await self._openings.ended(key)
-        for key in [key for key in self.partitions if key not in wanted]:
-            await self._remove(key)
+            if key in self.partitions:
+                await self._remove(key)
         if previous is None:
             await self._logs.prepare(wanted.keys())
         opening = {key for key in wanted if key not in self.partitions}

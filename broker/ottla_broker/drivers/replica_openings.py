@@ -12,7 +12,7 @@ is there when its making is answered.
 """
 
 import asyncio
-from collections.abc import Callable, Container, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,10 +57,6 @@ class ReplicaOpenings:
 
     def __contains__(self, key: ReplicaKey) -> bool:
         return key in self._openings
-
-    def unwanted(self, wanted: Container[ReplicaKey]) -> list[ReplicaKey]:
-        """The replicas whose logs are being opened although nobody wants them any more."""
-        return [key for key in self._openings if key not in wanted]
 
     def begin(self, key: ReplicaKey, opening: Coroutine[Any, Any, None]) -> None:
         """Open a log; what begins here is waited for until the next `settled` returns."""
