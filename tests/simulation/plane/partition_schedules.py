@@ -209,7 +209,7 @@ def fetch_of_a_leadership_long_past(*classes):
     script.commit(q)
     script.run(100)
     script.hold("fetched", sender=q, receiver=p)
-    old = script.hold("fetch", sender=r, where=lambda a: a[2][0][1].offset == 3)
+    old = script.hold("fetch", sender=r, where=lambda a: script.asks(a[2], 3))
     script.produce(q, acks_all=False)
     script.until(lambda: old.messages, "r does not get the record")
     old.end()

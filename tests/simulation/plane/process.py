@@ -12,6 +12,7 @@ from ottla_cluster.controller.commands import (
 )
 from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.image import MetadataImage
+from ottla_cluster.replication.fetch_session import FetchSessions
 from ottla_cluster.replication.lease import BrokerLease
 from ottla_protocol.errors import (
     OttlaError,
@@ -70,6 +71,7 @@ class Process(Serving, Hosting, ControllerCalls):
         self.replicas = {}
         self.fetchers = {}
         self.parked = []
+        self.sessions = FetchSessions(self.world.random)
         self._inbox = []
         self._calls = {}
         self._assuming = None  # [image, roles that are still being assumed]

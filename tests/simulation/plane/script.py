@@ -163,8 +163,13 @@ class Script(World):
             "fetched",
             sender=sender,
             receiver=receiver,
-            where=lambda a: not any(records for *_, records in a[1]),
+            where=lambda a: not any(records for *_, records in a[2]),
         )
+
+    def asks(self, fetch, offset):
+        """Whether a fetch asks for the partition from this offset."""
+        position = fetch.positions.get(self.key)
+        return position is not None and position.offset == offset
 
     def hold_proposals(self, sender):
         return self.hold("command", sender=sender, where=lambda a: isinstance(a[1], AlterPartition))

@@ -1,5 +1,6 @@
 """What a process answers to others: fetches, commands, clients."""
 
+from ottla_cluster.replication.fetch_session import NO_SESSION
 from ottla_protocol.errors import NotLeaderOrFollowerError, OttlaError
 from tests.simulation.plane.timing import FETCH_WAIT_MS
 
@@ -22,19 +23,27 @@ class Serving:
 
     # --- the leader's side ----------------------------------------------------------------------
 
-    def on_fetch(self, sender, request_id, broker_epoch, positions):
+    def on_fetch(self, sender, request_id, broker_epoch, fetch):
+        try:
+            session = self._session(sender, broker_epoch, fetch)
+        except OttlaError:
+            self.send(sender, "fetched", request_id, None, ())
+            return
         results = []
         waiting = []
-        for key, position in positions:
+        # What the fetch does not name still has, and still asks from, what was said before.
+        for key, position in list(session.positions.items()):
             replica = self.replicas.get(key)
             try:
                 if replica is None:
                     raise NotLeaderOrFollowerError("no replica here")
                 diverging = replica.fetched(sender, broker_epoch, position)
             except OttlaError as error:
+                session.drop(key)
                 results.append((key, error.code, -1, None, ()))
                 continue
             if diverging is not None:
+                session.drop(key)
                 results.append((key, None, replica.high_watermark, diverging, ()))
             else:
                 waiting.append((key, position))
@@ -42,16 +51,27 @@ class Serving:
             position.offset < self.replicas[key].log.next_offset for key, position in waiting
         )
         if results or has_records:
-            self._answer_fetch(sender, request_id, results, waiting)
+            self._answer_fetch(sender, request_id, session, results, waiting)
         else:
             due_ms = self.clock_ms() + FETCH_WAIT_MS
-            self.parked.append((due_ms, sender, request_id, waiting))
+            self.parked.append((due_ms, sender, request_id, session, waiting))
 
-    def on_fetched(self, sender, request_id, results):
+    def _session(self, sender, broker_epoch, fetch):
+        if fetch.session_id == NO_SESSION:
+            session, _ = self.sessions.begin(sender, broker_epoch, self.clock_ms())
+        else:
+            session = self.sessions.resume(fetch.session_id, fetch.epoch, sender, broker_epoch)
+        session.take(fetch.positions, fetch.forgotten)
+        return session
+
+    def on_fetched(self, sender, request_id, session_id, results):
         if sender in self.fetchers:
-            self.fetchers[sender].answered(request_id, results)
+            self.fetchers[sender].answered(request_id, session_id, results)
 
-    def _answer_fetch(self, receiver, request_id, results, waiting):
+    def _answer_fetch(self, receiver, request_id, session, results, waiting):
+        if session.is_over:
+            self.send(receiver, "fetched", request_id, None, ())
+            return
         for key, position in waiting:
             replica = self.replicas.get(key)
             try:
@@ -60,28 +80,33 @@ class Serving:
                     raise NotLeaderOrFollowerError("no replica here")
                 replica.check_leader_epoch(replica.leading(), position)
             except OttlaError as error:
+                session.drop(key)
                 results.append((key, error.code, -1, None, ()))
                 continue
             end = position.offset + self.world.options.fetch_records_max
             records = tuple(replica.log.records[position.offset : end])
             results.append((key, None, replica.high_watermark, None, records))
-        self.send(receiver, "fetched", request_id, tuple(results))
+        self.send(receiver, "fetched", request_id, session.session_id, tuple(results))
 
     def wake_parked(self, key):
         """There is something new to tell of this partition."""
         if self.parked:
-            woken = [fetch for fetch in self.parked if any(k == key for k, _ in fetch[3])]
+            woken = [fetch for fetch in self.parked if any(k == key for k, _ in fetch[-1])]
             if woken:
                 self.parked = [fetch for fetch in self.parked if fetch not in woken]
                 for fetch in woken:
-                    self.after(0, self._answer_fetch, fetch[1], fetch[2], [], fetch[3])
+                    self.after(0, self._answer_parked, fetch)
 
     def answer_parked(self, now_ms):
         due = [fetch for fetch in self.parked if fetch[0] <= now_ms]
         if due:
             self.parked = [fetch for fetch in self.parked if fetch[0] > now_ms]
-            for _, sender, request_id, waiting in due:
-                self._answer_fetch(sender, request_id, [], waiting)
+            for fetch in due:
+                self._answer_parked(fetch)
+
+    def _answer_parked(self, fetch):
+        _, sender, request_id, session, waiting = fetch
+        self._answer_fetch(sender, request_id, session, [], waiting)
 
     # --- clients --------------------------------------------------------------------------------
 
