@@ -247,7 +247,7 @@ def _keep_disks(world):
 
 def missing(plan):
     """What this machine lacks for a plan; empty where it lacks nothing."""
-    lacks = namespaces.lacks()
+    lacks = list(namespaces.lacks())
     if "strace" in plan.needs and shutil.which("strace") is None:
         lacks.append("strace")
     if "disks" in plan.needs:

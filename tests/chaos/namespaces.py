@@ -25,9 +25,8 @@ import signal
 import subprocess
 import tempfile
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-
-import pytest
 
 from tests.chaos.faulty_disks import run
 
@@ -50,18 +49,31 @@ CUT_TIMEOUT_S = 5.0
 _numbers = itertools.count(1)
 
 
+TRIAL = """
+set -e
+mount -t tmpfs none /run && ip netns add trial
+ip link add trial-bridge type bridge
+ip link add trial-1 type veth peer name trial-2
+tc qdisc add dev trial-1 root handle 1: htb default 1
+tc filter add dev trial-1 parent 1: protocol all prio 1 bpf bytecode "1,6 0 0 0" classid 1:2
+tc qdisc replace dev trial-2 root tbf rate 1mbit burst 16kb latency 400ms
+"""
+"""What all of this takes, tried in namespaces of its own that are gone at once."""
+
+
+@lru_cache
 def lacks():
     """What is missing for namespaces on this machine; empty where nothing is."""
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    missing = [program for program in (*PROGRAMS, "unshare") if shutil.which(program) is None]
     if os.geteuid() != 0:
         missing.append("root")
+    if not missing:
+        trial = subprocess.run(
+            ["unshare", "--net", "--mount", "sh", "-c", TRIAL], capture_output=True, text=True
+        )
+        if trial.returncode != 0:
+            missing.append(f"namespaces ({' '.join(trial.stderr.split())[:200]})")
     return missing
-
-
-def needs_namespaces():
-    """Skips a test where the machine has none, saying what is missing."""
-    missing = lacks()
-    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
 
 class Network:

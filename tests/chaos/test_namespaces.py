@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.namespaces import NAMESPACES, Network, needs_namespaces, remove_leftovers
+from tests.chaos.namespaces import NAMESPACES, Network, lacks, remove_leftovers
 from tests.cluster.awaiting import eventually
-
-pytestmark = needs_namespaces()
 
 PORT = 7101
 TIMEOUT_S = 0.4
@@ -52,8 +50,15 @@ class Pair:
         return done.returncode == 0
 
 
+@pytest.fixture(scope="module", autouse=True)
+def needs_namespaces():
+    """Tried only where a test of these runs: it takes a moment."""
+    if lacks():
+        pytest.skip(f"needs {', '.join(lacks())}")
+
+
 @pytest.fixture(scope="module")
-def pair():
+def pair(needs_namespaces):
     with ExitStack() as stack:
         yield Pair(stack)
 
