@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from ottla_cluster.replication.fetch_session import FetchSessions
 from tests.simulation.controller.mutants import MUTANTS as CONTROLLER_MUTANTS
 from tests.simulation.plane.controller_host import ControllerHost
 from tests.simulation.plane.process import Process
@@ -193,6 +194,15 @@ class ActsForItsFormerSelf(Process):
         super()._activate()
 
 
+class TakesAnyFetchOfASession(FetchSessions):
+    """The number of a session's fetch is not looked at (KIP-227)."""
+
+    def resume(self, session_id, epoch, replica_id, broker_epoch):
+        session = self.of(replica_id)
+        expected = epoch if session is None else session.epoch
+        return super().resume(session_id, expected, replica_id, broker_epoch)
+
+
 # --- the controller's driver ----------------------------------------------------------------------
 
 
@@ -247,6 +257,7 @@ PROCESSES = {
     "leads with a short log": built(LeadsWithAShortLog),
     "stays in the isr": with_fitness(damage.StaysInTheIsr),
     "lease never ends": built(lease_class=replication.LeaseThatNeverEnds),
+    "takes any fetch of a session": built(sessions_class=TakesAnyFetchOfASession),
     "lease from receipt": built(process=LeaseFromReceipt),
     "lease before the metadata": built(process=LeaseBeforeTheMetadata),
     "acts for its former self": built(process=ActsForItsFormerSelf),

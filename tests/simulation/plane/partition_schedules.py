@@ -229,6 +229,25 @@ def fetch_of_a_leadership_long_past(*classes):
     script.finish()
 
 
+def stale_copy_of_a_fetch(*classes):
+    """A fetch of a session arrives again, when what it says is long replaced (KIP-227)."""
+    script = Script(*classes)
+    a, _, c = script.state.replicas
+    fetches = script.hold("fetch", sender=c, where=lambda f: script.asks(f[2], 1))
+    answers = script.produce(a)
+    script.until(lambda: fetches.messages, "c does not get the record")
+    late = list(fetches.messages)
+    fetches.release()
+    script.until(lambda: answers, "the record is not acknowledged")
+    script.commit(a)
+    script.run(50)
+    for message in late:
+        script._deliver(*message)
+    script.run(200)
+    script.commit(a)
+    script.finish()
+
+
 def leader_wakes_after_a_pause(*classes):
     """Another leads meanwhile; the woken one neither reads nor writes nor commits."""
     script = Script(*classes)
@@ -370,6 +389,7 @@ SCHEDULES = {
         late_copy_of_an_unanswered_proposal,
         late_proposal_after_the_partition_changed,
         fetch_of_a_leadership_long_past,
+        stale_copy_of_a_fetch,
         leader_wakes_after_a_pause,
         heartbeat_is_answered_late,
         leader_hears_answers_but_no_metadata,

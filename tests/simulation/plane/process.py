@@ -41,6 +41,7 @@ class Process(Serving, Hosting, ControllerCalls):
     replica_class = Replica
     controller_class = ControllerHost
     lease_class = BrokerLease
+    sessions_class = FetchSessions
 
     def __init__(self, world, voter):
         self.world = world
@@ -71,7 +72,7 @@ class Process(Serving, Hosting, ControllerCalls):
         self.replicas = {}
         self.fetchers = {}
         self.parked = []
-        self.sessions = FetchSessions(self.world.random)
+        self.sessions = self.sessions_class(self.world.random)
         self._inbox = []
         self._calls = {}
         self._assuming = None  # [image, roles that are still being assumed]

@@ -53,6 +53,7 @@ CAUGHT_BY_SCHEDULE = {
     "reads without a round": "deposed_controller_renews_no_lease",
     "sends before persisting": "double_vote_after_power_loss",
     "stays in the isr": "last_member_returns_with_a_lost_end",
+    "takes any fetch of a session": "stale_copy_of_a_fetch",
     "truncates blindly": "controller_dies_before_anybody_hears",
     "truncates to the high watermark": "kip_101_data_loss",
     "votes before persisting": "double_vote_after_power_loss",
