@@ -446,7 +446,7 @@ class Broker:
                 metadata=self._metadata,
                 commands=self._controller_commands,
                 peers=self._peers,
-                voter_urls=settings.voter_urls,
+                voter_urls=lambda: self._raft.voter_urls,
             ),
             quorum=QuorumService(
                 node_id=settings.node_id,

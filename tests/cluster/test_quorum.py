@@ -87,3 +87,28 @@ def test_a_voter_is_added_leads_and_is_removed(start_cluster):
     # It follows the log as before.
     client.create_topic("after", partitions=1, replication_factor=1)
     eventually(lambda: client.describe("after", via=4), WAIT_S)
+
+
+def test_a_directory_that_was_put_back_sets_its_raft_state_aside(start_cluster, tmp_path):
+    client = start_cluster()
+    before = eventually(lambda: voters(client), WAIT_S)
+    stale = next(node_id for node_id in client.node_ids if node_id != client.controller())
+    broker = client.cluster.broker(stale)
+    broker.terminate()
+    shutil.copytree(broker.data_dir, tmp_path / "copy")
+    # The next start is heard of by the others, and the copy knows nothing of it.
+    broker.restart()
+    broker.wait_ready()
+    broker.terminate()
+    shutil.rmtree(broker.data_dir)
+    shutil.copytree(tmp_path / "copy", broker.data_dir)
+    broker.restart()
+    assert broker.wait_exit(WAIT_S) == 1
+    assert (broker.data_dir / "raft.set-aside").exists()
+    broker.restart()
+
+    def returned():
+        now = voters(client)
+        return sorted(now) == [1, 2, 3] and now[stale] != before[stale]
+
+    eventually(returned, WAIT_S)

@@ -1,6 +1,7 @@
 """The cluster's feature level: what it enables, who supports what, and how it rises."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient, Purpose
@@ -40,7 +41,7 @@ class FeatureService:
         metadata: names the brokers, and the level.
         commands: the way to the active controller.
         peers: the way to all others.
-        voter_urls: the voters, which need not be brokers.
+        voter_urls: where the voters are, which need not be brokers.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class FeatureService:
         metadata: MetadataCache,
         commands: ControllerCommands,
         peers: PeerClient,
-        voter_urls: dict[int, str],
+        voter_urls: Callable[[], Mapping[int, str]],
     ) -> None:
         self._node_id = node_id
         self._metadata = metadata
@@ -104,7 +105,7 @@ class FeatureService:
 
     async def _ask_all(self) -> list[SupportedLevels]:
         """Voters and registered brokers, fenced ones too: they may come back as they were."""
-        urls = dict(self._voter_urls)
+        urls = dict(self._voter_urls())
         urls |= {broker.node_id: broker.url for broker in self._metadata.image.brokers.values()}
         return await asyncio.gather(
             *(self._ask(node_id, url) for node_id, url in sorted(urls.items()))
