@@ -149,7 +149,7 @@ def test_retries_end_with_the_timeout(cli, cluster):
     cluster.refuse(503, "NOT_ENOUGH_REPLICAS", times=1_000, retriable=True)
     code, _, err = cli("produce", "t", "--timeout", 0.3, stdin=b"a", to=cluster)
     assert code == 5
-    assert "`ottla cluster info`" in err
+    assert "`ottla cluster health`" in err
     assert 1 < len(cluster.calls("POST")) < 10
 
 
