@@ -120,11 +120,16 @@ async def main():
         asyncio.ensure_future(break_clusters(ends_s, numbers, report)),
         asyncio.ensure_future(test_and_simulate(ends_s, random.Random(seed + 1))),
     ]
+    whole = asyncio.gather(*sides)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, whole.cancel)
     try:
-        await asyncio.gather(*sides)
+        await whole
     except SoakError as error:
         print(f"FAILED: {error}")
         return 1
+    except asyncio.CancelledError:
+        print("told to end")
+        return 128 + signal.SIGTERM
     finally:
         for side in sides:
             side.cancel()
