@@ -40,25 +40,29 @@ from ottla_cluster.raft.messages import (
 from ottla_protocol.errors import StorageError
 
 FORMAT = 2
-"""The file's `user_version`. 0 is the format before snapshots, 1 that before the log named its
-voters; both are brought up when opened."""
+"""The highest `user_version` of a file. 0 is the format before snapshots, which is brought up when
+opened. 2 is that of a file whose log names its voters, which a version of format 1 would not know:
+the first such entry or snapshot makes it one."""
+
+FORMAT_WITHOUT_CONFIGURATIONS = 1
+"""A version that knows this format may open the file: what it does not know is in other tables."""
 
 SNAPSHOT_TABLE = (
     'CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), "index" INTEGER NOT NULL,'
     " term INTEGER NOT NULL, compacted_index INTEGER NOT NULL, compacted_term INTEGER NOT NULL,"
     " crc INTEGER NOT NULL, data BLOB NOT NULL)"
 )
-SNAPSHOT_CONFIGURATION = "ALTER TABLE snapshot ADD COLUMN configuration BLOB"
-ENTRY_KIND = "ALTER TABLE entries ADD COLUMN kind INTEGER NOT NULL DEFAULT 0"
-
-STARTS_TABLE = (
-    "CREATE TABLE starts (id INTEGER PRIMARY KEY CHECK (id = 1), start_count INTEGER NOT NULL)"
+ADDED_TABLES = (
+    # Of the entries that are not the state machine's.
+    'CREATE TABLE IF NOT EXISTS entry_kinds ("index" INTEGER PRIMARY KEY, kind INTEGER NOT NULL)',
+    "CREATE TABLE IF NOT EXISTS snapshot_configuration (id INTEGER PRIMARY KEY CHECK (id = 1),"
+    " snapshot_index INTEGER NOT NULL, configuration BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS starts (id INTEGER PRIMARY KEY CHECK (id = 1),"
+    " start_count INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS remembered_starts (node_id INTEGER PRIMARY KEY,"
+    " directory_id TEXT NOT NULL, start_count INTEGER NOT NULL, incarnation TEXT NOT NULL,"
+    " term INTEGER NOT NULL)",
 )
-REMEMBERED_TABLE = (
-    "CREATE TABLE remembered_starts (node_id INTEGER PRIMARY KEY, directory_id TEXT NOT NULL,"
-    " start_count INTEGER NOT NULL, incarnation TEXT NOT NULL, term INTEGER NOT NULL)"
-)
-FORMAT_2 = (SNAPSHOT_CONFIGURATION, ENTRY_KIND, STARTS_TABLE, REMEMBERED_TABLE)
 
 SCHEMA = (
     "CREATE TABLE hard_state (id INTEGER PRIMARY KEY CHECK (id = 1), term INTEGER NOT NULL,"
@@ -66,8 +70,8 @@ SCHEMA = (
     'CREATE TABLE entries ("index" INTEGER PRIMARY KEY, term INTEGER NOT NULL,'
     " payload BLOB NOT NULL)",
     SNAPSHOT_TABLE,
-    *FORMAT_2,
-    f"PRAGMA user_version={FORMAT}",
+    *ADDED_TABLES,
+    f"PRAGMA user_version={FORMAT_WITHOUT_CONFIGURATIONS}",
 )
 
 
@@ -182,11 +186,11 @@ def _upgrade(connection: Any) -> None:
     if version < FORMAT:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if version < 1:
+            if version < FORMAT_WITHOUT_CONFIGURATIONS:
                 connection.execute(SNAPSHOT_TABLE)
-            for statement in FORMAT_2:
+                connection.execute(f"PRAGMA user_version={FORMAT_WITHOUT_CONFIGURATIONS}")
+            for statement in ADDED_TABLES:
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={FORMAT}")
             connection.execute("COMMIT")
         except BaseException:
             _roll_back(connection)
@@ -204,7 +208,8 @@ def _read(connection: Any) -> PersistedState:
     rows = connection.execute("SELECT term, voted_for, commit_index FROM hard_state").fetchall()
     hard_state = HardState(*rows[0]) if rows else HardState()
     entries = connection.execute(
-        'SELECT "index", term, payload, kind FROM entries ORDER BY 1'
+        'SELECT "index", term, payload, kind FROM entries LEFT JOIN entry_kinds USING ("index")'
+        " ORDER BY 1"
     ).fetchall()
     ((start_count,),) = connection.execute("SELECT start_count FROM starts").fetchall()
     remembered = connection.execute(
@@ -219,7 +224,9 @@ def _read(connection: Any) -> PersistedState:
     )
 
 
-def _kind(value: int) -> EntryKind:
+def _kind(value: int | None) -> EntryKind:
+    if value is None:
+        return EntryKind.STATE_MACHINE
     try:
         return EntryKind(value)
     except ValueError:
@@ -229,7 +236,7 @@ def _kind(value: int) -> EntryKind:
 def _read_compaction(connection: Any) -> Compaction | None:
     rows = connection.execute(
         'SELECT "index", term, compacted_index, compacted_term, crc, data, configuration'
-        " FROM snapshot"
+        ' FROM snapshot LEFT JOIN snapshot_configuration ON snapshot_index = "index"'
     ).fetchall()
     if not rows:
         return None
@@ -263,10 +270,8 @@ def _write(
             _write_compaction(connection, compaction)
         if truncate_from is not None:
             connection.execute('DELETE FROM entries WHERE "index" >= ?', (truncate_from,))
-        connection.executemany(
-            "INSERT INTO entries VALUES (?, ?, ?, ?)",
-            [(entry.index, entry.term, entry.payload, entry.kind) for entry in entries],
-        )
+            connection.execute('DELETE FROM entry_kinds WHERE "index" >= ?', (truncate_from,))
+        _write_entries(connection, entries)
         connection.executemany(
             "INSERT OR REPLACE INTO remembered_starts VALUES (?, ?, ?, ?, ?)",
             [
@@ -284,10 +289,25 @@ def _write(
         raise
 
 
+def _write_entries(connection: Any, entries: Sequence[Entry]) -> None:
+    connection.executemany(
+        "INSERT INTO entries VALUES (?, ?, ?)",
+        [(entry.index, entry.term, entry.payload) for entry in entries],
+    )
+    kinds = [(each.index, each.kind) for each in entries if each.kind != EntryKind.STATE_MACHINE]
+    if kinds:
+        connection.executemany("INSERT INTO entry_kinds VALUES (?, ?)", kinds)
+        _now_with_configurations(connection)
+
+
+def _now_with_configurations(connection: Any) -> None:
+    connection.execute(f"PRAGMA user_version={FORMAT}")
+
+
 def _write_compaction(connection: Any, compaction: Compaction) -> None:
     snapshot = compaction.snapshot
     connection.execute(
-        "INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?, ?, ?, ?, ?)",
         (
             snapshot.index,
             snapshot.term,
@@ -295,10 +315,19 @@ def _write_compaction(connection: Any, compaction: Compaction) -> None:
             compaction.compacted_term,
             google_crc32c.value(snapshot.data),
             snapshot.data,
-            encode_configuration(snapshot.configuration) if snapshot.configuration else None,
         ),
     )
-    connection.execute('DELETE FROM entries WHERE "index" <= ?', (compaction.compacted_index,))
+    if snapshot.configuration is not None:
+        connection.execute(
+            "INSERT OR REPLACE INTO snapshot_configuration VALUES (1, ?, ?)",
+            (snapshot.index, encode_configuration(snapshot.configuration)),
+        )
+        _now_with_configurations(connection)
+    for table in ("entries", "entry_kinds"):
+        connection.execute(
+            f'DELETE FROM {table} WHERE "index" <= ?',  # noqa: S608  constant names
+            (compaction.compacted_index,),
+        )
 
 
 def _roll_back(connection: Any) -> None:

@@ -1,7 +1,8 @@
 """The data directory of one broker: its lock, its identity, and whose replicas lie in it.
 
     <data>/.lock                        held by the process that uses the directory
-    <data>/meta.json                    node id, cluster id and the directory's own id
+    <data>/meta.json                    node id and cluster id
+    <data>/directory.json               the directory's own id
     <data>/high-watermarks.json         checkpoint of every replica's high watermark
     <data>/<topic>-<partition>/         one replica
     <data>/deleted/<id>-<partition>/    a replica on its way out
@@ -33,6 +34,7 @@ from ottla_protocol.errors import StorageError
 
 LOCK_FILE = ".lock"
 IDENTITY_FILE = "meta.json"
+DIRECTORY_ID_FILE = "directory.json"
 HIGH_WATERMARKS_FILE = "high-watermarks.json"
 DELETED_DIRECTORY = "deleted"
 
@@ -55,8 +57,17 @@ class DirectoryIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     node_id: int
     cluster_id: str
     version: int = 1
-    directory_id: str = ""
-    """Random; empty only in what a version before directory ids wrote."""
+
+
+class DirectoryId(msgspec.Struct, frozen=True):
+    """Content of `directory.json`.
+
+    It has a file of its own, because a version that knows of no directory ids refuses a `meta.json`
+    with more in it, and must be able to take the directory back.
+    """
+
+    directory_id: str
+    """Random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +93,7 @@ class LogDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._identity: DirectoryIdentity | None = None
+        self._directory_id = ""
         try:
             path.mkdir(mode=sqlite.DIRECTORY_MODE, parents=True, exist_ok=True)
             sqlite.fsync_directory(path.parent)
@@ -120,42 +131,40 @@ class LogDirectory:
 
         Raises:
             DirectoryIdentityError: it is another node's or another cluster's.
-            StorageError: `meta.json` cannot be read or written.
+            StorageError: `meta.json` or `directory.json` cannot be read or written.
         """
         path = self.path / IDENTITY_FILE
         found = _read_json(path, DirectoryIdentity)
-        identity = DirectoryIdentity(node_id, cluster_id, directory_id=uuid.uuid4().hex)
+        wanted = DirectoryIdentity(node_id, cluster_id)
         if found is None:
-            _write_json(path, identity)
-        elif (found.node_id, found.cluster_id, found.version) == (node_id, cluster_id, 1):
-            if found.directory_id:
-                identity = found
-            else:
-                _write_json(path, identity)
-        else:
+            _write_json(path, wanted)
+        elif found != wanted:
             raise DirectoryIdentityError(
                 f"{path}: belongs to node {found.node_id} of cluster {found.cluster_id!r}, not to "
                 f"node {node_id} of cluster {cluster_id!r}"
             )
-
-        self._identity = identity
+        known = _read_json(self.path / DIRECTORY_ID_FILE, DirectoryId)
+        if known is None:
+            self.renew_id()
+        else:
+            self._directory_id = known.directory_id
 
     @property
     def directory_id(self) -> str:
         """The directory's own id: another directory of the same node has another one."""
-        assert self._identity is not None, "claim() comes first"
-        return self._identity.directory_id
+        assert self._directory_id, "claim() comes first"
+        return self._directory_id
 
     def renew_id(self) -> str:
         """Give the directory another id: it no longer holds what was said in the former one's name.
 
         Raises:
-            StorageError: `meta.json` cannot be written.
+            StorageError: `directory.json` cannot be written.
         """
-        assert self._identity is not None, "claim() comes first"
-        self._identity = msgspec.structs.replace(self._identity, directory_id=uuid.uuid4().hex)
-        _write_json(self.path / IDENTITY_FILE, self._identity)
-        return self._identity.directory_id
+        identifier = uuid.uuid4().hex
+        _write_json(self.path / DIRECTORY_ID_FILE, DirectoryId(identifier))
+        self._directory_id = identifier
+        return identifier
 
     def replica_path(self, topic: str, partition: int) -> Path:
         """Where a replica's files lie."""

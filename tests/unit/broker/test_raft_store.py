@@ -145,6 +145,44 @@ async def test_who_votes_survives_in_entries_and_in_the_snapshot(tmp_path, store
     )
 
 
+OF_THE_VERSION_BEFORE = (
+    "INSERT INTO entries VALUES (9, 1, x'00')",
+    "INSERT OR REPLACE INTO snapshot VALUES (1, 1, 1, 1, 1, 1725655263, CAST('state' AS BLOB))",
+    "INSERT OR REPLACE INTO hard_state VALUES (1, 1, 2, 1)",
+)
+
+
+async def test_the_version_before_can_take_it_back_until_the_log_names_its_voters(tmp_path, store):
+    path = tmp_path / "raft.sqlite"
+    remembered = [(2, RememberedStart("directory of 2", 1, "a", 1))]
+    await store.persist(HardState(1, None, 0), None, [Entry(1, 1, b"x")], remembered=remembered)
+    await store.close()
+    assert statements(path, "PRAGMA user_version") == [[(1,)]]
+    statements(path, *OF_THE_VERSION_BEFORE)
+    found = await reopened(path)
+    assert [entry.index for entry in found.entries] == [1, 9]
+    assert found.compaction == compaction(1)
+    store = RaftStore(path)
+    await store.load()
+    voters = Entry(10, 1, encode_configuration(Configuration((Voter(1),))), EntryKind.CONFIGURATION)
+    await store.persist(HardState(1, None, 0), None, [voters])
+    await store.close()
+    assert statements(path, "PRAGMA user_version") == [[(2,)]]
+    assert (await reopened(path)).entries[-1] == voters
+
+
+async def test_what_was_cut_off_leaves_no_kind_behind(tmp_path, store):
+    voters = encode_configuration(Configuration((Voter(1),)))
+    entries = [Entry(index, 1, voters, EntryKind.CONFIGURATION) for index in (1, 2, 3)]
+    await store.persist(HardState(1, None, 0), None, entries)
+    await store.persist(HardState(2, None, 0), 3, [Entry(3, 2, b"x")])
+    await store.persist(HardState(2, None, 0), None, (), compaction(1))
+    await store.close()
+    found = await reopened(tmp_path / "raft.sqlite")
+    assert found.entries == (entries[1], Entry(3, 2, b"x"))
+    assert statements(tmp_path / "raft.sqlite", "SELECT * FROM entry_kinds") == [[(2, 1)]]
+
+
 async def test_every_start_is_counted_before_it_says_anything(tmp_path):
     counts = []
     for _ in range(3):

@@ -151,10 +151,13 @@ def test_a_directory_has_an_id_of_its_own_and_keeps_it(tmp_path):
 
 
 def test_a_directory_from_before_there_were_ids_gets_one(tmp_path):
-    (tmp_path / "meta.json").write_text('{"node_id":1,"cluster_id":"local","version":1}')
+    former = '{"node_id":1,"cluster_id":"local","version":1}'
+    (tmp_path / "meta.json").write_text(former)
     with LogDirectory(tmp_path) as directory:
         directory.claim(1, "local")
         assert directory.directory_id
+        # The version before refuses one with more in it.
+        assert (tmp_path / "meta.json").read_text() == former
         renewed = directory.renew_id()
     with LogDirectory(tmp_path) as directory:
         directory.claim(1, "local")
