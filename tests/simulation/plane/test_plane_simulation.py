@@ -28,6 +28,7 @@ def play(seeds):
     return events
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("first_seed", CHUNKS)
 def test_random_faults_break_neither_safety_nor_liveness(first_seed):
     events = play(range(first_seed, first_seed + SEEDS_PER_CHUNK))
