@@ -44,37 +44,14 @@ from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.drivers.raft_store import RaftStore
-from ottla_broker.drivers.replica_copies import ReplicaCopies
 from ottla_broker.drivers.replica_healer import ReplicaHealer
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.http.application import build_application
-from ottla_broker.http.context import BrokerContext
-from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.http.listener import Listener
-from ottla_broker.services.batch_fetch import BatchFetchService
-from ottla_broker.services.broker_drains import BrokerDrainService
-from ottla_broker.services.cluster_health import ClusterHealthService
 from ottla_broker.services.controller_commands import ControllerCommands
-from ottla_broker.services.coordinator_calls import CoordinatorCalls
-from ottla_broker.services.features import FeatureService
-from ottla_broker.services.forwarder import ProduceForwarder
-from ottla_broker.services.group_poll import GroupPollService
-from ottla_broker.services.groups import GroupService
-from ottla_broker.services.idempotency import IdempotencyService
-from ottla_broker.services.leader_reads import LeaderReads
-from ottla_broker.services.metadata_tree import MetadataTreeService
-from ottla_broker.services.partition_bounds import PartitionBoundsService
-from ottla_broker.services.poll_positions import PollPositions
-from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.producer_ids import ProducerIds
-from ottla_broker.services.quorum import QuorumService
-from ottla_broker.services.reassignments import ReassignmentService
-from ottla_broker.services.record_produce import RecordProduceService
-from ottla_broker.services.record_read import RecordReadService
-from ottla_broker.services.replication import ReplicationService
-from ottla_broker.services.segment_inspection import SegmentInspectionService
-from ottla_broker.services.topics import TopicService
+from ottla_broker.services_wiring import Drivers, wire_services
 from ottla_broker.settings import Settings, SettingsError, split_address
 from ottla_broker.storage.disk_full import is_disk_failure
 from ottla_broker.storage.end_witness import WITNESS_FILE, EndWitness, read_boot_id
@@ -327,7 +304,24 @@ class Broker:
             random=random,
             on_failure=self._fail,
         )
-        context = self._context()
+        context = wire_services(
+            settings,
+            Drivers(
+                metadata=self._metadata,
+                peers=self._peers,
+                raft=self._raft,
+                controller=self._controller,
+                controller_client=self._controller_client,
+                commands=self._controller_commands,
+                replicas=self._replicas,
+                coordinators=self._coordinators,
+                purgatory=self._purgatory,
+                producer_ids=self._producer_ids,
+                tenure=self._tenure,
+                readiness=self._readiness,
+                lease_confirmed_at_ms=lambda: self._lifecycle.lease.confirmed_at_ms,
+            ),
+        )
         self._group_polls = context.group_polls
         self._runner = web.AppRunner(
             build_application(context),
@@ -351,132 +345,6 @@ class Broker:
 
     def _aiohttp_connections_count(self) -> int:
         return 0 if self._runner.server is None else len(self._runner.server.connections)
-
-    def _context(self) -> BrokerContext:
-        settings = self._settings
-        topics = TopicService(
-            metadata=self._metadata,
-            controller=self._controller_client,
-            commands=self._controller_commands,
-            raft=self._raft,
-        )
-        produce = ProduceService(
-            node_id=settings.node_id,
-            metadata=self._metadata,
-            replicas=self._replicas,
-            forwarder=ProduceForwarder(metadata=self._metadata, peers=self._peers),
-            purgatory=self._purgatory,
-        )
-        idempotency = IdempotencyService(
-            node_id=settings.node_id,
-            metadata=self._metadata,
-            replicas=self._replicas,
-            peers=self._peers,
-        )
-        calls = CoordinatorCalls(
-            node_id=settings.node_id,
-            offsets_partitions=settings.offsets_partitions,
-            metadata=self._metadata,
-            controller=self._controller_client,
-            commands=self._controller_commands,
-            coordinators=self._coordinators,
-            peers=self._peers,
-            purgatory=self._purgatory,
-        )
-        bounds = PartitionBoundsService(
-            node_id=settings.node_id,
-            metadata=self._metadata,
-            replicas=self._replicas,
-            peers=self._peers,
-        )
-        batch_fetch = BatchFetchService(self._replicas, self._purgatory)
-        group_polls = GroupPollService(
-            calls=calls,
-            reads=LeaderReads(
-                node_id=settings.node_id,
-                metadata=self._metadata,
-                peers=self._peers,
-                batch_fetch=batch_fetch,
-                purgatory=self._purgatory,
-                random=Random(SystemRandom().getrandbits(64)),
-            ),
-            positions=PollPositions(calls=calls, metadata=self._metadata, bounds=bounds),
-            purgatory=self._purgatory,
-        )
-        copies = ReplicaCopies(self._metadata, self._replicas)
-        return BrokerContext(
-            settings=settings,
-            metadata=self._metadata,
-            peers=self._peers,
-            raft=self._raft,
-            controller=self._controller,
-            controller_client=self._controller_client,
-            topics=topics,
-            metadata_tree=MetadataTreeService(
-                metadata=self._metadata,
-                controller=self._controller_client,
-                raft=self._raft,
-                tenure=self._tenure,
-                calls=calls,
-            ),
-            cluster_health=ClusterHealthService(
-                node_id=settings.node_id,
-                metadata=self._metadata,
-                controller=self._controller_client,
-                raft=self._raft,
-                replicas=self._replicas,
-                peers=self._peers,
-                readiness=self._readiness,
-                confirmed_at_ms=lambda: self._lifecycle.lease.confirmed_at_ms,
-            ),
-            produce=produce,
-            record_produce=RecordProduceService(
-                topics=topics, produce=produce, idempotency=idempotency
-            ),
-            record_read=RecordReadService(self._replicas, self._purgatory),
-            batch_fetch=batch_fetch,
-            replication=ReplicationService(
-                self._replicas, self._purgatory, copies, Random(SystemRandom().getrandbits(64))
-            ),
-            idempotency=idempotency,
-            producer_ids=self._producer_ids,
-            drains=BrokerDrainService(metadata=self._metadata, commands=self._controller_commands),
-            features=FeatureService(
-                node_id=settings.node_id,
-                metadata=self._metadata,
-                commands=self._controller_commands,
-                peers=self._peers,
-                voter_urls=lambda: self._raft.voter_urls,
-            ),
-            quorum=QuorumService(
-                node_id=settings.node_id,
-                metadata=self._metadata,
-                raft=self._raft,
-                peers=self._peers,
-            ),
-            reassignments=ReassignmentService(
-                node_id=settings.node_id,
-                metadata=self._metadata,
-                commands=self._controller_commands,
-                copies=copies,
-                peers=self._peers,
-            ),
-            coordinator_calls=calls,
-            partition_bounds=bounds,
-            groups=GroupService(metadata=self._metadata, topics=topics, calls=calls, bounds=bounds),
-            group_polls=group_polls,
-            segments=SegmentInspectionService(
-                node_id=settings.node_id,
-                metadata=self._metadata,
-                topics=topics,
-                replicas=self._replicas,
-                peers=self._peers,
-                purgatory=self._purgatory,
-            ),
-            inflight=InflightBytes(settings.max_inflight_produce_bytes),
-            purgatory=self._purgatory,
-            readiness=self._readiness,
-        )
 
     # --- life -------------------------------------------------------------------------------
 

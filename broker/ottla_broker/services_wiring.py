@@ -1,0 +1,193 @@
+"""How the services of one process are put together on top of its drivers.
+
+Half of the composition root: `app` makes the drivers, which have a life, and this the services,
+which have none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random, SystemRandom
+
+from ottla_broker.drivers.controller_client import ControllerClient
+from ottla_broker.drivers.controller_driver import ControllerDriver
+from ottla_broker.drivers.controller_tenure import ControllerTenure
+from ottla_broker.drivers.group_coordinators import GroupCoordinators
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_client import PeerClient
+from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.drivers.raft_driver import RaftDriver
+from ottla_broker.drivers.replica_copies import ReplicaCopies
+from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.http.context import BrokerContext
+from ottla_broker.http.inflight import InflightBytes
+from ottla_broker.services.batch_fetch import BatchFetchService
+from ottla_broker.services.broker_drains import BrokerDrainService
+from ottla_broker.services.cluster_health import ClusterHealthService
+from ottla_broker.services.controller_commands import ControllerCommands
+from ottla_broker.services.coordinator_calls import CoordinatorCalls
+from ottla_broker.services.features import FeatureService
+from ottla_broker.services.forwarder import ProduceForwarder
+from ottla_broker.services.group_poll import GroupPollService
+from ottla_broker.services.groups import GroupService
+from ottla_broker.services.idempotency import IdempotencyService
+from ottla_broker.services.leader_reads import LeaderReads
+from ottla_broker.services.metadata_tree import MetadataTreeService
+from ottla_broker.services.partition_bounds import PartitionBoundsService
+from ottla_broker.services.poll_positions import PollPositions
+from ottla_broker.services.produce import ProduceService
+from ottla_broker.services.producer_ids import ProducerIds
+from ottla_broker.services.quorum import QuorumService
+from ottla_broker.services.reassignments import ReassignmentService
+from ottla_broker.services.record_produce import RecordProduceService
+from ottla_broker.services.record_read import RecordReadService
+from ottla_broker.services.replication import ReplicationService
+from ottla_broker.services.segment_inspection import SegmentInspectionService
+from ottla_broker.services.topics import TopicService
+from ottla_broker.settings import Settings
+from ottla_protocol.models import Readiness
+
+
+@dataclass(frozen=True, slots=True)
+class Drivers:
+    """What services are made of."""
+
+    metadata: MetadataCache
+    peers: PeerClient
+    raft: RaftDriver
+    controller: ControllerDriver
+    controller_client: ControllerClient
+    commands: ControllerCommands
+    replicas: ReplicaManager
+    coordinators: GroupCoordinators
+    purgatory: Purgatory
+    producer_ids: ProducerIds
+    tenure: ControllerTenure
+    readiness: Callable[[], Readiness]
+    lease_confirmed_at_ms: Callable[[], int | None]
+
+
+def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
+    """What the handlers of the HTTP API share."""
+    topics = TopicService(
+        metadata=drivers.metadata,
+        controller=drivers.controller_client,
+        commands=drivers.commands,
+        raft=drivers.raft,
+    )
+    produce = ProduceService(
+        node_id=settings.node_id,
+        metadata=drivers.metadata,
+        replicas=drivers.replicas,
+        forwarder=ProduceForwarder(metadata=drivers.metadata, peers=drivers.peers),
+        purgatory=drivers.purgatory,
+    )
+    idempotency = IdempotencyService(
+        node_id=settings.node_id,
+        metadata=drivers.metadata,
+        replicas=drivers.replicas,
+        peers=drivers.peers,
+    )
+    calls = CoordinatorCalls(
+        node_id=settings.node_id,
+        offsets_partitions=settings.offsets_partitions,
+        metadata=drivers.metadata,
+        controller=drivers.controller_client,
+        commands=drivers.commands,
+        coordinators=drivers.coordinators,
+        peers=drivers.peers,
+        purgatory=drivers.purgatory,
+    )
+    bounds = PartitionBoundsService(
+        node_id=settings.node_id,
+        metadata=drivers.metadata,
+        replicas=drivers.replicas,
+        peers=drivers.peers,
+    )
+    batch_fetch = BatchFetchService(drivers.replicas, drivers.purgatory)
+    group_polls = GroupPollService(
+        calls=calls,
+        reads=LeaderReads(
+            node_id=settings.node_id,
+            metadata=drivers.metadata,
+            peers=drivers.peers,
+            batch_fetch=batch_fetch,
+            purgatory=drivers.purgatory,
+            random=Random(SystemRandom().getrandbits(64)),
+        ),
+        positions=PollPositions(calls=calls, metadata=drivers.metadata, bounds=bounds),
+        purgatory=drivers.purgatory,
+    )
+    copies = ReplicaCopies(drivers.metadata, drivers.replicas)
+    return BrokerContext(
+        settings=settings,
+        metadata=drivers.metadata,
+        peers=drivers.peers,
+        raft=drivers.raft,
+        controller=drivers.controller,
+        controller_client=drivers.controller_client,
+        topics=topics,
+        metadata_tree=MetadataTreeService(
+            metadata=drivers.metadata,
+            controller=drivers.controller_client,
+            raft=drivers.raft,
+            tenure=drivers.tenure,
+            calls=calls,
+        ),
+        cluster_health=ClusterHealthService(
+            node_id=settings.node_id,
+            metadata=drivers.metadata,
+            controller=drivers.controller_client,
+            raft=drivers.raft,
+            replicas=drivers.replicas,
+            peers=drivers.peers,
+            readiness=drivers.readiness,
+            confirmed_at_ms=drivers.lease_confirmed_at_ms,
+        ),
+        produce=produce,
+        record_produce=RecordProduceService(
+            topics=topics, produce=produce, idempotency=idempotency
+        ),
+        record_read=RecordReadService(drivers.replicas, drivers.purgatory),
+        batch_fetch=batch_fetch,
+        replication=ReplicationService(
+            drivers.replicas, drivers.purgatory, copies, Random(SystemRandom().getrandbits(64))
+        ),
+        idempotency=idempotency,
+        producer_ids=drivers.producer_ids,
+        drains=BrokerDrainService(metadata=drivers.metadata, commands=drivers.commands),
+        features=FeatureService(
+            node_id=settings.node_id,
+            metadata=drivers.metadata,
+            commands=drivers.commands,
+            peers=drivers.peers,
+            voter_urls=lambda: drivers.raft.voter_urls,
+        ),
+        quorum=QuorumService(
+            node_id=settings.node_id,
+            metadata=drivers.metadata,
+            raft=drivers.raft,
+            peers=drivers.peers,
+        ),
+        reassignments=ReassignmentService(
+            node_id=settings.node_id,
+            metadata=drivers.metadata,
+            commands=drivers.commands,
+            copies=copies,
+            peers=drivers.peers,
+        ),
+        coordinator_calls=calls,
+        partition_bounds=bounds,
+        groups=GroupService(metadata=drivers.metadata, topics=topics, calls=calls, bounds=bounds),
+        group_polls=group_polls,
+        segments=SegmentInspectionService(
+            node_id=settings.node_id,
+            metadata=drivers.metadata,
+            topics=topics,
+            replicas=drivers.replicas,
+            peers=drivers.peers,
+            purgatory=drivers.purgatory,
+        ),
+        inflight=InflightBytes(settings.max_inflight_produce_bytes),
+        purgatory=drivers.purgatory,
+        readiness=drivers.readiness,
+    )
