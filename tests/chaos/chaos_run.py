@@ -25,7 +25,7 @@ from tests.chaos.checker import Verdict, check
 from tests.chaos.final_reads import read_copy, read_files
 from tests.chaos.history import read_history
 from tests.chaos.log_checks import Evidence
-from tests.chaos.nemeses import NEMESES, ON_REQUEST
+from tests.chaos.nemeses import NEMESES
 from tests.chaos.world import TOPIC, World
 from tests.cluster.awaiting import eventually
 
@@ -36,9 +36,6 @@ CLIENTS_TIMEOUT_S = 120.0
 AGREE_TIMEOUT_S = 60.0
 QUIET_SHARE = 0.2
 QUIET_S = 3.0
-
-
-_ALL = {**NEMESES, **ON_REQUEST}
 
 
 @dataclass
@@ -67,7 +64,7 @@ class Plan:
 
     @property
     def needs(self):
-        return frozenset().union(*(_ALL[name].needs for name in self.faults))
+        return frozenset().union(*(NEMESES[name].needs for name in self.faults))
 
 
 @dataclass
@@ -161,10 +158,10 @@ def _make_trouble(world, plan, outcome, tell):
 
 
 def _one_fault(world, plan, name, numbers, outcome, schedule, tell):
-    lasts_s = _ALL[name].lasts_s or plan.lasts_s
+    lasts_s = NEMESES[name].lasts_s or plan.lasts_s
     # Drawn in any case, so that a seed means the same whatever comes of a fault.
     stays_s = min(numbers.uniform(*lasts_s), plan.lasts_max_s)
-    nemesis = _ALL[name](world, random.Random(numbers.getrandbits(64)))
+    nemesis = NEMESES[name](world, random.Random(numbers.getrandbits(64)))
     begun_ns = time.monotonic_ns()
     told = "nothing"
     try:

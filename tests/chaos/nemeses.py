@@ -661,9 +661,5 @@ NEMESES = {
     "power loss of all": PowerLossOfAll,
     "bit flips": BitFlips,
     "power loss among the lagging": PowerLossAmongTheLagging,
-}
-
-ON_REQUEST = {
-    # Until a voter that has forgotten its votes comes back as a new one.
     "lost data directory": LostDataDirectory,
 }
