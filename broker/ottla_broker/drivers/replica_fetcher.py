@@ -64,6 +64,10 @@ RETRY_BACKOFF_MS = 50
 NO_ROOM_BACKOFF_MS = 1_000
 """How long a partition waits whose batches found no room here."""
 
+PINNED_ANSWER_FACTOR = 4
+"""Batches of one partition may keep an answer of this many times their size in memory, instead of
+being copied."""
+
 NO_ROOM_FETCH_BYTES = 1
 """What is asked for without room: as little as a leader can give. What is here is acknowledged all
 the same, and high watermarks are heard of."""
@@ -377,7 +381,7 @@ class ReplicaFetcher:
         self, partition: Partition, position: FetchPosition, result: FetchResult
     ) -> bool:
         """Whether the log is another than before."""
-        truncated_to = await partition.take_fetched(position, result)
+        truncated_to = await partition.take_fetched(position, _unpinned(result))
         if truncated_to is not None:
             log.info(
                 "replica_truncated" if truncated_to < position.offset else "replica_begun_anew",
@@ -401,3 +405,19 @@ class ReplicaFetcher:
         if self._followed.get(key) is followed:
             self._held_back.add(key)
             self._ask(key)
+
+
+def _unpinned(result: FetchResult) -> FetchResult:
+    """The result with batches that keep no answer in memory that is much larger than they are.
+
+    Batches are views of the whole answer, and the newest stay cached. Where what another partition
+    was sent is refused, or finds no room, again and again, each answer would stay for a few bytes.
+    """
+    size_bytes = sum(len(batch.data) for batch in result.batches)
+    if not result.batches:
+        return result
+    answer = memoryview(result.batches[0].data).obj
+    if size_bytes * PINNED_ANSWER_FACTOR >= memoryview(answer).nbytes:
+        return result
+    copies = [batch._replace(data=bytearray(batch.data)) for batch in result.batches]
+    return replace(result, batches=copies)
