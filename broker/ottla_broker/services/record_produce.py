@@ -22,6 +22,7 @@ from ottla_broker.services.topics import TopicService
 from ottla_cluster.controller.image import Topic
 from ottla_protocol.errors import (
     InvalidRequestError,
+    InvalidTimestampError,
     OttlaError,
     Outcome,
     UnavailableError,
@@ -103,9 +104,32 @@ class RecordProduceService:
                 split = await _for_all(
                     records, _former_split, topic, records, idempotency_key, hits
                 )
-        batches = await _encode(topic, records, split, idempotency)
-        results = await self._produce.deliver(batches, options)
+        results = await self._deliver(topic, records, split, idempotency, options)
         return await _for_all(records, _response, topic, records, split, results)
+
+    async def _deliver(
+        self,
+        topic: Topic,
+        records: Sequence[ParsedRecord],
+        split: dict[int, list[int]],
+        idempotency: Idempotency | None,
+        options: ProduceOptions,
+    ) -> list[AppendedBatch | OttlaError]:
+        """Encode and deliver each partition's records.
+
+        A record without a timestamp gets this broker's time. A leader that finds that too far
+        ahead says what its own time is, and is sent the records again with that one: the client
+        can do nothing about brokers whose clocks differ.
+        """
+        now_ms = wall_clock_ms()
+        batches = await _encode(topic, records, split, idempotency, now_ms)
+        results = await self._produce.deliver(batches, options)
+        for position, (number, indexes) in enumerate(split.items()):
+            leader_ms = _refused_stamp(results[position], now_ms)
+            if leader_ms is not None:
+                again = await _encode(topic, records, {number: indexes}, idempotency, leader_ms)
+                [results[position]] = await self._produce.deliver(again, options)
+        return results
 
     def _check_partition(self, topic: Topic, partition: int) -> None:
         if not 0 <= partition < len(topic.partitions):
@@ -113,6 +137,18 @@ class RecordProduceService:
                 f"topic {topic.name} has partitions 0 to {len(topic.partitions) - 1}, "
                 f"not {partition}"
             )
+
+
+def _refused_stamp(result: AppendedBatch | OttlaError, now_ms: int) -> int | None:
+    """The leader's time, where what it refused is this broker's stamp `now_ms`; else None.
+
+    A leader of an earlier version does not say.
+    """
+    if not isinstance(result, InvalidTimestampError) or result.outcome is not Outcome.NOT_APPLIED:
+        return None
+    leader_ms = result.members.get("broker_time")
+    is_own_stamp = result.members.get("timestamp") == now_ms
+    return leader_ms if is_own_stamp and isinstance(leader_ms, int) else None
 
 
 def _former_split(
@@ -194,9 +230,8 @@ async def _encode(
     records: Sequence[ParsedRecord],
     split: dict[int, list[int]],
     idempotency: Idempotency | None,
+    now_ms: int,
 ) -> list[BatchToAppend]:
-    now_ms = wall_clock_ms()
-
     def encode_all() -> list[BatchToAppend]:
         return [
             BatchToAppend(

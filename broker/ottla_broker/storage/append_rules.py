@@ -49,6 +49,7 @@ def check_timestamp(header: BatchHeader, *, config: LogConfig, now_ms: int) -> N
             f"at most {config.timestamp_after_max_ms} are allowed (message.timestamp.after.max.ms)",
             outcome=Outcome.NOT_APPLIED,
             timestamp=header.max_timestamp,
+            broker_time=now_ms,
         )
 
 

@@ -76,7 +76,7 @@ async def test_a_timestamp_too_far_ahead_is_refused_and_appends_nothing(harness)
         append(log, 2, timestamp=NOW_MS + 1_000, now_ms=NOW_MS)
     assert refused.value.outcome is Outcome.NOT_APPLIED
     assert "message.timestamp.after.max.ms" in refused.value.detail
-    assert refused.value.members == {"timestamp": NOW_MS + 1_001}
+    assert refused.value.members == {"timestamp": NOW_MS + 1_001, "broker_time": NOW_MS}
     assert log.next_offset == 2
 
 
