@@ -24,6 +24,17 @@ class DiskFullError(StorageError):
     title = "Disk full"
 
 
+class NoDescriptorError(StorageError):
+    """A file could not be opened, for want of a free file descriptor; nothing is wrong with it."""
+
+    title = "No file descriptor"
+
+
+def is_out_of_descriptors(error: BaseException) -> bool:
+    """Whether an error of the operating system says that no file descriptor is free."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error of SQLite or of the operating system says that there is no room."""
     code = getattr(error, "sqlite_errorcode", None)

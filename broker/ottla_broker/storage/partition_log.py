@@ -18,12 +18,13 @@ All methods are called on the event loop's thread.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ottla_broker.storage import recovery, sqlite
 from ottla_broker.storage.counted_writes import Writing, uncounted
-from ottla_broker.storage.disk_full import DiskFullError
+from ottla_broker.storage.disk_full import DiskFullError, NoDescriptorError
 from ottla_broker.storage.group_commit import (
     Group,
     GroupCommit,
@@ -50,7 +51,7 @@ from ottla_broker.storage.segment import SegmentIdentity
 from ottla_broker.storage.stored_batch import DamagedSegmentError, FetchedBatch, StoredBatch
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.replication.leader_epochs import LeaderEpochs
-from ottla_protocol.errors import Outcome, StorageError, UnavailableError
+from ottla_protocol.errors import Outcome, OverloadedError, StorageError, UnavailableError
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.record_batch import BatchHeader
 
@@ -67,6 +68,18 @@ def _monotonic_ms() -> int:
 
 def _nobody_is_told(_error: DamagedSegmentError, _found_by: str) -> None:
     pass
+
+
+@contextmanager
+def _descriptors_come_free() -> Iterator[None]:
+    """A read that finds no file descriptor is not one of a broken disk: it may come again."""
+    try:
+        yield
+    except NoDescriptorError as error:
+        raise OverloadedError(
+            "this broker has no free file descriptor to read these records with",
+            retry_after_seconds=1,
+        ) from error
 
 
 class PartitionLog:
@@ -443,14 +456,16 @@ class PartitionLog:
 
         Raises:
             OffsetOutOfRangeError: outside [log_start_offset, next_offset], which are its members.
+            OverloadedError: no file descriptor is free.
             StorageError: what is on disk is damaged or cannot be read.
         """
-        with self.damage.noted("read"):
+        with self.damage.noted("read"), _descriptors_come_free():
             return await self._reader.read(offset, max_bytes=max_bytes, limit=limit)
 
     async def next_readable(self, offset: int) -> int:
         """The first offset at or above `offset` that a read can begin at: behind damage."""
-        return await self._reader.next_readable(offset)
+        with _descriptors_come_free():
+            return await self._reader.next_readable(offset)
 
     async def find_timestamp(
         self, timestamp: int, *, limit: int, offset: int | None = None
@@ -464,9 +479,10 @@ class PartitionLog:
                 start.
 
         Raises:
+            OverloadedError: no file descriptor is free.
             StorageError: what is on disk is damaged or cannot be read.
         """
-        with self.damage.noted("read"):
+        with self.damage.noted("read"), _descriptors_come_free():
             return await self._reader.find_timestamp(timestamp, limit=limit, offset=offset)
 
     async def _write(self, item: Group | QueuedRoll | QueuedDurability) -> None:

@@ -21,7 +21,12 @@ from typing import Any, Generic, TypeVar
 
 import aiosqlite
 
-from ottla_broker.storage.disk_full import DiskFullError, is_disk_full
+from ottla_broker.storage.disk_full import (
+    DiskFullError,
+    NoDescriptorError,
+    is_disk_full,
+    is_out_of_descriptors,
+)
 from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_protocol.errors import StorageError
 
@@ -127,7 +132,11 @@ def storage_error(path: Path, action: str, error: BaseException) -> StorageError
         return DamagedSegmentError(
             f"{path}: {action} found damage: {type(error).__name__}: {error}", path=path
         )
-    kind = DiskFullError if is_disk_full(error) else StorageError
+    kind = StorageError
+    if is_disk_full(error):
+        kind = DiskFullError
+    elif is_out_of_descriptors(error):
+        kind = NoDescriptorError
     return kind(f"{path}: {action} failed: {type(error).__name__}: {error}")
 
 
@@ -238,7 +247,12 @@ def connect_sealed(path: Path) -> Any:
 
     `immutable`: nobody changes a sealed file, so no locks and no checks for changes are needed.
     """
-    connection = _open(f"{path.absolute().as_uri()}?mode=ro&immutable=1")
+    try:
+        connection = _open(f"{path.absolute().as_uri()}?mode=ro&immutable=1")
+    except DriverError:
+        # SQLite does not tell why it cannot open a file; the operating system does.
+        os.close(os.open(path, os.O_RDONLY))
+        raise
     _pragma(connection, f"cache_size=-{PAGE_CACHE_KIB}")
     _pragma(connection, f"mmap_size={MMAP_BYTES}")
     return connection
