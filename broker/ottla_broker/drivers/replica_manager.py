@@ -283,16 +283,18 @@ class ReplicaManager:
         changes = changes_for(self._node_id, previous, image)
         wanted = changes.wanted
         for key in changes.unwanted:
-            # A namesake may be wanted in its place.
-            await self._openings.ended(key)
-            if key in self.partitions:
+            # One that is being opened goes when it is open.
+            if key in self.partitions and key not in self._openings:
                 await self._remove(key)
         if previous is None:
             await self._logs.prepare(wanted.keys())
         opening = {key for key in wanted if key not in self.partitions}
         for key in opening:
             if key not in self._openings:
-                self._openings.begin(key, self._open(*wanted[key]))
+                topic, state = wanted[key]
+                place = topic.name, state.partition
+                namesakes = self._openings.at(place)
+                self._openings.begin(key, place, self._open_after(namesakes, topic, state))
         await self._openings.settled(timeout_ms=None if previous is None else OPENING_PATIENCE_MS)
         await self._assume_roles(wanted, opening, image)
         await self._stop_idle_fetchers()
@@ -336,13 +338,30 @@ class ReplicaManager:
         async with self._changing_roles:
             image, hosted = self._applied, self.partitions.get(key)
             topic = None if image is None else image.topics.get(key[0])
-            if image is None or hosted is None or topic is None:
-                # The topic is gone: the next image removes the log, too.
+            if image is None or hosted is None:
+                return
+            if topic is None or self._node_id not in topic.partitions[key[1]].replicas:
+                # Nobody wants it any more.
+                await self._remove(key)
                 return
             state = topic.partitions[key[1]]
-            if self._node_id in state.replicas:
-                hosted.log.reconfigure(self._logs.config_of(topic))
-                await self._assume_role(hosted, topic, state, image)
+            hosted.log.reconfigure(self._logs.config_of(topic))
+            await self._assume_role(hosted, topic, state, image)
+
+    async def _open_after(
+        self, namesakes: Sequence[tuple[str, int]], topic: Topic, state: PartitionState
+    ) -> None:
+        """Open a log once namesakes are gone that are being opened in its place.
+
+        Only this log waits for them: they may have to wait for room, which is perhaps to be made by
+        what the metadata says next.
+        """
+        for key in namesakes:
+            await self._openings.ended(key)
+            async with self._changing_roles:
+                if key in self.partitions:
+                    await self._remove(key)
+        await self._open(topic, state)
 
     async def _open(self, topic: Topic, state: PartitionState) -> None:
         key = (state.topic_id, state.partition)

@@ -9,6 +9,9 @@ a log has no role, which reflects any metadata.
 At the start of a broker all logs are waited for, save those that wait for room: it should come back
 with what it had. Later a log has OPENING_PATIENCE_MS; mostly that is plenty, and then a new topic
 is there when its making is answered.
+
+Nor is one waited for that nobody wants any more: it goes once it is open, and only a topic of the
+same name, whose logs come in its place, waits for that.
 """
 
 import asyncio
@@ -24,9 +27,13 @@ OPENING_PATIENCE_MS = 100
 ReplicaKey = tuple[str, int]
 """Topic id and partition."""
 
+Place = tuple[str, int]
+"""Topic name and partition: where a log is, also that of an earlier topic of this name."""
+
 
 @dataclass(slots=True)
 class _Opening:
+    place: Place
     task: CriticalTask | None = None
     waits_for_room: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -58,10 +65,14 @@ class ReplicaOpenings:
     def __contains__(self, key: ReplicaKey) -> bool:
         return key in self._openings
 
-    def begin(self, key: ReplicaKey, opening: Coroutine[Any, Any, None]) -> None:
+    def at(self, place: Place) -> list[ReplicaKey]:
+        """The replicas whose logs are being opened in a place."""
+        return [key for key, entry in self._openings.items() if entry.place == place]
+
+    def begin(self, key: ReplicaKey, place: Place, opening: Coroutine[Any, Any, None]) -> None:
         """Open a log; what begins here is waited for until the next `settled` returns."""
         assert key not in self._openings, key
-        self._openings[key] = entry = _Opening()
+        self._openings[key] = entry = _Opening(place)
         self._awaited.add(key)
         entry.task = CriticalTask(
             self._open(key, opening), name=f"open-{key[0]}-{key[1]}", on_failure=self._on_failure

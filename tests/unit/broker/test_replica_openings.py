@@ -38,6 +38,11 @@ class SlowManager(Manager):
         self.replicas.start()
         self.replicas.activate()
 
+    @property
+    def has_settled(self):
+        openings = self.replicas._openings
+        return not openings._openings and not openings._telling
+
     def is_hosted(self, topic_id):
         return (topic_id, 0) in self.replicas.partitions
 
@@ -108,7 +113,38 @@ async def test_a_topic_that_goes_while_its_log_is_opened_leaves_nothing(manager)
     manager.metadata.publish(image(3))
     manager.may_open.set()
     await manager.apply(image(4))
-    assert not manager.is_hosted(EVENTS)
     assert manager.hosted.follower is not None
-    await until(lambda: not manager.replicas._openings._telling)
+    await until(lambda: manager.has_settled)
+    assert not manager.is_hosted(EVENTS)
     assert (EVENTS, 0) not in manager.witness.ends
+
+
+async def test_a_topic_that_goes_while_its_log_waits_for_room_holds_up_nothing(manager):
+    """Room may have to be made by what the metadata says next: that another topic goes."""
+    manager.begin_at_once()
+    manager.may_open.set()
+    await manager.apply(image(1))
+    manager.has_room = False
+    await manager.apply(image(2, topics=(ORDERS, EVENTS)))
+    async with asyncio.timeout(10):
+        await manager.apply(image(3))
+        await manager.apply(image(4, topics=()))
+    assert not manager.is_hosted(ORDERS)
+    manager.has_room = True
+    await until(lambda: manager.has_settled)
+    assert not manager.replicas.partitions
+
+
+async def test_a_namesake_waits_for_the_log_in_whose_place_it_comes(manager):
+    manager.begin_at_once()
+    await manager.apply(image(1))
+    await manager.apply(image(2, topics=(ORDERS, EVENTS)))
+    namesake = EVENTS[0] + "n" * 31
+    async with asyncio.timeout(10):
+        await manager.apply(image(3, topics=(ORDERS, namesake)))
+    assert not manager.is_hosted(namesake)
+    manager.may_open.set()
+    await until(lambda: manager.has_settled)
+    assert manager.is_hosted(namesake)
+    assert not manager.is_hosted(EVENTS)
+    assert manager.replicas.partitions[namesake, 0].follower is not None
