@@ -164,12 +164,21 @@ class ReplicaFetcher:
         if self._task is not None:
             await self._task.stop()
 
-    def add(self, partition: Partition) -> None:
-        """Follow `partition` here from now on."""
+    def add(self, partition: Partition, *, is_urgent: bool = True) -> None:
+        """Follow `partition` here from now on.
+
+        Args:
+            partition: a follower, of this fetcher's leader.
+            is_urgent: give a parked fetch up for it, which ends the session. Else the next fetch
+                names it, MAX_WAIT_MS later at most, and costs the others nothing.
+        """
         self._followed[partition.key] = _Followed(partition)
         self._held_back.discard(partition.key)
         self._ask(partition.key)
-        self._interrupt()
+        if is_urgent:
+            self._interrupt()
+        else:
+            self._changed.set()
 
     async def remove(self, key: _Key) -> None:
         """Stop following; on return nothing more will be appended for it from here."""

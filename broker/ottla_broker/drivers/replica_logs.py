@@ -5,6 +5,7 @@ before anything reads it, then removed.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Final, TypeVar
@@ -138,10 +139,12 @@ class ReplicaLogs:
         on_durable: Callable[[int], None],
         on_held: Callable[[DiskFullError], None],
         on_damage: Callable[[], object] = lambda: None,
+        at_once: asyncio.Semaphore | None = None,
     ) -> PartitionLog:
         """Open the replica's log, or begin one; the callbacks are those of `PartitionLog.open`.
 
-        `on_damage` is told that some was found, after it was named.
+        `on_damage` is told that some was found, after it was named. `at_once` bounds the logs that
+        are being opened; one that waits for room is none of them.
 
         What recovery has to write may find no room: then it is tried again until it does, and
         `on_held` is told each time. The broker is not ready until then.
@@ -154,24 +157,24 @@ class ReplicaLogs:
             report_damage(f"{topic.name}-{state.partition}", error, found_by)
             on_damage()
 
-        opened = await self.when_there_is_room(
-            f"{topic.name}-{state.partition}",
-            on_held,
-            lambda: PartitionLog.open(
-                self._directory.replica_path(topic.name, state.partition),
-                topic=topic.name,
-                topic_id=topic.topic_id,
-                partition=state.partition,
-                config=self.config_of(topic),
-                handles=self._handles,
-                tail_cache=self._tail_cache,
-                on_durable=on_durable,
-                on_failure=self._on_failure,
-                on_held=on_held,
-                writing=self._writing,
-                on_damage=damaged,
-            ),
-        )
+        async def open_now() -> PartitionLog:
+            async with at_once or contextlib.nullcontext():
+                return await PartitionLog.open(
+                    self._directory.replica_path(topic.name, state.partition),
+                    topic=topic.name,
+                    topic_id=topic.topic_id,
+                    partition=state.partition,
+                    config=self.config_of(topic),
+                    handles=self._handles,
+                    tail_cache=self._tail_cache,
+                    on_durable=on_durable,
+                    on_failure=self._on_failure,
+                    on_held=on_held,
+                    writing=self._writing,
+                    on_damage=damaged,
+                )
+
+        opened = await self.when_there_is_room(f"{topic.name}-{state.partition}", on_held, open_now)
         if opened.recovery.damaged_from is not None:
             METRICS.damage.labels("recovery").inc()
             log.error(

@@ -22,7 +22,11 @@ from ottla_broker.drivers.replica_activity import ReplicaActivity
 from ottla_broker.drivers.replica_changes import changes_for
 from ottla_broker.drivers.replica_fetcher import ReplicaFetcher
 from ottla_broker.drivers.replica_logs import ReplicaLogs
-from ottla_broker.drivers.replica_openings import OPENING_PATIENCE_MS, ReplicaOpenings
+from ottla_broker.drivers.replica_openings import (
+    OPENING_PATIENCE_MS,
+    OPENINGS_AT_ONCE,
+    ReplicaOpenings,
+)
 from ottla_broker.drivers.witness_keeper import WitnessKeeper
 from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
@@ -116,6 +120,7 @@ class ReplicaManager:
         )
         # Logs that are slow to open take their roles when they are open.
         self._openings = ReplicaOpenings(on_late=self._opened_late, on_failure=on_failure)
+        self._opening_at_once = asyncio.Semaphore(OPENINGS_AT_ONCE)
         # Held while roles change: by the metadata, or because a log is to be cut, or was.
         self._changing_roles = asyncio.Lock()
         # Replicas without a role because their logs are being cut; set when that is over.
@@ -288,7 +293,9 @@ class ReplicaManager:
                 await self._remove(key)
         if previous is None:
             await self._logs.prepare(wanted.keys())
-        opening = {key for key in wanted if key not in self.partitions}
+        # In the metadata's order, as on every broker: a leader gives its followers' logs only so
+        # long before it takes them for lagging.
+        opening = dict.fromkeys(key for key in wanted if key not in self.partitions)
         for key in opening:
             if key not in self._openings:
                 topic, state = wanted[key]
@@ -346,7 +353,10 @@ class ReplicaManager:
                 return
             state = topic.partitions[key[1]]
             hosted.log.reconfigure(self._logs.config_of(topic))
-            await self._assume_role(hosted, topic, state, image)
+            # Thousands of new logs come like this, one after the other: each would have its leader
+            # told all the others again. The last one need not wait.
+            is_urgent = len(self._openings) == 0
+            await self._assume_role(hosted, topic, state, image, is_urgent=is_urgent)
 
     async def _open_after(
         self, namesakes: Sequence[tuple[str, int]], topic: Topic, state: PartitionState
@@ -371,6 +381,8 @@ class ReplicaManager:
             on_durable=lambda log_end_offset: self._log_end_moved(key, log_end_offset),
             on_held=lambda error: self._commit_held(key, error),
             on_damage=lambda: self.activity.unfit.add(key),
+            # A starting broker has nothing yet that it could hold up.
+            at_once=None if self._applied is None else self._opening_at_once,
         )
         loss = self._logs.tail_loss(partition_log)
         if loss is not None:
@@ -440,7 +452,13 @@ class ReplicaManager:
             hosted.commit_held()
 
     async def _assume_role(
-        self, hosted: Partition, topic: Topic, state: PartitionState, image: MetadataImage
+        self,
+        hosted: Partition,
+        topic: Topic,
+        state: PartitionState,
+        image: MetadataImage,
+        *,
+        is_urgent: bool = True,
     ) -> None:
         same_epoch = state.leader_epoch == hosted.state.leader_epoch
         if hosted.fitness.observe(state.isr, state.partition_epoch):
@@ -486,7 +504,7 @@ class ReplicaManager:
                     leader=state.leader,
                     leader_epoch=state.leader_epoch,
                 )
-                self._fetcher(state.leader).add(hosted)
+                self._fetcher(state.leader).add(hosted, is_urgent=is_urgent)
 
     async def refilled(self, hosted: Partition) -> None:
         """A leader has let the replica into the ISR again: it holds all that is committed."""

@@ -345,6 +345,7 @@ def _remove_leftovers(directory: Path) -> list[Path]:
         path for path in directory.iterdir() if segments.base_offset_of(path) is not None
     )
     names = {path.name for path in paths}
+    removed = False
     for path in directory.iterdir():
         owner = path.name
         for suffix in sqlite.SIDECAR_SUFFIXES:
@@ -353,5 +354,9 @@ def _remove_leftovers(directory: Path) -> list[Path]:
             owner.endswith(segments.SUFFIX) and owner != path.name and owner not in names
         ):
             path.unlink()
-    sqlite.fsync_directory(directory)
+            removed = True
+    if paths or removed:
+        # A process that ended may have left names that are not on the disk yet. A new log has none,
+        # and is synced when it gets its first segment.
+        sqlite.fsync_directory(directory)
     return paths

@@ -10,10 +10,12 @@ from ottla_broker.drivers import replica_logs
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.services.topics import describe
 from ottla_broker.storage import segment
+from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import EndWitness, WitnessedEnd
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory
+from ottla_broker.storage.partition_log import PartitionLog
 from ottla_broker.storage.policy.compaction import CompactionConfig
 from ottla_broker.storage.policy.retention import NEVER
 from ottla_broker.storage.tail_cache import TailCache
@@ -44,6 +46,29 @@ def make_logs(tmp_path):
             )
 
         yield make
+
+
+async def test_a_log_that_waits_for_room_keeps_no_other_from_being_opened(make_logs, monkeypatch):
+    logs = make_logs()
+    await logs.prepare([KEY, (TOPIC_ID, 1)])
+    open_log = PartitionLog.open
+    waits = asyncio.Event()
+
+    async def without_room(directory, **options):
+        if options["partition"] == 0:
+            raise DiskFullError("no room")
+        return await open_log(directory, **options)
+
+    monkeypatch.setattr(PartitionLog, "open", without_room)
+    options = {"on_durable": lambda _: None, "at_once": asyncio.Semaphore(1)}
+    first = asyncio.create_task(logs.open(topic(), STATE, on_held=lambda _: waits.set(), **options))
+    await waits.wait()
+    second = replace(STATE, partition=1)
+    async with asyncio.timeout(10):
+        opened = await logs.open(topic(), second, on_held=lambda _: None, **options)
+    await opened.close()
+    assert not first.done()
+    first.cancel()
 
 
 async def test_a_replica_that_returns_does_not_find_its_former_high_watermark(make_logs):

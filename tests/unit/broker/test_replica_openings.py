@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
+from ottla_broker.drivers.replica_openings import OPENINGS_AT_ONCE
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.log_directory import LogDirectory
+from ottla_broker.storage.partition_log import PartitionLog
 from tests.unit.awaiting import until
 from tests.unit.broker.test_replica_manager import EVENTS, LOCAL, ORDERS, THIRD, Manager, image
 
@@ -148,3 +150,78 @@ async def test_a_namesake_waits_for_the_log_in_whose_place_it_comes(manager):
     assert manager.is_hosted(namesake)
     assert not manager.is_hosted(EVENTS)
     assert manager.replicas.partitions[namesake, 0].follower is not None
+
+
+MANY = tuple(letter * 32 for letter in "bcdef0123")
+
+
+class Openings:
+    """What `PartitionLog.open` is called for, and how often at the same time."""
+
+    def __init__(self, monkeypatch):
+        self.topic_ids = []
+        self.most = 0
+        self._now = 0
+        open_log = PartitionLog.open
+
+        async def counted(directory, **options):
+            self.topic_ids.append(options["topic_id"])
+            self._now += 1
+            self.most = max(self.most, self._now)
+            try:
+                return await open_log(directory, **options)
+            finally:
+                self._now -= 1
+
+        monkeypatch.setattr(PartitionLog, "open", counted)
+
+
+async def test_a_broker_that_has_started_opens_few_logs_at_once(manager, monkeypatch):
+    """And in the metadata's order, as all brokers do: a leader waits only so long for followers."""
+    manager.may_open.set()
+    manager.begin_at_once()
+    await manager.apply(image(1))
+    openings = Openings(monkeypatch)
+    await manager.apply(image(2, topics=(ORDERS, *MANY)))
+    await until(lambda: all(manager.is_hosted(topic_id) for topic_id in MANY))
+    assert openings.topic_ids == list(MANY)
+    assert openings.most == OPENINGS_AT_ONCE
+
+
+async def test_a_start_opens_logs_as_fast_as_it_can(manager, monkeypatch):
+    openings = Openings(monkeypatch)
+    manager.may_open.set()
+    manager.begin_at_once()
+    await manager.apply(image(1, topics=(ORDERS, *MANY)))
+    assert openings.most > OPENINGS_AT_ONCE
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+async def test_only_the_last_late_log_has_all_others_named_again(manager, is_last):
+    """A fetch that is given up for one ends the session; thousands of new logs would each do so."""
+    fetches = []
+    peers = manager.replicas._peers
+    never_answer = peers.post
+
+    async def counted(*arguments, **options):
+        fetches.append(arguments)
+        await never_answer(*arguments, **options)
+
+    peers.post = counted
+    manager.replicas._url_of = lambda node_id: f"http://broker-{node_id}"
+    manager.begin_at_once()
+    await manager.apply(image(1))
+    await until(lambda: len(fetches) == 1)
+    await manager.apply(image(2, topics=(ORDERS, EVENTS)))
+    if not is_last:
+        manager.replicas._openings.begin((MANY[1], 0), ("x", 0), asyncio.Event().wait())
+    manager.may_open.set()
+    await until(lambda: manager.is_hosted(EVENTS))
+    late = manager.replicas.partitions[EVENTS, 0]
+    await until(lambda: manager.replicas._is_followed(late))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(fetches) == (2 if is_last else 1)
+    # The next fetch names it.
+    (fetcher,) = manager.replicas._fetchers.values()
+    assert (EVENTS, 0) in fetcher._session._wanted

@@ -1,8 +1,10 @@
 """What opening finds after a crash, and after a disk that lied."""
 
 import asyncio
+import os
 import random
 import shutil
+import stat
 import struct
 
 import pytest
@@ -109,6 +111,32 @@ def crashed_copy(harness, log):
     target = harness.root / f"{log.directory.name}-again"
     shutil.copytree(log.directory, target)
     return target
+
+
+async def test_a_new_log_costs_few_syncs(harness, monkeypatch):
+    """Thousands are made at once, beside the Raft store, which waits behind them."""
+    synced = []
+    fsync = os.fsync
+
+    def counted(descriptor):
+        synced.append("directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    statements = []
+    connect_new = sqlite.connect_new
+
+    def traced(path):
+        connection = connect_new(path)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    monkeypatch.setattr(os, "fsync", counted)
+    monkeypatch.setattr(sqlite, "connect_new", traced)
+    await harness.open()
+    # Its own name, partition.json, and the first segment; each file before its name.
+    assert synced == ["directory", "file", "directory", "file", "directory"]
+    # SQLite's own sync would come before that of the whole file.
+    assert "PRAGMA synchronous=OFF" in statements
 
 
 async def test_a_half_made_segment_is_removed(harness):
