@@ -7,6 +7,7 @@ from what the operating system has charged to their processes.
 import asyncio
 import re
 import time
+from dataclasses import replace
 
 from loadtests.bench.environment import (
     QUICK_BOUNDS,
@@ -53,8 +54,8 @@ async def measure_idle(environment: Environment, cluster: LocalCluster) -> list[
         began_s = time.monotonic()
         await asyncio.to_thread(idle.stop)
         stopped_ms = (time.monotonic() - began_s) * 1000
-        row.values.update({"opened_ms": opened_ms, "stopped_ms": stopped_ms})
-        return [*rows, row]
+        values = {**row.values, "opened_ms": opened_ms, "stopped_ms": stopped_ms}
+        return [*rows, replace(row, values=values)]
     finally:
         await asyncio.to_thread(idle.stop)
 
