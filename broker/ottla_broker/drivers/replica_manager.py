@@ -597,6 +597,8 @@ class ReplicaManager:
         await hosted.close()
         await self._witness.forget(key)
         await self._logs.delete(hosted.log)
+        # The checkpoint must not keep its high watermark: the partition may come back, empty.
+        self.activity.watermarks_moved = True
 
     # --- time -------------------------------------------------------------------------------
 

@@ -298,6 +298,26 @@ async def test_a_replica_at_rest_is_looked_at_by_nobody(manager):
     assert activity.appended == set()
 
 
+async def test_a_partition_that_is_moved_away_leaves_no_high_watermark_behind(manager):
+    """It may come back, empty, and would be taken for one that lost its records."""
+    manager.replicas.start()
+    manager.replicas.activate()
+    await manager.apply(image(1))
+    written = []
+
+    async def write(high_watermarks):
+        written.append(set(high_watermarks))
+
+    manager.replicas._logs.write_high_watermarks = write
+    await manager.replicas._write_checkpoint()
+    assert written == [{KEY}]
+    await manager.replicas._write_checkpoint()
+    assert written == [{KEY}]
+    await manager.apply(image(2, everybody=(OTHER, THIRD)))
+    await manager.replicas._write_checkpoint()
+    assert written == [{KEY}, set()]
+
+
 async def test_damage_that_is_found_in_an_open_log_is_noted(manager):
     manager.replicas.start()
     manager.replicas.activate()
