@@ -25,10 +25,20 @@ class Hosted(Protocol):
 
 
 class ReplicaCopy:
-    """One replica's copy, as the answers to its fetches from one position are made."""
+    """One replica's copy, as the answers to its fetches from one position are made.
+
+    Args:
+        throttle: the throttle with the rate of now: in a fetch session a replica that gets nothing
+            stays at its position, under whatever rate that was named.
+        meter: of this copy.
+        clock_ms: a clock that never jumps.
+    """
 
     def __init__(
-        self, throttle: ReplicationThrottle, meter: CopyMeter, clock_ms: Callable[[], int]
+        self,
+        throttle: Callable[[], ReplicationThrottle],
+        meter: CopyMeter,
+        clock_ms: Callable[[], int],
     ) -> None:
         self._throttle = throttle
         self._meter = meter
@@ -39,11 +49,11 @@ class ReplicaCopy:
     def allowance_bytes(self) -> int | None:
         """How much this answer may have, all of it; None for as much as any other."""
         self.charge(0)
-        return self._throttle.allowance_bytes(self._clock_ms())
+        return self._throttle().allowance_bytes(self._clock_ms())
 
     def charge(self, size_bytes: int) -> None:
         """The answer has so much now."""
-        self._throttle.sent(size_bytes - self._charged_bytes, self._clock_ms())
+        self._throttle().sent(size_bytes - self._charged_bytes, self._clock_ms())
         self._charged_bytes = size_bytes
 
     def sent(self, size_bytes: int) -> None:
@@ -83,15 +93,19 @@ class ReplicaCopies:
         if not is_throttled(partition.state, replica_id):
             return None
         now_ms = self._clock_ms()
-        rate = self._metadata.image.replication_throttle_bytes_per_second
-        self._throttle.set_rate(rate, now_ms)
+        self._present_throttle()
         key = (*partition.key, replica_id)
         meter = self._meters.get(key)
         if meter is None:
             self._forget_ended()
             meter = self._meters[key] = CopyMeter(offset, now_ms)
         meter.fetched(offset, now_ms)
-        return ReplicaCopy(self._throttle, meter, self._clock_ms)
+        return ReplicaCopy(self._present_throttle, meter, self._clock_ms)
+
+    def _present_throttle(self) -> ReplicationThrottle:
+        rate = self._metadata.image.replication_throttle_bytes_per_second
+        self._throttle.set_rate(rate, self._clock_ms())
+        return self._throttle
 
     def progress(self) -> Iterator[tuple[Partition, int, CopyProgress]]:
         """Every copy under way from here: partition, replica, and how far it is."""

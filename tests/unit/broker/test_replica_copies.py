@@ -75,6 +75,21 @@ def test_the_throttle_is_the_metadatas(leader):
     assert leader.begin().allowance_bytes() is None
 
 
+@pytest.mark.parametrize(("rate", "allowance_bytes"), [(None, None), (100 * RATE, 99 * RATE)])
+def test_another_rate_counts_for_a_replica_that_waits_where_it_is(leader, rate, allowance_bytes):
+    """In a session it names its position once, and again only when it got something."""
+    copy = leader.begin()
+    copy.charge(100 * RATE)
+    copy.sent(100 * RATE)
+    waiting = leader.begin(offset=9)
+    leader.now_ms += 1_000
+    assert waiting.allowance_bytes() == 0
+    leader.image.replication_throttle_bytes_per_second = rate
+    assert waiting.allowance_bytes() == (None if rate is None else 0)
+    leader.now_ms += 1_980
+    assert waiting.allowance_bytes() == allowance_bytes
+
+
 def test_a_copy_that_has_ended_is_forgotten(leader):
     leader.begin()
     leader.partition.leader = None
