@@ -118,6 +118,8 @@ def run_plan(plan, directory, tell=print, launch=None):
     with world:
         _make_trouble(world, plan, outcome, tell)
         outcome.problems += world.stop_clients()
+        if outcome.fired["bit flips"]:
+            _heal_damage(world, outcome)
         copies = _read_copies(world, outcome)
         exit_codes = world.cluster.stop()
         if set(exit_codes.values()) != {0}:
@@ -210,6 +212,13 @@ def _wait_recovered(world, outcome, name, settles_s):
     return recovered_s
 
 
+def _heal_damage(world, outcome):
+    try:
+        world.heal_damage(WHOLE_TIMEOUT_S)
+    except Exception as error:
+        outcome.problems.append(f"flipped bits do not heal: {error}")
+
+
 def _read_copies(world, outcome):
     """Every partition from every broker, once they agree; else as they are."""
 
@@ -284,8 +293,10 @@ def main():
     print(f"seed {seed}, {plan.brokers} brokers, clocks by {clock}, in {directory}", flush=True)
     try:
         outcome = run_plan(plan, directory, tell=lambda line: print(line, flush=True))
-    except BaseException:
+    except BaseException as error:
         print(f"the run broke off; what there is: {directory}", flush=True)
+        if isinstance(error, KeyboardInterrupt):
+            return 128 + signal.SIGINT
         raise
     print(outcome)
     if arguments.report:

@@ -1,10 +1,14 @@
 """A short run of chaos in namespaces; `make chaos` and `make soak` do long ones."""
 
 import random
+import sys
+from types import SimpleNamespace
 
 import pytest
 
+from tests.chaos import chaos_run
 from tests.chaos.chaos_run import Plan, missing, run_plan
+from tests.chaos.world import World
 
 FAULTS = ("kill leader", "one way out")
 PLAN = Plan(
@@ -27,3 +31,55 @@ def test_a_cluster_keeps_its_word_while_a_leader_dies_and_is_cut_off(tmp_path, l
     told = []
     outcome = run_plan(PLAN, tmp_path / "run", tell=told.append, launch=launch)
     assert outcome.is_clean, f"seed {PLAN.seed}, in {tmp_path}: {told}\n{outcome}"
+
+
+class DamagedReplicas:
+    """A client of three brokers; the second one heals only after a while."""
+
+    def __init__(self):
+        self.verified = []
+        self.unfit = [1, 1, 0]
+        self.http = SimpleNamespace(post=self.verify)
+
+    def url(self, node):
+        return f"http://{node}"
+
+    def partition(self, _topic, _partition):
+        return {"replicas": [1, 2, 3]}
+
+    def verify(self, url, body):
+        self.verified.append((url, body["replica"], body["offset"]))
+        document = {"next_offset": 40 if body["offset"] == 0 else None}
+        return SimpleNamespace(expect=lambda _status: SimpleNamespace(document=document))
+
+    def metric(self, node, name):
+        assert name == "ottla_unfit_replicas"
+        return self.unfit.pop(0) if node == 2 and self.unfit else 0
+
+
+def test_every_replica_is_verified_to_its_end_and_healed(tmp_path, monkeypatch):
+    world = World(tmp_path, partitions=2)
+    world.client = client = DamagedReplicas()
+    whole = []
+    monkeypatch.setattr(world, "wait_whole", whole.append)
+    world.heal_damage(10)
+    assert client.verified == [
+        (f"http://{node}/v1/topics/orders/partitions/{partition}/segments/verify", node, offset)
+        for partition in (0, 1)
+        for node in (1, 2, 3)
+        for offset in (0, 40)
+    ]
+    assert client.unfit == []
+    assert whole == [10]
+
+
+def test_ctrl_c_ends_a_run_without_a_traceback(monkeypatch, tmp_path, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chaos_run, "run_plan", interrupted)
+    monkeypatch.setattr(chaos_run, "missing", lambda _: [])
+    monkeypatch.setattr(chaos_run.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["chaos_run", "--seed", "7", "--directory", str(tmp_path)])
+    assert chaos_run.main() == 130
+    assert f"what there is: {tmp_path / '7'}" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from pathlib import Path
 import urllib3
 
 from ottla_ops.local_cluster import CommandProcess, LocalCluster
+from ottla_protocol import routes
 from tests.chaos import shifted_clock
 from tests.chaos.faulty_disks import MEBIBYTE, PoweredDisk, remove_leftovers
 from tests.chaos.history import END_OFFSET, OK, SEND, HistoryWriter, read_history
@@ -317,3 +318,30 @@ class World:
         """Wait until every broker is ready and every replica in sync."""
         self.cluster.wait_ready(timeout_s)
         self.client.wait_isr(TOPIC, self.replication_factor, timeout_s=timeout_s)
+
+    def heal_damage(self, timeout_s):
+        """Have every broker verify its replicas, as its scrubbing does once a day, and heal them.
+
+        What lies damaged where nobody reads is found by nothing else before the end of a run.
+        """
+        for partition in range(self.partitions):
+            for node in self.client.partition(TOPIC, partition)["replicas"]:
+                self._verify(node, partition, timeout_s)
+        eventually(self._check_fit, timeout_s)
+        self.wait_whole(timeout_s)
+
+    def _verify(self, node, partition, timeout_s):
+        path = routes.PARTITION_SEGMENTS_VERIFY.format(topic=TOPIC, partition=partition)
+        url, offset = self.client.url(node) + path, 0
+        while offset is not None:
+            body = {"replica": node, "offset": offset}
+            # A replica that is being refilled is not there for a moment.
+            part = eventually(
+                lambda body=body: self.client.http.post(url, body).expect(200).document, timeout_s
+            )
+            offset = part["next_offset"]
+
+    def _check_fit(self):
+        for node in self.node_ids:
+            unfit = self.client.metric(node, "ottla_unfit_replicas")
+            assert unfit == 0, f"{unfit} replicas on broker {node} are not healed"
