@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ottla_ops.cli.failures import ExitCode, usage_error
+from ottla_ops.cli.failures import CommandError, ExitCode, usage_error
 from ottla_ops.cli.reassignment_output import rate_of, show_reassignments, show_throttle
 from ottla_ops.cli.session import session_of
 
@@ -59,8 +59,8 @@ def elect(
         list[str] | None,
         typer.Argument(
             metavar="[TOPIC:PARTITION]...",
-            help="Partitions; all that their first replica does not lead, or with --unclean all "
-            "without a leader, without.",
+            help="Where to elect; when left out, wherever the first replica does not lead, or "
+            "with --unclean wherever there is no leader.",
         ),
     ] = None,
     *,
@@ -224,9 +224,13 @@ def _move_of(text: str) -> dict[str, Any]:
     Raises:
         CommandError: (usage) it is not of that form.
     """
+    form = "TOPIC:PARTITION=ID,ID,..."
     partition, _, replicas = text.partition("=")
     node_ids = replicas.split(",")
     if not all(node_id.isascii() and node_id.isdigit() for node_id in node_ids):
-        raise usage_error(f"{text}: not of the form TOPIC:PARTITION=ID,ID,...")
-    topic, number = _partition_of(partition)
+        raise usage_error(f"{text}: not of the form {form}")
+    try:
+        topic, number = _partition_of(partition)
+    except CommandError as error:
+        raise usage_error(f"{text}: not of the form {form}") from error
     return {"topic": topic, "partition": number, "replicas": [int(each) for each in node_ids]}

@@ -49,7 +49,8 @@ def show_throttle(session: "Session", answer: "Answer", rate: int | None) -> Non
     if session.output.as_json:
         session.output.document(answer.document())
     else:
-        session.output.text(f"throttle  {'none' if rate is None else f'{rate} bytes/s'}")
+        told = "none" if rate is None else f"{_size(rate)}/s from each broker"
+        session.output.text(f"throttle  {told}")
 
 
 def _rows(ongoing: "OngoingReassignment") -> list[tuple[object, ...]]:
