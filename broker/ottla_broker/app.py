@@ -142,7 +142,6 @@ class Broker:
                 node_id=settings.node_id,
                 voters=tuple(sorted(settings.voter_urls)),
                 url=settings.url,
-                voter_urls=tuple(settings.voter_urls.items()),
                 election_timeout_min_ms=settings.election_timeout_ms,
                 election_timeout_max_ms=2 * settings.election_timeout_ms,
                 retained_entries=settings.metadata_snapshot_entries // RETAINED_DIVISOR,

@@ -157,6 +157,7 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         drains=BrokerDrainService(metadata=drivers.metadata, commands=drivers.commands),
         features=FeatureService(
             node_id=settings.node_id,
+            is_controller=settings.is_controller,
             metadata=drivers.metadata,
             commands=drivers.commands,
             peers=drivers.peers,

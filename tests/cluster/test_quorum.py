@@ -67,6 +67,19 @@ def test_a_voter_is_added_leads_and_is_removed(start_cluster):
     path = client.any_url() + routes.CLUSTER_QUORUM_VOTERS
     eventually(lambda: voters(client), WAIT_S)
     assert [each["id"] for each in quorum(client)["observers"]] == [4]
+    refused = client.http.post(path, {"node_id": 4})
+    assert (refused.code, "OTTLA_ROLES" in refused.document["detail"]) == (
+        "INVALID_VOTER_CHANGE",
+        True,
+    )
+    fourth = client.cluster.broker(4)
+    fourth.terminate()
+    fourth.settings |= {"OTTLA_ROLES": "broker,controller", "OTTLA_JOIN_QUORUM": "true"}
+    fourth.restart()
+    fourth.wait_ready()
+    eventually(lambda: [each["id"] for each in quorum(client)["observers"]] == [4], WAIT_S)
+    other = {"node_id": 9, "url": fourth.url}
+    assert client.http.post(path, other).code == "INVALID_VOTER_CHANGE"
     added = client.http.post(path, {"node_id": 4}).expect(202).document
     assert 4 in [each["id"] for each in added["learners"] + added["voters"]]
     eventually(lambda: sorted(voters(client)) == [1, 2, 3, 4], WAIT_S)

@@ -138,10 +138,15 @@ class UnreachableBroker(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SupportedFeatureLevels(msgspec.Struct, frozen=True, array_like=True):
-    """The feature levels that a process supports."""
+    """The feature levels that a process supports, and whether it may vote.
+
+    A version that tells no more than the levels had controllers only.
+    """
 
     oldest: int
     latest: int
+    node_id: int | None = None
+    is_controller: bool = True
 
 
 class ReplicaCopyReport(msgspec.Struct, frozen=True, array_like=True):

@@ -101,6 +101,9 @@ class RaftAdministration:
 
     def take(self, request: RaftRequest, node: RaftNode) -> Ready | None:
         """Give a request to the node; None when it refuses."""
+        # Those that nobody waits for any more.
+        self._changes = [each for each in self._changes if not each[2].done()]
+        self._transfers = [each for each in self._transfers if not each[1].done()]
         if request.done.done():
             return None
         try:
@@ -110,8 +113,11 @@ class RaftAdministration:
             return None
         if ready.proposed is not None:
             self._changes.append((ready.proposed.last_index, ready.proposed.term, request.done))
-        elif node.leader_id is not None:
+        elif node.leader_id is not None and node.is_handing_over:
             self._transfers.append((node.leader_id, request.done))
+        else:
+            # To the node that leads.
+            request.done.set_result(None)
         return ready
 
     def committed(self, entries: Sequence[Entry]) -> None:

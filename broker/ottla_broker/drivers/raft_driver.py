@@ -330,8 +330,10 @@ class RaftDriver:
 
     async def _set_aside(self) -> None:
         """The Raft state is of an older copy of the directory: begin anew, as another directory."""
-        moved = await self._store.set_aside()
+        # First the id: a crash in between leaves another directory, and not one that would be
+        # refused again, with an empty file to set aside in place of this one.
         self._renew_directory()
+        moved = await self._store.set_aside()
         log.critical("raft_state_set_aside", path=str(moved))
 
     async def _compact(self) -> None:
@@ -487,8 +489,11 @@ class RaftDriver:
 
     def _peer_urls(self) -> dict[int, str]:
         """Voters and learners by node id, and the voters that the settings name."""
-        members = self.node.configuration.members
-        urls = self._voter_urls | {member.node_id: member.url for member in members if member.url}
+        urls = dict(self._voter_urls)
+        for member in self.node.configuration.members:
+            url = self.url_of(member.node_id)
+            if url is not None:
+                urls[member.node_id] = url
         if self._told_leader is not None:
             urls.setdefault(self._told_leader.node_id, self._told_leader.url)
         return {node_id: url for node_id, url in urls.items() if node_id != self._config.node_id}

@@ -19,7 +19,12 @@ import structlog
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, Purpose
 from ottla_broker.drivers.peer_messages import KnownLeader
-from ottla_cluster.raft.messages import MAX_MESSAGES_PER_BATCH, Message, encode_messages
+from ottla_cluster.raft.messages import (
+    ADDED_MESSAGES,
+    MAX_MESSAGES_PER_BATCH,
+    Message,
+    encode_messages,
+)
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError
 
@@ -27,6 +32,23 @@ MAX_QUEUED_MESSAGES_PER_PEER = 1_024
 MESSAGE_TIMEOUT_MS = 1_000
 
 log = structlog.get_logger()
+
+
+def next_batch(messages: deque[Message]) -> list[Message]:
+    """Take the messages of the next batch, in order; at least one of them.
+
+    A version that does not know a kind of message refuses the whole batch, so each message of a
+    kind that was added goes by itself.
+    """
+    batch = [messages.popleft()]
+    while (
+        messages
+        and len(batch) < MAX_MESSAGES_PER_BATCH
+        and not isinstance(messages[0], ADDED_MESSAGES)
+        and not isinstance(batch[0], ADDED_MESSAGES)
+    ):
+        batch.append(messages.popleft())
+    return batch
 
 
 @dataclass(slots=True)
@@ -125,10 +147,9 @@ class RaftOutboxes:
         while True:
             await outbox.filled.wait()
             outbox.filled.clear()
-            batch = [
-                outbox.messages.popleft()
-                for _ in range(min(len(outbox.messages), MAX_MESSAGES_PER_BATCH))
-            ]
+            batch = next_batch(outbox.messages)
+            if outbox.messages:
+                outbox.filled.set()
             try:
                 answer = await self._peers.post(
                     outbox.url,

@@ -38,6 +38,7 @@ class FeatureService:
 
     Args:
         node_id: of this process.
+        is_controller: whether this process may vote about the metadata.
         metadata: names the brokers, and the level.
         commands: the way to the active controller.
         peers: the way to all others.
@@ -48,12 +49,14 @@ class FeatureService:
         self,
         *,
         node_id: int,
+        is_controller: bool,
         metadata: MetadataCache,
         commands: ControllerCommands,
         peers: PeerClient,
         voter_urls: Callable[[], Mapping[int, str]],
     ) -> None:
         self._node_id = node_id
+        self._is_controller = is_controller
         self._metadata = metadata
         self._commands = commands
         self._peers = peers
@@ -61,7 +64,9 @@ class FeatureService:
 
     def supported_here(self) -> SupportedFeatureLevels:
         """What this process supports."""
-        return SupportedFeatureLevels(OLDEST_FEATURE_LEVEL, LATEST_FEATURE_LEVEL)
+        return SupportedFeatureLevels(
+            OLDEST_FEATURE_LEVEL, LATEST_FEATURE_LEVEL, self._node_id, self._is_controller
+        )
 
     async def describe(self) -> FeaturesResponse:
         """The level, what it enables, and what each process supports."""

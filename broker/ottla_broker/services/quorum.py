@@ -12,7 +12,7 @@ import msgspec
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient, Purpose, not_an_answer
-from ottla_broker.drivers.peer_messages import QuorumCall, encode
+from ottla_broker.drivers.peer_messages import QuorumCall, SupportedFeatureLevels, encode
 from ottla_broker.drivers.raft_administration import CHANGE_TIMEOUT_MS, TRANSFER_TIMEOUT_MS
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_cluster.controller.features import VOTER_CHANGES, require
@@ -23,6 +23,7 @@ from ottla_protocol import routes
 from ottla_protocol.errors import (
     ControllerNotAvailableError,
     InvalidRequestError,
+    InvalidVoterChangeError,
     OttlaError,
     Outcome,
 )
@@ -33,7 +34,10 @@ from ottla_protocol.models_quorum import (
     TransferRequest,
 )
 
-CALL_TIMEOUT_MS = CHANGE_TIMEOUT_MS + TRANSFER_TIMEOUT_MS
+QUESTION_TIMEOUT_MS = 2_000
+"""How long a node that is to vote may take to say who it is."""
+
+CALL_TIMEOUT_MS = QUESTION_TIMEOUT_MS + CHANGE_TIMEOUT_MS + TRANSFER_TIMEOUT_MS
 SETTLE_TIMEOUT_MS = 3_000
 """How long the next leader may take to tell what has become of the quorum."""
 
@@ -81,19 +85,22 @@ class QuorumService:
         return found
 
     async def add_voter(self, request: AddVoterRequest) -> QuorumDescription:
-        """Have a node become a voter: as a learner first, until it has caught up.
+        """Have a running controller become a voter: as a learner first, until it has caught up.
 
         Raises:
             InvalidRequestError: no URL is told, and none is known.
+            InvalidVoterChangeError: the node there is another one, or no controller.
             OttlaError: the leader refuses.
         """
-        url = request.url or self._raft.url_of(request.node_id)
+        node_id, url = request.node_id, request.url
+        if url is None and node_id in self._metadata.image.brokers:
+            # Its registration tells where it is, also when it moves; the log would not.
+            url = ""
+        elif url is None:
+            url = self._raft.url_of(node_id)
         if url is None:
-            raise InvalidRequestError(
-                f"url: node {request.node_id} is no registered broker, so its URL must be named",
-                outcome=Outcome.NOT_APPLIED,
-            )
-        return await self._change(QuorumCall(add=(request.node_id, url)))
+            raise _unknown_url(node_id)
+        return await self._change(QuorumCall(add=(node_id, url)))
 
     async def remove_voter(self, node_id: int) -> QuorumDescription:
         """Have a node be no voter, and no learner, any more.
@@ -157,10 +164,44 @@ class QuorumService:
         # A leader that was deposed without knowing it describes nothing.
         await self._raft.read_index()
         if call.add is not None:
+            await self._check_can_vote(*call.add)
             await administration.add_voter(*call.add)
         elif call.remove is not None:
             await administration.remove_voter(call.remove)
         return self._description()
+
+    async def _check_can_vote(self, node_id: int, url: str) -> None:
+        """Ask the process at that URL, or the known one, who it is, before the quorum counts on it.
+
+        Raises:
+            InvalidVoterChangeError: another node answers, or one that is no controller.
+            UnavailableError: none does.
+        """
+        if node_id == self._node_id or node_id in self._raft.node.configuration.voter_ids:
+            # The refusal of a voter says more.
+            return
+        at = url or self._raft.url_of(node_id)
+        if at is None:
+            raise _unknown_url(node_id)
+        answer = await self._peers.call(
+            at,
+            routes.INTERNAL_FEATURE_LEVELS,
+            b"",
+            timeout_ms=QUESTION_TIMEOUT_MS,
+            answer=SupportedFeatureLevels,
+            purpose=Purpose.CLIENT,
+        )
+        if answer.node_id not in (None, node_id):
+            raise InvalidVoterChangeError(
+                f"url: at {at} answers node {answer.node_id}, not node {node_id}",
+                outcome=Outcome.NOT_APPLIED,
+            )
+        if not answer.is_controller:
+            raise InvalidVoterChangeError(
+                f"node {node_id} is no controller: start it with OTTLA_ROLES=broker,controller (or "
+                "controller) and OTTLA_JOIN_QUORUM=true first",
+                outcome=Outcome.NOT_APPLIED,
+            )
 
     def _description(self) -> QuorumDescription | None:
         node = self._raft.node
@@ -210,3 +251,10 @@ class QuorumService:
             },
             QuorumMember,
         )
+
+
+def _unknown_url(node_id: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"url: node {node_id} is no registered broker, so its URL must be named",
+        outcome=Outcome.NOT_APPLIED,
+    )

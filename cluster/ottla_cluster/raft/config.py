@@ -33,7 +33,6 @@ class RaftConfig:
         max_read_rounds_in_flight: rounds that may be unanswered before reads share the next one.
         max_observers: observers that a leader keeps at once.
         observer_timeout_ms: a leader forgets an observer that is silent for this long.
-        voter_urls: (node id, base URL) of these voters; the core only passes them on.
 
     Raises:
         ValueError: a value is out of range; the message names the field and the rule.
@@ -58,7 +57,6 @@ class RaftConfig:
     max_read_rounds_in_flight: int = 4
     max_observers: int = 1_000
     observer_timeout_ms: int = 5_000
-    voter_urls: tuple[tuple[int, str], ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.voters)) != len(self.voters):
@@ -109,6 +107,9 @@ class RaftConfig:
 
     @property
     def bootstrap(self) -> Configuration:
-        """What counts while no entry of the log names the voters."""
-        urls = dict(self.voter_urls)
-        return bootstrap_configuration({voter: urls.get(voter, "") for voter in self.voters})
+        """What counts while no entry of the log names the voters.
+
+        It names no URLs: the log would keep them, and where these voters are reached stays with the
+        settings of each process, so that all of them may move at once.
+        """
+        return bootstrap_configuration(self.voters)

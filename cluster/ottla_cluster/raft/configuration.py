@@ -14,6 +14,7 @@ Learners get the log and do not vote (dissertation §4.2.1). The leader makes a 
 it has caught up; that the log names it carries this intention over to the next leader.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Final
 
 import msgspec
@@ -102,9 +103,9 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
-def bootstrap_configuration(urls: "dict[int, str]") -> Configuration:
-    """The configuration of an empty log: voters by node id, their directories unknown."""
-    return Configuration(tuple(Voter(node_id, url=url) for node_id, url in sorted(urls.items())))
+def bootstrap_configuration(node_ids: "Iterable[int]") -> Configuration:
+    """The configuration of an empty log: these voters, their directories unknown."""
+    return Configuration(tuple(map(Voter, sorted(node_ids))))
 
 
 def changed_voters(before: Configuration, after: Configuration) -> int:

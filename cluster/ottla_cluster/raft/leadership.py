@@ -171,7 +171,9 @@ class Leadership:
             )
         if response.accepted:
             progress.accepted(response.index)
-            progress.acknowledged_start = response.origin.start_count if response.origin else 0
+            if response.index == progress.match_index:
+                # A late answer to less says nothing of who holds the rest.
+                progress.acknowledged_start = response.origin.start_count if response.origin else 0
             self._leave_snapshot(progress)
             if self._advance_commit():
                 for receiver in self._receivers():
@@ -464,6 +466,11 @@ class Leadership:
         self._transfer = Transfer(target_id, deadline_ms)
         self._advance_transfer()
         return target_id
+
+    @property
+    def is_handing_over(self) -> bool:
+        """Whether another voter has been chosen, and has time to take over."""
+        return self._transfer is not None
 
     def _advance_transfer(self) -> None:
         if self._transfer is None:

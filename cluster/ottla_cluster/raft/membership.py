@@ -153,9 +153,17 @@ class Membership:
         return is_silent or self._is_of(voter, progress)
 
     def _is_of(self, voter: Voter, progress: Progress) -> bool:
-        """Whether it is the voter's directory that answers, and not another one of its node."""
-        expected = voter.directory_id or self._starts.directory_of(voter.node_id)
-        return expected in (UNKNOWN_DIRECTORY, progress.directory_id)
+        """Whether it is the voter's directory that answers, and not another one of its node.
+
+        While the log names none, an answer that tells none is of an older version, to which the
+        node was taken back: what is remembered of the newer one says nothing about it.
+        """
+        if voter.directory_id != UNKNOWN_DIRECTORY:
+            return progress.directory_id == voter.directory_id
+        remembered = self._starts.directory_of(voter.node_id)
+        return UNKNOWN_DIRECTORY in (remembered, progress.directory_id) or (
+            progress.directory_id == remembered
+        )
 
     def forget(self, progress: Progress, now_ms: int) -> None:
         """The follower has lost what it acknowledged: nothing of it counts any more."""
@@ -163,11 +171,18 @@ class Membership:
         self._begin(progress.follower_id, progress.directory_id, now_ms, next_index)
 
     def heard_voters(self, now_ms: int) -> dict[int, Progress]:
-        """The other voters from which this leader has just heard, by node id."""
+        """The other voters that may take over and were just heard from, by node id.
+
+        One that tells no directory, while this node has one, is of a version that does not know
+        how to take over.
+        """
         found = {}
         for voter in self._log.configuration.voters:
             progress = self._progress.get(voter.node_id)
-            if progress and self._is_heard(progress, now_ms) and self._is_of(voter, progress):
+            if progress is None or not self._is_heard(progress, now_ms):
+                continue
+            is_older = progress.directory_id == UNKNOWN_DIRECTORY != self._directory_id
+            if self._is_of(voter, progress) and not is_older:
                 found[voter.node_id] = progress
         return found
 
@@ -269,10 +284,16 @@ def with_new_voter(configuration: Configuration, node_id: int, url: str) -> Conf
 
     Raises:
         DuplicateVoterError: it is one, or on its way.
+        InvalidVoterChangeError: with it there would be more voters than a quorum has.
     """
     if any(member.node_id == node_id for member in configuration.members):
         raise DuplicateVoterError(
             f"node {node_id} is a voter of the metadata quorum, or becomes one",
+            outcome=Outcome.NOT_APPLIED,
+        )
+    if len(configuration.members) >= MAX_VOTERS:
+        raise InvalidVoterChangeError(
+            f"a quorum has {MAX_VOTERS} voters at most, those that are on their way included",
             outcome=Outcome.NOT_APPLIED,
         )
     return configuration.with_learner(Voter(node_id, url=url))

@@ -280,6 +280,9 @@ Message = (
     | StartRefused
 )
 
+ADDED_MESSAGES: Final = (ObserveRequest, TimeoutNow, StartRefused)
+"""Kinds that a version of feature level 1 may not know; it refuses any batch that holds one."""
+
 
 def directory_of(message: Message) -> str:
     """The data directory that speaks; "" when it does not tell."""

@@ -236,6 +236,11 @@ class RaftNode:
         return self._log.configuration_index <= self._log.commit_index
 
     @property
+    def is_handing_over(self) -> bool:
+        """Whether this node leads and waits for another voter to take over."""
+        return self._leadership is not None and self._leadership.is_handing_over
+
+    @property
     def is_voter(self) -> bool:
         """Whether that configuration names this node with this data directory."""
         return self._log.configuration.is_voter(self._config.node_id, self._directory_id)
@@ -421,7 +426,7 @@ class RaftNode:
         """Hand the leadership over to a voter, or to the one that is furthest (§3.10).
 
         Whether it succeeds shows by the next leader. Until then, for an election timeout at most,
-        proposals are refused.
+        proposals are refused. To hand over to the leader itself is done already.
 
         Raises:
             NotLeaderError: this node does not lead, or has just noticed that it may not.
@@ -634,11 +639,20 @@ class RaftNode:
             self._begin_election(is_transfer=True)
 
     def _handle_start_refused(self, refusal: StartRefused) -> None:
-        if refusal.refused == self._origin:
-            raise RaftDirectoryRolledBackError(
+        if refusal.refused != self._origin:
+            return
+        if self._log.configuration.voter_ids == (self._config.node_id,):
+            # Set aside it would begin an empty log, and nobody could give it the other one back.
+            raise RaftStateCorruptError(
                 f"node {refusal.sender} has heard later news from the data directory "
-                f"{self._directory_id} than it holds: it was put back to an older copy"
+                f"{self._directory_id} than it holds: it was put back to an older copy, and it is "
+                "the only voter's. Put the newest copy back; or, to go on with this one, start the "
+                "other nodes without their raft.sqlite"
             )
+        raise RaftDirectoryRolledBackError(
+            f"node {refusal.sender} has heard later news from the data directory "
+            f"{self._directory_id} than it holds: it was put back to an older copy"
+        )
 
     # --- observing ------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ def add_voter(
         typer.Option("--wait", help="Seconds to wait until it votes; 0 to return at once."),
     ] = 30.0,
 ) -> None:
-    """Have a running node vote: it gets the log first, and votes once it has caught up."""
+    """Have a running controller vote: it gets the log first, and votes once it has caught up."""
     from ottla_protocol import routes
     from ottla_protocol.models_quorum import QuorumDescription
 

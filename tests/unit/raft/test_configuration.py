@@ -19,11 +19,11 @@ from ottla_cluster.raft.configuration import bootstrap_configuration, changed_vo
 from ottla_cluster.raft.log import RaftLog
 from ottla_cluster.raft.quorum import quorum_size
 
-BOOTSTRAP = bootstrap_configuration({1: "", 2: "", 3: ""})
+BOOTSTRAP = bootstrap_configuration((1, 2, 3))
 
 
 def of(*node_ids):
-    return bootstrap_configuration(dict.fromkeys(node_ids, ""))
+    return bootstrap_configuration(node_ids)
 
 
 def entry(index, configuration=None, term=1):

@@ -10,6 +10,10 @@ from ottla_cluster.raft import (
     EntryKind,
     Origin,
     PreVoteResponse,
+    RaftDirectoryRolledBackError,
+    RaftStateCorruptError,
+    StartRefused,
+    TimeoutNow,
     Voter,
     encode_configuration,
 )
@@ -186,3 +190,79 @@ def test_a_voter_with_another_directory_is_removed_and_added_again():
     assert node.configuration.learner(3) == Voter(3, "another")
     node.step(answer(node, 3, "another"), now_ms)
     assert node.configuration.voter(3) == Voter(3, "another")
+
+
+def test_as_many_become_voters_as_a_quorum_has():
+    node, _ = make_leader(7)
+    with pytest.raises(InvalidVoterChangeError):
+        node.add_voter(8, URL, EXPIRED_MS)
+
+
+# --- beside an older version, which tells no directory --------------------------------------------
+
+
+def test_a_voter_that_was_taken_back_to_an_older_version_counts_as_before():
+    node, _ = make_leader(origin=Origin("one", 1, "x"), commits=False)
+    node.allow_configurations(allowed=False)
+    node.step(answer(node, 3, "three"), EXPIRED_MS)
+    committed = node.commit_index
+    node.propose([b"new"], EXPIRED_MS)
+    assert node.step(accepted(node, 3), EXPIRED_MS).commit_index == committed + 1
+
+
+def test_once_the_log_names_its_directory_a_voter_has_to_tell_it():
+    node, _ = make_leader(origin=Origin("one", 1, "x"))
+    for peer in (2, 3, 2):
+        node.step(answer(node, peer, f"of {peer}"), EXPIRED_MS)
+    committed = node.commit_index
+    node.propose([b"new"], EXPIRED_MS)
+    assert node.step(accepted(node, 3), EXPIRED_MS).commit_index == committed
+
+
+def test_leadership_goes_to_nobody_of_an_older_version():
+    node, _ = make_leader(origin=Origin("one", 1, "x"))
+    with pytest.raises(InvalidVoterChangeError):
+        node.transfer_leadership(None, EXPIRED_MS)
+    node.step(answer(node, 3, "three"), EXPIRED_MS)
+    ready = node.transfer_leadership(None, EXPIRED_MS)
+    assert [told.receiver for told in sent(ready, TimeoutNow)] == [3]
+
+
+def test_to_hand_over_to_the_leader_is_done_already():
+    node, _ = make_leader()
+    node.transfer_leadership(1, EXPIRED_MS)
+    assert not node.is_handing_over
+    node.transfer_leadership(2, EXPIRED_MS)
+    assert node.is_handing_over
+
+
+# --- directories that were put back ---------------------------------------------------------------
+
+
+def started(node, sender, index, *, start_count, accepts=True):
+    return AppendResponse(
+        node.term, sender, 1, accepts, node.last_index if not accepts else index, index, node.term,
+        0, Origin(f"of {sender}", start_count, f"of {start_count}"),
+    )  # fmt: skip
+
+
+def test_a_late_answer_to_less_does_not_hide_what_a_later_start_has_lost():
+    node, _ = make_leader(origin=Origin("one", 1, "x"))
+    node.propose([b"second"], EXPIRED_MS)
+    node.step(started(node, 2, 2, start_count=1), EXPIRED_MS)
+    # The next start, from an older copy, accepts an append of the time before.
+    node.step(started(node, 2, 1, start_count=2), EXPIRED_MS)
+    ready = node.step(started(node, 2, 1, start_count=2, accepts=False), EXPIRED_MS)
+    assert [refusal.receiver for refusal in sent(ready, StartRefused)] == [2]
+
+
+@pytest.mark.parametrize(
+    ("voters", "error"), [(1, RaftStateCorruptError), (3, RaftDirectoryRolledBackError)]
+)
+def test_an_only_voter_that_was_put_back_keeps_its_state_and_stops(voters, error):
+    """Nobody could give it another one."""
+    own = Origin("one", 1, "x")
+    node = make_node(voters, origin=own)
+    node.tick(START_MS)
+    with pytest.raises(error):
+        node.step(StartRefused(node.term, 4, 1, own), START_MS)
