@@ -184,6 +184,9 @@ class Partition:
                     state.isr, state.partition_epoch, state.replicas, now_ms
                 )
             )
+            if not all(self.leader.has_fetched(replica_id) for replica_id in self._sessions):
+                # Taken away, and perhaps assigned anew: its session is to say again what it has.
+                self.append_watchers.wake()
             return
         self._step_down()
         self.state = state

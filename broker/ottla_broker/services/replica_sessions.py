@@ -17,6 +17,7 @@ from ottla_broker.drivers.partition import Partition
 from ottla_broker.services.reading import ReplicaRead
 from ottla_cluster.replication.fetch_session import LeaderSession
 from ottla_cluster.replication.throttle import is_throttled
+from ottla_protocol.errors import NotLeaderOrFollowerError
 
 SessionKey = tuple[str, int]
 """Topic id and partition."""
@@ -51,6 +52,17 @@ class SessionRead:
     def is_being_added(self) -> bool:
         """Whether a throttle holds for what the follower is sent."""
         return is_throttled(self.partition.state, self.owner.session.replica_id)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the leader counts the follower's position.
+
+        It does not where the replica was taken away and assigned anew meanwhile: its log may be
+        another, and it is not asked for its position as long as the session has one. Without a
+        leader it is for the read to say so.
+        """
+        leader = self.partition.leader
+        return leader is None or leader.has_fetched(self.owner.session.replica_id)
 
     def set(self) -> None:
         """There are records, or another role."""
@@ -142,7 +154,13 @@ class ReplicaSession:
             if read.copy is not None and not known.is_being_added:
                 # It came to be in sync since it was named.
                 read.copy = None
-            await read.look(max_bytes - total_bytes)
+            if known.counts:
+                await read.look(max_bytes - total_bytes)
+            else:
+                read.error = NotLeaderOrFollowerError(
+                    f"broker {self.session.replica_id} has not said what it has of "
+                    f"{read.partition.name} since it was assigned"
+                )
             if read.error is not None or read.batches:
                 total_bytes += read.size_bytes
                 self._urgent[key] = None

@@ -229,6 +229,11 @@ class PartitionLeader:
         """The follower's log end; UNKNOWN_LOG_END_OFFSET before its first fetch of this epoch."""
         return self._followers[replica_id].log_end_offset
 
+    def has_fetched(self, replica_id: int) -> bool:
+        """Whether the replica has fetched in this epoch, since it was assigned."""
+        follower = self._followers.get(replica_id)
+        return follower is not None and follower.log_end_offset != UNKNOWN_LOG_END_OFFSET
+
     def missing_replicas(self, now_ms: int) -> tuple[MissingReplica, ...]:
         """The assigned replicas outside the ISR, in order of preference."""
         return tuple(

@@ -1,6 +1,7 @@
 """The leader's end of fetch sessions, on real logs: what is told, when, and what it learns."""
 
 import asyncio
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -14,6 +15,7 @@ from ottla_broker.services.replica_sessions import SessionRead
 from ottla_broker.services.replication import ReplicationService
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.replication.fetch_session import FIRST_EPOCH, NO_SESSION, NO_SESSION_EPOCH
+from ottla_cluster.replication.leader import UNKNOWN_LOG_END_OFFSET
 from ottla_protocol.errors import (
     FetchSessionIdNotFoundError,
     InvalidFetchSessionEpochError,
@@ -22,7 +24,7 @@ from ottla_protocol.errors import (
     UnknownTopicIdError,
 )
 from tests.unit.awaiting import until
-from tests.unit.broker.test_partition import BROKER_EPOCHS, OTHER, Hosted, state
+from tests.unit.broker.test_partition import BROKER_EPOCHS, LOCAL, OTHER, Hosted, state
 
 TOPIC_ID = "t" * 32
 LONG_MS = 5_000
@@ -109,6 +111,33 @@ async def test_only_news_are_told(leader):
     [told] = await leader.fetch(1)
     assert (told.high_watermark, list(told.batches)) == (1, [])
     assert await leader.fetch() == []
+
+
+async def test_a_replica_that_is_assigned_anew_says_again_what_it_has(leader):
+    """Its broker may have heard of both at once, and so have changed nothing; or have lost all."""
+    await leader.fetch(0)
+    partition = leader.hosted.partition
+    fetching = asyncio.create_task(leader.fetch(max_wait_ms=LONG_MS))
+    await until(lambda: leader.service._purgatory.parked == 1)
+    for replicas in ((LOCAL,), (LOCAL, OTHER)):
+        again = replace(
+            partition.state,
+            replicas=replicas,
+            isr=(LOCAL,),
+            partition_epoch=partition.state.partition_epoch + 1,
+        )
+        await partition.become_leader(
+            again, min_insync_replicas=1, eligible=BROKER_EPOCHS, draining=()
+        )
+    [told] = await asyncio.wait_for(fetching, LONG_MS)
+    assert told.error_code == "NOT_LEADER_OR_FOLLOWER"
+    assert leader.progress().log_end_offset == UNKNOWN_LOG_END_OFFSET
+    assert not leader.hosted.proposals
+    [told] = await leader.fetch(0)
+    assert told.error_code is None
+    partition.tick(BROKER_EPOCHS, ())
+    [proposal] = leader.hosted.proposals
+    assert [member.replica_id for member in proposal.isr] == [LOCAL, OTHER]
 
 
 async def test_an_append_wakes_a_fetch_that_names_nothing(leader):
