@@ -63,7 +63,12 @@ from ottla_broker.storage.sqlite_version import sqlite_in_use
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.config import ControllerConfig
-from ottla_cluster.controller.features import VOTER_CHANGES, FeatureLevelTooHighError, is_enabled
+from ottla_cluster.controller.features import (
+    ISR_BATCHES,
+    VOTER_CHANGES,
+    FeatureLevelTooHighError,
+    is_enabled,
+)
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.raft.config import RaftConfig
@@ -224,6 +229,7 @@ class Broker:
             controller=self._controller_client,
             broker_epoch=lambda: self._lifecycle.broker_epoch,
             in_flight_max=budget.isr_proposals,
+            batches=lambda: is_enabled(self._metadata.image, ISR_BATCHES),
         )
         witness = EndWitness(directory.path / WITNESS_FILE, boot_id=read_boot_id())
         self._replicas = ReplicaManager(

@@ -92,6 +92,24 @@ class AlterPartition(_Command, frozen=True, tag="alter_partition"):
     new_isr: tuple[IsrMember, ...]
 
 
+class IsrChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A new ISR for one partition, as in `AlterPartition`."""
+
+    topic_id: str
+    partition: int
+    leader_epoch: int
+    partition_epoch: int
+    new_isr: tuple[IsrMember, ...]
+
+
+class AlterPartitions(_Command, frozen=True, tag="alter_partitions"):
+    """A broker's leaders propose new ISRs, each on its own; from `ISR_BATCHES` on."""
+
+    node_id: int
+    broker_epoch: int
+    changes: tuple[IsrChange, ...]
+
+
 class CreateTopic(_Command, frozen=True, tag="create_topic"):
     """Creates a topic; None takes the cluster's default."""
 
@@ -251,6 +269,7 @@ Command = (
     | CancelDrain
     | AdvanceDrains
     | UnregisterBroker
+    | AlterPartitions
 )
 """Any command of the controller."""
 
@@ -307,6 +326,22 @@ class AlterPartitionResponse(_Response, frozen=True, tag="partition_altered"):
 
     topic_id: str
     state: PartitionState
+
+
+class IsrChangeResult(msgspec.Struct, frozen=True):
+    """What became of one change: either the partition as it is now, or why it was refused."""
+
+    topic_id: str
+    partition: int
+    state: PartitionState | None = None
+    error: dict[str, Any] | None = None
+    """A problem document."""
+
+
+class AlterPartitionsResponse(_Response, frozen=True, tag="partitions_altered"):
+    """A result for each change, in their order."""
+
+    results: tuple[IsrChangeResult, ...]
 
 
 class CreateTopicResponse(_Response, frozen=True, tag="topic_created"):
@@ -444,6 +479,7 @@ class ReportUnfitReplicasResponse(_Response, frozen=True, tag="unfit_replicas_re
 
 Response = (
     ClusterFormedResponse
+    | AlterPartitionsResponse
     | RegisterBrokerResponse
     | HeartbeatResponse
     | BrokerFencedResponse

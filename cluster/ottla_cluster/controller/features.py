@@ -48,12 +48,16 @@ BROKER_DRAINS: Final = Feature("broker_drains", 2, "Draining and unregistering b
 VOTER_CHANGES: Final = Feature(
     "voter_changes", 2, "The metadata log names the quorum's voters, so that they can change"
 )
+ISR_BATCHES: Final = Feature(
+    "isr_batches", 2, "One command for the ISRs of many partitions of a broker"
+)
 
 FEATURES: Final[tuple[Feature, ...]] = (
     UNCLEAN_ELECTIONS,
     REPLICATION_THROTTLE,
     BROKER_DRAINS,
     VOTER_CHANGES,
+    ISR_BATCHES,
 )
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 

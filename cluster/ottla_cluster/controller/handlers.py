@@ -17,6 +17,7 @@ from ottla_cluster.controller.commands import (
     AdvanceDrains,
     AllocateProducerIds,
     AlterPartition,
+    AlterPartitions,
     AlterReassignments,
     AlterReplicationThrottle,
     AlterTopicConfigs,
@@ -44,6 +45,7 @@ from ottla_cluster.controller.drain_handlers import (
 )
 from ottla_cluster.controller.feature_handlers import upgrade_feature_level
 from ottla_cluster.controller.image import MetadataImage
+from ottla_cluster.controller.isr_batch_handlers import alter_partitions
 from ottla_cluster.controller.partition_handlers import alter_partition, elect_preferred
 from ottla_cluster.controller.producer_id_handlers import allocate_producer_ids
 from ottla_cluster.controller.reassignment_handlers import (
@@ -99,6 +101,8 @@ def _decide(  # noqa: C901  one case for each command
             return heartbeat(image, command)
         case AlterPartition():
             return alter_partition(image, command)
+        case AlterPartitions():
+            return alter_partitions(image, command)
         case RegisterBroker():
             return register_broker(image, command)
         case FenceBroker():

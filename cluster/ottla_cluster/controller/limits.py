@@ -45,6 +45,9 @@ PRODUCER_ID_BLOCK_SIZE = 1_000
 MAX_PRODUCER_ID = 2**63 - 1
 """The largest number that a record batch's producer id can be."""
 
+MAX_ISR_CHANGES = 1_000
+"""ISRs that a broker's leaders propose in one command; it sends the rest in the next."""
+
 MAX_WAITING_REQUESTS = 1_000
 """Commands whose response waits for a commit, at one runtime."""
 
