@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ottla_protocol.models_brokers import DrainProgress
 
 POLL_INTERVAL_S = 0.5
+STANDSTILL_S = 30.0
+"""A drain that has told nothing new for this long may wait for something that does not come."""
 
 
 def drain(
@@ -69,7 +71,11 @@ def unregister(
     context: typer.Context,
     broker: Annotated[int, typer.Argument(metavar="ID", help="The broker's node id.")],
 ) -> None:
-    """Forget a broker that is drained and stopped."""
+    """Forget a broker that is drained and stopped.
+
+    A vote in the metadata quorum is not taken from it by this, but by `ottla cluster quorum
+    remove-voter`.
+    """
     _unregister(session_of(context), broker)
 
 
@@ -87,7 +93,7 @@ def _watch(
     session: "Session", connection: "HttpConnection", path: str, answer: "Answer"
 ) -> "Answer":
     """Tell the progress, whenever it is another, until nothing is left."""
-    told = ""
+    told, told_s = "", time.monotonic()
     while True:
         progress = _progress(answer)
         if progress.state != "draining":
@@ -95,7 +101,13 @@ def _watch(
         now = _told(progress)
         if now != told:
             session.output.note(now)
-            told = now
+            told, told_s = now, time.monotonic()
+        elif time.monotonic() - told_s >= STANDSTILL_S:
+            session.output.note(
+                f"nothing new for {STANDSTILL_S:g} s: `ottla cluster reassign` shows what is "
+                "copied, `ottla cluster health` what is not there to be copied"
+            )
+            told_s = time.monotonic()
         time.sleep(POLL_INTERVAL_S)
         answer = connection.request("GET", path)
 

@@ -1,6 +1,7 @@
 """`ottla cluster drain` and `ottla cluster unregister`."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,6 +33,28 @@ def test_a_drain_is_watched_until_nothing_is_left(cli, cluster):
     assert code == 0
     assert err == "broker 3: 5 of 8 partitions left, 3 moving\n"
     assert out == "broker 3 is drained: stop it, then `ottla cluster unregister 3`\n"
+
+
+def test_a_drain_that_stands_still_says_where_to_look(cli, cluster, monkeypatch):
+    now_s = 0.0
+
+    def sleep(_seconds):
+        nonlocal now_s
+        now_s += 10
+        if now_s == 70:
+            cluster.script("GET", URL, 200, progress("drained", 0))
+
+    clock = SimpleNamespace(monotonic=lambda: now_s, sleep=sleep)
+    monkeypatch.setattr(drain_commands, "time", clock)
+    cluster.script("POST", URL, 202, progress("draining", 1, 1))
+    cluster.script("GET", URL, 200, progress("draining", 1, 1))
+    code, _, err = cli("cluster", "drain", 3, to=cluster)
+    told, *others = err.splitlines()
+    assert (code, told) == (0, "broker 3: 1 of 8 partitions left, 1 moving")
+    assert len(others) == 2
+    for other in others:
+        assert other.startswith("nothing new for 30 s: ")
+        assert "`ottla cluster health`" in other
 
 
 def test_what_cannot_move_is_told(cli, cluster):
