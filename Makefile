@@ -28,7 +28,8 @@ help:
 	@echo 'make lint    ruff, mypy, pyright for the clients, and the import contracts'
 	@echo 'make bench   throughput and latency, one broker and three'
 	@echo 'make load    many clients over HTTP, with locust'
-	@echo 'make clean   remove caches and results; `.venv/bin/ottla dev reset` removes the data'
+	@echo 'make clean   remove caches and results; `.venv/bin/ottla dev reset` removes the data of make'
+	@echo '             start, `--data data/dedicated` that of make start-dedicated'
 
 start: .venv/server-installed
 	$(BIN)/honcho start || test $$? -eq 130  # Ctrl-C is how it ends
