@@ -102,6 +102,10 @@ class Checker:
             f"the leader {host.node_id} of term {term} lacks the committed {entry}",
         )
 
+    def forgot_votes(self, node_id):
+        """A directory is lost or put back: what it says now must not count, and may differ."""
+        self.votes = {key: value for key, value in self.votes.items() if key[0] != node_id}
+
     def on_send(self, message):
         """A message leaves."""
         if isinstance(message, VoteResponse) and message.granted:

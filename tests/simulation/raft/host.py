@@ -139,6 +139,7 @@ class Host:
     def lose_directory(self):
         """The disk is gone; another one is in its place."""
         assert self.node is None
+        self.world.checker.forgot_votes(self.node_id)
         former, self.disk = self.disk, Disk()
         if former.directory_id is not None:
             self.lost_count += 1
@@ -147,6 +148,7 @@ class Host:
     def roll_back(self, backup):
         """The disk is as it was when `backup` was made of it."""
         assert self.node is None
+        self.world.checker.forgot_votes(self.node_id)
         self.disk = backup
 
     def crash(self, *, write_survives=False):

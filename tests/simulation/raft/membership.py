@@ -7,7 +7,9 @@ older copy: the next one only when the quorum has taken the last one in again.
 
 from dataclasses import replace
 
-from ottla_cluster.raft import AppendRequest
+from msgspec.structs import replace as replace_field
+
+from ottla_cluster.raft import AppendRequest, ObserveRequest
 from tests.simulation.raft.checker import FINAL_PREFIX
 from tests.simulation.raft.host import Host
 from tests.simulation.raft.script import LONG_MS, Script
@@ -35,10 +37,16 @@ class MembershipWorld(World):
     def __init__(self, options, host_class=Host):
         voters = max(3, options.voter_count)
         # Longer than elsewhere: a directory takes its time to be taken in.
-        longer_ms = options.faulty_ms + 2_000
+        longer_ms = options.faulty_ms + 5_000
         options = replace(options, voter_count=voters, faulty_ms=longer_ms)
+        if options.seed % 2:
+            # Quiet enough for the quorum to be whole now and then: only then is a directory
+            # disturbed.
+            options = replace(options, loss=0.0, fault_interval_ms=1_000)
         super().__init__(options, host_class)
         self.rolled_back_count = 0
+        # The host whose directory was lost, or is put back, until it is taken in again.
+        self._disturbed = None
         for node_id in range(voters + 1, voters + 1 + SPARE_COUNT):
             config = replace(self.hosts[1].config, node_id=node_id, url="http://spare")
             self.hosts[node_id] = host_class(self, config, self.random.getrandbits(32))
@@ -55,6 +63,15 @@ class MembershipWorld(World):
             host.propose([FINAL_PREFIX + self._payload(host)])
         self.after(200, self._propose_final)
 
+    def _deliver(self, message):
+        super()._deliver(message)
+        receiver = self.hosts[message.receiver]
+        if not isinstance(message, ObserveRequest) or not receiver.is_up or receiver.is_paused:
+            return
+        # The answer to the announcement names the leader, which the announcer may not know.
+        if receiver.node.leader_id not in (None, message.sender, message.receiver):
+            self.send(replace_field(message, receiver=receiver.node.leader_id))
+
     # --- the operator ---------------------------------------------------------------------------
 
     def _administer(self):
@@ -64,6 +81,9 @@ class MembershipWorld(World):
         for host in self._leaders():
             node_id = self.random.choice(list(self.hosts))
             self.note(host.node_id, kind, node_id)
+            if kind in ("add", "remove") and self._disturbed is not None:
+                # One thing at a time; and who became a voter now would have heard of no start.
+                continue
             if kind == "add":
                 host.act(lambda node, now_ms, n=node_id: node.add_voter(n, "http://x", now_ms))
             elif kind == "remove" and len(host.node.configuration.voters) > 2:
@@ -80,15 +100,21 @@ class MembershipWorld(World):
             return
         host = self._any_host()
         if self._is_whole():
-            if self.random.random() < 0.5:
+            self._disturbed = None
+            # Two voters are no safer than one.
+            if len(self._leaders()[0].node.configuration.voters) < 3:
+                pass
+            elif self.random.random() < 0.3:
+                self._disturbed = host
                 self._lose(host)
-            elif host.is_up and not host.is_writing:
+            elif not host.is_writing and host.node.is_voter:
                 backup = host.disk.copy()
                 # Another start comes between the copy and its return.
                 self._crash(host, 50)
-                self.after(self.random.randint(60, 600), self._roll_back, host, backup)
+                self._disturbed = host
+                self.after(self.random.randint(60, 200), self._roll_back, host, backup)
                 return
-        self.after(self.random.randint(50, 400), self._disturb_directory)
+        self.after(self.random.randint(20, 200), self._disturb_directory)
 
     def _is_whole(self):
         """Whether every voter of the newest committed configuration is its node's directory."""
@@ -103,7 +129,7 @@ class MembershipWorld(World):
                 voter.directory_id == self.hosts[voter.node_id].disk.directory_id
                 for voter in configuration.voters
             )
-            and all(h.node.commit_index >= leaders[0].node.commit_index for h in up)
+            and all(h.node.configuration == configuration for h in up)
             and all(
                 h.disk.remembered.get(v.node_id, v).directory_id == v.directory_id
                 for h in up
@@ -120,16 +146,29 @@ class MembershipWorld(World):
             self.after(self.random.randint(1, 300), self._restart, host)
 
     def _roll_back(self, host, backup):
-        if self.is_healed or not self._is_whole():
-            self.after(50, self._disturb_directory)
-            return
-        if backup.directory_id == host.disk.directory_id and host.is_up:
+        """Put the directory back, once every voter has heard of the start that it knows not of."""
+        if self.is_healed or backup.directory_id != host.disk.directory_id:
+            self._disturb_directory()
+        elif not self._is_whole() or not self._is_known_to_all(host):
+            # As a candidate it talks to all.
+            for leader in self._leaders():
+                if not leader.node.is_handing_over:
+                    leader.act(lambda node, now_ms: node.transfer_leadership(host.node_id, now_ms))
+            self.after(60, self._roll_back, host, backup)
+        else:
             host.crash()
             self.note("rolled back", host.node_id)
             host.roll_back(backup)
             self.rolled_back_count += 1
             self.after(self.random.randint(1, 300), self._restart, host)
-        self.after(self.random.randint(50, 400), self._disturb_directory)
+            self.after(self.random.randint(50, 400), self._disturb_directory)
+
+    def _is_known_to_all(self, host):
+        """Whether all other voters have on disk that they heard of this start."""
+        (leader,) = self._leaders()
+        others = set(leader.node.configuration.voter_ids) - {host.node_id}
+        known = [self.hosts[other].disk.remembered.get(host.node_id) for other in others]
+        return all(each and each.start_count == host.disk.start_count for each in known)
 
 
 class MembershipScript(Script):

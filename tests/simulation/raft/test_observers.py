@@ -30,7 +30,6 @@ CAUGHT_BY_SCHEDULE = {
 
 CAUGHT_BY_SEEDS = (
     "commits with observers",
-    "reads with observers",
     "announces once",
     "trusts observers",
     "campaigns as an observer",
