@@ -13,6 +13,7 @@ import msgspec
 import urllib3
 
 from ottla_protocol.models import BatchToAppend, PartitionToFetch
+from tests.cluster.awaiting import eventually
 from tests.cluster.binary_producer import batch_of
 from tests.cluster.http_client import HttpClient, fetched, produced
 
@@ -136,7 +137,14 @@ def check_woken(client, topic, woken, *, acknowledged_before):
         acknowledged_before: the leader's end before any of the requests was sent. Whoever tells
             `latest` afterwards must cover it (reliability L9), or it told as a leader of the past.
     """
-    final = client.values(topic)
+
+    def committed():
+        # It may lead again by the end, and acks=1 tells nothing of when its records are shown.
+        final = client.values(topic)
+        assert final.keys() >= woken.appended.keys(), (len(final), woken.appended)
+        return final
+
+    final = eventually(committed)
     for offset, value in woken.appended.items():
         assert final.get(offset) == value, (offset, value, final.get(offset))
     stale = [offset for offset in woken.latest if offset < acknowledged_before]
