@@ -59,7 +59,7 @@ class ClusterClient:
 
     def leader(self, topic, partition=0, *, via=None):
         """The leader's node id; waits until there is one."""
-        return eventually(lambda: self.partition(topic, partition, via=via)["leader"])
+        return eventually(lambda: self.partition(topic, partition, via=via)["leader"] or False)
 
     def create_topic_led_by(self, node_id):
         """Create a topic of one partition that this broker leads; returns its name."""
@@ -83,7 +83,8 @@ class ClusterClient:
                 self.http.get(self.url(node_id) + routes.CLUSTER).document["controller"]
                 for node_id in self.live_node_ids
             }
-            return named.pop() if len(named) == 1 else None
+            # None would end the wait: brokers that know of no controller do not agree on one.
+            return len(named) == 1 and (named.pop() or False)
 
         return eventually(agreed)
 
