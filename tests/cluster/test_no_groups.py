@@ -24,7 +24,8 @@ def topics(client):
     return {topic["name"] for topic in listed}
 
 
-def test_what_asks_for_a_group_that_cannot_be_there_creates_no_topic(client):
+def test_what_asks_for_a_group_that_cannot_be_there_creates_no_topic(start_cluster):
+    client = start_cluster()
     client.create_topic("orders", partitions=1)
     client.wait_led("orders", partitions=1)
     http, url = client.http, client.any_url()
@@ -50,9 +51,11 @@ def test_what_asks_for_a_group_that_cannot_be_there_creates_no_topic(client):
 
 
 def test_groups_are_counted(client):
-    member = GroupMember(client, "counted", ["orders"])
+    client.create_topic("counted", partitions=1)
+    client.wait_led("counted", partitions=1)
+    member = GroupMember(client, "counted", ["counted"])
     member.heartbeat()
-    member.commit("orders", 0, 1).expect(200)
+    member.commit("counted", 0, 1).expect(200)
     member.leave()
 
     def total(name):

@@ -30,6 +30,7 @@ from tests.unit.storage.log_harness import LogHarness, read_all
 
 DELETE_RETENTION_MS = 100
 PRODUCER = 4
+COPY_ATTEMPTS = 100
 CONFIG = {
     "compaction": CompactionConfig(min_dirty_ratio=0.0, delete_retention_ms=DELETE_RETENTION_MS),
     "segment_bytes": 400,
@@ -147,7 +148,7 @@ class Program:
         for _ in range(self.copies % 7):
             await asyncio.sleep(0.001)
         async with self.log._files.lock.shared():
-            shutil.copytree(self.log.directory, copy)
+            copy_amid_work(self.log.directory, copy)
         await running
         await self.log.close()
         self.log = await self.harness.open(copy, **CONFIG)
@@ -177,6 +178,18 @@ class Program:
         assert follower.next_offset == self.log.next_offset
         assert follower.leader_epochs == self.log.leader_epochs
         assert last_batch_of_producer(self.log) == last_batch_of_producer(follower)
+
+
+def copy_amid_work(directory, copy):
+    """Copy files while a thread makes new ones: again where one went between list and copy."""
+    for _ in range(COPY_ATTEMPTS):
+        try:
+            shutil.copytree(directory, copy)
+        except shutil.Error:
+            shutil.rmtree(copy)
+        else:
+            return
+    raise AssertionError(f"files came and went during {COPY_ATTEMPTS} copies")
 
 
 def last_batch_of_producer(log):
