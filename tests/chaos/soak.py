@@ -2,8 +2,8 @@
 
 One side runs the whole matrix of faults again and again, on three and on five brokers, each round
 on a new cluster and with a seed of its own. The other side gives the other tests of `tests/chaos`
-their share of the time, and then simulates from ever new seeds. The first that fails ends both; the
-end is the sum of all rounds.
+their share of the time, and then simulates from ever new seeds, at a lower priority: that must not
+starve brokers whose time counts. The first that fails ends both; the end is the sum of all rounds.
 """
 
 import asyncio
@@ -24,34 +24,38 @@ SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "3600"))
 CLUSTERS = ((3, 3), (5, 3), (3, 3), (5, 5))
 """(brokers, replication factor) of one round after the other."""
 LONGEST_FAULTS_S = (8.0, 20.0, 60.0)
-ROUND_S_MIN = 60.0
-"""With less time left no round begins."""
+ROUND_S_MIN = 30.0
+"""No round begins whose faults would have less time."""
+ROUND_EDGES_S = 60.0
+"""What a round takes before its first fault and after its last one: starts, and final reads."""
 SHARE_OF_A_TEST = 1 / 30
 """How much of the time each of the other tests is told to take; some take twice as much."""
 SIMULATION_SEEDS = 5_000
 GROUP_SEEDS = 60
 STOP_TIMEOUT_S = 60.0
+LOWER_PRIORITY = ("nice", "-n", "10")
 
 
 class SoakError(Exception):
     """Something failed; it has told what."""
 
 
-async def run(*arguments, **environment):
+async def run(*arguments, prefix=(), **environment):
     """Run a module of Python to its end.
 
     Raises:
         SoakError: it exited with anything but 0.
     """
+    command = (*prefix, sys.executable, "-m", *arguments)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *arguments, cwd=ROOT, env={**os.environ, **environment}
+        *command, cwd=ROOT, env={**os.environ, **environment}
     )
     try:
         exit_code = await process.wait()
     except asyncio.CancelledError:
-        # It takes down what it has mounted and started.
+        # Unlike SIGTERM this has pytest, too, take down what it has mounted and started.
         with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
         raise
@@ -60,10 +64,18 @@ async def run(*arguments, **environment):
 
 
 async def break_clusters(ends_s, numbers, report):
-    """Round after round of the whole matrix."""
+    """Round after round of the whole matrix.
+
+    Raises:
+        SoakError: a round failed, or there was no time for one.
+    """
     for number in itertools.count():
-        left_s = ends_s - time.monotonic()
-        if left_s < ROUND_S_MIN:
+        left_s = ends_s - time.monotonic() - ROUND_EDGES_S
+        longest_s = LONGEST_FAULTS_S[number % len(LONGEST_FAULTS_S)]
+        longest_s = min(longest_s, left_s - ROUND_S_MIN)
+        if longest_s < LONGEST_FAULTS_S[0]:
+            if number == 0:
+                raise SoakError(f"{SECONDS:.0f} s are too few for one round of faults")
             return
         brokers, replication_factor = CLUSTERS[number % len(CLUSTERS)]
         options = {
@@ -71,8 +83,8 @@ async def break_clusters(ends_s, numbers, report):
             "replication-factor": replication_factor,
             "seed": numbers.getrandbits(32),
             "seconds": 0,
-            "at-most-s": left_s,
-            "longest-s": LONGEST_FAULTS_S[number % len(LONGEST_FAULTS_S)],
+            "at-most-s": left_s - longest_s,
+            "longest-s": longest_s,
             "report": report,
         }
         told = [f"--{name}={value}" for name, value in options.items()]
@@ -82,16 +94,21 @@ async def break_clusters(ends_s, numbers, report):
 async def test_and_simulate(ends_s, numbers):
     """The other chaos tests, then simulations until the time is up."""
     each_s = SECONDS * SHARE_OF_A_TEST
-    await run("pytest", "-q", "-s", "tests/chaos", OTTLA_SOAK_SECONDS=f"{each_s:.0f}")
-    with suppress(TimeoutError):
+    part = "the other chaos tests"
+    try:
         async with asyncio.timeout(ends_s - time.monotonic()):
+            await run("pytest", "-q", "-s", "tests/chaos", OTTLA_SOAK_SECONDS=f"{each_s:.0f}")
+            part = "simulations"
             while True:
                 await run(
                     *("pytest", "-q", "--timeout", "3600", "tests/simulation"),
+                    prefix=LOWER_PRIORITY,
                     OTTLA_SIMULATION_SEEDS=str(SIMULATION_SEEDS),
                     OTTLA_GROUP_SEEDS=str(GROUP_SEEDS),
                     OTTLA_SIMULATION_FIRST_SEED=str(numbers.randrange(1 << 30)),
                 )
+    except TimeoutError:
+        print(f"the time is up amid {part}", flush=True)
 
 
 def told_sums(report):
@@ -140,4 +157,6 @@ async def main():
 
 
 if __name__ == "__main__":
+    # A shell that starts this in the background has it ignored, for processes of it as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(asyncio.run(main()))
