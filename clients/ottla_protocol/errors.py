@@ -169,6 +169,14 @@ class MessageTooLargeError(InvalidRequestError):
     title = "Message too large"
 
 
+class NotAcceptableError(InvalidRequestError):
+    """The Accept takes none of the media types that the call answers; `offered` lists them."""
+
+    code = "NOT_ACCEPTABLE"
+    status = 406
+    title = "Not acceptable"
+
+
 class UnsupportedMediaTypeError(InvalidRequestError):
     """The Content-Type or Content-Encoding is none that this call takes."""
 
