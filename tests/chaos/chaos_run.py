@@ -34,6 +34,9 @@ RECOVERY_TIMEOUT_S = 30.0
 WHOLE_TIMEOUT_S = 120.0
 CLIENTS_TIMEOUT_S = 120.0
 AGREE_TIMEOUT_S = 60.0
+SNAPSHOT_FAULTS = 10
+"""After so many faults the metadata have changed often enough for snapshots of them."""
+SNAPSHOTS_MADE = "metadata snapshots made"
 QUIET_SHARE = 0.2
 QUIET_S = 3.0
 
@@ -135,6 +138,9 @@ def run_plan(plan, directory, tell=print, launch=None):
         outcome.verdict = check(evidence, faults=outcome.fired, wanted=wanted, ok_min=plan.ok_min)
         if not wanted:
             outcome.problems.append("no fault had its turn")
+        outcome.verdict.counts |= world.count_snapshots()
+        if len(wanted) >= SNAPSHOT_FAULTS and not outcome.verdict.counts[SNAPSHOTS_MADE]:
+            outcome.problems.append("no voter made a snapshot of the metadata")
         if not outcome.is_clean:
             _keep_disks(world)
     (directory / "outcome.txt").write_text(f"{outcome}\n")

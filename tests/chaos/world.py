@@ -35,6 +35,8 @@ SETTINGS = {
     "OTTLA_INSECURE_LISTEN": "true",
     "OTTLA_DISK_RESERVE_BYTES": str(16 * MEBIBYTE),
     "OTTLA_REPLICA_LAG_TIME_MAX_MS": "5000",
+    # So few that voters restart from snapshots, and one that was away is sent the leader's.
+    "OTTLA_METADATA_SNAPSHOT_ENTRIES": "20",
 }
 
 CLIENTS = {"produce": 2, "read": 1, "group": 2}
@@ -259,6 +261,16 @@ class World:
 
     def _log_of(self, name):
         return (self.directory / f"{name}.log").read_text()[-1500:]
+
+    def count_snapshots(self):
+        """How many snapshots of the metadata were made, and how many came from a leader."""
+        logs = [broker.log_path.read_bytes() for broker in self.cluster.brokers]
+        return {
+            f"metadata snapshots {what}": sum(
+                log.count(f"metadata_snapshot_{what}".encode()) for log in logs
+            )
+            for what in ("made", "installed")
+        }
 
     # --- whether it works -------------------------------------------------------------------------
 
