@@ -1,9 +1,10 @@
 """The request and response of `POST /v1/groups/{group}/poll`; the rules are those of `models`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from ottla_protocol.json_records import RenderedRecord
 from ottla_protocol.models import MAX_WAIT_MS, Request, Response
 from ottla_protocol.models_groups import Count
 
@@ -45,5 +46,5 @@ class GroupPollResponse(Response, frozen=True):
 
     member_id: str
     generation: int
-    records: list[dict[str, Any]]
+    records: list[RenderedRecord]
     ack: str | None

@@ -1,0 +1,11 @@
+"""Every operation of the HTTP API, by resource; `operations` tells what an entry says."""
+
+from ottla_broker.http.operation_tables.administration import OPERATIONS as ADMINISTRATION
+from ottla_broker.http.operation_tables.cluster import OPERATIONS as CLUSTER
+from ottla_broker.http.operation_tables.groups import OPERATIONS as GROUPS
+from ottla_broker.http.operation_tables.process import OPERATIONS as PROCESS
+from ottla_broker.http.operation_tables.records import OPERATIONS as RECORDS
+from ottla_broker.http.operation_tables.topics import OPERATIONS as TOPICS
+
+OPERATIONS = (*TOPICS, *RECORDS, *GROUPS, *CLUSTER, *ADMINISTRATION, *PROCESS)
+"""In the order of the document."""

@@ -1,0 +1,87 @@
+"""Every route is described, everything described is a route, and the document is sound."""
+
+import json
+import re
+
+import pytest
+
+from ottla_broker.http.admission import admit_to_broker
+from ottla_broker.http.application import build_application
+from ottla_broker.http.openapi import openapi_document
+from ottla_broker.http.operation_tables import OPERATIONS
+from ottla_broker.http.operations import documented_path
+from ottla_broker.http.post_routes import POST_ROUTES
+from ottla_protocol import routes
+
+DESCRIBED = {(each.method, documented_path(each.path)) for each in OPERATIONS}
+PUBLIC_POSTS = [each for each in POST_ROUTES if not each.path.startswith(routes.INTERNAL_PREFIX)]
+
+each_operation = pytest.mark.parametrize(
+    "operation", OPERATIONS, ids=lambda operation: operation.operation_id
+)
+
+
+@pytest.fixture(scope="module")
+def document():
+    return openapi_document(OPERATIONS, version="0")
+
+
+def test_every_route_of_the_application_is_described_and_the_other_way_round():
+    application = build_application(None)
+    served = {
+        (route.method, documented_path(route.resource.canonical))
+        for route in application.router.routes()
+        # HEAD comes with every GET.
+        if route.method != "HEAD"
+    }
+    public = {route for route in served if not route[1].startswith(routes.INTERNAL_PREFIX)}
+    assert public == DESCRIBED
+    assert {route[1] for route in served - public} == {
+        route.path for route in POST_ROUTES if route not in PUBLIC_POSTS
+    }
+
+
+def test_what_the_short_way_serves_is_described_and_the_other_way_round():
+    described = {each.path: each for each in OPERATIONS if each.handler is None}
+    assert set(described) == {route.path for route in PUBLIC_POSTS}
+    assert {each.method for each in described.values()} == {"POST"}
+    for route in PUBLIC_POSTS:
+        assert described[route.path].broker_only == (route.admit is admit_to_broker), route.path
+
+
+def test_names_are_unique(document):
+    names = [each.operation_id for each in OPERATIONS]
+    assert len(set(names)) == len(names)
+    assert len(DESCRIBED) == len(OPERATIONS)
+
+
+@each_operation
+def test_the_parameters_of_a_path_are_those_that_are_described(operation):
+    in_path = re.findall(r"{(\w+)}", documented_path(operation.path))
+    described = [each.name for each in operation.parameters if each.place == "path"]
+    assert described == in_path
+    names = [(each.place, each.name) for each in operation.parameters]
+    assert len(set(names)) == len(names)
+
+
+def test_references_lead_somewhere(document):
+    text = json.dumps(document)
+    for name in re.findall(r'"\$ref": "#/components/schemas/([^"]+)"', text):
+        assert name in document["components"]["schemas"], name
+    assert "$ref" in text
+    assert '"_' not in text
+
+
+@each_operation
+def test_every_problem_is_told_with_its_status_and_code(document, operation):
+    path = document["paths"][documented_path(operation.path)]
+    responses = path[operation.method.lower()]["responses"]
+    for error in operation.all_problems():
+        content = responses[str(error.status)]["content"][routes.PROBLEM_JSON]
+        assert error.code in content["schema"]["allOf"][1]["properties"]["code"]["enum"]
+
+
+def test_a_pattern_of_a_path_is_not_published():
+    assert documented_path(routes.METADATA_TREE_PATH) == "/v1/metadata/tree/{path}"
+    assert documented_path("/a/{b}/c/{d}") == "/a/{b}/c/{d}"
+    assert documented_path(routes.TOPICS) == routes.TOPICS
