@@ -323,9 +323,9 @@ def test_what_cannot_be_delivered_fails_with_the_cause(start_cluster):
     producer = Producer(
         urls(client),
         request_timeout_ms=1_000,
-        delivery_timeout_ms=3_000,
+        delivery_timeout_ms=6_000,
         buffer_memory=40_000,
-        max_block_ms=300,
+        max_block_ms=2_000,
     )
     with producer:
         producer.send("flights", b"first").get(timeout=10)
@@ -334,7 +334,7 @@ def test_what_cannot_be_delivered_fails_with_the_cause(start_cluster):
         with pytest.raises(BufferExhaustedError):
             producer.send_many("flights", [b"x" * 1_000] * 1_000)
         with pytest.raises(DeliveryTimeoutError) as caught:
-            future.get(timeout=15)
+            future.get(timeout=30)
         assert "refused" in str(caught.value)
         assert caught.value.__cause__ is not None
 
