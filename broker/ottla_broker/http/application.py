@@ -12,6 +12,7 @@ from ottla_broker.http.operations import Operation
 from ottla_broker.http.post import Post, PostRoute
 from ottla_broker.http.post_routes import POST_ROUTES
 from ottla_broker.http.problems import Handler, problems, web_response
+from ottla_broker.http.rest_v2.errors import is_proxy_path
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome
 
@@ -30,6 +31,9 @@ def build_application(context: BrokerContext) -> web.Application:
             application.router.add_get(operation.path, handler)  # And HEAD.
         else:
             application.router.add_route(operation.method, operation.path, handler)
+        if is_proxy_path(operation.path) and not operation.path.endswith("/"):
+            # Some clients of REST proxies send one more slash.
+            application.router.add_route(operation.method, f"{operation.path}/", handler)
     for route in POST_ROUTES:
         if route.path.startswith(routes.INTERNAL_PREFIX):
             application.router.add_post(route.path, _served(route))

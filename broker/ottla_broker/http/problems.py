@@ -12,6 +12,7 @@ from aiohttp import web
 from ottla_broker.http.answering import count, defect
 from ottla_broker.http.context import context_of
 from ottla_broker.http.post import Answer, problem_answer
+from ottla_broker.http.rest_v2.errors import is_proxy_path, plain_error_response
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     InvalidRequestError,
@@ -37,8 +38,10 @@ def web_response(answer: Answer) -> web.Response:
     return web.Response(status=answer.status, body=bytes(body), headers=headers)
 
 
-def problem_response(error: OttlaError) -> web.Response:
-    """The error as aiohttp's response; see `problem_answer`."""
+def problem_response(request: web.Request, error: OttlaError) -> web.Response:
+    """The error as aiohttp's response; see `problem_answer`, and `rest_v2` for its own paths."""
+    if is_proxy_path(request.path):
+        return plain_error_response(error)
     return web_response(problem_answer(error))
 
 
@@ -63,23 +66,24 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         response = await handler(request)
     except OttlaError as error:
-        response = problem_response(error)
+        response = problem_response(request, error)
     except web.HTTPMethodNotAllowed as error:
         response = problem_response(
+            request,
             MethodNotAllowedError(
                 f"{request.method} is none of: {', '.join(sorted(error.allowed_methods))}"
-            )
+            ),
         )
         response.headers["Allow"] = error.headers["Allow"]
     except web.HTTPNotFound:
-        response = problem_response(NotFoundError(f"there is no {request.path}"))
+        response = problem_response(request, NotFoundError(f"there is no {request.path}"))
     except web.HTTPRequestEntityTooLarge as error:
-        response = problem_response(MessageTooLargeError(error.text or "body too large"))
+        response = problem_response(request, MessageTooLargeError(error.text or "body too large"))
     except web.HTTPException as error:
-        response = problem_response(InvalidRequestError(error.text or error.reason))
+        response = problem_response(request, InvalidRequestError(error.text or error.reason))
     except Exception:
         log.exception("request_failed", method=request.method, path=request.path)
-        response = problem_response(defect(request.method))
+        response = problem_response(request, defect(request.method))
     _count(request, response.status)
     if not response.prepared and _is_sent_away(request):
         response.force_close()

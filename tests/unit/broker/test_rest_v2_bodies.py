@@ -1,0 +1,177 @@
+"""Media types and bodies of the REST Proxy API v2, as pure functions."""
+
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ottla_broker.http.rest_v2.errors import (
+    FormatMismatchError,
+    KeySchemaMissingError,
+    PayloadError,
+    SchemaRegistryError,
+    ValueSchemaMissingError,
+    error_code_of,
+)
+from ottla_broker.http.rest_v2.media_types import answer_type, embedded_format, records_type
+from ottla_broker.http.rest_v2.produce_bodies import (
+    failed_record,
+    in_request_order,
+    parse_body,
+    produced,
+)
+from ottla_protocol.errors import (
+    MalformedBodyError,
+    MessageTooLargeError,
+    NotAcceptableError,
+    NotEnoughReplicasError,
+    OverloadedError,
+    UnsupportedMediaTypeError,
+)
+from ottla_protocol.models import ProduceResponse, ProduceResult, RecordPosition
+from ottla_protocol.models_rest_v2 import ProducedRecord
+
+V2 = "application/vnd.kafka.v2+json"
+BINARY = "application/vnd.kafka.binary.v2+json"
+JSON = "application/vnd.kafka.json.v2+json"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "expected"),
+    [
+        (BINARY, "binary"),
+        (f"{JSON}; charset=utf-8", "json"),
+        (V2, "binary"),
+        ("Application/JSON", "binary"),
+        ("", "binary"),
+        ("application/vnd.kafka.avro.v2+json", "avro"),
+        ("application/vnd.kafka.jsonschema.v2+json", "jsonschema"),
+        ("application/vnd.kafka.protobuf.v2+json", "protobuf"),
+    ],
+)
+def test_the_content_type_names_the_embedded_format(content_type, expected):
+    assert embedded_format(content_type) == expected
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/vnd.kafka.json.v1+json"])
+def test_other_content_types_are_refused(content_type):
+    with pytest.raises(UnsupportedMediaTypeError, match="is none of"):
+        embedded_format(content_type)
+
+
+@pytest.mark.parametrize(
+    ("accept", "instance_format", "expected"),
+    [
+        (None, "json", JSON),
+        ("*/*", "binary", BINARY),
+        (V2, "binary", V2),
+        (BINARY, "binary", BINARY),
+        (f"{JSON};q=0.5, {BINARY}", "json", JSON),
+        ("application/json", "json", "application/json"),
+    ],
+)
+def test_records_are_told_in_the_instances_format(accept, instance_format, expected):
+    assert records_type(accept, instance_format) == expected
+
+
+@pytest.mark.parametrize(
+    ("accept", "instance_format"), [(V2, "json"), (BINARY, "json"), (JSON, "binary")]
+)
+def test_a_reader_of_another_format_is_refused(accept, instance_format):
+    with pytest.raises(FormatMismatchError, match=f"has the format {instance_format}"):
+        records_type(accept, instance_format)
+
+
+def test_an_answer_is_the_apis_type_unless_the_client_takes_json_only():
+    assert answer_type(None) == V2
+    assert answer_type("application/json") == "application/json"
+    with pytest.raises(NotAcceptableError):
+        answer_type("text/html")
+
+
+@given(
+    st.lists(
+        st.tuples(st.none() | st.binary(), st.none() | st.binary(), st.none() | st.integers(0, 9)),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_binary_records_come_through_as_they_are(records):
+    def text(data):
+        return None if data is None else base64.b64encode(data).decode()
+
+    body = {
+        "records": [
+            {"key": text(key), "value": text(value), "partition": partition}
+            for key, value, partition in records
+        ]
+    }
+    parsed = parse_body(json.dumps(body).encode(), "binary")
+    assert [(each.key, each.value, each.partition) for each in parsed] == records
+
+
+def test_json_keeps_its_text_and_null_is_no_value():
+    first = b'{"key":{"a" : 1.10},"value":[1e400, "\xc3\xa9"]}'
+    body = b'{"records":[%b,{"value":null},{"key":"k"}]}' % first
+    parsed = parse_body(body, "json")
+    assert [(each.key, each.value) for each in parsed] == [
+        (b'{"a":1.10}', '[1e400,"é"]'.encode()),
+        (None, None),
+        (b'"k"', None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "embedded", "expected"),
+    [
+        (b"{", "binary", MalformedBodyError),
+        (b'{"records":[{"value":"="}]}', "binary", MalformedBodyError),
+        (b'{"records":[{"value":"\xff"}]}', "json", MalformedBodyError),
+        (b'{"records":[]}', "binary", PayloadError),
+        (b"{}", "json", PayloadError),
+        (b'{"records":[{"value":1}]}', "binary", PayloadError),
+        (b'{"records":[{"value":1,"color":2}]}', "json", PayloadError),
+        (b'{"records":[{"value":"","partition":-1}]}', "binary", PayloadError),
+        (b'{"records":[{"value":1}]}', "avro", ValueSchemaMissingError),
+        (b'{"value_schema_id":1,"records":[{"key":1,"value":1}]}', "avro", KeySchemaMissingError),
+        (b'{"value_schema":"{}","records":[{"value":1}]}', "protobuf", SchemaRegistryError),
+        (b'{"records":[{"value":' + b"[" * 100_000, "json", (PayloadError, MalformedBodyError)),
+    ],
+)
+def test_bodies_that_are_refused(body, embedded, expected):
+    with pytest.raises(expected):
+        parse_body(body, embedded)
+
+
+def test_entries_stand_in_the_order_of_the_request_with_their_errors():
+    few = NotEnoughReplicasError("one in sync, two are needed")
+    response = ProduceResponse(
+        "t",
+        [
+            ProduceResult(0, 7, 2, 1, False),
+            ProduceResult(1, -1, 1, -1, False, few.problem()),
+        ],
+        [RecordPosition(0, 7), RecordPosition(1, -1), RecordPosition(0, 8)],
+    )
+    refused = {1: ProducedRecord(error_code=50002, error="no such partition")}
+    entries = in_request_order(4, refused, produced(response)).offsets
+    assert [(each.partition, each.offset, each.error_code) for each in entries] == [
+        (0, 7, None),
+        (None, None, 50002),
+        (None, None, 50003),
+        (0, 8, None),
+    ]
+    assert entries[2].error == few.detail
+
+
+def test_an_error_that_will_not_go_away_is_another_than_one_that_may():
+    assert failed_record(MessageTooLargeError("too large")).error_code == 50002
+    assert failed_record(OverloadedError("busy")).error_code == 50003
+
+
+def test_codes_begin_with_their_status():
+    for error in (MalformedBodyError("x"), MessageTooLargeError("x"), PayloadError("x")):
+        status, code = error_code_of(error)
+        assert str(code).startswith(str(status))
