@@ -188,6 +188,7 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
             peers=drivers.peers,
             purgatory=drivers.purgatory,
         ),
+        site=settings.site_policy,
         inflight=InflightBytes(settings.max_inflight_produce_bytes),
         purgatory=drivers.purgatory,
         readiness=drivers.readiness,

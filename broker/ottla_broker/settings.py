@@ -9,7 +9,7 @@ import difflib
 import ipaddress
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ottla_broker.site_policy import SitePolicy, parse_allowed_host, parse_origin
 from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL, OLDEST_FEATURE_LEVEL
 from ottla_cluster.controller.limits import MAX_PARTITIONS_PER_TOPIC
 from ottla_cluster.controller.topic_configs import (
@@ -94,6 +95,14 @@ class Settings(BaseSettings):
     cluster_secret: SecretStr | None = Field(None, description="authenticates internal calls")
     insecure_listen: bool = Field(
         default=False, description="listen beyond loopback without TLS and authentication"
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="names, .domains or * that requests may be for, besides addresses, names "
+        "without a dot, domains that nobody can own, and the cluster's own URLs",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins whose web pages may call this broker, or *; none when empty"
     )
     rack: str = Field("", max_length=64, description="where replicas should not meet")
     session_timeout_ms: int = Field(3000, ge=500, le=60_000, description="broker heartbeats")
@@ -261,6 +270,16 @@ class Settings(BaseSettings):
             raise ValueError(f"must be broker, controller or broker,controller, not '{value}'")
         return roles
 
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _parse_allowed_hosts(cls, value: object) -> object:
+        return _parse_list(value, parse_allowed_host)
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _parse_cors_origins(cls, value: object) -> object:
+        return _parse_list(value, parse_origin)
+
     @field_validator("listen")
     @classmethod
     def _check_listen(cls, value: str) -> str:
@@ -356,6 +375,15 @@ class Settings(BaseSettings):
         return self.advertised_url or f"http://{self.listen}"
 
     @property
+    def site_policy(self) -> SitePolicy:
+        """Under which names it answers, and which web pages may call it."""
+        return SitePolicy.of(
+            allowed_hosts=self.allowed_hosts,
+            own_urls=(self.url, f"http://{self.listen}", *self.voter_urls.values()),
+            cors_origins=self.cors_origins,
+        )
+
+    @property
     def data_directory(self) -> Path:
         """The data directory, with its default filled in."""
         return self.data_dir or Path("data") / f"broker-{self.node_id}"
@@ -382,6 +410,13 @@ class Settings(BaseSettings):
             for node_id, address in self.voters
             if not (self.join_quorum and node_id == self.node_id)
         }
+
+
+def _parse_list(value: object, parse: Callable[[str], str]) -> object:
+    """The entries of a comma-separated list; raises what `parse` raises."""
+    if not isinstance(value, str):
+        return value
+    return tuple(parse(piece) for piece in value.split(",") if piece.strip())
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -161,6 +161,38 @@ class IdempotencyKeyReusedError(InvalidRequestError):
     title = "Idempotency key reused"
 
 
+class MalformedRequestError(InvalidRequestError):
+    """What came is no HTTP request that a broker understands, or is one that it must refuse."""
+
+    code = "MALFORMED_REQUEST"
+    status = 400
+    title = "Malformed request"
+
+
+class RequestHeadTooLargeError(InvalidRequestError):
+    """The request line or the header fields are over their limit (RFC 6585 section 5)."""
+
+    code = "REQUEST_HEAD_TOO_LARGE"
+    status = 431
+    title = "Request head too large"
+
+
+class HostNotAllowedError(InvalidRequestError):
+    """The Host is no name of this broker: a page may have had a foreign name lead here."""
+
+    code = "HOST_NOT_ALLOWED"
+    status = 403
+    title = "Host not allowed"
+
+
+class OriginNotAllowedError(InvalidRequestError):
+    """A web page of another origin asks, and this broker was not told to trust it."""
+
+    code = "ORIGIN_NOT_ALLOWED"
+    status = 403
+    title = "Origin not allowed"
+
+
 class MessageTooLargeError(InvalidRequestError):
     """A body, batch or record is over its limit."""
 
@@ -621,6 +653,14 @@ class OverloadedError(UnavailableError):
 
     code = "THROTTLING_QUOTA_EXCEEDED"
     title = "Overloaded"
+
+
+class RequestNotReceivedError(UnavailableError):
+    """The client was too slow in sending its request (RFC 9110 section 15.5.9)."""
+
+    code = "REQUEST_NOT_RECEIVED"
+    status = 408
+    title = "Request not received"
 
 
 class RequestTimedOutError(UnavailableError):

@@ -40,11 +40,30 @@ def admit_member(context: BrokerContext, headers: Mapping[str, str]) -> None:
             f"node {settings.node_id} belongs to cluster '{settings.cluster_id}', "
             f"and the caller to '{theirs or 'none'}'"
         )
-    if settings.cluster_secret is not None and not hmac.compare_digest(
-        headers.get(_CLUSTER_SECRET, "").encode(errors="surrogateescape"),
-        settings.cluster_secret.get_secret_value().encode(),
-    ):
+    if settings.cluster_secret is not None and not has_cluster_secret(context, headers):
         raise ClusterAuthorizationFailedError("the cluster secret is missing or wrong")
+
+
+def has_cluster_secret(context: BrokerContext, headers: Mapping[str, str]) -> bool:
+    """Whether the caller knows the cluster's secret; nobody does where none is set."""
+    secret = context.settings.cluster_secret
+    return secret is not None and hmac.compare_digest(
+        headers.get(_CLUSTER_SECRET, "").encode(errors="surrogateescape"),
+        secret.get_secret_value().encode(),
+    )
+
+
+def is_member(context: BrokerContext, headers: Mapping[str, str]) -> bool:
+    """Whether another node of this cluster asks.
+
+    What forwarders say about a request (`Ottla-Forwarded-By`, `Ottla-Purpose`) counts only then.
+    Where the cluster has no secret, its name must do: such a cluster trusts whoever reaches it.
+    """
+    try:
+        admit_member(context, headers)
+    except (InconsistentClusterIdError, ClusterAuthorizationFailedError):
+        return False
+    return True
 
 
 def admit_to_broker(context: BrokerContext, headers: Mapping[str, str]) -> None:

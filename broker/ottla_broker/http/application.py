@@ -13,6 +13,7 @@ from ottla_broker.http.post import Post, PostRoute
 from ottla_broker.http.post_routes import POST_ROUTES
 from ottla_broker.http.problems import Handler, problems, web_response
 from ottla_broker.http.rest_v2.errors import is_proxy_path
+from ottla_broker.http.site_guard import site_guard, tell_origins
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome
 
@@ -20,10 +21,11 @@ from ottla_protocol.errors import OttlaError, Outcome
 def build_application(context: BrokerContext) -> web.Application:
     """The aiohttp application of one broker."""
     application = web.Application(
-        middlewares=[problems],
+        middlewares=[problems, site_guard],
         client_max_size=0,  # Bodies are bounded per route in `bodies`.
     )
     application[CONTEXT] = context
+    application.on_response_prepare.append(tell_origins)
     posts = {route.path: route for route in POST_ROUTES}
     for operation in OPERATIONS:
         handler = _handler(operation, posts)

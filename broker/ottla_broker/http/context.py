@@ -32,6 +32,7 @@ from ottla_broker.services.replication import ReplicationService
 from ottla_broker.services.segment_inspection import SegmentInspectionService
 from ottla_broker.services.topics import TopicService
 from ottla_broker.settings import Settings
+from ottla_broker.site_policy import SitePolicy
 from ottla_protocol.models import Readiness
 
 
@@ -40,6 +41,7 @@ class BrokerContext:
     """Everything that a handler may call."""
 
     settings: Settings
+    site: SitePolicy
     metadata: MetadataCache
     peers: PeerClient
     raft: RaftDriver

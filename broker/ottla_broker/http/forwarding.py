@@ -9,6 +9,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.peer_client import PeerUnavailableError, unavailable
 from ottla_broker.drivers.peer_pool import CONNECT_TIMEOUT_MS
 from ottla_broker.drivers.racing import Unless
+from ottla_broker.http.admission import is_member
 from ottla_broker.http.context import context_of
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.image import BrokerRegistration, Partition
@@ -46,7 +47,9 @@ async def serve_at_leader(
         PeerBusyError: too many reads are forwarded already.
     """
     context = context_of(request)
-    was_forwarded = routes.HEADER_FORWARDED_BY in request.headers
+    was_forwarded = routes.HEADER_FORWARDED_BY in request.headers and is_member(
+        context, request.headers
+    )
     deadline_ms = monotonic_ms() + LEADER_WAIT_MS
     while True:
         state = await context.topics.find_partition(topic, partition)

@@ -13,6 +13,7 @@ from ottla_broker.descriptor_budget import (
     PEER_CONNECTIONS_MAX,
     TURNED_AWAY_MAX,
 )
+from ottla_broker.http.admission import has_cluster_secret
 from ottla_broker.http.connection import IncomingRequest, ServerConnection
 from ottla_broker.http.context import BrokerContext
 from ottla_broker.http.inflight import HeldBytes
@@ -38,16 +39,6 @@ CLUSTER_CALL = f"\r\n{routes.HEADER_PURPOSE}: {routes.PURPOSE_CLUSTER}\r\n".enco
 KNOWN_HEADS = 1_024
 KNOWN_HEAD_BYTES_MAX = 1 << 10
 """A client sends the same head again and again: so many, no longer than this, are remembered."""
-
-
-def _understand(head: bytes) -> tuple[RequestHead, Found] | None:
-    """What a head asks for; it depends on nothing but the head's bytes."""
-    parsed = parse_head(head)
-    found = find_post_route(parsed.target) if parsed is not None else None
-    return None if parsed is None or found is None else (parsed, found)
-
-
-_recall = lru_cache(KNOWN_HEADS)(_understand)
 
 
 class Listener:
@@ -87,6 +78,7 @@ class Listener:
         self._is_stopping = False
         self._no_connection = asyncio.Event()
         self._served_by = str(context.settings.node_id)
+        self._recall = lru_cache(KNOWN_HEADS)(self._understand)
         # Bounded by statuses and content types.
         self._heads: dict[tuple[int, str | None], str] = {}
         self._date = ""
@@ -187,9 +179,22 @@ class Listener:
             retry_after_seconds=1,
         )
 
+    def _understand(self, head: bytes) -> tuple[RequestHead, Found] | None:
+        """What a head asks for; it depends on nothing but the head's bytes and the settings."""
+        parsed = parse_head(head)
+        if parsed is None:
+            return None
+        if not self.context.site.allows_host(parsed.headers.get("host")) and not has_cluster_secret(
+            self.context, parsed.headers
+        ):
+            return None
+        found = find_post_route(parsed.target)
+        return None if found is None else (parsed, found)
+
     def recognise(self, head: bytes) -> IncomingRequest | None:
         """The request that begins with this head; None where it is aiohttp's."""
-        known = _understand(head) if len(head) > KNOWN_HEAD_BYTES_MAX else _recall(head)
+        is_long = len(head) > KNOWN_HEAD_BYTES_MAX
+        known = self._understand(head) if is_long else self._recall(head)
         if known is None:
             return None
         parsed, (route, values, query) = known

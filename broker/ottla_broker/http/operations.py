@@ -19,14 +19,18 @@ from ottla_protocol import routes
 from ottla_protocol.errors import (
     ClusterAuthorizationFailedError,
     ControllerNotAvailableError,
+    HostNotAllowedError,
     InconsistentClusterIdError,
     InternalError,
     InvalidRequestError,
     MalformedBodyError,
+    MalformedRequestError,
     MessageTooLargeError,
     MismatchedEndpointTypeError,
+    OriginNotAllowedError,
     OttlaError,
     OverloadedError,
+    RequestHeadTooLargeError,
     RequestTimedOutError,
     UnavailableError,
     UnsupportedMediaTypeError,
@@ -37,8 +41,17 @@ Schema: TypeAlias = Mapping[str, Any]
 
 Problems: TypeAlias = tuple[type[OttlaError], ...]
 
-ANYWHERE: Problems = (InvalidRequestError, InternalError, OverloadedError)
-"""An unknown query parameter, a defect, and a limit of the broker."""
+ANYWHERE: Problems = (
+    InvalidRequestError,
+    MalformedRequestError,
+    RequestHeadTooLargeError,
+    HostNotAllowedError,
+    OriginNotAllowedError,
+    InternalError,
+    OverloadedError,
+)
+"""An unknown query parameter, no request at all, a head over its limit, a name that is not the
+broker's, a page of another site, a defect, and a limit of the broker."""
 
 WITH_A_BODY: Problems = (
     MalformedBodyError,

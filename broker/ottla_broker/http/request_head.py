@@ -2,14 +2,25 @@
 
 Two servers that read one request differently are a way to smuggle another one past the first. So
 this one takes only heads that leave no room for that: HTTP/1.1, one Content-Length, no
-Transfer-Encoding, no Content-Encoding, no Expect, no Upgrade. llhttp parses them in both servers.
+Transfer-Encoding, no Content-Encoding, no Expect, no Upgrade, one Host, and no page of a browser's
+behind it. llhttp parses them in both servers.
 """
 
 from dataclasses import dataclass
 
 import httptools
 
-_LEFT_TO_AIOHTTP = frozenset({"transfer-encoding", "content-encoding", "expect", "upgrade"})
+_LEFT_TO_AIOHTTP = frozenset(
+    {
+        "transfer-encoding",
+        "content-encoding",
+        "expect",
+        "upgrade",
+        # What browsers send with a page's request: whether it may is judged in `site_guard`.
+        "origin",
+        "sec-fetch-site",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +49,7 @@ class _Collector:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         lowered = name.decode("latin-1").lower()
-        if lowered in _LEFT_TO_AIOHTTP:
+        if lowered in _LEFT_TO_AIOHTTP or (lowered == "host" and lowered in self.headers):
             self.is_plain = False
         # As aiohttp decodes it, so that a value means the same on both ways.
         self.headers.setdefault(lowered, value.decode("utf-8", "surrogateescape"))

@@ -11,6 +11,7 @@ from ottla_broker.http import listener as listeners
 from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.http.listener import Listener
 from ottla_broker.http.post import Answer, PostRoute
+from ottla_broker.site_policy import SitePolicy
 from ottla_protocol.errors import ClusterAuthorizationFailedError, NotControllerError
 
 LIMIT_BYTES = 3 << 20
@@ -31,7 +32,9 @@ class Broker:
         self.serving = asyncio.Event()
         self.refuse = None
         self.context = SimpleNamespace(
-            settings=SimpleNamespace(node_id=3), inflight=InflightBytes(inflight_bytes)
+            settings=SimpleNamespace(node_id=3, cluster_secret=None),
+            inflight=InflightBytes(inflight_bytes),
+            site=SitePolicy(),
         )
 
     async def echo(self, context, post):
@@ -130,12 +133,10 @@ async def until(condition):
 @pytest.fixture
 async def broker(monkeypatch):
     made = Broker(inflight_bytes=8 << 20)
-    listeners._recall.cache_clear()
     monkeypatch.setattr(listeners, "find_post_route", made.find)
     await made.start()
     yield made
     await made.stop()
-    listeners._recall.cache_clear()
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ async def test_a_body_comes_whole_and_an_answer_goes_whole(broker, client, size)
 
 
 async def test_a_request_that_comes_byte_by_byte(broker, client):
-    request = b"POST /here HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"
+    request = b"POST /here HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
     for position in range(len(request)):
         client.writer.write(request[position : position + 1])
         await client.writer.drain()
@@ -451,7 +452,9 @@ async def test_a_header_that_is_no_utf8_is_quoted_in_an_error_all_the_same(broke
         raise NotControllerError(post.headers["odd"], odd=[post.headers["odd"]])
 
     broker.handler = quote
-    client.writer.write(b"POST /here HTTP/1.1\r\nContent-Length: 0\r\nOdd: a\xffb\r\n\r\n")
+    client.writer.write(
+        b"POST /here HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nOdd: a\xffb\r\n\r\n"
+    )
     status, _, body = await client.answer()
     assert (status, body.count("a\ufffdb".encode())) == (421, 2)
 
