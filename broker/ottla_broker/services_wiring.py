@@ -31,6 +31,7 @@ from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.leader_reads import LeaderReads
+from ottla_broker.services.many_topics_produce import ManyTopicsProduceService
 from ottla_broker.services.metadata_tree import MetadataTreeService
 from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.poll_positions import PollPositions
@@ -87,6 +88,7 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         replicas=drivers.replicas,
         peers=drivers.peers,
     )
+    record_produce = RecordProduceService(topics=topics, produce=produce, idempotency=idempotency)
     calls = CoordinatorCalls(
         node_id=settings.node_id,
         offsets_partitions=settings.offsets_partitions,
@@ -144,9 +146,8 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
             confirmed_at_ms=drivers.lease_confirmed_at_ms,
         ),
         produce=produce,
-        record_produce=RecordProduceService(
-            topics=topics, produce=produce, idempotency=idempotency
-        ),
+        record_produce=record_produce,
+        many_topics_produce=ManyTopicsProduceService(record_produce),
         record_read=RecordReadService(drivers.replicas, drivers.purgatory),
         batch_fetch=batch_fetch,
         replication=ReplicationService(

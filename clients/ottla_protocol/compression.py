@@ -34,6 +34,12 @@ ZSTD_LEVEL = 1
 CONTENT_ENCODINGS = ("gzip", "zstd")
 """Content-Encoding values that request and response bodies may have."""
 
+CONTENT_RATIO_MAX = 100
+"""How many times its size a body may inflate to. JSON of real records comes to 5 to 30."""
+
+CONTENT_RATIO_FREE_BYTES = 1 << 20
+"""Up to this much a body may inflate whatever its size: short texts that repeat compress best."""
+
 # xerial's snappy-java: magic, then version and the oldest compatible version as int32.
 _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER = _XERIAL_MAGIC + (1).to_bytes(4, "big") + (1).to_bytes(4, "big")
@@ -97,7 +103,8 @@ def inflate_content(encoding: str, body: Buffer, max_output_bytes: int) -> bytes
 
     Raises:
         MalformedBodyError: the body is not in that encoding.
-        MessageTooLargeError: it would inflate to more than `max_output_bytes`.
+        MessageTooLargeError: it would inflate to more than `max_output_bytes`, or to more than
+            CONTENT_RATIO_MAX times its size.
         UnsupportedMediaTypeError: another encoding.
     """
     if encoding not in CONTENT_ENCODINGS:
@@ -105,10 +112,28 @@ def inflate_content(encoding: str, body: Buffer, max_output_bytes: int) -> bytes
             f"Content-Encoding {encoding!r} is not supported, {' and '.join(CONTENT_ENCODINGS)} are"
         )
     codec = Compression.GZIP if encoding == "gzip" else Compression.ZSTD
+    by_ratio_bytes = content_bytes_allowed(len(body))
     try:
-        return inflate(codec, body, max_output_bytes)
+        return inflate(codec, body, min(max_output_bytes, by_ratio_bytes))
+    except MessageTooLargeError as error:
+        if by_ratio_bytes < max_output_bytes:
+            raise over_ratio() from error
+        raise
     except CorruptMessageError as error:
         raise MalformedBodyError(f"body is not {encoding}: {error.__cause__}") from error
+
+
+def content_bytes_allowed(body_bytes: int) -> int:
+    """How much a body of `body_bytes` may inflate to, by its ratio alone."""
+    return max(CONTENT_RATIO_FREE_BYTES, CONTENT_RATIO_MAX * body_bytes)
+
+
+def over_ratio() -> MessageTooLargeError:
+    """What a body is refused with that inflates to more than `content_bytes_allowed`."""
+    return MessageTooLargeError(
+        f"the body inflates to more than {CONTENT_RATIO_MAX} times its size",
+        max_ratio=CONTENT_RATIO_MAX,
+    )
 
 
 def deflate_content(encoding: str, body: Buffer) -> bytes:

@@ -21,7 +21,7 @@ binary producer stored with whitespace comes back compact.
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NoReturn, TypeAlias
+from typing import Annotated, Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -85,12 +85,21 @@ class _JsonRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     partition: Annotated[int, Meta(ge=0, le=MAX_PARTITION)] | None = None
 
 
-class _JsonRecords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    records: list[_JsonRecord]
+class _JsonTopicRecord(_JsonRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    topic: str
+
+
+_JsonRecordT = TypeVar("_JsonRecordT", bound=_JsonRecord)
+
+
+class _JsonRecords(msgspec.Struct, Generic[_JsonRecordT], frozen=True, forbid_unknown_fields=True):
+    records: list[_JsonRecordT]
 
 
 _record_decoder = msgspec.json.Decoder(_JsonRecord)
-_records_decoder = msgspec.json.Decoder(_JsonRecords)
+_records_decoder = msgspec.json.Decoder(_JsonRecords[_JsonRecord])
+_topic_record_decoder = msgspec.json.Decoder(_JsonTopicRecord)
+_topic_records_decoder = msgspec.json.Decoder(_JsonRecords[_JsonTopicRecord])
 
 _BYTE_POSITION = re.compile(r"\(byte (\d+)\)")
 _PATH = re.compile(r"(?P<rule>.*) - at `(?P<path>\$.*)`", re.DOTALL)
@@ -107,8 +116,22 @@ def parse_records(body: bytes) -> list[ParsedRecord]:
         MessageTooLargeError: there are more than MAX_RECORDS_PER_REQUEST records.
     """
     _check_utf8(body)
+    records = _decoded(body, _records_decoder)
+    return [_parsed(record, index) for index, record in enumerate(records)]
+
+
+def parse_topic_records(body: bytes) -> list[tuple[str, ParsedRecord]]:
+    """As `parse_records`, where each record names its topic in a field `topic`."""
+    _check_utf8(body)
+    records = _decoded(body, _topic_records_decoder)
+    return [(record.topic, _parsed(record, index)) for index, record in enumerate(records)]
+
+
+def _decoded(
+    body: bytes, decoder: msgspec.json.Decoder[_JsonRecords[_JsonRecordT]]
+) -> Sequence[_JsonRecordT]:
     try:
-        records = _records_decoder.decode(body).records
+        records = decoder.decode(body).records
     except msgspec.ValidationError as error:
         _refuse_document(error)
     except msgspec.DecodeError as error:
@@ -122,7 +145,7 @@ def parse_records(body: bytes) -> list[ParsedRecord]:
             f"records: {len(records)} records, at most {MAX_RECORDS_PER_REQUEST} are taken at once",
             max_records=MAX_RECORDS_PER_REQUEST,
         )
-    return [_parsed(record, index) for index, record in enumerate(records)]
+    return records
 
 
 def parse_record_line(line: bytes, index: int) -> ParsedRecord:
@@ -136,9 +159,21 @@ def parse_record_line(line: bytes, index: int) -> ParsedRecord:
         MalformedBodyError: as in `parse_records`, with `index`; the position is in the line.
         InvalidRequestError: as in `parse_records`.
     """
+    return _parsed(_decoded_line(line, index, _record_decoder), index)
+
+
+def parse_topic_record_line(line: bytes, index: int) -> tuple[str, ParsedRecord]:
+    """As `parse_record_line`, where the record names its topic in a field `topic`."""
+    record = _decoded_line(line, index, _topic_record_decoder)
+    return record.topic, _parsed(record, index)
+
+
+def _decoded_line(
+    line: bytes, index: int, decoder: msgspec.json.Decoder[_JsonRecordT]
+) -> _JsonRecordT:
     _check_utf8(line, index=index)
     try:
-        record = _record_decoder.decode(line)
+        return decoder.decode(line)
     except msgspec.ValidationError as error:
         rule, path = _rule_and_path(error)
         _refuse(index, path.removeprefix("$").removeprefix("."), rule)
@@ -146,7 +181,6 @@ def parse_record_line(line: bytes, index: int) -> ParsedRecord:
         raise _malformed(error, line, index=index) from error
     except RecursionError as error:
         raise InvalidRequestError(f"record {index} is nested too deeply", index=index) from error
-    return _parsed(record, index)
 
 
 def _parsed(record: _JsonRecord, index: int) -> ParsedRecord:

@@ -273,11 +273,26 @@ class ProduceResult(Response, frozen=True):
     error: dict[str, Any] | None = None
 
 
-class RecordPosition(Response, frozen=True):
+class RecordFailure(Response, frozen=True):
+    """Why a record was not appended, or may not have been: `outcome` says which.
+
+    `index` is the record's number in the request, from 0. The whole problem document stands in
+    `results`, once for all records that failed with it.
+    """
+
+    index: int
+    code: str
+    detail: str
+    retriable: bool
+    outcome: str | None = None
+
+
+class RecordPosition(Response, frozen=True, omit_defaults=True):
     """Where one record of the request went; `offset` is -1 where its partition failed."""
 
     partition: int
     offset: int
+    error: RecordFailure | None = None
 
 
 class ProduceResponse(Response, frozen=True):
@@ -286,6 +301,34 @@ class ProduceResponse(Response, frozen=True):
     topic: str
     results: list[ProduceResult]
     records: list[RecordPosition]
+
+
+class TopicProduceResult(Response, frozen=True):
+    """As ProduceResult; `partition` is -1 where the topic was not found, or refused the records."""
+
+    topic: str
+    partition: int
+    base_offset: int
+    count: int
+    timestamp: int
+    duplicate: bool = False
+    error: dict[str, Any] | None = None
+
+
+class TopicRecordPosition(Response, frozen=True, omit_defaults=True):
+    """As RecordPosition; `partition` is -1 where the topic was not found."""
+
+    topic: str
+    partition: int
+    offset: int
+    error: RecordFailure | None = None
+
+
+class ManyTopicsProduceResponse(Response, frozen=True):
+    """`POST /v1/records`: `results` by topic in the order of the request, then by partition."""
+
+    results: list[TopicProduceResult]
+    records: list[TopicRecordPosition]
 
 
 class BatchToAppend(Request, frozen=True):

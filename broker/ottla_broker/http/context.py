@@ -20,6 +20,7 @@ from ottla_broker.services.features import FeatureService
 from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
+from ottla_broker.services.many_topics_produce import ManyTopicsProduceService
 from ottla_broker.services.metadata_tree import MetadataTreeService
 from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.produce import ProduceService
@@ -52,6 +53,7 @@ class BrokerContext:
     metadata_tree: MetadataTreeService
     produce: ProduceService
     record_produce: RecordProduceService
+    many_topics_produce: ManyTopicsProduceService
     record_read: RecordReadService
     batch_fetch: BatchFetchService
     replication: ReplicationService

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 from urllib.parse import parse_qsl
 
-from ottla_broker.http import binary, group_posts, internal, records
+from ottla_broker.http import binary, group_posts, internal, produce
 from ottla_broker.http.admission import admit_to_broker
 from ottla_broker.http.post import PostRoute
 from ottla_broker.http.topics import MAX_ADMIN_BODY_BYTES
@@ -13,7 +13,7 @@ from ottla_protocol import routes
 POST_ROUTES = (
     PostRoute(
         routes.TOPIC_RECORDS,
-        records.produce,
+        produce.produce,
         lambda settings: settings.max_json_body_bytes,
         is_write=True,
         counts_inflight=True,
@@ -21,7 +21,15 @@ POST_ROUTES = (
     ),
     PostRoute(
         routes.PARTITION_RECORDS,
-        records.produce,
+        produce.produce,
+        lambda settings: settings.max_json_body_bytes,
+        is_write=True,
+        counts_inflight=True,
+        admit=admit_to_broker,
+    ),
+    PostRoute(
+        routes.RECORDS,
+        produce.produce_to_many,
         lambda settings: settings.max_json_body_bytes,
         is_write=True,
         counts_inflight=True,

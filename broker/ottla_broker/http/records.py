@@ -1,4 +1,4 @@
-"""`…/records` and `…/offsets`: produce and read as JSON."""
+"""`…/records` and `…/offsets`: read as JSON."""
 
 from typing import Literal, cast
 
@@ -6,22 +6,17 @@ import msgspec
 from aiohttp import web
 
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.http.context import BrokerContext, context_of
+from ottla_broker.http.context import context_of
 from ottla_broker.http.forwarding import serve_at_leader
-from ottla_broker.http.post import Answer, Post
 from ottla_broker.http.query import MAX_TIMESTAMP, Query, parse_integer, partition_number
 from ottla_broker.services.heavy_work import on_worker
-from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.services.record_read import AtTimestamp, Position, ReadOptions, RecordsRead
 from ottla_broker.telemetry import METRICS
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     InvalidRequestError,
-    OttlaError,
-    Outcome,
-    UnsupportedMediaTypeError,
 )
-from ottla_protocol.json_records import RecordFormat, parse_records, render_records
+from ottla_protocol.json_records import RecordFormat, render_records
 from ottla_protocol.models import MAX_WAIT_MS, OffsetResponse
 
 DEFAULT_READ_BYTES = 1 << 20
@@ -29,10 +24,6 @@ MAX_READ_BYTES = 64 << 20
 DEFAULT_READ_RECORDS = 500
 MAX_READ_RECORDS = 100_000
 DEFAULT_WAIT_MS = 500
-
-MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
-BODY_BYTES_PARSED_INLINE = 256 << 10
-"""Larger bodies are parsed on a thread, so that heartbeats go on meanwhile."""
 
 BYTES_RENDERED_INLINE = 256 << 10
 """Larger answers are rendered on a thread, for the same reason."""
@@ -42,61 +33,6 @@ READ_PARAMETERS = (
     "replica",
 )  # fmt: skip
 FORMATS = ("auto", "json", "text", "base64")
-
-_IDEMPOTENCY_KEY = routes.HEADER_IDEMPOTENCY_KEY.lower()
-_encoder = msgspec.json.Encoder()
-
-
-async def produce(context: BrokerContext, post: Post) -> Answer:
-    """`POST /v1/topics/{topic}/records` and `…/partitions/{partition}/records`."""
-    try:
-        query = Query(post.query, ("acks", "timeout_ms"))
-        options = ProduceOptions.checked(query.acks(), query.timeout_ms())
-        partition = post.values.get("partition")
-        number = None if partition is None else partition_number(partition)
-        key = _idempotency_key(post)
-        _require_json(post)
-        body = bytes(post.body)
-        if len(body) > BODY_BYTES_PARSED_INLINE:
-            records = await on_worker(parse_records, body)
-        else:
-            records = parse_records(body)
-        response = await context.record_produce.produce(
-            post.values["topic"],
-            records,
-            options,
-            partition=number,
-            idempotency_key=key,
-            body=body,
-        )
-    except OttlaError as error:
-        # Everything that is known to come after an append says so itself.
-        raise error.with_outcome(Outcome.NOT_APPLIED) from error
-    mixed = any(result.error is not None for result in response.results)
-    return Answer(207 if mixed else 200, routes.JSON, (_encoder.encode(response),))
-
-
-def _idempotency_key(post: Post) -> str | None:
-    key = post.headers.get(_IDEMPOTENCY_KEY)
-    if key is None:
-        return None
-    if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS:
-        raise InvalidRequestError(
-            f"{routes.HEADER_IDEMPOTENCY_KEY} must have 1 to "
-            f"{MAX_IDEMPOTENCY_KEY_CHARACTERS} characters"
-        )
-    if any("\ud800" <= character <= "\udfff" for character in key):
-        raise InvalidRequestError(f"{routes.HEADER_IDEMPOTENCY_KEY} must be UTF-8")
-    return key
-
-
-def _require_json(post: Post) -> None:
-    # curl's default for -d; refusing it would only teach everybody the flag that overrides it.
-    accepted = (routes.JSON, "application/x-www-form-urlencoded", routes.OCTET_STREAM)
-    if post.media_type not in accepted:
-        raise UnsupportedMediaTypeError(
-            f"Content-Type '{post.media_type}' is not {routes.JSON}", accepted=[routes.JSON]
-        )
 
 
 async def read(request: web.Request) -> web.StreamResponse:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import httptools
 
+from ottla_protocol import routes
+
 _LEFT_TO_AIOHTTP = frozenset(
     {
         "transfer-encoding",
@@ -21,6 +23,9 @@ _LEFT_TO_AIOHTTP = frozenset(
         "sec-fetch-site",
     }
 )
+
+_REPEATED_LEFT_TO_AIOHTTP = (routes.HEADER_RECORD_PREFIX.lower(), "ce-", "host")
+"""Fields that mean something each time, or must not: a mapping keeps only the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,9 @@ class _Collector:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         lowered = name.decode("latin-1").lower()
-        if lowered in _LEFT_TO_AIOHTTP or (lowered == "host" and lowered in self.headers):
+        if lowered in _LEFT_TO_AIOHTTP or (
+            lowered in self.headers and lowered.startswith(_REPEATED_LEFT_TO_AIOHTTP)
+        ):
             self.is_plain = False
         # As aiohttp decodes it, so that a value means the same on both ways.
         self.headers.setdefault(lowered, value.decode("utf-8", "surrogateescape"))

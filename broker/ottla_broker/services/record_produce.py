@@ -35,6 +35,7 @@ from ottla_protocol.models import (
     BatchToAppend,
     ProduceResponse,
     ProduceResult,
+    RecordFailure,
     RecordPosition,
 )
 from ottla_protocol.partitioning import partition_for_key
@@ -71,6 +72,7 @@ class RecordProduceService:
         partition: int | None = None,
         idempotency_key: str | None = None,
         body: bytes = b"",
+        numbers: Sequence[int] | None = None,
     ) -> ProduceResponse:
         """Append records and answer for each partition and each record.
 
@@ -81,6 +83,7 @@ class RecordProduceService:
             partition: the partition of the path; then no record may name another.
             idempotency_key: makes a retry with the same body harmless.
             body: the request's body, for the key's digest.
+            numbers: of the records in the request, for errors, if these are not all of it.
 
         Raises:
             OttlaError: every partition failed with it (or it was refused as a whole); where some
@@ -95,7 +98,9 @@ class RecordProduceService:
             request = body if partition is None else b"%d\n%b" % (partition, body)
             idempotency = idempotency_for(ANONYMOUS, topic.name, idempotency_key, request)
         count = len(topic.partitions)
-        split = await _for_all(records, _split, topic, records, count, partition, idempotency_key)
+        split = await _for_all(
+            records, _split, topic, records, count, partition, idempotency_key, numbers
+        )
         if idempotency is not None:
             has_grown = partition is None and topic.former_partition_counts != ()
             asked = [number for number in range(count) if has_grown or number not in split]
@@ -105,7 +110,7 @@ class RecordProduceService:
                     records, _former_split, topic, records, idempotency_key, hits
                 )
         results = await self._deliver(topic, records, split, idempotency, options)
-        return await _for_all(records, _response, topic, records, split, results)
+        return await _for_all(records, _response, topic, records, split, results, numbers)
 
     async def _deliver(
         self,
@@ -189,6 +194,7 @@ def _split(
     count: int,
     partition: int | None,
     idempotency_key: str | None,
+    numbers: Sequence[int] | None = None,
 ) -> dict[int, list[int]]:
     """Indexes of the records by one of `count` partitions, each in request order.
 
@@ -204,17 +210,19 @@ def _split(
     for index, record in enumerate(records):
         if partition is not None:
             if record.partition not in (None, partition):
+                number = index if numbers is None else numbers[index]
                 raise InvalidRequestError(
-                    f"records[{index}].partition is {record.partition}, the path says {partition}",
-                    index=index,
+                    f"records[{number}].partition is {record.partition}, the path says {partition}",
+                    index=number,
                 )
             target = partition
         elif record.partition is not None:
             if record.partition >= count:
+                number = index if numbers is None else numbers[index]
                 raise UnknownTopicOrPartitionError(
-                    f"records[{index}].partition is {record.partition}, topic {topic.name} has "
+                    f"records[{number}].partition is {record.partition}, topic {topic.name} has "
                     f"{count} partitions",
-                    index=index,
+                    index=number,
                 )
             target = record.partition
         elif record.key is not None:
@@ -267,11 +275,18 @@ def _record_data(record: ParsedRecord, now_ms: int) -> RecordData:
     )
 
 
+def record_failure(error: OttlaError, index: int) -> RecordFailure:
+    """What an error means for the record of that number."""
+    outcome = None if error.outcome is None else error.outcome.value
+    return RecordFailure(index, error.code, error.detail, error.retriable, outcome)
+
+
 def _response(
     topic: Topic,
     records: Sequence[ParsedRecord],
     split: dict[int, list[int]],
     results: Sequence[AppendedBatch | OttlaError],
+    numbers: Sequence[int] | None = None,
 ) -> ProduceResponse:
     failure = shared_failure(results)
     if failure is not None:
@@ -284,7 +299,10 @@ def _response(
         base_offset = appended.base_offset if appended else NO_OFFSET
         for position, index in enumerate(indexes):
             offset = NO_OFFSET if base_offset == NO_OFFSET else base_offset + position
-            positions[index] = RecordPosition(partition, offset)
+            failed = None
+            if error is not None:
+                failed = record_failure(error, index if numbers is None else numbers[index])
+            positions[index] = RecordPosition(partition, offset, failed)
         answers.append(
             ProduceResult(
                 partition=partition,

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import threading
+from random import Random
 from types import SimpleNamespace
 
 import pytest
@@ -79,10 +80,11 @@ class Content:
         return self._body
 
 
-@pytest.mark.parametrize(("size", "thread"), [(1_000, "MainThread"), (64_000_000, WORKER)])
+@pytest.mark.parametrize(("size", "thread"), [(1_000, "MainThread"), (1_000_000, WORKER)])
 async def test_a_body_that_may_be_large_is_inflated_on_a_worker(threads, monkeypatch, size, thread):
     threads.watch(bodies, "inflate_content")
-    body = gzip.compress(bytes(size), 1)
+    # Text that repeats, but not so much that it is taken for a bomb.
+    body = gzip.compress(Random(1).randbytes(size // 50) + bytes(size - size // 50), 1)
     request = SimpleNamespace(
         content_length=len(body),
         headers={"Content-Encoding": "gzip"},

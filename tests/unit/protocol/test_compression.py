@@ -171,6 +171,20 @@ def test_content_encodings(encoding):
             co.inflate_content(encoding, broken, len(body))
 
 
+@pytest.mark.parametrize("encoding", co.CONTENT_ENCODINGS)
+def test_a_body_that_inflates_too_far_is_refused_below_the_bound_on_its_size(encoding):
+    bomb = co.deflate_content(encoding, bytes(co.CONTENT_RATIO_FREE_BYTES + 1))
+    with pytest.raises(MessageTooLargeError) as refused:
+        co.inflate_content(encoding, bomb, 1 << 30)
+    assert refused.value.members == {"max_ratio": co.CONTENT_RATIO_MAX}
+
+
+@pytest.mark.parametrize("encoding", co.CONTENT_ENCODINGS)
+def test_short_texts_may_inflate_as_far_as_they_like(encoding):
+    body = bytes(co.CONTENT_RATIO_FREE_BYTES)
+    assert co.inflate_content(encoding, co.deflate_content(encoding, body), 1 << 30) == body
+
+
 def test_gzip_of_the_standard_library_is_understood():
     assert co.inflate_content("gzip", gzip.compress(b"body"), 4) == b"body"
 

@@ -4,9 +4,10 @@ from ottla_broker.http.operation_tables.administration import OPERATIONS as ADMI
 from ottla_broker.http.operation_tables.cluster import OPERATIONS as CLUSTER
 from ottla_broker.http.operation_tables.groups import OPERATIONS as GROUPS
 from ottla_broker.http.operation_tables.process import OPERATIONS as PROCESS
+from ottla_broker.http.operation_tables.produce import OPERATIONS as PRODUCE
 from ottla_broker.http.operation_tables.records import OPERATIONS as RECORDS
 from ottla_broker.http.operation_tables.rest_v2 import OPERATIONS as REST_V2
 from ottla_broker.http.operation_tables.topics import OPERATIONS as TOPICS
 
-OPERATIONS = (*TOPICS, *RECORDS, *GROUPS, *CLUSTER, *ADMINISTRATION, *REST_V2, *PROCESS)
+OPERATIONS = (*TOPICS, *PRODUCE, *RECORDS, *GROUPS, *CLUSTER, *ADMINISTRATION, *REST_V2, *PROCESS)
 """In the order of the document."""

@@ -1,4 +1,4 @@
-"""Records: produce, read, and where partitions begin and end."""
+"""Records: read, where partitions begin and end, and the SDK's binary calls."""
 
 from ottla_broker.http import producer_ids, records
 from ottla_broker.http.operation_tables.parameters import PARTITION, TOPIC
@@ -10,7 +10,6 @@ from ottla_protocol.errors import (
     CorruptMessageError,
     DuplicateSequenceNumberError,
     FencedLeaderEpochError,
-    IdempotencyKeyReusedError,
     InsufficientStorageError,
     InvalidProducerEpochError,
     InvalidRequiredAcksError,
@@ -34,10 +33,7 @@ from ottla_protocol.errors import (
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
-from ottla_protocol.json_records import MAX_RECORDS_PER_REQUEST, _JsonRecords
 from ottla_protocol.models import (
-    DEFAULT_PRODUCE_TIMEOUT_MS,
-    MAX_PRODUCE_TIMEOUT_MS,
     MAX_WAIT_MS,
     AllocateProducerIdRequest,
     BinaryFetchRequest,
@@ -45,7 +41,6 @@ from ottla_protocol.models import (
     BinaryProduceRequest,
     BinaryProduceResponse,
     OffsetResponse,
-    ProduceResponse,
     ProducerIdentity,
 )
 from ottla_protocol.models_records import PartitionRecords
@@ -89,67 +84,7 @@ READ = (
 LEADER_HEADER = {routes.HEADER_LEADER: "Node id of the partition's leader."}
 NO_STORE = {"Cache-Control": "`no-store`."}
 
-RECORDS = Content(
-    _JsonRecords,
-    also={"properties": {"records": {"minItems": 1, "maxItems": MAX_RECORDS_PER_REQUEST}}},
-    example={"records": [{"key": "N14228", "value": {"origin": "EWR", "dest": "IAH"}}]},
-)
-
-PRODUCE_PARAMETERS = (
-    Parameter(
-        "acks",
-        "query",
-        "Who has to have the records: nobody (0), the leader (1), or all replicas in sync.",
-        choice("0", "1", "all", "-1", default="all"),
-    ),
-    Parameter(
-        "timeout_ms",
-        "query",
-        "How long to wait for that, in milliseconds.",
-        integer(1, MAX_PRODUCE_TIMEOUT_MS, DEFAULT_PRODUCE_TIMEOUT_MS),
-    ),
-    Parameter(
-        routes.HEADER_IDEMPOTENCY_KEY,
-        "header",
-        "Sent again with the same body, it stores nothing a second time.",
-        {"type": "string", "minLength": 1, "maxLength": records.MAX_IDEMPOTENCY_KEY_CHARACTERS},
-    ),
-)
-
-PRODUCED = (
-    Reply(200, "All records are stored.", (Content(ProduceResponse),)),
-    Reply(207, "Some partitions failed: see `error`.", (Content(ProduceResponse),)),
-)
-
 OPERATIONS = (
-    Operation(
-        "POST",
-        routes.TOPIC_RECORDS,
-        "produce",
-        "records",
-        "Produce to a topic",
-        PRODUCED,
-        description=(
-            "A record goes to the partition that it names, else to the one of its key's hash "
-            "(murmur2), and those with neither go together to any one."
-        ),
-        parameters=(TOPIC, *PRODUCE_PARAMETERS),
-        request=(RECORDS,),
-        problems=(*APPEND, IdempotencyKeyReusedError),
-        broker_only=True,
-    ),
-    Operation(
-        "POST",
-        routes.PARTITION_RECORDS,
-        "produceToPartition",
-        "records",
-        "Produce to a partition",
-        PRODUCED,
-        parameters=(TOPIC, PARTITION, *PRODUCE_PARAMETERS),
-        request=(RECORDS,),
-        problems=(*APPEND, IdempotencyKeyReusedError),
-        broker_only=True,
-    ),
     Operation(
         "GET",
         routes.PARTITION_RECORDS,
