@@ -172,7 +172,7 @@ class ConfigurationHistory:
     @property
     def current(self) -> Configuration:
         """What counts now: the last configuration in the log, committed or not."""
-        return self.at_or_before(None) or self._bootstrap
+        return self._entries[-1][1] if self._entries else self._base[1] or self._bootstrap
 
     @property
     def index(self) -> int:
@@ -181,10 +181,10 @@ class ConfigurationHistory:
             return self._entries[-1][0]
         return 0 if self._base[1] is None else self._base[0]
 
-    def at_or_before(self, index: int | None) -> Configuration | None:
-        """What counted right after `index` (None: the last entry); None for the bootstrap."""
+    def at_or_before(self, index: int) -> Configuration | None:
+        """What counted right after `index`; None for the bootstrap."""
         for position, configuration in reversed(self._entries):
-            if index is None or position <= index:
+            if position <= index:
                 return configuration
         return self._base[1]
 
@@ -216,7 +216,11 @@ class ConfigurationHistory:
 
 
 def _named(members: tuple[Voter, ...], node_id: int) -> Voter | None:
-    return next((member for member in members if member.node_id == node_id), None)
+    # A loop: every message asks several times, and a generator costs more than the look.
+    for member in members:
+        if member.node_id == node_id:
+            return member
+    return None
 
 
 def _without(members: tuple[Voter, ...], node_id: int) -> tuple[Voter, ...]:

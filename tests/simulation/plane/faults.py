@@ -174,6 +174,26 @@ class Faults:
     def _empty_disk(self, process):
         process.is_full = False
 
+    # --- the quorum ---------------------------------------------------------------------------
+
+    def change_voters(self):
+        """Add a voter, or remove one; a voter that is no more goes on as a broker."""
+        for leader in self.world.leading_voters():
+            voter_ids = leader.node.configuration.voter_ids
+            node_id = self.world.any_node()
+            if node_id not in voter_ids:
+                url = f"http://{node_id}"
+                leader.act(lambda node, now_ms, n=node_id, u=url: node.add_voter(n, u, now_ms))
+            elif len(voter_ids) > 2:
+                leader.act(lambda node, now_ms, n=node_id: node.remove_voter(n, now_ms))
+
+    def transfer_leadership(self):
+        node_id = self.world.any_node()
+        for leader in self.world.leading_voters():
+            if node_id in leader.node.configuration.voter_ids and node_id != leader.node_id:
+                self._count("transfer")
+                leader.act(lambda node, now_ms: node.transfer_leadership(node_id, now_ms))
+
     # --- administration -------------------------------------------------------------------------
 
     def reassign(self):

@@ -17,8 +17,10 @@ from tests.simulation.plane.replica import Replica
 from tests.simulation.plane.replica_log import ReplicaLog
 from tests.simulation.plane.voter import Voter
 from tests.simulation.raft.host import Host
+from tests.simulation.raft.membership_mutants import MEMBERSHIP_MUTANTS
 from tests.simulation.raft.mutants import MUTANTS as RAFT_MUTANTS
 from tests.simulation.raft.mutants import running
+from tests.simulation.raft.observers import OBSERVER_MUTANTS
 from tests.simulation.raft.snapshot_mutants import SNAPSHOT_MUTANTS
 from tests.simulation.replication import damage
 from tests.simulation.replication import mutants as replication
@@ -273,7 +275,7 @@ PROCESSES = {
 
 CONTROLLERS = {plant.__name__.replace("_", " "): plant for plant in CONTROLLER_MUTANTS}
 
-VOTERS = RAFT_MUTANTS | SNAPSHOT_MUTANTS
+VOTERS = RAFT_MUTANTS | SNAPSHOT_MUTANTS | MEMBERSHIP_MUTANTS | OBSERVER_MUTANTS
 
 NAMES = (*PROCESSES, *CONTROLLERS, *VOTERS)
 

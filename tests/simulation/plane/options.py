@@ -22,6 +22,8 @@ FAULTS = (
     "fill_disk",
     "reassign",
     "create_topic",
+    "change_voters",
+    "transfer_leadership",
 )
 
 PLANNED_MOVES = ("restart_cleanly", "fill_disk", "reassign", "lose_tail")
@@ -30,10 +32,18 @@ PLANNED_MOVES = ("restart_cleanly", "fill_disk", "reassign", "lose_tail")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """One run; times in simulated milliseconds, probabilities per message."""
+    """One run; times in simulated milliseconds, probabilities per message.
+
+    Attributes:
+        process_count: all of them brokers.
+        observer_count: the last of them, which no configuration names at first: they have no vote.
+        has_directories: whether data directories have ids, and the log names them.
+    """
 
     seed: int
     process_count: int = 3
+    observer_count: int = 0
+    has_directories: bool = False
     partition_count: int = 2
     replication_factor: int = 3
     min_insync_replicas: int = 2
@@ -63,10 +73,13 @@ class Options:
     @classmethod
     def from_seed(cls, seed):
         random = Random(seed)
-        process_count = random.choice((3, 3, 3, 3, 3, 5))
+        process_count, observer_count = random.choice(((3, 0),) * 6 + ((4, 1), (5, 0), (5, 2)))
+        faults = tuple(fault for fault in FAULTS if random.random() < 0.3)
         return cls(
             seed=seed,
             process_count=process_count,
+            observer_count=observer_count,
+            has_directories="change_voters" in faults,
             partition_count=random.choice((1, 1, 1, 2)),
             replication_factor=random.choice((3, 3, 3, 2)),
             min_insync_replicas=random.choice((2, 2, 2, 1)),
@@ -78,7 +91,7 @@ class Options:
             fetch_records_max=random.choice((1, 3, 100)),
             faulty_ms=random.choice((300, 500, 900)),
             fault_interval_ms=random.choice((30, 70, 150)),
-            faults=tuple(fault for fault in FAULTS if random.random() < 0.3),
+            faults=faults,
             loss=random.choice((0.0, 0.0, 0.0, 0.02, 0.1)),
             duplication=random.choice((0.0, 0.02, 0.2)),
             late=random.choice((0.0, 0.02, 0.1)),

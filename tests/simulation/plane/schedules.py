@@ -1,5 +1,15 @@
 """All named schedules of the plane."""
 
-from tests.simulation.plane import cluster_schedules, partition_schedules, quorum_schedules
+from tests.simulation.plane import (
+    cluster_schedules,
+    partition_schedules,
+    quorum_schedules,
+    voter_schedules,
+)
 
-SCHEDULES = partition_schedules.SCHEDULES | quorum_schedules.SCHEDULES | cluster_schedules.SCHEDULES
+SCHEDULES = (
+    partition_schedules.SCHEDULES
+    | quorum_schedules.SCHEDULES
+    | cluster_schedules.SCHEDULES
+    | voter_schedules.SCHEDULES
+)

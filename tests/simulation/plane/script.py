@@ -174,6 +174,16 @@ class Script(World):
     def hold_proposals(self, sender):
         return self.hold("command", sender=sender, where=lambda a: isinstance(a[1], AlterPartition))
 
+    def add_voter(self, leader, node_id):
+        url = f"http://{node_id}"
+        self.hosts[leader].act(lambda node, now_ms: node.add_voter(node_id, url, now_ms))
+
+    def remove_voter(self, leader, node_id):
+        self.hosts[leader].act(lambda node, now_ms: node.remove_voter(node_id, now_ms))
+
+    def transfer_leadership(self, leader, node_id):
+        self.hosts[leader].act(lambda node, now_ms: node.transfer_leadership(node_id, now_ms))
+
     def cut(self, some, others):
         """Cut all links between the two, both ways."""
         for a in some:

@@ -1,5 +1,8 @@
 """What a process answers to others: fetches, commands, clients."""
 
+from msgspec.structs import replace
+
+from ottla_cluster.raft import ObserveRequest
 from ottla_cluster.replication.fetch_session import NO_SESSION
 from ottla_protocol.errors import NotLeaderOrFollowerError, OttlaError
 from tests.simulation.plane.timing import FETCH_WAIT_MS
@@ -12,6 +15,14 @@ class Serving:
 
     def on_raft(self, _sender, message):
         self.voter.receive(message)
+        if isinstance(message, ObserveRequest):
+            self._name_the_leader(message)
+
+    def _name_the_leader(self, request):
+        """The answer to an announcement names the leader, which the announcer may not know."""
+        leader_id = self.voter.node.leader_id
+        if leader_id not in (None, request.sender, self.node_id):
+            self.world.send(replace(request, receiver=leader_id))
 
     def on_command(self, sender, call_id, command):
         self.controller.execute(

@@ -50,6 +50,8 @@ def test_random_faults_break_neither_safety_nor_liveness(first_seed):
         "full disk": 5,
         "clean restart": 3,
         "clock step": 5,
+        "voters changed": 3,
+        "transfer": 3,
     }.items():
         assert events[event] >= at_least, (event, events)
 

@@ -8,6 +8,8 @@ from ottla_cluster.controller.image import MetadataImage, replay
 from ottla_cluster.controller.image_sharing import sharing_with
 from ottla_cluster.controller.records import decode_records
 from ottla_cluster.controller.snapshot import decode_image, encode_image
+from ottla_cluster.raft import EntryKind
+from ottla_cluster.raft.configuration import decode_configuration
 from tests.simulation.raft.checker import Checker
 from tests.simulation.raft.host import Host
 
@@ -28,7 +30,10 @@ class MetadataMachine:
         known = self._replayed.get(entry.index)
         if known is not None and known[0] is image and known[1] == entry:
             return known[2]
-        after = replay(image, decode_records(entry.payload), entry.index)
+        # Who votes is the quorum's own affair; such an entry only has its place in the log.
+        is_configuration = entry.kind is EntryKind.CONFIGURATION
+        records = () if is_configuration else decode_records(entry.payload)
+        after = replay(image, records, entry.index)
         self._replayed.setdefault(entry.index, (image, entry, after))
         return after
 
@@ -43,18 +48,32 @@ class MetadataChecker(Checker):
     """Raft's checker, which tells of each image once it is committed.
 
     Args:
+        voter_ids: who votes at first.
+        events: gets a count of the changes of voters.
         on_committed: called with the newest image.
     """
 
-    def __init__(self, on_committed):
+    def __init__(self, voter_ids, events, on_committed):
         super().__init__(MetadataMachine())
+        self.voter_ids = voter_ids
+        """Who votes, as far as that is committed."""
+        self._events = events
         self._on_committed = on_committed
 
     def on_apply(self, host, entries, term, hosts):
         known = len(self.states)
         super().on_apply(host, entries, term, hosts)
         if len(self.states) > known:
+            for entry in self.committed[known - 1 :]:
+                if entry.kind is EntryKind.CONFIGURATION:
+                    self._note_voters(decode_configuration(entry.payload))
             self._on_committed(self.states[-1])
+
+    def _note_voters(self, configuration):
+        changed = set(self.voter_ids) ^ set(configuration.voter_ids)
+        self.require(len(changed) <= 1, "one voter at a time", (self.voter_ids, configuration))
+        self.voter_ids = configuration.voter_ids
+        self._events["voters changed"] += len(changed)
 
 
 class Voter(Host):

@@ -21,6 +21,7 @@ from tests.simulation.plane.process import CLUSTER_ID, Process
 from tests.simulation.plane.replica_log import ReplicaDisk
 from tests.simulation.plane.timing import (
     ELECTION_TIMEOUT_MIN_MS,
+    OBSERVER_TIMEOUT_MS,
     RAFT_HEARTBEAT_INTERVAL_MS,
     SESSION_TIMEOUT_MS,
 )
@@ -54,7 +55,9 @@ class World(HostTimers):
         self.events = Counter()
         self.trace = deque(maxlen=TRACE_LENGTH)
         self.invariants = Invariants(self)
-        self.checker = MetadataChecker(self.invariants.metadata_committed)
+        node_ids = tuple(range(1, options.process_count + 1))
+        voter_ids = node_ids[: options.process_count - options.observer_count]
+        self.checker = MetadataChecker(voter_ids, self.events, self.invariants.metadata_committed)
         self.network = FaultyNetwork(
             self,
             self.random,
@@ -75,11 +78,13 @@ class World(HostTimers):
         self.is_healed = False
         self._last_token = 0
         self._is_live = False
-        node_ids = tuple(range(1, options.process_count + 1))
         self.hosts = {
-            node_id: voter_class(self, self._raft_config(node_id, node_ids), node_id)
+            node_id: voter_class(self, self._raft_config(node_id, voter_ids), node_id)
             for node_id in node_ids
         }
+        if options.has_directories:
+            for voter in self.hosts.values():
+                voter.disk.directory_id = f"{voter.node_id}/0"
         self.processes = {
             node_id: process_class(self, voter) for node_id, voter in self.hosts.items()
         }
@@ -89,16 +94,18 @@ class World(HostTimers):
         self.producers = []
         self.faults = Faults(self)
 
-    def _raft_config(self, node_id, node_ids):
+    def _raft_config(self, node_id, voter_ids):
         return RaftConfig(
             node_id,
-            node_ids,
+            voter_ids,
+            url=f"http://{node_id}",
             election_timeout_min_ms=ELECTION_TIMEOUT_MIN_MS,
             election_timeout_max_ms=2 * ELECTION_TIMEOUT_MIN_MS,
             heartbeat_interval_ms=RAFT_HEARTBEAT_INTERVAL_MS,
             max_append_entries=self.options.max_append_entries,
             retained_entries=self.options.retained_entries,
             max_snapshot_chunk_bytes=self.options.max_snapshot_chunk_bytes,
+            observer_timeout_ms=OBSERVER_TIMEOUT_MS,
         )
 
     # --- running --------------------------------------------------------------------------------
@@ -239,6 +246,14 @@ class World(HostTimers):
                 voter.compact()
         interval_ms = self.options.compaction_interval_ms
         self.after(self.random.randint(1, 2 * interval_ms), self._compact)
+
+    def leading_voters(self):
+        """Whoever takes itself for the leader of the quorum."""
+        return [
+            voter
+            for voter in self.hosts.values()
+            if voter.node is not None and voter.node.role == "leader"
+        ]
 
     # --- what voters ask ------------------------------------------------------------------------
 
