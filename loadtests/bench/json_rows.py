@@ -2,11 +2,13 @@
 
 Requests are made before the clock starts. With "any broker" connection i talks to broker i modulo
 three and the record's key decides its partition, so two of three requests are forwarded; with
-"leaders" each connection writes to partitions at their leader.
+"leaders" each lane writes to partitions at their leader, and with "forwarded" always at a broker
+that does not lead them.
 """
 
 from collections.abc import Sequence
 from itertools import cycle, islice
+from typing import Literal, TypeAlias
 
 from loadtests.bench.closed_loop import Lane, run_lanes
 from loadtests.bench.environment import (
@@ -22,8 +24,12 @@ from loadtests.http_connection import HttpConnection
 from ottla_ops.local_cluster import LocalCluster
 from ottla_protocol.routes import HEADER_IDEMPOTENCY_KEY, JSON
 
+Way: TypeAlias = Literal["any broker", "leaders", "forwarded"]
+
 PARTITIONS = 6
-CONNECTIONS = (1, 32)
+CONNECTIONS = (1, 32, 256)
+KEYED_CONNECTIONS = 32
+WAYS: tuple[Way, ...] = ("any broker", "leaders", "forwarded")
 FLIGHTS = 600
 REQUESTS_MAX = 100_000
 
@@ -31,25 +37,24 @@ TOPIC = "bench-json"
 
 
 async def measure_json(environment: Environment, cluster: LocalCluster) -> list[Row]:
-    """1 and 32 connections, to any broker and to leaders; and with Idempotency-Keys."""
+    """A few and many connections, each way to the leaders; and with Idempotency-Keys."""
     flights = [flight for flight in read_flights(limit=FLIGHTS) if flight.key is not None]
     layout = await create_topic(cluster, TOPIC, partitions=PARTITIONS, replication_factor=3)
     rows = []
     for connections in CONNECTIONS:
-        for direct in (False, True):
-            where = "leaders" if direct else "any broker"
+        for way in WAYS:
             plural = "s" if connections > 1 else ""
-            name = f"json post {connections} connection{plural}, {where}"
+            name = f"json post {connections} connection{plural}, {way}"
             environment.say(name)
             rows.append(
-                await _measure(
-                    environment, cluster, layout, name, flights, connections, direct=direct
-                )
+                await _measure(environment, cluster, layout, name, flights, connections, way)
             )
-    name = f"json post {CONNECTIONS[-1]} connections, any broker, Idempotency-Key"
+    name = f"json post {KEYED_CONNECTIONS} connections, any broker, Idempotency-Key"
     environment.say(name)
     rows.append(
-        await _measure(environment, cluster, layout, name, flights, CONNECTIONS[-1], keyed=True)
+        await _measure(
+            environment, cluster, layout, name, flights, KEYED_CONNECTIONS, "any broker", keyed=True
+        )
     )
     return rows
 
@@ -61,16 +66,16 @@ async def _measure(
     name: str,
     flights: Sequence[Flight],
     connections: int,
+    way: Way,
     *,
-    direct: bool = False,
     keyed: bool = False,
 ) -> Row:
     lanes, opened = [], []
     for number in range(connections):
         lane, lane_connections = (
-            _leader_lane(layout, flights, number)
-            if direct
-            else _any_broker_lane(cluster.urls, layout.name, flights, number, keyed=keyed)
+            _any_broker_lane(cluster.urls, layout.name, flights, number, keyed=keyed)
+            if way == "any broker"
+            else _partition_lane(_entrances(cluster, layout, way), layout.name, flights, number)
         )
         lanes.append(lane)
         opened += lane_connections
@@ -134,17 +139,27 @@ def _any_broker_lane(
     return send, [connection]
 
 
-def _leader_lane(
-    layout: TopicLayout, flights: Sequence[Flight], number: int
+def _entrances(cluster: LocalCluster, layout: TopicLayout, way: Way) -> list[str]:
+    """By partition: the broker to which its records are sent."""
+    if way == "leaders":
+        return list(layout.leader_urls)
+    following = {
+        url: cycle([other for other in cluster.urls if other != url]) for url in cluster.urls
+    }
+    return [next(following[leader]) for leader in layout.leader_urls]
+
+
+def _partition_lane(
+    entrances: Sequence[str], topic: str, flights: Sequence[Flight], number: int
 ) -> tuple[Lane, list[HttpConnection]]:
-    """A lane that goes round the partitions, over a connection to each leader."""
-    connections = {url: HttpConnection(url) for url in layout.leader_urls}
+    """A lane that goes round the partitions, over a connection to each of their entrances."""
+    connections = {url: HttpConnection(url) for url in entrances}
     requests = []
     for index, flight in enumerate(flights):
-        partition = (number + index) % len(layout.leader_urls)
-        connection = connections[layout.leader_urls[partition]]
+        partition = (number + index) % len(entrances)
+        connection = connections[entrances[partition]]
         body = produce_body([flight])
-        target = f"/v1/topics/{layout.name}/partitions/{partition}/records"
+        target = f"/v1/topics/{topic}/partitions/{partition}/records"
         head = connection.head("POST", target, len(body), ("Content-Type", JSON))
         requests.append((connection, head + body))
     turns = cycle(requests)
