@@ -39,6 +39,7 @@ from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.producer_ids import ProducerIds
 from ottla_broker.services.quorum import QuorumService
 from ottla_broker.services.reassignments import ReassignmentService
+from ottla_broker.services.record_appends import RecordAppendService
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
@@ -120,6 +121,7 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         purgatory=drivers.purgatory,
     )
     copies = ReplicaCopies(drivers.metadata, drivers.replicas)
+    record_produce = RecordProduceService(topics=topics, produce=produce, idempotency=idempotency)
     return BrokerContext(
         settings=settings,
         metadata=drivers.metadata,
@@ -148,6 +150,7 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         produce=produce,
         record_produce=record_produce,
         many_topics_produce=ManyTopicsProduceService(record_produce),
+        record_appends=RecordAppendService(topics=topics, produce=record_produce),
         record_read=RecordReadService(drivers.replicas, drivers.purgatory),
         batch_fetch=batch_fetch,
         replication=ReplicationService(

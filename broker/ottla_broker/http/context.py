@@ -27,6 +27,7 @@ from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.producer_ids import ProducerIds
 from ottla_broker.services.quorum import QuorumService
 from ottla_broker.services.reassignments import ReassignmentService
+from ottla_broker.services.record_appends import RecordAppendService
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
@@ -54,6 +55,7 @@ class BrokerContext:
     produce: ProduceService
     record_produce: RecordProduceService
     many_topics_produce: ManyTopicsProduceService
+    record_appends: RecordAppendService
     record_read: RecordReadService
     batch_fetch: BatchFetchService
     replication: ReplicationService

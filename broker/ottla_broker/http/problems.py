@@ -13,6 +13,7 @@ from ottla_broker.http.answering import count, defect
 from ottla_broker.http.context import context_of
 from ottla_broker.http.post import Answer, problem_answer
 from ottla_broker.http.rest_v2.errors import is_proxy_path, plain_error_response
+from ottla_broker.http.rest_v3.errors import rest_answer
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     InvalidRequestError,
@@ -39,9 +40,11 @@ def web_response(answer: Answer) -> web.Response:
 
 
 def problem_response(request: web.Request, error: OttlaError) -> web.Response:
-    """The error as aiohttp's response; see `problem_answer`, and `rest_v2` for its own paths."""
+    """The error as aiohttp's response; see `problem_answer`, and REST Proxy's own paths."""
     if is_proxy_path(request.path):
         return plain_error_response(error)
+    if request.path.startswith(routes.V3_PREFIX):
+        return rest_answer(error)
     return web_response(problem_answer(error))
 
 

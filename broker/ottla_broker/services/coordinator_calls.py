@@ -142,18 +142,20 @@ class CoordinatorCalls:
                 # This broker stops; the heartbeat may have been taken.
                 raise error.with_outcome(Outcome.UNKNOWN) from error
 
-    async def ask_all(self, command: ClientCommand) -> list[Response]:
-        """The answers of all coordinators to a question; none before there is a group."""
+    async def ask_all(self, command: ClientCommand) -> list[tuple[Response, int]]:
+        """The answers of all coordinators to a question, each with its node id.
+
+        There are none before there is a group.
+        """
         if not await self._there_are_groups():
             return []
         topic = self._metadata.image.topic(OFFSETS_TOPIC)
-        answers = await asyncio.gather(
+        return await asyncio.gather(
             *(
                 self._decide_at(topic.topic_id, partition, command, repeatable=True)
                 for partition in range(len(topic.partitions))
             )
         )
-        return [response for response, _ in answers]
 
     async def decide_here(self, call: CoordinatorCall) -> Response:
         """The answer of the coordinator that another broker takes this one for.

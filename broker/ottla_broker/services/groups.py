@@ -195,16 +195,24 @@ class GroupService:
         Raises:
             UnavailableError: a coordinator did not answer in time.
         """
-        found: list[GroupListing] = []
-        for response in await self._calls.ask_all(ListGroups()):
-            assert isinstance(response, ListGroupsResponse)
-            found.extend(response.groups)
         return models.GroupList(
             [
                 models.GroupListing(each.group, each.state, each.members)
-                for each in sorted(found, key=lambda each: each.group)
+                for each, _ in await self.listings()
             ]
         )
+
+    async def listings(self) -> list[tuple[GroupListing, int]]:
+        """All groups, by name, each with the node id of its coordinator.
+
+        Raises:
+            UnavailableError: a coordinator did not answer in time.
+        """
+        found: list[tuple[GroupListing, int]] = []
+        for response, coordinator in await self._calls.ask_all(ListGroups()):
+            assert isinstance(response, ListGroupsResponse)
+            found.extend((listing, coordinator) for listing in response.groups)
+        return sorted(found, key=lambda each: each[0].group)
 
     async def describe(self, group: str) -> models.GroupDescription:
         """A group's members, and how far it is on every partition that it reads or has committed.

@@ -168,7 +168,7 @@ class MetadataTreeService:
 
     async def _list_groups(self) -> Groups:
         groups: Groups = {}
-        for response in await self._calls.ask_all(ListGroups()):
+        for response, _ in await self._calls.ask_all(ListGroups()):
             assert isinstance(response, ListGroupsResponse)
             groups.update((each.group, None) for each in response.groups)
         return groups

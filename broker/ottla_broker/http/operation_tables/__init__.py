@@ -7,7 +7,18 @@ from ottla_broker.http.operation_tables.process import OPERATIONS as PROCESS
 from ottla_broker.http.operation_tables.produce import OPERATIONS as PRODUCE
 from ottla_broker.http.operation_tables.records import OPERATIONS as RECORDS
 from ottla_broker.http.operation_tables.rest_v2 import OPERATIONS as REST_V2
+from ottla_broker.http.operation_tables.rest_v3 import OPERATIONS as REST_V3
 from ottla_broker.http.operation_tables.topics import OPERATIONS as TOPICS
 
-OPERATIONS = (*TOPICS, *PRODUCE, *RECORDS, *GROUPS, *CLUSTER, *ADMINISTRATION, *REST_V2, *PROCESS)
+OPERATIONS = (
+    *TOPICS,
+    *PRODUCE,
+    *RECORDS,
+    *GROUPS,
+    *CLUSTER,
+    *ADMINISTRATION,
+    *REST_V2,
+    *REST_V3,
+    *PROCESS,
+)
 """In the order of the document."""

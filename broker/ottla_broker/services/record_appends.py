@@ -1,0 +1,137 @@
+"""Produce where each record is told its own fate.
+
+Records of one partition still become one batch, which is appended whole or not at all. So one
+record that its topic does not take (without a key where it compacts, too large, too far in the
+future) would take its neighbours along. Where a batch is refused for what is in it, and certainly
+was not applied, its halves are sent one after the other, until what is refused stands alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ottla_broker.services.produce_options import ProduceOptions
+from ottla_broker.services.record_produce import RecordProduceService
+from ottla_broker.services.topics import TopicService
+from ottla_cluster.controller.topic_configs import MESSAGE_TIMESTAMP_TYPE
+from ottla_protocol.errors import (
+    InvalidTimestampError,
+    MessageTooLargeError,
+    OttlaError,
+    Outcome,
+    RecordWithoutKeyError,
+    UnknownTopicOrPartitionError,
+    error_from_problem,
+)
+from ottla_protocol.json_records import ParsedRecord
+
+
+@dataclass(frozen=True, slots=True)
+class AppendedRecord:
+    """Where one record went; `timestamp` is what it carries, in ms since the epoch."""
+
+    partition: int
+    offset: int
+    timestamp: int
+
+
+Fate = AppendedRecord | OttlaError
+
+
+class RecordAppendService:
+    """Appends records, each of which succeeds or fails for itself."""
+
+    def __init__(self, *, topics: TopicService, produce: RecordProduceService) -> None:
+        self._topics = topics
+        self._produce = produce
+
+    async def append(
+        self, topic_name: str, records: Sequence[ParsedRecord], options: ProduceOptions
+    ) -> list[Fate]:
+        """The fate of each record, in their order; errors say what became of it.
+
+        Records of one partition are appended in the order in which they stand.
+        """
+        fates: list[Fate | None] = [None] * len(records)
+        try:
+            topic = await self._topics.find(topic_name)
+        except OttlaError as error:
+            return [error.with_outcome(Outcome.NOT_APPLIED)] * len(records)
+        count = len(topic.partitions)
+        todo = []
+        for index, record in enumerate(records):
+            if record.partition is not None and record.partition >= count:
+                fates[index] = UnknownTopicOrPartitionError(
+                    f"topic {topic.name} has partitions 0 to {count - 1}, not {record.partition}",
+                    outcome=Outcome.NOT_APPLIED,
+                )
+            else:
+                todo.append(index)
+        if todo:
+            has_leaders_time = topic.configs.get(MESSAGE_TIMESTAMP_TYPE) == "LogAppendTime"
+            await self._append(
+                topic_name, records, todo, options, fates, keeps_times=not has_leaders_time
+            )
+        assert None not in fates
+        return [fate for fate in fates if fate is not None]
+
+    async def _append(
+        self,
+        topic_name: str,
+        records: Sequence[ParsedRecord],
+        indexes: Sequence[int],
+        options: ProduceOptions,
+        fates: list[Fate | None],
+        *,
+        keeps_times: bool,
+    ) -> None:
+        """Fill in the fates of the records at `indexes`."""
+        try:
+            response = await self._produce.produce(
+                topic_name, [records[index] for index in indexes], options
+            )
+        except OttlaError as error:
+            if _may_be_some(error) and len(indexes) > 1:
+                for half in _halves(indexes):
+                    await self._append(
+                        topic_name, records, half, options, fates, keeps_times=keeps_times
+                    )
+                return
+            for index in indexes:
+                fates[index] = error.with_outcome(Outcome.NOT_APPLIED)
+            return
+        results = {result.partition: result for result in response.results}
+        refused: dict[int, list[int]] = {}
+        for index, position in zip(indexes, response.records, strict=True):
+            result = results[position.partition]
+            if result.error is not None:
+                refused.setdefault(position.partition, []).append(index)
+                continue
+            own = records[index].timestamp if keeps_times else None
+            fates[index] = AppendedRecord(
+                position.partition, position.offset, result.timestamp if own is None else own
+            )
+        for partition, group in refused.items():
+            problem = results[partition].error
+            assert problem is not None
+            refusal = error_from_problem(problem)
+            if _may_be_some(refusal) and len(group) > 1:
+                for half in _halves(group):
+                    await self._append(
+                        topic_name, records, half, options, fates, keeps_times=keeps_times
+                    )
+            else:
+                for index in group:
+                    fates[index] = refusal
+
+
+def _may_be_some(error: OttlaError) -> bool:
+    """Whether the batch was refused for what is in it, which may be one record of many."""
+    of_a_record = isinstance(
+        error, InvalidTimestampError | MessageTooLargeError | RecordWithoutKeyError
+    )
+    return of_a_record and error.outcome is Outcome.NOT_APPLIED
+
+
+def _halves(indexes: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+    middle = len(indexes) // 2
+    return indexes[:middle], indexes[middle:]
