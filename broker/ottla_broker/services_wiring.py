@@ -26,6 +26,7 @@ from ottla_broker.services.cluster_health import ClusterHealthService
 from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.features import FeatureService
+from ottla_broker.services.following import FollowService
 from ottla_broker.services.forwarder import ProduceForwarder
 from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
@@ -44,6 +45,8 @@ from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
 from ottla_broker.services.segment_inspection import SegmentInspectionService
+from ottla_broker.services.topic_positions import TopicPositions
+from ottla_broker.services.topic_read import TopicReadService
 from ottla_broker.services.topics import TopicService
 from ottla_broker.settings import Settings
 from ottla_protocol.models import Readiness
@@ -107,16 +110,23 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         peers=drivers.peers,
     )
     batch_fetch = BatchFetchService(drivers.replicas, drivers.purgatory)
+    reads = LeaderReads(
+        node_id=settings.node_id,
+        metadata=drivers.metadata,
+        peers=drivers.peers,
+        batch_fetch=batch_fetch,
+        purgatory=drivers.purgatory,
+        random=Random(SystemRandom().getrandbits(64)),
+    )
+    topic_positions = TopicPositions(
+        topics=topics,
+        metadata=drivers.metadata,
+        controller=drivers.controller_client,
+        bounds=bounds,
+    )
     group_polls = GroupPollService(
         calls=calls,
-        reads=LeaderReads(
-            node_id=settings.node_id,
-            metadata=drivers.metadata,
-            peers=drivers.peers,
-            batch_fetch=batch_fetch,
-            purgatory=drivers.purgatory,
-            random=Random(SystemRandom().getrandbits(64)),
-        ),
+        reads=reads,
         positions=PollPositions(calls=calls, metadata=drivers.metadata, bounds=bounds),
         purgatory=drivers.purgatory,
     )
@@ -152,6 +162,18 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         many_topics_produce=ManyTopicsProduceService(record_produce),
         record_appends=RecordAppendService(topics=topics, produce=record_produce),
         record_read=RecordReadService(drivers.replicas, drivers.purgatory),
+        topic_read=TopicReadService(
+            positions=topic_positions, reads=reads, purgatory=drivers.purgatory
+        ),
+        following=FollowService(
+            positions=topic_positions,
+            reads=reads,
+            metadata=drivers.metadata,
+            purgatory=drivers.purgatory,
+            max_followers=settings.max_followers,
+            buffer_bytes=settings.follower_buffer_bytes,
+            keep_alive_ms=settings.follower_keep_alive_ms,
+        ),
         batch_fetch=batch_fetch,
         replication=ReplicationService(
             drivers.replicas, drivers.purgatory, copies, Random(SystemRandom().getrandbits(64))

@@ -157,6 +157,21 @@ class Settings(BaseSettings):
     max_parked_requests: int = Field(
         16_384, ge=16, le=1_000_000, description="long-polls and acks waiting in purgatory"
     )
+    max_followers: int = Field(
+        4_096,
+        ge=1,
+        le=1_000_000,
+        description="clients that follow topics at a time, others are refused with 503",
+    )
+    follower_buffer_bytes: int = Field(
+        4 * MEBIBYTE,
+        ge=64 * 1024,
+        le=64 * MEBIBYTE,
+        description="keys and values that are read for one of them and not sent yet",
+    )
+    follower_keep_alive_ms: int = Field(
+        15_000, ge=100, le=15_000, description="how long they hear nothing at most"
+    )
     max_inflight_produce_bytes: int = Field(
         256 * MEBIBYTE, ge=MEBIBYTE, description="produce bodies being read or awaiting their ack"
     )

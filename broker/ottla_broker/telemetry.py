@@ -60,6 +60,25 @@ class Metrics:
         self.fetched_bytes = Counter(
             "ottla_fetched_bytes", "Record batch bytes served by kind", ["kind"], registry=registry
         )
+        self.followers = Gauge(
+            "ottla_followers", "Clients that follow topics or partitions, by kind: sse or ndjson",
+            ["kind"], registry=registry,
+        )  # fmt: skip
+        self.record_feeds = Gauge(
+            "ottla_record_feeds", "What they follow: each is read and rendered once for all",
+            registry=registry,
+        )  # fmt: skip
+        self.followed_bytes = Counter(
+            "ottla_followed_bytes", "Bytes sent to followers by kind", ["kind"], registry=registry
+        )
+        self.refused_followers = Counter(
+            "ottla_refused_followers", "Followers refused at max_followers", registry=registry
+        )
+        self.ended_followers = Counter(
+            "ottla_ended_followers",
+            "Streams that ended by reason: gone, slow, stopping, or the code of an error",
+            ["reason"], registry=registry,
+        )  # fmt: skip
         self.forwarded_requests = Counter(
             "ottla_forwarded_requests", "Requests passed on to a leader by kind and outcome",
             ["kind", "outcome"], registry=registry,

@@ -313,6 +313,14 @@ class UnknownTopicIdError(NotFoundError):
     refresh_metadata = True
 
 
+class CursorOfDeletedTopicError(NotFoundError):
+    """The cursor belongs to a topic that was deleted; another one may have its name now."""
+
+    code = "CURSOR_OF_DELETED_TOPIC"
+    status = 410
+    title = "Cursor of a deleted topic"
+
+
 class VoterNotFoundError(NotFoundError):
     """The metadata quorum has no voter of that node id."""
 

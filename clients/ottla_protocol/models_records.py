@@ -13,3 +13,15 @@ class PartitionRecords(Response, frozen=True):
     next_offset: int
     high_watermark: int
     log_start_offset: int
+
+
+class TopicRecords(Response, frozen=True):
+    """`GET …/records` of a topic: `cursor` is where the next read begins, at any broker.
+
+    `unavailable` names the partitions that could not be read; the cursor has not moved there.
+    """
+
+    topic: str
+    records: list[RenderedRecord]
+    cursor: str
+    unavailable: list[int]

@@ -13,14 +13,25 @@ from tests.cluster.cluster_client import ClusterClient
 pytestmark = pytest.mark.cluster
 
 README = Path(__file__).parents[2] / "README.md"
-SECTIONS = ("Write and read with curl", "Consume with nothing but curl")
+SECTIONS = ("Write and read with curl", "Follow a topic", "Consume with nothing but curl")
 TIMEOUT_S = 60
+
+CURL = """
+curl() {
+    case "$1" in
+    -sN) command curl "$@" | grep -m2 "^data: " | sed "s/^data: //" ;;
+    *) command curl --fail-with-body "$@" ;;
+    esac
+}
+"""
+"""An error status is an error here: curl alone would only print it. What never ends is followed for
+two events; the next sign of life ends curl."""
 
 
 @pytest.fixture
 def client(tmp_path, http):
     """Brokers of its own, since the README begins with an empty cluster."""
-    with LocalCluster(tmp_path) as cluster:
+    with LocalCluster(tmp_path, settings={"OTTLA_FOLLOWER_KEEP_ALIVE_MS": "300"}) as cluster:
         cluster.wait_ready()
         yield ClusterClient(cluster, http)
 
@@ -36,8 +47,7 @@ def script(client):
     for node_id in client.node_ids:
         lines = lines.replace(f"http://127.0.0.1:710{node_id}", client.url(node_id))
     assert "127.0.0.1:710" not in lines
-    # An error status is an error here: curl alone would only print it.
-    return 'set -e\ncurl() { command curl --fail-with-body "$@"; }\n' + lines
+    return "set -e\n" + CURL + lines
 
 
 def test_each_line_runs_and_says_what_it_should(client):
@@ -50,13 +60,16 @@ def test_each_line_runs_and_says_what_it_should(client):
         answer, end = decoder.raw_decode(rest)
         answers.append(answer)
         rest = rest[end:].strip()
-    created, produced, read, repeated, at_a_time, offset, polled, polled_again, sought = answers
+    created, produced, read, repeated, at_a_time, offset, *answers = answers
+    topic_read, *followed, polled, polled_again, sought = answers
     assert created["name"] == "flights"
     assert produced["results"][0]["partition"] == 2
     assert [record["key"] for record in read["records"]] == ["N14228"]
     assert repeated["results"][0]["duplicate"] is False
     assert [record["key"] for record in at_a_time["records"]] == ["N14228"]
     assert (offset["offset"], offset["timestamp"]) == (0, read["records"][0]["timestamp"])
+    assert sorted(record["key"] for record in topic_read["records"]) == ["N14228", "N24211"]
+    assert sorted(record["key"] for record in followed) == ["N14228", "N24211"]
     assert polled["member_id"] == "laptop"
     assert sorted(record["key"] for record in polled["records"]) == ["N14228", "N24211"]
     assert (polled_again["records"], polled_again["ack"]) == ([], None)

@@ -79,7 +79,7 @@ class Purgatory:
         self._polls.wake()
 
     @contextmanager
-    def released_into(self, event: asyncio.Event) -> Iterator[None]:
+    def released_into(self, event: "Watcher") -> Iterator[None]:
         """Set `event` at the release, should it come while the context is open."""
         self._polls.add(event)
         try:

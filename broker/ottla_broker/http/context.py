@@ -17,6 +17,7 @@ from ottla_broker.services.broker_drains import BrokerDrainService
 from ottla_broker.services.cluster_health import ClusterHealthService
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.features import FeatureService
+from ottla_broker.services.following import FollowService
 from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
@@ -32,6 +33,7 @@ from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
 from ottla_broker.services.segment_inspection import SegmentInspectionService
+from ottla_broker.services.topic_read import TopicReadService
 from ottla_broker.services.topics import TopicService
 from ottla_broker.settings import Settings
 from ottla_broker.site_policy import SitePolicy
@@ -57,6 +59,8 @@ class BrokerContext:
     many_topics_produce: ManyTopicsProduceService
     record_appends: RecordAppendService
     record_read: RecordReadService
+    topic_read: TopicReadService
+    following: FollowService
     batch_fetch: BatchFetchService
     replication: ReplicationService
     idempotency: IdempotencyService

@@ -9,6 +9,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.http.context import context_of
 from ottla_broker.http.forwarding import serve_at_leader
 from ottla_broker.http.query import MAX_TIMESTAMP, Query, parse_integer, partition_number
+from ottla_broker.http.record_streams import follow, stream_type
 from ottla_broker.services.heavy_work import on_worker
 from ottla_broker.services.record_read import AtTimestamp, Position, ReadOptions, RecordsRead
 from ottla_broker.telemetry import METRICS
@@ -30,13 +31,17 @@ BYTES_RENDERED_INLINE = 256 << 10
 
 READ_PARAMETERS = (
     "offset", "timestamp", "max_bytes", "max_records", "min_bytes", "max_wait_ms", "format",
-    "replica",
+    "replica", "follow",
 )  # fmt: skip
 FORMATS = ("auto", "json", "text", "base64")
 
 
 async def read(request: web.Request) -> web.StreamResponse:
     """`GET /v1/topics/{topic}/partitions/{partition}/records`."""
+    followed_as = stream_type(request, (routes.JSON, routes.EVENT_STREAM))
+    if followed_as is not None:
+        number = partition_number(request.match_info["partition"])
+        return await follow(request, request.match_info["topic"], number, followed_as)
     context = context_of(request)
     query = Query(request.query.items(), READ_PARAMETERS)
     local = query.choice("replica", "leader", ("leader", "local")) == "local"

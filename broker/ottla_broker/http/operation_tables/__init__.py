@@ -8,12 +8,14 @@ from ottla_broker.http.operation_tables.produce import OPERATIONS as PRODUCE
 from ottla_broker.http.operation_tables.records import OPERATIONS as RECORDS
 from ottla_broker.http.operation_tables.rest_v2 import OPERATIONS as REST_V2
 from ottla_broker.http.operation_tables.rest_v3 import OPERATIONS as REST_V3
+from ottla_broker.http.operation_tables.topic_records import OPERATIONS as TOPIC_RECORDS
 from ottla_broker.http.operation_tables.topics import OPERATIONS as TOPICS
 
 OPERATIONS = (
     *TOPICS,
     *PRODUCE,
     *RECORDS,
+    *TOPIC_RECORDS,
     *GROUPS,
     *CLUSTER,
     *ADMINISTRATION,

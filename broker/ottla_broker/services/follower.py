@@ -1,0 +1,298 @@
+"""One client that follows a topic or a partition: what to send it next.
+
+A follower is in one of two states:
+
+    catching up   it reads for itself from its own position, a bounded piece at a time; when there
+                  is nothing more it joins the feed
+    following     it takes what the feed finds; where it is too slow for that it catches up again
+
+It holds at most one read's worth of rendered records, and asks for no more before they are sent.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.services.leader_reads import LeaderReads
+from ottla_broker.services.record_feed import (
+    RETRY_INTERVAL_MS,
+    Bookmark,
+    FeedItem,
+    FellBehindError,
+    RecordFeed,
+    is_lasting,
+)
+from ottla_broker.services.rendered_reads import PIECE_BYTES, render_batches, with_cursors
+from ottla_broker.services.stream_rendering import StreamRendering
+from ottla_broker.services.topic_positions import Positions, ReadScope
+from ottla_protocol.cursors import CursorEncoder
+from ottla_protocol.errors import OttlaError, UnknownTopicOrPartitionError
+from ottla_protocol.record_batch import Buffer
+
+
+class Follower:
+    """One of those who follow; `FollowService` makes it.
+
+    Args:
+        scope: what is followed.
+        positions: where it begins.
+        rendering: the form.
+        feed_at: the feed of this scope and form, or a new one that begins at these positions.
+        reads: the way to the leaders.
+        reading: entered by whoever catches up, so that not too many do at a time.
+        metadata: tells of partitions that the topic gets.
+        purgatory: tells when this broker stops.
+        buffer_bytes: keys and values of one read.
+        keep_alive_ms: how long it sends nothing at most.
+    """
+
+    __slots__ = (
+        "_bookmark",
+        "_buffer_bytes",
+        "_encoder",
+        "_feed",
+        "_feed_at",
+        "_keep_alive_ms",
+        "_metadata",
+        "_positions",
+        "_purgatory",
+        "_reading",
+        "_reads",
+        "_ready",
+        "_rendering",
+        "_scope",
+        "_sent_ms",
+        "_told",
+        "begun_at",
+    )
+
+    def __init__(
+        self,
+        scope: ReadScope,
+        positions: Positions,
+        rendering: StreamRendering,
+        *,
+        feed_at: Callable[[Positions], RecordFeed],
+        reads: LeaderReads,
+        reading: AbstractAsyncContextManager[None],
+        metadata: MetadataCache,
+        purgatory: Purgatory,
+        buffer_bytes: int,
+        keep_alive_ms: int,
+    ) -> None:
+        self._scope = scope
+        self._positions = positions
+        self._rendering = rendering
+        self._feed_at = feed_at
+        self._reads = reads
+        self._reading = reading
+        self._metadata = metadata
+        self._purgatory = purgatory
+        self._buffer_bytes = buffer_bytes
+        self._keep_alive_ms = keep_alive_ms
+        self._encoder = CursorEncoder(scope.topic_id, scope.first_partition)
+        self._ready: deque[bytes] = deque()
+        self._feed: RecordFeed | None = None
+        self._bookmark: Bookmark | None = None
+        self._sent_ms = monotonic_ms()
+        # The positions that the client has been told.
+        self._told = positions
+        self.begun_at = self.cursor
+        """The cursor from which it reads."""
+
+    @property
+    def cursor(self) -> bytes:
+        """Where it is, but for what is rendered and not taken yet."""
+        return self._encoder.encode(self._positions)
+
+    async def begin(self, *, resumes: bool) -> None:
+        """Look once whether there is a way to read from the positions.
+
+        Args:
+            resumes: a stream that goes on begins also where no leader answers at this moment.
+
+        Raises:
+            OttlaError: there is none, and later there will be none either.
+            UnavailableError: or there may be later, and nothing is resumed.
+        """
+        opening = self._rendering.opening(self.begun_at)
+        failure = await self._catch_up()
+        if failure is not None and not resumes:
+            raise failure
+        if opening:
+            self._ready.appendleft(opening)
+
+    async def next(self) -> bytes | None:
+        """What to send next: records, or a sign of life; None where the broker stops.
+
+        Raises:
+            OttlaError: the stream cannot go on.
+        """
+        while not self._purgatory.is_released:
+            piece = self._ready.popleft() if self._ready else await self._find()
+            if piece:
+                self._sent_ms = monotonic_ms()
+                return piece
+        return None
+
+    def close(self) -> None:
+        """The client is gone, or is to go."""
+        self._ready.clear()
+        self._leave()
+
+    async def _find(self) -> bytes:
+        """What is there now, or comes within the time to the next sign of life; perhaps nothing."""
+        remaining_ms = self._sent_ms + self._keep_alive_ms - monotonic_ms()
+        if remaining_ms <= 0:
+            return self._keep_alive()
+        if self._feed is None or self._bookmark is None:
+            await self._catch_up()
+            if not self._ready:
+                await self._join(remaining_ms)
+            return b""
+        try:
+            piece = self._take(self._feed, self._bookmark)
+        except FellBehindError:
+            self._leave()
+            return b""
+        if not piece:
+            await self._feed.wait(self._bookmark, remaining_ms)
+        return piece
+
+    def _keep_alive(self) -> bytes:
+        cursor = None if self._told == self._positions else self.cursor
+        self._told = self._positions
+        return self._rendering.keep_alive(cursor)
+
+    # --- following ----------------------------------------------------------------------------
+
+    async def _join(self, remaining_ms: int) -> None:
+        feed = self._feed_at(self._positions)
+        self._bookmark = feed.join(self._positions)
+        if self._bookmark is not None:
+            self._feed = feed
+            return
+        # The feed has read on meanwhile: once more, but for a leader that does not answer now.
+        pause_ms = min(RETRY_INTERVAL_MS, remaining_ms)
+        await self._metadata.wait_for_change(timeout_ms=pause_ms)
+
+    def _leave(self) -> None:
+        if self._feed is not None and self._bookmark is not None:
+            self._feed.leave(self._bookmark)
+        self._feed, self._bookmark = None, None
+
+    def _take(self, feed: RecordFeed, bookmark: Bookmark) -> bytes:
+        """The next items of the feed as one piece; empty where there is none."""
+        parts: list[bytes] = []
+        size_bytes = 0
+        while size_bytes < PIECE_BYTES:
+            try:
+                item = feed.take(bookmark)
+            except OttlaError:
+                if parts:
+                    break
+                raise
+            if item is None:
+                break
+            part = self._part(feed, item)
+            if part:
+                parts.append(part)
+                size_bytes += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _part(self, feed: RecordFeed, item: FeedItem) -> bytes:
+        if self._positions == item.before:
+            self._positions = item.after
+            part = item.whole(self._rendering, feed.encoder)
+        else:
+            self._positions += (0,) * (len(item.after) - len(self._positions))
+            if item.after[item.index] <= self._positions[item.index]:
+                return b""
+            part = with_cursors(
+                item.piece,
+                rendering=self._rendering,
+                encoder=self._encoder,
+                positions=self._positions,
+                index=item.index,
+            )
+            self._move(item.index, item.after[item.index])
+        if part:
+            self._told = self._positions
+        return part
+
+    def _move(self, index: int, offset: int) -> None:
+        positions = self._positions
+        self._positions = (*positions[:index], offset, *positions[index + 1 :])
+
+    # --- catching up --------------------------------------------------------------------------
+
+    async def _catch_up(self) -> OttlaError | None:
+        """Read what is there from the positions on into `_ready`.
+
+        Returns:
+            Why nothing can be read at this moment; None where anything can.
+
+        Raises:
+            OttlaError: a partition cannot be read, and later neither.
+        """
+        self._grow()
+        first = self._scope.first_partition
+        where = {
+            (self._scope.topic, first + index): offset
+            for index, offset in enumerate(self._positions)
+        }
+        async with self._reading:
+            results = await self._reads.read(where, max_wait_ms=0, max_bytes=self._buffer_bytes)
+            failures = []
+            for (_, partition), result in results.items():
+                if isinstance(result, OttlaError):
+                    if is_lasting(result):
+                        result.members.setdefault("partition", partition)
+                        raise result
+                    failures.append(result)
+            left_bytes = self._buffer_bytes
+            for (_, partition), result in results.items():
+                if left_bytes > 0 and not isinstance(result, OttlaError) and result.batches:
+                    left_bytes -= await self._render(partition - first, result.batches, left_bytes)
+        return failures[0] if failures and len(failures) == len(results) else None
+
+    def _grow(self) -> None:
+        """Begin with partitions that the topic has got, from their beginning.
+
+        Raises:
+            UnknownTopicOrPartitionError: the topic is gone.
+        """
+        topic = self._metadata.image.topics.get(self._scope.topic_id)
+        if topic is None:
+            raise UnknownTopicOrPartitionError(f"the topic '{self._scope.topic}' was deleted")
+        if self._scope.partition is None:
+            self._positions += (0,) * (len(topic.partitions) - len(self._positions))
+
+    async def _render(self, index: int, batches: Sequence[Buffer], max_bytes: int) -> int:
+        """Put the records of one partition into `_ready`; returns their bytes."""
+        pieces = await render_batches(
+            batches,
+            self._positions[index],
+            partition=self._scope.first_partition + index,
+            rendering=self._rendering,
+            max_bytes=max_bytes,
+        )
+        for piece in pieces:
+            part = with_cursors(
+                piece,
+                rendering=self._rendering,
+                encoder=self._encoder,
+                positions=self._positions,
+                index=index,
+            )
+            self._move(index, piece.next_offset)
+            if part:
+                self._ready.append(part)
+                self._told = self._positions
+            # Cursors of many records take their time.
+            await asyncio.sleep(0)
+        return sum(piece.size_bytes for piece in pieces)

@@ -1,0 +1,182 @@
+"""Where readers of a whole topic, or of one partition of it, begin: by word, by time or by cursor.
+
+Positions are one next offset for each partition that is read, in the order of the partitions. They
+are looked up at the leaders, wherever these are, so any broker may be asked.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.controller_client import ControllerClient
+from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_messages import PartitionName
+from ottla_broker.services.partition_bounds import PartitionBoundsService
+from ottla_broker.services.record_read import AtTimestamp, Position
+from ottla_broker.services.topics import TopicService
+from ottla_cluster.controller.image import Topic
+from ottla_protocol.cursors import MAX_CURSOR_PARTITIONS, Cursor
+from ottla_protocol.errors import (
+    ControllerNotAvailableError,
+    CursorOfDeletedTopicError,
+    InvalidRequestError,
+    LeaderNotAvailableError,
+    UnknownTopicOrPartitionError,
+)
+
+LEADER_WAIT_MS = 5_000
+"""How long a reader that has no positions yet waits for leaders to tell them."""
+
+RETRY_INTERVAL_MS = 50
+
+Start = Position | Cursor
+"""Where to begin; an offset is for one partition alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadScope:
+    """What is read: one partition, or all that the topic has and will have (`partition` None)."""
+
+    topic: str
+    topic_id: str
+    partition: int | None
+
+    @property
+    def first_partition(self) -> int:
+        """The partition that the first of the positions belongs to."""
+        return self.partition or 0
+
+
+Positions = tuple[int, ...]
+"""Next offsets, in the order of the partitions from `first_partition` on."""
+
+
+class TopicPositions:
+    """Finds positions to begin at."""
+
+    def __init__(
+        self,
+        *,
+        topics: TopicService,
+        metadata: MetadataCache,
+        controller: ControllerClient,
+        bounds: PartitionBoundsService,
+    ) -> None:
+        self._topics = topics
+        self._metadata = metadata
+        self._controller = controller
+        self._bounds = bounds
+
+    async def begin(
+        self, topic_name: str, partition: int | None, start: Start
+    ) -> tuple[ReadScope, Positions]:
+        """What is read, and from where.
+
+        Raises:
+            UnknownTopicOrPartitionError: there is no such topic or partition.
+            CursorOfDeletedTopicError: the cursor belongs to a former topic of this name.
+            ControllerNotAvailableError: or perhaps to a new one; there is nobody to ask.
+            InvalidRequestError: the cursor has not these partitions, there are too many for one, or
+                an offset is given for several.
+            LeaderNotAvailableError: no leader tells where a partition begins or ends.
+        """
+        topic = await self._topics.find(topic_name)
+        if isinstance(start, Cursor) and start.topic_id != topic.topic_id:
+            topic = await self._after_news(topic_name, start)
+        if partition is not None and partition >= len(topic.partitions):
+            raise UnknownTopicOrPartitionError(
+                f"the topic '{topic_name}' has no partition {partition}"
+            )
+        if partition is None and len(topic.partitions) > MAX_CURSOR_PARTITIONS:
+            raise InvalidRequestError(
+                f"the topic '{topic_name}' has {len(topic.partitions)} partitions, and at most "
+                f"{MAX_CURSOR_PARTITIONS} are read with one cursor: read them one by one",
+                max_partitions=MAX_CURSOR_PARTITIONS,
+            )
+        scope = ReadScope(topic.name, topic.topic_id, partition)
+        if isinstance(start, Cursor):
+            return scope, await self._resume(scope, start, len(topic.partitions))
+        if isinstance(start, int) and start >= 0:
+            if partition is None:
+                raise InvalidRequestError(
+                    "an offset is of one partition; a topic is read from earliest, latest, -N, a "
+                    "timestamp or a cursor",
+                    parameter="offset",
+                )
+            return scope, (start,)
+        numbers = range(len(topic.partitions)) if partition is None else (partition,)
+        return scope, await self._look_up(scope, numbers, start)
+
+    async def _after_news(self, topic_name: str, cursor: Cursor) -> Topic:
+        """The topic, which may have been made anew without this broker having heard of it."""
+        is_certain = await self._controller.catch_up()
+        topic = await self._topics.find(topic_name)
+        if topic.topic_id != cursor.topic_id:
+            if not is_certain:
+                raise ControllerNotAvailableError(
+                    f"the cursor belongs to another topic than the '{topic_name}' that is known "
+                    "here, and no controller can be asked which of them is the newer one"
+                )
+            raise CursorOfDeletedTopicError(
+                f"the cursor belongs to another topic than the present '{topic_name}', which has "
+                "been deleted since; begin anew without a cursor"
+            )
+        return topic
+
+    async def _resume(self, scope: ReadScope, cursor: Cursor, partitions: int) -> Positions:
+        if scope.partition is not None:
+            offset = cursor.offset_of(scope.partition)
+            if offset is None:
+                raise InvalidRequestError(
+                    f"the cursor does not have partition {scope.partition}", parameter="cursor"
+                )
+            return (offset,)
+        if cursor.first_partition != 0:
+            raise InvalidRequestError(
+                f"the cursor is of partition {cursor.first_partition} alone, not of the topic",
+                parameter="cursor",
+            )
+        known = cursor.offsets[:partitions]
+        added = range(len(known), partitions)
+        return known + await self._look_up(scope, added, "earliest")
+
+    async def _look_up(
+        self, scope: ReadScope, partitions: Sequence[int], position: Position
+    ) -> Positions:
+        """The offsets of a word, a count from the end or a time, in the order of the partitions."""
+        found: dict[int, int] = {}
+        deadline_ms = monotonic_ms() + LEADER_WAIT_MS
+        while True:
+            missing = [number for number in partitions if number not in found]
+            if not missing:
+                return tuple(found[number] for number in partitions)
+            found.update(await self._ask(scope, missing, position))
+            missing = [number for number in missing if number not in found]
+            if missing and monotonic_ms() >= deadline_ms:
+                raise LeaderNotAvailableError(
+                    f"no leader of {scope.topic}-{missing[0]} tells its offsets at this moment"
+                )
+            if missing:
+                await self._metadata.wait_for_change(timeout_ms=RETRY_INTERVAL_MS)
+
+    async def _ask(
+        self, scope: ReadScope, partitions: Sequence[int], position: Position
+    ) -> Mapping[int, int]:
+        names = [PartitionName(scope.topic_id, number) for number in partitions]
+        if isinstance(position, AtTimestamp):
+            times = await self._bounds.look_up_timestamp(names, position.timestamp)
+            return {name.partition: offset for name, offset in times.items()}
+        bounds = await self._bounds.look_up(names)
+        return {
+            name.partition: _offset(position, each.log_start_offset, each.high_watermark)
+            for name, each in bounds.items()
+        }
+
+
+def _offset(position: Position, log_start_offset: int, high_watermark: int) -> int:
+    if position == "earliest":
+        return log_start_offset
+    if position == "latest":
+        return high_watermark
+    assert isinstance(position, int)
+    return max(log_start_offset, high_watermark + position)

@@ -1,0 +1,102 @@
+"""Bounded reads of all partitions of a topic: from a cursor to a cursor, at any broker."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.services.leader_reads import LeaderReads, Results
+from ottla_broker.services.polled_records import PolledPartition, take_records
+from ottla_broker.services.record_feed import is_lasting
+from ottla_broker.services.topic_positions import Start, TopicPositions
+from ottla_protocol.cursors import Cursor
+from ottla_protocol.errors import OttlaError
+
+READ_WAIT_MS = 5_000
+"""How long one read of a waiting request stays at the leaders, before it is asked who leads now."""
+
+RETRY_INTERVAL_MS = 100
+"""How long a waiting request leaves a partition alone that could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicReadOptions:
+    """Bounds of one read."""
+
+    start: Start
+    max_bytes: int
+    max_records: int
+    max_wait_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRecords:
+    """What a read found, and the cursor behind it.
+
+    `unavailable` names partitions that could not be read at this moment; the cursor has not moved
+    there.
+    """
+
+    partitions: Sequence[PolledPartition]
+    cursor: Cursor
+    unavailable: Sequence[int]
+
+
+class TopicReadService:
+    """Serves `GET /v1/topics/{topic}/records`."""
+
+    def __init__(
+        self, *, positions: TopicPositions, reads: LeaderReads, purgatory: Purgatory
+    ) -> None:
+        self._positions = positions
+        self._reads = reads
+        self._purgatory = purgatory
+
+    async def read(self, topic: str, options: TopicReadOptions) -> TopicRecords:
+        """Read a fair share of each partition; wait for records where there are none.
+
+        Raises:
+            OffsetOutOfRangeError: records at the cursor are gone; with partition and bounds.
+            UnavailableError: no partition can be read now.
+            OttlaError: as `TopicPositions.begin`.
+        """
+        deadline_ms = monotonic_ms() + options.max_wait_ms
+        scope, positions = await self._positions.begin(topic, None, options.start)
+        where = {(scope.topic, number): offset for number, offset in enumerate(positions)}
+        wait_ms = 0
+        while True:
+            results = await self._reads.read(
+                where, max_wait_ms=wait_ms, max_bytes=options.max_bytes
+            )
+            failed = _failed(results)
+            found = await take_records(results, where, max_records=options.max_records)
+            where.update({each.key: each.next_offset for each in found})
+            records = [each for each in found if each.records]
+            remaining_ms = deadline_ms - monotonic_ms()
+            if records or remaining_ms <= 0 or self._purgatory.is_released:
+                break
+            wait_ms = min(READ_WAIT_MS, remaining_ms)
+            if failed:
+                await asyncio.sleep(min(RETRY_INTERVAL_MS, remaining_ms) / 1000)
+        if len(failed) == len(where):
+            raise next(iter(failed.values()))
+        cursor = Cursor(scope.topic_id, 0, tuple(where.values()))
+        return TopicRecords(records, cursor, sorted(failed))
+
+
+def _failed(results: Results) -> dict[int, OttlaError]:
+    """The partitions that could not be read now.
+
+    Raises:
+        OttlaError: one cannot be read later either.
+    """
+    failed: dict[int, OttlaError] = {}
+    for (_, partition), result in results.items():
+        if not isinstance(result, OttlaError):
+            continue
+        if is_lasting(result):
+            result.members.setdefault("partition", partition)
+            raise result
+        failed[partition] = result
+    return failed
