@@ -122,6 +122,12 @@ class LocalRead(PartitionRead):
             )
         return self.partition.high_watermark
 
+    def _check_range(self) -> None:
+        # One that came back with nothing, after its disk was replaced, is behind all readers.
+        if self.partition.leader is None:
+            _check_has(self.partition, self.offset)
+        super()._check_range()
+
 
 class FollowerRead(PartitionRead):
     """A consumer's read at a follower in sync, up to the high watermark that it knows (KIP-392)."""
@@ -137,13 +143,21 @@ class FollowerRead(PartitionRead):
         return self.partition.high_watermark
 
     def _check_range(self) -> None:
-        # What a follower lacks at its end the leader may have.
-        if self.offset > self.partition.log.next_offset:
-            raise OffsetNotAvailableError(
-                f"this follower has {self.partition.name} up to {self.partition.log.next_offset} "
-                f"only, not offset {self.offset}"
-            )
+        _check_has(self.partition, self.offset)
         super()._check_range()
+
+
+def _check_has(partition: Partition, offset: int) -> None:
+    """That this copy reaches up to `offset`: what a follower lacks at its end the leader may have.
+
+    Raises:
+        OffsetNotAvailableError: it does not; whoever reads need not begin anywhere else for that.
+    """
+    if offset > partition.log.next_offset:
+        raise OffsetNotAvailableError(
+            f"this follower has {partition.name} up to {partition.log.next_offset} only, "
+            f"not offset {offset}"
+        )
 
 
 class ReplicaRead(PartitionRead):

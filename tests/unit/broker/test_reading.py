@@ -1,11 +1,17 @@
 """Polls over several partitions, some of which cannot be read."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from ottla_broker.drivers.purgatory import Purgatory, Watchers
-from ottla_broker.services.reading import PartitionRead, poll
+from ottla_broker.services.reading import LocalRead, PartitionRead, poll
 from ottla_broker.storage.stored_batch import StoredBatch
-from ottla_protocol.errors import ReplicaNotAvailableError
+from ottla_protocol.errors import (
+    OffsetNotAvailableError,
+    OffsetOutOfRangeError,
+    ReplicaNotAvailableError,
+)
 
 BATCH_BYTES = 100
 
@@ -52,3 +58,27 @@ async def test_what_is_found_behind_an_error_is_bounded_as_before():
     reads = [Read(None), Read(3), Read(1), Read(1)]
     await polled(*reads, max_bytes=300)
     assert [read.budgets for read in reads] == [[300], [300], [], []]
+
+
+@pytest.mark.parametrize(
+    ("leader", "offset", "error"),
+    [
+        # Its disk was replaced: whoever reads it waits, and begins nowhere else.
+        (None, 12, OffsetNotAvailableError),
+        (None, 3, OffsetOutOfRangeError),
+        (None, 10, type(None)),
+        (object(), 12, OffsetOutOfRangeError),
+    ],
+)
+async def test_a_copy_that_is_behind_says_so_and_its_leader_knows_the_end(leader, offset, error):
+    log = SimpleNamespace(log_start_offset=5, next_offset=10, read_tail=lambda *_, **__: [])
+    partition = SimpleNamespace(
+        leader=leader,
+        log=log,
+        fitness=SimpleNamespace(lost_tail=False),
+        high_watermark=9,
+        name="orders-0",
+    )
+    read = LocalRead(partition, offset, 1_000)
+    await read.look(1_000)
+    assert type(read.error) is error
