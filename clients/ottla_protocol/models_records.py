@@ -1,7 +1,22 @@
 """What reads of records answer; the brokers render these texts by hand, for speed."""
 
+from msgspec import UNSET, Raw, UnsetType
+
 from ottla_protocol.json_records import RenderedRecord
 from ottla_protocol.models import Response
+
+
+class SelectedRecord(Response, frozen=True):
+    """As RenderedRecord, with what `fields` asked for alone."""
+
+    offset: int | UnsetType = UNSET
+    timestamp: int | UnsetType = UNSET
+    key: str | UnsetType | None = UNSET
+    key_b64: bytes | UnsetType = UNSET
+    value: Raw | UnsetType | None = UNSET
+    value_text: str | UnsetType = UNSET
+    value_b64: bytes | UnsetType = UNSET
+    headers: dict[str, str] | list[tuple[str, str | dict[str, bytes] | None]] | UnsetType = UNSET
 
 
 class PartitionRecords(Response, frozen=True):
@@ -9,7 +24,7 @@ class PartitionRecords(Response, frozen=True):
 
     topic: str
     partition: int
-    records: list[RenderedRecord]
+    records: list[SelectedRecord]
     next_offset: int
     high_watermark: int
     log_start_offset: int

@@ -60,7 +60,7 @@ def test_each_line_runs_and_says_what_it_should(client):
         answer, end = decoder.raw_decode(rest)
         answers.append(answer)
         rest = rest[end:].strip()
-    created, produced, read, repeated, at_a_time, offset, *answers = answers
+    created, produced, read, repeated, at_a_time, offset, line, *answers = answers
     topic_read, *followed, polled, polled_again, sought = answers
     assert created["name"] == "flights"
     assert produced["results"][0]["partition"] == 2
@@ -68,6 +68,7 @@ def test_each_line_runs_and_says_what_it_should(client):
     assert repeated["results"][0]["duplicate"] is False
     assert [record["key"] for record in at_a_time["records"]] == ["N14228"]
     assert (offset["offset"], offset["timestamp"]) == (0, read["records"][0]["timestamp"])
+    assert line == {"offset": 0, "value": {"dest": "IAH"}}
     assert sorted(record["key"] for record in topic_read["records"]) == ["N14228", "N24211"]
     assert sorted(record["key"] for record in followed) == ["N14228", "N24211"]
     assert polled["member_id"] == "laptop"

@@ -29,7 +29,15 @@ FORWARD_TIMEOUT_MS = 70_000
 """Longer than any long-poll."""
 
 CHUNK_BYTES = 256 << 10
-_PASSED_ON = ("Content-Type", "Content-Length", "Cache-Control", "Retry-After", "Allow")
+_PASSED_ON = (
+    "Content-Type", "Content-Length", "Cache-Control", "ETag", "Vary", "X-Content-Type-Options",
+    "Retry-After", "Allow", routes.HEADER_NEXT_OFFSET, routes.HEADER_HIGH_WATERMARK,
+    routes.HEADER_LOG_START_OFFSET, routes.HEADER_OFFSET, routes.HEADER_TIMESTAMP,
+    routes.HEADER_KEY, routes.HEADER_TOMBSTONE,
+)  # fmt: skip
+_ASKED_WITH = ("Accept", "If-None-Match")
+
+_RECORD_PREFIX = routes.HEADER_RECORD_PREFIX.lower()
 
 ServeHere = Callable[[], Awaitable[web.StreamResponse]]
 
@@ -103,11 +111,14 @@ async def _stream_through(
                 LeaderNotAvailableError(f"broker {leader} was fenced before it answered"),
             ),
         ):
-            upstream = await session.get(
+            upstream = await session.request(
+                request.method,
                 registration.url + request.raw_path,
-                headers={
-                    name: value for name, value in request.headers.items() if name == "Accept"
-                },
+                headers=[
+                    (name, value)
+                    for name in _ASKED_WITH
+                    for value in request.headers.getall(name, ())
+                ],
                 timeout=aiohttp.ClientTimeout(
                     total=FORWARD_TIMEOUT_MS / 1000, sock_connect=CONNECT_TIMEOUT_MS / 1000
                 ),
@@ -126,6 +137,9 @@ async def _stream_through(
         for name in _PASSED_ON:
             if name in upstream.headers:
                 response.headers[name] = upstream.headers[name]
+        for name, value in upstream.headers.items():
+            if name.lower().startswith(_RECORD_PREFIX):
+                response.headers.add(name, value)
         response.headers[routes.HEADER_SERVED_BY] = str(leader)
         response.headers[routes.HEADER_LEADER] = str(leader)
         await response.prepare(request)

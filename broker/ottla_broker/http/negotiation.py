@@ -48,7 +48,7 @@ class MediaRange(NamedTuple):
 
 
 def accept_of(values: Iterable[str]) -> str | None:
-    """The Accept fields of one request as one (RFC 9110 section 5.3); None where there is none."""
+    """The fields of one name, Accept or another list, as one (RFC 9110 section 5.3); or None."""
     fields = list(values)
     return ", ".join(fields) if fields else None
 

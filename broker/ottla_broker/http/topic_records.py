@@ -9,6 +9,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.http.context import context_of
 from ottla_broker.http.negotiation import accept_of, negotiate
 from ottla_broker.http.query import Query
+from ottla_broker.http.record_answers import BYTES_RENDERED_INLINE
 from ottla_broker.http.record_streams import (
     FORMATS,
     START_PARAMETERS,
@@ -17,7 +18,6 @@ from ottla_broker.http.record_streams import (
     stream_type,
 )
 from ottla_broker.http.records import (
-    BYTES_RENDERED_INLINE,
     DEFAULT_READ_BYTES,
     DEFAULT_READ_RECORDS,
     DEFAULT_WAIT_MS,

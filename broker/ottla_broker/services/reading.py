@@ -35,6 +35,8 @@ class PartitionRead(ABC):
         self.max_bytes = max_bytes
         self.batches: Sequence[StoredBatch] = ()
         self.error: OttlaError | None = None
+        self.last_limit = offset
+        """What `limit` was when `batches` were read."""
 
     @property
     @abstractmethod
@@ -57,7 +59,7 @@ class PartitionRead(ABC):
     async def look(self, budget_bytes: int) -> None:
         """Read what is there now; an error is kept as this partition's result."""
         try:
-            limit = self.limit()
+            self.last_limit = limit = self.limit()
             self._check_range()
             if self.offset >= limit:
                 self.batches = ()

@@ -8,7 +8,9 @@ from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.batch_decoding import decode_records
+from ottla_broker.services.filtered_read import read_filtered
 from ottla_broker.services.reading import LeaderRead, LocalRead, poll
+from ottla_broker.services.record_filter import RecordFilter
 from ottla_broker.services.timestamps import FoundOffset, find_by_timestamp
 from ottla_protocol.record_codec import Record
 
@@ -27,10 +29,25 @@ behind the last record where none is as late."""
 
 @dataclass(frozen=True, slots=True)
 class RecordsRead:
-    """What a read found; `next_offset` is where the next one goes on."""
+    """What a read found.
 
+    Attributes:
+        topic_id: of the topic that was read; a later one of the same name has another.
+        records: in the order of their offsets.
+        offset: where the read began.
+        next_offset: where the next one goes on, behind all that was looked at.
+        is_full: what is appended later would not be part of it: there was more below the high
+            watermark when the records were read, or they are as many as were asked for.
+        high_watermark: as it is now.
+        log_start_offset: as it is now.
+        size_bytes: of the record batches read; with a filter, of the keys and values found.
+    """
+
+    topic_id: str
     records: Sequence[Record]
+    offset: int
     next_offset: int
+    is_full: bool
     high_watermark: int
     log_start_offset: int
     size_bytes: int
@@ -38,13 +55,18 @@ class RecordsRead:
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """Bounds of one read."""
+    """Bounds of one read.
+
+    With a `filter` they are bounds of what it lets through: `max_bytes` and `min_bytes` of keys and
+    values, and not of batches. What is looked at has bounds of its own, in `filtered_read`.
+    """
 
     position: Position
     max_bytes: int
     max_records: int
     min_bytes: int
     max_wait_ms: int
+    filter: RecordFilter | None = None
 
 
 class RecordReadService:
@@ -71,25 +93,46 @@ class RecordReadService:
             offset = (await find_by_timestamp(replica, options.position.timestamp)).offset
         else:
             offset = _resolve(replica, options.position, local=local)
-        read = (LocalRead if local else LeaderRead)(replica, offset, options.max_bytes)
-        await poll(
-            [read],
-            min_bytes=options.min_bytes,
-            max_bytes=options.max_bytes,
-            max_wait_ms=options.max_wait_ms,
-            purgatory=self._purgatory,
-        )
-        if read.error is not None:
-            raise read.error
-        decoded = await decode_records(
-            [batch.data for batch in read.batches], read.offset, max_records=options.max_records
-        )
+        kind = LocalRead if local else LeaderRead
+        records: Sequence[Record]
+        if options.filter is not None:
+            found = await read_filtered(
+                lambda position, max_bytes: kind(replica, position, max_bytes),
+                options.filter,
+                offset,
+                max_bytes=options.max_bytes,
+                max_records=options.max_records,
+                min_bytes=options.min_bytes,
+                max_wait_ms=options.max_wait_ms,
+                purgatory=self._purgatory,
+            )
+            records, next_offset, limit = found.records, found.next_offset, found.limit
+            size_bytes = found.size_bytes
+        else:
+            read = kind(replica, offset, options.max_bytes)
+            await poll(
+                [read],
+                min_bytes=options.min_bytes,
+                max_bytes=options.max_bytes,
+                max_wait_ms=options.max_wait_ms,
+                purgatory=self._purgatory,
+            )
+            if read.error is not None:
+                raise read.error
+            decoded = await decode_records(
+                [batch.data for batch in read.batches], offset, max_records=options.max_records
+            )
+            records, next_offset, limit = decoded.records, decoded.next_offset, read.last_limit
+            size_bytes = read.size_bytes
         return RecordsRead(
-            records=decoded.records,
-            next_offset=decoded.next_offset,
-            high_watermark=read.partition.high_watermark,
-            log_start_offset=read.partition.log.log_start_offset,
-            size_bytes=read.size_bytes,
+            topic_id=replica.key[0],
+            records=records,
+            offset=offset,
+            next_offset=next_offset,
+            is_full=next_offset < limit or len(records) >= options.max_records,
+            high_watermark=replica.high_watermark,
+            log_start_offset=replica.log.log_start_offset,
+            size_bytes=size_bytes,
         )
 
     async def offset_at(

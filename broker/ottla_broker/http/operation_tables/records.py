@@ -4,6 +4,9 @@ from ottla_broker.http import producer_ids, records
 from ottla_broker.http.operation_tables.parameters import PARTITION, TOPIC
 from ottla_broker.http.operations import Content, Operation, Parameter, Reply, choice, integer, ok
 from ottla_broker.http.query import MAX_OFFSET, MAX_TIMESTAMP
+from ottla_broker.http.selections import FORMATS, MAX_KEY_CHARACTERS
+from ottla_broker.services.predicate_syntax import MAX_PREDICATE_CHARACTERS
+from ottla_broker.services.record_view import FIELDS, MAX_FIELDS_CHARACTERS
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     ControllerNotAvailableError,
@@ -16,6 +19,7 @@ from ottla_protocol.errors import (
     InvalidTimestampError,
     LeaderNotAvailableError,
     MessageTooLargeError,
+    NotAcceptableError,
     NotEnoughReplicasAfterAppendError,
     NotEnoughReplicasError,
     NotLeaderOrFollowerError,
@@ -84,6 +88,65 @@ READ = (
 LEADER_HEADER = {routes.HEADER_LEADER: "Node id of the partition's leader."}
 NO_STORE = {"Cache-Control": "`no-store`."}
 
+READ_HEADERS = LEADER_HEADER | {
+    routes.HEADER_NEXT_OFFSET: "Where the next read begins.",
+    routes.HEADER_HIGH_WATERMARK: "First offset that nobody may read yet.",
+    routes.HEADER_LOG_START_OFFSET: "First offset that is retained.",
+    "Cache-Control": (
+        "`no-store` where more may be appended to the answer; else `no-cache` where records may be "
+        "taken from it, or the URL names no offset; else a `max-age` with `immutable`."
+    ),
+    "ETag": "Of what may be kept. It is weak for JSON, which also tells bounds that move.",
+    "Vary": "`Accept`.",
+}
+RECORD_HEADERS = {
+    routes.HEADER_OFFSET: f"With `{routes.OCTET_STREAM}`: the record's offset.",
+    routes.HEADER_TIMESTAMP: "Also then: its timestamp, in milliseconds since the epoch.",
+    routes.HEADER_KEY: "Also then: its key, percent-encoded, if it has one.",
+    routes.HEADER_TOMBSTONE: "Also then: `true` if it has no value.",
+}
+
+SELECTION = (
+    Parameter(
+        "format",
+        "query",
+        "How keys and values are told.",
+        choice(*FORMATS, default="auto"),
+    ),
+    Parameter(
+        "fields",
+        "query",
+        f"What to tell of a record: {', '.join(FIELDS)}, and members of a JSON value as "
+        "`value.name`, separated by commas.",
+        {"type": "string", "minLength": 1, "maxLength": MAX_FIELDS_CHARACTERS},
+        "offset,key,value.origin",
+    ),
+    Parameter(
+        "key",
+        "query",
+        "Only records with this key.",
+        {"type": "string", "maxLength": MAX_KEY_CHARACTERS},
+        "N14228",
+    ),
+    Parameter(
+        "key_prefix",
+        "query",
+        "Only records whose keys begin so.",
+        {"type": "string", "maxLength": MAX_KEY_CHARACTERS},
+        "N1",
+    ),
+    Parameter(
+        "where",
+        "query",
+        "Only records whose JSON values satisfy this logical expression of RFC 9535 (section "
+        "2.3.5), in which `$` is the value: paths of names and indices, literals, comparisons, "
+        "`&&`, `||`, `!` and parentheses; no functions.",
+        {"type": "string", "minLength": 1, "maxLength": MAX_PREDICATE_CHARACTERS},
+        '$.origin == "EWR" && $.dep_delay > 30',
+    ),
+)
+"""What `selections.selection_of` reads."""
+
 OPERATIONS = (
     Operation(
         "GET",
@@ -95,12 +158,24 @@ OPERATIONS = (
             Reply(
                 200,
                 "Records from the offset on; none where none came in time.",
-                (Content(PartitionRecords),),
-                LEADER_HEADER | NO_STORE,
+                (
+                    Content(PartitionRecords),
+                    Content({"type": "string"}, routes.NDJSON),
+                    Content({"type": "string", "format": "binary"}, routes.OCTET_STREAM),
+                ),
+                READ_HEADERS | RECORD_HEADERS,
             ),
+            Reply(204, "No record came in time whose bytes could be told.", headers=READ_HEADERS),
+            Reply(304, "The client has this very answer.", headers=READ_HEADERS),
         ),
         records.read,
-        description="With `max_wait_ms` a long-poll. `next_offset` is the next read's `offset`.",
+        description=(
+            "With `max_wait_ms` a long-poll. `next_offset` is the next read's `offset`. `Accept` "
+            "decides what comes: one JSON document, one record in each line "
+            f"(`{routes.NDJSON}`), or the bytes of the first record's value "
+            f"(`{routes.OCTET_STREAM}`), whose key and headers are then header fields, "
+            "percent-encoded."
+        ),
         parameters=(
             TOPIC,
             PARTITION,
@@ -148,20 +223,21 @@ OPERATIONS = (
                 "How long to wait for them, in milliseconds.",
                 integer(0, MAX_WAIT_MS, records.DEFAULT_WAIT_MS),
             ),
-            Parameter(
-                "format",
-                "query",
-                "How keys and values are told.",
-                choice(*records.FORMATS, default="auto"),
-            ),
+            *SELECTION,
             Parameter(
                 "replica",
                 "query",
                 "Whose copy to read: the leader's, or that of the broker that is asked.",
                 choice("leader", "local", default="leader"),
             ),
+            Parameter(
+                "If-None-Match",
+                "header",
+                "The `ETag` of an answer that the client has.",
+                {"type": "string"},
+            ),
         ),
-        problems=READ,
+        problems=(*READ, NotAcceptableError, CorruptMessageError, MessageTooLargeError),
         broker_only=True,
     ),
     Operation(
