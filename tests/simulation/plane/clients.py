@@ -1,6 +1,11 @@
 """Clients: idempotent producers that retry, readers that poll any replica, and an administrator."""
 
-from ottla_cluster.controller.commands import AlterReassignments, CreateTopic, Reassignment
+from ottla_cluster.controller.commands import (
+    AlterReassignments,
+    AlterReplicationThrottle,
+    CreateTopic,
+    Reassignment,
+)
 from ottla_protocol.errors import (
     ControllerNotAvailableError,
     OttlaError,
@@ -14,6 +19,8 @@ from tests.simulation.plane.timing import (
     PRODUCE_RETRY_MS,
     PRODUCE_TIMEOUT_MS,
 )
+
+THROTTLES_BYTES_PER_SECOND = (2_048, 8_192)
 
 
 class Client:
@@ -280,3 +287,16 @@ class Administrator:
                 world.events["reassignment"] += 1
 
         process.call(command, answered)
+
+    def throttle(self):
+        """Bound the rate of copies, so that few records pass at once, or bound it no more."""
+        process = self.world.processes[self.world.any_node()]
+        if not process.is_up or process.is_paused:
+            return
+        rate = self.world.random.choice((*THROTTLES_BYTES_PER_SECOND, None))
+
+        def answered(outcome):
+            if not isinstance(outcome, OttlaError):
+                self.world.events["throttle"] += 1
+
+        process.call(AlterReplicationThrottle(rate), answered)

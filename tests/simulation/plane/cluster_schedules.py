@@ -3,7 +3,10 @@
 See `partition_schedules`.
 """
 
+from ottla_cluster.controller.limits import MIN_REPLICATION_THROTTLE_BYTES_PER_SECOND
+from ottla_cluster.replication.throttle import BURST_MS
 from ottla_protocol.errors import OttlaError
+from tests.simulation.plane.replica_log import RECORD_BYTES
 from tests.simulation.plane.script import Script
 from tests.simulation.plane.timing import ELECTION_TIMEOUT_MIN_MS, SESSION_TIMEOUT_MS
 
@@ -176,10 +179,36 @@ def restart_that_nobody_noticed(*classes):
     script.finish()
 
 
+def throttled_copy(*classes):
+    """A reassignment under a rate takes its time, and nobody who is in sync waits for it."""
+    script = Script(*classes)
+    a, b, c = script.state.replicas
+    (d,) = (n for n in script.processes if n not in (a, b, c, script.controller()))
+    for _ in range(150):
+        script.produce(a, acks_all=False)
+    script.until(lambda: script.committed_end == 150, "the records are not committed")
+    script.throttle(MIN_REPLICATION_THROTTLE_BYTES_PER_SECOND)
+    script.reassign((a, b, c, d))
+    begun_ms = script.now_ms
+    for _ in range(10):
+        script.run(100)
+        answers = script.produce(a)
+        script.run(10)
+        script.require(answers and answers[0] >= 0, "those in sync wait for a copy")
+    rate = MIN_REPLICATION_THROTTLE_BYTES_PER_SECOND / RECORD_BYTES / 1000
+    copied_max = rate * (BURST_MS + script.now_ms - begun_ms) + 2
+    script.require(0 < script.end_of(d) <= copied_max, f"copied: {script.end_of(d)}")
+    script.require(script.state.is_reassigning, "it is under way")
+    script.throttle(None)
+    script.until(lambda: not script.state.is_reassigning, "the reassignment does not end")
+    script.finish()
+
+
 SCHEDULES = {
     schedule.__name__: schedule
     for schedule in (
         failover_amid_a_reassignment,
+        throttled_copy,
         removed_and_added_again,
         pause_kill_resume_pause,
         last_member_returns_with_a_lost_end,

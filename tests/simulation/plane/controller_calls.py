@@ -43,14 +43,18 @@ class ControllerCalls:
         leader_id = self.voter.node.leader_id
         if leader_id is None:
             answered(ControllerNotAvailableError("no controller", outcome=Outcome.NOT_APPLIED))
-            return
+        else:
+            self.call_at(leader_id, command, answered)
+
+    def call_at(self, node_id, command, answered):
+        """The same at a certain process, which need not be the controller."""
         call_id = self.world.new_token()
-        self._calls[call_id] = (answered, leader_id)
+        self._calls[call_id] = (answered, node_id)
         self.after(CALL_TIMEOUT_MS, self._call_ended, call_id, None)
-        if leader_id == self.node_id:
+        if node_id == self.node_id:
             self.after(0, self.controller.execute, command, partial(self._call_ended, call_id))
         else:
-            self.send(leader_id, "command", call_id, command, once=True)
+            self.send(node_id, "command", call_id, command, once=True)
 
     def catch_up(self, answered):
         """Ask for a version that covers all that was acknowledged; `answered(version or error)`."""

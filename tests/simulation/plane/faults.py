@@ -84,8 +84,7 @@ class Faults:
         process = self._any()
         if process.is_up and process.is_active:
             self._count("clean restart")
-            process.is_draining = True
-            process.after(250, self.world.exits, process)
+            process.stop()
 
     def replace_disk(self):
         process = self._any()
@@ -140,7 +139,9 @@ class Faults:
         """A clock jumps ahead, as after a suspension; one that steps back is standing still."""
         process = self._any()
         self._count("clock step")
-        process.clock_offset_ms += self.random.choice((-100, 20, 200, 60_000))
+        step_ms = self.random.choice((-100, 20, 200, 60_000))
+        process.clock_offset_ms += step_ms
+        process.clock_jumps_ms += max(0, step_ms)
         if process.is_up:
             self.world.wake(process.voter)
 
@@ -198,6 +199,9 @@ class Faults:
 
     def reassign(self):
         self.world.administrator.reassign()
+
+    def throttle(self):
+        self.world.administrator.throttle()
 
     def create_topic(self):
         if len(self.world.invariants.image.topics) < 3:

@@ -52,6 +52,7 @@ class Hosting:
         self.stop_following(key)
         replica = self.replicas.pop(key)
         replica._step_down(replica.state)
+        replica.fail_acks()
         del self.disks[key]
 
     def follows(self, key):

@@ -7,7 +7,9 @@ who knows every disk at every moment.
 
 from ottla_cluster.controller.elections import effective_min_isr
 from ottla_cluster.controller.image import MetadataImage
+from ottla_cluster.replication.throttle import BURST_MS
 from ottla_protocol.errors import OttlaError
+from tests.simulation.plane.replica_log import RECORD_BYTES
 
 
 class InvariantViolatedError(AssertionError):
@@ -36,6 +38,7 @@ class Invariants:
         """The newest committed image."""
         self.histories = {}
         self.versions = {}  # node -> newest version that an answer to it covered
+        self.copied = {}  # (node, incarnation) -> (rate, time when it began, records sent since)
 
     def require(self, condition, rule, *detail):
         if not condition:
@@ -132,6 +135,21 @@ class Invariants:
             replica.node_id,
             offset,
         )
+
+    def copies(self, process, count):
+        """Records leave for a replica that is being added, under a throttle."""
+        rate = process.image.replication_throttle_bytes_per_second
+        sender = (process.node_id, process.incarnation)
+        self.require(rate is not None, "copies wait only where there is a rate", sender)
+        known_rate, since_ms, records = self.copied.get(sender, (None, 0, 0))
+        if rate != known_rate:
+            since_ms, records = self.world.now_ms, 0
+        self.copied[sender] = (rate, since_ms, records + count)
+        # What was sent before this: one piece may go into debt. Clocks run, and jump, ahead.
+        elapsed_ms = BURST_MS + 1.1 * (self.world.now_ms - since_ms) + process.clock_jumps_ms
+        allowed = rate * elapsed_ms / (1000 * RECORD_BYTES) + 1
+        self.require(records <= allowed, "copies keep to the rate", sender, rate, records, allowed)
+        self.world.events["throttled copy"] += bool(count)
 
     # --- what is shown --------------------------------------------------------------------------
 

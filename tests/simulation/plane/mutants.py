@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from ottla_cluster.replication.fetch_session import FetchSessions
+from ottla_cluster.replication.throttle import ReplicationThrottle
 from tests.simulation.controller.mutants import MUTANTS as CONTROLLER_MUTANTS
 from tests.simulation.plane.controller_host import ControllerHost
 from tests.simulation.plane.process import Process
@@ -135,13 +136,34 @@ class AcknowledgesAtAppend(Replica):
             answer(offset)
 
 
-class KeepsAcksOfAFormerLeadership(Replica):
-    """Who waits for an ack goes on waiting for the same offset in the next epoch."""
+class KeepsAcksOfWhatWasCut(Replica):
+    """Who waits for an ack goes on waiting for the offset, whatever becomes of the record."""
+
+    def fail_acks(self, end=0):
+        return
+
+
+class FailsAcksAtOnce(Replica):
+    """Who waits for an ack is told nothing certain once the leadership moves."""
 
     def _step_down(self, state):
-        acks, self._acks = self._acks, []
         super()._step_down(state)
-        self._acks = acks
+        self.fail_acks()
+
+
+class AppendsWhileItHandsOver(Replica):
+    """A broker that stops appends until it hears of the next leader."""
+
+    def begin_handover(self, timeout_ms):
+        return
+
+
+class DoesNotWaitForItsFollowers(Replica):
+    """A broker that stops leaves at once, whatever the others lack."""
+
+    @property
+    def is_handed_over(self):
+        return True
 
 
 # --- damage ---------------------------------------------------------------------------------------
@@ -185,6 +207,20 @@ class LeaseBeforeTheMetadata(Process):
             self._awaited_lease = None
 
 
+class HeartbeatsWhileItsDiskHangs(Process):
+    """A broker keeps what it cannot exercise for as long as its process lives."""
+
+    def look_at_the_disk(self, now_ms):
+        return
+
+
+class LeadsTheQuorumWhileItsDiskHangs(Process):
+    """A controller gives up its partitions only."""
+
+    def stand_aside(self, *, stands_aside):
+        return
+
+
 class ActsForItsFormerSelf(Process):
     """Replicas are hosted from the start, by metadata that speaks of another incarnation."""
 
@@ -203,6 +239,27 @@ class TakesAnyFetchOfASession(FetchSessions):
         session = self.of(replica_id)
         expected = epoch if session is None else session.epoch
         return super().resume(session_id, expected, replica_id, broker_epoch)
+
+
+class ThrottlesMembersOfTheIsr(Process):
+    """What is in sync waits for the rate of copies, too."""
+
+    is_throttled = staticmethod(lambda *_: True)
+
+
+class PaysForNoCopy(ReplicationThrottle):
+    """What was sent is not counted."""
+
+    def sent(self, size_bytes, now_ms):
+        return
+
+
+class KeepsItsFirstRate(ReplicationThrottle):
+    """A rate that is changed, or taken away, counts for what begins later only."""
+
+    def set_rate(self, bytes_per_second, now_ms):
+        if self._bytes_per_second is None:
+            super().set_rate(bytes_per_second, now_ms)
 
 
 # --- the controller's driver ----------------------------------------------------------------------
@@ -254,12 +311,20 @@ PROCESSES = {
     "forgets producers at the start": with_log(ForgetsProducersAtTheStart),
     "keeps producers of what was cut": with_log(KeepsProducersOfWhatWasCut),
     "acknowledges at append": built(AcknowledgesAtAppend),
-    "keeps acks of a former leadership": built(KeepsAcksOfAFormerLeadership),
+    "keeps acks of what was cut": built(KeepsAcksOfWhatWasCut),
+    "fails acks at once": built(FailsAcksAtOnce),
+    "appends while it hands over": built(AppendsWhileItHandsOver),
+    "does not wait for its followers": built(DoesNotWaitForItsFollowers),
+    "heartbeats while its disk hangs": built(process=HeartbeatsWhileItsDiskHangs),
+    "leads the quorum while its disk hangs": built(process=LeadsTheQuorumWhileItsDiskHangs),
     "ignores the witness": built(IgnoresTheWitness),
     "leads with a short log": built(LeadsWithAShortLog),
     "stays in the isr": with_fitness(damage.StaysInTheIsr),
     "lease never ends": built(lease_class=replication.LeaseThatNeverEnds),
     "takes any fetch of a session": built(sessions_class=TakesAnyFetchOfASession),
+    "throttles members of the isr": built(process=ThrottlesMembersOfTheIsr),
+    "pays for no copy": built(throttle_class=PaysForNoCopy),
+    "keeps its first rate": built(throttle_class=KeepsItsFirstRate),
     "lease from receipt": built(process=LeaseFromReceipt),
     "lease before the metadata": built(process=LeaseBeforeTheMetadata),
     "acts for its former self": built(process=ActsForItsFormerSelf),

@@ -21,12 +21,13 @@ FAULTS = (
     "hang_disk",
     "fill_disk",
     "reassign",
+    "throttle",
     "create_topic",
     "change_voters",
     "transfer_leadership",
 )
 
-PLANNED_MOVES = ("restart_cleanly", "fill_disk", "reassign", "lose_tail")
+PLANNED_MOVES = ("restart_cleanly", "fill_disk", "reassign", "lose_tail", "hang_disk")
 """These move a leadership while the former leader's lease may still hold."""
 
 

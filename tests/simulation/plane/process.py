@@ -14,12 +14,14 @@ from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.replication.fetch_session import FetchSessions
 from ottla_cluster.replication.lease import BrokerLease
+from ottla_cluster.replication.throttle import ReplicationThrottle
 from ottla_protocol.errors import (
     OttlaError,
     StaleBrokerEpochError,
 )
 from tests.simulation.plane.controller_calls import ControllerCalls
 from tests.simulation.plane.controller_host import ControllerHost
+from tests.simulation.plane.giving_up import GivingUp
 from tests.simulation.plane.hosting import Hosting
 from tests.simulation.plane.replica import Replica
 from tests.simulation.plane.serving import Serving
@@ -35,13 +37,14 @@ CLUSTER_ID = "simulated"
 EMPTY_IMAGE = MetadataImage()
 
 
-class Process(Serving, Hosting, ControllerCalls):
+class Process(Serving, Hosting, ControllerCalls, GivingUp):
     """A process that runs, is paused, or is down."""
 
     replica_class = Replica
     controller_class = ControllerHost
     lease_class = BrokerLease
     sessions_class = FetchSessions
+    throttle_class = ReplicationThrottle
 
     def __init__(self, world, voter):
         self.world = world
@@ -53,6 +56,8 @@ class Process(Serving, Hosting, ControllerCalls):
         self.is_paused = False
         self.disks = {}  # key -> ReplicaDisk
         self.clock_offset_ms = 0
+        self.clock_jumps_ms = 0
+        """How far its clock has jumped ahead in all."""
         self.clock_rate = 1.0
         self.hung_until_ms = 0
         self.is_full = False
@@ -67,12 +72,14 @@ class Process(Serving, Hosting, ControllerCalls):
         self.controller = self.controller_class(self)
         self.broker_epoch = None
         self.is_active = False
-        self.is_draining = False
+        self._begin_giving_up()
+        self._is_exiting = False
         self.lease = self.lease_class(SESSION_TIMEOUT_MS)
         self.replicas = {}
         self.fetchers = {}
         self.parked = []
         self.sessions = self.sessions_class(self.world.random)
+        self.throttle = self.throttle_class()
         self._inbox = []
         self._calls = {}
         self._assuming = None  # [image, roles that are still being assumed]
@@ -136,7 +143,24 @@ class Process(Serving, Hosting, ControllerCalls):
 
     def write(self, done):
         """Have the disk take a write; what a paused process has begun is on disk all the same."""
-        self.world.after(self.world.write_delay_ms(self), self._run, self.incarnation, done, ())
+        token = self.disk_progress.began(self.clock_ms())
+        delay_ms = self.world.write_delay_ms(self)
+        self.world.after(delay_ms, self._run, self.incarnation, self._written, (token, done))
+
+    def _written(self, token, done):
+        self.disk_progress.ended(token, self.clock_ms())
+        done()
+
+    def write_of_voter(self, voter):
+        """The same for the metadata log, whose writes count whatever becomes of the process."""
+        progress, token = self.disk_progress, self.disk_progress.began(self.clock_ms())
+
+        def written(incarnation):
+            if progress is self.disk_progress:
+                progress.ended(token, self.clock_ms())
+            voter.synced(incarnation)
+
+        self.world.after(self.world.write_delay_ms(self), written, voter.incarnation)
 
     def send(self, receiver, kind, *arguments, once=False):
         self.world.send_between(self.node_id, receiver, kind, arguments, once=once)
@@ -152,7 +176,8 @@ class Process(Serving, Hosting, ControllerCalls):
     def _tick(self):
         self.after(BROKER_TICK_MS, self._tick)
         now_ms = self.clock_ms()
-        if now_ms >= self._heartbeat_due_ms:
+        self.look_at_the_disk(now_ms)
+        if now_ms >= self._heartbeat_due_ms and not self.gives_up:
             self._heartbeat_due_ms = now_ms + RETRY_INTERVAL_MS
             if self.broker_epoch is None:
                 self._register()
@@ -214,6 +239,9 @@ class Process(Serving, Hosting, ControllerCalls):
             self.world.exits(self)
             return
         pause_ms = RETRY_INTERVAL_MS
+        if self.gives_up or not self._counts_for_the_lease(sent_at_ms):
+            self._heartbeat_due_ms = max(sent_at_ms + pause_ms, self.clock_ms())
+            return
         if not isinstance(outcome, OttlaError):
             if outcome.fenced:
                 self.lease.revoked()
@@ -222,9 +250,12 @@ class Process(Serving, Hosting, ControllerCalls):
                 self._confirm_lease()
                 pause_ms = RETRY_INTERVAL_MS if self.is_draining else HEARTBEAT_INTERVAL_MS
             if outcome.may_shut_down and self.is_draining:
-                self.world.exits(self)
+                self._may_exit()
                 return
         self._heartbeat_due_ms = max(sent_at_ms + pause_ms, self.clock_ms())
+
+    def _counts_for_the_lease(self, sent_at_ms):
+        return self._lease_from_ms is None or sent_at_ms > self._lease_from_ms
 
     def lease_counts_from(self, sent_at_ms):
         return sent_at_ms
@@ -235,7 +266,8 @@ class Process(Serving, Hosting, ControllerCalls):
             version, sent_at_ms = self._awaited_lease
             if self.applied_image.version >= version:
                 self._awaited_lease = None
-                self.lease.confirmed(sent_at_ms)
+                if self._counts_for_the_lease(sent_at_ms):
+                    self.lease.confirmed(sent_at_ms)
 
     def lease_is_valid(self):
-        return self.lease.valid(self.clock_ms())
+        return not self.gives_up and self.lease.valid(self.clock_ms())

@@ -20,7 +20,7 @@ from ottla_protocol.errors import (
     Outcome,
 )
 from tests.simulation.plane.replica_log import ReplicaLog
-from tests.simulation.plane.timing import REPLICA_LAG_TIME_MAX_MS
+from tests.simulation.plane.timing import HANDOVER_ACK_TIMEOUT_MS, REPLICA_LAG_TIME_MAX_MS
 
 
 class Replica:
@@ -43,6 +43,7 @@ class Replica:
         self.leader = None
         self.follower = None
         self.not_reported_before_ms = 0
+        self._refuses_appends_until_ms = 0
         self._is_restless = False
         self._acks = []  # (offset, answer) of acks=all, by offset
         self._commits = []  # (offset, leader epoch, answer) of acks=1
@@ -57,6 +58,7 @@ class Replica:
             self.process.stop_following(self.key)
             if self.fitness.lost_tail and len(state.replicas) > 1:
                 self._step_down(state)
+                self.fail_acks()
                 self.process.role_assumed()
             elif self.leader is not None and same_epoch:
                 self._change_leadership(topic, state, image)
@@ -69,18 +71,47 @@ class Replica:
             self.process.role_assumed()
         else:
             self.process.stop_following(self.key)
+            was_leader = self.leader is not None
             self._step_down(state)
+            if was_leader and self._acks:
+                self.process.after(HANDOVER_ACK_TIMEOUT_MS, self._end_handover)
             self.log.when_settled(partial(self._follow, state))
 
     def _step_down(self, state):
-        """Whoever waits for an ack of the former epoch learns that its outcome is unknown."""
+        """Who waits for a local commit learns that its outcome is unknown, for others may lead.
+
+        Who waits for acks=all goes on waiting: what the next leader has is committed by it.
+        """
         self.leader = self.follower = None
+        self._refuses_appends_until_ms = 0
         self.state = state
-        waiting = [answer for *_, answer in (*self._acks, *self._commits)]
-        self._acks, self._commits = [], []
-        for answer in waiting:
+        commits, self._commits = self._commits, []
+        for *_, answer in commits:
             answer(NotLeaderOrFollowerError("deposed", outcome=Outcome.UNKNOWN))
         self.process.wake_parked(self.key)
+
+    def fail_acks(self, end=0):
+        """Who waits for an ack at or past `end` learns that its outcome is unknown."""
+        failed = [ack for ack in self._acks if ack[0] >= end]
+        self._acks = [ack for ack in self._acks if ack[0] < end]
+        for _, answer in failed:
+            answer(NotLeaderOrFollowerError("moved before the ack", outcome=Outcome.UNKNOWN))
+
+    def _end_handover(self):
+        if self.leader is None:
+            self.fail_acks()
+
+    def begin_handover(self, timeout_ms):
+        """Append nothing while this broker leads, so that the followers get all that there is."""
+        self._refuses_appends_until_ms = self.process.clock_ms() + timeout_ms
+
+    @property
+    def is_handed_over(self):
+        return self.leader is None or self.high_watermark >= self.log.next_offset
+
+    @property
+    def has_waiting_acks(self):
+        return bool(self._acks)
 
     def _lead(self, topic, state, image):
         self.log.epochs = self.log.epochs.assign(state.leader_epoch, self.log.next_offset)
@@ -161,6 +192,8 @@ class Replica:
 
     def _append(self, record, acks_all):
         leader = self.leading()
+        if self._refuses_appends_until_ms > self.process.clock_ms():
+            raise LeaderNotAvailableError("the leadership is being handed over")
         under_min_isr = acks_all and leader.is_under_min_isr
         if under_min_isr or self.process.is_full:
             stored = self.log.producers.find(record)
@@ -262,6 +295,7 @@ class Replica:
         self._show(output)
         if output.truncate_to is not None:
             self.world.invariants.truncates(self, output.truncate_to)
+            self.fail_acks(output.truncate_to)
             self.log.truncate(output.truncate_to, self.log_changed)
         else:
             for record in records:
@@ -279,6 +313,9 @@ class Replica:
     def _show(self, output):
         if output.high_watermark is not None:
             self.world.invariants.exposes(self, output.high_watermark)
+            while self._acks and self._acks[0][0] < output.high_watermark:
+                self.world.events["ack after a handover"] += 1
+                self._acknowledge(*self._acks.pop(0))
 
     # --- reading --------------------------------------------------------------------------------
 

@@ -10,6 +10,9 @@ from typing import NamedTuple
 from ottla_broker.storage.policy.producer_state import ProducerAppend, ProducerStates
 from ottla_cluster.replication.leader_epochs import LeaderEpochs
 
+RECORD_BYTES = 64
+"""What a record counts where bytes are counted."""
+
 
 class Record(NamedTuple):
     """One record, which is a batch of its own; the header fields are what `check` reads."""

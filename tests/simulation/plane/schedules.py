@@ -2,6 +2,7 @@
 
 from tests.simulation.plane import (
     cluster_schedules,
+    giving_up_schedules,
     partition_schedules,
     quorum_schedules,
     voter_schedules,
@@ -12,4 +13,5 @@ SCHEDULES = (
     | quorum_schedules.SCHEDULES
     | cluster_schedules.SCHEDULES
     | voter_schedules.SCHEDULES
+    | giving_up_schedules.SCHEDULES
 )

@@ -8,6 +8,7 @@ every write is on disk at once. All invariants watch as in a random run.
 from ottla_cluster.controller.commands import (
     AlterPartition,
     AlterReassignments,
+    AlterReplicationThrottle,
     ElectPreferred,
     Reassignment,
 )
@@ -260,6 +261,9 @@ class Script(World):
     def reassign(self, replicas):
         state = self.state
         self.command(AlterReassignments((Reassignment(state.topic, state.partition, replicas),)))
+
+    def throttle(self, bytes_per_second):
+        self.command(AlterReplicationThrottle(bytes_per_second))
 
     def new_producer(self):
         self._producer_id += 1

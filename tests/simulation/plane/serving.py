@@ -4,12 +4,16 @@ from msgspec.structs import replace
 
 from ottla_cluster.raft import ObserveRequest
 from ottla_cluster.replication.fetch_session import NO_SESSION
+from ottla_cluster.replication.throttle import is_throttled
 from ottla_protocol.errors import NotLeaderOrFollowerError, OttlaError
+from tests.simulation.plane.replica_log import RECORD_BYTES
 from tests.simulation.plane.timing import FETCH_WAIT_MS
 
 
 class Serving:
     """The part of a process that takes requests; see `process`."""
+
+    is_throttled = staticmethod(is_throttled)
 
     # --- the controller's side ------------------------------------------------------------------
 
@@ -59,7 +63,9 @@ class Serving:
             else:
                 waiting.append((key, position))
         has_records = any(
-            position.offset < self.replicas[key].log.next_offset for key, position in waiting
+            position.offset < self.replicas[key].log.next_offset
+            and self._allowance(self.replicas[key], sender) != 0
+            for key, position in waiting
         )
         if results or has_records:
             self._answer_fetch(sender, request_id, session, results, waiting)
@@ -94,10 +100,29 @@ class Serving:
                 session.drop(key)
                 results.append((key, error.code, -1, None, ()))
                 continue
-            end = position.offset + self.world.options.fetch_records_max
-            records = tuple(replica.log.records[position.offset : end])
+            records = self._records_for(replica, receiver, position.offset)
             results.append((key, None, replica.high_watermark, None, records))
         self.send(receiver, "fetched", request_id, session.session_id, tuple(results))
+
+    def _records_for(self, replica, receiver, offset):
+        """What goes to a follower at once; one that is being added gets what the rate gives."""
+        count = self.world.options.fetch_records_max
+        allowance = self._allowance(replica, receiver)
+        if allowance is not None:
+            count = min(count, allowance)
+        records = tuple(replica.log.records[offset : offset + count])
+        if allowance is not None:
+            self.throttle.sent(RECORD_BYTES * len(records), self.clock_ms())
+            self.world.invariants.copies(self, len(records))
+        return records
+
+    def _allowance(self, replica, receiver):
+        """How many records a replica may be sent now; None for any number."""
+        if not self.is_throttled(replica.state, receiver):
+            return None
+        self.throttle.set_rate(self.image.replication_throttle_bytes_per_second, self.clock_ms())
+        allowed_bytes = self.throttle.allowance_bytes(self.clock_ms())
+        return None if allowed_bytes is None else -(-allowed_bytes // RECORD_BYTES)
 
     def wake_parked(self, key):
         """There is something new to tell of this partition."""

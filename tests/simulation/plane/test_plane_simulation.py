@@ -52,6 +52,7 @@ def test_random_faults_break_neither_safety_nor_liveness(first_seed):
         "clock step": 5,
         "voters changed": 3,
         "transfer": 3,
+        "gave up": 3,
     }.items():
         assert events[event] >= at_least, (event, events)
 

@@ -12,6 +12,14 @@ CONTROLLER_TICK_MS = 30
 CALL_TIMEOUT_MS = 200
 """How long a broker waits for the controller."""
 REPLICA_LAG_TIME_MAX_MS = 150
+HANDOVER_TIMEOUT_MS = 60
+"""How long a broker that stops waits for its followers, and for the acks of what it led."""
+HANDOVER_POLL_MS = 5
+REFUSE_APPENDS_MS = 200
+HANDOVER_ACK_TIMEOUT_MS = 400
+DRAIN_TIMEOUT_MS = 250
+DISK_HANG_TIMEOUT_MS = 200
+SURRENDER_TIMEOUT_MS = 200
 FETCH_WAIT_MS = 60
 """How long a leader parks a fetch that finds nothing."""
 FETCH_TIMEOUT_MS = 150

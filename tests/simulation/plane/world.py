@@ -261,9 +261,7 @@ class World(HostTimers):
         return self.processes[voter.node_id].clock_ms()
 
     def write(self, voter):
-        self.after(
-            self.write_delay_ms(self.processes[voter.node_id]), voter.synced, voter.incarnation
-        )
+        self.processes[voter.node_id].write_of_voter(voter)
 
     def note(self, *what):
         self.trace.append((self.now_ms, *what))

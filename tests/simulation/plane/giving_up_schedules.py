@@ -1,0 +1,111 @@
+"""Schedules in which brokers leave their part to others: in order, or because their disks hang.
+
+See `partition_schedules`.
+"""
+
+from ottla_protocol.errors import OttlaError, Outcome
+from tests.simulation.plane.script import Script
+from tests.simulation.plane.timing import (
+    DISK_HANG_TIMEOUT_MS,
+    ELECTION_TIMEOUT_MIN_MS,
+    HANDOVER_TIMEOUT_MS,
+)
+
+
+def _is_certain(outcome):
+    return not isinstance(outcome, OttlaError) or outcome.outcome is not Outcome.UNKNOWN
+
+
+def leader_stops_in_order(*classes):
+    """Whoever writes meanwhile is acknowledged or refused, and never left in doubt."""
+    script = Script(*classes)
+    a, b, _c = script.state.replicas
+    script.commit(a)
+    script.run(100)
+    late = script.hold("fetched", sender=a)
+    answers = [script.produce(a)]
+    script.run(5)
+    script.processes[a].stop()
+    script.run(HANDOVER_TIMEOUT_MS // 2)
+    script.require(script.state.leader == a, "it leaves before the others have everything")
+    script.new_producer()
+    answers.append(script.produce(a))
+    late.release()
+    answers_held = script.hold("fetched", sender=a)
+    script.until(script.leads(b), "the leadership does not move")
+    answers_held.end()
+    script.until(lambda: all(answers), "somebody waits for ever")
+    script.require(all(_is_certain(each[0]) for each in answers), f"nobody knows: {answers}")
+    script.finish()
+
+
+def ack_comes_from_the_next_leader(*classes):
+    """All have the record when the leadership moves, and its former leader has not heard so."""
+    script = Script(*classes)
+    a, b, _c = script.state.replicas
+    script.commit(a)
+    script.run(100)
+    acknowledgements = script.hold("fetch", receiver=a)
+    answers = script.produce(a)
+    script.run(20)
+    script.require(not answers, "it is acknowledged by one replica")
+    script.processes[a].is_full = True
+    script.until(script.leads(b), "the leadership does not move")
+    acknowledgements.end()
+    script.until(lambda: answers, "somebody waits for ever")
+    script.require(not isinstance(answers[0], OttlaError), f"nobody knows: {answers}")
+    script.finish()
+
+
+def hung_disk_gives_up(*classes):
+    """A leader lives, and its disk does not: others lead, though it could heartbeat for ever."""
+    script = Script(*classes)
+    a, b, _c = script.state.replicas
+    script.commit(a)
+    script.run(100)
+    script.processes[a].hung_until_ms = script.now_ms + 10_000
+    answers = script.produce(a)
+    script.until(script.leads(b), "it keeps its leadership", DISK_HANG_TIMEOUT_MS + 200)
+    script.new_producer()
+    script.commit(b)
+    script.require(a not in script.state.isr, "it is in sync with a disk that hangs")
+    script.processes[a].hung_until_ms = 0
+    # What hangs ends when the disk works again, so it is gone only with the process.
+    script.kill(a)
+    script.start(a)
+    script.finish()
+    script.require(len(answers) <= 1, "one answer")
+
+
+def hung_disk_of_the_controller(*classes):
+    """It has nothing to persist, so nothing but itself can tell: it leads no quorum."""
+    script = Script(*classes, process_count=3)
+    a, _b, _c = script.state.replicas
+    former = script.controller()
+    if former != a:
+        script.transfer_leadership(former, a)
+        script.until(lambda: script.controller() == a, "it does not lead")
+    script.commit(a)
+    script.run(100)
+    script.processes[a].hung_until_ms = script.now_ms + 700
+    script.produce(a)
+    script.until(lambda: script.processes[a].gives_up, "it gives up nothing")
+    script.run(2)
+    script.require(script.leader_among([a]) is None, "it leads the quorum")
+    script.until(
+        lambda: script.controller() not in (None, a),
+        "no other controller",
+        3 * ELECTION_TIMEOUT_MIN_MS,
+    )
+    script.finish()
+
+
+SCHEDULES = {
+    schedule.__name__: schedule
+    for schedule in (
+        leader_stops_in_order,
+        ack_comes_from_the_next_leader,
+        hung_disk_gives_up,
+        hung_disk_of_the_controller,
+    )
+}
