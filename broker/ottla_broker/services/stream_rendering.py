@@ -21,7 +21,7 @@ import msgspec
 
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError
-from ottla_protocol.json_records import RecordFormat, render_record
+from ottla_protocol.json_records import RecordFormat, render_texts
 from ottla_protocol.record_codec import Record
 
 StreamMediaType = Literal["application/x-ndjson", "text/event-stream"]
@@ -67,10 +67,7 @@ class StreamRendering:
             InvalidRequestError: the format is `json` and a value is not; member `offset`.
         """
         number = partition if self.names_partition else None
-        lines = [
-            _encoder.encode(render_record(record, self.record_format, partition=number))
-            for record in records
-        ]
+        lines = render_texts(records, self.record_format, partition=number)
         if self.is_events:
             return [b"data: %b\n\n" % line for line in lines]
         if self.has_cursors:

@@ -345,3 +345,44 @@ def test_parsing_what_was_rendered_gives_the_same_record(key, value, headers, ti
     json_value = compact(value) if fmt == "auto" and value is not None else value
     expected = value if json_value == b"null" else json_value
     assert parsed == ParsedRecord(key, expected, headers, timestamp, 7)
+
+
+json_like = st.one_of(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False)
+        | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+        max_leaves=8,
+    ).map(lambda value: json.dumps(value, separators=(",", ":")).encode()),
+    st.text(alphabet='{}[]",:\\ \n\ttrue1.e-nulé\x01', max_size=12).map(str.encode),
+    st.binary(max_size=8),
+)
+
+
+@given(json_like)
+def test_what_has_no_whitespace_is_json_exactly_if_it_can_be_written_anew(value):
+    """Looking must not take for JSON what would break a line or a reader."""
+    try:
+        value.decode()
+        expected = msgspec.json.format(value, indent=-1)
+    except (UnicodeDecodeError, msgspec.DecodeError):
+        expected = None
+    assert jr._compact_json(value) == expected
+
+
+@given(
+    st.none() | st.binary(max_size=5) | st.text(max_size=5).map(str.encode),
+    st.none() | json_like,
+    st.lists(st.tuples(st.text(max_size=3), st.none() | st.binary(max_size=3)), max_size=3),
+    st.sampled_from(["auto", "text", "base64"]),
+    st.none() | st.sampled_from(["orders", '\u20ac"']),
+    st.none() | st.integers(0, 9),
+)
+def test_texts_are_those_of_the_rendered_records(key, value, headers, fmt, topic, partition):
+    record = Record(7, 1_700_000_000_000, key, value, tuple(headers))
+    where = {"topic": topic, "partition": partition}
+    expected = msgspec.json.encode(jr.render_record(record, fmt, **where))
+    assert jr.render_texts([record, record], fmt, **where) == [expected, expected]
