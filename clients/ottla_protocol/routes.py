@@ -41,6 +41,8 @@ LIVENESS: Final = "/livez"
 READINESS: Final = "/readyz"
 METRICS: Final = "/metrics"
 VERSION: Final = "/version"
+OPENAPI: Final = "/v1/openapi.json"
+DOCS: Final = "/docs"
 
 # The REST Proxy API v2, at the root as proxies have it.
 PROXY_ROOT: Final = "/"
@@ -142,3 +144,4 @@ EVENT_STREAM: Final = "text/event-stream"
 PROBLEM_JSON: Final = "application/problem+json"
 MSGPACK: Final = "application/msgpack"
 OCTET_STREAM: Final = "application/octet-stream"
+HTML: Final = "text/html"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ottla_ops.local_cluster import LocalCluster
+from ottla_protocol import routes
 from tests.cluster.cluster_client import ClusterClient
 
 pytestmark = pytest.mark.cluster
@@ -61,7 +62,7 @@ def test_each_line_runs_and_says_what_it_should(client):
         answers.append(answer)
         rest = rest[end:].strip()
     created, produced, read, repeated, at_a_time, offset, line, *answers = answers
-    topic_read, *followed, polled, polled_again, sought = answers
+    described, topic_read, *followed, polled, polled_again, sought = answers
     assert created["name"] == "flights"
     assert produced["results"][0]["partition"] == 2
     assert [record["key"] for record in read["records"]] == ["N14228"]
@@ -71,6 +72,7 @@ def test_each_line_runs_and_says_what_it_should(client):
     assert line == {"offset": 0, "value": {"dest": "IAH"}}
     assert sorted(record["key"] for record in topic_read["records"]) == ["N14228", "N24211"]
     assert sorted(record["key"] for record in followed) == ["N14228", "N24211"]
+    assert routes.TOPIC_RECORDS in described["paths"]
     assert polled["member_id"] == "laptop"
     assert sorted(record["key"] for record in polled["records"]) == ["N14228", "N24211"]
     assert (polled_again["records"], polled_again["ack"]) == ([], None)

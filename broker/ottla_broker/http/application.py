@@ -7,6 +7,7 @@ from aiohttp import web
 from ottla_broker.http.admission import at_broker
 from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import CONTEXT, BrokerContext, context_of
+from ottla_broker.http.description import DESCRIPTION, Description
 from ottla_broker.http.operation_tables import OPERATIONS
 from ottla_broker.http.operations import Operation
 from ottla_broker.http.post import Post, PostRoute
@@ -26,6 +27,7 @@ def build_application(context: BrokerContext) -> web.Application:
     )
     application[CONTEXT] = context
     application.on_response_prepare.append(tell_origins)
+    application[DESCRIPTION] = Description(OPERATIONS, context.settings.url)
     posts = {route.path: route for route in POST_ROUTES}
     for operation in OPERATIONS:
         handler = _handler(operation, posts)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,7 +28,9 @@ def document():
 
 
 def test_every_route_of_the_application_is_described_and_the_other_way_round():
-    application = build_application(None)
+    application = build_application(
+        SimpleNamespace(settings=SimpleNamespace(url="http://127.0.0.1:7101"))
+    )
     served = {
         # A slash at the end is taken by the paths of REST proxies, and not worth telling.
         (route.method, documented_path(route.resource.canonical).rstrip("/") or "/")
@@ -86,3 +89,9 @@ def test_a_pattern_of_a_path_is_not_published():
     assert documented_path(routes.METADATA_TREE_PATH) == "/v1/metadata/tree/{path}"
     assert documented_path("/a/{b}/c/{d}") == "/a/{b}/c/{d}"
     assert documented_path(routes.TOPICS) == routes.TOPICS
+
+
+@each_operation
+def test_a_body_has_an_example_unless_no_text_can_show_it(operation):
+    if operation.request and operation.request[0].media_type != routes.MSGPACK:
+        assert [each for each in operation.request if each.example is not None]

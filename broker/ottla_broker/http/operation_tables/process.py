@@ -1,7 +1,7 @@
 """One process: is it alive and ready, what does it measure, and which version is it."""
 
-from ottla_broker.http import health
-from ottla_broker.http.operations import Content, Operation, Reply, ok
+from ottla_broker.http import description, health
+from ottla_broker.http.operations import Content, Operation, Parameter, Reply, ok
 from ottla_protocol import routes
 from ottla_protocol.models import Readiness, VersionResponse
 
@@ -10,6 +10,12 @@ LIVE_SCHEMA = {
     "properties": {"live": {"const": True}},
     "required": ["live"],
 }
+
+IF_NONE_MATCH = Parameter(
+    "If-None-Match", "header", "The `ETag` of what the caller has.", {"type": "string"}
+)
+
+DESCRIPTION_HEADERS = {"ETag": "Names this text.", "Cache-Control": "`no-cache`."}
 
 OPERATIONS = (
     Operation(
@@ -56,5 +62,36 @@ OPERATIONS = (
             ),
         ),
         health.metrics,
+    ),
+    Operation(
+        "GET",
+        routes.OPENAPI,
+        "openapi",
+        "process",
+        "This description, for programs",
+        (
+            Reply(200, "OpenAPI 3.1.", (Content({"type": "object"}),), DESCRIPTION_HEADERS),
+            Reply(304, "The caller has it.", (), DESCRIPTION_HEADERS),
+        ),
+        description.openapi,
+        parameters=(IF_NONE_MATCH,),
+    ),
+    Operation(
+        "GET",
+        routes.DOCS,
+        "docs",
+        "process",
+        "This description, for people",
+        (
+            Reply(
+                200,
+                "A page that needs nothing from elsewhere.",
+                (Content({"type": "string"}, routes.HTML),),
+                DESCRIPTION_HEADERS,
+            ),
+            Reply(304, "The caller has it.", (), DESCRIPTION_HEADERS),
+        ),
+        description.docs,
+        parameters=(IF_NONE_MATCH,),
     ),
 )

@@ -48,7 +48,7 @@ ERRORS = {
 }
 
 GROUPED_RECORDS = (
-    Content(BinaryRecords, media_type_of(BINARY)),
+    Content(BinaryRecords, media_type_of(BINARY), example={"records": [{"value": "T3R0bGE="}]}),
     Content(BinaryRecords, V2_JSON),
     Content(BinaryRecords, routes.JSON),
     *(

@@ -2,6 +2,7 @@
 
 from ottla_broker.http import metadata_tree, topics
 from ottla_broker.http.operation_tables.parameters import TOPIC, TOPIC_NAME_SCHEMA
+from ottla_broker.http.operation_tables.topic_configs import configs_schema
 from ottla_broker.http.operations import (
     THROUGH_THE_CONTROLLER,
     Content,
@@ -104,6 +105,7 @@ OPERATIONS = (
                         "name": TOPIC_NAME_SCHEMA,
                         "partitions": PARTITIONS_SCHEMA,
                         "replication_factor": {"minimum": 1, "maximum": MAX_BROKERS},
+                        "configs": configs_schema(may_reset=False),
                     }
                 },
                 example={"name": "flights", "partitions": 6},
@@ -181,7 +183,11 @@ OPERATIONS = (
         description="All are changed, or none. `null` resets a config to its default.",
         parameters=(TOPIC,),
         request=(
-            Content(AlterTopicConfigsRequest, example={"configs": {"retention.ms": 86_400_000}}),
+            Content(
+                AlterTopicConfigsRequest,
+                also={"properties": {"configs": configs_schema(may_reset=True)}},
+                example={"configs": {"retention.ms": 86_400_000}},
+            ),
         ),
         problems=(InvalidConfigError, *CHANGE),
     ),
