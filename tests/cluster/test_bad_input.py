@@ -65,7 +65,9 @@ class TestUnknownTopics:
         assert time.monotonic() - started_s < 1
 
     def test_the_brokers_own_topics_are_not_there_to_write(self, shared):
-        shared.produce("__consumer_offsets", [{"value": 1}]).expect(404)
+        answer = shared.produce("__consumer_offsets", [{"value": 1}])
+        # Groups of other tests may have made it.
+        assert answer.code in ("UNKNOWN_TOPIC_OR_PARTITION", "INVALID_TOPIC_EXCEPTION")
 
 
 class TestMalformedJson:

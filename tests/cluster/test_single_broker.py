@@ -193,7 +193,7 @@ def refusal_of_command(settings, *arguments):
         env=environment_for(settings),
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     [line] = finished.stderr.splitlines()
