@@ -141,7 +141,7 @@ TOPIC_OPERATIONS = (
         request=(
             Content(
                 rest.CreateKafkaTopic,
-                example={"topic_name": "flights", "partitions_count": 6},
+                example={"topic_name": "landings", "partitions_count": 6},
             ),
         ),
         also=(
@@ -159,7 +159,7 @@ TOPIC_OPERATIONS = (
     operation(
         "PATCH", routes.V3_TOPIC, "restUpdateTopic", "Give a topic more partitions",
         topics.add_partitions, rest.KafkaTopic, TOPIC,
-        request=(Content(rest.UpdatePartitionsCount, example={"partitions_count": 12}),),
+        request=(Content(rest.UpdatePartitionsCount, example={"partitions_count": 18}),),
     ),
     operation(
         "DELETE", routes.V3_TOPIC, "restDeleteTopic", "Delete a topic with all its records",
