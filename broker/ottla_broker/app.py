@@ -328,6 +328,7 @@ class Broker:
             ),
         )
         self._group_polls = context.group_polls
+        self._rest_consumers = context.rest_consumers
         self._runner = web.AppRunner(
             build_application(context),
             access_log=None,
@@ -448,6 +449,7 @@ class Broker:
         await self._hung_disk.stop()
         await stop_all(self._tasks)
         await self._group_polls.stop()
+        await self._rest_consumers.stop()
         await self._coordinators.stop()
         await self._compaction.stop()
         await self._retention.stop()

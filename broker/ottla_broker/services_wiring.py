@@ -44,6 +44,8 @@ from ottla_broker.services.record_appends import RecordAppendService
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
+from ottla_broker.services.rest_consumer_reads import ConsumerReads
+from ottla_broker.services.rest_consumers import RestConsumerService
 from ottla_broker.services.segment_inspection import SegmentInspectionService
 from ottla_broker.services.topic_positions import TopicPositions
 from ottla_broker.services.topic_read import TopicReadService
@@ -206,6 +208,20 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         partition_bounds=bounds,
         groups=GroupService(metadata=drivers.metadata, topics=topics, calls=calls, bounds=bounds),
         group_polls=group_polls,
+        rest_consumers=RestConsumerService(
+            node_id=settings.node_id,
+            idle_timeout_ms=settings.rest_instance_timeout_ms,
+            metadata=drivers.metadata,
+            calls=calls,
+            bounds=bounds,
+            reads=ConsumerReads(
+                calls=calls,
+                metadata=drivers.metadata,
+                bounds=bounds,
+                reads=reads,
+                purgatory=drivers.purgatory,
+            ),
+        ),
         segments=SegmentInspectionService(
             node_id=settings.node_id,
             metadata=drivers.metadata,

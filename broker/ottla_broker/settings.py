@@ -135,6 +135,16 @@ class Settings(BaseSettings):
     offsets_retention_ms: int = Field(
         7 * 24 * HOUR_MS, ge=1, description="a group without members keeps its offsets this long"
     )
+    rest_instance_timeout_ms: int = Field(
+        5 * MINUTE_MS,
+        ge=1_000,
+        le=30 * MINUTE_MS,
+        description="a consumer instance of the REST Proxy API that nobody asks for is removed",
+    )
+    rest_base_uri: str = Field(
+        "",
+        description="URL that clients of the REST Proxy API are told; from their Host when empty",
+    )
     metadata_snapshot_entries: int = Field(
         10_000, ge=10, le=1_000_000, description="changes of metadata from snapshot to snapshot"
     )
@@ -308,6 +318,15 @@ class Settings(BaseSettings):
         if not secret or not all("!" <= character <= "~" for character in secret):
             raise ValueError("must be printable ASCII without blanks: it travels in a header")
         return value
+
+    @field_validator("rest_base_uri")
+    @classmethod
+    def _check_rest_base_uri(cls, value: str) -> str:
+        if value:
+            parts = urlsplit(value)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+                raise ValueError("must look like https://host:port or https://host/path")
+        return value.rstrip("/")
 
     @field_validator("advertised_url")
     @classmethod

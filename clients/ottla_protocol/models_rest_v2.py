@@ -5,7 +5,7 @@ Names with dots and an error body of two members are that API's, not ours; so ar
 name every field, null where there is nothing to tell.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -169,6 +169,19 @@ class TopicPartition(Request, frozen=True):
     partition: Number
 
 
+class AssignedPartition(Response, frozen=True):
+    """One partition that an instance reads."""
+
+    topic: str
+    partition: int
+
+
+class AssignedPartitions(Response, frozen=True):
+    """`GET …/assignments`."""
+
+    partitions: list[AssignedPartition]
+
+
 class Partitions(Request, frozen=True):
     """`POST …/assignments`, `…/positions/beginning` and `end`, and what `GET …/offsets` asks."""
 
@@ -203,6 +216,17 @@ class OffsetsToCommit(Request, frozen=True):
     """`POST …/offsets`: the offsets that were read last; none of it means all that was read."""
 
     offsets: list[TopicPartitionOffset] | None = None
+
+
+class ConsumedRecord(Response, frozen=True):
+    """One record of `GET …/records`: key and value in base64 or as JSON, by the format."""
+
+    topic: str
+    key: Any
+    value: Any
+    partition: int
+    offset: int
+    timestamp: int
 
 
 class CommittedOffset(Response, frozen=True):

@@ -33,6 +33,7 @@ from ottla_cluster.groups.commands import (
     Response,
 )
 from ottla_cluster.groups.image import GroupsImage, replay
+from ottla_cluster.groups.instance_commands import PollInstance
 from ottla_cluster.groups.records import decode_pairs, decode_record
 from ottla_protocol.errors import (
     CoordinatorLoadInProgressError,
@@ -326,7 +327,7 @@ class CoordinatorDriver:
         for member_id, parked in self._parked.waiting(group, active.may_have_news(command, before)):
             if active.wants_heartbeat(group, member_id):
                 parked.wake()
-        if isinstance(command, Join) and command.member_id is not None:
+        if isinstance(command, Join | PollInstance) and command.member_id is not None:
             # It may have been given another assignment than the one that it has confirmed.
             for _, parked in self._parked.waiting(group, (command.member_id,)):
                 parked.wake()

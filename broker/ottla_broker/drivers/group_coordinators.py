@@ -25,6 +25,7 @@ from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import Command, Heartbeat, Join, Response
 from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.groups.image import GroupsImage
+from ottla_cluster.groups.instance_commands import SubscribeInstance
 from ottla_protocol.errors import (
     CoordinatorNotAvailableError,
     NotCoordinatorError,
@@ -114,7 +115,7 @@ class GroupCoordinators:
                 f"this broker does not coordinate the groups of {OFFSETS_TOPIC}-{partition}",
                 outcome=Outcome.NOT_APPLIED,
             )
-        if isinstance(command, Join) and command.pattern is not None:
+        if isinstance(command, Join | SubscribeInstance) and command.pattern is not None:
             index = self._current_view().index
             if not index.knows(command.pattern):
                 await asyncio.to_thread(index.matching, command.pattern)

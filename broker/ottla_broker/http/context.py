@@ -32,6 +32,7 @@ from ottla_broker.services.record_appends import RecordAppendService
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
+from ottla_broker.services.rest_consumers import RestConsumerService
 from ottla_broker.services.segment_inspection import SegmentInspectionService
 from ottla_broker.services.topic_read import TopicReadService
 from ottla_broker.services.topics import TopicService
@@ -73,6 +74,7 @@ class BrokerContext:
     partition_bounds: PartitionBoundsService
     groups: GroupService
     group_polls: GroupPollService
+    rest_consumers: RestConsumerService
     segments: SegmentInspectionService
     inflight: InflightBytes
     purgatory: Purgatory

@@ -6,7 +6,7 @@ this broker answers for a coordinator without groups.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -36,6 +36,7 @@ from ottla_cluster.groups.commands import (
     Leave,
     ListGroups,
     ListGroupsResponse,
+    OffsetToSeek,
     Response,
     SeekOffsets,
     SeekOffsetsResponse,
@@ -44,7 +45,15 @@ from ottla_cluster.groups.commands import (
     decode_response,
     encode_message,
 )
+from ottla_cluster.groups.instance_commands import (
+    AssignInstance,
+    CommitInstance,
+    CreateInstance,
+    InstanceCommand,
+    TopicPartitionName,
+)
 from ottla_cluster.groups.limits import MAX_DECISION_BYTES
+from ottla_cluster.groups.messages import OffsetToCommit
 from ottla_cluster.groups.validation import validate_group_id
 from ottla_protocol import routes
 from ottla_protocol.errors import (
@@ -54,6 +63,7 @@ from ottla_protocol.errors import (
     InvalidGroupIdError,
     NotCoordinatorError,
     NotEnoughReplicasError,
+    NotFoundError,
     OttlaError,
     Outcome,
     OverloadedError,
@@ -74,6 +84,8 @@ RETRY_INTERVAL_MS = 50
 
 ASK_AGAIN_INTERVAL_MS = 1_000
 """How often a waiting heartbeat is repeated that could not wait at its coordinator."""
+
+NamedPartition = OffsetToCommit | OffsetToSeek | TopicPartitionName
 
 LASTING_ERRORS = (NotEnoughReplicasError, OverloadedError, GroupMaxSizeReachedError)
 """What lasts longer than a caller wants to wait."""
@@ -204,11 +216,12 @@ class CoordinatorCalls:
             yield command
 
     async def _execute(self, partition: int, command: ClientCommand, deadline_ms: int) -> Response:
-        if isinstance(command, CommitOffsets | SeekOffsets):
-            await self._look_for(command)
+        named = _named_partitions(command)
+        if named:
+            await self._look_for(named)
         return await self._coordinators.execute(partition, command, deadline_ms=deadline_ms)
 
-    async def _look_for(self, command: CommitOffsets | SeekOffsets) -> None:
+    async def _look_for(self, partitions: Iterable[NamedPartition]) -> None:
         """Catch up with the controller where a command names what is unknown here."""
         image = self._metadata.image
 
@@ -216,7 +229,7 @@ class CoordinatorCalls:
             topic_id = image.topic_ids.get(topic)
             return topic_id is not None and partition < len(image.topics[topic_id].partitions)
 
-        if all(is_known(each.topic, each.partition) for each in command.offsets):
+        if all(is_known(each.topic, each.partition) for each in partitions):
             return
         if not await self._controller.catch_up():
             raise CoordinatorNotAvailableError(
@@ -389,10 +402,22 @@ class CoordinatorCalls:
         return decode_response(body)
 
 
+def _named_partitions(command: ClientCommand) -> Sequence[NamedPartition]:
+    """The partitions that a command names, and that have to exist."""
+    match command:
+        case CommitOffsets() | SeekOffsets():
+            return command.offsets
+        case CommitInstance():
+            return command.offsets or ()
+        case AssignInstance():
+            return command.partitions
+    return ()
+
+
 def _may_make_a_group(command: ClientCommand) -> bool:
     """Whether there may be a group afterwards that there was not before."""
     match command:
-        case Join():
+        case Join() | CreateInstance():
             return True
         case CommitOffsets():
             return command.member_id is None
@@ -434,6 +459,11 @@ def _of_no_group(command: ClientCommand) -> Response:
                 f"The group {command.group!r} has no member {command.member_id!r}.",
                 outcome=Outcome.NOT_APPLIED,
             )
+    if isinstance(command, InstanceCommand):
+        raise NotFoundError(
+            f"The group {command.group!r} has no consumer instance {command.member_id!r}.",
+            outcome=Outcome.NOT_APPLIED,
+        )
     raise GroupIdNotFoundError(f"There is no group {command.group!r}.", outcome=Outcome.NOT_APPLIED)
 
 

@@ -252,10 +252,10 @@ class GroupPollService:
         # Control batches and gaps are stepped over. Records are not: they may not be given out yet.
         where.update({each.key: each.next_offset for each in found if not each.records})
         records = [each for each in found if each.records]
-        out_of_range = _out_of_range(results)
+        out_of_range = out_of_range_in(results)
         await self._positions.reset(membership, request.auto_offset_reset, where, out_of_range)
         if not records:
-            _raise_lasting(results, out_of_range)
+            raise_lasting(results, out_of_range)
         failed = any(isinstance(result, OttlaError) for result in results.values())
         return records, failed
 
@@ -312,11 +312,12 @@ def _are_kept(membership: PollMembership, looking: "asyncio.Task[_Looked]") -> b
     return all(membership.kept(each.key) for each in found)
 
 
-def _out_of_range(results: Results) -> Collection[TopicPartition]:
+def out_of_range_in(results: Results) -> Collection[TopicPartition]:
+    """The partitions whose leaders refused the position."""
     return [key for key, result in results.items() if isinstance(result, OffsetOutOfRangeError)]
 
 
-def _raise_lasting(results: Results, handled: Collection[TopicPartition]) -> None:
+def raise_lasting(results: Results, handled: Collection[TopicPartition]) -> None:
     """Tell what waiting does not help against.
 
     A topic that is not there is no error: the coordinator takes it out of the assignment.

@@ -31,13 +31,13 @@ from ottla_cluster.groups.commands import (
     ListGroups,
     ListGroupsResponse,
     MemberDescription,
-    OffsetToCommit,
     OffsetToSeek,
     OwnedTopic,
     SeekOffsets,
     SeekOffsetsResponse,
 )
 from ottla_cluster.groups.limits import MAX_OFFSETS_PER_COMMIT
+from ottla_cluster.groups.messages import OffsetToCommit
 from ottla_protocol import models_groups as models
 from ottla_protocol.errors import (
     GroupIdNotFoundError,

@@ -17,9 +17,9 @@ from ottla_cluster.groups.commands import (
     FetchedOffset,
     FetchOffsets,
     FetchOffsetsResponse,
-    OffsetToCommit,
 )
 from ottla_cluster.groups.limits import MAX_OFFSETS_PER_COMMIT
+from ottla_cluster.groups.messages import OffsetToCommit
 from ottla_protocol.errors import (
     OffsetOutOfRangeError,
     OttlaError,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OLDEST_FEATURE_LEVEL: Final = 1
 """The lowest level of a cluster that this version can be a part of."""
 
-LATEST_FEATURE_LEVEL: Final = 2
+LATEST_FEATURE_LEVEL: Final = 3
 """The highest level of a cluster that this version can be a part of."""
 
 
@@ -51,6 +51,9 @@ VOTER_CHANGES: Final = Feature(
 ISR_BATCHES: Final = Feature(
     "isr_batches", 2, "One command for the ISRs of many partitions of a broker"
 )
+CONSUMER_INSTANCES: Final = Feature(
+    "consumer_instances", 3, "Consumer instances of the REST Proxy API"
+)
 
 FEATURES: Final[tuple[Feature, ...]] = (
     UNCLEAN_ELECTIONS,
@@ -58,6 +61,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     BROKER_DRAINS,
     VOTER_CHANGES,
     ISR_BATCHES,
+    CONSUMER_INSTANCES,
 )
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 

@@ -31,6 +31,18 @@ from ottla_cluster.groups.context import GroupContext
 from ottla_cluster.groups.handlers import handle
 from ottla_cluster.groups.housekeeping import Housekeeping
 from ottla_cluster.groups.image import Group, GroupsImage, replay
+from ottla_cluster.groups.instance_commands import (
+    AssignInstance,
+    CommitInstance,
+    DescribeInstance,
+    ExpireInstances,
+    MoveInstance,
+    OfferRecords,
+    PollInstance,
+    SettleDelivery,
+    SubscribeInstance,
+)
+from ottla_cluster.groups.instance_sessions import InstanceSessions
 from ottla_cluster.groups.limits import MAX_WAITING_REQUESTS
 from ottla_cluster.groups.reconcile import reconcile
 from ottla_cluster.groups.records import GroupRecord, encode_records
@@ -43,28 +55,55 @@ if TYPE_CHECKING:
     from ottla_cluster.groups.config import GroupConfig
 
 
-MEMBER_COMMANDS = (Join, Heartbeat, CommitOffsets)
-"""What shows that the member that it names lives."""
+MEMBER_COMMANDS = (
+    Join,
+    Heartbeat,
+    CommitOffsets,
+    AssignInstance,
+    CommitInstance,
+    DescribeInstance,
+    MoveInstance,
+    OfferRecords,
+    PollInstance,
+    SettleDelivery,
+    SubscribeInstance,
+)
+"""What shows that the member, or the consumer instance, that it names lives."""
+
+STEPS = (Join, Heartbeat, PollInstance)
+"""What has a member take its next step towards what it is to own."""
 
 
 class GroupMachine:
     """The groups' state machine as the runtime wants it."""
 
-    def __init__(self, context: GroupContext, sessions: MemberSessions) -> None:
+    def __init__(
+        self, context: GroupContext, sessions: MemberSessions, instances: InstanceSessions
+    ) -> None:
         self.context = context
         """Of the next decision."""
         self.sessions = sessions
+        self.instances = instances
 
     def handle(
         self, state: GroupsImage, command: Command, now_ms: int
     ) -> Result[GroupRecord, Response]:
         """See `handlers.handle`; a member that was heard of in time after all is not expired."""
-        group = state.groups.get(command.group) if isinstance(command, ExpireMembers) else None
-        if isinstance(command, ExpireMembers) and group is not None:
+        if isinstance(command, ExpireMembers | ExpireInstances):
+            group = state.groups.get(command.group)
+            if group is not None:
+                command = self._still_due(group, command, now_ms)
+        return handle(state, command, self.context)
+
+    def _still_due(
+        self, group: Group, command: ExpireMembers | ExpireInstances, now_ms: int
+    ) -> ExpireMembers | ExpireInstances:
+        if isinstance(command, ExpireMembers):
             named = [each.member_id for each in command.members if each.member_id in group.members]
             overdue = self.sessions.all_overdue(group, named, now_ms)
-            command = ExpireMembers(command.group, overdue)
-        return handle(state, command, self.context)
+            return ExpireMembers(command.group, overdue)
+        known = [each for each in command.instance_ids if each in group.instances]
+        return ExpireInstances(command.group, self.instances.all_idle(group, known, now_ms))
 
     def replay(
         self, state: GroupsImage, records: Sequence[GroupRecord], version: int
@@ -94,7 +133,11 @@ class ActiveCoordinator:
         self._random = random
         self._housekeeping = Housekeeping(config, now_ms)
         self._census = Census()
-        self._machine = GroupMachine(self._context(0, ClusterView()), MemberSessions(image, now_ms))
+        self._machine = GroupMachine(
+            self._context(0, ClusterView()),
+            MemberSessions(image, now_ms),
+            InstanceSessions(image, now_ms),
+        )
         self._runtime: SpeculativeRuntime[GroupsImage, Command, GroupRecord, Response]
         self._runtime = SpeculativeRuntime(
             self._machine,
@@ -127,7 +170,10 @@ class ActiveCoordinator:
             view: the topics as this broker knows them.
         """
         image = self.speculative_image
-        expired = self._machine.sessions.expired(image, now_ms)
+        expired: tuple[Command, ...] = (
+            *self._machine.instances.expired(image, now_ms),
+            *self._machine.sessions.expired(image, now_ms),
+        )
         return expired + self._housekeeping.due(image, now_ms, self._context(timestamp_ms, view))
 
     def submit(
@@ -167,16 +213,19 @@ class ActiveCoordinator:
         For a coordinator that finds that it stood still: the silence may have been its own.
         """
         self._machine.sessions.restart(self.speculative_image, now_ms)
+        self._machine.instances.restart(self.speculative_image, now_ms)
 
     def arrived(self, command: Command) -> None:
         """A command of a member is here; until `answered` is called the member is not silent."""
         if isinstance(command, MEMBER_COMMANDS) and command.member_id is not None:
             self._machine.sessions.arrived(command.group, command.member_id)
+            self._machine.instances.arrived(command.group, command.member_id)
 
     def answered(self, command: Command, now_ms: int) -> None:
         """A command that has `arrived` is answered, or nobody waits for its answer any more."""
         if isinstance(command, MEMBER_COMMANDS) and command.member_id is not None:
             self._machine.sessions.answered(command.group, command.member_id, now_ms)
+            self._machine.instances.answered(command.group, command.member_id, now_ms)
 
     def may_have_news(self, command: Command, before: GroupsImage) -> Collection[str]:
         """The members whose parked heartbeats a decision may have news for.
@@ -195,10 +244,11 @@ class ActiveCoordinator:
             return ()
         if group is None or group.targets is not former.targets or _are_others(group, former):
             return former.members.keys()
-        if not isinstance(command, Join | Heartbeat) or command.member_id is None:
+        if not isinstance(command, STEPS) or command.member_id is None:
             return ()
-        held, holds = former.currents.get(command.member_id), group.currents[command.member_id]
-        if held is None:
+        held = former.currents.get(command.member_id)
+        holds = group.currents.get(command.member_id)
+        if held is None or holds is None:
             return ()
         freed = {key for key in (*held.owned, *held.revoking) if holds.held(key) is None}
         if not freed:
@@ -236,6 +286,8 @@ class ActiveCoordinator:
         group = self.speculative_image.groups.get(command.group)
         if group is not None and command.member_id in group.members:
             self._machine.sessions.touched(command.group, command.member_id, now_ms)
+        if group is not None and command.member_id in group.instances:
+            self._machine.instances.touched(command.group, command.member_id, now_ms)
 
     def _context(self, timestamp_ms: int, view: ClusterView) -> GroupContext:
         return GroupContext(self._config, view, timestamp_ms, self._random)

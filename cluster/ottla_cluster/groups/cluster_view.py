@@ -80,6 +80,8 @@ class ClusterView:
     """The metadata image's."""
     topics: Mapping[str, TopicView] = field(default_factory=dict)
     """By name, sorted; without the internal ones."""
+    feature_level: int = field(default=0, compare=False)
+    """The metadata's: what every process of the cluster understands."""
     index: TopicIndex = field(init=False, compare=False, repr=False)
     """Of `topics`."""
 
@@ -97,7 +99,7 @@ class ClusterView:
             if not is_internal(name)
         }
         is_same = topics == self.topics
-        view = ClusterView(image.version, self.topics if is_same else topics)
+        view = ClusterView(image.version, self.topics if is_same else topics, image.feature_level)
         index = self.index if is_same else TopicIndex(topics, self.index)
         object.__setattr__(view, "index", index)
         return view

@@ -10,15 +10,13 @@ that changed) never cross the wire, and `decode_command` refuses them.
 
 import msgspec
 
+from ottla_cluster.groups.instance_commands import (
+    ExpireInstances,
+    InstanceCommand,
+    InstanceResponse,
+)
+from ottla_cluster.groups.messages import CommandMessage, OffsetToCommit, ResponseMessage
 from ottla_protocol.errors import MalformedBodyError
-
-
-class _Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
-    """The encoding that all commands share."""
-
-
-class _Response(msgspec.Struct, frozen=True, tag_field="type"):
-    """The encoding that all responses share."""
 
 
 class OwnedTopic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,7 +26,7 @@ class OwnedTopic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     partitions: tuple[int, ...]
 
 
-class Join(_Command, frozen=True, tag="join"):
+class Join(CommandMessage, frozen=True, tag="join"):
     """A process becomes a member, or a member joins again: after a lost reply, or to read others.
 
     Exactly one of `topics` and `pattern` is set. None takes the coordinator's default.
@@ -49,7 +47,7 @@ class Join(_Command, frozen=True, tag="join"):
     client_id: str = ""
 
 
-class Heartbeat(_Command, frozen=True, tag="heartbeat"):
+class Heartbeat(CommandMessage, frozen=True, tag="heartbeat"):
     """A member is alive, and says what it works on.
 
     `generation` is that of the last reply that the member adopted. Once it has sent a heartbeat of
@@ -66,24 +64,14 @@ class Heartbeat(_Command, frozen=True, tag="heartbeat"):
     """How long a reply that tells nothing new may wait for news; the driver's business."""
 
 
-class Leave(_Command, frozen=True, tag="leave"):
+class Leave(CommandMessage, frozen=True, tag="leave"):
     """A member goes; its partitions are free at once. A static member too."""
 
     group: str
     member_id: str
 
 
-class OffsetToCommit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the group goes on in one partition."""
-
-    topic: str
-    partition: int
-    offset: int
-    leader_epoch: int | None = None
-    metadata: str = ""
-
-
-class CommitOffsets(_Command, frozen=True, tag="commit_offsets"):
+class CommitOffsets(CommandMessage, frozen=True, tag="commit_offsets"):
     """Commits all offsets, or none of them.
 
     With a member id a generation is needed too; without one the group must have no members.
@@ -98,7 +86,7 @@ class CommitOffsets(_Command, frozen=True, tag="commit_offsets"):
     nothing back."""
 
 
-class FetchOffsets(_Command, frozen=True, tag="fetch_offsets"):
+class FetchOffsets(CommandMessage, frozen=True, tag="fetch_offsets"):
     """Reads committed offsets."""
 
     group: str
@@ -106,17 +94,17 @@ class FetchOffsets(_Command, frozen=True, tag="fetch_offsets"):
     """None for all that the group has committed."""
 
 
-class DescribeGroup(_Command, frozen=True, tag="describe_group"):
+class DescribeGroup(CommandMessage, frozen=True, tag="describe_group"):
     """Reads all of one group."""
 
     group: str
 
 
-class ListGroups(_Command, frozen=True, tag="list_groups"):
+class ListGroups(CommandMessage, frozen=True, tag="list_groups"):
     """Reads the groups of this coordinator: those of one partition of the offsets topic."""
 
 
-class DeleteGroup(_Command, frozen=True, tag="delete_group"):
+class DeleteGroup(CommandMessage, frozen=True, tag="delete_group"):
     """Removes a group without members, with its offsets."""
 
     group: str
@@ -130,7 +118,7 @@ class OffsetToSeek(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offset: int
 
 
-class SeekOffsets(_Command, frozen=True, tag="seek_offsets"):
+class SeekOffsets(CommandMessage, frozen=True, tag="seek_offsets"):
     """Moves committed offsets of a group without members; makes the group if there is none."""
 
     group: str
@@ -149,6 +137,7 @@ ClientCommand = (
     | ListGroups
     | DeleteGroup
     | SeekOffsets
+    | InstanceCommand
 )
 """What a client may ask for, through any broker."""
 
@@ -160,20 +149,20 @@ class OverdueMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
 
 
-class ExpireMembers(_Command, frozen=True, tag="expire_members"):
+class ExpireMembers(CommandMessage, frozen=True, tag="expire_members"):
     """Ends the membership of all overdue members of one group, by one rebalance."""
 
     group: str
     members: tuple[OverdueMember, ...]
 
 
-class RefreshTopics(_Command, frozen=True, tag="refresh_topics"):
+class RefreshTopics(CommandMessage, frozen=True, tag="refresh_topics"):
     """Topics that the group reads, or might, were created, deleted or given partitions."""
 
     group: str
 
 
-class ExpireOffsets(_Command, frozen=True, tag="expire_offsets"):
+class ExpireOffsets(CommandMessage, frozen=True, tag="expire_offsets"):
     """Removes offsets of deleted topics, and those that a group without members keeps too long."""
 
     group: str
@@ -181,7 +170,7 @@ class ExpireOffsets(_Command, frozen=True, tag="expire_offsets"):
     """Whether the latter go too: the coordinator has seen for a while that they are too old."""
 
 
-Command = ClientCommand | ExpireMembers | RefreshTopics | ExpireOffsets
+Command = ClientCommand | ExpireMembers | ExpireInstances | RefreshTopics | ExpireOffsets
 """Any command of the coordinator."""
 
 
@@ -193,7 +182,7 @@ class AssignedTopic(msgspec.Struct, frozen=True):
     partitions: tuple[int, ...]
 
 
-class JoinResponse(_Response, frozen=True, tag="joined"):
+class JoinResponse(ResponseMessage, frozen=True, tag="joined"):
     """The membership. Partitions that others still hold come with later heartbeats."""
 
     member_id: str
@@ -203,7 +192,7 @@ class JoinResponse(_Response, frozen=True, tag="joined"):
     heartbeat_interval_ms: int
 
 
-class HeartbeatResponse(_Response, frozen=True, tag="heartbeat_taken"):
+class HeartbeatResponse(ResponseMessage, frozen=True, tag="heartbeat_taken"):
     """What the member owns from now on: whatever is missing it must give up."""
 
     member_id: str
@@ -215,7 +204,7 @@ class HeartbeatResponse(_Response, frozen=True, tag="heartbeat_taken"):
     """Shorter while partitions are on their way to or from the member."""
 
 
-class LeaveResponse(_Response, frozen=True, tag="left"):
+class LeaveResponse(ResponseMessage, frozen=True, tag="left"):
     """The member is gone."""
 
     member_id: str
@@ -229,7 +218,7 @@ class CommittedPartition(msgspec.Struct, frozen=True):
     offset: int
 
 
-class CommitOffsetsResponse(_Response, frozen=True, tag="offsets_committed"):
+class CommitOffsetsResponse(ResponseMessage, frozen=True, tag="offsets_committed"):
     """What is committed for all partitions of the command, in its order."""
 
     offsets: tuple[CommittedPartition, ...]
@@ -246,7 +235,7 @@ class FetchedOffset(msgspec.Struct, frozen=True):
     commit_timestamp_ms: int | None = None
 
 
-class FetchOffsetsResponse(_Response, frozen=True, tag="offsets_fetched"):
+class FetchOffsetsResponse(ResponseMessage, frozen=True, tag="offsets_fetched"):
     """In the order of the command, or by topic and partition where it named none."""
 
     offsets: tuple[FetchedOffset, ...]
@@ -271,7 +260,7 @@ class MemberDescription(msgspec.Struct, frozen=True):
     rebalance_timeout_ms: int
 
 
-class DescribeGroupResponse(_Response, frozen=True, tag="group_described"):
+class DescribeGroupResponse(ResponseMessage, frozen=True, tag="group_described"):
     """One group."""
 
     group: str
@@ -295,13 +284,13 @@ class GroupListing(msgspec.Struct, frozen=True):
     members: int
 
 
-class ListGroupsResponse(_Response, frozen=True, tag="groups_listed"):
+class ListGroupsResponse(ResponseMessage, frozen=True, tag="groups_listed"):
     """By group id."""
 
     groups: tuple[GroupListing, ...]
 
 
-class DeleteGroupResponse(_Response, frozen=True, tag="group_deleted"):
+class DeleteGroupResponse(ResponseMessage, frozen=True, tag="group_deleted"):
     """The group is gone."""
 
     group: str
@@ -316,14 +305,14 @@ class SoughtOffset(msgspec.Struct, frozen=True):
     offset: int
 
 
-class SeekOffsetsResponse(_Response, frozen=True, tag="offsets_sought"):
+class SeekOffsetsResponse(ResponseMessage, frozen=True, tag="offsets_sought"):
     """All partitions of the command, in its order."""
 
     dry_run: bool
     offsets: tuple[SoughtOffset, ...]
 
 
-class DoneResponse(_Response, frozen=True, tag="done"):
+class DoneResponse(ResponseMessage, frozen=True, tag="done"):
     """The coordinator's own command is carried out."""
 
 
@@ -337,6 +326,7 @@ Response = (
     | ListGroupsResponse
     | DeleteGroupResponse
     | SeekOffsetsResponse
+    | InstanceResponse
     | DoneResponse
 )
 """Any response of the coordinator."""

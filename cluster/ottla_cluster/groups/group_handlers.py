@@ -68,12 +68,17 @@ def delete_group(
 
     Raises:
         GroupIdNotFoundError: there is none of that id.
-        NonEmptyGroupError: it has members.
+        NonEmptyGroupError: it has members, or consumer instances of the REST Proxy API.
     """
     group = _existing(image, command.group)
     if group.members:
         raise NonEmptyGroupError(
             f"The group {group.group_id!r} has {len(group.members)} members: it is in use."
+        )
+    if group.instances:
+        raise NonEmptyGroupError(
+            f"The group {group.group_id!r} has {len(group.instances)} consumer instances: it is in "
+            "use."
         )
     records: tuple[GroupRecord, ...] = (
         *(

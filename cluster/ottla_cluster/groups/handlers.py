@@ -26,6 +26,33 @@ from ottla_cluster.groups.commands import (
 from ottla_cluster.groups.context import GroupContext
 from ottla_cluster.groups.group_handlers import delete_group, describe_group, list_groups
 from ottla_cluster.groups.image import GroupsImage
+from ottla_cluster.groups.instance_commands import (
+    AssignInstance,
+    CommitInstance,
+    CreateInstance,
+    DescribeInstance,
+    ExpireInstances,
+    InstanceCommand,
+    MoveInstance,
+    OfferRecords,
+    PollInstance,
+    RemoveInstance,
+    SettleDelivery,
+    SubscribeInstance,
+)
+from ottla_cluster.groups.instance_handlers import (
+    assign_instance,
+    commit_instance,
+    create_instance,
+    describe_instance,
+    expire_instances,
+    move_instance,
+    offer_records,
+    poll_instance,
+    remove_instance,
+    settle_delivery,
+    subscribe_instance,
+)
 from ottla_cluster.groups.membership_handlers import (
     expire_members,
     heartbeat,
@@ -80,5 +107,35 @@ def handle(  # noqa: C901  one case for each command
             return seek_offsets(image, command, context)
         case DeleteGroup():
             return delete_group(image, command)
+        case ExpireInstances():
+            return expire_instances(image, command, context)
+        case _:
+            return _of_an_instance(image, command, context)
+
+
+def _of_an_instance(
+    image: GroupsImage, command: InstanceCommand, context: GroupContext
+) -> Result[GroupRecord, Response]:
+    match command:
+        case PollInstance():
+            return poll_instance(image, command, context)
+        case OfferRecords():
+            return offer_records(image, command, context)
+        case SettleDelivery():
+            return settle_delivery(image, command, context)
+        case CommitInstance():
+            return commit_instance(image, command, context)
+        case DescribeInstance():
+            return describe_instance(image, command, context)
+        case MoveInstance():
+            return move_instance(image, command, context)
+        case SubscribeInstance():
+            return subscribe_instance(image, command, context)
+        case AssignInstance():
+            return assign_instance(image, command, context)
+        case CreateInstance():
+            return create_instance(image, command, context)
+        case RemoveInstance():
+            return remove_instance(image, command, context)
         case _:
             assert_never(command)

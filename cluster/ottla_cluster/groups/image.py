@@ -15,13 +15,18 @@ from ottla_cluster.groups.records import (
     GroupRecord,
     GroupRemoved,
     HeldPartition,
+    InstanceChanged,
+    InstanceProgressed,
+    InstanceRemoved,
     MemberChanged,
     MemberRemoved,
     OffsetCommitted,
     OffsetRemoved,
+    ProgressRemoved,
     SubscribedTopic,
     TargetAssigned,
     TargetRemoved,
+    Tombstone,
 )
 
 TopicPartition = tuple[str, int]
@@ -66,6 +71,10 @@ class Group:
     holders: Mapping[TopicPartition, str] = field(default_factory=dict)
     offsets: Mapping[tuple[str, int], OffsetCommitted] = field(default_factory=dict)
     """By topic id and partition."""
+    instances: Mapping[str, InstanceChanged] = field(default_factory=dict)
+    """Consumer instances of the REST Proxy API; those that subscribe are members, too."""
+    progress: Mapping[str, InstanceProgressed] = field(default_factory=dict)
+    """By instance; no instance has to have any."""
 
     def member_of_instance(self, instance_id: str) -> MemberChanged | None:
         """The static member with that instance id."""
@@ -117,10 +126,7 @@ def replay_group(group: Group | None, records: Sequence[GroupRecord]) -> Group |
             group, draft = None, None
             continue
         if draft is None:
-            is_tombstone = isinstance(
-                record, OffsetRemoved | MemberRemoved | TargetRemoved | CurrentRemoved
-            )
-            if group is None and is_tombstone:
+            if group is None and isinstance(record, Tombstone):
                 continue
             draft = _Draft(group if group is not None else Group(record.group))
         draft.apply(record)
@@ -138,8 +144,10 @@ class _Draft:
         self._currents: dict[str, CurrentAssignment] | None = None
         self._holders: dict[TopicPartition, str] | None = None
         self._offsets: dict[tuple[str, int], OffsetCommitted] | None = None
+        self._instances: dict[str, InstanceChanged] | None = None
+        self._progress: dict[str, InstanceProgressed] | None = None
 
-    def apply(self, record: GroupRecord) -> None:
+    def apply(self, record: GroupRecord) -> None:  # noqa: C901  one case for each record
         match record:
             case OffsetCommitted():
                 self._own_offsets()[record.topic_id, record.partition] = record
@@ -165,6 +173,14 @@ class _Draft:
                 )
             case TargetRemoved():
                 self._own_targets().pop(record.member_id, None)
+            case InstanceChanged():
+                self._own_instances()[record.instance_id] = record
+            case InstanceRemoved():
+                self._own_instances().pop(record.instance_id, None)
+            case InstanceProgressed():
+                self._own_progress()[record.instance_id] = record
+            case ProgressRemoved():
+                self._own_progress().pop(record.instance_id, None)
             case GroupRemoved():
                 raise AssertionError(record)
 
@@ -185,6 +201,8 @@ class _Draft:
             currents=group.currents if self._currents is None else self._currents,
             holders=group.holders if self._holders is None else self._holders,
             offsets=group.offsets if self._offsets is None else self._offsets,
+            instances=group.instances if self._instances is None else self._instances,
+            progress=group.progress if self._progress is None else self._progress,
         )
 
     def _hold(self, record: CurrentAssigned) -> None:
@@ -227,3 +245,13 @@ class _Draft:
         if self._offsets is None:
             self._offsets = dict(self._group.offsets)
         return self._offsets
+
+    def _own_instances(self) -> dict[str, InstanceChanged]:
+        if self._instances is None:
+            self._instances = dict(self._group.instances)
+        return self._instances
+
+    def _own_progress(self) -> dict[str, InstanceProgressed]:
+        if self._progress is None:
+            self._progress = dict(self._group.progress)
+        return self._progress

@@ -15,6 +15,9 @@ MAX_GROUPS = 10_000
 MAX_MEMBERS = 1_000
 """Members of one group."""
 
+MAX_INSTANCES = 1_000
+"""Consumer instances of the REST Proxy API in one group."""
+
 MAX_SUBSCRIBED_TOPICS = 1_000
 """Topics in one member's subscription."""
 

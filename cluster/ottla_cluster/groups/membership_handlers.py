@@ -155,7 +155,7 @@ def leave(
         FencedInstanceIdError: another process has joined under its instance id.
     """
     group = member_group(image, command.group, command.member_id)
-    changes = _without(group, (command.member_id,), context)
+    changes = without_members(group, (command.member_id,), context)
     return Result(changes.records, LeaveResponse(command.member_id))
 
 
@@ -169,7 +169,7 @@ def expire_members(
     gone = [each.member_id for each in command.members if each.member_id in group.members]
     if not gone:
         return Result((), DoneResponse())
-    return Result(_without(group, gone, context).records, DoneResponse())
+    return Result(without_members(group, gone, context).records, DoneResponse())
 
 
 def refresh_topics(
@@ -308,7 +308,7 @@ def _replace(changes: GroupChanges, replaced: MemberChanged, member: MemberChang
     )
 
 
-def _without(group: Group, member_ids: Iterable[str], context: GroupContext) -> GroupChanges:
+def without_members(group: Group, member_ids: Iterable[str], context: GroupContext) -> GroupChanges:
     """The group without some members."""
     changes = GroupChanges(group)
     changes.add(

@@ -13,7 +13,6 @@ from ottla_cluster.groups.commands import (
     FetchedOffset,
     FetchOffsets,
     FetchOffsetsResponse,
-    OffsetToCommit,
     SeekOffsets,
     SeekOffsetsResponse,
     SoughtOffset,
@@ -22,6 +21,7 @@ from ottla_cluster.groups.context import GroupContext
 from ottla_cluster.groups.image import Group, GroupsImage
 from ottla_cluster.groups.limits import MAX_GROUPS, MAX_OFFSETS_PER_GROUP
 from ottla_cluster.groups.membership_handlers import member_group
+from ottla_cluster.groups.messages import OffsetToCommit
 from ottla_cluster.groups.records import (
     GroupRecord,
     GroupRemoved,
@@ -70,9 +70,9 @@ def commit_offsets(
         ]
     else:
         _refuse_members(group)
-        _refuse_new_group(image, command.group)
+        refuse_new_group(image, command.group)
         topic_ids = [
-            _topic_id(context.view, entry.topic, entry.partition) for entry in command.offsets
+            topic_id_of(context.view, entry.topic, entry.partition) for entry in command.offsets
         ]
     records = tuple(
         OffsetCommitted(
@@ -139,12 +139,12 @@ def seek_offsets(
     validate_offsets(command.offsets)
     group = image.groups.get(command.group) or Group(command.group)
     _refuse_members(group)
-    _refuse_new_group(image, command.group)
+    refuse_new_group(image, command.group)
     records = tuple(
         OffsetCommitted(
             group=command.group,
             topic=entry.topic,
-            topic_id=_topic_id(context.view, entry.topic, entry.partition),
+            topic_id=topic_id_of(context.view, entry.topic, entry.partition),
             partition=entry.partition,
             offset=entry.offset,
             leader_epoch=None,
@@ -182,7 +182,7 @@ def expire_offsets(
         return Result((), DoneResponse())
     view, retention_ms = context.view, context.config.offsets_retention_ms
     alive = view.index.topic_ids
-    now_ms, is_empty = context.timestamp_ms, not group.members
+    now_ms, is_empty = context.timestamp_ms, not (group.members or group.instances)
     records: list[GroupRecord] = []
     for (topic_id, partition), committed in sorted(group.offsets.items()):
         kept_since_ms = max(committed.commit_timestamp_ms, group.empty_since_ms or 0)
@@ -277,7 +277,12 @@ def _not_before(group: Group, record: OffsetCommitted) -> OffsetCommitted:
     return msgspec.structs.replace(record, offset=before.offset, leader_epoch=before.leader_epoch)
 
 
-def _topic_id(view: ClusterView, topic: str, partition: int) -> str:
+def topic_id_of(view: ClusterView, topic: str, partition: int) -> str:
+    """The id of the topic, which has this partition.
+
+    Raises:
+        UnknownTopicOrPartitionError: there is no such topic or partition.
+    """
     known = view.topics.get(topic)
     if known is None:
         raise UnknownTopicOrPartitionError(f"There is no topic {topic!r}.")
@@ -296,7 +301,12 @@ def _refuse_members(group: Group) -> None:
         )
 
 
-def _refuse_new_group(image: GroupsImage, group_id: str) -> None:
+def refuse_new_group(image: GroupsImage, group_id: str) -> None:
+    """Refuse one more group than a coordinator may have.
+
+    Raises:
+        OverloadedError: it has MAX_GROUPS, and this one is not among them.
+    """
     if group_id not in image.groups and len(image.groups) >= MAX_GROUPS:
         raise OverloadedError(f"This coordinator has {MAX_GROUPS} groups already.")
 

@@ -159,6 +159,82 @@ class CurrentRemoved(_Part, frozen=True):
     member_id: str
 
 
+class ChosenPartition(_Part, frozen=True):
+    """A partition that the client of a consumer instance chose, without the group's assignment."""
+
+    topic: str
+    topic_id: str
+    partition: int
+
+
+class InstanceChanged(_Part, frozen=True):
+    """A consumer instance of the REST Proxy API was made, or reads something else than before.
+
+    At most one of `topics`, `pattern` and `partitions` is set. With one of the former two the
+    instance is a member of the group, under its own id.
+    """
+
+    group: str
+    instance_id: str
+    creation_id: str
+    """Of the request that made it, so that the same request may come twice."""
+    record_format: str
+    auto_offset_reset: str
+    auto_commit: bool
+    fetch_min_bytes: int
+    request_timeout_ms: int | None
+    idle_timeout_ms: int
+    topics: tuple[str, ...] | None
+    pattern: str | None
+    partitions: tuple[ChosenPartition, ...] | None
+
+
+class InstanceRemoved(_Part, frozen=True):
+    """A consumer instance is gone; its progress and its membership are removed beside it."""
+
+    group: str
+    instance_id: str
+
+
+class InstancePosition(_Part, frozen=True):
+    """Where an instance goes on in one partition."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    generation: int
+    """In which the partition was assigned to the instance: in another one the position means
+    nothing, for others may have read meanwhile. 0 for a partition that the client chose."""
+    offset: int
+
+
+class Delivery(_Part, frozen=True):
+    """Records that a broker sends to an instance's client: read once they have left it."""
+
+    delivery_id: str
+    node_id: int
+    broker_epoch: int
+    """Of the process that sends them: with it the delivery ends, too."""
+    ends: tuple[InstancePosition, ...]
+    """The positions behind the records."""
+
+
+class InstanceProgressed(_Part, frozen=True):
+    """How far an instance has read, and what is on its way to its client."""
+
+    group: str
+    instance_id: str
+    positions: tuple[InstancePosition, ...]
+    delivery: Delivery | None
+
+
+class ProgressRemoved(_Part, frozen=True):
+    """An instance that is gone, or reads nothing, has no positions."""
+
+    group: str
+    instance_id: str
+
+
 GroupRecord = (
     OffsetCommitted
     | OffsetRemoved
@@ -170,8 +246,23 @@ GroupRecord = (
     | TargetRemoved
     | CurrentAssigned
     | CurrentRemoved
+    | InstanceChanged
+    | InstanceRemoved
+    | InstanceProgressed
+    | ProgressRemoved
 )
 """Any record of the offsets topic."""
+
+Tombstone = (
+    OffsetRemoved
+    | GroupRemoved
+    | MemberRemoved
+    | TargetRemoved
+    | CurrentRemoved
+    | InstanceRemoved
+    | ProgressRemoved
+)
+"""Records that say that there is nothing under their key any more."""
 
 
 class _OffsetKey(_Part, frozen=True, tag="o"):
@@ -199,7 +290,19 @@ class _CurrentKey(_Part, frozen=True, tag="c"):
     member_id: str
 
 
-RecordKey = _OffsetKey | _GroupKey | _MemberKey | _TargetKey | _CurrentKey
+class _InstanceKey(_Part, frozen=True, tag="i"):
+    group: str
+    instance_id: str
+
+
+class _ProgressKey(_Part, frozen=True, tag="p"):
+    group: str
+    instance_id: str
+
+
+RecordKey = (
+    _OffsetKey | _GroupKey | _MemberKey | _TargetKey | _CurrentKey | _InstanceKey | _ProgressKey
+)
 """What a record replaces all earlier ones of."""
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -209,16 +312,15 @@ _GROUP_DECODER = msgspec.msgpack.Decoder(GroupChanged)
 _MEMBER_DECODER = msgspec.msgpack.Decoder(MemberChanged)
 _TARGET_DECODER = msgspec.msgpack.Decoder(TargetAssigned)
 _CURRENT_DECODER = msgspec.msgpack.Decoder(CurrentAssigned)
+_INSTANCE_DECODER = msgspec.msgpack.Decoder(InstanceChanged)
+_PROGRESS_DECODER = msgspec.msgpack.Decoder(InstanceProgressed)
 _PAIRS_DECODER = msgspec.msgpack.Decoder(tuple[tuple[bytes, bytes | None], ...])
 
 
 def encode_record(record: GroupRecord) -> tuple[bytes, bytes | None]:
     """The record's key, and its value or None for a tombstone."""
     key = key_of(record)
-    is_tombstone = isinstance(
-        record, OffsetRemoved | GroupRemoved | MemberRemoved | TargetRemoved | CurrentRemoved
-    )
-    return _ENCODER.encode(key), None if is_tombstone else _ENCODER.encode(record)
+    return _ENCODER.encode(key), None if isinstance(record, Tombstone) else _ENCODER.encode(record)
 
 
 def decode_record(key: bytes | None, value: bytes | None) -> GroupRecord:
@@ -274,6 +376,10 @@ def key_of(record: GroupRecord) -> RecordKey:
             return _TargetKey(record.group, record.member_id)
         case CurrentAssigned() | CurrentRemoved():
             return _CurrentKey(record.group, record.member_id)
+        case InstanceChanged() | InstanceRemoved():
+            return _InstanceKey(record.group, record.instance_id)
+        case InstanceProgressed() | ProgressRemoved():
+            return _ProgressKey(record.group, record.instance_id)
 
 
 def _removed(key: RecordKey) -> GroupRecord:
@@ -288,6 +394,10 @@ def _removed(key: RecordKey) -> GroupRecord:
             return TargetRemoved(key.group, key.member_id)
         case _CurrentKey():
             return CurrentRemoved(key.group, key.member_id)
+        case _InstanceKey():
+            return InstanceRemoved(key.group, key.instance_id)
+        case _ProgressKey():
+            return ProgressRemoved(key.group, key.instance_id)
 
 
 def _decode_value(key: RecordKey, value: bytes) -> GroupRecord:
@@ -302,3 +412,7 @@ def _decode_value(key: RecordKey, value: bytes) -> GroupRecord:
             return _TARGET_DECODER.decode(value)
         case _CurrentKey():
             return _CURRENT_DECODER.decode(value)
+        case _InstanceKey():
+            return _INSTANCE_DECODER.decode(value)
+        case _ProgressKey():
+            return _PROGRESS_DECODER.decode(value)

@@ -2,7 +2,7 @@
 
 from ottla_cluster.controller.topic_names import is_internal, validate_topic_name
 from ottla_cluster.groups.assignors import assignor
-from ottla_cluster.groups.commands import Join, OffsetToCommit, OffsetToSeek
+from ottla_cluster.groups.commands import Join, OffsetToSeek
 from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.groups.limits import (
     MAX_COMMIT_METADATA_LENGTH,
@@ -13,6 +13,7 @@ from ottla_cluster.groups.limits import (
     MAX_OFFSETS_PER_COMMIT,
     MAX_SUBSCRIBED_TOPICS,
 )
+from ottla_cluster.groups.messages import OffsetToCommit
 from ottla_cluster.groups.pattern import Pattern
 from ottla_protocol.errors import (
     InvalidGroupIdError,

@@ -7,13 +7,19 @@ from ottla_cluster.groups.records import (
     CorruptGroupRecordError,
     CurrentAssigned,
     CurrentRemoved,
+    Delivery,
     GroupChanged,
     GroupRemoved,
     HeldPartition,
+    InstanceChanged,
+    InstancePosition,
+    InstanceProgressed,
+    InstanceRemoved,
     MemberChanged,
     MemberRemoved,
     OffsetCommitted,
     OffsetRemoved,
+    ProgressRemoved,
     SubscribedTopic,
     TargetAssigned,
     TargetRemoved,
@@ -37,6 +43,17 @@ ALL = [
     TargetRemoved("g", "m"),
     CurrentAssigned("g", "m", 4, (HELD,), (HeldPartition("orders", "id-1", 1, 2),)),
     CurrentRemoved("g", "m"),
+    InstanceChanged(
+        "g", "m", "c", "json", "latest", True, -1, 500, 300_000, ("orders",), None, None
+    ),
+    InstanceRemoved("g", "m"),
+    InstanceProgressed(
+        "g",
+        "m",
+        (InstancePosition("orders", "id-1", 0, 4, 17),),
+        Delivery("d", 2, 5, (InstancePosition("orders", "id-1", 0, 4, 19),)),
+    ),
+    ProgressRemoved("g", "m"),
 ]
 
 
@@ -50,7 +67,7 @@ def test_a_record_survives_its_encoding(record):
 def test_a_tombstone_has_the_key_of_what_it_removes():
     keys = [encode_record(record)[0] for record in ALL]
     assert keys[0::2] == keys[1::2]
-    assert len(set(keys)) == 5
+    assert len(set(keys)) == 7
 
 
 def test_the_format_is_for_ever():
@@ -62,6 +79,8 @@ def test_the_format_is_for_ever():
         ["m", "g", "m"],
         ["t", "g", "m"],
         ["c", "g", "m"],
+        ["i", "g", "m"],
+        ["p", "g", "m"],
     ]
 
 

@@ -4,21 +4,32 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from ottla_broker.http.admission import at_broker
-from ottla_broker.http.operation_tables.parameters import PARTITION, TOPIC
+from ottla_broker.http.operation_tables.parameters import GROUP, PARTITION, TOPIC
 from ottla_broker.http.operations import Content, Operation, Parameter, Reply
 from ottla_broker.http.problems import Handler
-from ottla_broker.http.rest_v2 import produce, topics
+from ottla_broker.http.rest_v2 import consumer_records, consumers, produce, topics
 from ottla_broker.http.rest_v2.errors import V2_JSON, proxied
 from ottla_broker.http.rest_v2.media_types import BINARY, FORMATS, SCHEMA_FORMATS, media_type_of
+from ottla_cluster.groups.limits import MAX_MEMBER_ID_LENGTH
 from ottla_protocol import routes
 from ottla_protocol.models_rest_v2 import (
+    AssignedPartitions,
     BinaryRecords,
     Brokers,
+    CommittedOffsets,
+    ConsumedRecord,
+    ConsumerCreated,
+    CreateConsumer,
     ErrorBody,
     JsonRecords,
+    OffsetsToCommit,
     Partition,
     PartitionOffsets,
+    Partitions,
+    Positions,
     Produced,
+    SubscribedTopics,
+    Subscription,
     Topic,
 )
 
@@ -206,4 +217,183 @@ TOPIC_OPERATIONS = (
     ),
 )
 
-OPERATIONS = TOPIC_OPERATIONS
+INSTANCE = Parameter(
+    "instance",
+    "path",
+    "The consumer instance, as its creation answered it.",
+    {"type": "string", "minLength": 1, "maxLength": MAX_MEMBER_ID_LENGTH},
+    "reader-1",
+)
+
+OF_AN_INSTANCE = (GROUP, INSTANCE)
+
+
+def document(model: Any, example: Any = None) -> tuple[Content, ...]:
+    """A body without records, under each media type that it may come as."""
+    return (Content(model, V2_JSON, example=example), Content(model, routes.JSON, example=example))
+
+
+CONSUMER_OPERATIONS = (
+    operation(
+        "POST",
+        routes.PROXY_GROUP,
+        "proxyCreateConsumer",
+        "Make a consumer instance",
+        consumers.create,
+        ConsumerCreated,
+        parameters=(GROUP,),
+        request=document(CreateConsumer, {"name": "reader-1", "format": "json"}),
+        is_body_required=False,
+        description="Any broker serves the instance from then on. It is removed when nobody asks "
+        "for it for `OTTLA_REST_INSTANCE_TIMEOUT_MS`.",
+        errors=(409, 501),
+    ),
+    operation(
+        "DELETE",
+        routes.PROXY_INSTANCE,
+        "proxyRemoveConsumer",
+        "Remove a consumer instance",
+        consumers.remove,
+        None,
+        parameters=OF_AN_INSTANCE,
+        errors=(404, 409, 422),
+    ),
+    operation(
+        "POST",
+        routes.PROXY_SUBSCRIPTION,
+        "proxySubscribe",
+        "Have an instance read topics as a member of its group",
+        consumers.subscribe,
+        None,
+        parameters=OF_AN_INSTANCE,
+        request=document(Subscription, {"topics": ["flights"]}),
+        errors=(404, 409),
+    ),
+    operation(
+        "GET",
+        routes.PROXY_SUBSCRIPTION,
+        "proxySubscription",
+        "Tell which topics an instance reads",
+        consumers.subscription,
+        SubscribedTopics,
+        parameters=OF_AN_INSTANCE,
+        errors=(404, 422),
+    ),
+    operation(
+        "DELETE",
+        routes.PROXY_SUBSCRIPTION,
+        "proxyUnsubscribe",
+        "Have an instance read nothing",
+        consumers.unsubscribe,
+        None,
+        parameters=OF_AN_INSTANCE,
+        errors=(404, 409, 422),
+    ),
+    operation(
+        "POST",
+        routes.PROXY_ASSIGNMENTS,
+        "proxyAssign",
+        "Have an instance read partitions, without its group",
+        consumers.assign,
+        None,
+        parameters=OF_AN_INSTANCE,
+        request=document(Partitions, {"partitions": [{"topic": "flights", "partition": 0}]}),
+        errors=(404, 409),
+    ),
+    operation(
+        "GET",
+        routes.PROXY_ASSIGNMENTS,
+        "proxyAssignments",
+        "Tell which partitions an instance reads",
+        consumers.assignments,
+        AssignedPartitions,
+        parameters=OF_AN_INSTANCE,
+        errors=(404, 422),
+    ),
+    operation(
+        "POST",
+        routes.PROXY_POSITIONS,
+        "proxySeek",
+        "Set the next offsets that an instance reads",
+        consumers.seek,
+        None,
+        parameters=OF_AN_INSTANCE,
+        request=document(Positions),
+        errors=(404, 409),
+    ),
+    operation(
+        "POST",
+        routes.PROXY_POSITIONS_BEGINNING,
+        "proxySeekToBeginning",
+        "Have an instance read partitions from their beginning",
+        consumers.seek_to_beginning,
+        None,
+        parameters=OF_AN_INSTANCE,
+        request=document(Partitions),
+        errors=(404, 409),
+    ),
+    operation(
+        "POST",
+        routes.PROXY_POSITIONS_END,
+        "proxySeekToEnd",
+        "Have an instance read what comes to partitions from now on",
+        consumers.seek_to_end,
+        None,
+        parameters=OF_AN_INSTANCE,
+        request=document(Partitions),
+        errors=(404, 409),
+    ),
+    operation(
+        "GET",
+        routes.PROXY_RECORDS,
+        "proxyRecords",
+        "Read what an instance has not read yet",
+        consumer_records.read,
+        list[ConsumedRecord],
+        parameters=(
+            *OF_AN_INSTANCE,
+            Parameter(
+                "timeout",
+                "query",
+                "How long to wait for records in ms; no longer than the instance was made to wait.",
+                {"type": "integer"},
+            ),
+            Parameter(
+                "max_bytes",
+                "query",
+                "The most bytes of keys and values; one record always fits.",
+                {"type": "integer"},
+            ),
+        ),
+        description="Answers as soon as there are records, with all that are there. What has left "
+        "the broker counts as read; what has not is read again.",
+        errors=(400, 404, 409, 413, 422),
+        answers_as=(*map(media_type_of, FORMATS), V2_JSON, routes.JSON),
+    ),
+    operation(
+        "POST",
+        routes.PROXY_OFFSETS,
+        "proxyCommit",
+        "Commit offsets that were read last, or all that was read",
+        consumers.commit,
+        {"type": "array", "maxItems": 0},
+        parameters=OF_AN_INSTANCE,
+        request=document(OffsetsToCommit),
+        is_body_required=False,
+        description="What is answered is durable. The log keeps the next offset, that is one more.",
+        errors=(404, 409),
+    ),
+    operation(
+        "GET",
+        routes.PROXY_OFFSETS,
+        "proxyCommitted",
+        "Tell what the group has committed",
+        consumers.committed,
+        CommittedOffsets,
+        parameters=OF_AN_INSTANCE,
+        request=document(Partitions),
+        errors=(404,),
+    ),
+)
+
+OPERATIONS = (*TOPIC_OPERATIONS, *CONSUMER_OPERATIONS)

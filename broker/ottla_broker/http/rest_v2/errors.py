@@ -13,17 +13,21 @@ import structlog
 from aiohttp import web
 
 from ottla_protocol.errors import (
+    ConflictError,
     GroupMaxSizeReachedError,
     InvalidRequestError,
+    LeaderNotAvailableError,
     MalformedBodyError,
     MessageTooLargeError,
     NotFoundError,
+    OffsetOutOfRangeError,
     OttlaError,
     Outcome,
     OverloadedError,
     RequestTimedOutError,
     RoutingError,
     UnavailableError,
+    UnsupportedFeatureLevelError,
     UnsupportedMediaTypeError,
 )
 from ottla_protocol.models_rest_v2 import ErrorBody
@@ -164,6 +168,12 @@ def error_code_of(error: OttlaError | ProxyError) -> tuple[int, int]:
             return 503, BROKER_NOT_AVAILABLE
         case OverloadedError() | GroupMaxSizeReachedError():
             return 429, TOO_MANY_REQUESTS
+        case UnsupportedFeatureLevelError():
+            return UnsupportedError.status, UnsupportedError.error_code
+        case ConflictError() | OffsetOutOfRangeError():
+            return IllegalStateError.status, IllegalStateError.error_code
+        case LeaderNotAvailableError():
+            return LeaderlessError.status, LeaderlessError.error_code
         case NotFoundError():
             return 404, UnknownInstanceOrPartitionError.error_code
         case RoutingError() | UnavailableError():
