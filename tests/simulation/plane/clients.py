@@ -128,7 +128,10 @@ class Producer(Client):
             )
             if self.acks_all:
                 self.world.invariants.require(
-                    outcome > self.last_offset, "offsets rise in send order", self.key, outcome
+                    outcome > self.last_offset or self._may_have_lost(),
+                    "offsets rise in send order",
+                    self.key,
+                    outcome,
                 )
                 self.last_offset = outcome
             self.acknowledged_count += 1
@@ -137,13 +140,20 @@ class Producer(Client):
         elif outcome.code in ("OUT_OF_ORDER_SEQUENCE_NUMBER", "DUPLICATE_SEQUENCE_NUMBER"):
             # What acks=1 has acknowledged may be lost; with acks=all the log must know it.
             self.world.invariants.require(
-                not self.acks_all, "an idempotent producer is never refused", self.key, outcome
+                not self.acks_all or self._may_have_lost(),
+                "an idempotent producer is never refused",
+                self.key,
+                outcome,
             )
             self._is_ambiguous = True
             self._give_up()
         else:
             self._is_ambiguous |= outcome.outcome is Outcome.UNKNOWN
             self._retry(outcome.members.get("leader"))
+
+    def _may_have_lost(self):
+        """Whether records may be gone that it was told are there."""
+        return self.world.invariants.history(self.key).has_given_up
 
     def _give_up(self):
         if self._is_ambiguous:
@@ -189,6 +199,8 @@ class Reader(Client):
         self.position += len(records)
         if latest is None or leader_epoch < self._leader_epoch:
             return  # A session does not go back behind the leader epoch that it has seen.
+        if self._leader_epoch < invariants.history(self.key).unclean_epoch:
+            self._latest = 0
         self._leader_epoch = leader_epoch
         invariants.require(
             latest >= self._latest, "latest never falls for a client", self.key, latest
@@ -218,7 +230,10 @@ class Administrator:
             name=f"topic{self._created_count}",
             partitions=partitions,
             replication_factor=self.world.options.replication_factor,
-            configs={"min.insync.replicas": self.world.options.min_insync_replicas},
+            configs={
+                "min.insync.replicas": self.world.options.min_insync_replicas,
+                "unclean.leader.election.enable": self.world.options.is_unclean,
+            },
         )
         self._try_create(command, on_created)
 

@@ -7,10 +7,10 @@ refusals among them, is confirmed by a read round before it leaves.
 from collections import deque
 
 from ottla_cluster.controller.active_controller import ActiveController
-from ottla_cluster.controller.commands import FenceBroker
+from ottla_cluster.controller.commands import ElectUnclean, FenceBroker, UncleanElection
 from ottla_cluster.controller.image import BrokerState
 from ottla_protocol.errors import NotControllerError, OttlaError, Outcome
-from tests.simulation.plane.timing import CONTROLLER_TICK_MS
+from tests.simulation.plane.timing import CONTROLLER_TICK_MS, SURVEY_TIMEOUT_MS
 
 
 class ControllerHost:
@@ -26,6 +26,7 @@ class ControllerHost:
         self._is_placing = False
         self._answers = {}
         self._last_tick_ms = 0
+        self._log_ends = {}
 
     # --- leadership -----------------------------------------------------------------------------
 
@@ -134,8 +135,36 @@ class ControllerHost:
             active.restart_sessions(now_ms)
         self._last_tick_ms = now_ms
         for command in active.due(now_ms):
-            self.execute(command, _heard)
+            if isinstance(command, ElectUnclean):
+                self._survey(active, command)
+            else:
+                self.execute(command, _heard)
         self.process.after(CONTROLLER_TICK_MS, self._tick, active)
+
+    def _survey(self, active, command):
+        """Ask where the logs end, before it is decided which one is the longest."""
+        image = self.process.image
+        self._log_ends = {}
+        named = {}
+        for each in command.partitions:
+            partition = image.partition(each.topic, each.partition)
+            named[each] = (partition.topic_id, partition.partition)
+            for node_id in partition.replicas:
+                if image.is_active(node_id):
+                    self.process.send(node_id, "ask_log_end", named[each], once=True)
+
+        def decide():
+            if active is self.active:
+                elections = (
+                    UncleanElection(e.topic, e.partition, tuple(self._log_ends.get(key, ())))
+                    for e, key in named.items()
+                )
+                self.execute(ElectUnclean(tuple(elections)), _heard)
+
+        self.process.after(SURVEY_TIMEOUT_MS, decide)
+
+    def told_log_end(self, key, end):
+        self._log_ends.setdefault(key, []).append(end)
 
     def report_unreachable(self, node_id, broker_epoch):
         """A connection to that broker was refused: try for ourselves, then fence it."""

@@ -73,6 +73,28 @@ class Faults:
         ]
         self._kill(self.random.choice(writing) if writing else self._any(), 60, "kill writing")
 
+    def strand(self):
+        """Have a replica fall behind, and then kill all that are in sync, for long."""
+        partitions = [state for _, state in self.world.invariants.image.all_partitions()]
+        if partitions:
+            state = self.random.choice(partitions)
+            laggard = self.world.processes[self.random.choice(state.replicas)]
+            if laggard.is_up and not laggard.is_paused:
+                laggard.pause()
+                behind_ms = self.random.randint(250, 500)
+                self.world.after(behind_ms + 50, self._resume, laggard, laggard.incarnation)
+                self.world.after(behind_ms, self._kill_in_sync, state)
+
+    def _kill_in_sync(self, state):
+        state = self.world.invariants.image.topics[state.topic_id].partitions[state.partition]
+        if self.world.is_healed or len(state.isr) == len(state.replicas):
+            return
+        for process in map(self.world.processes.get, state.isr):
+            if process.is_up:
+                self._count("kill in sync")
+                process.crash()
+                self.world.after(self.random.randint(900, 1_500), self.world.restart, process)
+
     def power_loss(self):
         """All at once, or all but one."""
         spared = self.world.any_node() if self.random.random() < 0.5 else None

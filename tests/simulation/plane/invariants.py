@@ -29,6 +29,22 @@ class History:
         self.failed = {}  # values whose producer was told that they are not there
         self.leaders = {}  # leader epoch -> (node, incarnation)
         self.written = {}  # (leader epoch, offset) -> record
+        self.unclean_epoch = -1
+        """The leader epoch of the last unclean election."""
+        # Shown once, and given up by an unclean election: offset -> records.
+        self.given_up = {}
+
+    @property
+    def has_given_up(self):
+        return self.unclean_epoch >= 0
+
+    def give_up(self, offset, record):
+        self.given_up.setdefault(offset, []).append(record)
+
+    def was_shown(self, offset, record):
+        """Whether it is committed, or was and is given up."""
+        is_committed = offset < len(self.committed) and self.committed[offset] == record
+        return is_committed or record in self.given_up.get(offset, ())
 
 
 class Invariants:
@@ -65,6 +81,8 @@ class Invariants:
                 before = known.partitions[number]
                 if before is not state and before != state:
                     self._check_change(before, state)
+                    if state.unclean_leader_epoch != before.unclean_leader_epoch:
+                        self._gives_up(before, state)
                     self.check_isr(state)
 
     def _check_change(self, before, state):
@@ -81,6 +99,31 @@ class Invariants:
         self.require(
             state.leader is None or broker.state != "fenced", "no fenced leader", key, state
         )
+
+    def _gives_up(self, before, state):
+        """An unclean election: what the elected replica lacks is committed no more."""
+        self.world.events["unclean election"] += 1
+        self.require(self.world.options.is_unclean, "an unclean election is allowed", state)
+        self.require(before.leader is None, "no unclean election beside a leader", before, state)
+        history = self.history((state.topic_id, state.partition))
+        disk = self.world.processes[state.leader].disks.get(history.key)
+        records = () if disk is None else disk.records
+        committed = history.committed
+        kept = 0
+        while kept < min(len(records), len(committed)) and records[kept] == committed[kept]:
+            kept += 1
+        self.world.events["records given up"] += len(committed) - kept
+        for offset, record in enumerate(committed[kept:], kept):
+            history.give_up(offset, record)
+            del history.offsets[record.value]
+            history.acknowledged.pop(record.value, None)
+        del committed[kept:]
+        history.acknowledged_end = min(history.acknowledged_end, kept)
+        history.unclean_epoch = state.leader_epoch
+
+    def _is_of_the_past(self, replica):
+        """Whether its role is of before the last unclean election, of which it has not heard."""
+        return replica.state.leader_epoch < self.history(replica.key).unclean_epoch
 
     def answered(self, outcome, active):
         """An answer of the controller leaves: what it saw is committed."""
@@ -127,6 +170,8 @@ class Invariants:
 
     def acknowledges(self, replica, offset):
         """A leader answers a produce with acks=all."""
+        if self._is_of_the_past(replica):
+            return
         committed = self.history(replica.key).committed
         self.require(
             offset < len(committed) and committed[offset] == replica.log.records[offset],
@@ -155,6 +200,8 @@ class Invariants:
 
     def exposes(self, replica, high_watermark):
         """A replica shows its log up to here: to readers, and for ever (L3, L8)."""
+        if self._shows_what_is_given_up(replica, high_watermark):
+            return
         before = replica.high_watermark
         where = (replica.key, replica.node_id, before, high_watermark)
         self.require(high_watermark > before, "the high watermark never falls", where)
@@ -169,6 +216,24 @@ class Invariants:
             for record in replica.log.records[len(committed) : high_watermark]:
                 self._commit(history, record)
             self._check_copies(replica, history)
+
+    def _shows_what_is_given_up(self, replica, high_watermark):
+        """Beside or after an unclean election: of the past, or cut below what was shown."""
+        before, history = replica.high_watermark, self.history(replica.key)
+        if self._is_of_the_past(replica):
+            for offset in range(before, high_watermark):
+                history.give_up(offset, replica.log.records[offset])
+        elif not history.has_given_up or high_watermark > before:
+            return False
+        else:
+            self.require(
+                replica.leader is None and high_watermark == replica.log.next_offset,
+                "the high watermark falls only where the log is cut",
+                (replica.key, replica.node_id, before, high_watermark),
+            )
+            self.world.events["shown records cut"] += 1
+        replica.high_watermark = high_watermark
+        return True
 
     def _commit(self, history, record):
         offset = len(history.committed)
@@ -238,6 +303,17 @@ class Invariants:
 
     def truncates(self, replica, end):
         self.world.events["truncation"] += 1
+        history = self.history(replica.key)
+        if history.has_given_up:
+            records, committed = replica.log.records, history.committed
+            self.require(
+                self._is_of_the_past(replica)
+                or not end < len(committed)
+                or records[end] != committed[end],
+                "nothing committed is cut",
+                (replica.key, replica.node_id, end),
+            )
+            return
         self.require(
             end >= replica.high_watermark,
             "nothing below the high watermark is cut",
@@ -260,15 +336,12 @@ class Invariants:
         """A producer was told an offset (L1, L3)."""
         history = self.history(key)
         if acks_all:
-            self.require(
-                offset < len(history.committed) and history.committed[offset].value == value,
-                "acknowledged at its own offset",
-                key,
-                value,
-                offset,
-            )
-            history.acknowledged[value] = offset
-            history.acknowledged_end = max(history.acknowledged_end, offset + 1)
+            is_lost = any(value == given_up.value for given_up in history.given_up.get(offset, ()))
+            is_there = offset < len(history.committed) and history.committed[offset].value == value
+            self.require(is_there or is_lost, "acknowledged at its own offset", key, value, offset)
+            if is_there:
+                history.acknowledged[value] = offset
+                history.acknowledged_end = max(history.acknowledged_end, offset + 1)
         self.world.events["acknowledged"] += 1
 
     def refused(self, key, value):
@@ -279,9 +352,13 @@ class Invariants:
 
     def read(self, key, position, records):
         """A consumer was given records from a position (L7, L8)."""
-        committed = self.history(key).committed
+        history = self.history(key)
         self.require(
-            list(records) == committed[position : position + len(records)],
+            list(records) == history.committed[position : position + len(records)]
+            or (
+                history.has_given_up
+                and all(history.was_shown(n, record) for n, record in enumerate(records, position))
+            ),
             "a poll gives what is committed, in order",
             key,
             position,

@@ -188,6 +188,13 @@ class LeadsWithAShortLog(Replica):
         super().assume_role(topic, state, image)
 
 
+class StandsAsideForEver(Replica):
+    """Nobody has told the replica that what it lost is given up."""
+
+    def accept_as_it_is(self):
+        return
+
+
 # --- the broker's life ----------------------------------------------------------------------------
 
 
@@ -272,6 +279,13 @@ class AnswersWithoutAReadRound(ControllerHost):
         answer(outcome)
 
 
+class AsksNobodyForItsLog(ControllerHost):
+    """Any replica that is there is elected, however short its log."""
+
+    def told_log_end(self, key, end):
+        return
+
+
 class BeginsBeforeItsNoOp(ControllerHost):
     """A leadership of the controller begins when it is won, on what happens to be applied."""
 
@@ -335,6 +349,8 @@ PROCESSES = {
     "expands any incarnation": with_leader(replication.ExpandsAnyIncarnation),
     "advances below min isr": with_leader(replication.AdvancesBelowMinIsr),
     "answers without a read round": built(controller_class=AnswersWithoutAReadRound),
+    "asks nobody for its log": built(controller_class=AsksNobodyForItsLog),
+    "stands aside for ever": built(StandsAsideForEver),
     "begins before its no-op": built(controller_class=BeginsBeforeItsNoOp),
 }
 

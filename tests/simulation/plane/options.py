@@ -39,6 +39,7 @@ class Options:
         process_count: all of them brokers.
         observer_count: the last of them, which no configuration names at first: they have no vote.
         has_directories: whether data directories have ids, and the log names them.
+        is_unclean: whether topics would rather lose records than wait for a replica in sync.
     """
 
     seed: int
@@ -48,6 +49,7 @@ class Options:
     partition_count: int = 2
     replication_factor: int = 3
     min_insync_replicas: int = 2
+    is_unclean: bool = False
     producer_count: int = 2
     acks_one: float = 0.0
     reader_count: int = 2
@@ -75,7 +77,12 @@ class Options:
     def from_seed(cls, seed):
         random = Random(seed)
         process_count, observer_count = random.choice(((3, 0),) * 6 + ((4, 1), (5, 0), (5, 2)))
-        faults = tuple(fault for fault in FAULTS if random.random() < 0.3)
+        faults = [fault for fault in FAULTS if random.random() < 0.3]
+        # Fewer processes have no quorum without those that are in sync.
+        is_unclean = process_count > 3 and random.random() < 0.4
+        if is_unclean:
+            random.shuffle(faults)
+            faults = [*faults[:1], "strand", "strand"]
         return cls(
             seed=seed,
             process_count=process_count,
@@ -84,15 +91,16 @@ class Options:
             partition_count=random.choice((1, 1, 1, 2)),
             replication_factor=random.choice((3, 3, 3, 2)),
             min_insync_replicas=random.choice((2, 2, 2, 1)),
+            is_unclean=is_unclean,
             producer_count=random.choice((1, 1, 2)),
             acks_one=random.choice((0.0, 0.0, 0.3)),
             reader_count=1,
             produce_interval_ms=random.choice((8, 20, 40)),
             read_interval_ms=random.choice((20, 50)),
             fetch_records_max=random.choice((1, 3, 100)),
-            faulty_ms=random.choice((300, 500, 900)),
-            fault_interval_ms=random.choice((30, 70, 150)),
-            faults=faults,
+            faulty_ms=2_000 if is_unclean else random.choice((300, 500, 900)),
+            fault_interval_ms=random.choice((500, 900) if is_unclean else (30, 70, 150)),
+            faults=tuple(faults),
             loss=random.choice((0.0, 0.0, 0.0, 0.02, 0.1)),
             duplication=random.choice((0.0, 0.02, 0.2)),
             late=random.choice((0.0, 0.02, 0.1)),
@@ -112,6 +120,7 @@ class Options:
         """Whether leases bound what a leader answers: equal clocks, and no planned moves."""
         return (
             not self.drift
+            and not self.is_unclean
             and self.preferred_election_interval_ms > self.faulty_ms
             and not any(fault in self.faults for fault in PLANNED_MOVES)
         )

@@ -56,6 +56,9 @@ class Replica:
         self.fitness.observe(state.isr, state.partition_epoch)
         if state.leader == self.node_id:
             self.process.stop_following(self.key)
+            is_unclean = state.unclean_leader_epoch == state.leader_epoch
+            if self.fitness.lost_tail and is_unclean:
+                self.accept_as_it_is()
             if self.fitness.lost_tail and len(state.replicas) > 1:
                 self._step_down(state)
                 self.fail_acks()
@@ -335,6 +338,12 @@ class Replica:
         ):
             raise NotLeaderOrFollowerError("not in sync", leader=self.state.leader)
         return self.high_watermark
+
+    def accept_as_it_is(self):
+        """Somebody has decided that what is left is what there is."""
+        self.fitness.accepted_as_it_is()
+        self.log.disk.is_short = False
+        self.log.disk.witnessed_end = self.log.durable_end
 
     def note_end(self):
         """The witness and the checkpoint, behind the log."""

@@ -5,6 +5,7 @@ from tests.simulation.plane import (
     giving_up_schedules,
     partition_schedules,
     quorum_schedules,
+    unclean_schedules,
     voter_schedules,
 )
 
@@ -14,4 +15,5 @@ SCHEDULES = (
     | cluster_schedules.SCHEDULES
     | voter_schedules.SCHEDULES
     | giving_up_schedules.SCHEDULES
+    | unclean_schedules.SCHEDULES
 )

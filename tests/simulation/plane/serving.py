@@ -2,6 +2,7 @@
 
 from msgspec.structs import replace
 
+from ottla_cluster.controller.commands import ReplicaEnd
 from ottla_cluster.raft import ObserveRequest
 from ottla_cluster.replication.fetch_session import NO_SESSION
 from ottla_cluster.replication.throttle import is_throttled
@@ -35,6 +36,17 @@ class Serving:
 
     def on_unreachable(self, _sender, node_id, broker_epoch):
         self.controller.report_unreachable(node_id, broker_epoch)
+
+    def on_ask_log_end(self, sender, key):
+        replica = self.replicas.get(key)
+        if replica is not None:
+            end = replica.log.durable_end
+            last_epoch = replica.log.epochs.epoch_at(end - 1)
+            told = ReplicaEnd(self.node_id, self.broker_epoch, last_epoch, end)
+            self.send(sender, "log_end", key, told, once=True)
+
+    def on_log_end(self, _sender, key, end):
+        self.controller.told_log_end(key, end)
 
     # --- the leader's side ----------------------------------------------------------------------
 

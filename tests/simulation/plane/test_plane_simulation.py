@@ -16,6 +16,13 @@ from tests.simulation.plane.world import World
 SEEDS_PER_CHUNK = 100
 SEED_COUNT = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "1500"))
 FIRST_SEED = int(os.environ.get("OTTLA_SIMULATION_FIRST_SEED", "0"))
+RARE_EVENTS = (
+    "ack after a handover",
+    "gave up",
+    "records given up",
+    "throttled copy",
+    "unclean election",
+)
 CHUNKS = range(FIRST_SEED, FIRST_SEED + SEED_COUNT, SEEDS_PER_CHUNK)
 
 
@@ -52,9 +59,11 @@ def test_random_faults_break_neither_safety_nor_liveness(first_seed):
         "clock step": 5,
         "voters changed": 3,
         "transfer": 3,
-        "gave up": 3,
     }.items():
         assert events[event] >= at_least, (event, events)
+    if first_seed == 0:
+        # Too rare to be asked of any seeds.
+        assert all(events[event] for event in RARE_EVENTS), events
 
 
 def test_a_seed_repeats_its_run():
