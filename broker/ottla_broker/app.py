@@ -47,6 +47,7 @@ from ottla_broker.drivers.raft_store import RaftStore
 from ottla_broker.drivers.replica_healer import ReplicaHealer
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.http.aiohttp_connection import AiohttpConnections
 from ottla_broker.http.application import build_application
 from ottla_broker.http.listener import Listener
 from ottla_broker.services.controller_commands import ControllerCommands
@@ -331,26 +332,19 @@ class Broker:
         self._rest_consumers = context.rest_consumers
         self._runner = web.AppRunner(
             build_application(context),
-            access_log=None,
-            auto_decompress=False,
             handler_cancellation=True,
             shutdown_timeout=CLOSE_TIMEOUT_SECONDS,
         )
+        self._aiohttp = AiohttpConnections(self._runner, context.unsent, str(settings.node_id))
         self._listener = Listener(
             context,
-            self._aiohttp_connection,
-            successors_count=self._aiohttp_connections_count,
+            self._aiohttp.make,
+            successors_count=self._aiohttp.__len__,
+            check_successors=self._aiohttp.check_deadlines,
             connections_max=budget.connections,
             reserved_connections=budget.reserved_connections,
             cluster_connections=budget.cluster_connections,
         )
-
-    def _aiohttp_connection(self) -> asyncio.Protocol:
-        assert self._runner.server is not None, "setup() comes first"
-        return self._runner.server()
-
-    def _aiohttp_connections_count(self) -> int:
-        return 0 if self._runner.server is None else len(self._runner.server.connections)
 
     # --- life -------------------------------------------------------------------------------
 

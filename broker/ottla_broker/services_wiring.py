@@ -19,7 +19,7 @@ from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.drivers.replica_copies import ReplicaCopies
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.http.context import BrokerContext
-from ottla_broker.http.inflight import InflightBytes
+from ottla_broker.http.inflight import OTHER_BODIES_BYTES_MAX, InflightBytes
 from ottla_broker.services.batch_fetch import BatchFetchService
 from ottla_broker.services.broker_drains import BrokerDrainService
 from ottla_broker.services.cluster_health import ClusterHealthService
@@ -51,6 +51,7 @@ from ottla_broker.services.topic_positions import TopicPositions
 from ottla_broker.services.topic_read import TopicReadService
 from ottla_broker.services.topics import TopicService
 from ottla_broker.settings import Settings
+from ottla_broker.telemetry import METRICS
 from ottla_protocol.models import Readiness
 
 
@@ -232,6 +233,14 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         ),
         site=settings.site_policy,
         inflight=InflightBytes(settings.max_inflight_produce_bytes),
+        other_bodies=InflightBytes(
+            OTHER_BODIES_BYTES_MAX, "bodies that are no produce", METRICS.inflight_other_bytes
+        ),
+        unsent=InflightBytes(
+            settings.max_unsent_answer_bytes,
+            "answers that clients do not take (max_unsent_answer_bytes)",
+            METRICS.unsent_answer_bytes,
+        ),
         purgatory=drivers.purgatory,
         readiness=drivers.readiness,
     )

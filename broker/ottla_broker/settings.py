@@ -185,6 +185,9 @@ class Settings(BaseSettings):
     max_inflight_produce_bytes: int = Field(
         256 * MEBIBYTE, ge=MEBIBYTE, description="produce bodies being read or awaiting their ack"
     )
+    max_unsent_answer_bytes: int = Field(
+        512 * MEBIBYTE, ge=MEBIBYTE, description="large answers that clients have not taken yet"
+    )
     tail_cache_bytes: int = Field(
         64 * MEBIBYTE, ge=MEBIBYTE, description="newest batches kept in memory, whole broker"
     )

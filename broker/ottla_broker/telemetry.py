@@ -256,6 +256,14 @@ class Metrics:
         self.inflight_produce_bytes = Gauge(
             "ottla_inflight_produce_bytes", "Produce bodies not yet answered", registry=registry
         )
+        self.inflight_other_bytes = Gauge(
+            "ottla_inflight_other_bytes", "Other bodies of clients not yet answered",
+            registry=registry,
+        )  # fmt: skip
+        self.unsent_answer_bytes = Gauge(
+            "ottla_unsent_answer_bytes", "Large answers that clients have not taken yet",
+            registry=registry,
+        )  # fmt: skip
         self.groups = Gauge(
             "ottla_groups", "Consumer groups coordinated here by state", ["state"],
             registry=registry,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from ottla_broker.http.admission import at_broker
-from ottla_broker.http.bodies import read_body
+from ottla_broker.http.bodies import read_body, uncounted
 from ottla_broker.http.context import CONTEXT, BrokerContext, context_of
 from ottla_broker.http.description import DESCRIPTION, Description
 from ottla_broker.http.operation_tables import OPERATIONS
@@ -61,7 +61,9 @@ def _served(route: PostRoute) -> Handler:
             route.admit(context, request.headers)
             limit_bytes = route.limit_bytes(context.settings)
             if not route.counts_inflight:
-                body = await read_body(request, limit_bytes)
+                is_internal = route.path.startswith(routes.INTERNAL_PREFIX)
+                arrived = uncounted if is_internal else None
+                body = await read_body(request, limit_bytes, arrived)
                 return web_response(await route.handler(context, _post(request, body)))
             with context.inflight.hold() as held:
                 body = await read_body(request, limit_bytes, held.grow)

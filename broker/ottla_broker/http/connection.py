@@ -28,9 +28,27 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 from ottla_broker.http.answering import answer_post, count, refusal
+from ottla_broker.http.bodies import slow_body
+from ottla_broker.http.deadlines import (
+    HALF_CLOSED_READ_S,
+    HALF_CLOSED_WRITE_S,
+    HEAD_TOTAL_S,
+    KEEP_ALIVE_S,
+    RECEIVE_IDLE_S,
+    SEND_IDLE_S,
+    answer_deadline_s,
+    body_deadline_s,
+)
 from ottla_broker.http.inflight import HeldBytes
 from ottla_broker.http.post import Answer, Post, PostRoute, problem_answer
-from ottla_protocol.errors import OttlaError, RequestTimedOutError
+from ottla_protocol import routes
+from ottla_protocol.errors import (
+    MalformedBodyError,
+    MalformedRequestError,
+    OttlaError,
+    OverloadedError,
+    RequestNotReceivedError,
+)
 
 if TYPE_CHECKING:
     from ottla_broker.http.listener import Listener
@@ -46,24 +64,17 @@ read into it. So nobody makes a broker take more than four times what he has sen
 PIPELINED_BYTES_MAX = 64 << 10
 """How much may come of the next request while one is served, before reading stops."""
 
-KEEP_ALIVE_S = 75.0
-"""How long a connection may be idle between requests."""
-
-RECEIVE_IDLE_S = 15.0
-"""How long a head or a body that has begun may stand still."""
-
-SEND_IDLE_S = 60.0
-"""How long a client may take nothing of its answer."""
-
 LINGER_S = 2.0
 LINGER_BYTES_MAX = 4 << 20
 """How long, and how much of, a refused body is read and thrown away: a client that is still sending
 would lose the refusal to a reset, and with it the certainty that nothing was applied."""
 
+SMALL_ANSWER_BYTES = 64 << 10
+"""Answers this small are sent however much waits to be taken: they tell why larger ones are not."""
+
 UNREAD = "unread"
 """What the count of answers calls the path and the method of a connection that was turned away."""
 
-_METHOD = b"POST "
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -111,12 +122,17 @@ class ServerConnection(asyncio.BufferedProtocol):
         """Whether there were too many connections already: only peers and probes are served."""
         self.is_beyond_reserve = False
         """Whether peers' work for clients had all of theirs too: only CLUSTER_CALLs are served."""
+        self._was_surplus = False
         self._is_closing = False
         self._is_reading_paused = False
         self._changed_s = self._loop.time()
+        self._began_s = self._changed_s
+        """When the request began that is being received."""
+        self._is_half_closed = False
         # Set while the client takes its answer slower than it is written.
         self._send_blocked: asyncio.Event | None = None
         self._unsent_bytes = 0
+        self._answer_deadline_s = 0.0
         # Set while lingering: when to end, and how much may still come.
         self._linger_until_s: float | None = None
         self._linger_bytes = 0
@@ -158,12 +174,38 @@ class ServerConnection(asyncio.BufferedProtocol):
                 body, self._body = self._body, None
                 self._serve(body)
             return
+        if self._request is None and not self._received:
+            self._began_s = self._changed_s
         self._received += self._listener.scratch[:nbytes]
         if self._serving is None:
             self._advance()
         elif len(self._received) > PIPELINED_BYTES_MAX and not self._is_reading_paused:
             self._is_reading_paused = True
             self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """Part of asyncio.BufferedProtocol: the client sends nothing more, or has gone.
+
+        Returns:
+            True to keep the other direction open for an answer.
+        """
+        self._is_half_closed = True
+        if self._is_closing or self.is_idle:
+            return False
+        if self._serving is None:
+            if self._request is None:
+                self._end_with(problem_answer(MalformedRequestError("the head was cut off")))
+            else:
+                self._refuse(MalformedBodyError("the body was cut off: the client sent no more"))
+            return True
+        assert self._request is not None
+        grace_s = HALF_CLOSED_WRITE_S if self._request.route.is_write else HALF_CLOSED_READ_S
+        self._loop.call_later(grace_s, self._leave_serving, self._serving)
+        return True
+
+    def _leave_serving(self, serving: "asyncio.Task[None]") -> None:
+        if self._serving is serving and self._send_blocked is None:
+            self.abort()
 
     def pause_writing(self) -> None:
         """Part of asyncio.BaseProtocol."""
@@ -200,11 +242,12 @@ class ServerConnection(asyncio.BufferedProtocol):
                 self.turn_away()
                 return
             self.is_surplus = False
+            self._was_surplus = True
         if end < 0:
             if self.is_surplus:
                 return
-            is_post = _METHOD.startswith(received[: len(_METHOD)])
-            if not is_post or len(received) > HEAD_BYTES_MAX:
+            # What is no request at all is told so at once; everything else is waited for here.
+            if not received[:1].isalpha() or len(received) > HEAD_BYTES_MAX:
                 self._leave_to_aiohttp()
             return
         end += len(_HEAD_END)
@@ -236,7 +279,8 @@ class ServerConnection(asyncio.BufferedProtocol):
         """Nothing of the request is taken yet, so aiohttp sees the connection as if it were new."""
         self._listener.closed(self)
         transport, received = self._transport, bytes(self._received)
-        successor = self._listener.successor()
+        # A probe beyond the limit gets its answer, and its place goes to the next one.
+        successor = self._listener.successor(self._was_surplus)
         # The event loop chooses how to read when reading begins.
         transport.pause_reading()
         transport.set_protocol(successor)
@@ -264,15 +308,17 @@ class ServerConnection(asyncio.BufferedProtocol):
         post = Post(request.values, request.query, request.headers, body)
         answer = await answer_post(self._listener.context, request.route, post)
         request.release()
-        keep_alive = request.keep_alive and not self._listener.sends_away(request.route.path)
+        path = request.route.path
+        keep_alive = request.keep_alive and not self._listener.sends_away(path)
+        if self._listener.unsent.held_bytes and not path.startswith(routes.INTERNAL_PREFIX):
+            answer = self._if_there_is_room(answer)
         self._send(answer, keep_alive=keep_alive)
         if self._send_blocked is not None:
-            self._unsent_bytes = self._transport.get_write_buffer_size()
-            await self._send_blocked.wait()
+            await self._sent(self._send_blocked)
         self._serving = None
         self._request = None
-        self._changed_s = self._loop.time()
-        if self._is_closing or not keep_alive:
+        self._changed_s = self._began_s = self._loop.time()
+        if self._is_closing or not keep_alive or (self._is_half_closed and not self._received):
             self.close()
             return
         if self._received:
@@ -281,6 +327,26 @@ class ServerConnection(asyncio.BufferedProtocol):
         if self._is_reading_paused and not still_full and not self._is_closing:
             self._is_reading_paused = False
             self._transport.resume_reading()
+
+    def _if_there_is_room(self, answer: Answer) -> Answer:
+        """The answer, or a refusal where those that nobody takes are too many."""
+        size_bytes = sum(len(part) for part in answer.body)
+        if size_bytes <= SMALL_ANSWER_BYTES:
+            return answer
+        try:
+            with self._listener.unsent.hold() as held:
+                held.grow(size_bytes)
+        except OverloadedError as error:
+            return problem_answer(error)
+        return answer
+
+    async def _sent(self, unblocked: asyncio.Event) -> None:
+        """Wait until the client has taken its answer, which counts among those that wait."""
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._answer_deadline_s = answer_deadline_s(self._loop.time(), self._unsent_bytes)
+        with self._listener.unsent.hold() as held:
+            held.count(self._unsent_bytes)
+            await unblocked.wait()
 
     def _send(self, answer: Answer, *, keep_alive: bool) -> None:
         keep_alive = keep_alive and not self._is_closing
@@ -305,6 +371,9 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._is_closing = True
         self._body = None
         self._received.clear()
+        if self._is_half_closed:
+            self.close()
+            return
         self._linger_bytes = LINGER_BYTES_MAX
         self._linger_until_s = self._loop.time() + LINGER_S
         self._transport.write_eof()
@@ -347,18 +416,22 @@ class ServerConnection(asyncio.BufferedProtocol):
         elif self.is_idle:
             if still_s > KEEP_ALIVE_S:
                 self.close()
-        elif still_s > RECEIVE_IDLE_S:
+        elif still_s > RECEIVE_IDLE_S or now_s > self._receive_deadline_s():
             self._give_up_receiving()
 
-    def _give_up_receiving(self) -> None:
+    def _receive_deadline_s(self) -> float:
         if self._request is None:
-            self.close()
+            return self._began_s + HEAD_TOTAL_S
+        came_bytes = len(self._received) if self._body is None else self._filled
+        return body_deadline_s(self._began_s, came_bytes)
+
+    def _give_up_receiving(self) -> None:
+        if self._request is not None:
+            self._refuse(slow_body())
             return
-        self._refuse(
-            RequestTimedOutError(
-                f"nothing more of the body came for {RECEIVE_IDLE_S * 1000:.0f} ms"
-            )
-        )
+        count(UNREAD, UNREAD, RequestNotReceivedError.status)
+        slow_head = RequestNotReceivedError("the head of the request did not come whole")
+        self._end_with(problem_answer(slow_head))
 
     def _check_sending(self, now_s: float, still_s: float) -> None:
         if self._send_blocked is None:
@@ -368,4 +441,6 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._unsent_bytes = unsent_bytes
             self._changed_s = now_s
         elif still_s > SEND_IDLE_S:
+            self.abort()
+        if now_s > self._answer_deadline_s:
             self.abort()

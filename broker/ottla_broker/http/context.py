@@ -77,6 +77,11 @@ class BrokerContext:
     rest_consumers: RestConsumerService
     segments: SegmentInspectionService
     inflight: InflightBytes
+    """Produce bodies."""
+    other_bodies: InflightBytes
+    """All other bodies of clients."""
+    unsent: InflightBytes
+    """Large answers that clients have not taken."""
     purgatory: Purgatory
     readiness: Callable[[], Readiness]
 

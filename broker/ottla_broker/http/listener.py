@@ -13,7 +13,7 @@ from ottla_broker.descriptor_budget import (
     PEER_CONNECTIONS_MAX,
     TURNED_AWAY_MAX,
 )
-from ottla_broker.http.admission import has_cluster_secret
+from ottla_broker.http.admission import has_cluster_secret, is_member
 from ottla_broker.http.connection import IncomingRequest, ServerConnection
 from ottla_broker.http.context import BrokerContext
 from ottla_broker.http.inflight import HeldBytes
@@ -30,11 +30,14 @@ SWEEP_INTERVAL_S = 1.0
 BODY_BYTES_MAX = 4 << 20
 """Longer bodies are left to aiohttp, which takes memory for them only as they come."""
 
+UNCOUNTED_BODY_BYTES = 4 << 10
+"""Bodies that are no produce, and no longer than this, are not counted."""
+
 PROBES = frozenset({routes.LIVENESS, routes.READINESS, routes.METRICS})
 """What is answered on connections beyond the limit, besides what brokers say to one another."""
 
-CLUSTER_CALL = f"\r\n{routes.HEADER_PURPOSE}: {routes.PURPOSE_CLUSTER}\r\n".encode()
-"""In the head of what the cluster lives by, which has connections that nothing else takes."""
+PURPOSE = routes.HEADER_PURPOSE.lower()
+"""Tells what the cluster lives by, which has connections that nothing else takes."""
 
 KNOWN_HEADS = 1_024
 KNOWN_HEAD_BYTES_MAX = 1 << 10
@@ -46,8 +49,10 @@ class Listener:
 
     Args:
         context: for the handlers.
-        successor: makes the protocol for a connection that is left to aiohttp.
+        successor: makes the protocol for a connection that is left to aiohttp; it is told whether
+            that one ends with its first answer.
         successors_count: how many connections aiohttp has.
+        check_successors: has them give up on clients that take too long, as of the loop's time.
         connections_max: how many connections serve clients at a time.
         reserved_connections: how many more there may be, for peers and probes.
         cluster_connections: how many more beyond those, for what the cluster lives by.
@@ -56,9 +61,10 @@ class Listener:
     def __init__(
         self,
         context: BrokerContext,
-        successor: Callable[[], asyncio.Protocol],
+        successor: Callable[[bool], asyncio.Protocol],
         *,
         successors_count: Callable[[], int] = lambda: 0,
+        check_successors: Callable[[float], None] = lambda _: None,
         connections_max: int = CONNECTIONS_MAX,
         reserved_connections: int = PEER_CONNECTIONS_MAX,
         cluster_connections: int = CLUSTER_CALLS_PER_PEER,
@@ -66,6 +72,8 @@ class Listener:
         self.context = context
         self.successor = successor
         self._successors_count = successors_count
+        self._check_successors = check_successors
+        self.unsent = context.unsent
         self._connections_max = connections_max
         self._reserved_connections = reserved_connections
         self._surplus_max = reserved_connections + cluster_connections
@@ -131,6 +139,7 @@ class Listener:
         now_s = loop.time()
         for connection in tuple(self._connections):
             connection.check_deadline(now_s)
+        self._check_successors(now_s)
         self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
 
     # --- called by connections ----------------------------------------------------------------
@@ -163,13 +172,18 @@ class Listener:
         A broker that clients keep busy, its own or those of its peers, would otherwise lose its
         place in the cluster.
         """
-        head = head.partition(b"\r\n\r\n")[0] + b"\r\n"
-        _, _, rest = head.partition(b" ")
-        path = rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1")
-        is_internal = path.startswith(routes.INTERNAL_PREFIX)
-        if is_beyond_reserve:
-            return is_internal and CLUSTER_CALL in head
-        return is_internal or path in PROBES
+        lines = head.partition(b"\r\n\r\n")[0].decode("utf-8", "surrogateescape").split("\r\n")
+        _, _, rest = lines[0].partition(" ")
+        path = rest.partition(" ")[0].partition("?")[0]
+        if not path.startswith(routes.INTERNAL_PREFIX):
+            return path in PROBES and not is_beyond_reserve
+        pairs = [line.partition(":") for line in lines[1:]]
+        headers = {name.lower(): value.strip() for name, _, value in pairs}
+        # Whoever only says that he is one would keep the cluster's own out.
+        if not is_member(self.context, headers):
+            return False
+        is_cluster_call = headers.get(PURPOSE) == routes.PURPOSE_CLUSTER
+        return is_cluster_call or not is_beyond_reserve
 
     def too_many(self) -> OverloadedError:
         """Why a connection is turned away."""
@@ -201,7 +215,13 @@ class Listener:
         limit_bytes = min(BODY_BYTES_MAX, route.limit_bytes(self.context.settings))
         if parsed.content_length > limit_bytes:
             return None
-        held = HeldBytes(self.context.inflight) if route.counts_inflight else None
+        held = None
+        if route.counts_inflight:
+            held = HeldBytes(self.context.inflight)
+        elif parsed.content_length > UNCOUNTED_BODY_BYTES and not route.path.startswith(
+            routes.INTERNAL_PREFIX
+        ):
+            held = HeldBytes(self.context.other_bodies)
         return IncomingRequest(
             route,
             values,

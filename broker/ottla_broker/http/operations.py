@@ -31,6 +31,7 @@ from ottla_protocol.errors import (
     OttlaError,
     OverloadedError,
     RequestHeadTooLargeError,
+    RequestNotReceivedError,
     RequestTimedOutError,
     UnavailableError,
     UnsupportedMediaTypeError,
@@ -57,7 +58,7 @@ WITH_A_BODY: Problems = (
     MalformedBodyError,
     MessageTooLargeError,
     UnsupportedMediaTypeError,
-    RequestTimedOutError,
+    RequestNotReceivedError,
 )
 """What reading and parsing a body may end in; see `bodies`."""
 

@@ -16,8 +16,8 @@ from typing import cast
 
 from aiohttp import web
 
-from ottla_broker.http.connection import SEND_IDLE_S
 from ottla_broker.http.context import context_of
+from ottla_broker.http.deadlines import SEND_IDLE_S
 from ottla_broker.http.negotiation import accept_of, negotiate
 from ottla_broker.http.query import Query
 from ottla_broker.services.follower import Follower

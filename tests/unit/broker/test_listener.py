@@ -8,6 +8,7 @@ from aiohttp import web
 
 from ottla_broker.http import connection as connections
 from ottla_broker.http import listener as listeners
+from ottla_broker.http.aiohttp_connection import AiohttpConnections
 from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.http.listener import Listener
 from ottla_broker.http.post import Answer, PostRoute
@@ -19,6 +20,9 @@ FAR_S = 60.0
 CONNECTIONS = 24
 RESERVED_CONNECTIONS = 2
 CLUSTER_CONNECTIONS = 2
+UNSENT_BYTES = 256 << 20
+HALF_CLOSED_WRITE_S = 0.1
+MEMBER = "Ottla-Cluster-Id: local"
 
 
 class Broker:
@@ -32,8 +36,10 @@ class Broker:
         self.serving = asyncio.Event()
         self.refuse = None
         self.context = SimpleNamespace(
-            settings=SimpleNamespace(node_id=3, cluster_secret=None),
+            settings=SimpleNamespace(node_id=3, cluster_id="local", cluster_secret=None),
             inflight=InflightBytes(inflight_bytes),
+            other_bodies=InflightBytes(inflight_bytes),
+            unsent=InflightBytes(UNSENT_BYTES),
             site=SitePolicy(),
         )
 
@@ -74,14 +80,24 @@ class Broker:
         async def elsewhere(request):
             return web.Response(text=f"aiohttp {request.method} {await request.text()}")
 
+        async def much(request):
+            return web.Response(body=bytes(16 << 20))
+
+        async def park(request):
+            return await self.park(None, None)
+
         application = web.Application(client_max_size=0)
+        application.router.add_get("/much", much)
+        application.router.add_get("/park", park)
         application.router.add_route("*", "/{any:.*}", elsewhere)
-        self.runner = web.AppRunner(application, shutdown_timeout=0)
+        self.runner = web.AppRunner(application, shutdown_timeout=0, handler_cancellation=True)
         await self.runner.setup()
+        self.connections = AiohttpConnections(self.runner, self.context.unsent, "3")
         self.listener = Listener(
             self.context,
-            self.runner.server,
-            successors_count=lambda: len(self.runner.server.connections),
+            self.connections.make,
+            successors_count=self.connections.__len__,
+            check_successors=self.connections.check_deadlines,
             connections_max=CONNECTIONS,
             reserved_connections=RESERVED_CONNECTIONS,
             cluster_connections=CLUSTER_CONNECTIONS,
@@ -132,6 +148,7 @@ async def until(condition):
 
 @pytest.fixture
 async def broker(monkeypatch):
+    monkeypatch.setattr(connections, "HALF_CLOSED_WRITE_S", HALF_CLOSED_WRITE_S)
     made = Broker(inflight_bytes=8 << 20)
     monkeypatch.setattr(listeners, "find_post_route", made.find)
     await made.start()
@@ -332,6 +349,7 @@ async def test_a_head_that_stands_still_is_given_up(broker, client):
     pass_time(broker, connections.RECEIVE_IDLE_S - 1)
     assert not client.reader.at_eof()
     pass_time(broker, connections.RECEIVE_IDLE_S + 1)
+    assert (await client.answer())[0] == 408
     assert await client.ended()
 
 
@@ -342,7 +360,7 @@ async def test_a_body_that_stands_still_is_given_up_and_told(broker, client, com
     await until(lambda: inflight.held_bytes >= come)
     pass_time(broker, connections.RECEIVE_IDLE_S + 1)
     status, _, body = await client.answer()
-    assert status == 504
+    assert status == 408
     assert b"not_applied" in body
     assert await client.ended()
     assert inflight.held_bytes == 0
@@ -508,13 +526,31 @@ async def test_connections_beyond_the_limit_serve_peers_and_probes(broker):
     await fill(broker)
     peer, probe = [await broker.connect() for _ in range(RESERVED_CONNECTIONS)]
     for _ in range(2):
-        peer.send(b"x", target="/internal/here")
+        peer.send(b"x", target="/internal/here", fields=[MEMBER])
         assert (await peer.answer())[0] == 200
+    # A peer says so; whoever does not, or names another cluster, is a client.
+    for field in ("X: y", "Ottla-Cluster-Id: other"):
+        probe.send(b"x", target="/internal/here", fields=[field])
+        assert (await probe.answer())[0] == 503
+        assert await probe.ended()
+        probe.writer.close()
+        await until(lambda: len(broker.listener._connections) == CONNECTIONS // 2 + 1)
+        probe = await broker.connect()
     probe.send(method="GET", target="/readyz?x=1")
-    assert (await probe.answer())[0] == 200
+    status, fields, _ = await probe.answer()
+    assert (status, fields["connection"]) == (200, "close")
+    assert await probe.ended()
+
+
+async def test_a_full_reserve_serves_no_more_peers_and_probes(broker):
+    await fill(broker)
+    for _ in range(RESERVED_CONNECTIONS):
+        peer = await broker.connect()
+        peer.send(b"x", target="/internal/here", fields=[MEMBER])
+        assert (await peer.answer())[0] == 200
     for target in ("/internal/here", "/readyz"):
         refused = await broker.connect()
-        refused.send(b"x", target=target)
+        refused.send(b"x", target=target, fields=[MEMBER])
         assert (await refused.answer())[0] == 503
         assert await refused.ended()
 
@@ -523,10 +559,10 @@ async def test_what_the_cluster_lives_by_has_connections_that_nothing_else_takes
     await fill(broker)
     peers = [await broker.connect() for _ in range(RESERVED_CONNECTIONS)]
     for peer in peers:
-        peer.send(b"x", target="/internal/here")
+        peer.send(b"x", target="/internal/here", fields=[MEMBER])
         assert (await peer.answer())[0] == 200
     for_client = await broker.connect()
-    for_client.send(b"Ottla-Purpose: cluster", target="/internal/here")
+    for_client.send(b"Ottla-Purpose: cluster", target="/internal/here", fields=[MEMBER])
     assert (await for_client.answer())[0] == 503
     assert await for_client.ended()
     for_client.writer.close()
@@ -534,7 +570,7 @@ async def test_what_the_cluster_lives_by_has_connections_that_nothing_else_takes
     await until(lambda: len(broker.listener._connections) == left)
     for _ in range(CLUSTER_CONNECTIONS):
         peer = await broker.connect()
-        peer.send(b"x", target="/internal/here", fields=["Ottla-Purpose: cluster"])
+        peer.send(b"x", target="/internal/here", fields=["Ottla-Purpose: cluster", MEMBER])
         assert (await peer.answer())[0] == 200
     refused = await broker.connect()
     # Not even read: there is no descriptor left for it.
