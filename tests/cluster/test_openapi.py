@@ -29,6 +29,8 @@ REFUSED = {
     # Three brokers have three replicas of everything.
     "drainBroker": 422,
     "unregisterBroker": 409,
+    # The instance reads partitions that were chosen for it, and must leave them first.
+    "proxySubscribe": 409,
     # It has moved already, and the same topic is deleted twice.
     "restDescribeReassignment": 404,
     "deleteTopic": 404,

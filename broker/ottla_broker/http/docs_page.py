@@ -93,7 +93,8 @@ def curl(path: str, method: str, operation: Mapping[str, Any], url: str) -> str:
             query[parameter["name"]] = value
         else:
             words.append(f"-H {shlex.quote(parameter['name'] + ': ' + value)}")
-    if method != "get":
+    # With a body curl would make it a POST.
+    if method != "get" or "requestBody" in operation:
         words.append(f"-X {method.upper()}")
     target = url + path + (f"?{urlencode(query, safe=',')}" if query else "")
     words.append(shlex.quote(target))

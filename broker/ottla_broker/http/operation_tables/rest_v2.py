@@ -1,6 +1,7 @@
 """The REST Proxy API v2: its paths at the root, its media types, its errors as it tells them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from ottla_broker.http.admission import at_broker
@@ -225,7 +226,12 @@ INSTANCE = Parameter(
     "reader-1",
 )
 
-OF_AN_INSTANCE = (GROUP, INSTANCE)
+CONSUMER_GROUP = replace(GROUP, example="dashboards")
+"""Apart from the groups of other operations: their examples want members of their own."""
+
+OF_AN_INSTANCE = (CONSUMER_GROUP, INSTANCE)
+
+ONE_PARTITION = {"topic": "flights", "partition": 0}
 
 
 def document(model: Any, example: Any = None) -> tuple[Content, ...]:
@@ -241,7 +247,7 @@ CONSUMER_OPERATIONS = (
         "Make a consumer instance",
         consumers.create,
         ConsumerCreated,
-        parameters=(GROUP,),
+        parameters=(CONSUMER_GROUP,),
         request=document(CreateConsumer, {"name": "reader-1", "format": "json"}),
         is_body_required=False,
         description="Any broker serves the instance from then on. It is removed when nobody asks "
@@ -260,44 +266,13 @@ CONSUMER_OPERATIONS = (
     ),
     operation(
         "POST",
-        routes.PROXY_SUBSCRIPTION,
-        "proxySubscribe",
-        "Have an instance read topics as a member of its group",
-        consumers.subscribe,
-        None,
-        parameters=OF_AN_INSTANCE,
-        request=document(Subscription, {"topics": ["flights"]}),
-        errors=(404, 409),
-    ),
-    operation(
-        "GET",
-        routes.PROXY_SUBSCRIPTION,
-        "proxySubscription",
-        "Tell which topics an instance reads",
-        consumers.subscription,
-        SubscribedTopics,
-        parameters=OF_AN_INSTANCE,
-        errors=(404, 422),
-    ),
-    operation(
-        "DELETE",
-        routes.PROXY_SUBSCRIPTION,
-        "proxyUnsubscribe",
-        "Have an instance read nothing",
-        consumers.unsubscribe,
-        None,
-        parameters=OF_AN_INSTANCE,
-        errors=(404, 409, 422),
-    ),
-    operation(
-        "POST",
         routes.PROXY_ASSIGNMENTS,
         "proxyAssign",
         "Have an instance read partitions, without its group",
         consumers.assign,
         None,
         parameters=OF_AN_INSTANCE,
-        request=document(Partitions, {"partitions": [{"topic": "flights", "partition": 0}]}),
+        request=document(Partitions, {"partitions": [ONE_PARTITION]}),
         errors=(404, 409),
     ),
     operation(
@@ -318,7 +293,7 @@ CONSUMER_OPERATIONS = (
         consumers.seek,
         None,
         parameters=OF_AN_INSTANCE,
-        request=document(Positions),
+        request=document(Positions, {"offsets": [{**ONE_PARTITION, "offset": 0}]}),
         errors=(404, 409),
     ),
     operation(
@@ -329,7 +304,7 @@ CONSUMER_OPERATIONS = (
         consumers.seek_to_beginning,
         None,
         parameters=OF_AN_INSTANCE,
-        request=document(Partitions),
+        request=document(Partitions, {"partitions": [ONE_PARTITION]}),
         errors=(404, 409),
     ),
     operation(
@@ -340,7 +315,7 @@ CONSUMER_OPERATIONS = (
         consumers.seek_to_end,
         None,
         parameters=OF_AN_INSTANCE,
-        request=document(Partitions),
+        request=document(Partitions, {"partitions": [ONE_PARTITION]}),
         errors=(404, 409),
     ),
     operation(
@@ -378,7 +353,7 @@ CONSUMER_OPERATIONS = (
         consumers.commit,
         {"type": "array", "maxItems": 0},
         parameters=OF_AN_INSTANCE,
-        request=document(OffsetsToCommit),
+        request=document(OffsetsToCommit, {"offsets": [{**ONE_PARTITION, "offset": 0}]}),
         is_body_required=False,
         description="What is answered is durable. The log keeps the next offset, that is one more.",
         errors=(404, 409),
@@ -391,8 +366,39 @@ CONSUMER_OPERATIONS = (
         consumers.committed,
         CommittedOffsets,
         parameters=OF_AN_INSTANCE,
-        request=document(Partitions),
+        request=document(Partitions, {"partitions": [ONE_PARTITION]}),
         errors=(404,),
+    ),
+    operation(
+        "POST",
+        routes.PROXY_SUBSCRIPTION,
+        "proxySubscribe",
+        "Have an instance read topics as a member of its group",
+        consumers.subscribe,
+        None,
+        parameters=OF_AN_INSTANCE,
+        request=document(Subscription, {"topics": ["flights"]}),
+        errors=(404, 409),
+    ),
+    operation(
+        "GET",
+        routes.PROXY_SUBSCRIPTION,
+        "proxySubscription",
+        "Tell which topics an instance reads",
+        consumers.subscription,
+        SubscribedTopics,
+        parameters=OF_AN_INSTANCE,
+        errors=(404, 422),
+    ),
+    operation(
+        "DELETE",
+        routes.PROXY_SUBSCRIPTION,
+        "proxyUnsubscribe",
+        "Have an instance read nothing",
+        consumers.unsubscribe,
+        None,
+        parameters=OF_AN_INSTANCE,
+        errors=(404, 409, 422),
     ),
 )
 
