@@ -49,6 +49,8 @@ LONG_PAUSE_S = (4.0, 6.0)
 
 BROKER_PAUSE_S = (0.5, 4.0)
 CATCH_UP_TIMEOUT_S = 60.0
+JOIN_TIMEOUT_S = 120.0
+"""Six interpreters start at once, on a machine that may have little time for them."""
 STOP_TIMEOUT_S = 15.0
 
 
@@ -212,14 +214,14 @@ def group_lag(client):
     return None if len(lags) < PARTITIONS or None in lags else sum(lags)
 
 
-@pytest.mark.timeout(SECONDS + 3 * CATCH_UP_TIMEOUT_S)
+@pytest.mark.timeout(SECONDS + JOIN_TIMEOUT_S + 3 * CATCH_UP_TIMEOUT_S)
 def test_every_record_is_processed_and_no_partition_has_two_owners(client, consumers):
     seed = random.SystemRandom().getrandbits(32)
     client.create_topic(TOPIC, partitions=PARTITIONS, replication_factor=3)
     client.wait_led(TOPIC, partitions=PARTITIONS)
     for _ in range(CONSUMERS):
         consumers.start()
-    eventually(lambda: coordinator(client), 30)
+    eventually(lambda: coordinator(client), JOIN_TIMEOUT_S)
     stream = Stream(client.cluster.bootstrap, time.monotonic() + SECONDS + CATCH_UP_TIMEOUT_S)
     stream.start()
     try:
