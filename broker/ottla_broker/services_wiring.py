@@ -47,6 +47,7 @@ from ottla_broker.services.replication import ReplicationService
 from ottla_broker.services.rest_consumer_reads import ConsumerReads
 from ottla_broker.services.rest_consumers import RestConsumerService
 from ottla_broker.services.segment_inspection import SegmentInspectionService
+from ottla_broker.services.stream_produce import StreamProduceService
 from ottla_broker.services.topic_positions import TopicPositions
 from ottla_broker.services.topic_read import TopicReadService
 from ottla_broker.services.topics import TopicService
@@ -164,6 +165,12 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         record_produce=record_produce,
         many_topics_produce=ManyTopicsProduceService(record_produce),
         record_appends=RecordAppendService(topics=topics, produce=record_produce),
+        stream_produce=StreamProduceService(
+            metadata=drivers.metadata,
+            topics=topics,
+            record_produce=record_produce,
+            idempotency=idempotency,
+        ),
         record_read=RecordReadService(drivers.replicas, drivers.purgatory),
         topic_read=TopicReadService(
             positions=topic_positions, reads=reads, purgatory=drivers.purgatory

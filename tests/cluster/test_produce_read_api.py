@@ -416,7 +416,7 @@ class TestOffsets:
 
 class TestContentTypes:
     @pytest.mark.parametrize(
-        "content_type", ["application/x-ndjson", "text/plain", "application/xml", "multipart/x"]
+        "content_type", ["application/yaml", "text/plain", "application/xml", "multipart/x"]
     )
     def test_other_content_types_are_415(self, shared, topic, content_type):
         answer = shared.http.post(

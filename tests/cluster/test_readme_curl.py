@@ -14,7 +14,12 @@ from tests.cluster.cluster_client import ClusterClient
 pytestmark = pytest.mark.cluster
 
 README = Path(__file__).parents[2] / "README.md"
-SECTIONS = ("Write and read with curl", "Follow a topic", "Consume with nothing but curl")
+SECTIONS = (
+    "Write and read with curl",
+    "Follow a topic",
+    "Consume with nothing but curl",
+    "More ways to write",
+)
 TIMEOUT_S = 60
 
 CURL = """
@@ -61,6 +66,7 @@ def test_each_line_runs_and_says_what_it_should(client):
         answer, end = decoder.raw_decode(rest)
         answers.append(answer)
         rest = rest[end:].strip()
+    answers, written = answers[:-6], answers[-6:]
     created, produced, read, repeated, at_a_time, offset, line, *answers = answers
     described, topic_read, *followed, polled, polled_again, sought = answers
     assert created["name"] == "flights"
@@ -79,3 +85,9 @@ def test_each_line_runs_and_says_what_it_should(client):
     # Everything was acknowledged, and the records are younger than the time.
     assert {each["offset"] for each in sought["offsets"]} == {0}
     assert sum(each["committed"] or 0 for each in sought["offsets"]) == 2
+    landings, *lines, raw, event, many = written
+    assert landings["name"] == "landings"
+    assert [line["offset"] for line in lines] == [0, 1]
+    assert raw["records"][0]["partition"] == lines[0]["partition"]
+    assert len(event["records"]) == 1
+    assert [record["topic"] for record in many["records"]] == ["landings", "landings"]

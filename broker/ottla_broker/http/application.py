@@ -59,6 +59,8 @@ def _served(route: PostRoute) -> Handler:
         context = context_of(request)
         try:
             route.admit(context, request.headers)
+            if route.stream is not None and route.streams(request.headers.get("Content-Type")):
+                return await route.stream(request)
             limit_bytes = route.limit_bytes(context.settings)
             if not route.counts_inflight:
                 is_internal = route.path.startswith(routes.INTERNAL_PREFIX)

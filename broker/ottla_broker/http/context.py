@@ -34,6 +34,7 @@ from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
 from ottla_broker.services.rest_consumers import RestConsumerService
 from ottla_broker.services.segment_inspection import SegmentInspectionService
+from ottla_broker.services.stream_produce import StreamProduceService
 from ottla_broker.services.topic_read import TopicReadService
 from ottla_broker.services.topics import TopicService
 from ottla_broker.settings import Settings
@@ -59,6 +60,7 @@ class BrokerContext:
     record_produce: RecordProduceService
     many_topics_produce: ManyTopicsProduceService
     record_appends: RecordAppendService
+    stream_produce: StreamProduceService
     record_read: RecordReadService
     topic_read: TopicReadService
     following: FollowService

@@ -7,6 +7,7 @@ Bytes count as they arrive. What a client has only announced costs nothing, so c
 much and send nothing keep nobody else out.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,6 +39,8 @@ class InflightBytes:
         self.what = what
         self.gauge = gauge
         self.held_bytes = 0
+        # Streams that wait until something is given back.
+        self._waiting: list[asyncio.Future[None]] = []
 
     @contextmanager
     def hold(self) -> Iterator["HeldBytes"]:
@@ -47,6 +50,25 @@ class InflightBytes:
             yield held
         finally:
             held.release()
+
+    async def given_back(self) -> None:
+        """Wait until somebody holds less."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        try:
+            await waiting
+        finally:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+
+    def give_back(self, size_bytes: int) -> None:
+        """Somebody holds that much less."""
+        self.held_bytes -= size_bytes
+        self.gauge.set(self.held_bytes)
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
 
 class HeldBytes:
@@ -79,8 +101,21 @@ class HeldBytes:
         inflight.held_bytes += size_bytes
         inflight.gauge.set(inflight.held_bytes)
 
+    def shrink(self, size_bytes: int) -> None:
+        """Hold that many bytes less."""
+        self.size_bytes -= size_bytes
+        self._inflight.give_back(size_bytes)
+
+    async def grow_in_time(self, size_bytes: int) -> None:
+        """As `grow`, but wait at the limit: whoever can be kept waiting need not be refused."""
+        while True:
+            try:
+                self.grow(size_bytes)
+            except OverloadedError:
+                await self._inflight.given_back()
+            else:
+                return
+
     def release(self) -> None:
         """Hold nothing any more."""
-        self._inflight.held_bytes -= self.size_bytes
-        self.size_bytes = 0
-        self._inflight.gauge.set(self._inflight.held_bytes)
+        self.shrink(self.size_bytes)

@@ -203,7 +203,9 @@ class Listener:
         ):
             return None
         found = find_post_route(parsed.target)
-        return None if found is None else (parsed, found)
+        if found is None or found[0].streams(parsed.headers.get("content-type")):
+            return None
+        return parsed, found
 
     def recognise(self, head: bytes) -> IncomingRequest | None:
         """The request that begins with this head; None where it is aiohttp's."""

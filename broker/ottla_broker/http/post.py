@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import msgspec
+from aiohttp import web
 
 from ottla_broker.http.context import BrokerContext
 from ottla_broker.settings import Settings
@@ -18,6 +19,15 @@ from ottla_protocol.record_batch import Buffer
 
 DEFAULT_CONTENT_TYPE = routes.OCTET_STREAM
 """What a request without a Content-Type carries, by RFC 9110 section 8.3."""
+
+
+STREAM_MEDIA_TYPES = frozenset({routes.NDJSON, "application/ndjson", "application/jsonl"})
+"""One record a line, in a body that may never end."""
+
+
+def media_type_of(content_type: str) -> str:
+    """A Content-Type without its parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower() or DEFAULT_CONTENT_TYPE
 
 
 class Post(NamedTuple):
@@ -38,8 +48,7 @@ class Post(NamedTuple):
     @property
     def media_type(self) -> str:
         """The Content-Type without its parameters, in lower case."""
-        content_type = self.headers.get("content-type", DEFAULT_CONTENT_TYPE)
-        return content_type.partition(";")[0].strip().lower() or DEFAULT_CONTENT_TYPE
+        return media_type_of(self.headers.get("content-type", DEFAULT_CONTENT_TYPE))
 
 
 class Answer(NamedTuple):
@@ -87,6 +96,9 @@ def _encodable(value: object) -> object:
 PostHandler: TypeAlias = Callable[[BrokerContext, Post], Awaitable[Answer]]
 
 
+StreamHandler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
 def _admit_anybody(context: BrokerContext, headers: Mapping[str, str]) -> None:
     """Public routes look at the request alone."""
 
@@ -103,6 +115,7 @@ class PostRoute:
         counts_inflight: its bodies count against `max_inflight_produce_bytes`. Those of forwards
             have been counted where they came in.
         admit: looks at the headers before the body is read; raises OttlaError to refuse.
+        stream: serves bodies of STREAM_MEDIA_TYPES, which are not read whole; aiohttp's, always.
     """
 
     path: str
@@ -111,3 +124,12 @@ class PostRoute:
     is_write: bool = False
     counts_inflight: bool = False
     admit: Callable[[BrokerContext, Mapping[str, str]], None] = _admit_anybody
+    stream: StreamHandler | None = None
+
+    def streams(self, content_type: str | None) -> bool:
+        """Whether a body of this Content-Type is for `stream`."""
+        return (
+            self.stream is not None
+            and content_type is not None
+            and media_type_of(content_type) in STREAM_MEDIA_TYPES
+        )

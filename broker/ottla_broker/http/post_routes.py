@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 from urllib.parse import parse_qsl
 
-from ottla_broker.http import binary, group_posts, internal, produce
+from ottla_broker.http import binary, group_posts, internal, produce, produce_stream
 from ottla_broker.http.admission import admit_to_broker
 from ottla_broker.http.post import PostRoute
 from ottla_broker.http.topics import MAX_ADMIN_BODY_BYTES
@@ -18,6 +18,7 @@ POST_ROUTES = (
         is_write=True,
         counts_inflight=True,
         admit=admit_to_broker,
+        stream=produce_stream.produce_lines,
     ),
     PostRoute(
         routes.PARTITION_RECORDS,
@@ -26,6 +27,7 @@ POST_ROUTES = (
         is_write=True,
         counts_inflight=True,
         admit=admit_to_broker,
+        stream=produce_stream.produce_lines,
     ),
     PostRoute(
         routes.RECORDS,
@@ -34,6 +36,7 @@ POST_ROUTES = (
         is_write=True,
         counts_inflight=True,
         admit=admit_to_broker,
+        stream=produce_stream.produce_lines,
     ),
     PostRoute(
         routes.PRODUCE,

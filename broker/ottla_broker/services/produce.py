@@ -34,7 +34,7 @@ from ottla_protocol.errors import (
 )
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.models import ACKS_ALL, AppendedBatch, BatchToAppend
-from ottla_protocol.record_batch import validate_batch
+from ottla_protocol.record_batch import read_header, validate_batch
 
 RETRY_INTERVAL_MS = 50
 """How soon a write that found no leader looks again; new metadata wakes it earlier."""
@@ -169,7 +169,11 @@ class ProduceService:
             partition=batch.partition,
             # With acks=0 no offset is certain, and an uncertain one must not look like one.
             base_offset=info.base_offset if acknowledged else NO_OFFSET,
-            count=info.last_offset - info.base_offset + 1,
+            count=(
+                info.last_offset - info.base_offset + 1
+                if info.base_offset != NO_OFFSET
+                else read_header(batch.batch).record_count
+            ),
             timestamp=info.timestamp if acknowledged else NO_OFFSET,
             duplicate=info.duplicate,
         )

@@ -8,7 +8,7 @@ is stored of the request tells which number its split was made with.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 from ottla_broker.drivers.clock import wall_clock_ms
@@ -109,30 +109,39 @@ class RecordProduceService:
                 split = await _for_all(
                     records, _former_split, topic, records, idempotency_key, hits
                 )
-        results = await self._deliver(topic, records, split, idempotency, options)
+        stored = None if idempotency is None else idempotency.to_bytes()
+        marks = {} if stored is None else dict.fromkeys(split, stored)
+        results = await self.deliver_split(topic, records, split, marks, options)
         return await _for_all(records, _response, topic, records, split, results, numbers)
 
-    async def _deliver(
+    async def deliver_split(
         self,
         topic: Topic,
         records: Sequence[ParsedRecord],
-        split: dict[int, list[int]],
-        idempotency: Idempotency | None,
+        split: Mapping[int, Sequence[int]],
+        marks: Mapping[int, bytes],
         options: ProduceOptions,
     ) -> list[AppendedBatch | OttlaError]:
-        """Encode and deliver each partition's records.
+        """Encode and deliver each partition's records; results in the order of `split`.
 
         A record without a timestamp gets this broker's time. A leader that finds that too far
         ahead says what its own time is, and is sent the records again with that one: the client
         can do nothing about brokers whose clocks differ.
+
+        Args:
+            topic: where they go.
+            records: all of them.
+            split: positions in `records`, by partition.
+            marks: the idempotency of partitions whose batch is to have one.
+            options: acks and deadline.
         """
         now_ms = wall_clock_ms()
-        batches = await _encode(topic, records, split, idempotency, now_ms)
+        batches = await _encode(topic, records, split, marks, now_ms)
         results = await self._produce.deliver(batches, options)
         for position, (number, indexes) in enumerate(split.items()):
             leader_ms = _refused_stamp(results[position], now_ms)
             if leader_ms is not None:
-                again = await _encode(topic, records, {number: indexes}, idempotency, leader_ms)
+                again = await _encode(topic, records, {number: indexes}, marks, leader_ms)
                 [results[position]] = await self._produce.deliver(again, options)
         return results
 
@@ -236,8 +245,8 @@ def _split(
 async def _encode(
     topic: Topic,
     records: Sequence[ParsedRecord],
-    split: dict[int, list[int]],
-    idempotency: Idempotency | None,
+    split: Mapping[int, Sequence[int]],
+    marks: Mapping[int, bytes],
     now_ms: int,
 ) -> list[BatchToAppend]:
     def encode_all() -> list[BatchToAppend]:
@@ -249,7 +258,7 @@ async def _encode(
                     encode_batch([_record_data(records[index], now_ms) for index in indexes])
                 ),
                 topic_id=topic.topic_id,
-                idempotency=idempotency.to_bytes() if idempotency else None,
+                idempotency=marks.get(partition),
             )
             for partition, indexes in split.items()
         ]

@@ -6,11 +6,13 @@ behind (`GroupCommit`). Whether the log may be written at all is for `PartitionL
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ottla_broker.storage.append_rules import check_fetched, check_produced, check_timestamp
 from ottla_broker.storage.group_commit import GroupCommit, QueuedBatch, QueuedRoll
 from ottla_broker.storage.log_config import AppendInfo, LogConfig, TimestampType
 from ottla_broker.storage.log_state import LogState
+from ottla_broker.storage.policy.idempotency_window import UNKNOWN_OFFSET
 from ottla_broker.storage.policy.producer_state import Duplicate
 from ottla_broker.storage.policy.rolling import SegmentFill, should_roll
 from ottla_broker.storage.stored_batch import FetchedBatch, StoredBatch, row_of
@@ -68,7 +70,7 @@ class LogAppender:
             len(batch), leader_epoch, config=self.config, leader_epochs=state.leader_epochs
         )
         if idempotency is not None:
-            stored = self.check_idempotency(idempotency.key_digest, idempotency.body_digest)
+            stored = self._find_request(header, idempotency)
             if stored is not None:
                 return stored
         verdict = state.producers.check(header, self._monotonic_ms())
@@ -117,13 +119,28 @@ class LogAppender:
     ) -> AppendInfo | None:
         """As `PartitionLog.find_duplicate`."""
         if idempotency is not None:
-            stored = self.check_idempotency(idempotency.key_digest, idempotency.body_digest)
+            stored = self._find_request(header, idempotency)
             if stored is not None:
                 return stored
         found = self.state.producers.find(header, self._monotonic_ms())
         if found is None:
             return None
         return AppendInfo(found.base_offset, found.last_offset, found.timestamp, duplicate=True)
+
+    def _find_request(self, header: BatchHeader, idempotency: Idempotency) -> AppendInfo | None:
+        """Where the records of this batch are, if they are stored.
+
+        Lines of a stream may come again in other batches than at first. Those that end where the
+        stored batch ends are its last ones; the offsets of others are not known any more.
+        """
+        stored = self.check_idempotency(idempotency.key_digest, idempotency.body_digest)
+        if stored is None or stored.base_offset == UNKNOWN_OFFSET:
+            return stored
+        base_offset = stored.last_offset - header.record_count + 1
+        if base_offset == stored.base_offset:
+            return stored
+        known = base_offset if base_offset > stored.base_offset else UNKNOWN_OFFSET
+        return replace(stored, base_offset=known)
 
     def assign_epoch(self, leader_epoch: int, start_offset: int) -> None:
         """Record that `leader_epoch` begins at `start_offset`, unless it has begun already.

@@ -83,7 +83,8 @@ class AppendInfo:
     """Where a batch is in the log.
 
     `duplicate` says that it was there before this append: nothing was added. `timestamp` is the
-    batch's largest, in ms.
+    batch's largest, in ms. `base_offset` is -1 for lines of a stream that are there, but
+    it is not known any more where; they are before `last_offset`.
     """
 
     base_offset: int

@@ -54,6 +54,7 @@ ISR_BATCHES: Final = Feature(
 CONSUMER_INSTANCES: Final = Feature(
     "consumer_instances", 3, "Consumer instances of the REST Proxy API"
 )
+STREAM_KEYS: Final = Feature("stream_keys", 3, "An Idempotency-Key for a stream of records")
 
 FEATURES: Final[tuple[Feature, ...]] = (
     UNCLEAN_ELECTIONS,
@@ -62,6 +63,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     VOTER_CHANGES,
     ISR_BATCHES,
     CONSUMER_INSTANCES,
+    STREAM_KEYS,
 )
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 

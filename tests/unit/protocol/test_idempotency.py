@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ottla_protocol.idempotency import IDEMPOTENCY_BYTES, Idempotency, idempotency_for
+from ottla_protocol.idempotency import (
+    DIGEST_BYTES,
+    IDEMPOTENCY_BYTES,
+    MAX_LINE_NUMBER,
+    Idempotency,
+    LineNumbers,
+    idempotency_for,
+    stream_idempotency,
+)
 
 request_parts = st.tuples(st.text(max_size=4), st.text(max_size=4), st.text(max_size=4))
 
@@ -48,3 +56,31 @@ def test_a_stored_form_of_another_size_is_refused(size):
 
 def test_a_key_of_undecodable_header_bytes_has_a_digest():
     assert idempotency_for("a", "b", "\udcff", b"") != idempotency_for("a", "b", "\udcfe", b"")
+
+
+def test_lines_of_a_stream_come_back_and_are_no_digest():
+    for first, last in ((0, 0), (3, 2_000), (0, MAX_LINE_NUMBER)):
+        found = LineNumbers.from_digest(LineNumbers(first, last).to_bytes())
+        assert found == LineNumbers(first, last)
+    assert LineNumbers.from_digest(bytes(DIGEST_BYTES)) is None
+    assert LineNumbers.from_digest(idempotency_for("p", "t", "k", b"x").body_digest) is None
+    backwards = LineNumbers(0, 1).to_bytes()[:4] + b"\x00" * 5 + b"\x02" + b"\x00" * 6
+    assert LineNumbers.from_digest(backwards) is None
+
+
+def test_a_stream_has_its_key_to_itself():
+    def key_digest(split, key="k", topic="t"):
+        return stream_idempotency("p", topic, key, split, LineNumbers(0, 1)).key_digest
+
+    digests = {
+        key_digest("3"),
+        key_digest("4"),
+        key_digest("path"),
+        key_digest("3", key="l"),
+        key_digest("3", topic="u"),
+        idempotency_for("p", "t", "k", b"").key_digest,
+    }
+    assert len(digests) == 6
+    later = stream_idempotency("p", "t", "k", "3", LineNumbers(5, 9))
+    assert later.key_digest == key_digest("3")
+    assert len(later.to_bytes()) == IDEMPOTENCY_BYTES

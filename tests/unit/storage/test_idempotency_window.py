@@ -1,9 +1,20 @@
 """What the partition remembers of requests with an Idempotency-Key."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ottla_broker.storage.policy.idempotency_window import IdempotencyWindow, StoredRequest
-from ottla_protocol.errors import IdempotencyKeyReusedError, Outcome
+from ottla_broker.storage.policy.idempotency_window import (
+    UNKNOWN_OFFSET,
+    IdempotencyWindow,
+    StoredRequest,
+)
+from ottla_protocol.errors import (
+    DuplicateSequenceNumberError,
+    IdempotencyKeyReusedError,
+    Outcome,
+)
+from ottla_protocol.idempotency import LineNumbers
 
 
 def stored(offset, *, body=b"body", seen_ms=0):
@@ -57,3 +68,71 @@ def test_a_snapshot_restores_everything_in_order():
     restored = IdempotencyWindow()
     restored.load(window.entries())
     assert restored.entries() == window.entries()
+
+
+def lines(first, last):
+    return LineNumbers(first, last).to_bytes()
+
+
+class TestLinesOfAStream:
+    def test_lines_behind_what_is_there_are_new(self):
+        window = IdempotencyWindow()
+        assert window.find(b"s", lines(0, 4)) is None
+        window.remember(b"s", stored(0, body=lines(0, 4)))
+        assert window.find(b"s", lines(5, 9)) is None
+        assert window.find(b"s", lines(7, 9)) is None
+
+    def test_lines_that_are_there_are_found_with_offsets_of_the_last_batch_only(self):
+        window = IdempotencyWindow()
+        window.remember(b"s", stored(10, body=lines(5, 9)))
+        for first in (0, 5, 8, 9):
+            assert window.find(b"s", lines(first, 9)) == stored(10, body=lines(5, 9))
+        for first, last in ((0, 4), (5, 8), (6, 6)):
+            assert window.find(b"s", lines(first, last)).base_offset == UNKNOWN_OFFSET
+            assert window.find(b"s", lines(first, last)).last_offset == 10
+
+    def test_lines_that_are_there_in_part_are_refused_with_their_bound(self):
+        window = IdempotencyWindow()
+        window.remember(b"s", stored(10, body=lines(5, 9)))
+        with pytest.raises(DuplicateSequenceNumberError) as raised:
+            window.find(b"s", lines(9, 10))
+        assert raised.value.members == {"last_line": 9}
+        assert raised.value.outcome is Outcome.NOT_APPLIED
+
+    def test_a_body_is_no_lines(self):
+        window = IdempotencyWindow()
+        window.remember(b"s", stored(10, body=b"x" * 16))
+        with pytest.raises(IdempotencyKeyReusedError):
+            window.find(b"s", lines(0, 1))
+        window.remember(b"s", stored(10, body=lines(0, 1)))
+        with pytest.raises(IdempotencyKeyReusedError):
+            window.find(b"s", b"x" * 16)
+
+    def test_only_the_last_batch_takes_room(self):
+        window = IdempotencyWindow(entries_max=2)
+        window.remember(b"a", stored(0))
+        for number in range(9):
+            window.remember(b"s", stored(number, body=lines(number, number)))
+        assert [key for key, _ in window.entries()] == [b"a", b"s"]
+
+    @given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 6)), max_size=12))
+    def test_whatever_is_sent_again_each_line_is_stored_once_and_in_order(self, batches):
+        """A producer may go back as far as it likes, and cut its batches elsewhere each time."""
+        window, log = IdempotencyWindow(), []
+        for back, size in batches:
+            first = max(0, len(log) - back)
+            pending = [(first, first + size - 1)]
+            while pending:
+                low, high = pending.pop()
+                try:
+                    if window.find(b"s", lines(low, high)) is None:
+                        request = StoredRequest(
+                            lines(low, high), len(log), len(log) + high - low, 0, 0
+                        )
+                        log += range(low, high + 1)
+                        window.remember(b"s", request)
+                except DuplicateSequenceNumberError as error:
+                    last = error.members["last_line"]
+                    pending += [(last + 1, high), (low, last)]
+            assert log == list(range(len(log)))
+            assert len(log) >= first + size

@@ -1,12 +1,13 @@
 """Produce: to a topic, a partition, or many topics, in every form that a body may have."""
 
-from ottla_broker.http import produce
+from ottla_broker.http import produce, produce_stream
 from ottla_broker.http.operation_tables.parameters import PARTITION, TOPIC
 from ottla_broker.http.operation_tables.records import APPEND
 from ottla_broker.http.operations import Content, Operation, Parameter, Reply, choice, integer
 from ottla_broker.http.query import MAX_TIMESTAMP
 from ottla_protocol import cloud_events, routes
-from ottla_protocol.errors import IdempotencyKeyReusedError
+from ottla_protocol.errors import IdempotencyKeyReusedError, UnsupportedFeatureLevelError
+from ottla_protocol.idempotency import MAX_LINE_NUMBER
 from ottla_protocol.json_records import (
     MAX_RECORDS_PER_REQUEST,
     _JsonRecord,
@@ -31,6 +32,42 @@ TOPIC_RECORDS = Content(
     _JsonRecords[_JsonTopicRecord],
     also=_SOME,
     example={"records": [{"topic": "flights", "key": "N14228", "value": {"dest": "IAH"}}]},
+)
+LINES = Content(
+    _JsonRecord,
+    routes.NDJSON,
+    example={"key": "N14228", "value": {"origin": "EWR", "dest": "IAH"}},
+)
+TOPIC_LINES = Content(
+    _JsonTopicRecord,
+    routes.NDJSON,
+    example={"topic": "flights", "key": "N14228", "value": {"dest": "IAH"}},
+)
+ANSWER_LINES = Content(
+    {
+        "description": "One for each line, in order.",
+        "anyOf": [
+            {
+                "type": "object",
+                "required": ["partition", "offset"],
+                "properties": {
+                    "topic": {"type": "string"},
+                    "partition": {"type": "integer", "minimum": 0},
+                    "offset": {"type": "integer", "minimum": -1},
+                    "duplicate": {"const": True},
+                },
+            },
+            {
+                "type": "object",
+                "required": ["error", "index"],
+                "properties": {
+                    "error": {"type": "object"},
+                    "index": {"type": "integer", "minimum": 0},
+                },
+            },
+        ],
+    },
+    routes.NDJSON,
 )
 RAW = Content({"description": "The value of one record, as it is."}, routes.OCTET_STREAM)
 
@@ -79,9 +116,17 @@ PARAMETERS = (
     Parameter(
         routes.HEADER_IDEMPOTENCY_KEY,
         "header",
-        "Sent again with the same body, it stores nothing a second time.",
+        "Sent again with the same body, it stores nothing a second time. For NDJSON it names a "
+        "stream, whose lines are known by their numbers.",
         {"type": "string", "minLength": 1, "maxLength": produce.MAX_IDEMPOTENCY_KEY_CHARACTERS},
     ),
+)
+
+FIRST_INDEX = Parameter(
+    produce_stream.FIRST_INDEX,
+    "query",
+    "For NDJSON: the number of the first line, counted from 0 in all that has one Idempotency-Key.",
+    integer(0, MAX_LINE_NUMBER, 0),
 )
 
 RAW_PARAMETERS = (
@@ -105,14 +150,22 @@ RAW_PARAMETERS = (
     ),
 )
 
+PROBLEMS = (*APPEND, IdempotencyKeyReusedError, UnsupportedFeatureLevelError)
+
+LINES_STREAM = (
+    "NDJSON streams: each line is one record, and is answered by one line while others are on "
+    "their way. A line that fails is told in its place; with an Idempotency-Key it ends the stream."
+)
+
 BODIES = (
     "The body is JSON, one or several CloudEvents (structured, or binary with headers `ce-*`), or "
     "the value of one record: `application/octet-stream`, or any other type that comes with `key`, "
-    "`key_b64`, `timestamp` or a header `Ottla-Header-<name>`, which the record then has."
+    "`key_b64`, `timestamp` or a header `Ottla-Header-<name>`, which the record then has. "
+    f"{LINES_STREAM}"
 )
 
 PRODUCED = (
-    Reply(200, "All records are stored.", (Content(ProduceResponse),)),
+    Reply(200, "All records are stored.", (Content(ProduceResponse), ANSWER_LINES)),
     Reply(207, "Some partitions failed: see `error`.", (Content(ProduceResponse),)),
 )
 
@@ -128,9 +181,9 @@ OPERATIONS = (
             "A record goes to the partition that it names, else to the one of its key's hash "
             f"(murmur2), and those with neither go together to any one. {BODIES}"
         ),
-        parameters=(TOPIC, *PARAMETERS, *RAW_PARAMETERS),
-        request=(RECORDS, RAW, *EVENTS),
-        problems=(*APPEND, IdempotencyKeyReusedError),
+        parameters=(TOPIC, *PARAMETERS, FIRST_INDEX, *RAW_PARAMETERS),
+        request=(RECORDS, LINES, RAW, *EVENTS),
+        problems=PROBLEMS,
         broker_only=True,
     ),
     Operation(
@@ -141,9 +194,9 @@ OPERATIONS = (
         "Produce to a partition",
         PRODUCED,
         description=BODIES,
-        parameters=(TOPIC, PARTITION, *PARAMETERS, *RAW_PARAMETERS),
-        request=(RECORDS, RAW, *EVENTS),
-        problems=(*APPEND, IdempotencyKeyReusedError),
+        parameters=(TOPIC, PARTITION, *PARAMETERS, FIRST_INDEX, *RAW_PARAMETERS),
+        request=(RECORDS, LINES, RAW, *EVENTS),
+        problems=PROBLEMS,
         broker_only=True,
     ),
     Operation(
@@ -153,17 +206,21 @@ OPERATIONS = (
         "records",
         "Produce to many topics",
         (
-            Reply(200, "All records are stored.", (Content(ManyTopicsProduceResponse),)),
+            Reply(
+                200,
+                "All records are stored.",
+                (Content(ManyTopicsProduceResponse), ANSWER_LINES),
+            ),
             Reply(
                 207,
                 "Some topics or partitions failed: see `error`.",
                 (Content(ManyTopicsProduceResponse),),
             ),
         ),
-        description="Each topic's records succeed or fail for themselves.",
-        parameters=PARAMETERS,
-        request=(TOPIC_RECORDS,),
-        problems=(*APPEND, IdempotencyKeyReusedError),
+        description=f"Each topic's records succeed or fail for themselves. {LINES_STREAM}",
+        parameters=(*PARAMETERS, FIRST_INDEX),
+        request=(TOPIC_RECORDS, TOPIC_LINES),
+        problems=PROBLEMS,
         broker_only=True,
     ),
 )

@@ -5,19 +5,33 @@ The key's digest is stored in the row of the batch that it produced and travels 
 followers, so the window is rebuilt from the log alone, and a new leader knows what the old one
 knew. The window forgets its oldest entries by count and by age; a retry later than that is a new
 request.
+
+Of a stream of records under one key it remembers the last batch alone. The lines of a stream come
+to a partition in order, so that batch tells of each line whether it is there.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ottla_protocol.errors import IdempotencyKeyReusedError, Outcome
+from ottla_protocol.errors import (
+    DuplicateSequenceNumberError,
+    IdempotencyKeyReusedError,
+    Outcome,
+)
+from ottla_protocol.idempotency import LineNumbers
 
 IDEMPOTENCY_ENTRIES_MAX = 65_536
 """Most requests that one partition remembers (about 20 MiB when full)."""
 
 IDEMPOTENCY_WINDOW_MS = 24 * 60 * 60 * 1000
 """How long one request is remembered."""
+
+UNKNOWN_OFFSET = -1
+"""The base offset of lines that are known to be there, but not where."""
+
+LAST_LINE = "last_line"
+"""The error member that says up to where a stream's lines are there."""
 
 
 class StoredRequest(NamedTuple):
@@ -60,16 +74,25 @@ class IdempotencyWindow:
     def find(self, key_digest: bytes, body_digest: bytes) -> StoredRequest | None:
         """The request stored under this key; None if there is none.
 
+        For lines of a stream it is where they are, or None if all of them come behind what is
+        there. `base_offset` is UNKNOWN_OFFSET where lines are older than the last batch.
+
         Raises:
             IdempotencyKeyReusedError: the key was used with another body.
+            DuplicateSequenceNumberError: some of the lines are there and some are not; member
+                LAST_LINE says up to which they are.
         """
         stored = self._requests.get(key_digest)
-        if stored is not None and stored.body_digest != body_digest:
-            raise IdempotencyKeyReusedError(
-                "the Idempotency-Key was used before with another body",
-                outcome=Outcome.NOT_APPLIED,
-            )
-        return stored
+        if stored is None or stored.body_digest == body_digest:
+            return stored
+        lines = LineNumbers.from_digest(body_digest)
+        known = LineNumbers.from_digest(stored.body_digest)
+        if lines is not None and known is not None:
+            return _find_lines(stored, known, lines)
+        raise IdempotencyKeyReusedError(
+            "the Idempotency-Key was used before with another body",
+            outcome=Outcome.NOT_APPLIED,
+        )
 
     def remember(self, key_digest: bytes, request: StoredRequest) -> None:
         """Store a request as the newest, and forget what is over count or age."""
@@ -95,3 +118,17 @@ class IdempotencyWindow:
     def load(self, entries: Iterable[tuple[bytes, StoredRequest]]) -> None:
         """Replace everything by a snapshot, oldest first."""
         self._requests = OrderedDict(entries)
+
+
+def _find_lines(
+    stored: StoredRequest, known: LineNumbers, lines: LineNumbers
+) -> StoredRequest | None:
+    if lines.first > known.last:
+        return None
+    if lines.last > known.last:
+        raise DuplicateSequenceNumberError(
+            f"lines {lines.first} to {known.last} of the stream are stored, those behind are not",
+            outcome=Outcome.NOT_APPLIED,
+            **{LAST_LINE: known.last},
+        )
+    return stored if lines.last == known.last else stored._replace(base_offset=UNKNOWN_OFFSET)

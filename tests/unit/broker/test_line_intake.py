@@ -1,0 +1,90 @@
+"""Lines are read no faster than they are taken."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from ottla_broker.http import line_intake
+from ottla_broker.http.content_inflating import content_inflater
+from ottla_broker.http.inflight import InflightBytes
+from ottla_broker.http.line_intake import LineIntake
+from tests.unit.awaiting import until
+
+
+class Content:
+    """A body that says how much of it was read."""
+
+    def __init__(self, parts):
+        self.parts = list(parts)
+
+    async def readany(self):
+        await asyncio.sleep(0)
+        return self.parts.pop(0) if self.parts else b""
+
+    def at_eof(self):
+        return not self.parts
+
+
+@pytest.fixture
+def inflight():
+    return InflightBytes(1_000)
+
+
+def intake_of(inflight, parts):
+    with inflight.hold() as held:
+        return LineIntake(Content(parts), content_inflater("identity"), held), held
+
+
+async def test_reading_stops_while_lines_wait(monkeypatch, inflight):
+    monkeypatch.setattr(line_intake, "LINES_WAITING_MAX", 3)
+    intake, held = intake_of(inflight, [b"1\n2\n", b"3\n4\n", b"5\n6\n", b"7\n8\n"])
+    receiving = asyncio.create_task(intake.receive())
+    await until(lambda: inflight.held_bytes == 3)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(intake._content.parts) == 2
+    taken = []
+    while not intake.is_over or intake.first is not None:
+        if intake.first is None:
+            await asyncio.sleep(0)
+            continue
+        taken.append(intake.first)
+        intake.give_back(intake.take())
+        assert held.size_bytes <= 3
+    assert taken == [b"%d" % number for number in range(1, 9)]
+    assert inflight.held_bytes == 0
+    await receiving
+
+
+async def test_a_stream_waits_at_the_bound_of_all_requests(inflight):
+    other = inflight.hold()
+    with other as held:
+        held.grow(999)
+        intake, _ = intake_of(inflight, [b"12\n34\n"])
+        receiving = asyncio.create_task(intake.receive())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert intake.first is None
+        assert inflight.held_bytes == 999
+    await receiving
+    assert intake.first == b"12"
+    assert inflight.held_bytes == 4
+
+
+async def test_a_line_that_has_begun_is_held_too(inflight):
+    intake, held = intake_of(inflight, [b"x" * 500, b"x" * 100, b"\n"])
+    receiving = asyncio.create_task(intake.receive())
+    await receiving
+    assert held.size_bytes == 600
+    intake.give_back(intake.take())
+    assert inflight.held_bytes == 0
+
+
+async def test_silence_ends_a_stream(monkeypatch, inflight):
+    monkeypatch.setattr(line_intake, "STREAM_IDLE_TIMEOUT_MS", 10)
+    intake, _ = intake_of(inflight, [])
+    intake._content = SimpleNamespace(readany=asyncio.Event().wait)
+    await intake.receive()
+    assert intake.failure.code == "REQUEST_TIMED_OUT"
+    assert intake.is_over
