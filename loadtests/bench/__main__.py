@@ -29,6 +29,7 @@ from loadtests.bench.environment import (
     machine_facts,
 )
 from loadtests.bench.fetch_rows import measure_fetch
+from loadtests.bench.filter_rows import measure_filter
 from loadtests.bench.follow_rows import measure_follow
 from loadtests.bench.footprint_rows import (
     measure_cold_starts,
@@ -78,6 +79,7 @@ STEPS: tuple[tuple[str, Measure], ...] = (
     ("disk", measure_disk),
     ("memory", _memory_when_loaded),
     ("fetch", measure_fetch),
+    ("filter", measure_filter),
     ("follow", measure_follow),
     ("compaction", measure_compaction),
     ("restart", measure_restart),

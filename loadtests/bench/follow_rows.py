@@ -136,18 +136,21 @@ async def measure_follow(environment: Environment, cluster: LocalCluster) -> lis
     return rows
 
 
-async def _backlog(cluster: LocalCluster, records: int) -> TopicLayout:
-    flights = list(read_flights(limit=RECORDS_PER_BATCH))
-    batch = bytes(
+def flights_batch() -> bytes:
+    """One record batch of RECORDS_PER_BATCH flights."""
+    return bytes(
         encode_batch(
             [
                 RecordData(TIMESTAMP_MS, (flight.key or "").encode(), bytes(flight.value))
-                for flight in flights
+                for flight in read_flights(limit=RECORDS_PER_BATCH)
             ]
         )
     )
+
+
+async def _backlog(cluster: LocalCluster, records: int) -> TopicLayout:
     layout = await create_topic(cluster, "bench-out", partitions=1, replication_factor=3)
-    await fill(layout, batch, len(flights), records // len(flights))
+    await fill(layout, flights_batch(), RECORDS_PER_BATCH, records // RECORDS_PER_BATCH)
     return layout
 
 

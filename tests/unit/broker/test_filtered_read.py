@@ -120,6 +120,12 @@ async def test_what_one_request_looks_at_is_bounded_and_whoever_goes_on_gets_the
     assert requests >= 5
 
 
+async def test_a_request_that_is_late_answers_with_what_it_has(monkeypatch):
+    monkeypatch.setattr(filtered_read, "MAX_LATE_MS", -1)
+    found = await find(Log(5), "$.n == 7 || $.n == 43")
+    assert (offsets(found), found.next_offset, found.limit) == ([7], 10, 50)
+
+
 async def test_waits_at_the_end_for_what_the_filter_lets_through(monkeypatch):
     log = Log(1)
     parked = []

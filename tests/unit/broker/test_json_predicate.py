@@ -144,6 +144,32 @@ def test_what_is_no_json_satisfies_nothing(value: bytes | None) -> None:
     assert not JsonPredicate("!$.a || 1 == 1").matches(value)
 
 
+@pytest.mark.parametrize(
+    ("where", "holds"),
+    [
+        # Whatever the other side of an || is, one is enough.
+        ("$.a == 'x' || $.b == 'y'", True),
+        ("$.b == 'y' || ($.a == 'x' && $.a == 'z')", True),
+        ("!($.a == 'x')", True),
+        ("$.a == 'x' && $.b == 'y'", False),
+        # Neither alone nor deep within is true a number.
+        ("$.t == $.one", False),
+        ("$.one == $.t", False),
+        ("$.ts == $.ones", False),
+        ("$.ones == $.oneish", True),
+        ("$.o.t == $.o.one", False),
+        ("$.o == $.p", False),
+        ("$.o.one == $.p.t", True),
+    ],
+)
+def test_paths_with_one_another(where: str, holds: bool) -> None:
+    document = {
+        "b": "y", "t": True, "one": 1, "ts": [True], "ones": [1], "oneish": [1.0],
+        "o": {"t": True, "one": 1}, "p": {"t": 1, "one": 1},
+    }  # fmt: skip
+    assert JsonPredicate(where).matches(msgspec.json.encode(document)) is holds
+
+
 def test_members_that_are_not_named_need_not_be_readable_numbers() -> None:
     assert JsonPredicate("$.a == 1").matches(b'{"b":1e999,"a":1}')
 
