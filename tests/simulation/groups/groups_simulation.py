@@ -13,6 +13,7 @@ import heapq
 from collections import Counter
 from random import Random
 
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.cluster_view import ClusterView, TopicView
 from ottla_cluster.groups.commands import (
@@ -55,7 +56,7 @@ class GroupsSimulation:
         self.sequence = 0
         self.faulty = True
         self.counts = Counter()
-        self.views = [ClusterView(1, {STEADY: TopicView("id-1", 4)})]
+        self.views = [ClusterView(1, {STEADY: TopicView("id-1", 4)}, LATEST_FEATURE_LEVEL)]
         self.view = self.views[0]
         self.log = []
         self.high_watermark = 0
@@ -172,7 +173,7 @@ class GroupsSimulation:
         elif topics[STEADY].partitions < 6:
             topics[STEADY] = TopicView("id-1", topics[STEADY].partitions + 1)
         self.counts["topics"] += 1
-        self.views.append(ClusterView(version, topics))
+        self.views.append(ClusterView(version, topics, LATEST_FEATURE_LEVEL))
 
     # --- the coordinator and its log ---
 
