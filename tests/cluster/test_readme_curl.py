@@ -19,6 +19,7 @@ SECTIONS = (
     "Follow a topic",
     "Consume with nothing but curl",
     "More ways to write",
+    "Clients of a REST proxy",
 )
 TIMEOUT_S = 60
 
@@ -66,6 +67,7 @@ def test_each_line_runs_and_says_what_it_should(client):
         answer, end = decoder.raw_decode(rest)
         answers.append(answer)
         rest = rest[end:].strip()
+    answers, proxied = answers[:-5], answers[-5:]
     answers, written = answers[:-6], answers[-6:]
     created, produced, read, repeated, at_a_time, offset, line, *answers = answers
     described, topic_read, *followed, polled, polled_again, sought = answers
@@ -91,3 +93,7 @@ def test_each_line_runs_and_says_what_it_should(client):
     assert raw["records"][0]["partition"] == lines[0]["partition"]
     assert len(event["records"]) == 1
     assert [record["topic"] for record in many["records"]] == ["landings", "landings"]
+    _, stored, instance, [consumed], committed = proxied
+    assert (consumed["key"], consumed["value"], committed) == ("Anna", {"cups": 2}, [])
+    assert consumed["partition"] == stored["offsets"][0]["partition"]
+    assert instance["base_uri"] == client.url(2) + "/consumers/dashboards/instances/one"

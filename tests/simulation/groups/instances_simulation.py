@@ -89,7 +89,7 @@ class RestClient:
 
     def _create(self, broker):
         self.creations += 1
-        settings = InstanceSettings("binary", "earliest", False, -1, None, IDLE_MS)  # noqa: FBT003
+        settings = InstanceSettings("binary", "earliest", False, -1, None, IDLE_MS)
         creation = f"{self.name} {self.creations}"
         yield CreateInstance(INSTANCES, self.name, creation, settings)
         outcome = yield SubscribeInstance(INSTANCES, self.name, (STEADY,))
@@ -100,7 +100,9 @@ class RestClient:
         self.is_made = False
 
     def _commit(self, broker):
-        yield from broker.when_settled(lambda void: CommitInstance(INSTANCES, self.name, None, void))
+        yield from broker.when_settled(
+            lambda void: CommitInstance(INSTANCES, self.name, None, void)
+        )
 
     def _read(self, broker):
         state = yield from broker.when_settled(
