@@ -3,7 +3,9 @@
 import base64
 import json
 import socket
+from http.client import HTTPResponse
 from itertools import count
+from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,6 +16,8 @@ pytestmark = pytest.mark.cluster
 
 CLUSTER = "/v3/clusters/local"
 RECEIVE_TIMEOUT_S = 60
+HELD_BACK_S = 2.0
+ENDLESS_RECORDS = 5_000_000
 
 _numbers = count(1)
 
@@ -305,3 +309,51 @@ def test_a_group_with_its_lag(api, shared, topic):
     assert (summary["max_lag_consumer_id"], summary["max_lag_topic_name"]) == ("m", topic)
     missing = api("GET", "/consumer-groups/nobody").expect(404).document
     assert missing["error_code"] == 40405
+
+
+def test_who_does_not_read_the_items_is_held_back_and_loses_none(shared, topic):
+    """Sending stops long before a stream's end, and goes on once items are read.
+
+    The records are refused, and the items name them: so the disk has no part in it.
+    """
+    where = urlsplit(shared.url(shared.leader(topic)))
+    with socket.socket() as peer:
+        # The less there is between the two, the sooner it is full.
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 10)
+        peer.connect((where.hostname, where.port))
+        peer.settimeout(HELD_BACK_S)
+        peer.sendall(
+            f"POST {CLUSTER}/topics/{topic}/records HTTP/1.1\r\nHost: {where.netloc}\r\n"
+            "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        records, rest = send_until_held_back(peer)
+        # Items are read beside, or neither side would move.
+        peer.settimeout(RECEIVE_TIMEOUT_S)
+        sender = Thread(target=peer.sendall, args=(bytes(rest) + b"0\r\n\r\n",))
+        sender.start()
+        answer = HTTPResponse(peer)
+        answer.begin()
+        told = answer.read().splitlines()
+        sender.join()
+    assert len(told) == records
+    for number, item in enumerate(told):
+        assert f"value.type is 'n{number}'" in json.loads(item)["message"]
+    assert shared.offset(topic).expect(200).document["offset"] == 0
+
+
+def send_until_held_back(peer):
+    """Send records until nothing more is taken: how many, and what of the last ones is unsent."""
+    for first in range(0, ENDLESS_RECORDS, 1_000):
+        # As long as many items, so that few of them fill what the system holds for the broker.
+        long = [{"name": "x" * 1_000}]
+        records = joined(
+            *({"value": {"type": f"n{first + each}"}, "headers": long} for each in range(1_000))
+        )
+        unsent = memoryview(b"%x\r\n%b\r\n" % (len(records), records))
+        try:
+            while unsent:
+                unsent = unsent[peer.send(unsent) :]
+        except TimeoutError:
+            return first + 1_000, unsent
+    raise AssertionError("nothing held the client back")
