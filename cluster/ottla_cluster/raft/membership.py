@@ -148,6 +148,8 @@ class Membership:
         return values
 
     def _counts(self, voter: Voter, progress: Progress) -> bool:
+        if progress.directory_id == voter.directory_id:
+            return True  # As nearly always, and asked for every voter with every message.
         # One that has not answered yet in this leadership has nothing that could count wrongly.
         is_silent = progress.match_index == 0 and progress.directory_id == UNKNOWN_DIRECTORY
         return is_silent or self._is_of(voter, progress)
@@ -228,6 +230,8 @@ class Membership:
 
     def _with_known_directories(self, configuration: Configuration) -> Configuration | None:
         """Name the directories of all voters at once: until then some may run an older version."""
+        if all(voter.directory_id != UNKNOWN_DIRECTORY for voter in configuration.voters):
+            return None
         directories = {
             node_id: self._starts.directory_of(node_id)
             for node_id, progress in self._progress.items()

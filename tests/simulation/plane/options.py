@@ -79,7 +79,7 @@ class Options:
         process_count, observer_count = random.choice(((3, 0),) * 6 + ((4, 1), (5, 0), (5, 2)))
         faults = [fault for fault in FAULTS if random.random() < 0.3]
         # Fewer processes have no quorum without those that are in sync.
-        is_unclean = process_count > 3 and random.random() < 0.4
+        is_unclean = process_count > 3 and random.random() < 0.15
         if is_unclean:
             random.shuffle(faults)
             faults = [*faults[:1], "strand", "strand"]
