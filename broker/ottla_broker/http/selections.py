@@ -26,6 +26,8 @@ FORMATS: Final = ("auto", "json", "text", "base64")
 MAX_KEY_CHARACTERS: Final = 2_000
 """The longest `key` and `key_prefix`."""
 
+_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+
 
 class Selection(NamedTuple):
     """Which records are wanted, None for all; and how they are to look."""
@@ -58,4 +60,7 @@ def _key(query: Query, name: str) -> bytes | None:
             f"{name} has {len(text)} characters, at most {MAX_KEY_CHARACTERS} are taken",
             parameter=name,
         )
+    if _REPLACEMENT in text:
+        # What the query's decoder makes of other bytes: no record has a key with these.
+        raise InvalidRequestError(f"{name} must be UTF-8", parameter=name)
     return text.encode(errors="surrogateescape")

@@ -48,6 +48,8 @@ def test_nothing_asked_is_no_filter() -> None:
     [
         ({"key": "k" * (MAX_KEY_CHARACTERS + 1)}, "key"),
         ({"key_prefix": "k" * (MAX_KEY_CHARACTERS + 1)}, "key_prefix"),
+        ({"key": "N\ufffd"}, "key"),
+        ({"key_prefix": "\ufffd"}, "key_prefix"),
         ({"where": ""}, "where"),
         ({"format": "xml"}, "format"),
         ({"fields": ""}, "fields"),
