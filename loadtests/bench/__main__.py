@@ -38,6 +38,7 @@ from loadtests.bench.footprint_rows import (
     measure_restart,
 )
 from loadtests.bench.group_rows import measure_groups
+from loadtests.bench.hostile_rows import measure_hostile
 from loadtests.bench.idle_rows import measure_idle
 from loadtests.bench.json_rows import measure_json
 from loadtests.bench.latency_rows import measure_latency
@@ -72,6 +73,7 @@ STEPS: tuple[tuple[str, Measure], ...] = (
     ("memory", _memory_when_idle),
     ("json", measure_json),
     ("latency", measure_latency),
+    ("hostile", measure_hostile),
     ("produce", measure_produce),
     ("sdk", measure_sdk),
     ("consumer", measure_consumer),
