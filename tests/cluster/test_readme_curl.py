@@ -67,6 +67,7 @@ def test_each_line_runs_and_says_what_it_should(client):
         answer, end = decoder.raw_decode(rest)
         answers.append(answer)
         rest = rest[end:].strip()
+    *answers, streamed = answers
     answers, proxied = answers[:-5], answers[-5:]
     answers, written = answers[:-6], answers[-6:]
     created, produced, read, repeated, at_a_time, offset, line, *answers = answers
@@ -97,3 +98,4 @@ def test_each_line_runs_and_says_what_it_should(client):
     assert (consumed["key"], consumed["value"], committed) == ("Anna", {"cups": 2}, [])
     assert consumed["partition"] == stored["offsets"][0]["partition"]
     assert instance["base_uri"] == client.url(2) + "/consumers/dashboards/instances/one"
+    assert (streamed["error_code"], streamed["topic_name"]) == (200, "orders")

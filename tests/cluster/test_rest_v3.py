@@ -59,6 +59,9 @@ def test_the_links_of_the_cluster_lead_on(shared, http):
         {"self": root, "next": None},
     )
     [cluster] = listed["data"]
+    # Anybody can say that: it must not send others elsewhere.
+    forwarded = {"X-Forwarded-Host": "elsewhere", "X-Forwarded-Proto": "https"}
+    assert http.get(root, headers=forwarded).expect(200).document == listed
     assert cluster == http.get(cluster["metadata"]["self"]).expect(200).document
     assert http.get(cluster["controller"]["related"]).expect(200).document["host"] == "127.0.0.1"
     brokers = http.get(cluster["brokers"]["related"]).expect(200).document["data"]

@@ -11,8 +11,8 @@ from uuid import uuid4
 import msgspec
 from aiohttp import web
 
-from ottla_broker.http.admission import has_cluster_secret
 from ottla_broker.http.bodies import read_body
+from ottla_broker.http.client_url import base_url_of
 from ottla_broker.http.context import context_of
 from ottla_broker.http.negotiation import accept_of
 from ottla_broker.http.rest_v2.consumer_bodies import (
@@ -75,22 +75,8 @@ async def create(request: web.Request) -> web.Response:
         raise ConsumerExistsError(
             "Consumer with specified consumer ID already exists in the specified consumer group."
         ) from error
-    base = context.settings.rest_base_uri or _base_of(request)
-    return answered(request, models.ConsumerCreated(name, instance_uri(base, group, name)))
-
-
-def _base_of(request: web.Request) -> str:
-    """The URL by which the client reached this broker, as far as anybody may say.
-
-    What a proxy in front forwards counts only if it knows the cluster's secret: else any client
-    could have others sent elsewhere.
-    """
-    context = context_of(request)
-    host, scheme = request.headers.get("Host", ""), "http"
-    if has_cluster_secret(context, request.headers):
-        host = request.headers.get("X-Forwarded-Host", host).partition(",")[0].strip()
-        scheme = request.headers.get("X-Forwarded-Proto", scheme).partition(",")[0].strip()
-    return f"{scheme}://{host}" if host else context.settings.url
+    uri = instance_uri(base_url_of(request), group, name)
+    return answered(request, models.ConsumerCreated(name, uri))
 
 
 async def remove(request: web.Request) -> web.Response:

@@ -3,6 +3,7 @@
 import msgspec
 from aiohttp import web
 
+from ottla_broker.http.client_url import base_url_of
 from ottla_broker.http.context import context_of
 from ottla_broker.http.query import Query
 from ottla_broker.http.rest_v3.links import Links
@@ -22,9 +23,7 @@ def begun(request: web.Request, *parameters: str) -> tuple[Links, Query]:
     named = request.match_info.get("cluster", settings.cluster_id)
     if named != settings.cluster_id:
         raise NotFoundError(f"the cluster here is '{settings.cluster_id}', not '{named}'")
-    host = request.headers.get("Host")
-    base_url = f"{request.scheme}://{host}" if host else settings.url
-    return Links(base_url, settings.cluster_id), query
+    return Links(base_url_of(request), settings.cluster_id), query
 
 
 def refuse_idempotency_key(request: web.Request) -> None:
