@@ -42,6 +42,7 @@ from loadtests.bench.hostile_rows import measure_hostile
 from loadtests.bench.idle_rows import measure_idle
 from loadtests.bench.json_rows import measure_json
 from loadtests.bench.latency_rows import measure_latency
+from loadtests.bench.line_rows import measure_lines
 from loadtests.bench.produce_rows import measure_produce
 from loadtests.bench.report import (
     FORMAT,
@@ -72,6 +73,7 @@ async def _memory_when_loaded(environment: Environment, cluster: LocalCluster) -
 STEPS: tuple[tuple[str, Measure], ...] = (
     ("memory", _memory_when_idle),
     ("json", measure_json),
+    ("lines", measure_lines),
     ("latency", measure_latency),
     ("hostile", measure_hostile),
     ("produce", measure_produce),

@@ -55,6 +55,7 @@ TARGETS: tuple[Target, ...] = (
     Target("json post 32 connections, forwarded", "requests_per_s", at_least=1_500),
     Target("ndjson out, a partition, leader", "records_per_s", at_least=100_000),
     Target("1000 idle SSE followers of one broker", "fan_out_p99_ms", at_most=500),
+    Target("ndjson in, 1 stream", "records_per_s", at_least=60_000),
     Target("start of one cold broker", "ready_ms_max", at_most=2_000),
     Target("restart in a running cluster", "ready_ms_max", at_most=2_000),
     Target("memory of an idle broker", "rss_mb_max", at_most=90),

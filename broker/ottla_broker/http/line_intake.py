@@ -16,7 +16,7 @@ from ottla_broker.http.inflight import HeldBytes
 from ottla_broker.http.record_lines import LineSplitter
 from ottla_protocol.errors import OttlaError, RequestTimedOutError
 
-LINES_WAITING_MAX = 5_000
+LINES_WAITING_MAX = 10_000
 BYTES_WAITING_MAX = 1 << 20
 """What one connection has in memory besides the batch that is being stored."""
 
@@ -33,6 +33,7 @@ class LineIntake:
         held: this request's share of the bound on produce bodies.
 
     Attributes:
+        lines: those that wait; whoever takes some says so by `taken`.
         is_over: nothing more will come.
         is_cut: the connection ended before the body did.
         failure: why no more is read, if that is it.
@@ -45,7 +46,7 @@ class LineIntake:
         self._inflater = inflater
         self._held = held
         self._splitter = LineSplitter()
-        self._lines: deque[bytes] = deque()
+        self.lines: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._begun_bytes = 0
         self._has_room = asyncio.Event()
@@ -55,17 +56,10 @@ class LineIntake:
         self.is_cut = False
         self.failure: OttlaError | None = None
 
-    @property
-    def first(self) -> bytes | None:
-        """The next line; None where none waits."""
-        return self._lines[0] if self._lines else None
-
-    def take(self) -> int:
-        """Have the first line, whose size is told and stays held until `give_back`."""
-        size_bytes = len(self._lines.popleft())
+    def taken(self, size_bytes: int) -> None:
+        """Lines of that size were taken from `lines`; they stay held until `give_back`."""
         self._waiting_bytes -= size_bytes
         self._has_room.set()
-        return size_bytes
 
     def give_back(self, size_bytes: int) -> None:
         """Lines of that size are answered."""
@@ -98,19 +92,32 @@ class LineIntake:
     async def _put(self, lines: list[bytes]) -> None:
         """Have these lines wait, when there is room for them."""
         await self._hold_begun_line()
-        for line in lines:
-            while self._lines and (
-                len(self._lines) >= LINES_WAITING_MAX
-                or self._waiting_bytes + len(line) > BYTES_WAITING_MAX
-            ):
+        position = 0
+        while position < len(lines):
+            end, size_bytes = self._fitting(lines, position)
+            if end == position:
                 self._has_room.clear()
                 self.changed.set()
                 await self._has_room.wait()
-            await self._held.grow_in_time(len(line))
-            self._lines.append(line)
-            self._waiting_bytes += len(line)
-        if lines:
+                continue
+            await self._held.grow_in_time(size_bytes)
+            self.lines.extend(lines[position:end])
+            self._waiting_bytes += size_bytes
             self.changed.set()
+            position = end
+
+    def _fitting(self, lines: list[bytes], start: int) -> tuple[int, int]:
+        """Up to where lines may wait from `start` on, and their size; one always may wait alone."""
+        end = start
+        size_bytes = 0
+        room_lines = LINES_WAITING_MAX - len(self.lines)
+        room_bytes = BYTES_WAITING_MAX - self._waiting_bytes
+        for line in lines[start : start + max(room_lines, 0)]:
+            if size_bytes + len(line) > room_bytes and (self.lines or end > start):
+                break
+            size_bytes += len(line)
+            end += 1
+        return end, size_bytes
 
     async def _hold_begun_line(self) -> None:
         begun_bytes = self._splitter.begun_bytes

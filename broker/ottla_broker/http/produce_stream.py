@@ -32,9 +32,12 @@ from ottla_protocol.errors import OttlaError, Outcome, UnavailableError
 from ottla_protocol.idempotency import MAX_LINE_NUMBER
 from ottla_protocol.json_records import parse_record_line, parse_topic_record_line
 
-BATCH_RECORDS_MAX = 2_000
+BATCH_RECORDS_MAX = 5_000
 BATCH_BYTES_MAX = 512 << 10
 """How much of a stream is stored at a time, at most. One line may be longer."""
+
+LINES_PARSED_AT_ONCE = 1_000
+"""So many, and then whoever else waits for the event loop has a turn."""
 
 BATCH_HEADER_BYTES = 128
 """What a record batch has besides its records, with room to spare. A record is below its line."""
@@ -160,7 +163,7 @@ class _Conversation:
     async def _more(self) -> bool:
         """Wait for a line; False when none will come, or this broker stops."""
         intake = self.intake
-        while intake.first is None and not intake.is_over and not self._is_stopping:
+        while not intake.lines and not intake.is_over and not self._is_stopping:
             intake.changed.clear()
             if self.answers.have_begun:
                 await intake.changed.wait()
@@ -170,7 +173,7 @@ class _Conversation:
                     await intake.changed.wait()
             except TimeoutError:
                 await self.answers.begin()
-        return intake.first is not None and not intake.is_cut and not self._is_stopping
+        return bool(intake.lines) and not intake.is_cut and not self._is_stopping
 
     @property
     def _is_stopping(self) -> bool:
@@ -190,7 +193,7 @@ class _Conversation:
 
     async def _store_some(self) -> bool:
         """Store and answer what has gathered; False where the stream ends at an error."""
-        lines, size_bytes, refused = self._gather()
+        lines, size_bytes, refused = await self._gather()
         try:
             results: list[LineResult] = []
             if lines:
@@ -207,34 +210,44 @@ class _Conversation:
             self.intake.give_back(size_bytes)
         return not ends
 
-    def _gather(self) -> tuple[list[StreamLine], int, OttlaError | None]:
+    async def _gather(self) -> tuple[list[StreamLine], int, OttlaError | None]:
         """The next batch, what it and a refused line hold, and why the line behind is refused."""
-        intake = self.intake
+        waiting = self.intake.lines
         lines: list[StreamLine] = []
-        batch_bytes = held_bytes = 0
+        refused: OttlaError | None = None
+        batch_bytes = refused_bytes = 0
         limit_bytes = BATCH_BYTES_MAX
         limited: set[str] = set()
-        while (line := intake.first) is not None and len(lines) < BATCH_RECORDS_MAX:
+        while waiting and len(lines) < BATCH_RECORDS_MAX:
+            line = waiting[0]
             if lines and batch_bytes + len(line) > limit_bytes:
                 break
             try:
                 parsed = self._parse(line)
             except OttlaError as error:
-                held_bytes += intake.take()
-                self.number += 1
-                return lines, held_bytes, error.with_outcome(Outcome.NOT_APPLIED)
-            if parsed.topic not in limited:
-                limited.add(parsed.topic)
-                of_topic = self.context.stream_produce.batch_bytes_max(self.stream, parsed.topic)
-                # A topic that is not known yet begins with one line.
-                limit_bytes = min(limit_bytes, (of_topic or 0) - BATCH_HEADER_BYTES)
-                if lines and batch_bytes + len(line) > limit_bytes:
-                    break
-            batch_bytes += len(line)
-            held_bytes += intake.take()
+                refused = error.with_outcome(Outcome.NOT_APPLIED)
+                refused_bytes = len(line)
+            else:
+                if parsed.topic not in limited:
+                    limited.add(parsed.topic)
+                    limit_bytes = min(limit_bytes, self._limit_bytes(parsed.topic))
+                    if lines and batch_bytes + len(line) > limit_bytes:
+                        break
+                batch_bytes += len(line)
+                lines.append(parsed)
+            waiting.popleft()
             self.number += 1
-            lines.append(parsed)
-        return lines, held_bytes, None
+            if len(lines) % LINES_PARSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if refused is not None:
+                break
+        self.intake.taken(batch_bytes + refused_bytes)
+        return lines, batch_bytes + refused_bytes, refused
+
+    def _limit_bytes(self, topic: str) -> int:
+        """How much of a batch the topic takes; one that is not known yet begins with a line."""
+        of_topic = self.context.stream_produce.batch_bytes_max(self.stream, topic)
+        return (of_topic or 0) - BATCH_HEADER_BYTES
 
     def _parse(self, line: bytes) -> StreamLine:
         if line is LONG_LINE:

@@ -15,6 +15,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from ottla_broker.drivers.metadata import MetadataCache
@@ -45,6 +46,12 @@ TOPICS_PER_STREAM_MAX = 1_000
 CUTS_MAX = 3
 """How often a batch is cut where its partition's lines end before its error is told. Once is
 enough, unless another connection goes on with the same stream."""
+
+
+KEYS_REMEMBERED = 4_096
+"""Partitions of keys: a stream has the same ones again and again, and hashing them costs most."""
+
+_partition_for_key = lru_cache(KEYS_REMEMBERED)(partition_for_key)
 
 
 class StreamLine(NamedTuple):
@@ -306,7 +313,7 @@ def _partition_of(stream: ProduceStream, share: _Share, line: StreamLine) -> int
             )
         return named
     key = line.record.key
-    return share.keyless if key is None else partition_for_key(key, share.destination.count)
+    return share.keyless if key is None else _partition_for_key(key, share.destination.count)
 
 
 def _marks(
