@@ -76,6 +76,26 @@ def test_a_read_begins_at_an_end_or_at_a_time(shared, wide_topic):
     assert begun(timestamp=2**62) == []
 
 
+def test_a_filter_is_read_on_behind_what_it_examined(shared, wide_topic):
+    where = "%24%20%3E%202"  # $ > 2
+    document = read(shared, wide_topic, 1, where=where, fields="value", max_records=2).document
+    assert document["records"] == [{"partition": each, "value": 3} for each in places_of(document)]
+    assert len(document["records"]) == 2
+    rest = read(shared, wide_topic, 2, where=where, cursor=document["cursor"]).document
+    [last] = places(rest["records"])
+    assert sorted([*places_of(document), last[0]]) == [0, 1, 2]
+    nothing = read(shared, wide_topic, 3, key="none", max_wait_ms=0).document
+    assert nothing["records"] == []
+    assert (
+        read(shared, wide_topic, 1, cursor=nothing["cursor"], max_wait_ms=0).document["records"]
+        == []
+    )
+
+
+def places_of(document):
+    return [record["partition"] for record in document["records"]]
+
+
 def test_a_read_waits_for_a_record_of_any_partition(shared, wide_topic):
     cursor = read(shared, wide_topic, 1, offset="latest", max_wait_ms=0).document["cursor"]
     started_s = time.monotonic()

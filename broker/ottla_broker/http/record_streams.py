@@ -20,6 +20,7 @@ from ottla_broker.http.context import context_of
 from ottla_broker.http.deadlines import SEND_IDLE_S
 from ottla_broker.http.negotiation import accept_of, negotiate
 from ottla_broker.http.query import Query
+from ottla_broker.http.selections import SELECTION_PARAMETERS, selection_of
 from ottla_broker.services.follower import Follower
 from ottla_broker.services.following import KINDS
 from ottla_broker.services.record_read import AtTimestamp
@@ -33,13 +34,10 @@ from ottla_broker.telemetry import METRICS
 from ottla_protocol import routes
 from ottla_protocol.cursors import decode_cursor
 from ottla_protocol.errors import InvalidRequestError, OttlaError
-from ottla_protocol.json_records import RecordFormat
 
 START_PARAMETERS = ("cursor", "last_event_id", "offset", "timestamp")
 
-FOLLOW_PARAMETERS = (*START_PARAMETERS, "follow", "format")
-
-FORMATS = ("auto", "json", "text", "base64")
+FOLLOW_PARAMETERS = (*START_PARAMETERS, "follow", *SELECTION_PARAMETERS)
 
 
 ENDLESS = (routes.NDJSON, routes.EVENT_STREAM)
@@ -96,10 +94,13 @@ async def follow(
 ) -> web.StreamResponse:
     """Stream a topic, or one partition of it."""
     query = Query(request.query.items(), FOLLOW_PARAMETERS)
+    selection = selection_of(query)
     rendering = StreamRendering(
         media_type,
-        cast(RecordFormat, query.choice("format", "auto", FORMATS)),
         names_partition=partition is None,
+        selection=tuple(query.text(name) for name in SELECTION_PARAMETERS),
+        filter=selection.filter,
+        view=selection.view,
     )
     start = start_of(request, query)
     context = context_of(request)

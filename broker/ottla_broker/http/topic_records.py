@@ -1,7 +1,5 @@
 """`GET /v1/topics/{topic}/records`: all partitions, from a cursor that any broker takes."""
 
-from typing import cast
-
 import msgspec
 from aiohttp import web
 
@@ -11,7 +9,6 @@ from ottla_broker.http.negotiation import accept_of, negotiate
 from ottla_broker.http.query import Query
 from ottla_broker.http.record_answers import BYTES_RENDERED_INLINE
 from ottla_broker.http.record_streams import (
-    FORMATS,
     START_PARAMETERS,
     follow,
     start_of,
@@ -22,19 +19,20 @@ from ottla_broker.http.records import (
     DEFAULT_READ_RECORDS,
     DEFAULT_WAIT_MS,
 )
+from ottla_broker.http.selections import SELECTION_PARAMETERS, selection_of
 from ottla_broker.services.heavy_work import on_worker
 from ottla_broker.services.leader_reads import READ_BYTES
+from ottla_broker.services.record_view import RecordView
 from ottla_broker.services.topic_read import TopicReadOptions, TopicRecords
 from ottla_broker.telemetry import METRICS
 from ottla_protocol import routes
 from ottla_protocol.cursors import encode_cursor
-from ottla_protocol.json_records import RecordFormat, render_lines, render_records
 from ottla_protocol.models import MAX_WAIT_MS
 
 MAX_TOPIC_READ_RECORDS = 10_000
 
 READ_PARAMETERS = (
-    *START_PARAMETERS, "max_bytes", "max_records", "max_wait_ms", "format", "follow",
+    *START_PARAMETERS, "max_bytes", "max_records", "max_wait_ms", "follow", *SELECTION_PARAMETERS,
 )  # fmt: skip
 
 BOUNDED = (routes.JSON, routes.NDJSON, routes.EVENT_STREAM)
@@ -49,7 +47,7 @@ async def read(request: web.Request) -> web.StreamResponse:
         return await follow(request, topic, None, followed_as)
     media_type = negotiate(accept_of(request.headers.getall("Accept", ())), BOUNDED)
     query = Query(request.query.items(), READ_PARAMETERS)
-    record_format = cast(RecordFormat, query.choice("format", "auto", FORMATS))
+    selection = selection_of(query)
     options = TopicReadOptions(
         start=start_of(request, query),
         max_bytes=query.number("max_bytes", DEFAULT_READ_BYTES, minimum=1, maximum=READ_BYTES),
@@ -57,6 +55,7 @@ async def read(request: web.Request) -> web.StreamResponse:
             "max_records", DEFAULT_READ_RECORDS, minimum=1, maximum=MAX_TOPIC_READ_RECORDS
         ),
         max_wait_ms=query.number("max_wait_ms", DEFAULT_WAIT_MS, minimum=0, maximum=MAX_WAIT_MS),
+        filter=selection.filter,
     )
     started_ms = monotonic_ms()
     found = await context_of(request).topic_read.read(topic, options)
@@ -67,9 +66,9 @@ async def read(request: web.Request) -> web.StreamResponse:
     METRICS.fetched_bytes.labels("topic").inc(size_bytes)
     render = _json if media_type == routes.JSON else _lines
     if size_bytes > BYTES_RENDERED_INLINE:
-        body = await on_worker(render, topic, found, record_format)
+        body = await on_worker(render, topic, found, selection.view)
     else:
-        body = render(topic, found, record_format)
+        body = render(topic, found, selection.view)
     return web.Response(
         body=body,
         headers={
@@ -80,11 +79,8 @@ async def read(request: web.Request) -> web.StreamResponse:
     )
 
 
-def _json(topic: str, found: TopicRecords, record_format: RecordFormat) -> bytes:
-    arrays = (
-        render_records(each.records, record_format, partition=each.key[1])
-        for each in found.partitions
-    )
+def _json(topic: str, found: TopicRecords, view: RecordView) -> bytes:
+    arrays = (view.array(each.records, partition=each.key[1]) for each in found.partitions)
     # Each is a JSON array with its brackets.
     records = b",".join(array[1:-1] for array in arrays)
     return b'{"topic":%b,"records":[%b],"cursor":"%b","unavailable":%b}' % (
@@ -95,8 +91,5 @@ def _json(topic: str, found: TopicRecords, record_format: RecordFormat) -> bytes
     )
 
 
-def _lines(topic: str, found: TopicRecords, record_format: RecordFormat) -> bytes:  # noqa: ARG001  as `_json`
-    return b"".join(
-        render_lines(each.records, record_format, partition=each.key[1])
-        for each in found.partitions
-    )
+def _lines(topic: str, found: TopicRecords, view: RecordView) -> bytes:  # noqa: ARG001  as `_json`
+    return b"".join(view.lines(each.records, partition=each.key[1]) for each in found.partitions)

@@ -150,8 +150,10 @@ class Follower:
         if remaining_ms <= 0:
             return self._keep_alive()
         if self._feed is None or self._bookmark is None:
+            before = self._positions
             await self._catch_up()
-            if not self._ready:
+            # Records that nobody wants are passed over without a feed, too.
+            if self._positions == before:
                 await self._join(remaining_ms)
             return b""
         try:

@@ -54,6 +54,9 @@ LOOK_INTERVAL_MS = 1_000
 
 METADATA_WAIT_MS = 60_000
 
+ITEM_BYTES = 256
+"""What an item takes beside its records, of which a filter may have left none."""
+
 _Group = tuple[int, tuple[int, ...]]
 """A leader, and the indexes of its partitions."""
 
@@ -172,7 +175,7 @@ class RecordFeed:
         for back, item in enumerate(reversed(self._items), start=1):
             if _is_at_least(positions, item.before):
                 sequence = self._first + len(self._items) - back
-                found = Bookmark(sequence, item.end_bytes - item.piece.size_bytes)
+                found = Bookmark(sequence, item.end_bytes - ITEM_BYTES - item.piece.size_bytes)
                 self._bookmarks.add(found)
                 return found
         return None
@@ -346,7 +349,7 @@ class RecordFeed:
         for piece in pieces:
             before = self.positions
             after = (*before[:index], piece.next_offset, *before[index + 1 :])
-            self._end_bytes += piece.size_bytes
+            self._end_bytes += ITEM_BYTES + piece.size_bytes
             self._items.append(FeedItem(piece, index, before, after, self._end_bytes))
             self.positions = after
         # What the foremost has not taken stays, or nobody would ever catch up.

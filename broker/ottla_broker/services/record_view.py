@@ -13,7 +13,13 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from ottla_protocol.errors import InvalidRequestError
-from ottla_protocol.json_records import RecordFormat, render_lines, render_record, render_records
+from ottla_protocol.json_records import (
+    RecordFormat,
+    render_lines,
+    render_record,
+    render_records,
+    render_texts,
+)
 from ottla_protocol.record_codec import Record
 
 FIELDS: Final = ("offset", "timestamp", "key", "value", "headers")
@@ -110,6 +116,12 @@ class RecordView:
         if self.fields is None:
             return render_lines(records, self.record_format, topic=topic, partition=partition)
         return _encoder.encode_lines(list(self._projections(records, topic, partition)))
+
+    def texts(self, records: Sequence[Record], *, partition: int | None = None) -> list[bytes]:
+        """Each record as JSON by itself; otherwise as `array`."""
+        if self.fields is None:
+            return render_texts(records, self.record_format, partition=partition)
+        return [_encoder.encode(each) for each in self._projections(records, None, partition)]
 
     def _projections(
         self, records: Sequence[Record], topic: str | None, partition: int | None

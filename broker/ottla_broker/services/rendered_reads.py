@@ -41,9 +41,9 @@ async def render_batches(
 ) -> list[RenderedPiece]:
     """Pieces with the records from `offset` on, at least one if the batches have any.
 
-    They end before the record with which keys and values are more than `max_bytes`: the last
-    piece's `next_offset` is where to read on. Where records are passed over without any to render,
-    the one piece has none and tells how far that is.
+    They end before the record with which keys and values are more than `max_bytes`, whether they
+    are wanted or not: the last piece's `next_offset` is where to read on. Where records are passed
+    over without any to render, the one piece has none and tells how far that is.
 
     Raises:
         CorruptMessageError, MessageTooLargeError: a batch cannot be decoded.
@@ -74,6 +74,7 @@ def _fitting(records: Sequence[Record], max_bytes: int) -> tuple[int, int]:
 def _pieces(
     records: Sequence[Record], next_offset: int, partition: int, rendering: StreamRendering
 ) -> list[RenderedPiece]:
+    records = rendering.select(records)
     bodies = rendering.bodies(records, partition)
     pieces: list[RenderedPiece] = []
     start, size_bytes = 0, 0

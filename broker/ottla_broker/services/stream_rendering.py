@@ -14,14 +14,15 @@ carry none: their offset tells as much.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
 
+from ottla_broker.services.record_filter import RecordFilter
+from ottla_broker.services.record_view import RecordView
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError
-from ottla_protocol.json_records import RecordFormat, render_texts
 from ottla_protocol.record_codec import Record
 
 StreamMediaType = Literal["application/x-ndjson", "text/event-stream"]
@@ -42,13 +43,17 @@ class StreamRendering:
 
     Attributes:
         media_type: events or lines.
-        record_format: how keys and values are told.
         names_partition: whether each record says its partition, which a topic's do.
+        selection: what the client asked for, by which alone filter and view are compared.
+        filter: which records are wanted; None for all.
+        view: how they are told.
     """
 
     media_type: StreamMediaType
-    record_format: RecordFormat
     names_partition: bool
+    selection: tuple[str | None, ...] = ()
+    filter: RecordFilter | None = field(default=None, compare=False)
+    view: RecordView = field(default_factory=RecordView, compare=False)
 
     @property
     def is_events(self) -> bool:
@@ -60,6 +65,10 @@ class StreamRendering:
         """Whether each record carries the cursor behind it."""
         return self.is_events or self.names_partition
 
+    def select(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Those that are wanted."""
+        return records if self.filter is None else self.filter.select(records)
+
     def bodies(self, records: Sequence[Record], partition: int) -> list[bytes]:
         """Each record without its cursor.
 
@@ -67,7 +76,7 @@ class StreamRendering:
             InvalidRequestError: the format is `json` and a value is not; member `offset`.
         """
         number = partition if self.names_partition else None
-        lines = render_texts(records, self.record_format, partition=number)
+        lines = self.view.texts(records, partition=number)
         if self.is_events:
             return [b"data: %b\n\n" % line for line in lines]
         if self.has_cursors:

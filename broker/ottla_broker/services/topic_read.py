@@ -1,20 +1,25 @@
 """Bounded reads of all partitions of a topic: from a cursor to a cursor, at any broker."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.purgatory import Purgatory
-from ottla_broker.services.leader_reads import LeaderReads, Results
+from ottla_broker.services.heavy_work import on_worker
+from ottla_broker.services.leader_reads import LeaderReads, Results, TopicPartition
 from ottla_broker.services.polled_records import PolledPartition, take_records
 from ottla_broker.services.record_feed import is_lasting
+from ottla_broker.services.record_filter import RecordFilter
 from ottla_broker.services.topic_positions import Start, TopicPositions
 from ottla_protocol.cursors import Cursor
 from ottla_protocol.errors import OttlaError
 
 READ_WAIT_MS = 5_000
 """How long one read of a waiting request stays at the leaders, before it is asked who leads now."""
+
+RECORDS_EXAMINED = 10_000
+"""How many records a filter looks at before the request's time is looked at again."""
 
 RETRY_INTERVAL_MS = 100
 """How long a waiting request leaves a partition alone that could not be read."""
@@ -28,6 +33,7 @@ class TopicReadOptions:
     max_bytes: int
     max_records: int
     max_wait_ms: int
+    filter: RecordFilter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +76,43 @@ class TopicReadService:
                 where, max_wait_ms=wait_ms, max_bytes=options.max_bytes
             )
             failed = _failed(results)
-            found = await take_records(results, where, max_records=options.max_records)
+            found = await _take(results, where, options)
+            has_moved = any(where[each.key] != each.next_offset for each in found)
             where.update({each.key: each.next_offset for each in found})
             records = [each for each in found if each.records]
             remaining_ms = deadline_ms - monotonic_ms()
             if records or remaining_ms <= 0 or self._purgatory.is_released:
                 break
-            wait_ms = min(READ_WAIT_MS, remaining_ms)
+            wait_ms = 0 if has_moved else min(READ_WAIT_MS, remaining_ms)
             if failed:
                 await asyncio.sleep(min(RETRY_INTERVAL_MS, remaining_ms) / 1000)
         if len(failed) == len(where):
             raise next(iter(failed.values()))
         cursor = Cursor(scope.topic_id, 0, tuple(where.values()))
         return TopicRecords(records, cursor, sorted(failed))
+
+
+async def _take(
+    results: Results, where: Mapping[TopicPartition, int], options: TopicReadOptions
+) -> list[PolledPartition]:
+    """A fair share of each partition; with a filter, of what that lets through."""
+    wanted = options.filter
+    if wanted is None:
+        return await take_records(results, where, max_records=options.max_records)
+    examined = await take_records(results, where, max_records=RECORDS_EXAMINED)
+    found: list[PolledPartition] = []
+    left = options.max_records
+    for index, each in enumerate(examined):
+        share = -(-left // (len(examined) - index))
+        if not share:
+            break
+        selected = await on_worker(wanted.select, each.records)
+        next_offset = each.next_offset
+        if len(selected) > share:
+            next_offset = selected[share].offset
+        found.append(PolledPartition(each.key, selected[:share], next_offset))
+        left -= len(found[-1].records)
+    return found
 
 
 def _failed(results: Results) -> dict[int, OttlaError]:

@@ -13,10 +13,14 @@ from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services import record_feed
 from ottla_broker.services.following import FollowService
+from ottla_broker.services.json_predicate import JsonPredicate
+from ottla_broker.services.record_filter import RecordFilter
+from ottla_broker.services.record_view import RecordView
+from ottla_broker.services.rendered_reads import RenderedPiece, with_cursors
 from ottla_broker.services.stream_rendering import StreamRendering
 from ottla_broker.services.topic_positions import ReadScope
 from ottla_protocol import routes
-from ottla_protocol.cursors import Cursor, decode_cursor
+from ottla_protocol.cursors import Cursor, CursorEncoder, decode_cursor
 from ottla_protocol.errors import (
     LeaderNotAvailableError,
     OffsetOutOfRangeError,
@@ -32,8 +36,20 @@ TOPIC_ID = "0123456789abcdef0123456789abcdef"
 LONG_MS = 600_000
 SOON_S = 10.0
 
-LINES = StreamRendering(routes.NDJSON, "auto", names_partition=True)
-EVENTS = StreamRendering(routes.EVENT_STREAM, "auto", names_partition=True)
+
+def filtered(where, fields=None):
+    """A form in which only some records are told."""
+    return StreamRendering(
+        routes.NDJSON,
+        names_partition=True,
+        selection=(where, fields),
+        filter=RecordFilter(where=JsonPredicate(where)),
+        view=RecordView("auto", fields),
+    )
+
+
+LINES = StreamRendering(routes.NDJSON, names_partition=True)
+EVENTS = StreamRendering(routes.EVENT_STREAM, names_partition=True)
 
 
 class Topic:
@@ -45,6 +61,7 @@ class Topic:
         self.leaders = [1 + number % 2 for number in range(partitions)]
         self.failing = {}
         self.reads = 0
+        self.delays = None
         self._changed = asyncio.Event()
         self.metadata = MetadataCache(SimpleNamespace(version=0, brokers={}, topics={}))
         self.publish()
@@ -73,7 +90,7 @@ class Topic:
     async def read(self, positions, *, max_wait_ms, max_bytes):
         """As `LeaderReads.read`; one batch of each partition at a time."""
         self.reads += 1
-        await asyncio.sleep(0)
+        await self._dawdle()
         while True:
             changed = self._changed
             found = {key: self._look(key[1], at) for key, at in positions.items()}
@@ -85,6 +102,10 @@ class Topic:
             if told or not max_wait_ms:
                 return found
             await changed.wait()
+            await self._dawdle()
+
+    async def _dawdle(self):
+        await turns(1 + self.delays.randrange(30) if self.delays else 1)
 
     def _look(self, partition, offset):
         if partition in self.failing:
@@ -165,42 +186,81 @@ def append_some(topic, partition, count):
 
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["append", "take", "turn"]), st.integers(0, 2), st.integers(1, 30)),
-    max_size=40,
+    st.tuples(
+        st.sampled_from(["append", "append", "take", "turn"]), st.integers(0, 2), st.integers(1, 9)
+    ),
+    max_size=60,
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(steps, st.sampled_from([1, 200, 100_000]))
-async def test_nothing_is_lost_or_repeated_and_every_cursor_resumes(steps, row_bytes):
+class PacedReader(Reader):
+    """Takes a piece for each time that it is allowed to, and waits in the follower for it."""
+
+    def __init__(self, follower):
+        super().__init__(follower)
+        self._allowed = asyncio.Semaphore(0)
+        self.task = asyncio.create_task(self._run())
+
+    def allow(self, pieces):
+        for _ in range(pieces):
+            self._allowed.release()
+
+    async def _run(self):
+        while True:
+            await self._allowed.acquire()
+            if await self.take() is None:
+                return
+
+    async def finish(self, count):
+        async with asyncio.timeout(SOON_S):
+            while len(self.records) < count:
+                self.allow(1)
+                await asyncio.sleep(0)
+                if self.task.done():
+                    await self.task
+        await self.stop()
+
+    async def stop(self):
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("row_bytes", [1, 1_500, 100_000])
+@pytest.mark.parametrize("seed", range(5))
+async def test_nothing_is_lost_or_repeated_and_every_cursor_resumes(seed, row_bytes):
     """Three followers take at their own pace from a row that may be too short for them."""
+    random = Random(seed)
     topic = Topic(3)
+    topic.delays = random
     follows = service(topic, row_bytes=row_bytes)
     async with (
         follows.follow("t", None, "earliest", LINES) as one,
         follows.follow("t", None, "earliest", LINES) as two,
         follows.follow("t", None, "earliest", LINES) as three,
     ):
-        readers = [Reader(one), Reader(two), Reader(three)]
-        for step, number, count in steps:
-            if step == "append":
-                append_some(topic, number, count)
-            elif step == "turn":
-                await asyncio.sleep(0)
-            elif len(readers[number].records) < sum(topic.ends):
-                await readers[number].take()
-        for reader in readers:
-            await reader.take_until(sum(topic.ends))
-            assert by_partition(reader.records) == stored(topic)
+        readers = [PacedReader(one), PacedReader(two), PacedReader(three)]
+        readers[0].allow(10_000)
+        for _ in range(300):
+            match random.randrange(3):
+                case 0:
+                    append_some(topic, random.randrange(3), random.randint(1, 5))
+                case 1:
+                    readers[random.randint(1, 2)].allow(random.choice((1, 1, 9)))
+                case 2:
+                    await turns(random.randrange(40))
+        try:
+            for reader in readers:
+                await reader.finish(sum(topic.ends))
+                assert by_partition(reader.records) == stored(topic)
+        finally:
+            for reader in readers:
+                await reader.stop()
     assert follows._feeds == {}
-    records = readers[0].records
-    for place in range(0, len(records), max(1, len(records) // 5)):
-        cursor = decode_cursor(records[place]["cursor"])
-        async with follows.follow("t", None, cursor, LINES) as follower:
-            rest = Reader(follower)
-            await rest.take_until(len(records) - place - 1)
-        whole = by_partition(records[: place + 1] + rest.records)
-        assert {key: sorted(each) for key, each in whole.items()} == stored(topic)
+    for reader in readers:
+        reached = [0, 0, 0]
+        for record in reader.records:
+            reached[record["partition"]] += 1
+            assert decode_cursor(record["cursor"]).offsets == tuple(reached)
 
 
 async def test_followers_share_what_is_read_and_rendered(monkeypatch):
@@ -403,7 +463,7 @@ async def test_a_follower_of_one_partition_gets_its_records_alone(random: Random
     topic = Topic(2)
     for _ in range(5):
         append_some(topic, random.randrange(2), random.randint(1, 9))
-    rendering = StreamRendering(routes.NDJSON, "auto", names_partition=False)
+    rendering = StreamRendering(routes.NDJSON, names_partition=False)
     follows = service(topic)
     async with follows.follow("t", 1, "earliest", rendering) as follower:
         reader = Reader(follower)
@@ -412,3 +472,102 @@ async def test_a_follower_of_one_partition_gets_its_records_alone(random: Random
     assert [record["value"] for record in reader.records] == [
         value for _, value in stored(topic)[1]
     ]
+
+
+@given(steps, st.sampled_from([1, 2_000, 100_000]))
+@settings(max_examples=30, deadline=None)
+async def test_a_filter_leaves_out_nothing_else(steps, row_bytes):
+    """Of records that are wanted none is lost, whether they are read or come from a feed."""
+    topic = Topic(3)
+    follows = service(topic, row_bytes=row_bytes)
+    rendering = filtered("$[1] == 0 || $[1] == 7 || $[1] == 20", "offset,value")
+    async with (
+        follows.follow("t", None, "earliest", rendering) as one,
+        follows.follow("t", None, "earliest", rendering) as two,
+    ):
+        readers = [PacedReader(one), PacedReader(two)]
+        readers[0].allow(1_000)
+        for step, number, count in steps:
+            if step == "append":
+                append_some(topic, number, count)
+            else:
+                readers[number % 2].allow(count)
+                await turns(count)
+        wanted = {
+            partition: [record for record in records if record[0] in {0, 7, 20}]
+            for partition, records in stored(topic).items()
+        }
+        for reader in readers:
+            await reader.finish(sum(map(len, wanted.values())))
+            assert by_partition(reader.records) == wanted
+            assert all(
+                set(each) == {"partition", "offset", "value", "cursor"} for each in reader.records
+            )
+
+
+async def test_a_filter_that_lets_nothing_through_keeps_a_feed_going():
+    topic = Topic(1)
+    follows = service(topic, row_bytes=1_000)
+    async with follows.follow("t", None, "latest", filtered("$[1] == 999")) as follower:
+        reader = Reader(follower)
+        taking = asyncio.create_task(reader.take())
+        await turns()
+        longest = 0
+        for _ in range(1_000):
+            append_some(topic, 0, 1)
+            await turns(5)
+            longest = max([longest, *(len(feed._items) for feed in follows._feeds.values())])
+        assert [record["offset"] for record in await taking] == [999]
+        assert 0 < longest < 20
+
+
+async def joined(reader):
+    """The reader's next piece, which it waits for in a feed by now."""
+    taking = asyncio.create_task(reader.take())
+    await turns(50)
+    assert reader.follower._feed is not None
+    return taking
+
+
+async def test_whoever_falls_out_of_the_row_reads_for_himself():
+    topic = Topic(1)
+    follows = service(topic, row_bytes=1)
+    async with (
+        follows.follow("t", None, "latest", LINES) as one,
+        follows.follow("t", None, "latest", LINES) as two,
+    ):
+        fast, slow = Reader(one), Reader(two)
+        taking = [await joined(fast), await joined(slow)]
+        append_some(topic, 0, 1)
+        await asyncio.gather(*taking)
+        for _ in range(10):
+            taken = await joined(fast)
+            append_some(topic, 0, 1)
+            await taken
+        assert two._bookmark.sequence < two._feed._first
+        await slow.take_until(11)
+        assert by_partition(fast.records) == by_partition(slow.records) == stored(topic)
+
+
+async def test_a_feed_is_joined_where_its_row_goes_on():
+    topic = Topic(2)
+    follows = service(topic)
+    async with follows.follow("t", None, "latest", LINES) as follower:
+        reader = Reader(follower)
+        for partition in (0, 1, 0, 1):
+            taking = await joined(reader)
+            append_some(topic, partition, 2)
+            await taking
+        [feed] = follows._feeds.values()
+        for at, before in (((2, 1), (2, 0)), ((2, 2), (2, 2)), ((3, 2), (2, 2)), ((4, 2), (4, 2))):
+            assert feed.take(feed.join(at)).before == before
+        assert feed.take(feed.join((4, 4))) is None
+
+
+def test_what_a_reader_has_is_left_out():
+    piece = RenderedPiece([5, 6, 9], [b'{"a":5', b'{"a":6', b'{"a":9'], 10, 18)
+    encoder = CursorEncoder(TOPIC_ID, 0)
+    text = with_cursors(piece, rendering=LINES, encoder=encoder, positions=(1, 6), index=1)
+    found = [json.loads(line) for line in text.splitlines()]
+    assert [record["a"] for record in found] == [6, 9]
+    assert [decode_cursor(record["cursor"]).offsets for record in found] == [(1, 7), (1, 10)]

@@ -1,6 +1,12 @@
 """Records: read, where partitions begin and end, and the SDK's binary calls."""
 
 from ottla_broker.http import producer_ids, records
+from ottla_broker.http.operation_tables.following import (
+    CURSOR_HEADER,
+    EVENTS,
+    FOLLOW_PROBLEMS,
+    FOLLOWING,
+)
 from ottla_broker.http.operation_tables.parameters import PARTITION, TOPIC
 from ottla_broker.http.operations import Content, Operation, Parameter, Reply, choice, integer, ok
 from ottla_broker.http.query import MAX_OFFSET, MAX_TIMESTAMP
@@ -162,8 +168,9 @@ OPERATIONS = (
                     Content(PartitionRecords),
                     Content({"type": "string"}, routes.NDJSON),
                     Content({"type": "string", "format": "binary"}, routes.OCTET_STREAM),
+                    EVENTS,
                 ),
-                READ_HEADERS | RECORD_HEADERS,
+                READ_HEADERS | RECORD_HEADERS | CURSOR_HEADER,
             ),
             Reply(204, "No record came in time whose bytes could be told.", headers=READ_HEADERS),
             Reply(304, "The client has this very answer.", headers=READ_HEADERS),
@@ -174,7 +181,8 @@ OPERATIONS = (
             "decides what comes: one JSON document, one record in each line "
             f"(`{routes.NDJSON}`), or the bytes of the first record's value "
             f"(`{routes.OCTET_STREAM}`), whose key and headers are then header fields, "
-            "percent-encoded."
+            "percent-encoded. `text/event-stream` goes on until the client leaves, and so does "
+            "NDJSON with `follow=true`; they take `cursor` in place of `offset`, and no limits."
         ),
         parameters=(
             TOPIC,
@@ -224,6 +232,7 @@ OPERATIONS = (
                 integer(0, MAX_WAIT_MS, records.DEFAULT_WAIT_MS),
             ),
             *SELECTION,
+            *FOLLOWING,
             Parameter(
                 "replica",
                 "query",
@@ -237,7 +246,7 @@ OPERATIONS = (
                 {"type": "string"},
             ),
         ),
-        problems=(*READ, NotAcceptableError, CorruptMessageError, MessageTooLargeError),
+        problems=(*READ, *FOLLOW_PROBLEMS, NotAcceptableError),
         broker_only=True,
     ),
     Operation(

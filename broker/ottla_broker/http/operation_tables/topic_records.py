@@ -1,64 +1,23 @@
-"""Reads of a whole topic with a cursor, and what reads that go on have in common."""
+"""Reads of a whole topic with a cursor."""
 
 from ottla_broker.http import topic_records
+from ottla_broker.http.operation_tables.following import (
+    CURSOR_HEADER,
+    EVENTS,
+    FOLLOW_PROBLEMS,
+    FOLLOWING,
+    LINES,
+)
 from ottla_broker.http.operation_tables.parameters import TOPIC
-from ottla_broker.http.operation_tables.records import NO_STORE, READ
-from ottla_broker.http.operations import Content, Operation, Parameter, Reply, choice, integer
+from ottla_broker.http.operation_tables.records import NO_STORE, READ, SELECTION
+from ottla_broker.http.operations import Content, Operation, Parameter, Reply, integer
 from ottla_broker.http.query import MAX_OFFSET, MAX_TIMESTAMP
-from ottla_broker.http.record_streams import FORMATS
 from ottla_broker.http.records import DEFAULT_READ_BYTES, DEFAULT_READ_RECORDS, DEFAULT_WAIT_MS
 from ottla_broker.services.leader_reads import READ_BYTES
 from ottla_protocol import routes
-from ottla_protocol.cursors import MAX_CURSOR_CHARACTERS
-from ottla_protocol.errors import (
-    CorruptMessageError,
-    CursorOfDeletedTopicError,
-    MessageTooLargeError,
-    NotAcceptableError,
-)
+from ottla_protocol.errors import NotAcceptableError
 from ottla_protocol.models import MAX_WAIT_MS
 from ottla_protocol.models_records import TopicRecords
-
-CURSOR_SCHEMA = {
-    "type": "string",
-    "pattern": "^[A-Za-z0-9_-]+$",
-    "maxLength": MAX_CURSOR_CHARACTERS,
-}
-
-NDJSON_SCHEMA = {"type": "string", "description": "A record as JSON in each line."}
-EVENTS_SCHEMA = {"type": "string", "description": "Events with a record as JSON in `data`."}
-
-CURSOR = Parameter(
-    "cursor",
-    "query",
-    "Where to begin: the cursor of an earlier answer, of any broker.",
-    CURSOR_SCHEMA,
-)
-
-FOLLOWING = (
-    Parameter(
-        "follow",
-        "query",
-        "Go on with what comes, as NDJSON or as an event stream, until the client goes.",
-        choice("true", "false", default="false"),
-    ),
-    Parameter(
-        "last_event_id",
-        "query",
-        "As `cursor`: the id of the last event that was received.",
-        CURSOR_SCHEMA,
-    ),
-    Parameter(
-        routes.HEADER_LAST_EVENT_ID,
-        "header",
-        "As `cursor`, and before everything in the query: an EventSource sends it by itself.",
-        {"type": "string", "maxLength": MAX_CURSOR_CHARACTERS},
-    ),
-)
-
-CURSOR_HEADER = {
-    routes.HEADER_CURSOR: "The cursor behind the records; of a read that goes on, before them."
-}
 
 OPERATIONS = (
     Operation(
@@ -74,8 +33,8 @@ OPERATIONS = (
                 "time. As NDJSON the cursor is a header.",
                 (
                     Content(TopicRecords),
-                    Content(NDJSON_SCHEMA, routes.NDJSON),
-                    Content(EVENTS_SCHEMA, routes.EVENT_STREAM),
+                    LINES,
+                    EVENTS,
                 ),
                 CURSOR_HEADER | NO_STORE,
             ),
@@ -87,11 +46,11 @@ OPERATIONS = (
             "and so does NDJSON with `follow=true`: the id of an event, or the member `cursor` of "
             "a line, is the cursor behind its record; an error is the last event (`event: error`) "
             'or line (`{"error": ...}`). `max_bytes`, `max_records` and `max_wait_ms` are for '
-            "reads that end."
+            "reads that end. With a filter an answer may have no records though its cursor has "
+            "moved."
         ),
         parameters=(
             TOPIC,
-            CURSOR,
             Parameter(
                 "offset",
                 "query",
@@ -130,17 +89,13 @@ OPERATIONS = (
                 "How long to wait for a record, in milliseconds.",
                 integer(0, MAX_WAIT_MS, DEFAULT_WAIT_MS),
             ),
-            Parameter(
-                "format", "query", "How keys and values are told.", choice(*FORMATS, default="auto")
-            ),
+            *SELECTION,
             *FOLLOWING,
         ),
         problems=(
             *READ,
-            CursorOfDeletedTopicError,
+            *FOLLOW_PROBLEMS,
             NotAcceptableError,
-            CorruptMessageError,
-            MessageTooLargeError,
         ),
         broker_only=True,
     ),
