@@ -17,8 +17,9 @@ from tests.cluster.awaiting import eventually
 from tests.cluster.binary_producer import batch_of
 from tests.cluster.http_client import HttpClient, fetched, produced
 
-# What a broker forwards it may answer from the new leader; this header keeps it from doing so.
-DIRECT = {"Ottla-Forwarded-By": "9"}
+# What a broker forwards it may answer from the new leader; this keeps it from doing so. It counts
+# only from members of the cluster, which know its name.
+DIRECT = {"Ottla-Forwarded-By": "9", "Ottla-Cluster-Id": "local"}
 
 
 @dataclass

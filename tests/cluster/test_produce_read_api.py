@@ -13,6 +13,7 @@ from ottla_protocol.compression import deflate
 from ottla_protocol.partitioning import partition_for_key
 from ottla_protocol.record_batch import Compression
 from tests.cluster.awaiting import eventually
+from tests.cluster.paused_broker import DIRECT
 
 pytestmark = pytest.mark.cluster
 
@@ -381,11 +382,9 @@ class TestReplicas:
     def test_a_forwarded_request_is_not_forwarded_again(self, shared, topic):
         follower = shared.others(shared.leader(topic))[0]
         url = f"{shared.url(follower)}/v1/topics/{topic}/partitions/0/records"
-        started_s = time.monotonic()
-        answer = shared.http.get(url, headers={"Ottla-Forwarded-By": "9"}).expect(421)
+        answer = shared.http.get(url, headers=DIRECT).expect(421)
         assert answer.code == "NOT_LEADER_OR_FOLLOWER"
         assert answer.document["leader"] == shared.leader(topic)
-        assert time.monotonic() - started_s < 2
 
 
 class TestOffsets:
