@@ -1,6 +1,7 @@
 """Consumer instances of the REST Proxy API v2: any broker serves any of them."""
 
 import contextlib
+import socket
 import threading
 from itertools import count, cycle
 
@@ -115,6 +116,25 @@ def test_instances_share_topics_with_members_of_other_kinds(shared, group):
     eventually(lambda: poll(member_id=member) and len(described()[member]) == 4)
 
 
+def test_records_that_their_client_did_not_wait_for_are_read_again(shared, topic, group):
+    """More than sockets hold, to a client that goes away in the middle."""
+    for first in (0, 6):
+        store(shared, topic, [f"{first + number}" + "x" * 1_000_000 for number in range(6)])
+    settings = {"auto.commit.enable": "false", "fetch.min.bytes": 10_000_000}
+    consumer = RestConsumer(shared, group, "one", **settings).subscribe(topic)
+    host, port = shared.url(2).removeprefix("http://").split(":")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect((host, int(port)))
+        path = f"/consumers/{group}/instances/one/records?timeout=30000"
+        request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nAccept: {JSON}\r\n\r\n"
+        client.sendall(request.encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+    consumer.commit()
+    assert consumer.committed(topic) is None
+    assert consumer.read(max_bytes=1)[0]["offset"] == 0
+
+
 def of(path):
     return "/consumers/{group}/instances/one" + path
 
@@ -217,8 +237,12 @@ def test_no_record_is_lost_with_the_broker_that_served_an_instance(start_cluster
     client.cluster.broker(victim).kill()
     reading.join(60)
     held.via = cycle(client.others(victim))
+    survivor = client.others(victim)[0]
     for number in range(30, 36):
-        store(client, "flights", [number], partition=number % 3, via=client.others(victim)[0])
+        # One that the dying broker may have taken is stored again.
+        eventually(
+            lambda number=number: stored(client, "flights", number, via=survivor), timeout_s=60
+        )
 
     def all_are_there():
         for each in (consumer, held):
@@ -231,7 +255,16 @@ def test_no_record_is_lost_with_the_broker_that_served_an_instance(start_cluster
     eventually(all_are_there, timeout_s=60)
     for each in (consumer, held):
         each.commit()
-    assert sum(consumer.committed("flights", partition) for partition in range(3)) == 36
+    for partition in range(3):
+        path = f"/topics/flights/partitions/{partition}/offsets"
+        end = consumer.call("GET", path).expect(200).document["end_offset"]
+        assert consumer.committed("flights", partition) == end
+
+
+def stored(client, topic, value, *, via):
+    """Store a value; true so that it can be awaited."""
+    store(client, topic, [value], partition=value % 3, via=via)
+    return True
 
 
 def suppressed(call):

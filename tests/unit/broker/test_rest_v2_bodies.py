@@ -16,12 +16,8 @@ from ottla_broker.http.rest_v2.errors import (
     error_code_of,
 )
 from ottla_broker.http.rest_v2.media_types import answer_type, embedded_format, records_type
-from ottla_broker.http.rest_v2.produce_bodies import (
-    failed_record,
-    in_request_order,
-    parse_body,
-    produced,
-)
+from ottla_broker.http.rest_v2.produce_bodies import entry_of, parse_body
+from ottla_broker.services.record_appends import AppendedRecord
 from ottla_protocol.errors import (
     MalformedBodyError,
     MessageTooLargeError,
@@ -30,8 +26,6 @@ from ottla_protocol.errors import (
     OverloadedError,
     UnsupportedMediaTypeError,
 )
-from ottla_protocol.models import ProduceResponse, ProduceResult, RecordPosition
-from ottla_protocol.models_rest_v2 import ProducedRecord
 
 V2 = "application/vnd.kafka.v2+json"
 BINARY = "application/vnd.kafka.binary.v2+json"
@@ -145,30 +139,17 @@ def test_bodies_that_are_refused(body, embedded, expected):
         parse_body(body, embedded)
 
 
-def test_entries_stand_in_the_order_of_the_request_with_their_errors():
-    few = NotEnoughReplicasError("one in sync, two are needed")
-    response = ProduceResponse(
-        "t",
-        [
-            ProduceResult(0, 7, 2, 1, False),
-            ProduceResult(1, -1, 1, -1, False, few.problem()),
-        ],
-        [RecordPosition(0, 7), RecordPosition(1, -1), RecordPosition(0, 8)],
-    )
-    refused = {1: ProducedRecord(error_code=50002, error="no such partition")}
-    entries = in_request_order(4, refused, produced(response)).offsets
-    assert [(each.partition, each.offset, each.error_code) for each in entries] == [
-        (0, 7, None),
-        (None, None, 50002),
-        (None, None, 50003),
-        (0, 8, None),
-    ]
-    assert entries[2].error == few.detail
+def test_an_entry_says_where_its_record_is_or_why_it_is_not():
+    stored = entry_of(AppendedRecord(partition=2, offset=7, timestamp=1))
+    assert (stored.partition, stored.offset, stored.error_code, stored.error) == (2, 7, None, None)
+    few = entry_of(NotEnoughReplicasError("one in sync, two are needed"))
+    assert (few.partition, few.offset, few.error_code) == (None, None, 50003)
+    assert few.error == "one in sync, two are needed"
 
 
 def test_an_error_that_will_not_go_away_is_another_than_one_that_may():
-    assert failed_record(MessageTooLargeError("too large")).error_code == 50002
-    assert failed_record(OverloadedError("busy")).error_code == 50003
+    assert entry_of(MessageTooLargeError("too large")).error_code == 50002
+    assert entry_of(OverloadedError("busy")).error_code == 50003
 
 
 def test_codes_begin_with_their_status():

@@ -15,6 +15,7 @@ from ottla_broker.http.rest_v2.media_types import records_type
 from ottla_broker.services.heavy_work import on_worker
 from ottla_broker.services.rest_consumers import DeliveredRecords
 from ottla_broker.telemetry import METRICS
+from ottla_protocol import routes
 from ottla_protocol.models import MAX_WAIT_MS
 
 DEFAULT_TIMEOUT_MS = 1_000
@@ -56,6 +57,7 @@ async def read(request: web.Request) -> web.StreamResponse:
     try:
         body = await _rendered(found, settings.record_format)
         response = web.Response(body=body, content_type=media_type)
+        response.headers[routes.HEADER_SERVED_BY] = str(context_of(request).settings.node_id)
         await _send(request, response)
         is_delivered = True
     finally:

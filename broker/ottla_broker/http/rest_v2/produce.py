@@ -7,19 +7,13 @@ from ottla_broker.http.context import BrokerContext, context_of
 from ottla_broker.http.negotiation import accept_of
 from ottla_broker.http.query import parse_integer
 from ottla_broker.http.rest_v2.errors import (
-    KAFKA_ERROR,
     PartitionNotFoundError,
     PayloadError,
     TopicNotFoundError,
     proxy_response,
 )
 from ottla_broker.http.rest_v2.media_types import answer_type, embedded_format
-from ottla_broker.http.rest_v2.produce_bodies import (
-    failed_record,
-    in_request_order,
-    parse_body,
-    produced,
-)
+from ottla_broker.http.rest_v2.produce_bodies import entry_of, parse_body
 from ottla_broker.services.heavy_work import on_worker
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_cluster.controller.topic_names import refuse_internal
@@ -31,7 +25,7 @@ from ottla_protocol.errors import (
 )
 from ottla_protocol.json_records import ParsedRecord
 from ottla_protocol.models import ACKS_ALL, DEFAULT_PRODUCE_TIMEOUT_MS
-from ottla_protocol.models_rest_v2 import Produced, ProducedRecord
+from ottla_protocol.models_rest_v2 import Produced
 
 BODY_BYTES_PARSED_INLINE = 256 << 10
 """Larger bodies are parsed on a thread, so that heartbeats go on meanwhile."""
@@ -67,25 +61,16 @@ async def _produce(
     context: BrokerContext, topic_name: str, partition: str | None, records: list[ParsedRecord]
 ) -> Produced:
     count = await _partition_count(context, topic_name)
-    number = None
     if partition is not None:
         number = parse_integer(partition)
         if number is None or not 0 <= number < count:
             raise PartitionNotFoundError(f"Partition {partition} of {topic_name} not found.")
         if any(record.partition is not None for record in records):
             raise PayloadError("Payload error. The path names the partition, records may not.")
-    refused = {
-        index: ProducedRecord(
-            error_code=KAFKA_ERROR,
-            error=f"{topic_name} has the partitions 0 to {count - 1}, not {record.partition}",
-        )
-        for index, record in enumerate(records)
-        if record.partition is not None and record.partition >= count
-    }
-    sent = [record for index, record in enumerate(records) if index not in refused]
-    return in_request_order(
-        len(records), refused, await _send(context, topic_name, number, sent) if sent else ()
-    )
+        records = [ParsedRecord(each.key, each.value, partition=number) for each in records]
+    options = ProduceOptions.checked(ACKS_ALL, DEFAULT_PRODUCE_TIMEOUT_MS)
+    fates = await context.record_appends.append(topic_name, records, options)
+    return Produced([entry_of(fate) for fate in fates])
 
 
 async def _partition_count(context: BrokerContext, topic_name: str) -> int:
@@ -94,16 +79,3 @@ async def _partition_count(context: BrokerContext, topic_name: str) -> int:
         return len((await context.topics.find(topic_name)).partitions)
     except (UnknownTopicOrPartitionError, InvalidTopicError) as error:
         raise TopicNotFoundError(f"Topic {topic_name} not found.") from error
-
-
-async def _send(
-    context: BrokerContext, topic_name: str, partition: int | None, records: list[ParsedRecord]
-) -> list[ProducedRecord]:
-    options = ProduceOptions.checked(ACKS_ALL, DEFAULT_PRODUCE_TIMEOUT_MS)
-    try:
-        return produced(
-            await context.record_produce.produce(topic_name, records, options, partition=partition)
-        )
-    except OttlaError as error:
-        # All of them failed in the same way. It is each record's error and not the request's.
-        return [failed_record(error)] * len(records)

@@ -1,6 +1,5 @@
 """Produce bodies of the API: from JSON to records, and from results to one entry for each."""
 
-from collections.abc import Mapping, Sequence
 from typing import NoReturn, TypeVar
 
 import msgspec
@@ -14,13 +13,12 @@ from ottla_broker.http.rest_v2.errors import (
     ValueSchemaMissingError,
 )
 from ottla_broker.http.rest_v2.media_types import BINARY, JSON
+from ottla_broker.services.record_appends import Fate
 from ottla_protocol.errors import MalformedBodyError, OttlaError
 from ottla_protocol.json_records import MAX_RECORDS_PER_REQUEST, ParsedRecord
-from ottla_protocol.models import ProduceResponse
 from ottla_protocol.models_rest_v2 import (
     BinaryRecords,
     JsonRecords,
-    Produced,
     ProducedRecord,
 )
 
@@ -118,38 +116,9 @@ def _refuse_schemas(document: JsonRecords, embedded_format: str) -> NoReturn:
 # --- answers --------------------------------------------------------------------------------
 
 
-def failed_record(error: OttlaError) -> ProducedRecord:
-    """The entry of a record that was not stored, or may not have been."""
-    return _failed(error.problem())
-
-
-def produced(response: ProduceResponse) -> list[ProducedRecord]:
-    """An entry for each record that was sent to its leader, in their order."""
-    failures = {
-        result.partition: _failed(result.error)
-        for result in response.results
-        if result.error is not None
-    }
-    return [
-        failures.get(each.partition) or ProducedRecord(each.partition, each.offset)
-        for each in response.records
-    ]
-
-
-def in_request_order(
-    count: int, refused: Mapping[int, ProducedRecord], sent: Sequence[ProducedRecord]
-) -> Produced:
-    """All entries: those that were refused by index, and the others in between.
-
-    Args:
-        count: how many records the request has.
-        refused: entries of records that were never sent, by their index.
-        sent: entries of the others, in the order of the request.
-    """
-    others = iter(sent)
-    return Produced([refused.get(index) or next(others) for index in range(count)])
-
-
-def _failed(problem: Mapping[str, object]) -> ProducedRecord:
-    code = KAFKA_RETRIABLE_ERROR if problem["retriable"] else KAFKA_ERROR
-    return ProducedRecord(error_code=code, error=str(problem["detail"]))
+def entry_of(fate: Fate) -> ProducedRecord:
+    """What the API tells of one record: where it is, or why it is not known to be anywhere."""
+    if isinstance(fate, OttlaError):
+        code = KAFKA_RETRIABLE_ERROR if fate.retriable else KAFKA_ERROR
+        return ProducedRecord(error_code=code, error=fate.detail)
+    return ProducedRecord(fate.partition, fate.offset)
