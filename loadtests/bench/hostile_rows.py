@@ -115,7 +115,7 @@ async def _attacked(cluster: LocalCluster) -> AsyncIterator[int]:
         BenchError: they could not begin.
     """
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    idle = min(IDLE_CONNECTIONS_MAX, allowed - DESCRIPTORS_FOR_OTHERS)
+    idle = max(0, min(IDLE_CONNECTIONS_MAX, allowed - DESCRIPTORS_FOR_OTHERS))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

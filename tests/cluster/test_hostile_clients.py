@@ -72,7 +72,7 @@ class TestInNumbers:
     def test_idle_connections_in_great_number(self, start_cluster):
         """As many as descriptors allow, up to 10,000."""
         allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        count = min(IDLE_CONNECTIONS, allowed - DESCRIPTORS_FOR_OTHERS)
+        count = max(16, min(IDLE_CONNECTIONS, allowed - DESCRIPTORS_FOR_OTHERS))
         # Half of what segments leave serves clients; here nearly all of it does.
         settings = {"OTTLA_MAX_CONNECTIONS": str(count + 100), "OTTLA_MAX_OPEN_SEGMENTS": "16"}
         client = start_cluster(brokers=1, settings=settings)
