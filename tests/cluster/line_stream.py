@@ -50,6 +50,11 @@ class LineStream:
         self._received.close()
         self._socket.close()
 
+    def never_wait_longer_than(self, seconds):
+        """For the broker to take what is sent, or to answer."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        self._socket.settimeout(seconds)
+
     def send(self, *records):
         """Records as lines; bytes as they are."""
         body = b"".join(
@@ -60,6 +65,11 @@ class LineStream:
             self._socket.sendall(b"%x\r\n%b\r\n" % (len(body), body))
         except OSError as error:
             raise StreamEndedError(str(error)) from error
+
+    def send_one_by_one(self, records):
+        """Each in a write of its own."""
+        for record in records:
+            self.send(record)
 
     def finish(self):
         """Say that there are no more records."""

@@ -6,12 +6,17 @@ import zlib
 
 import pytest
 
+from ottla_broker.http.line_intake import BYTES_WAITING_MAX
 from ottla_broker.http.record_lines import LINE_BYTES_MAX
 from ottla_protocol.compression import CONTENT_RATIO_FREE_BYTES, deflate
 from ottla_protocol.record_batch import Compression
-from tests.cluster.line_stream import LineStream
+from tests.cluster.awaiting import eventually
+from tests.cluster.line_stream import LineStream, StreamEndedError
 
 pytestmark = pytest.mark.cluster
+
+WRITE_TIMEOUT_S = 2.0
+BLOCKS_MAX = 1_000
 
 
 def stream(client, path, *, via=1, **headers):
@@ -180,3 +185,14 @@ def test_a_stream_that_inflates_too_far_is_413(shared, topic, encoding):
         problem = upload.document()
         assert (upload.status, problem["max_ratio"]) == (413, 100)
     assert shared.values(topic) == {}
+
+
+def test_a_client_that_reads_no_answers_is_made_to_wait_and_costs_little(shared, topic):
+    held = "ottla_inflight_produce_bytes"
+    with stream(shared, f"/v1/topics/{topic}/records?acks=0", via=3) as upload:
+        upload.never_wait_longer_than(WRITE_TIMEOUT_S)
+        blocks = [lines(range(5_000))] * BLOCKS_MAX
+        with pytest.raises(StreamEndedError):
+            upload.send_one_by_one(blocks)
+        assert shared.metric(3, held) < 3 * BYTES_WAITING_MAX
+    eventually(lambda: shared.metric(3, held) == 0, 30.0)

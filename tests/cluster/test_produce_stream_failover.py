@@ -120,3 +120,10 @@ def test_a_stream_outlives_its_leader_and_its_broker(start_cluster):
     assert sorted(found) == list(range(producer.answered))
     assert {value: found[value] for value in producer.places} == producer.places
     assert len(producer.places) > producer.answered / 2
+    # Who stops in order says so, and takes nothing that it does not answer.
+    with LineStream(f"{client.url(1)}/v1/topics/t/records") as upload:
+        upload.read_head()
+        assert client.cluster.broker(1).terminate() == 0
+        [told] = upload.answers()
+        assert (told["index"], told["error"]["outcome"]) == (0, "not_applied")
+        assert told["error"]["retriable"]
