@@ -8,6 +8,18 @@ from ottla_protocol.models import Request, Response
 
 NodeId = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
+MAX_VOTER_URL_LENGTH = 2_048
+
+VoterUrl = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=MAX_VOTER_URL_LENGTH,
+        # A host and a port. In Python, `$` alone would let a line end pass.
+        pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$(?!\n)",
+    ),
+]
+"""Where a voter listens."""
+
 
 class QuorumMember(Response, frozen=True):
     """One node that has the metadata log, as the leader knows it.
@@ -53,7 +65,7 @@ class AddVoterRequest(Request, frozen=True):
     """
 
     node_id: NodeId
-    url: Annotated[str, msgspec.Meta(max_length=2_048, pattern="^https?://[^/]+$")] | None = None
+    url: VoterUrl | None = None
 
 
 class TransferRequest(Request, frozen=True):

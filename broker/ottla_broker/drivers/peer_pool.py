@@ -148,8 +148,8 @@ class PeerPool:
 
 
 async def _connect(base_url: str) -> PeerConnection:
-    host, port = split_address(urlsplit(base_url).netloc)
     try:
+        host, port = split_address(urlsplit(base_url).netloc)
         async with asyncio.timeout(CONNECT_TIMEOUT_MS / 1000):
             _, connection = await asyncio.get_running_loop().create_connection(
                 PeerConnection, host, port
@@ -159,4 +159,7 @@ async def _connect(base_url: str) -> PeerConnection:
     except OSError as error:
         refused = isinstance(error, ConnectionRefusedError)
         raise ConnectFailedError(str(error), refused=refused) from error
+    except (ValueError, OverflowError) as error:
+        # A name that DNS has no form for, or a port beyond all.
+        raise ConnectFailedError(f"no address: {error}", refused=False) from error
     return connection

@@ -118,7 +118,7 @@ class Query:
         if value == "latest":
             return "latest"
         number = parse_integer(value)
-        if number is None:
+        if number is None or abs(number) > MAX_OFFSET:
             raise InvalidRequestError(
                 f"{name} must be an offset, earliest, latest or -N, not '{value}'", parameter=name
             )

@@ -133,6 +133,16 @@ async def test_a_refused_connection_proves_that_nothing_was_applied(peers):
     assert (caught.value.refused, caught.value.outcome) == (True, Outcome.NOT_APPLIED)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["http://no-port", f"http://{'x' * 64}.example:1", "http://127.0.0.1:99999", "http://:0:"],
+)
+async def test_what_is_no_address_proves_that_nothing_was_applied(peers, url):
+    with pytest.raises(PeerUnavailableError, match="no address") as caught:
+        await peers.post(url, "/echo", b"", timeout_ms=TIMEOUT_MS, purpose=Purpose.CLIENT)
+    assert (caught.value.refused, caught.value.outcome) == (False, Outcome.NOT_APPLIED)
+
+
 async def test_a_call_that_is_too_slow_may_have_been_applied_and_its_connection_is_not_used_again(
     peers, peer
 ):

@@ -170,13 +170,20 @@ OPERATIONS = (
             Content(
                 ReassignmentRequest,
                 also={
+                    "anyOf": [
+                        {
+                            "required": ["reassignments"],
+                            "properties": {"reassignments": {"minItems": 1}},
+                        },
+                        {"required": ["throttle_bytes_per_second"]},
+                    ],
                     "properties": {
                         "reassignments": {"maxItems": MAX_REASSIGNMENTS},
                         "throttle_bytes_per_second": {
                             "minimum": MIN_REPLICATION_THROTTLE_BYTES_PER_SECOND,
                             "maximum": MAX_REPLICATION_THROTTLE_BYTES_PER_SECOND,
                         },
-                    }
+                    },
                 },
                 example={
                     "reassignments": [{"topic": "flights", "partition": 0, "replicas": [1, 2, 3]}]

@@ -102,7 +102,13 @@ OPERATIONS = (
         ok(FeatureUpgradeResponse, "The level before, and the one from now on."),
         features.upgrade,
         description="It never falls: afterwards no process can go back to an older version.",
-        request=(Content(FeatureUpgradeRequest, example={"validate_only": True}),),
+        request=(
+            Content(
+                FeatureUpgradeRequest,
+                also={"properties": {"feature_level": {"minimum": 1}}},
+                example={"validate_only": True},
+            ),
+        ),
         problems=(UnsupportedFeatureLevelError, *THROUGH_THE_CONTROLLER),
     ),
     Operation(

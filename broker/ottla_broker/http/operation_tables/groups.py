@@ -98,6 +98,27 @@ ONE_SUBSCRIPTION = [
 ]
 """Exactly one of `topics` and `pattern`."""
 
+SEEK_TARGETS = [
+    {
+        "properties": {
+            "to": {"enum": ["earliest", "latest"]},
+            "value": {"type": "null"},
+        }
+    },
+    {
+        "required": ["value"],
+        "properties": {"to": {"enum": ["offset", "shift"]}, "value": {"type": "integer"}},
+    },
+    {
+        "required": ["value"],
+        "properties": {
+            "to": {"const": "timestamp"},
+            "value": {"type": "integer", "minimum": 0},
+        },
+    },
+]
+"""Which `to` goes with which `value`."""
+
 OPERATIONS = (
     Operation(
         "GET",
@@ -280,7 +301,13 @@ OPERATIONS = (
         groups.seek,
         description="Only a group without members. With `dry_run` nothing changes.",
         parameters=(GROUP,),
-        request=(Content(SeekGroupRequest, example={"to": "earliest", "topics": ["flights"]}),),
+        request=(
+            Content(
+                SeekGroupRequest,
+                also={"oneOf": SEEK_TARGETS},
+                example={"to": "earliest", "topics": ["flights"]},
+            ),
+        ),
         problems=(
             *COORDINATOR,
             GroupIdNotFoundError,

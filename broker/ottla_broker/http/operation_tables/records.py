@@ -1,6 +1,6 @@
 """Records: read, where partitions begin and end, and the SDK's binary calls."""
 
-from ottla_broker.http import producer_ids, records
+from ottla_broker.http import binary, producer_ids, records
 from ottla_broker.http.operation_tables.following import (
     CURSOR_HEADER,
     EVENTS,
@@ -44,6 +44,8 @@ from ottla_protocol.errors import (
     UnknownTopicOrPartitionError,
 )
 from ottla_protocol.models import (
+    ACKS_ALL,
+    MAX_PRODUCE_TIMEOUT_MS,
     MAX_WAIT_MS,
     AllocateProducerIdRequest,
     BinaryFetchRequest,
@@ -301,7 +303,19 @@ OPERATIONS = (
             "The SDK's call: MessagePack, with Kafka's record batches (magic 2) as `bin`. Only the "
             "partition's leader takes it; another broker answers 421 with the leader's URL."
         ),
-        request=(Content(BinaryProduceRequest, routes.MSGPACK),),
+        request=(
+            Content(
+                BinaryProduceRequest,
+                routes.MSGPACK,
+                also={
+                    "properties": {
+                        "batches": {"minItems": 1, "maxItems": binary.MAX_BATCHES_PER_REQUEST},
+                        "acks": {"enum": [0, 1, ACKS_ALL]},
+                        "timeout_ms": {"minimum": 1, "maximum": MAX_PRODUCE_TIMEOUT_MS},
+                    }
+                },
+            ),
+        ),
         problems=(
             *APPEND,
             OutOfOrderSequenceNumberError,
@@ -324,7 +338,13 @@ OPERATIONS = (
             "The SDK's call: MessagePack, many partitions at once. With `replica: any` a broker "
             "also serves partitions that it follows in sync."
         ),
-        request=(Content(BinaryFetchRequest, routes.MSGPACK),),
+        request=(
+            Content(
+                BinaryFetchRequest,
+                routes.MSGPACK,
+                also={"properties": {"partitions": {"minItems": 1}}},
+            ),
+        ),
         problems=(*READ, FencedLeaderEpochError, UnknownLeaderEpochError),
         broker_only=True,
     ),
