@@ -26,6 +26,9 @@ from ottla_protocol.errors import Outcome, OverloadedError
 LISTEN_BACKLOG = 1_024
 SCRATCH_BYTES = 256 << 10
 SWEEP_INTERVAL_S = 1.0
+SWEEP_SLICE = 100
+SWEEP_PAUSE_S = 0.005
+"""Connections that are looked at in one turn of the loop, and the pause until the next ones."""
 
 BODY_BYTES_MAX = 4 << 20
 """Longer bodies are left to aiohttp, which takes memory for them only as they come."""
@@ -136,11 +139,21 @@ class Listener:
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
+        self._check_successors(loop.time())
+        self._sweep_slice(list(self._connections))
+
+    def _sweep_slice(self, left: list[ServerConnection]) -> None:
+        """Look at some, and at the rest in later turns: thousands may be given up at once."""
+        loop = asyncio.get_running_loop()
         now_s = loop.time()
-        for connection in tuple(self._connections):
-            connection.check_deadline(now_s)
-        self._check_successors(now_s)
-        self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        for connection in left[-SWEEP_SLICE:]:
+            if connection in self._connections:
+                connection.check_deadline(now_s)
+        del left[-SWEEP_SLICE:]
+        if left:
+            self._sweeper = loop.call_later(SWEEP_PAUSE_S, self._sweep_slice, left)
+        else:
+            self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
 
     # --- called by connections ----------------------------------------------------------------
 
