@@ -18,6 +18,7 @@ from ottla_ops.cli import (
     drain_commands,
     export_command,
     feature_command,
+    generate_commands,
     group_commands,
     metadata_commands,
     produce_command,
@@ -53,6 +54,7 @@ app.command("query")(query_command.query)
 segment_commands.app.command("export")(export_command.export)
 app.add_typer(segment_commands.app, name="segment")
 app.command("doctor")(doctor_command.doctor)
+app.add_typer(generate_commands.app, name="generate")
 app.add_typer(dev_commands.app, name="dev")
 
 

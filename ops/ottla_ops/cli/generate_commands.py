@@ -1,0 +1,82 @@
+"""`ottla generate`: files for the tools around a cluster."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ottla_ops.cli.session import session_of
+
+app = typer.Typer(help="Files for operators: alarms, dashboards, references.", no_args_is_help=True)
+
+
+@app.command("prometheus-rules")
+def prometheus_rules(
+    context: typer.Context,
+    *,
+    runbooks: Annotated[
+        str, typer.Option(metavar="URL", help="Where the runbooks are served.")
+    ] = "ops/runbooks",
+) -> None:
+    """Print alert rules for Prometheus; each names its runbook."""
+    from ottla_ops.generate.prometheus_rules import prometheus_rules as render
+
+    _print(context, render(runbooks))
+
+
+@app.command("grafana")
+def grafana(
+    context: typer.Context,
+    dashboard: Annotated[str, typer.Argument(help="overview, topics, groups or replication.")],
+) -> None:
+    """Print a dashboard as Grafana imports it."""
+    from ottla_ops.cli.failures import usage_error
+    from ottla_ops.generate.dashboards import DASHBOARDS
+    from ottla_ops.generate.grafana import grafana_dashboard
+
+    by_name = {each.uid.removeprefix("ottla-"): each for each in DASHBOARDS}
+    chosen = by_name.get(dashboard)
+    if chosen is None:
+        raise usage_error(
+            f"there is no dashboard '{dashboard}'", hint=f"one of {', '.join(by_name)}"
+        )
+    _print(context, grafana_dashboard(chosen))
+
+
+@app.command("metrics-reference")
+def metrics_reference(context: typer.Context) -> None:
+    """Print every metric that brokers export, with its labels and meaning, as Markdown."""
+    from ottla_ops.generate.metrics_reference import metrics_reference as render
+
+    _print(context, render())
+
+
+@app.command("all")
+def all_files(
+    context: typer.Context,
+    directory: Annotated[Path, typer.Argument(help="Where to write them; `ops` in a clone.")],
+) -> None:
+    """Write all of them below a directory; what is there under their names is replaced."""
+    from ottla_ops.cli.failures import CommandError
+    from ottla_ops.generate.files import generated_files, write_files
+
+    output = session_of(context).output
+    try:
+        written = write_files(generated_files(), directory)
+    except OSError as error:
+        raise CommandError(
+            f"cannot write {error.filename}: {error.strerror}", code="IO_ERROR"
+        ) from error
+    if output.as_json:
+        output.document({"written": [str(path) for path in written]})
+        return
+    output.note(f"{len(written)} files written below {directory}")
+
+
+def _print(context: typer.Context, text: str) -> None:
+    """Print a generated file; with --json as the one member `text`."""
+    output = session_of(context).output
+    if output.as_json:
+        output.document({"text": text})
+    else:
+        output.text(text.rstrip("\n"))
