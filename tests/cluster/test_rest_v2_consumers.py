@@ -135,6 +135,32 @@ def test_records_that_their_client_did_not_wait_for_are_read_again(shared, topic
     assert consumer.read(max_bytes=1)[0]["offset"] == 0
 
 
+def test_head_reads_no_records(shared, topic, group):
+    store(shared, topic, ["a"])
+    consumer = RestConsumer(shared, group, "one").subscribe(topic)
+    assert consumer.of("HEAD", "/records", accept=JSON, timeout=5_000).expect(200).body == b""
+    assert consumer.of("HEAD", "/records", accept=V2).status == 406
+    assert consumer.read_values(1) == ["a"]
+
+
+def test_records_before_one_that_cannot_be_told_are_read_first(shared, topic, group):
+    """Whoever seeks past what is no JSON passes over nothing else."""
+    for value in ({"value": "a"}, {"value": "b"}, {"value_text": "no JSON"}, {"value": "c"}):
+        shared.http.post(f"{shared.url(1)}/v1/topics/{topic}/records", {"records": [value]}).expect(
+            200
+        )
+    settings = {"auto.commit.enable": "false", "fetch.min.bytes": 16}
+    consumer = RestConsumer(shared, group, "one", **settings).subscribe(topic)
+    assert [each["value"] for each in consumer.read()] == ["a", "b"]
+    for _ in range(2):
+        refused = consumer.of("GET", "/records", accept=JSON, timeout=0).expect(422).document
+        assert (refused["error_code"], "at offset 2" in refused["message"]) == (42207, True)
+    consumer.commit()
+    assert consumer.committed(topic) == 2
+    consumer.of("POST", "/positions", {"offsets": [at(topic, offset=3)]}).expect(204)
+    assert consumer.read_values(1, timeout=0) == ["c"]
+
+
 def of(path):
     return "/consumers/{group}/instances/one" + path
 

@@ -165,7 +165,8 @@ class AiohttpConnection(web.RequestHandler):
             size_bytes = len(resp.body)
         if self._closes_after_answer and not resp.prepared:
             resp.force_close()
-        if size_bytes <= SMALL_ANSWER_BYTES or not isinstance(request, web.Request):
+        is_sent = resp.prepared
+        if is_sent or size_bytes <= SMALL_ANSWER_BYTES or not isinstance(request, web.Request):
             return await self._finish(request, resp, start_time, size_bytes)
         with self._owner.unsent.hold() as held:
             try:
@@ -173,6 +174,31 @@ class AiohttpConnection(web.RequestHandler):
             except OverloadedError as error:
                 resp = problem_response(request, error)
             return await self._finish(request, resp, start_time, size_bytes)
+
+    async def send_whole(self, request: web.BaseRequest, response: web.Response) -> None:
+        """Send an answer from its handler; returns when all of it has left the process.
+
+        Raises:
+            OverloadedError: there is no room for it among those that nobody takes; none was sent.
+            ConnectionError: the client went away before.
+        """
+        transport = self.transport
+        if transport is None:
+            raise ConnectionResetError("the client went away")
+        assert isinstance(response.body, bytes | bytearray)
+        size_bytes = len(response.body)
+        low, high = transport.get_write_buffer_limits()
+        with self._owner.unsent.hold() as held:
+            if size_bytes > SMALL_ANSWER_BYTES:
+                held.grow(size_bytes)
+            self._answer_deadline_s = answer_deadline_s(self._loop.time(), size_bytes)
+            transport.set_write_buffer_limits(high=0)
+            try:
+                await response.prepare(request)
+                await response.write_eof()
+            finally:
+                self._answer_deadline_s = None
+                transport.set_write_buffer_limits(high=high, low=low)
 
     async def _finish(
         self,

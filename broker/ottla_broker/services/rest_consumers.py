@@ -47,6 +47,7 @@ from ottla_cluster.groups.instance_commands import (
     SubscribeInstance,
     TopicPartitionName,
 )
+from ottla_cluster.groups.limits import MAX_OFFSETS_PER_COMMIT
 from ottla_cluster.groups.messages import OffsetToCommit
 from ottla_protocol.errors import (
     ConflictError,
@@ -79,7 +80,15 @@ class DeliveredRecords:
 
     delivery_id: str | None
     """None where there are no records."""
-    partitions: Sequence[PolledPartition]
+    body: bytes
+    """The records as the client is to have them."""
+
+
+Render = Callable[
+    [Sequence[PolledPartition], str], Awaitable[tuple[Sequence[PolledPartition], bytes]]
+]
+"""Makes a body of records in an instance's format; tells which records it has, too. Those of a
+partition may end early, and what is left out is not read."""
 
 
 class RestConsumerService:
@@ -191,12 +200,20 @@ class RestConsumerService:
         if not offsets:
             await self.describe(group, instance_id)
             return
-        entries = tuple(
+        entries = [
             OffsetToCommit(topic, partition, offset)
             for (topic, partition), offset in offsets.items()
-        )
+        ]
+        # An instance may read more partitions than one command moves.
+        for start in range(0, len(entries), MAX_OFFSETS_PER_COMMIT):
+            piece = tuple(entries[start : start + MAX_OFFSETS_PER_COMMIT])
+            await self._move(group, instance_id, piece)
+
+    async def _move(
+        self, group: str, instance_id: str, offsets: tuple[OffsetToCommit, ...]
+    ) -> None:
         await self._when_settled(
-            lambda void: self._ask(group, MoveInstance(group, instance_id, entries, void))
+            lambda void: self._ask(group, MoveInstance(group, instance_id, offsets, void))
         )
 
     async def ends_of(
@@ -267,6 +284,7 @@ class RestConsumerService:
         *,
         max_bytes: int,
         timeout_ms: int,
+        render: Render,
     ) -> DeliveredRecords:
         """Records that the instance has not read yet; none when the time is up.
 
@@ -279,6 +297,7 @@ class RestConsumerService:
             OffsetOutOfRangeError: there is no offset to go on from, and `auto.offset.reset` is
                 `none`.
             UnavailableError: the coordinator, or the leaders, did not answer in time.
+            Exception: what `render` raises; nothing is read then.
         """
         deadline_ms: int | None = None
         while True:
@@ -294,13 +313,14 @@ class RestConsumerService:
             )
             if found is None:
                 continue  # It reads something else now.
-            if not found:
-                return DeliveredRecords(None, ())
+            sent, body = await render(found, state.settings.record_format)
+            if not sent:
+                return DeliveredRecords(None, body)
             try:
-                delivery_id = await self._offer(group, instance_id, state, found)
+                delivery_id = await self._offer(group, instance_id, state, sent)
             except FencedMemberEpochError:
                 continue
-            return DeliveredRecords(delivery_id, found)
+            return DeliveredRecords(delivery_id, body)
 
     def settle(
         self, group: str, instance_id: str, delivery_id: str, *, is_delivered: bool

@@ -7,16 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ottla_broker.http.rest_v2.consumer_bodies import render_consumed
 from ottla_broker.http.rest_v2.errors import (
     FormatMismatchError,
     KeySchemaMissingError,
     PayloadError,
+    RecordFormatError,
     SchemaRegistryError,
     ValueSchemaMissingError,
     error_code_of,
 )
 from ottla_broker.http.rest_v2.media_types import answer_type, embedded_format, records_type
 from ottla_broker.http.rest_v2.produce_bodies import entry_of, parse_body
+from ottla_broker.services.polled_records import PolledPartition
 from ottla_broker.services.record_appends import AppendedRecord
 from ottla_protocol.errors import (
     MalformedBodyError,
@@ -26,6 +29,7 @@ from ottla_protocol.errors import (
     OverloadedError,
     UnsupportedMediaTypeError,
 )
+from ottla_protocol.record_codec import Record
 
 V2 = "application/vnd.kafka.v2+json"
 BINARY = "application/vnd.kafka.binary.v2+json"
@@ -156,3 +160,21 @@ def test_codes_begin_with_their_status():
     for error in (MalformedBodyError("x"), MessageTooLargeError("x"), PayloadError("x")):
         status, code = error_code_of(error)
         assert str(code).startswith(str(status))
+
+
+def polled(*values, partition=0):
+    records = [Record(10 * index, 5, None, value) for index, value in enumerate(values)]
+    return PolledPartition(("t", partition), records, 10 * len(records) + 3)
+
+
+def test_records_end_before_one_that_cannot_be_told():
+    whole = polled(b"1", b"2", partition=1)
+    told, body = render_consumed([polled(b"1", b"x", b"3"), whole], "json")
+    assert [(each.next_offset, len(each.records)) for each in told] == [(10, 1), (23, 2)]
+    assert [(each["partition"], each["value"]) for each in json.loads(body)] == [
+        (0, 1), (1, 1), (1, 2),
+    ]  # fmt: skip
+    with pytest.raises(RecordFormatError, match="t-0 at offset 0"):
+        render_consumed([polled(b"x", b"2"), whole], "json")
+    told, _ = render_consumed([polled(b"1", b"x")], "binary")
+    assert len(told[0].records) == 2

@@ -1,6 +1,6 @@
 """Bodies of the consumer calls: from JSON to settings and offsets, and from records to JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -133,22 +133,41 @@ def instance_uri(base: str, group: str, instance_id: str) -> str:
 # --- records --------------------------------------------------------------------------------
 
 
-def render_consumed(partitions: Sequence[PolledPartition], record_format: str) -> bytes:
-    """Records as the API's JSON array.
+def render_consumed(
+    partitions: Sequence[PolledPartition], record_format: str
+) -> tuple[Sequence[PolledPartition], bytes]:
+    """Records as the API's JSON array, and which of them it has.
+
+    A partition's records end before the first that cannot be told, so that whoever is told of that
+    one, and seeks past it, has had all that lie before it.
 
     Raises:
-        RecordFormatError: the format is `json`, and a record's value is not, or its key neither
-            JSON nor text.
+        RecordFormatError: the format is `json`, and the value of a partition's first record is not,
+            or its key neither JSON nor text.
     """
-    render = _binary if record_format == BINARY else _json
-    return msgspec.json.encode(
-        [
-            render(topic, partition, record)
-            for each in partitions
-            for topic, partition in (each.key,)
-            for record in each.records
-        ]
-    )
+    told: list[PolledPartition] = []
+    consumed: list[ConsumedRecord] = []
+    for each in partitions:
+        of_partition, ended = _told(each, _binary if record_format == BINARY else _json)
+        consumed += of_partition
+        told.append(ended)
+    return told, msgspec.json.encode(consumed)
+
+
+def _told(
+    polled: PolledPartition, render: Callable[[str, int, Record], ConsumedRecord]
+) -> tuple[list[ConsumedRecord], PolledPartition]:
+    topic, partition = polled.key
+    consumed: list[ConsumedRecord] = []
+    for record in polled.records:
+        try:
+            consumed.append(render(topic, partition, record))
+        except RecordFormatError:
+            if not consumed:
+                raise
+            before = polled.records[: len(consumed)]
+            return consumed, PolledPartition(polled.key, before, record.offset)
+    return consumed, polled
 
 
 def _binary(topic: str, partition: int, record: Record) -> ConsumedRecord:

@@ -1,10 +1,12 @@
 """`GET …/records`: what counts as read is what has left this broker."""
 
 import asyncio
+from collections.abc import Sequence
 
 from aiohttp import web
 
 from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.http.aiohttp_connection import AiohttpConnection
 from ottla_broker.http.context import context_of
 from ottla_broker.http.negotiation import accept_of
 from ottla_broker.http.query import parse_integer
@@ -13,7 +15,7 @@ from ottla_broker.http.rest_v2.consumers import instance_of
 from ottla_broker.http.rest_v2.errors import BadRequestError
 from ottla_broker.http.rest_v2.media_types import records_type
 from ottla_broker.services.heavy_work import on_worker
-from ottla_broker.services.rest_consumers import DeliveredRecords
+from ottla_broker.services.polled_records import PolledPartition
 from ottla_broker.telemetry import METRICS
 from ottla_protocol import routes
 from ottla_protocol.models import MAX_WAIT_MS
@@ -31,6 +33,8 @@ BYTES_RENDERED_INLINE = 256 << 10
 async def read(request: web.Request) -> web.StreamResponse:
     """Records that the instance has not read yet, `[]` where there are none in time.
 
+    HEAD has no body that could carry records, so it reads none.
+
     Raises:
         FormatMismatchError: Accept takes another format than the instance's.
         RecordFormatError: a record cannot be told in it; the instance stays before it.
@@ -43,22 +47,26 @@ async def read(request: web.Request) -> web.StreamResponse:
     settings = (await consumers.describe(group, instance_id)).settings
     accept = accept_of(request.headers.getall("Accept", ()))
     media_type = records_type(accept, settings.record_format)
+    if request.method == "HEAD":
+        return web.Response(content_type=media_type)
     started_ms = monotonic_ms()
     found = await consumers.read(
         group,
         instance_id,
         max_bytes=MAX_RESPONSE_BYTES if max_bytes is None else max_bytes,
         timeout_ms=_timeout_ms(timeout_ms, settings.request_timeout_ms),
+        render=_rendered,
     )
     METRICS.fetch_seconds.labels("proxy").observe((monotonic_ms() - started_ms) / 1000)
     if found.delivery_id is None:
-        return web.Response(body=b"[]", content_type=media_type)
+        return web.Response(body=found.body, content_type=media_type)
     is_delivered = False
     try:
-        body = await _rendered(found, settings.record_format)
-        response = web.Response(body=body, content_type=media_type)
+        response = web.Response(body=found.body, content_type=media_type)
         response.headers[routes.HEADER_SERVED_BY] = str(context_of(request).settings.node_id)
-        await _send(request, response)
+        connection = request.protocol
+        assert isinstance(connection, AiohttpConnection)
+        await connection.send_whole(request, response)
         is_delivered = True
     finally:
         settling = consumers.settle(
@@ -68,31 +76,15 @@ async def read(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _send(request: web.Request, response: web.Response) -> None:
-    """Send all of a response: returns when it has left the process.
-
-    Raises:
-        ConnectionError: the client went away before.
-    """
-    transport = request.transport
-    if transport is None:
-        raise ConnectionResetError("the client went away")
-    low, high = transport.get_write_buffer_limits()
-    transport.set_write_buffer_limits(high=0)
-    try:
-        await response.prepare(request)
-        await response.write_eof()
-    finally:
-        transport.set_write_buffer_limits(high=high, low=low)
-
-
-async def _rendered(found: DeliveredRecords, record_format: str) -> bytes:
-    records = [record for each in found.partitions for record in each.records]
+async def _rendered(
+    found: Sequence[PolledPartition], record_format: str
+) -> tuple[Sequence[PolledPartition], bytes]:
+    records = [record for each in found for record in each.records]
     size_bytes = sum(len(record.key or b"") + len(record.value or b"") for record in records)
     METRICS.fetched_bytes.labels("proxy").inc(size_bytes)
     if len(records) > RECORDS_RENDERED_INLINE or size_bytes > BYTES_RENDERED_INLINE:
-        return await on_worker(render_consumed, found.partitions, record_format)
-    return render_consumed(found.partitions, record_format)
+        return await on_worker(render_consumed, found, record_format)
+    return render_consumed(found, record_format)
 
 
 def _timeout_ms(asked_ms: int | None, own_ms: int | None) -> int:
