@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from ottla_protocol.compression import deflate_content
 from tests.cluster.awaiting import eventually
 
 pytestmark = pytest.mark.cluster
@@ -207,6 +208,26 @@ def test_each_record_of_a_stream_has_its_own_error(api, shared, topic):
     refused = api("POST", f"/topics/{topic}/records", body=joined(text("g")), headers=keyed)
     assert refused.expect(422).document["error_code"] == 422
     assert shared.offset(topic).expect(200).document["offset"] == 3
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_a_compressed_stream_is_taken_as_it_comes(api, shared, topic, encoding):
+    # Compressed at once it is more than is inflated at once.
+    sent = joined(*(text("x" * 100 + str(number)) for number in range(2_000)))
+    path, headers = f"/topics/{topic}/records", {"Content-Encoding": encoding}
+    body = deflate_content(encoding, sent[:1_000]) + deflate_content(encoding, sent[1_000:])
+    told = items(api("POST", path, body=body, headers=headers).expect(200))
+    assert [each.get("offset") for each in told] == list(range(2_000))
+    cut = items(api("POST", path, body=body[:-10], headers=headers).expect(200))
+    assert (cut[0]["error_code"], cut[-1]["error_code"]) == (200, 400)
+    # Tens of MiB of blanks in a few KiB.
+    bomb = deflate_content(encoding, b" " * (30 << 20))
+    assert [each["error_code"] for each in items(
+        api("POST", path, body=bomb, headers=headers).expect(200)
+    )] == [413]  # fmt: skip
+    refused = api("POST", path, body=sent, headers={"Content-Encoding": "br"}).expect(415)
+    assert refused.document["error_code"] == 415
+    assert shared.offset(topic).expect(200).document["offset"] >= 2_000
 
 
 def test_without_a_key_a_compacted_topic_refuses_that_record_alone(api, shared):

@@ -3,8 +3,9 @@
 A stream of records is taken as it comes: what has arrived is cut into documents, appended, and
 answered, one item for each, before more is read. So a stream of any length takes the memory of what
 one read brings and of one unfinished document; a client that does not read its items, or sends
-faster than the disks write, is held back by TCP. The HTTP status is 200 before anything is known of
-the records; each item has an `error_code` of its own.
+faster than the disks write, is held back by TCP. gzip and zstd are undone on the way, in pieces of
+bounded size. The HTTP status is 200 before anything is known of the records; each item has an
+`error_code` of its own.
 
 An item that says a document is no JSON is the last one: where the next document would begin, nobody
 knows.
@@ -21,6 +22,7 @@ from aiohttp import web
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.http.answering import defect
 from ottla_broker.http.bodies import read_body
+from ottla_broker.http.content_inflating import ContentInflater, content_inflater
 from ottla_broker.http.context import BrokerContext, context_of
 from ottla_broker.http.rest_v3.errors import item_error
 from ottla_broker.http.rest_v3.links import Links
@@ -69,13 +71,14 @@ async def produce(request: web.Request) -> web.StreamResponse:
     """`POST …/topics/{topic}/records`: concatenated JSON in, an item out for each document."""
     links, _ = begun(request)
     refuse_idempotency_key(request)
-    _require_plain_json(request)
+    _require_json(request)
+    inflater = content_inflater(request.headers.get("Content-Encoding", "identity"))
     response = web.StreamResponse(
         status=OK, headers={"Content-Type": routes.JSON, "Cache-Control": "no-store"}
     )
     response.headers[routes.HEADER_SERVED_BY] = str(context_of(request).settings.node_id)
     await response.prepare(request)
-    stream = _Stream(request, response, links)
+    stream = _Stream(request, response, links, inflater)
     # The head is sent: from here on errors are items.
     try:
         await stream.run()
@@ -89,12 +92,19 @@ async def produce(request: web.Request) -> web.StreamResponse:
 class _Stream:
     """One request's records on their way."""
 
-    def __init__(self, request: web.Request, response: web.StreamResponse, links: Links) -> None:
+    def __init__(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        links: Links,
+        inflater: ContentInflater,
+    ) -> None:
         self._context = context_of(request)
         self._request = request
         self._response = response
         self._cluster_id = links.cluster_id
         self._topic = request.match_info["topic"]
+        self._inflater = inflater
         self._splitter = ConcatenatedJsonSplitter(
             limit_bytes=self._context.settings.max_json_body_bytes
         )
@@ -123,11 +133,13 @@ class _Stream:
     async def _take_all(self) -> None:
         splitter = self._splitter
         while chunk := await self._read():
-            with self._context.inflight.hold() as held:
-                held.grow(len(chunk) + splitter.pending_bytes)
-                await self._take(splitter.feed(chunk))
-            if splitter.error is not None:
-                raise splitter.error
+            for piece in self._inflater.feed(chunk):
+                with self._context.inflight.hold() as held:
+                    held.grow(len(piece) + splitter.pending_bytes)
+                    await self._take(splitter.feed(piece))
+                if splitter.error is not None:
+                    raise splitter.error
+        self._inflater.finish()
         splitter.finish()
         if splitter.error is not None:
             raise splitter.error
@@ -195,9 +207,11 @@ class _Stream:
             raise ConnectionAbortedError("the client does not read its items") from None
 
     async def _end(self, item: rest.RestError) -> None:
-        """Write the last item of a stream whose rest, if there is any, is not read."""
-        if not self._request.content.is_eof():
-            self._response.force_close()
+        """Write the last item of a stream whose rest, if there is any, is not read.
+
+        The head has not told the client that the connection ends. So it goes on, if the rest comes
+        soon (see `AiohttpConnection`).
+        """
         await self._write([item])
 
 
@@ -236,21 +250,16 @@ async def produce_batch(request: web.Request) -> web.Response:
     return rendered(rest.ProducedBatch(successes, failures), status=MULTI_STATUS)
 
 
-def _require_plain_json(request: web.Request) -> None:
-    """Refuse what cannot be cut apart as it comes.
+def _require_json(request: web.Request) -> None:
+    """Refuse what is not said to be JSON.
 
     Raises:
-        UnsupportedMediaTypeError: another type, or compressed.
+        UnsupportedMediaTypeError: another type.
     """
     media_type = request.content_type.lower()
     if media_type not in (routes.JSON, routes.OCTET_STREAM, "application/x-www-form-urlencoded"):
         raise UnsupportedMediaTypeError(
             f"Content-Type '{media_type}' is not {routes.JSON}", accepted=[routes.JSON]
-        )
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding != "identity":
-        raise UnsupportedMediaTypeError(
-            f"a stream of records is taken as it is, not with Content-Encoding '{encoding}'"
         )
 
 
