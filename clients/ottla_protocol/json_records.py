@@ -252,7 +252,8 @@ def _malformed(error: msgspec.DecodeError, body: bytes, **members: Any) -> Malfo
     """The error with the position that msgspec's message tells; at the end where it tells none."""
     found = _BYTE_POSITION.search(str(error))
     if found is None:
-        return _malformed_at(len(body), "the JSON ends too early", body, **members)
+        rule = "the JSON ends too early" if body else "there is no body, and no record"
+        return _malformed_at(len(body), rule, body, **members)
     rule = str(error)[: found.start()].strip().removeprefix("JSON is malformed: ")
     # Only here msgspec tells the position behind the character that it stumbled over.
     is_behind = rule == "trailing characters"
@@ -284,6 +285,8 @@ def _refuse_document(error: msgspec.ValidationError) -> NoReturn:
     if found is not None:
         _refuse(int(found["index"]), found["field"], rule)
     field = path.removeprefix("$").removeprefix(".") or "body"
+    if field == "body":
+        rule += '; records are sent as {"records": [{"key": ..., "value": ...}]}'
     raise InvalidRequestError(f"{field}: {rule}", path=path)
 
 

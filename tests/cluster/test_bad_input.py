@@ -587,6 +587,20 @@ class TestSecret:
             assert "canary" not in broker.log_path.read_text()
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/v1/topic", "did you mean /v1/topics? "),
+        ("/v3/clusters/", "did you mean /v3/clusters? "),
+        ("/nothing", ""),
+    ],
+)
+def test_a_path_that_nothing_has_names_the_one_that_was_meant(shared, path, meant):
+    document = shared.http.get(shared.any_url() + path).expect(404).document
+    told = document.get("detail") or document["message"]
+    assert told.startswith(f"there is no {path}; {meant}/docs has all calls")
+
+
 def test_parallel_bad_requests_leave_the_broker_alone(shared, topic):
     """Many wrong requests at once, then one that is right."""
 

@@ -8,6 +8,7 @@ from ottla_broker.http.admission import at_broker
 from ottla_broker.http.bodies import read_body, uncounted
 from ottla_broker.http.context import CONTEXT, BrokerContext, context_of
 from ottla_broker.http.description import DESCRIPTION, Description
+from ottla_broker.http.known_paths import KNOWN_PATHS, KnownPaths
 from ottla_broker.http.operation_tables import OPERATIONS
 from ottla_broker.http.operations import Operation
 from ottla_broker.http.post import Post, PostRoute
@@ -28,6 +29,7 @@ def build_application(context: BrokerContext) -> web.Application:
     application[CONTEXT] = context
     application.on_response_prepare.append(tell_origins)
     application[DESCRIPTION] = Description(OPERATIONS, context.settings.url)
+    application[KNOWN_PATHS] = KnownPaths(each.path for each in OPERATIONS)
     posts = {route.path: route for route in POST_ROUTES}
     for operation in OPERATIONS:
         handler = _handler(operation, posts)

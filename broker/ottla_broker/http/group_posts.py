@@ -5,13 +5,14 @@ from typing import TypeVar
 import msgspec
 
 from ottla_broker.http.context import BrokerContext
+from ottla_broker.http.json_bodies import refusal
 from ottla_broker.http.post import Answer, Post
 from ottla_broker.http.query import Query
 from ottla_protocol import routes
-from ottla_protocol.errors import InvalidRequestError, MalformedBodyError, OttlaError, Outcome
+from ottla_protocol.errors import OttlaError, Outcome
 from ottla_protocol.models_groups import CommitOffsetsRequest, GroupHeartbeatRequest
 
-RequestT = TypeVar("RequestT")
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 
 _encoder = msgspec.json.Encoder()
 _heartbeat_decoder = msgspec.json.Decoder(GroupHeartbeatRequest)
@@ -29,10 +30,8 @@ def _parsed(post: Post, decoder: msgspec.json.Decoder[RequestT]) -> RequestT:
     Query(post.query, ())
     try:
         return decoder.decode(post.body)
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError(str(error)) from error
     except msgspec.DecodeError as error:
-        raise MalformedBodyError(str(error)) from error
+        raise refusal(post.body, decoder.type, error) from error
 
 
 async def heartbeat(context: BrokerContext, post: Post) -> Answer:

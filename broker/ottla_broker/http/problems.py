@@ -11,6 +11,7 @@ from aiohttp import web
 
 from ottla_broker.http.answering import count, defect
 from ottla_broker.http.context import context_of
+from ottla_broker.http.known_paths import KNOWN_PATHS
 from ottla_broker.http.post import Answer, problem_answer
 from ottla_broker.http.rest_v2.errors import is_proxy_path, plain_error_response
 from ottla_broker.http.rest_v3.errors import rest_answer
@@ -63,6 +64,12 @@ def _is_sent_away(request: web.Request) -> bool:
     return context_of(request).purgatory.is_released and not is_internal
 
 
+def _no_such_path(request: web.Request) -> str:
+    nearest = request.app[KNOWN_PATHS].nearest(request.path)
+    meant = f"did you mean {nearest}? " if nearest is not None else ""
+    return f"there is no {request.path}; {meant}{routes.DOCS} has all calls"
+
+
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer errors, count requests, and name the broker that served."""
@@ -79,7 +86,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         )
         response.headers["Allow"] = error.headers["Allow"]
     except web.HTTPNotFound:
-        response = problem_response(request, NotFoundError(f"there is no {request.path}"))
+        response = problem_response(request, NotFoundError(_no_such_path(request)))
     except web.HTTPRequestEntityTooLarge as error:
         response = problem_response(request, MessageTooLargeError(error.text or "body too large"))
     except web.HTTPException as error:

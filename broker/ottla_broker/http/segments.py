@@ -4,8 +4,9 @@ from aiohttp import web
 
 from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import context_of
+from ottla_broker.http.json_bodies import parse_json
 from ottla_broker.http.query import MAX_OFFSET, Query, partition_number
-from ottla_broker.http.topics import MAX_ADMIN_BODY_BYTES, json_response, parse_json
+from ottla_broker.http.topics import MAX_ADMIN_BODY_BYTES, json_response
 from ottla_protocol import routes
 from ottla_protocol.errors import InvalidRequestError
 from ottla_protocol.models_segments import (

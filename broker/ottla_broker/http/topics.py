@@ -1,17 +1,17 @@
 """`/v1/topics`, `/v1/cluster`, `/v1/brokers` and `/v1/metadata`."""
 
-import re
-from typing import Final, TypeVar, get_args
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
 
 from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import context_of
+from ottla_broker.http.json_bodies import parse_json
 from ottla_broker.http.query import Query
 from ottla_broker.services.topics import describe
 from ottla_protocol import routes
-from ottla_protocol.errors import InvalidRequestError, MalformedBodyError, OttlaError, Outcome
+from ottla_protocol.errors import InvalidRequestError, OttlaError, Outcome
 from ottla_protocol.models import (
     AddPartitionsRequest,
     AlterTopicConfigsRequest,
@@ -25,41 +25,10 @@ MAX_METADATA_TOPICS = 1_000
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 
-_INVALID_CHOICE: Final = re.compile(r"Invalid enum value .* - at `\$\.(?P<field>\w+)`", re.DOTALL)
-
 
 def json_response(document: object, status: int = 200) -> web.Response:
     """A struct as JSON."""
     return web.Response(status=status, body=msgspec.json.encode(document), content_type=routes.JSON)
-
-
-def parse_json(body: bytes | bytearray, model: type[RequestT]) -> RequestT:
-    """A request body as its model.
-
-    Raises:
-        MalformedBodyError: no JSON; the detail gives the position.
-        InvalidRequestError: a field is missing, unknown or of the wrong type; the detail names it.
-    """
-    try:
-        return msgspec.json.decode(body, type=model)
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError(_explanation(str(error), model)) from error
-    except msgspec.DecodeError as error:
-        raise MalformedBodyError(str(error)) from error
-
-
-def _explanation(message: str, model: type[RequestT]) -> str:
-    """What msgspec tells, and where a field takes a few words only, which ones."""
-    found = _INVALID_CHOICE.fullmatch(message)
-    if found is None:
-        return message
-    choices = [
-        repr(choice)
-        for field in msgspec.structs.fields(model)
-        if field.encode_name == found["field"]
-        for choice in get_args(field.type)
-    ]
-    return f"{message}; it is one of {', '.join(choices)}" if choices else message
 
 
 async def change_request(request: web.Request, model: type[RequestT]) -> RequestT:

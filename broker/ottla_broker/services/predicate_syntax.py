@@ -128,7 +128,8 @@ def _tokens(text: str) -> list[_Token]:
     while position < len(text):
         found = _TOKENS.match(text, position)
         if found is None:
-            raise _refused(text[position], position, "no token of the grammar begins with it")
+            rule = "equal is written ==" if text[position] == "=" else "no token begins with it"
+            raise _refused(text[position], position, rule)
         kind = found.lastgroup
         assert kind is not None
         if kind != "space":

@@ -125,6 +125,11 @@ def test_refuses_what_is_no_expression_and_says_where(where: str, position: int)
     assert refused.value.members == {"parameter": "where", "position": position}
 
 
+def test_tells_how_equal_is_written() -> None:
+    with pytest.raises(InvalidRequestError, match="equal is written =="):
+        JsonPredicate('$.origin = "EWR"')
+
+
 def test_text_and_depth_are_bounded() -> None:
     JsonPredicate("(" * MAX_PREDICATE_DEPTH + "$.a" + ")" * MAX_PREDICATE_DEPTH)
     for where in (

@@ -134,6 +134,7 @@ def test_a_broken_rule_names_record_path_and_rule(record, field, rule):
         (b'{"records":{}}', "got `object`"),
         (b'{"records":[]}', "at least one record"),
         (b'{"records":[{"value":1}],"acks":1}', "unknown field `acks`"),
+        (b'{"value":1}', r'unknown field `value`; records are sent as \{"records": \['),
     ],
 )
 def test_a_wrong_document_is_refused(body, rule):

@@ -7,9 +7,10 @@ from aiohttp import web
 
 from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import context_of
+from ottla_broker.http.json_bodies import parse_json
 from ottla_broker.http.rest_v3 import resources
 from ottla_broker.http.rest_v3.requests import begun, rendered
-from ottla_broker.http.topics import MAX_ADMIN_BODY_BYTES, parse_json
+from ottla_broker.http.topics import MAX_ADMIN_BODY_BYTES
 from ottla_broker.services.topics import describe
 from ottla_cluster.controller.topic_configs import TOPIC_CONFIGS
 from ottla_protocol import models_rest_v3 as rest
