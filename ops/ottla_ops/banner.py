@@ -93,6 +93,7 @@ def banner_text(urls: Sequence[str], ready: Sequence[str]) -> str:
             f"  curl {first}/v1/topics/hello/records {json_type} "
             '-d \'{"records":[{"key":"a","value":{"n":1}}]}\'',
             f"  curl '{first}/v1/topics/hello/partitions/0/records?offset=earliest'",
+            f"All calls, with an example each: {first}/docs",
             "Ctrl-C stops everything; the data stays in ./data.",
             "",
         )

@@ -184,3 +184,18 @@ def test_the_follower_reads_from_whoever_answers(shared, topic):
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == [f"read departure-{each}" for each in range(RECORDS)]
     assert "another broker" in ran.stderr
+
+
+@pytest.mark.timeout(TIMEOUT_S + 60)
+def test_the_follower_ends_where_no_broker_could_help(shared):
+    if shutil.which("node") is None:
+        pytest.skip("there is no node on this machine")
+    ran = subprocess.run(
+        ["node", EXAMPLES / "node" / "follow.mjs", "no-such-topic", "1"],
+        env={**os.environ, "OTTLA_BOOTSTRAP": shared.url(1)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert ran.returncode == 1
+    assert "There is no topic" in ran.stderr

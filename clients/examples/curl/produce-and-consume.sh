@@ -6,8 +6,8 @@
 # OTTLA_BOOTSTRAP names brokers, with commas between them; any broker takes any request.
 set -eu
 
-topic=$1
-group=$2
+topic=${1:?usage: produce-and-consume.sh TOPIC GROUP}
+group=${2:?usage: produce-and-consume.sh TOPIC GROUP}
 brokers=$(echo "${OTTLA_BOOTSTRAP:-http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1:7103}" | tr , ' ')
 answer=$(mktemp)
 trap 'rm -f "$answer"' EXIT

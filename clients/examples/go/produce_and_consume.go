@@ -113,6 +113,9 @@ func unique() string {
 }
 
 func main() {
+	if len(os.Args) != 3 {
+		log.Fatal("usage: go run produce_and_consume.go TOPIC GROUP")
+	}
 	topic, group := os.Args[1], os.Args[2]
 	bootstrap := os.Getenv("OTTLA_BOOTSTRAP")
 	if bootstrap == "" {

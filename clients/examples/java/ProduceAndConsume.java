@@ -82,6 +82,10 @@ public class ProduceAndConsume {
     }
 
     public static void main(String[] arguments) throws InterruptedException {
+        if (arguments.length != 2) {
+            System.err.println("usage: java ProduceAndConsume.java TOPIC GROUP");
+            System.exit(2);
+        }
         String topic = arguments[0];
         String group = arguments[1];
 

@@ -16,6 +16,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 
 const [topic, count] = process.argv.slice(2);
+if (!topic) throw new Error("usage: node follow.mjs TOPIC COUNT");
 const brokers = (
   process.env.OTTLA_BOOTSTRAP ??
   "http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1:7103"
@@ -27,7 +28,12 @@ async function* events(url, lastEventId) {
   const headers = { Accept: "text/event-stream" };
   if (lastEventId) headers["Last-Event-ID"] = lastEventId;
   const response = await fetch(url, { headers, redirect: "error" });
-  if (response.status !== 200) throw new Error(await response.text());
+  if (response.status !== 200) {
+    const error = new Error(await response.text());
+    // 421, 429 and 5xx pass; anything else is wrong with the request, at every broker.
+    error.passes = [421, 429].includes(response.status) || response.status >= 500;
+    throw error;
+  }
   let text = "";
   for await (const part of response.body.pipeThrough(new TextDecoderStream())) {
     text += part;
@@ -54,6 +60,7 @@ async function* follow() {
         if (event.data) yield JSON.parse(event.data);
       }
     } catch (error) {
+      if (error.passes === false) throw error;
       console.error(`again at another broker: ${error.cause ?? error}`);
     }
     await sleep(200);

@@ -8,6 +8,7 @@ import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const [topic, group] = process.argv.slice(2);
+if (!group) throw new Error("usage: node produce-and-consume.mjs TOPIC GROUP");
 const brokers = (
   process.env.OTTLA_BOOTSTRAP ??
   "http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1:7103"

@@ -120,6 +120,13 @@ def test_curl_fills_in_the_examples_and_quotes_them():
     ]  # fmt: skip
 
 
+def test_the_lines_to_read_leave_nothing_out(document):
+    """What somebody has just written is there, whatever it is."""
+    for path in (routes.TOPIC_RECORDS, routes.PARTITION_RECORDS):
+        line = curl(path, "get", document["paths"][path]["get"], URL)
+        assert line.rstrip("'").endswith("/records?offset=earliest")
+
+
 def test_every_operation_has_its_curl_line(page):
     assert len(page.examples) == len(OPERATIONS)
     for line in page.examples:

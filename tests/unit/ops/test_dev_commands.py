@@ -66,6 +66,7 @@ def test_the_banner_shows_urls_and_lines_to_paste():
     text = banner.banner_text(["http://a:1", "http://b:2"], ["http://b:2"])
     assert "Ottla is ready: 1 of 2 brokers." in text
     assert "http://a:1" in text
+    assert "http://b:2/docs" in text
     commands = [line.strip() for line in text.splitlines() if "curl" in line]
     assert len(commands) == 3
     # The create, the write and the read, at a broker that is ready.

@@ -125,32 +125,28 @@ SELECTION = (
         "fields",
         "query",
         f"What to tell of a record: {', '.join(FIELDS)}, and members of a JSON value as "
-        "`value.name`, separated by commas.",
+        "`value.name`, separated by commas: `offset,key,value.origin`.",
         {"type": "string", "minLength": 1, "maxLength": MAX_FIELDS_CHARACTERS},
-        "offset,key,value.origin",
     ),
     Parameter(
         "key",
         "query",
         "Only records with this key.",
         {"type": "string", "maxLength": MAX_KEY_CHARACTERS},
-        "N14228",
     ),
     Parameter(
         "key_prefix",
         "query",
         "Only records whose keys begin so.",
         {"type": "string", "maxLength": MAX_KEY_CHARACTERS},
-        "N1",
     ),
     Parameter(
         "where",
         "query",
         "Only records whose JSON values satisfy this logical expression of RFC 9535 (section "
         "2.3.5), in which `$` is the value: paths of names and indices, literals, comparisons, "
-        "`&&`, `||`, `!` and parentheses; no functions.",
+        '`&&`, `||`, `!` and parentheses; no functions. `$.origin == "EWR" && $.dep_delay > 30`',
         {"type": "string", "minLength": 1, "maxLength": MAX_PREDICATE_CHARACTERS},
-        '$.origin == "EWR" && $.dep_delay > 30',
     ),
 )
 """What `selections.selection_of` reads."""
