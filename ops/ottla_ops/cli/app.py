@@ -5,6 +5,7 @@ HTTP clients, codecs and progress bars inside their functions: `ottla --help` an
 person notices.
 """
 
+import os
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from ottla_ops.cli import (
     cluster_commands,
     cluster_health_command,
     consume_command,
+    context_commands,
     dev_commands,
     doctor_command,
     drain_commands,
@@ -27,9 +29,8 @@ from ottla_ops.cli import (
     segment_commands,
     topic_commands,
 )
-from ottla_ops.cli.bootstrap import DEFAULT_BOOTSTRAP
 from ottla_ops.cli.output import Output
-from ottla_ops.cli.session import Session
+from ottla_ops.cli.session import Session, Words
 
 app = typer.Typer(
     name="ottla",
@@ -55,6 +56,7 @@ segment_commands.app.command("export")(export_command.export)
 app.add_typer(segment_commands.app, name="segment")
 app.command("doctor")(doctor_command.doctor)
 app.add_typer(generate_commands.app, name="generate")
+app.add_typer(context_commands.app, name="context")
 app.add_typer(dev_commands.app, name="dev")
 
 
@@ -71,8 +73,21 @@ def ottla(
     context: typer.Context,
     *,
     bootstrap: Annotated[
-        str, typer.Option(envvar="OTTLA_BOOTSTRAP", help="URLs of brokers, comma-separated.")
-    ] = DEFAULT_BOOTSTRAP,
+        str | None,
+        typer.Option(
+            metavar="URLS",
+            help="URLs of brokers, comma-separated.  [env var: OTTLA_BOOTSTRAP; default: those of "
+            "the context in use, else of `make start`, ports 7101 to 7103 here]",
+        ),
+    ] = None,
+    cluster_context: Annotated[
+        str | None,
+        typer.Option(
+            "--context",
+            metavar="NAME",
+            help="The cluster that `ottla context add` gave this name.  [env var: OTTLA_CONTEXT]",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON: one object, or NDJSON for records.")
     ] = False,
@@ -88,8 +103,15 @@ def ottla(
 ) -> None:
     """Work with an Ottla cluster: a replicated, partitioned commit log over HTTP.
 
-    Data goes to stdout, everything else to stderr. Global options may stand anywhere.
+    Data goes to stdout, everything else to stderr. Global options may stand anywhere. Which cluster
+    is meant, a flag says before the environment, that before the context in use.
     Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 conflict, 5 unavailable or timeout,
     6 denied, 130 interrupted.
     """
-    context.obj = Session(bootstrap=bootstrap, output=Output(as_json=as_json, quiet=quiet))
+    words = Words(
+        bootstrap_option=bootstrap,
+        context_option=cluster_context,
+        bootstrap_variable=os.environ.get("OTTLA_BOOTSTRAP"),
+        context_variable=os.environ.get("OTTLA_CONTEXT"),
+    )
+    context.obj = Session(words=words, output=Output(as_json=as_json, quiet=quiet))

@@ -176,7 +176,7 @@ class HttpConnection:
             f"no broker can be reached ({_tried(reasons)})",
             code="BROKER_NOT_AVAILABLE",
             exit_code=ExitCode.UNAVAILABLE,
-            hint="is the cluster running? --bootstrap or OTTLA_BOOTSTRAP names its URLs",
+            hint="is the cluster running? --bootstrap, OTTLA_BOOTSTRAP or a context names its URLs",
             retriable=self._has_answered,
             not_applied=True,
         )

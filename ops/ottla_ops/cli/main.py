@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ottla_ops.cli.output import Output
 
 FLAGS_ANYWHERE: Final = frozenset({"--json", "--quiet", "-q"})
-OPTION_ANYWHERE: Final = "--bootstrap"
+OPTIONS_ANYWHERE: Final = ("--bootstrap", "--context")
 SUPERVISE: Final = ["dev", "supervise", "--"]
 
 
@@ -44,7 +44,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def hoist_global_options(arguments: Sequence[str]) -> list[str]:
-    """Move `--json`, `--quiet` and `--bootstrap` to the front, where typer expects them.
+    """Move `--json`, `--quiet`, `--bootstrap` and `--context` to the front, where typer wants them.
 
     People write `ottla topic list --json`. What follows `--` stays as it is.
     """
@@ -53,9 +53,11 @@ def hoist_global_options(arguments: Sequence[str]) -> list[str]:
     others: list[str] = []
     rest = iter(arguments[:end])
     for argument in rest:
-        if argument in FLAGS_ANYWHERE or argument.startswith(f"{OPTION_ANYWHERE}="):
+        if argument in FLAGS_ANYWHERE or argument.startswith(
+            tuple(f"{option}=" for option in OPTIONS_ANYWHERE)
+        ):
             options.append(argument)
-        elif argument == OPTION_ANYWHERE:
+        elif argument in OPTIONS_ANYWHERE:
             options.extend([argument, *_next(rest)])
         else:
             others.append(argument)

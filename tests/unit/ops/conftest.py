@@ -98,6 +98,9 @@ class Cli:
 
 
 @pytest.fixture
-def cli(capsysbinary, monkeypatch):
-    """The command, run in this process."""
+def cli(capsysbinary, monkeypatch, tmp_path):
+    """The command, run in this process by a user without contexts."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in ("OTTLA_BOOTSTRAP", "OTTLA_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
     return Cli(capsysbinary, monkeypatch)

@@ -43,6 +43,7 @@ def test_the_example_environment_names_settings_and_their_defaults():
     text = (ROOT / ".env.example").read_text()
     pairs = dict(re.findall(r"^# (OTTLA_[A-Z_]+)=(.*)$", text, re.MULTILINE))
     assert pairs.pop("OTTLA_BOOTSTRAP") == DEFAULT_BOOTSTRAP
+    assert pairs.pop("OTTLA_CONTEXT") == ""
     assert pairs.pop("OTTLA_LOG_FORMAT") == "console"
     assert pairs.pop("OTTLA_DEFAULT_REPLICATION_FACTOR") == "3"
     for name, value in pairs.items():
