@@ -11,7 +11,7 @@ event stream is resumed: the stream begins, and goes on once it can.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import cast
 
 from aiohttp import web
@@ -32,8 +32,8 @@ from ottla_broker.services.stream_rendering import (
 from ottla_broker.services.topic_positions import Start
 from ottla_broker.telemetry import METRICS
 from ottla_protocol import routes
-from ottla_protocol.cursors import decode_cursor
-from ottla_protocol.errors import InvalidRequestError, OttlaError
+from ottla_protocol.cursors import Cursor, decode_cursor
+from ottla_protocol.errors import InvalidRequestError, OttlaError, OverloadedError
 
 START_PARAMETERS = ("cursor", "last_event_id", "offset", "timestamp")
 
@@ -106,7 +106,15 @@ async def follow(
     context = context_of(request)
     if context.purgatory.is_released and rendering.is_events:
         return await _come_back(request)
-    async with context.following.follow(topic, partition, start, rendering) as follower:
+    async with AsyncExitStack() as stack:
+        try:
+            follower = await stack.enter_async_context(
+                context.following.follow(topic, partition, start, rendering)
+            )
+        except OttlaError as error:
+            if rendering.is_events and isinstance(start, Cursor) and _passes(error):
+                return await _come_back(request)
+            raise
         response = _begun(request, media_type)
         response.headers[routes.HEADER_CURSOR] = follower.begun_at.decode("ascii")
         await response.prepare(request)
@@ -130,6 +138,11 @@ def _begun(request: web.Request, media_type: str) -> web.StreamResponse:
     # Whoever comes back may be served elsewhere.
     response.force_close()
     return response
+
+
+def _passes(error: OttlaError) -> bool:
+    """Whether it helps to come back here; who meets a limit needs another broker."""
+    return error.retriable and not isinstance(error, OverloadedError)
 
 
 async def _come_back(request: web.Request) -> web.StreamResponse:
