@@ -81,7 +81,7 @@ class TopicPositions:
             LeaderNotAvailableError: no leader tells where a partition begins or ends.
         """
         topic = await self._topics.find(topic_name)
-        if isinstance(start, Cursor) and start.topic_id != topic.topic_id:
+        if isinstance(start, Cursor) and not _fits(start, topic):
             topic = await self._after_news(topic_name, start)
         if partition is not None and partition >= len(topic.partitions):
             raise UnknownTopicOrPartitionError(
@@ -108,7 +108,10 @@ class TopicPositions:
         return scope, await self._look_up(scope, numbers, start)
 
     async def _after_news(self, topic_name: str, cursor: Cursor) -> Topic:
-        """The topic, which may have been made anew without this broker having heard of it."""
+        """The topic, which may be a new one or have got partitions without this broker knowing.
+
+        Partitions of the cursor that it leaves out it would tell from the beginning later.
+        """
         is_certain = await self._controller.catch_up()
         topic = await self._topics.find(topic_name)
         if topic.topic_id != cursor.topic_id:
@@ -120,6 +123,15 @@ class TopicPositions:
             raise CursorOfDeletedTopicError(
                 f"the cursor belongs to another topic than the present '{topic_name}', which has "
                 "been deleted since; begin anew without a cursor"
+            )
+        if not _fits(cursor, topic):
+            if not is_certain:
+                raise ControllerNotAvailableError(
+                    f"the cursor has more partitions than the '{topic_name}' that is known here, "
+                    "and no controller can be asked for the others"
+                )
+            raise InvalidRequestError(
+                f"the cursor has more partitions than '{topic_name}'", parameter="cursor"
             )
         return topic
 
@@ -136,9 +148,8 @@ class TopicPositions:
                 f"the cursor is of partition {cursor.first_partition} alone, not of the topic",
                 parameter="cursor",
             )
-        known = cursor.offsets[:partitions]
-        added = range(len(known), partitions)
-        return known + await self._look_up(scope, added, "earliest")
+        added = range(len(cursor.offsets), partitions)
+        return cursor.offsets + await self._look_up(scope, added, "earliest")
 
     async def _look_up(
         self, scope: ReadScope, partitions: Sequence[int], position: Position
@@ -171,6 +182,12 @@ class TopicPositions:
             name.partition: _offset(position, each.log_start_offset, each.high_watermark)
             for name, each in bounds.items()
         }
+
+
+def _fits(cursor: Cursor, topic: Topic) -> bool:
+    """Whether the topic is the cursor's, and has all of its partitions."""
+    end = cursor.first_partition + len(cursor.offsets)
+    return cursor.topic_id == topic.topic_id and end <= len(topic.partitions)
 
 
 def _offset(position: Position, log_start_offset: int, high_watermark: int) -> int:
