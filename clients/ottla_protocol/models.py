@@ -413,7 +413,11 @@ class BinaryFetchRequest(Request, frozen=True):
 
 
 class FetchedPartition(Response, frozen=True):
-    """`batches` are whole record batches; the first may begin below the offset asked for."""
+    """`batches` are whole record batches; the first may begin below the offset asked for.
+
+    The request names the topic, and a deleted topic's name may be taken again: `topic_id` tells
+    whose records these are.
+    """
 
     topic: str
     partition: int
@@ -421,6 +425,7 @@ class FetchedPartition(Response, frozen=True):
     high_watermark: int
     log_start_offset: int
     error: dict[str, Any] | None = None
+    topic_id: str | None = None
 
 
 class BinaryFetchResponse(Response, frozen=True):

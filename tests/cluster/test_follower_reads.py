@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from ottla_protocol import routes
 from ottla_protocol.models import PartitionToFetch
 from ottla_protocol.record_codec import decode_batch
 from tests.cluster.awaiting import eventually
@@ -40,6 +41,12 @@ def test_every_replica_in_sync_serves_what_is_committed(shared, topic):
                 values_of(fetch(shared, node_id, topic, max_wait_ms=1_000)) == [b"1", b"2"]
             )
         )
+
+
+def test_an_answer_tells_whose_records_these_are(shared, topic):
+    described = shared.http.get(f"{shared.any_url()}{routes.TOPICS}/{topic}").expect(200).document
+    answer = fetch(shared, shared.leader(topic), topic, max_wait_ms=0).expect(200)
+    assert [each.topic_id for each in fetched(answer)] == [described["topic_id"]]
 
 
 def test_without_being_asked_to_a_follower_serves_nothing(shared, topic):

@@ -85,4 +85,5 @@ def _result(read: PartitionRead | OttlaError) -> FetchedPartition | OttlaError:
         batches=[memoryview(batch.data) for batch in read.batches],
         high_watermark=read.partition.high_watermark,
         log_start_offset=read.partition.log.log_start_offset,
+        topic_id=read.partition.key[0],
     )

@@ -248,7 +248,12 @@ class Follower:
             for index, offset in enumerate(self._positions)
         }
         async with self._reading:
-            results = await self._reads.read(where, max_wait_ms=0, max_bytes=self._buffer_bytes)
+            results = await self._reads.read(
+                where,
+                max_wait_ms=0,
+                max_bytes=self._buffer_bytes,
+                topic_id=self._scope.topic_id,
+            )
             failures = []
             for (_, partition), result in results.items():
                 if isinstance(result, OttlaError):

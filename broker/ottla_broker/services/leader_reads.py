@@ -79,6 +79,7 @@ class LeaderReads:
         *,
         max_wait_ms: int,
         max_bytes: int = READ_BYTES,
+        topic_id: str | None = None,
     ) -> Results:
         """What follows at each position, or why it cannot be read.
 
@@ -90,6 +91,8 @@ class LeaderReads:
             max_wait_ms: how long to wait where there is nothing.
             max_bytes: what one leader may answer, READ_BYTES at most and shared by its partitions,
                 save that each may answer one batch until it is reached.
+            topic_id: of the one topic that is meant: leaders are asked by name, and one that knows
+                a later topic of that name already would tell the records of that.
         """
         results: Results = {}
         max_bytes = min(max_bytes, READ_BYTES)
@@ -100,7 +103,9 @@ class LeaderReads:
         for leader, partitions in by_leader.items():
             for start in range(0, len(partitions), PARTITIONS_PER_REQUEST):
                 some = partitions[start : start + PARTITIONS_PER_REQUEST]
-                asked.add(asyncio.create_task(self._ask(leader, some, max_wait_ms, max_bytes)))
+                asked.add(
+                    asyncio.create_task(self._ask(leader, some, max_wait_ms, max_bytes, topic_id))
+                )
         try:
             timeout_s: float | None = None
             while asked:
@@ -145,6 +150,7 @@ class LeaderReads:
         partitions: Sequence[PartitionToFetch],
         max_wait_ms: int,
         max_bytes: int,
+        topic_id: str | None,
     ) -> Results:
         share_bytes = -(-max_bytes // len(partitions))
         request = BinaryFetchRequest(
@@ -161,7 +167,7 @@ class LeaderReads:
         except OttlaError as error:
             answers = [error] * len(partitions)
         return {
-            (asked.topic, asked.partition): answer
+            (asked.topic, asked.partition): _of_topic(answer, topic_id)
             for asked, answer in zip(partitions, answers, strict=True)
         }
 
@@ -202,6 +208,17 @@ class LeaderReads:
             found if found.error is None else error_from_problem(found.error)
             for found in partitions
         ]
+
+
+def _of_topic(
+    answer: FetchedPartition | OttlaError, topic_id: str | None
+) -> FetchedPartition | OttlaError:
+    """The answer, if it is of that topic."""
+    if isinstance(answer, OttlaError) or topic_id is None or answer.topic_id in (None, topic_id):
+        return answer
+    return UnknownTopicOrPartitionError(
+        f"the topic '{answer.topic}' was deleted, and its name given to another one"
+    )
 
 
 def _is_worth_telling(results: Results) -> bool:

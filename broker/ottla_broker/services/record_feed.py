@@ -293,7 +293,10 @@ class RecordFeed:
                 await self._wait_for_room()
                 where = {self._key(index): self.positions[index] for index in indexes}
                 results = await self._reads.read(
-                    where, max_wait_ms=READ_WAIT_MS, max_bytes=READ_BYTES
+                    where,
+                    max_wait_ms=READ_WAIT_MS,
+                    max_bytes=READ_BYTES,
+                    topic_id=self.scope.topic_id,
                 )
                 failed = False
                 for index in indexes:

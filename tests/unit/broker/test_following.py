@@ -87,8 +87,9 @@ class Topic:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def read(self, positions, *, max_wait_ms, max_bytes):
+    async def read(self, positions, *, max_wait_ms, max_bytes, topic_id):
         """As `LeaderReads.read`; one batch of each partition at a time."""
+        assert topic_id == TOPIC_ID
         self.reads += 1
         await self._dawdle()
         while True:

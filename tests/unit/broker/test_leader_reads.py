@@ -59,6 +59,7 @@ class Leaders:
     stuck: set = field(default_factory=set)
     failing: set = field(default_factory=set)
     full: bool = False
+    topic_ids: dict = field(default_factory=dict)
     asked: list = field(default_factory=list)
     cancelled: list = field(default_factory=list)
 
@@ -88,7 +89,12 @@ class Leaders:
             self.cancelled.append(node_id)
             raise
         batches = [] if node_id in self.empty else [memoryview(b"batch")]
-        return [FetchedPartition(p.topic, p.partition, batches, 9, 0) for p in request.partitions]
+        return [
+            FetchedPartition(
+                p.topic, p.partition, batches, 9, 0, topic_id=self.topic_ids.get(node_id)
+            )
+            for p in request.partitions
+        ]
 
 
 def reads(leaders):
@@ -160,6 +166,15 @@ async def test_a_leaders_failure_is_that_of_its_partitions_alone():
     results = await read(Leaders(failing={NEAR}))
     assert readable(results) == {LOCAL, FAR}
     assert isinstance(results["led-by-2", 0], OverloadedError)
+
+
+async def test_records_of_a_later_topic_of_that_name_are_not_those_that_are_meant():
+    """NEAR knows already that the name was given to another; LOCAL tells no id."""
+    leaders = Leaders(topic_ids={NEAR: "later", FAR: "meant"})
+    async with asyncio.timeout(SOON_S):
+        results = await reads(leaders).read(ALL, max_wait_ms=0, topic_id="meant")
+    assert readable(results) == {LOCAL, FAR}
+    assert isinstance(results["led-by-2", 0], UnknownTopicOrPartitionError)
 
 
 async def test_what_has_no_leader_is_told_and_keeps_nobody_waiting():
