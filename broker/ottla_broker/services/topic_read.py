@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.services.filtered_read import MAX_EXAMINED_BYTES, MAX_EXAMINED_RECORDS
 from ottla_broker.services.heavy_work import on_worker
 from ottla_broker.services.leader_reads import LeaderReads, Results, TopicPartition
 from ottla_broker.services.polled_records import PolledPartition, take_records
@@ -71,17 +72,22 @@ class TopicReadService:
         scope, positions = await self._positions.begin(topic, None, options.start)
         where = {(scope.topic, number): offset for number, offset in enumerate(positions)}
         wait_ms = 0
+        work = _Work()
         while True:
             results = await self._reads.read(
-                where, max_wait_ms=wait_ms, max_bytes=options.max_bytes
+                where,
+                max_wait_ms=wait_ms,
+                max_bytes=options.max_bytes,
+                topic_id=scope.topic_id,
             )
             failed = _failed(results)
-            found = await _take(results, where, options)
+            found, examined = await _take(results, where, options)
+            work.add(examined)
             has_moved = any(where[each.key] != each.next_offset for each in found)
             where.update({each.key: each.next_offset for each in found})
             records = [each for each in found if each.records]
             remaining_ms = deadline_ms - monotonic_ms()
-            if records or remaining_ms <= 0 or self._purgatory.is_released:
+            if records or remaining_ms <= 0 or work.is_done or self._purgatory.is_released:
                 break
             wait_ms = 0 if has_moved else min(READ_WAIT_MS, remaining_ms)
             if failed:
@@ -92,15 +98,37 @@ class TopicReadService:
         return TopicRecords(records, cursor, sorted(failed))
 
 
+class _Work:
+    """What a filter has looked at; bounded, for a request may wait for a minute."""
+
+    def __init__(self) -> None:
+        self._records = 0
+        self._bytes = 0
+
+    def add(self, examined: Sequence[PolledPartition]) -> None:
+        """Count what one round has looked at."""
+        for each in examined:
+            self._records += len(each.records)
+            self._bytes += sum(
+                len(record.value or b"") + len(record.key or b"") for record in each.records
+            )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the request has done its share."""
+        return self._records >= MAX_EXAMINED_RECORDS or self._bytes >= MAX_EXAMINED_BYTES
+
+
 async def _take(
     results: Results, where: Mapping[TopicPartition, int], options: TopicReadOptions
-) -> list[PolledPartition]:
-    """A fair share of each partition; with a filter, of what that lets through."""
+) -> tuple[list[PolledPartition], list[PolledPartition]]:
+    """A fair share of each partition, and what was looked at for it; a filter lets less through."""
     wanted = options.filter
     if wanted is None:
-        return await take_records(results, where, max_records=options.max_records)
+        found = await take_records(results, where, max_records=options.max_records)
+        return found, found
     examined = await take_records(results, where, max_records=RECORDS_EXAMINED)
-    found: list[PolledPartition] = []
+    found = []
     left = options.max_records
     for index, each in enumerate(examined):
         share = -(-left // (len(examined) - index))
@@ -112,7 +140,7 @@ async def _take(
             next_offset = selected[share].offset
         found.append(PolledPartition(each.key, selected[:share], next_offset))
         left -= len(found[-1].records)
-    return found
+    return found, examined
 
 
 def _failed(results: Results) -> dict[int, OttlaError]:
