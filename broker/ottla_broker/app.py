@@ -121,6 +121,7 @@ class Broker:
         self._directory = directory
         self._stopping = asyncio.Event()
         self._ready = False
+        self._has_started = False
         self._tasks: list[CriticalTask] = []
         random = Random(SystemRandom().getrandbits(64))
         secret = settings.cluster_secret
@@ -325,6 +326,7 @@ class Broker:
                 producer_ids=self._producer_ids,
                 tenure=self._tenure,
                 readiness=self._readiness,
+                has_started=lambda: self._has_started,
                 lease_confirmed_at_ms=lambda: self._lifecycle.lease.confirmed_at_ms,
             ),
         )
@@ -384,7 +386,7 @@ class Broker:
         await self._raft.start()
         if self._settings.is_broker:
             self._start_hosting()
-        self._ready = True
+        self._ready = self._has_started = True
         self._tasks = [CriticalTask(self._measure(), name="measurements", on_failure=self._fail)]
         await self._stopping.wait()
         await self._stop()

@@ -72,6 +72,7 @@ class Drivers:
     producer_ids: ProducerIds
     tenure: ControllerTenure
     readiness: Callable[[], Readiness]
+    has_started: Callable[[], bool]
     lease_confirmed_at_ms: Callable[[], int | None]
 
 
@@ -250,4 +251,5 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         ),
         purgatory=drivers.purgatory,
         readiness=drivers.readiness,
+        has_started=drivers.has_started,
     )

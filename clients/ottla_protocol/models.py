@@ -462,6 +462,16 @@ class Readiness(Response, frozen=True):
     warnings: list[str] = []
 
 
+class Startup(Response, frozen=True):
+    """`GET /startupz`: 200 once the process has read its own files and joined in, else 503.
+
+    It never goes back, and never waits for other processes: whoever restarts what does not start
+    must not restart a broker that waits for its quorum.
+    """
+
+    started: bool
+
+
 class VersionResponse(Response, frozen=True):
     """`GET /version`."""
 

@@ -56,6 +56,7 @@ class TestHealth:
             assert shared.http.get(f"{url}/livez").expect(200).document == {"live": True}
             ready = shared.http.get(f"{url}/readyz").expect(200).document
             assert ready == {"ready": True, "reasons": [], "warnings": []}
+            assert shared.http.get(f"{url}/startupz").expect(200).document == {"started": True}
             version = shared.http.get(f"{url}/version").expect(200).document
             assert set(version) == {"version", "python", "sqlite"}
             assert all(part.isdigit() for part in version["sqlite"].split("."))
@@ -78,6 +79,7 @@ class TestHealth:
         assert document["ready"] is False
         assert document["reasons"]
         client.http.get(f"{url}/livez").expect(200)
+        client.http.get(f"{url}/startupz").expect(200)
         # What it does not know may exist: that is for a controller to say.
         for answer in (
             client.http.get(f"{url}/v1/topics/absent"),

@@ -86,6 +86,7 @@ class BrokerContext:
     """Large answers that clients have not taken."""
     purgatory: Purgatory
     readiness: Callable[[], Readiness]
+    has_started: Callable[[], bool]
 
 
 CONTEXT = web.AppKey("context", BrokerContext)

@@ -1,4 +1,4 @@
-"""`/livez`, `/readyz`, `/version` and `/metrics`."""
+"""`/livez`, `/readyz`, `/startupz`, `/version` and `/metrics`."""
 
 import platform
 from importlib.metadata import version as installed_version
@@ -9,7 +9,7 @@ from ottla_broker.http.context import context_of
 from ottla_broker.http.topics import json_response
 from ottla_broker.storage.sqlite import sqlite_version
 from ottla_broker.telemetry import METRICS
-from ottla_protocol.models import VersionResponse
+from ottla_protocol.models import Startup, VersionResponse
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -23,6 +23,12 @@ async def readiness(request: web.Request) -> web.Response:
     """200 when this broker can serve, else 503 with every reason."""
     state = context_of(request).readiness()
     return json_response(state, status=200 if state.ready else 503)
+
+
+async def startup(request: web.Request) -> web.Response:
+    """200 once this process has started, whatever became of it since."""
+    started = context_of(request).has_started()
+    return json_response(Startup(started), status=200 if started else 503)
 
 
 async def version(_: web.Request) -> web.Response:

@@ -36,7 +36,7 @@ BODY_BYTES_MAX = 4 << 20
 UNCOUNTED_BODY_BYTES = 4 << 10
 """Bodies that are no produce, and no longer than this, are not counted."""
 
-PROBES = frozenset({routes.LIVENESS, routes.READINESS, routes.METRICS})
+PROBES = frozenset({routes.LIVENESS, routes.READINESS, routes.STARTUP, routes.METRICS})
 """What is answered on connections beyond the limit, besides what brokers say to one another."""
 
 PURPOSE = routes.HEADER_PURPOSE.lower()

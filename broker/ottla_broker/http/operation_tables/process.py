@@ -3,7 +3,7 @@
 from ottla_broker.http import description, health
 from ottla_broker.http.operations import Content, Operation, Parameter, Reply, ok
 from ottla_protocol import routes
-from ottla_protocol.models import Readiness, VersionResponse
+from ottla_protocol.models import Readiness, Startup, VersionResponse
 
 LIVE_SCHEMA = {
     "type": "object",
@@ -38,6 +38,23 @@ OPERATIONS = (
             Reply(503, "Not now, for every reason that is listed.", (Content(Readiness),)),
         ),
         health.readiness,
+    ),
+    Operation(
+        "GET",
+        routes.STARTUP,
+        "startup",
+        "process",
+        "Whether the process has started",
+        (
+            Reply(
+                200,
+                "It has read its own files and joined in; this never goes back, and waits for no "
+                "other process.",
+                (Content(Startup),),
+            ),
+            Reply(503, "It is starting.", (Content(Startup),)),
+        ),
+        health.startup,
     ),
     Operation(
         "GET",
