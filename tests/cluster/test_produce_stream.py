@@ -61,6 +61,24 @@ def test_a_line_that_fails_is_told_in_its_place_and_the_next_ones_are_stored(sha
     assert shared.values(topic) == {0: 0, 1: 2}
 
 
+@pytest.mark.parametrize("key", [{}, {"Idempotency_Key": "k"}])
+def test_a_line_that_its_topic_does_not_take_costs_no_line_before_it(shared, topic, key):
+    far_ahead = 99_999_999_999_999
+    with stream(shared, f"/v1/topics/{topic}/records", **key) as upload:
+        # In one write, and so mostly in one batch.
+        upload.send(lines([0, 1]) + b'{"value":2,"timestamp":%d}\n' % far_ahead + lines([3]))
+        upload.finish()
+        first, second, failed, *behind = upload.answers()
+    assert [first["offset"], second["offset"]] == [0, 1]
+    assert (failed["index"], failed["error"]["code"]) == (2, "INVALID_TIMESTAMP")
+    if key:
+        assert all("error" in answer for answer in behind)
+        assert shared.values(topic) == {0: 0, 1: 1}
+    else:
+        assert behind == [{"partition": 0, "offset": 2}]
+        assert shared.values(topic) == {0: 0, 1: 1, 2: 3}
+
+
 def test_lines_of_many_topics_name_theirs(shared, topic):
     with stream(shared, "/v1/records") as upload:
         upload.send({"topic": topic, "value": 1}, {"topic": "never-made", "value": 2})

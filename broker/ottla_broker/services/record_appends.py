@@ -90,8 +90,8 @@ class RecordAppendService:
                 topic_name, [records[index] for index in indexes], options
             )
         except OttlaError as error:
-            if _may_be_some(error) and len(indexes) > 1:
-                for half in _halves(indexes):
+            if refuses_some_record(error) and len(indexes) > 1:
+                for half in halves(indexes):
                     await self._append(
                         topic_name, records, half, options, fates, keeps_times=keeps_times
                     )
@@ -114,8 +114,8 @@ class RecordAppendService:
             problem = results[partition].error
             assert problem is not None
             refusal = error_from_problem(problem)
-            if _may_be_some(refusal) and len(group) > 1:
-                for half in _halves(group):
+            if refuses_some_record(refusal) and len(group) > 1:
+                for half in halves(group):
                     await self._append(
                         topic_name, records, half, options, fates, keeps_times=keeps_times
                     )
@@ -124,14 +124,15 @@ class RecordAppendService:
                     fates[index] = refusal
 
 
-def _may_be_some(error: OttlaError) -> bool:
-    """Whether the batch was refused for what is in it, which may be one record of many."""
+def refuses_some_record(error: OttlaError) -> bool:
+    """Whether a batch was refused for what is in it, which may be one record of many."""
     of_a_record = isinstance(
         error, InvalidTimestampError | MessageTooLargeError | RecordWithoutKeyError
     )
     return of_a_record and error.outcome is Outcome.NOT_APPLIED
 
 
-def _halves(indexes: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+def halves(indexes: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+    """Those before the middle, and those behind it."""
     middle = len(indexes) // 2
     return indexes[:middle], indexes[middle:]

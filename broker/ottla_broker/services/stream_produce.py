@@ -22,6 +22,7 @@ from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.produce import NO_OFFSET
 from ottla_broker.services.produce_options import ProduceOptions
+from ottla_broker.services.record_appends import halves, refuses_some_record
 from ottla_broker.services.record_produce import ANONYMOUS, RecordProduceService
 from ottla_broker.services.topics import TopicService
 from ottla_broker.storage.policy.idempotency_window import LAST_LINE
@@ -230,20 +231,17 @@ class StreamProduceService:
             destination.topic, records, split, marks, options
         )
         for (partition, positions), answer in zip(split.items(), answers, strict=True):
-            if not isinstance(answer, DuplicateSequenceNumberError) or cuts == CUTS_MAX:
+            parts = _parts(lines, positions, answer, may_cut=cuts < CUTS_MAX)
+            if not parts:
                 _note(results, partition, positions, answer)
                 continue
-            last_line = int(answer.members.get(LAST_LINE, -1))
-            there = [each for each in positions if lines[each].number <= last_line]
-            behind = [each for each in positions if lines[each].number > last_line]
-            for part in (there, behind):
-                if not part:
-                    continue
+            next_cuts = cuts + isinstance(answer, DuplicateSequenceNumberError)
+            for part in parts:
                 await self._deliver(
-                    stream, destination, lines, {partition: part}, results, options, cuts + 1
+                    stream, destination, lines, {partition: part}, results, options, next_cuts
                 )
                 failure = results[part[-1]]
-                if isinstance(failure, OttlaError):
+                if stream.ends_at_an_error and isinstance(failure, OttlaError):
                     # Nothing may be stored behind a line that perhaps is not.
                     _note(results, partition, positions[positions.index(part[-1]) :], failure)
                     break
@@ -314,6 +312,31 @@ def _partition_of(stream: ProduceStream, share: _Share, line: StreamLine) -> int
         return named
     key = line.record.key
     return share.keyless if key is None else _partition_for_key(key, share.destination.count)
+
+
+def _parts(
+    lines: Sequence[StreamLine],
+    positions: list[int],
+    answer: AppendedBatch | OttlaError,
+    *,
+    may_cut: bool,
+) -> list[list[int]]:
+    """What to send anew, part after part, of a batch that was refused; nothing if it is answered.
+
+    Where some lines are there and some are not, that is both of them. Where one line may be what
+    the topic does not take, it is both halves, until that line stands alone: it does not cost its
+    neighbours their place, and is the one that is named.
+    """
+    if isinstance(answer, DuplicateSequenceNumberError):
+        if not may_cut:
+            return []
+        last_line = int(answer.members.get(LAST_LINE, -1))
+        there = [each for each in positions if lines[each].number <= last_line]
+        behind = [each for each in positions if lines[each].number > last_line]
+        return [part for part in (there, behind) if part]
+    if isinstance(answer, OttlaError) and refuses_some_record(answer) and len(positions) > 1:
+        return [list(half) for half in halves(positions)]
+    return []
 
 
 def _marks(
