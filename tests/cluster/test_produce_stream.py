@@ -173,6 +173,23 @@ def test_a_stream_keeps_its_split_when_partitions_are_added(shared, topic):
     assert sorted(shared.values(topic).values()) == list(range(20))
 
 
+def test_a_stream_finds_itself_in_partitions_that_were_added_under_it(shared, topic):
+    path, key = f"/v1/topics/{topic}/records", {"Idempotency_Key": "k"}
+    line = {"value": 1, "partition": 3}
+    with stream(shared, path, **key) as upload:
+        # With the head, the stream has begun.
+        upload.read_head()
+        url = f"{shared.any_url()}/v1/topics/{topic}"
+        shared.http.call("PATCH", url, {"partitions": 4}).expect(200)
+        shared.wait_led(topic, partitions=4)
+        upload.send(line)
+        assert upload.answer() == {"partition": 3, "offset": 0}
+    with stream(shared, path, via=2, **key) as again:
+        again.send(line)
+        again.finish()
+        assert again.answers() == [{"partition": 3, "offset": 0, "duplicate": True}]
+
+
 def test_compressed_lines_are_answered_while_they_come(shared, topic):
     path = f"/v1/topics/{topic}/records"
     compressor = zlib.compressobj(wbits=31)
@@ -187,7 +204,7 @@ def test_compressed_lines_are_answered_while_they_come(shared, topic):
         upload.send(frame[:5])
         upload.send(frame[5:])
         assert len(upload.answers(2)) == 2
-        upload.send(frame[:-1])
+        upload.send(frame[:6])
         upload.finish()
         [failed] = upload.answers()
         assert failed["error"]["code"] == "MALFORMED_BODY"

@@ -1,51 +1,47 @@
 """Undoes a Content-Encoding part by part, for bodies that never end.
 
-Nothing here holds more than a part: gzip gives its output in pieces of OUTPUT_BYTES whatever goes
-in, and zstd one frame at a time, whose size is bounded compressed and inflated (our codec knows
-whole frames only; their ends are told by the headers of their blocks, RFC 8878 section 3.1.1).
-All output together is bounded by its ratio to the input.
+Nothing here holds more than a part and, for zstd, the window that its frame asks for, which is
+bounded (RFC 9659) and told, so that it can be counted. Output comes in pieces of OUTPUT_BYTES
+whatever goes in, and all of it together is bounded by its ratio to the input.
 """
 
+import sys
 import zlib
 from collections.abc import Iterator
 from typing import Protocol
 
-from ottla_protocol.compression import CONTENT_ENCODINGS, content_bytes_allowed, inflate, over_ratio
-from ottla_protocol.errors import (
-    CorruptMessageError,
-    MalformedBodyError,
-    MessageTooLargeError,
-    UnsupportedMediaTypeError,
-)
-from ottla_protocol.record_batch import Compression
+from ottla_protocol.compression import CONTENT_ENCODINGS, content_bytes_allowed, over_ratio
+from ottla_protocol.errors import MalformedBodyError, UnsupportedMediaTypeError
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
+else:
+    from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 
 OUTPUT_BYTES = 64 << 10
-ZSTD_FRAME_BYTES_MAX = 4 << 20
-"""The longest zstd frame of a stream, as sent."""
-
-ZSTD_CONTENT_BYTES_MAX = 8 << 20
-"""What one frame may inflate to."""
+ZSTD_WINDOW_LOG_MAX = 23
+"""Windows of zstd have at most 8 MiB over HTTP (RFC 9659): all that its tool makes without --long
+and --ultra."""
 
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
-_FRAME_BEGINNING_BYTES = 8
-"""Magic number, and what tells the length of the header or of what is to be skipped."""
-
-_BLOCK_HEADER_BYTES = 3
-_RLE_BLOCK = 1
-_RESERVED_BLOCK = 3
+_ZSTD_HEADER_BYTES_MAX = 18
 
 
 class ContentInflater(Protocol):
     """One body's."""
 
+    @property
+    def kept_bytes(self) -> int:
+        """What it keeps of what it has put out, where that is much."""
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """What these bytes add, in pieces; to be taken to the end before more is fed.
 
+        Pieces may be empty: whoever takes them can let others have a turn meanwhile.
+
         Raises:
             MalformedBodyError: they are not in the encoding.
-            MessageTooLargeError: all inflates to too much for its size, or a frame is too long.
+            MessageTooLargeError: all inflates to too much for its size.
         """
 
     def finish(self) -> None:
@@ -76,6 +72,8 @@ def content_inflater(encoding: str) -> ContentInflater:
 
 
 class _Identity:
+    kept_bytes = 0
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         yield data
 
@@ -99,6 +97,8 @@ class _Ratio:
 class _Gzip:
     """Members follow one another (RFC 1952 section 2.2)."""
 
+    kept_bytes = 0
+
     def __init__(self) -> None:
         self._ratio = _Ratio()
         self._member = zlib.decompressobj(_GZIP_WINDOW)
@@ -115,8 +115,7 @@ class _Gzip:
             except zlib.error as error:
                 raise MalformedBodyError(f"the body is not gzip: {error}") from error
             self._ratio.count(len(piece))
-            if piece:
-                yield piece
+            yield piece
             if self._member.eof:
                 data = self._member.unused_data
                 self._member = zlib.decompressobj(_GZIP_WINDOW)
@@ -132,84 +131,52 @@ class _Gzip:
 
 
 class _Zstd:
-    """Frames follow one another, some of them to be skipped."""
+    """Frames follow one another, some of them to be skipped (RFC 8878 section 3.1)."""
 
     def __init__(self) -> None:
         self._ratio = _Ratio()
-        self._received = bytearray()
-        self._frame = _FrameEnd()
+        self._begin_frame()
+
+    def _begin_frame(self) -> None:
+        self._frame = ZstdDecompressor(
+            options={DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX}
+        )
+        self._header = b""
+        self._frame_bytes = 0
+
+    @property
+    def kept_bytes(self) -> int:
+        """As ContentInflater has it: memory of a window is touched as far as output has come."""
+        return min(_window_bytes(self._header), self._frame_bytes)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         self._ratio.received_bytes += len(data)
-        self._received += data
-        while (size := self._frame.find(self._received)) is not None:
-            frame = bytes(self._received[:size])
-            del self._received[:size]
-            self._frame = _FrameEnd()
-            if not frame.startswith(_ZSTD_MAGIC):
-                continue
+        while data or not self._frame.needs_input:
+            if len(self._header) < _ZSTD_HEADER_BYTES_MAX:
+                self._header += data[: _ZSTD_HEADER_BYTES_MAX - len(self._header)]
             try:
-                inflated = inflate(Compression.ZSTD, frame, ZSTD_CONTENT_BYTES_MAX)
-            except CorruptMessageError as error:
-                raise MalformedBodyError(f"the body is not zstd: {error.__cause__}") from error
-            self._ratio.count(len(inflated))
-            for start in range(0, len(inflated), OUTPUT_BYTES):
-                yield inflated[start : start + OUTPUT_BYTES]
-        if len(self._received) > ZSTD_FRAME_BYTES_MAX:
-            raise MessageTooLargeError(
-                f"a zstd frame of a stream may have {ZSTD_FRAME_BYTES_MAX} bytes; "
-                "end one and begin the next more often",
-                limit_bytes=ZSTD_FRAME_BYTES_MAX,
-            )
+                piece = self._frame.decompress(data, OUTPUT_BYTES)
+            except ZstdError as error:
+                raise MalformedBodyError(f"the body is not zstd: {error}") from error
+            self._ratio.count(len(piece))
+            self._frame_bytes += len(piece)
+            yield piece
+            data = b""
+            if self._frame.eof:
+                data = self._frame.unused_data
+                self._begin_frame()
 
     def finish(self) -> None:
-        if self._received or not self._ratio.received_bytes:
+        if self._header or not self._ratio.received_bytes:
             raise MalformedBodyError("the body is not zstd: it is cut short")
 
 
-class _FrameEnd:
-    """Looks for the end of one frame as it comes; no block is looked at twice."""
-
-    def __init__(self) -> None:
-        # Where the next block begins; 0 before the frame's header has come.
-        self._position = 0
-        self._is_behind_blocks = False
-        self._checksum_bytes = 0
-
-    def find(self, received: bytearray) -> int | None:
-        """The length of the frame that this begins with; None while its end has not come.
-
-        Raises:
-            MalformedBodyError: it is no frame.
-        """
-        if self._position == 0 and not self._pass_header(received):
-            return None
-        while not self._is_behind_blocks:
-            position = self._position
-            if len(received) < position + _BLOCK_HEADER_BYTES:
-                return None
-            header = int.from_bytes(received[position : position + _BLOCK_HEADER_BYTES], "little")
-            kind, size = header >> 1 & 3, header >> 3
-            if kind == _RESERVED_BLOCK:
-                raise MalformedBodyError("the body is not zstd: a block of no kind")
-            self._position += _BLOCK_HEADER_BYTES + (1 if kind == _RLE_BLOCK else size)
-            self._is_behind_blocks = bool(header & 1)
-        end = self._position + self._checksum_bytes
-        return end if len(received) >= end else None
-
-    def _pass_header(self, received: bytearray) -> bool:
-        if len(received) < _FRAME_BEGINNING_BYTES:
-            return False
-        if int.from_bytes(received[:4], "little") in _SKIPPABLE:
-            self._position = _FRAME_BEGINNING_BYTES + int.from_bytes(received[4:8], "little")
-            self._is_behind_blocks = True
-            return True
-        if received[:4] != _ZSTD_MAGIC:
-            raise MalformedBodyError("the body is not zstd: a frame begins with another number")
-        descriptor = received[4]
-        is_single_segment = descriptor >> 5 & 1
-        content_size_bytes = (is_single_segment, 2, 4, 8)[descriptor >> 6]
-        dictionary_id_bytes = (0, 1, 2, 4)[descriptor & 3]
-        self._position = 5 + (not is_single_segment) + dictionary_id_bytes + content_size_bytes
-        self._checksum_bytes = 4 if descriptor >> 2 & 1 else 0
-        return True
+def _window_bytes(header: bytes) -> int:
+    """The window that a frame asks for (RFC 8878 section 3.1.1.1.2); at most what we allow."""
+    most = 1 << ZSTD_WINDOW_LOG_MAX
+    if len(header) < _ZSTD_HEADER_BYTES_MAX or header[4] & 0x20:
+        # A short frame, or one whose window is its content.
+        return most
+    exponent, mantissa = header[5] >> 3, header[5] & 7
+    base = 1 << (10 + exponent)
+    return min(most, base + base // 8 * mantissa)

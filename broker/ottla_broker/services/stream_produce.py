@@ -285,7 +285,7 @@ class StreamProduceService:
             idempotency = stream_idempotency(
                 ANONYMOUS, topic.name, stream.key, str(former), LineNumbers(0, 0)
             )
-            hits = await self._idempotency.look_up(topic, range(former), idempotency, options)
+            hits = await self._idempotency.look_up(topic, range(count), idempotency, options)
             if hits:
                 return former
         return count

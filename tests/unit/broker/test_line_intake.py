@@ -9,6 +9,9 @@ from ottla_broker.http import line_intake
 from ottla_broker.http.content_inflating import content_inflater
 from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.http.line_intake import LineIntake
+from ottla_protocol.compression import deflate
+from ottla_protocol.errors import Outcome, OverloadedError
+from ottla_protocol.record_batch import Compression
 from tests.unit.awaiting import until
 
 
@@ -31,9 +34,9 @@ def inflight():
     return InflightBytes(1_000)
 
 
-def intake_of(inflight, parts):
+def intake_of(inflight, parts, encoding="identity"):
     with inflight.hold() as held:
-        return LineIntake(Content(parts), content_inflater("identity"), held), held
+        return LineIntake(Content(parts), content_inflater(encoding), held), held
 
 
 def take(intake):
@@ -86,6 +89,52 @@ async def test_a_line_that_has_begun_is_held_too(inflight):
     assert held.size_bytes == 600
     take(intake)
     assert inflight.held_bytes == 0
+
+
+async def test_streams_that_wait_for_one_another_are_given_up(monkeypatch, inflight):
+    monkeypatch.setattr(line_intake, "ROOM_WAIT_S", 0.05)
+    pairs = [intake_of(inflight, [b"x" * 400, b"x" * 200, b"\n"]) for _ in range(2)]
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        for intake, _ in pairs:
+            group.create_task(intake.receive())
+    failures = [intake.failure for intake, _ in pairs if intake.failure is not None]
+    assert {type(failure) for failure in failures} == {OverloadedError}
+    assert failures[0].outcome is Outcome.NOT_APPLIED
+
+
+async def test_a_long_line_that_never_ends_is_given_up(monkeypatch, inflight):
+    monkeypatch.setattr(line_intake, "SLOW_LINE_BYTES", 100)
+    monkeypatch.setattr(line_intake, "body_deadline_s", lambda began_s, _: began_s + 0.01)
+    parts = [b"x" * 60, b"x" * 60]
+
+    async def readany():
+        if parts:
+            return parts.pop(0)
+        return await asyncio.Event().wait()
+
+    intake, _ = intake_of(inflight, [])
+    intake._content = SimpleNamespace(readany=readany, at_eof=lambda: False)
+    async with asyncio.timeout(30):
+        await intake.receive()
+    assert intake.failure.code == "REQUEST_TIMED_OUT"
+
+
+async def test_the_window_of_a_compressed_stream_is_held(inflight):
+    inflight.limit_bytes = 16 << 20
+    text = b"".join(b'{"value":%d}\n' % number for number in range(200_000))
+    compressed = deflate(Compression.ZSTD, text)
+    intake, held = intake_of(inflight, [compressed[:-20]], "zstd")
+    receiving = asyncio.create_task(intake.receive())
+    most_bytes = 0
+    while not intake.is_over or intake.lines:
+        most_bytes = max(most_bytes, held.size_bytes)
+        if intake.lines:
+            take(intake)
+        else:
+            await asyncio.sleep(0)
+    await receiving
+    assert 512 << 10 <= most_bytes <= 4 << 20
+    assert held.size_bytes >= 512 << 10
 
 
 async def test_silence_ends_a_stream(monkeypatch, inflight):
