@@ -19,6 +19,7 @@ SECTIONS = (
     "Follow a topic",
     "Consume with nothing but curl",
     "More ways to write",
+    "Share the work in a consumer group",
     "Clients of a REST proxy",
 )
 TIMEOUT_S = 60
@@ -44,17 +45,30 @@ def client(tmp_path, http):
 
 
 def script(client):
-    """The shell blocks of the sections; only the brokers' addresses differ from the README."""
-    text = README.read_text()
-    blocks = []
-    for section in SECTIONS:
-        [body] = re.findall(rf"^## {section}\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
-        blocks += re.findall(r"^```sh\n(.*?)^```$", body, re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks)
+    """The shell blocks of the sections, then the lines for curl of all others.
+
+    Only the brokers' addresses differ from the README.
+    """
+    sections = dict(
+        re.findall(r"^## ([^\n]*)\n(.*?)(?=^## |\Z)", README.read_text(), re.MULTILINE | re.DOTALL)
+    )
+    whole = [block for section in SECTIONS for block in shell_blocks(sections.pop(section))]
+    others = [
+        line
+        for body in sections.values()
+        for block in shell_blocks(body)
+        for line in block.splitlines(keepends=True)
+        if line.startswith("curl ")
+    ]
+    lines = "".join(whole + others)
     for node_id in client.node_ids:
         lines = lines.replace(f"http://127.0.0.1:710{node_id}", client.url(node_id))
     assert "127.0.0.1:710" not in lines
     return "set -e\n" + CURL + lines
+
+
+def shell_blocks(body):
+    return re.findall(r"^```sh\n(.*?)^```$", body, re.MULTILINE | re.DOTALL)
 
 
 def test_each_line_runs_and_says_what_it_should(client):
@@ -67,8 +81,9 @@ def test_each_line_runs_and_says_what_it_should(client):
         answer, end = decoder.raw_decode(rest)
         answers.append(answer)
         rest = rest[end:].strip()
-    *answers, streamed = answers
+    *answers, streamed, health, controller, segments = answers
     answers, proxied = answers[:-5], answers[-5:]
+    answers, shared_out = answers[:-4], answers[-4:]
     answers, written = answers[:-6], answers[-6:]
     created, produced, read, repeated, at_a_time, offset, line, *answers = answers
     described, topic_read, *followed, polled, polled_again, sought = answers
@@ -94,8 +109,17 @@ def test_each_line_runs_and_says_what_it_should(client):
     assert raw["records"][0]["partition"] == lines[0]["partition"]
     assert len(event["records"]) == 1
     assert [record["topic"] for record in many["records"]] == ["landings", "landings"]
+    joined, beaten, committed_to, committed = shared_out
+    assert (joined["member_id"], joined["session_timeout_ms"]) == ("desk", 60_000)
+    assert joined["assignment"] == [{"topic": "flights", "partitions": [0, 1, 2, 3, 4, 5]}]
+    assert (beaten["generation"], beaten["assignment"]) == (joined["generation"], None)
+    assert [each["offset"] for each in committed_to["offsets"]] == [1]
+    assert [each["partition"] for each in committed["offsets"]] == [2]
     _, stored, instance, [consumed], committed = proxied
     assert (consumed["key"], consumed["value"], committed) == ("Anna", {"cups": 2}, [])
     assert consumed["partition"] == stored["offsets"][0]["partition"]
     assert instance["base_uri"] == client.url(2) + "/consumers/dashboards/instances/one"
     assert (streamed["error_code"], streamed["topic_name"]) == (200, "orders")
+    assert (health["status"], health["partitions"]) == ("healthy", [])
+    assert controller["path"] == "/controller"
+    assert (segments["topic"], segments["partition"], segments["replica"]) == ("flights", 2, 3)
