@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ottla_ops.cli import (
+    check_commands,
     cluster_commands,
     cluster_health_command,
     consume_command,
@@ -54,6 +55,7 @@ app.add_typer(metadata_commands.app, name="metadata")
 app.command("query")(query_command.query)
 segment_commands.app.command("export")(export_command.export)
 app.add_typer(segment_commands.app, name="segment")
+app.add_typer(check_commands.app, name="check")
 app.command("doctor")(doctor_command.doctor)
 app.add_typer(generate_commands.app, name="generate")
 app.add_typer(context_commands.app, name="context")
@@ -106,7 +108,7 @@ def ottla(
     Data goes to stdout, everything else to stderr. Global options may stand anywhere. Which cluster
     is meant, a flag says before the environment, that before the context in use.
     Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 conflict, 5 unavailable or timeout,
-    6 denied, 130 interrupted.
+    6 denied, 130 interrupted; those of `ottla check` are a monitoring plugin's.
     """
     words = Words(
         bootstrap_option=bootstrap,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FLAGS_ANYWHERE: Final = frozenset({"--json", "--quiet", "-q"})
 OPTIONS_ANYWHERE: Final = ("--bootstrap", "--context")
+UNKNOWN_TO_MONITORING: Final = 3
 SUPERVISE: Final = ["dev", "supervise", "--"]
 
 
@@ -64,6 +65,17 @@ def hoist_global_options(arguments: Sequence[str]) -> list[str]:
     return [*options, *others, *arguments[end:]]
 
 
+def command_of(hoisted: Sequence[str]) -> str | None:
+    """The command's first word, behind the global options; None where there is none."""
+    rest = iter(hoisted)
+    for argument in rest:
+        if argument in OPTIONS_ANYWHERE:
+            next(rest, None)
+        elif not argument.startswith("-"):
+            return argument
+    return None
+
+
 def _next(rest: Iterator[str]) -> list[str]:
     following = next(rest, None)
     return [] if following is None else [following]
@@ -85,7 +97,8 @@ def _run_command(arguments: list[str]) -> int:
         return error.exit_code
     except typer.TyperException as error:
         _show_usage_error(error, output)
-        return error.exit_code
+        # For a monitoring system 2 is an outage; that it was asked wrongly is unknown to it.
+        return UNKNOWN_TO_MONITORING if command_of(arguments) == "check" else error.exit_code
     except OutputClosedError:
         return _reader_has_gone()
     except (typer.Abort, KeyboardInterrupt):
