@@ -16,6 +16,7 @@ from ottla_ops.cli import (
     cluster_health_command,
     consume_command,
     context_commands,
+    debug_bundle_command,
     dev_commands,
     doctor_command,
     drain_commands,
@@ -57,6 +58,7 @@ segment_commands.app.command("export")(export_command.export)
 app.add_typer(segment_commands.app, name="segment")
 app.add_typer(check_commands.app, name="check")
 app.command("doctor")(doctor_command.doctor)
+app.command("debug-bundle")(debug_bundle_command.debug_bundle)
 app.add_typer(generate_commands.app, name="generate")
 app.add_typer(context_commands.app, name="context")
 app.add_typer(dev_commands.app, name="dev")
