@@ -177,7 +177,8 @@ class Settings(BaseSettings):
         4 * MEBIBYTE,
         ge=64 * 1024,
         le=64 * MEBIBYTE,
-        description="keys and values that are read for one of them and not sent yet",
+        description="keys and values that are read for one of them and not sent yet; less where "
+        "all together hold much",
     )
     follower_keep_alive_ms: int = Field(
         15_000, ge=100, le=15_000, description="how long they hear nothing at most"

@@ -33,6 +33,31 @@ from ottla_protocol.cursors import CursorEncoder
 from ottla_protocol.errors import OttlaError, UnknownTopicOrPartitionError
 from ottla_protocol.record_batch import Buffer
 
+READ_AHEAD_BYTES = 128 << 20
+READ_AHEAD_BYTES_MIN = 64 << 10
+"""What all followers have read and not sent; beyond that each reads no more than the least."""
+
+CATCH_UPS_MAX = 16
+"""Followers that read for themselves at a time; the others wait for their turn."""
+
+
+class ReadAhead:
+    """What all followers of a broker have rendered and not sent, and how much one may read more.
+
+    Args:
+        buffer_bytes: what one may read at most.
+    """
+
+    def __init__(self, buffer_bytes: int) -> None:
+        self.held_bytes = 0
+        self._buffer_bytes = buffer_bytes
+
+    @property
+    def allowance_bytes(self) -> int:
+        """For the next read, of which there may be CATCH_UPS_MAX at a time."""
+        share_bytes = (READ_AHEAD_BYTES - self.held_bytes) // CATCH_UPS_MAX
+        return max(READ_AHEAD_BYTES_MIN, min(self._buffer_bytes, share_bytes))
+
 
 class Follower:
     """One of those who follow; `FollowService` makes it.
@@ -46,13 +71,12 @@ class Follower:
         reading: entered by whoever catches up, so that not too many do at a time.
         metadata: tells of partitions that the topic gets.
         purgatory: tells when this broker stops.
-        buffer_bytes: keys and values of one read.
+        read_ahead: what it may read at a time.
         keep_alive_ms: how long it sends nothing at most.
     """
 
     __slots__ = (
         "_bookmark",
-        "_buffer_bytes",
         "_encoder",
         "_feed",
         "_feed_at",
@@ -60,6 +84,7 @@ class Follower:
         "_metadata",
         "_positions",
         "_purgatory",
+        "_read_ahead",
         "_reading",
         "_reads",
         "_ready",
@@ -81,7 +106,7 @@ class Follower:
         reading: AbstractAsyncContextManager[None],
         metadata: MetadataCache,
         purgatory: Purgatory,
-        buffer_bytes: int,
+        read_ahead: ReadAhead,
         keep_alive_ms: int,
     ) -> None:
         self._scope = scope
@@ -92,7 +117,7 @@ class Follower:
         self._reading = reading
         self._metadata = metadata
         self._purgatory = purgatory
-        self._buffer_bytes = buffer_bytes
+        self._read_ahead = read_ahead
         self._keep_alive_ms = keep_alive_ms
         self._encoder = CursorEncoder(scope.topic_id, scope.first_partition)
         self._ready: deque[bytes] = deque()
@@ -120,11 +145,11 @@ class Follower:
             UnavailableError: or there may be later, and nothing is resumed.
         """
         opening = self._rendering.opening(self.begun_at)
+        if opening:
+            self._put_ready(opening)
         failure = await self._catch_up()
         if failure is not None and not resumes:
             raise failure
-        if opening:
-            self._ready.appendleft(opening)
 
     async def next(self) -> bytes | None:
         """What to send next: records, or a sign of life; None where the broker stops.
@@ -133,7 +158,7 @@ class Follower:
             OttlaError: the stream cannot go on.
         """
         while not self._purgatory.is_released:
-            piece = self._ready.popleft() if self._ready else await self._find()
+            piece = self._take_ready() if self._ready else await self._find()
             if piece:
                 self._sent_ms = monotonic_ms()
                 return piece
@@ -141,8 +166,18 @@ class Follower:
 
     def close(self) -> None:
         """The client is gone, or is to go."""
-        self._ready.clear()
+        while self._ready:
+            self._take_ready()
         self._leave()
+
+    def _put_ready(self, part: bytes) -> None:
+        self._ready.append(part)
+        self._read_ahead.held_bytes += len(part)
+
+    def _take_ready(self) -> bytes:
+        part = self._ready.popleft()
+        self._read_ahead.held_bytes -= len(part)
+        return part
 
     async def _find(self) -> bytes:
         """What is there now, or comes within the time to the next sign of life; perhaps nothing."""
@@ -248,10 +283,11 @@ class Follower:
             for index, offset in enumerate(self._positions)
         }
         async with self._reading:
+            buffer_bytes = self._read_ahead.allowance_bytes
             results = await self._reads.read(
                 where,
                 max_wait_ms=0,
-                max_bytes=self._buffer_bytes,
+                max_bytes=buffer_bytes,
                 topic_id=self._scope.topic_id,
             )
             failures = []
@@ -261,7 +297,7 @@ class Follower:
                         result.members.setdefault("partition", partition)
                         raise result
                     failures.append(result)
-            left_bytes = self._buffer_bytes
+            left_bytes = buffer_bytes
             for (_, partition), result in results.items():
                 if left_bytes > 0 and not isinstance(result, OttlaError) and result.batches:
                     left_bytes -= await self._render(partition - first, result.batches, left_bytes)
@@ -287,6 +323,7 @@ class Follower:
             partition=self._scope.first_partition + index,
             rendering=self._rendering,
             max_bytes=max_bytes,
+            cursor_bytes=self._rendering.cursor_bytes(self._encoder, self._positions),
         )
         for piece in pieces:
             part = with_cursors(
@@ -298,7 +335,7 @@ class Follower:
             )
             self._move(index, piece.next_offset)
             if part:
-                self._ready.append(part)
+                self._put_ready(part)
                 self._told = self._positions
             # Cursors of many records take their time.
             await asyncio.sleep(0)

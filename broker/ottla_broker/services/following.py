@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.purgatory import Purgatory
-from ottla_broker.services.follower import Follower
+from ottla_broker.services.follower import CATCH_UPS_MAX, Follower, ReadAhead
 from ottla_broker.services.leader_reads import LeaderReads
 from ottla_broker.services.record_feed import RecordFeed
 from ottla_broker.services.stream_rendering import StreamRendering
@@ -14,9 +14,6 @@ from ottla_broker.services.topic_positions import Positions, ReadScope, Start, T
 from ottla_broker.telemetry import METRICS
 from ottla_protocol.cursors import Cursor
 from ottla_protocol.errors import OverloadedError, UnavailableError
-
-CATCH_UPS_MAX = 16
-"""Followers that read for themselves at a time; the others wait for their turn."""
 
 ROWS_BYTES = 32 << 20
 ROW_BYTES_MIN = 64 << 10
@@ -38,7 +35,7 @@ class FollowService:
         metadata: who leads.
         purgatory: tells when this broker stops.
         max_followers: how many there may be at a time.
-        buffer_bytes: what one follower has read and not sent.
+        buffer_bytes: what one follower has read and not sent, less where all have read much.
         keep_alive_ms: how long a follower hears nothing at most.
     """
 
@@ -58,7 +55,7 @@ class FollowService:
         self._metadata = metadata
         self._purgatory = purgatory
         self._max_followers = max_followers
-        self._buffer_bytes = buffer_bytes
+        self._read_ahead = ReadAhead(buffer_bytes)
         self._keep_alive_ms = keep_alive_ms
         self._followers = 0
         self._feeds: dict[tuple[ReadScope, StreamRendering], RecordFeed] = {}
@@ -87,7 +84,7 @@ class FollowService:
                 reading=self._reading,
                 metadata=self._metadata,
                 purgatory=self._purgatory,
-                buffer_bytes=self._buffer_bytes,
+                read_ahead=self._read_ahead,
                 keep_alive_ms=self._keep_alive_ms,
             )
             try:

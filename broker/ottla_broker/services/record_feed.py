@@ -348,6 +348,7 @@ class RecordFeed:
             partition=self.scope.first_partition + index,
             rendering=self.rendering,
             max_bytes=READ_BYTES,
+            cursor_bytes=self.rendering.cursor_bytes(self.encoder, self.positions),
         )
         for piece in pieces:
             before = self.positions

@@ -16,6 +16,12 @@ PIECE_BYTES = 128 << 10
 RECORDS_PER_READ = 100_000
 """Records that are decoded at a time."""
 
+RECORD_BYTES = 80
+"""What a rendered record takes beside its key, value, headers and cursor."""
+
+OVERHEAD_BYTES_MAX = 16 << 20
+"""What that and the cursors, which are long where partitions are many, may take in one read."""
+
 RECORDS_RENDERED_INLINE = 100
 BYTES_RENDERED_INLINE = 64 << 10
 """More records or bytes are rendered on a thread, so that heartbeats go on meanwhile."""
@@ -23,7 +29,10 @@ BYTES_RENDERED_INLINE = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class RenderedPiece:
-    """Records of one partition, rendered without cursors; the offsets are those of the records."""
+    """Records of one partition, rendered without cursors; the offsets are those of the records.
+
+    `size_bytes` counts the cursors that they will get.
+    """
 
     offsets: Sequence[int]
     bodies: Sequence[bytes]
@@ -38,12 +47,14 @@ async def render_batches(
     partition: int,
     rendering: StreamRendering,
     max_bytes: int,
+    cursor_bytes: int,
 ) -> list[RenderedPiece]:
     """Pieces with the records from `offset` on, at least one if the batches have any.
 
-    They end before the record with which keys and values are more than `max_bytes`, whether they
-    are wanted or not: the last piece's `next_offset` is where to read on. Where records are passed
-    over without any to render, the one piece has none and tells how far that is.
+    They end before the record with which keys, values and headers are more than `max_bytes`,
+    whether they are wanted or not: the last piece's `next_offset` is where to read on. Where
+    records are passed over without any to render, the one piece has none and tells how far that is.
+    `cursor_bytes` is what each record's cursor will add, 0 where it gets none.
 
     Raises:
         CorruptMessageError, MessageTooLargeError: a batch cannot be decoded.
@@ -51,13 +62,14 @@ async def render_batches(
     """
     decoded = await decode_records(batches, offset, max_records=RECORDS_PER_READ)
     records, next_offset = decoded.records, decoded.next_offset
-    kept, size_bytes = _fitting(records, max_bytes)
+    most = max(1, OVERHEAD_BYTES_MAX // (RECORD_BYTES + cursor_bytes))
+    kept, size_bytes = _fitting(records[:most], max_bytes)
     if kept < len(records):
         next_offset = records[kept].offset
         records = records[:kept]
     if kept > RECORDS_RENDERED_INLINE or size_bytes > BYTES_RENDERED_INLINE:
-        return await on_worker(_pieces, records, next_offset, partition, rendering)
-    return _pieces(records, next_offset, partition, rendering)
+        return await on_worker(_pieces, records, next_offset, partition, rendering, cursor_bytes)
+    return _pieces(records, next_offset, partition, rendering, cursor_bytes)
 
 
 def _fitting(records: Sequence[Record], max_bytes: int) -> tuple[int, int]:
@@ -65,6 +77,8 @@ def _fitting(records: Sequence[Record], max_bytes: int) -> tuple[int, int]:
     size_bytes = 0
     for index, record in enumerate(records):
         size = len(record.value or b"") + len(record.key or b"")
+        if record.headers:
+            size += sum(len(name) + len(value or b"") for name, value in record.headers)
         if index and size_bytes + size > max_bytes:
             return index, size_bytes
         size_bytes += size
@@ -72,14 +86,18 @@ def _fitting(records: Sequence[Record], max_bytes: int) -> tuple[int, int]:
 
 
 def _pieces(
-    records: Sequence[Record], next_offset: int, partition: int, rendering: StreamRendering
+    records: Sequence[Record],
+    next_offset: int,
+    partition: int,
+    rendering: StreamRendering,
+    cursor_bytes: int,
 ) -> list[RenderedPiece]:
     records = rendering.select(records)
     bodies = rendering.bodies(records, partition)
     pieces: list[RenderedPiece] = []
     start, size_bytes = 0, 0
     for index, body in enumerate(bodies):
-        size_bytes += len(body)
+        size_bytes += len(body) + cursor_bytes
         is_last = index == len(bodies) - 1
         if size_bytes < PIECE_BYTES and not is_last:
             continue

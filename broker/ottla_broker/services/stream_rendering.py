@@ -22,6 +22,7 @@ import msgspec
 from ottla_broker.services.record_filter import RecordFilter
 from ottla_broker.services.record_view import RecordView
 from ottla_protocol import routes
+from ottla_protocol.cursors import CursorEncoder
 from ottla_protocol.errors import OttlaError
 from ottla_protocol.record_codec import Record
 
@@ -64,6 +65,10 @@ class StreamRendering:
     def has_cursors(self) -> bool:
         """Whether each record carries the cursor behind it."""
         return self.is_events or self.names_partition
+
+    def cursor_bytes(self, encoder: CursorEncoder, positions: Sequence[int]) -> int:
+        """What the cursor of each record takes at these positions, about."""
+        return len(encoder.encode(positions)) if self.has_cursors else 0
 
     def select(self, records: Sequence[Record]) -> Sequence[Record]:
         """Those that are wanted."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from random import Random
 from types import SimpleNamespace
 
@@ -11,12 +12,20 @@ from hypothesis import strategies as st
 
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.services import follower as follower_module
 from ottla_broker.services import record_feed
+from ottla_broker.services.follower import READ_AHEAD_BYTES_MIN
 from ottla_broker.services.following import FollowService
 from ottla_broker.services.json_predicate import JsonPredicate
 from ottla_broker.services.record_filter import RecordFilter
 from ottla_broker.services.record_view import RecordView
-from ottla_broker.services.rendered_reads import RenderedPiece, with_cursors
+from ottla_broker.services.rendered_reads import (
+    OVERHEAD_BYTES_MAX,
+    PIECE_BYTES,
+    RenderedPiece,
+    render_batches,
+    with_cursors,
+)
 from ottla_broker.services.stream_rendering import StreamRendering
 from ottla_broker.services.topic_positions import ReadScope
 from ottla_protocol import routes
@@ -548,6 +557,47 @@ async def test_whoever_falls_out_of_the_row_reads_for_himself():
         assert two._bookmark.sequence < two._feed._first
         await slow.take_until(11)
         assert by_partition(fast.records) == by_partition(slow.records) == stored(topic)
+
+
+async def test_followers_that_take_nothing_hold_a_bounded_share_together(monkeypatch):
+    """The later ones read less ahead, and all of them everything in the end."""
+    monkeypatch.setattr(follower_module, "READ_AHEAD_BYTES", 400_000)
+    topic = Topic(1)
+    topic.append(0, *("x" * 1_000 for _ in range(500)))
+    following = service(topic, max_followers=20)
+    async with AsyncExitStack() as stack:
+        readers = [
+            Reader(await stack.enter_async_context(following.follow("t", None, "earliest", LINES)))
+            for _ in range(4)
+        ]
+        held_bytes = following._read_ahead.held_bytes
+        assert 4 * 30_000 < held_bytes < 4 * 2 * READ_AHEAD_BYTES_MIN
+        for reader in readers:
+            await reader.take_until(500)
+            assert [record["offset"] for record in reader.records] == [*range(500)]
+    assert following._read_ahead.held_bytes == 0
+
+
+async def test_cursors_of_many_partitions_count_in_what_is_rendered_at_a_time():
+    """A hundred thousand of the longest would take 700 MB."""
+    batch = encode_batch([RecordData(1, None, None) for _ in range(5_000)])
+    patch_batch(batch, base_offset=0, leader_epoch=0)
+    pieces = await render_batches(
+        [batch], 0, partition=0, rendering=EVENTS, max_bytes=1 << 20, cursor_bytes=7_300
+    )
+    assert max(len(piece.offsets) for piece in pieces) * 7_300 < 2 * PIECE_BYTES
+    assert 0 < pieces[-1].next_offset * 7_300 <= OVERHEAD_BYTES_MAX
+    assert sum(len(piece.offsets) for piece in pieces) == pieces[-1].next_offset
+
+
+async def test_headers_count_in_what_is_rendered_at_a_time():
+    headers = (("h", b"x" * 1_000),)
+    batch = encode_batch([RecordData(1, None, None, headers) for _ in range(100)])
+    patch_batch(batch, base_offset=0, leader_epoch=0)
+    [piece] = await render_batches(
+        [batch], 0, partition=0, rendering=EVENTS, max_bytes=10_500, cursor_bytes=0
+    )
+    assert piece.next_offset == 10
 
 
 async def test_a_feed_is_joined_where_its_row_goes_on():
