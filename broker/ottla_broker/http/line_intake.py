@@ -16,7 +16,7 @@ from ottla_broker.http.content_inflating import ContentInflater
 from ottla_broker.http.deadlines import RECEIVE_IDLE_S, body_deadline_s
 from ottla_broker.http.inflight import HeldBytes
 from ottla_broker.http.record_lines import LineSplitter
-from ottla_protocol.errors import OttlaError, Outcome, OverloadedError, RequestTimedOutError
+from ottla_protocol.errors import OttlaError, RequestTimedOutError
 
 LINES_WAITING_MAX = 10_000
 BYTES_WAITING_MAX = 1 << 20
@@ -160,13 +160,16 @@ class LineIntake:
         self._kept_bytes = kept_bytes
 
     async def _grow(self, size_bytes: int) -> None:
-        try:
-            async with asyncio.timeout(ROOM_WAIT_S):
-                await self._held.grow_in_time(size_bytes)
-        except TimeoutError:
-            raise OverloadedError(
-                f"there was no room for more of the stream for {ROOM_WAIT_S:.0f} s "
-                "(max_inflight_produce_bytes)",
-                outcome=Outcome.NOT_APPLIED,
-                retry_after_seconds=1,
-            ) from None
+        """Hold that much more, as soon as there is room.
+
+        Raises:
+            OverloadedError: there was none for ROOM_WAIT_S, and no line of this stream is being
+                stored, whose room would be given back.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(ROOM_WAIT_S):
+                    return await self._held.grow_in_time(size_bytes)
+            except TimeoutError:
+                if self._held.size_bytes <= self._kept_bytes:
+                    return self._held.grow(size_bytes)

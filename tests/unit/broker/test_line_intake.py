@@ -102,6 +102,25 @@ async def test_streams_that_wait_for_one_another_are_given_up(monkeypatch, infli
     assert failures[0].outcome is Outcome.NOT_APPLIED
 
 
+async def test_a_stream_whose_lines_are_being_stored_waits_for_them(monkeypatch, inflight):
+    monkeypatch.setattr(line_intake, "ROOM_WAIT_S", 0.01)
+    intake, _ = intake_of(inflight, [b"x" * 600 + b"\n", b"x" * 500 + b"\n"])
+    with inflight.hold() as other:
+        other.count(1)
+        receiving = asyncio.create_task(intake.receive())
+        await until(lambda: intake.lines)
+        line = intake.lines.popleft()
+        intake.taken(len(line))
+        for _ in range(10):
+            # As long as it likes, a batch is stored.
+            await asyncio.sleep(line_intake.ROOM_WAIT_S)
+        assert not intake.is_over
+        intake.give_back(len(line))
+        await receiving
+    assert intake.failure is None
+    assert [len(line) for line in intake.lines] == [500]
+
+
 async def test_a_long_line_that_never_ends_is_given_up(monkeypatch, inflight):
     monkeypatch.setattr(line_intake, "SLOW_LINE_BYTES", 100)
     monkeypatch.setattr(line_intake, "body_deadline_s", lambda began_s, _: began_s + 0.01)
@@ -121,7 +140,7 @@ async def test_a_long_line_that_never_ends_is_given_up(monkeypatch, inflight):
 
 async def test_the_window_of_a_compressed_stream_is_held(inflight):
     inflight.limit_bytes = 16 << 20
-    text = b"".join(b'{"value":%d}\n' % number for number in range(200_000))
+    text = b"".join(b'{"value":%d}\n' % number for number in range(100_000))
     compressed = deflate(Compression.ZSTD, text)
     intake, held = intake_of(inflight, [compressed[:-20]], "zstd")
     receiving = asyncio.create_task(intake.receive())
