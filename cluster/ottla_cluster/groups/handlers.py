@@ -42,16 +42,18 @@ from ottla_cluster.groups.instance_commands import (
 )
 from ottla_cluster.groups.instance_handlers import (
     assign_instance,
-    commit_instance,
     create_instance,
     describe_instance,
     expire_instances,
+    remove_instance,
+    subscribe_instance,
+)
+from ottla_cluster.groups.instance_reading import (
+    commit_instance,
     move_instance,
     offer_records,
     poll_instance,
-    remove_instance,
     settle_delivery,
-    subscribe_instance,
 )
 from ottla_cluster.groups.membership_handlers import (
     expire_members,

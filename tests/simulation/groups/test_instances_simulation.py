@@ -9,7 +9,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from ottla_cluster.groups import handlers, instance_handlers
+from ottla_cluster.groups import handlers, instance_reading
 from tests.simulation.groups.instances_simulation import InstancesSimulation
 
 SEEDS = int(os.environ.get("OTTLA_GROUP_SEEDS", "8"))
@@ -75,12 +75,12 @@ def a_void_delivery_counts_as_read(monkeypatch):
         if progress.delivery.delivery_id != void_delivery_id:
             return False
         ends = progress.delivery.ends
-        merged = instance_handlers.merged_positions(progress.positions, ends)
-        record = instance_handlers.progress_record(changes.group, instance_id, merged, None)
+        merged = instance_reading.merged_positions(progress.positions, ends)
+        record = instance_reading.progress_record(changes.group, instance_id, merged, None)
         changes.add(record)
         return True
 
-    monkeypatch.setattr(instance_handlers, "_void", void)
+    monkeypatch.setattr(instance_reading, "_void", void)
 
 
 @pytest.mark.parametrize(
