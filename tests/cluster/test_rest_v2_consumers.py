@@ -201,6 +201,9 @@ ERRORS = [
      40403),
     ("POST", of("/positions/end"), {"partitions": [{"topic": "nowhere", "partition": 0}]}, {}, 404,
      40403),
+    ("POST", of("/positions"), {"timestamps": [
+        {**ASSIGNED["partitions"][0], "timestamp": number} for number in range(101)
+    ]}, {}, 422, 42206),
     ("POST", of("/subscription"), {}, {}, 422, 42206),
     ("POST", of("/subscription"), {"topic_pattern": "("}, {}, 422, 42206),
     ("POST", of("/subscription"), {"topics": ["__consumer_offsets"]}, {}, 422, 42206),

@@ -94,6 +94,9 @@ partition may end early, and what is left out is not read."""
 class RestConsumerService:
     """Serves `/consumers`.
 
+    Below the feature level of CONSUMER_INSTANCES everything is refused with
+    UnsupportedFeatureLevelError: there are no instances yet, nor is a coordinator asked for one.
+
     Args:
         node_id: this broker.
         idle_timeout_ms: how long instances live that nobody asks for.
@@ -131,11 +134,9 @@ class RestConsumerService:
 
         Raises:
             ConflictError: there is one of that name, or a member.
-            UnsupportedFeatureLevelError: some broker may not know of instances.
             InvalidRequestError: a name breaks its rule.
             UnavailableError: no coordinator decided in time.
         """
-        require(self._metadata.image, CONSUMER_INSTANCES)
         await self._ask(group, CreateInstance(group, instance_id, str(uuid4()), settings))
 
     async def remove(self, group: str, instance_id: str) -> None:
@@ -145,6 +146,7 @@ class RestConsumerService:
             NotFoundError: there is none.
             UnavailableError: no coordinator decided in time.
         """
+        require(self._metadata.image, CONSUMER_INSTANCES)
         command = RemoveInstance(group, instance_id)
         response, _ = await self._calls.decide(group, command, repeatable=False)
         assert isinstance(response, LeaveResponse)
@@ -413,6 +415,8 @@ class RestConsumerService:
         await asyncio.wait({gone}, timeout=DELIVERY_POLL_MS / 1000)
 
     async def _ask(self, group: str, command: InstanceCommand) -> InstanceResponse:
+        # A coordinator of an older version would not know the command.
+        require(self._metadata.image, CONSUMER_INSTANCES)
         response, _ = await self._calls.decide(group, command, repeatable=True)
         assert isinstance(response, InstanceResponse)
         return response

@@ -37,7 +37,19 @@ def commit_as_instance(
 def commit_read(
     image: GroupsImage, group: Group, instance_id: str, context: GroupContext
 ) -> tuple[GroupRecord, ...]:
-    """The records that commit what was read and is not committed yet."""
+    """The records that commit what was read and is not committed yet.
+
+    Raises:
+        FencedMemberEpochError: it has lost its place in the group, and what it has read counts no
+            more: to commit nothing of it would seem to be a success.
+        OttlaError: as `commit_offsets`.
+    """
+    instance = group.instances[instance_id]
+    subscribes = instance.topics is not None or instance.pattern is not None
+    progress = group.progress.get(instance_id)
+    has_read = progress is not None and bool(progress.positions)
+    if subscribes and has_read and instance_id not in group.currents:
+        raise FencedMemberEpochError("The consumer instance has lost its place in the group.")
     due = [
         OffsetToCommit(each.topic, each.partition, each.offset)
         for each in counting_positions(group, instance_id)

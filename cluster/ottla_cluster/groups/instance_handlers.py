@@ -27,7 +27,11 @@ from ottla_cluster.groups.instance_commands import (
 from ottla_cluster.groups.instance_commits import auto_commit
 from ottla_cluster.groups.instance_membership import join_command, without_membership
 from ottla_cluster.groups.instance_positions import progress_record
-from ottla_cluster.groups.limits import MAX_INSTANCES, MAX_OFFSETS_PER_GROUP
+from ottla_cluster.groups.limits import (
+    MAX_CHOSEN_PARTITIONS,
+    MAX_INSTANCES,
+    MAX_OFFSETS_PER_GROUP,
+)
 from ottla_cluster.groups.membership_handlers import join
 from ottla_cluster.groups.offset_handlers import refuse_new_group, topic_id_of
 from ottla_cluster.groups.records import (
@@ -154,7 +158,8 @@ def assign_instance(image: GroupsImage, command: AssignInstance, context: GroupC
     Raises:
         NotFoundError: there is no instance of that id, or no such topic or partition.
         ConflictError: it subscribes.
-        InvalidRequestError: too many partitions, or one twice.
+        InvalidRequestError: too many partitions.
+        GroupMaxSizeReachedError: all instances of the group together would have too many.
     """
     group = group_of_instance(image, command.group, command.member_id)
     instance = group.instances[command.member_id]
@@ -167,6 +172,11 @@ def assign_instance(image: GroupsImage, command: AssignInstance, context: GroupC
     names = {(each.topic, each.partition) for each in command.partitions}
     if len(command.partitions) > MAX_OFFSETS_PER_GROUP:
         raise InvalidRequestError(f"partitions must be at most {MAX_OFFSETS_PER_GROUP}.")
+    others = (each for name, each in group.instances.items() if name != command.member_id)
+    if len(names) + sum(len(each.partitions or ()) for each in others) > MAX_CHOSEN_PARTITIONS:
+        raise GroupMaxSizeReachedError(
+            f"The group's instances may have chosen {MAX_CHOSEN_PARTITIONS} partitions together."
+        )
     chosen = tuple(
         ChosenPartition(topic, topic_id_of(context.view, topic, partition), partition)
         for topic, partition in sorted(names)

@@ -151,7 +151,8 @@ def commit_instance(image: GroupsImage, command: CommitInstance, context: GroupC
 
     Raises:
         NotFoundError: there is no instance of that id, or no such topic or partition.
-        FencedMemberEpochError: it does not hold a partition that the client names.
+        FencedMemberEpochError: it does not hold a partition that the client names, or has lost its
+            place in the group with all that it has read.
         NonEmptyGroupError: it does not subscribe, and the group has members.
     """
     group = group_of_instance(image, command.group, command.member_id)

@@ -18,6 +18,10 @@ MAX_MEMBERS = 1_000
 MAX_INSTANCES = 1_000
 """Consumer instances of the REST Proxy API in one group."""
 
+MAX_CHOSEN_PARTITIONS = 100_000
+"""Partitions that the clients of such instances chose, of all instances of a group together: unlike
+those of members they are not parted among them."""
+
 MAX_SUBSCRIBED_TOPICS = 1_000
 """Topics in one member's subscription."""
 

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
+from ottla_cluster.groups import instance_handlers
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import DeleteGroup, ExpireOffsets
@@ -29,6 +30,7 @@ from ottla_cluster.groups.messages import OffsetToCommit
 from ottla_protocol.errors import (
     ConflictError,
     FencedMemberEpochError,
+    GroupMaxSizeReachedError,
     InvalidRequestError,
     NonEmptyGroupError,
     NotFoundError,
@@ -211,6 +213,29 @@ def test_an_instance_that_lost_its_membership_gets_it_back_by_its_next_request(g
     with pytest.raises(FencedMemberEpochError):
         groups.apply(CommitInstance("g", "one", (OffsetToCommit("orders", 0, 3),)))
     assert [each.offset for each in groups.poll().partitions] == [None, None, None]
+
+
+def test_a_commit_of_all_that_a_lost_membership_had_read_is_no_success(groups):
+    groups.subscribe("orders")
+    groups.apply(CommitInstance("g", "one"))
+    groups.sent(0, 0, 5)
+    groups.leave("one")
+    with pytest.raises(FencedMemberEpochError, match="lost its place"):
+        groups.apply(CommitInstance("g", "one"))
+    assert groups.committed(0) is None
+    groups.poll()
+    groups.apply(CommitInstance("g", "one"))
+
+
+def test_instances_of_a_group_choose_so_many_partitions_together(groups, monkeypatch):
+    monkeypatch.setattr(instance_handlers, "MAX_CHOSEN_PARTITIONS", 4)
+    groups.create("two")
+    groups.assign(0, 1, 2)
+    with pytest.raises(GroupMaxSizeReachedError):
+        groups.assign(0, 1, name="two")
+    groups.assign(2, name="two")
+    groups.assign(0, 2)
+    groups.assign(0, 1, name="two")
 
 
 def test_chosen_partitions_need_no_group(groups):

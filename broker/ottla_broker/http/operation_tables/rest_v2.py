@@ -262,7 +262,7 @@ CONSUMER_OPERATIONS = (
         consumers.remove,
         None,
         parameters=OF_AN_INSTANCE,
-        errors=(404, 409, 422),
+        errors=(404, 409, 422, 501),
     ),
     operation(
         "POST",
@@ -273,7 +273,7 @@ CONSUMER_OPERATIONS = (
         None,
         parameters=OF_AN_INSTANCE,
         request=document(Partitions, {"partitions": [ONE_PARTITION]}),
-        errors=(404, 409),
+        errors=(404, 409, 501),
     ),
     operation(
         "GET",
@@ -283,7 +283,7 @@ CONSUMER_OPERATIONS = (
         consumers.assignments,
         AssignedPartitions,
         parameters=OF_AN_INSTANCE,
-        errors=(404, 422),
+        errors=(404, 422, 501),
     ),
     operation(
         "POST",
@@ -294,7 +294,7 @@ CONSUMER_OPERATIONS = (
         None,
         parameters=OF_AN_INSTANCE,
         request=document(Positions, {"offsets": [{**ONE_PARTITION, "offset": 0}]}),
-        errors=(404, 409),
+        errors=(404, 409, 501),
     ),
     operation(
         "POST",
@@ -305,7 +305,7 @@ CONSUMER_OPERATIONS = (
         None,
         parameters=OF_AN_INSTANCE,
         request=document(Partitions, {"partitions": [ONE_PARTITION]}),
-        errors=(404, 409),
+        errors=(404, 409, 501),
     ),
     operation(
         "POST",
@@ -316,7 +316,7 @@ CONSUMER_OPERATIONS = (
         None,
         parameters=OF_AN_INSTANCE,
         request=document(Partitions, {"partitions": [ONE_PARTITION]}),
-        errors=(404, 409),
+        errors=(404, 409, 501),
     ),
     operation(
         "GET",
@@ -342,7 +342,7 @@ CONSUMER_OPERATIONS = (
         ),
         description="Answers as soon as there are records, with all that are there. What has left "
         "the broker counts as read; what has not is read again.",
-        errors=(400, 404, 409, 413, 422),
+        errors=(400, 404, 409, 413, 422, 501),
         answers_as=(*map(media_type_of, FORMATS), V2_JSON, routes.JSON),
     ),
     operation(
@@ -356,7 +356,7 @@ CONSUMER_OPERATIONS = (
         request=document(OffsetsToCommit, {"offsets": [{**ONE_PARTITION, "offset": 0}]}),
         is_body_required=False,
         description="What is answered is durable. The log keeps the next offset, that is one more.",
-        errors=(404, 409),
+        errors=(404, 409, 501),
     ),
     operation(
         "GET",
@@ -367,7 +367,7 @@ CONSUMER_OPERATIONS = (
         CommittedOffsets,
         parameters=OF_AN_INSTANCE,
         request=document(Partitions, {"partitions": [ONE_PARTITION]}),
-        errors=(404,),
+        errors=(404, 501),
     ),
     operation(
         "POST",
@@ -378,7 +378,7 @@ CONSUMER_OPERATIONS = (
         None,
         parameters=OF_AN_INSTANCE,
         request=document(Subscription, {"topics": ["flights"]}),
-        errors=(404, 409),
+        errors=(404, 409, 501),
     ),
     operation(
         "GET",
@@ -388,7 +388,7 @@ CONSUMER_OPERATIONS = (
         consumers.subscription,
         SubscribedTopics,
         parameters=OF_AN_INSTANCE,
-        errors=(404, 422),
+        errors=(404, 422, 501),
     ),
     operation(
         "DELETE",
@@ -398,7 +398,7 @@ CONSUMER_OPERATIONS = (
         consumers.unsubscribe,
         None,
         parameters=OF_AN_INSTANCE,
-        errors=(404, 409, 422),
+        errors=(404, 409, 422, 501),
     ),
 )
 

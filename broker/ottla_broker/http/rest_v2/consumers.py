@@ -30,6 +30,9 @@ from ottla_protocol.errors import ConflictError, OttlaError, Outcome, Unsupporte
 
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
 
+MAX_TIMES = 100
+"""Different timestamps in one seek: the leaders are asked for one after the other."""
+
 
 def instance_of(request: web.Request) -> tuple[str, str]:
     """The group and the instance that the path names."""
@@ -146,6 +149,8 @@ async def seek(request: web.Request) -> web.Response:
     by_time: dict[int, list[tuple[str, int]]] = {}
     for each in wanted.timestamps:
         by_time.setdefault(each.timestamp, []).append((each.topic, each.partition))
+    if len(by_time) > MAX_TIMES:
+        raise PayloadError(f"Payload error. At most {MAX_TIMES} different timestamps are taken.")
     for timestamp, partitions in by_time.items():
         offsets.update(await consumers.offsets_at(partitions, timestamp))
     await consumers.seek(*instance_of(request), offsets)
