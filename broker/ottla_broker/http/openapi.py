@@ -1,10 +1,11 @@
 """The OpenAPI 3.1 document of the HTTP API, made from the tables of operations.
 
-Pure: operations in, a document out. Schemas of models are msgspec's; what it calls after a private
-class loses the underscore.
+Pure: operations in, a document out. Schemas of models are msgspec's, with names that generators of
+clients can use.
 """
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -91,7 +92,7 @@ class _Schemas:
         )
         self._by_model = dict(zip(models, map(_published, found), strict=True))
         self.components: dict[str, Any] = {"Problem": PROBLEM_SCHEMA} | {
-            name.lstrip("_"): _published(schema) for name, schema in sorted(components.items())
+            _public_name(name): _published(schema) for name, schema in sorted(components.items())
         }
 
     def of(self, content: Content) -> dict[str, Any]:
@@ -107,6 +108,20 @@ def _contents(operation: Operation) -> Iterable[Content]:
         yield from reply.contents
 
 
+def _public_name(name: str) -> str:
+    """A name that msgspec gave to a model, as one word.
+
+    `_Line` loses its underscore, `List__Line_` and `List[_Line]` become `ListOfLine`, and
+    `package.models_groups.Line`, which is told so where there is another `Line`, `GroupsLine`.
+    """
+    module, _, name = name.rpartition(".")
+    outer, is_generic, inner = re.sub(r"[\[\]]", "_", name).strip("_").partition("_")
+    if is_generic:
+        outer += f"Of{inner.strip('_')}"
+    words = module.rpartition(".")[2].removeprefix("models_").split("_")
+    return "".join(word.capitalize() for word in words) + outer
+
+
 def _published(schema: Any) -> Any:
     """A schema of msgspec's, with public names and without the indents of docstrings."""
     if isinstance(schema, list):
@@ -115,9 +130,9 @@ def _published(schema: Any) -> Any:
         return schema
     published = {name: _published(value) for name, value in schema.items()}
     if isinstance(schema.get("$ref"), str):
-        published["$ref"] = _SCHEMAS + schema["$ref"].removeprefix(_SCHEMAS).lstrip("_")
+        published["$ref"] = _SCHEMAS + _public_name(schema["$ref"].removeprefix(_SCHEMAS))
     if isinstance(schema.get("title"), str):
-        published["title"] = schema["title"].lstrip("_")
+        published["title"] = _public_name(schema["title"])
     if isinstance(schema.get("description"), str):
         published["description"] = inspect.cleandoc(schema["description"])
     return published

@@ -68,6 +68,18 @@ def test_the_parameters_of_a_path_are_those_that_are_described(operation):
     assert len(set(names)) == len(names)
 
 
+def test_schemas_have_names_that_generators_of_clients_can_use(document):
+    schemas = document["components"]["schemas"]
+    assert [name for name in schemas if not name.isalnum()] == []
+    assert schemas.keys() >= {
+        "JsonRecordsOfJsonRecord",
+        "GroupsCommittedOffset",
+        "RestV2CommittedOffset",
+    }
+    titles = [schema["title"] for schema in schemas.values() if "title" in schema]
+    assert [title for title in titles if not title.isalnum()] == []
+
+
 def test_references_lead_somewhere(document):
     text = json.dumps(document)
     for name in re.findall(r'"\$ref": "#/components/schemas/([^"]+)"', text):
