@@ -70,6 +70,10 @@ async def read(request: web.Request) -> web.StreamResponse:
     )
 
     async def serve_here() -> web.Response:
+        # Before the read: of an election that comes while records are decoded they know nothing.
+        unclean_leader_epoch = context.metadata.image.partition(
+            topic, partition
+        ).unclean_leader_epoch
         started_ms = monotonic_ms()
         found = await context.record_read.read(topic, partition, options, local=local)
         METRICS.fetch_seconds.labels(wanted.label).observe((monotonic_ms() - started_ms) / 1000)
@@ -80,7 +84,7 @@ async def read(request: web.Request) -> web.StreamResponse:
         source = ReadSource(
             topic,
             partition,
-            unclean_leader_epoch=state.partitions[partition].unclean_leader_epoch,
+            unclean_leader_epoch=unclean_leader_epoch,
             is_compacted=COMPACT in cleanup_policies(state.configs),
             is_local=local,
             is_at_an_offset=isinstance(options.position, int) and options.position >= 0,
