@@ -11,7 +11,7 @@ event stream is resumed: the stream begins, and goes on once it can.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import cast
 
 from aiohttp import web
@@ -161,7 +161,9 @@ async def _telling_errors(
         yield
     except OttlaError as error:
         METRICS.ended_followers.labels(error.code).inc()
-        await _send(response, rendering.error(error))
+        # Whoever takes nothing, or has gone, is not told: the end of the stream must do.
+        with suppress(ConnectionError, TimeoutError):
+            await _send(response, rendering.error(error))
     except asyncio.CancelledError:
         METRICS.ended_followers.labels("gone").inc()
         raise

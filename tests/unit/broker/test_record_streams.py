@@ -7,8 +7,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from ottla_broker.http import record_streams
 from ottla_broker.http.context import CONTEXT
 from ottla_broker.http.record_streams import follow
+from ottla_broker.services.stream_rendering import StreamRendering
 from ottla_protocol import routes
 from ottla_protocol.cursors import Cursor, encode_cursor
 from ottla_protocol.errors import (
@@ -63,3 +65,16 @@ async def test_whoever_comes_back_to_a_broker_without_a_controller_is_to_come_ag
 )
 async def test_everybody_else_hears_why(error, headers, media_type, status):
     assert (await answer(error, headers, media_type))[0] == status
+
+
+@pytest.mark.parametrize("failure", [TimeoutError, ConnectionResetError])
+async def test_a_client_that_cannot_be_told_the_error_is_no_failure_of_the_broker(
+    monkeypatch, failure
+):
+    async def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(record_streams, "_send", fail)
+    rendering = StreamRendering(routes.EVENT_STREAM, names_partition=True)
+    async with record_streams._telling_errors(None, rendering):
+        raise CursorOfDeletedTopicError("gone")
