@@ -7,7 +7,10 @@ import typer
 
 from ottla_ops.cli.session import session_of
 
-app = typer.Typer(help="Files for operators: alarms, dashboards, references.", no_args_is_help=True)
+app = typer.Typer(
+    help="Files for operators: alarms, dashboards, references, units, manifests.",
+    no_args_is_help=True,
+)
 
 
 @app.command("prometheus-rules")
@@ -47,6 +50,56 @@ def grafana(
 def metrics_reference(context: typer.Context) -> None:
     """Print every metric that brokers export, with its labels and meaning, as Markdown."""
     from ottla_ops.generate.metrics_reference import metrics_reference as render
+
+    _print(context, render())
+
+
+@app.command("systemd")
+def systemd(
+    context: typer.Context,
+    *,
+    prefix: Annotated[
+        str, typer.Option(metavar="DIRECTORY", help="The virtual environment with ottla[server].")
+    ] = "/opt/ottla",
+) -> None:
+    """Print a template unit, ottla@.service: one broker for each node id."""
+    from ottla_ops.cli.failures import usage_error
+    from ottla_ops.generate.systemd_unit import systemd_unit
+
+    if not prefix.startswith("/") or any(each.isspace() or each == "%" for each in prefix):
+        raise usage_error("--prefix must be an absolute path without blanks and %")
+    _print(context, systemd_unit(prefix))
+
+
+@app.command("kubernetes")
+def kubernetes(
+    context: typer.Context,
+    *,
+    brokers: Annotated[int, typer.Option(help="How many, all of them voters: 1, 3 or 5.")] = 3,
+    image: Annotated[str, typer.Option(help="The image of the broker.")] = "ottla:latest",
+    storage: Annotated[str, typer.Option(help="The size of each broker's volume.")] = "100Gi",
+) -> None:
+    """Print manifests: a StatefulSet with probes, services, a budget and a network policy."""
+    from ottla_ops.cli.failures import usage_error
+    from ottla_ops.generate.kubernetes_manifests import REPLICAS_ALLOWED, kubernetes_manifests
+
+    if brokers not in REPLICAS_ALLOWED:
+        raise usage_error(f"--brokers must be one of {REPLICAS_ALLOWED}, not {brokers}")
+    _print(context, kubernetes_manifests(replicas=brokers, image=image, storage=storage))
+
+
+@app.command("dockerfile")
+def dockerfile(context: typer.Context) -> None:
+    """Print the Dockerfile of a broker; it is built in a clone."""
+    from ottla_ops.generate.container_files import dockerfile as render
+
+    _print(context, render())
+
+
+@app.command("compose")
+def compose(context: typer.Context) -> None:
+    """Print a compose file: three brokers on one host."""
+    from ottla_ops.generate.container_files import compose as render
 
     _print(context, render())
 

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from ottla_ops.generate.container_files import compose, dockerfile, dockerignore
 from ottla_ops.generate.dashboards import DASHBOARDS
 from ottla_ops.generate.grafana import grafana_dashboard
+from ottla_ops.generate.kubernetes_manifests import kubernetes_manifests
 from ottla_ops.generate.metrics_reference import metrics_reference
 from ottla_ops.generate.prometheus_rules import prometheus_rules
+from ottla_ops.generate.systemd_unit import systemd_unit
 
 
 def generated_files() -> dict[str, str]:
@@ -14,6 +17,11 @@ def generated_files() -> dict[str, str]:
     return {
         "metrics.md": metrics_reference(),
         "prometheus/ottla.rules.yml": prometheus_rules(),
+        "systemd/ottla@.service": systemd_unit(),
+        "container/Dockerfile": dockerfile(),
+        "container/Dockerfile.dockerignore": dockerignore(),
+        "container/compose.yaml": compose(),
+        "kubernetes/ottla.yaml": kubernetes_manifests(),
         **{
             f"grafana/{dashboard.uid}.json": grafana_dashboard(dashboard)
             for dashboard in DASHBOARDS

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ottla_ops.generate.alerts import ALERT_GROUPS, RUNBOOK_DIRECTORY, Alert, AlertGroup
+from ottla_ops.generate.yaml_text import quoted_scalar
 
 HEADER: Final = """\
 # Alarms of Ottla for Prometheus: `rule_files` in prometheus.yml names this file.
@@ -31,15 +32,10 @@ def prometheus_rules(
 
 def _rule(alert: Alert, runbooks: str) -> Iterator[str]:
     yield f"      - alert: {alert.name}"
-    yield f"        expr: {_quoted(alert.expression)}"
+    yield f"        expr: {quoted_scalar(alert.expression)}"
     yield f"        for: {alert.for_duration}"
     yield "        labels:"
     yield f"          severity: {alert.severity}"
     yield "        annotations:"
-    yield f"          summary: {_quoted(alert.summary)}"
-    yield f"          runbook_url: {_quoted(f'{runbooks}/{alert.runbook}.md')}"
-
-
-def _quoted(text: str) -> str:
-    """A YAML scalar in single quotes, where nothing but the quote itself is special."""
-    return "'" + text.replace("'", "''") + "'"
+    yield f"          summary: {quoted_scalar(alert.summary)}"
+    yield f"          runbook_url: {quoted_scalar(f'{runbooks}/{alert.runbook}.md')}"

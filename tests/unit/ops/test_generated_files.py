@@ -173,7 +173,7 @@ def test_the_copy_in_the_repository_is_what_is_generated(name):
 
 
 def test_there_is_no_copy_of_what_is_generated_no_more():
-    for directory in ("prometheus", "grafana"):
+    for directory in ("prometheus", "grafana", "systemd", "container", "kubernetes"):
         there = {f"{directory}/{path.name}" for path in (OPS / directory).iterdir()}
         assert there <= generated_files().keys()
 
