@@ -3,6 +3,7 @@
 Loaded by `python -m schemathesis.cli` (SCHEMATHESIS_HOOKS) in test_generated_requests.
 """
 
+import copy
 import os
 from collections import Counter
 
@@ -10,8 +11,13 @@ import msgspec
 import schemathesis
 from schemathesis.generation.meta import TestPhase
 
+from ottla_protocol import routes
+
 MAX_WAIT_MS = 10
 """Long-polls that would be right as they are wait no longer than this."""
+
+FOLLOW_S = 2
+"""Reads that go on are followed for so long."""
 
 MAX_PARTITIONS = 4
 """A topic of 2,000 partitions is right too, and takes many seconds each time."""
@@ -48,6 +54,18 @@ def from_msgpack(_, response):
     return msgspec.msgpack.decode(response.content)
 
 
+@schemathesis.hook
+def before_add_examples(_, examples):
+    """Add a read that goes on to the example of each that may."""
+    for case in [each for each in examples if "follow" in (each.query or {})]:
+        following = case.operation.Case(
+            path_parameters=case.path_parameters,
+            query={"follow": "true", "offset": "earliest"},
+            _meta=copy.deepcopy(case.meta),
+        )
+        examples.append(following)
+
+
 _cases = Counter()
 """Cases of the coverage phase so far, by operation."""
 
@@ -75,6 +93,10 @@ def before_call(_, case, kwargs):
     JSON Schema counts 1.0 as an integer; nobody writes one so.
     """
     case.body = whole(case.body)
+    if isinstance(case.query, dict) and case.query.get("follow") in (True, "true"):
+        # It never ends. Only of event streams does schemathesis read no more than it has time for.
+        case.headers["Accept"] = routes.EVENT_STREAM
+        kwargs["timeout"] = FOLLOW_S
     for part in (case.query, case.body):
         if isinstance(part, dict):
             for name in LIMITS.keys() & part.keys():

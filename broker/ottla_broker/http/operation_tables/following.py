@@ -16,7 +16,22 @@ CURSOR_SCHEMA = {
 }
 
 NDJSON_SCHEMA = {"type": "string", "description": "A record as JSON in each line."}
-EVENTS_SCHEMA = {"type": "string", "description": "Events with a record as JSON in `data`."}
+EVENT_SCHEMA = {
+    "description": "Each event of the stream.",
+    "type": "object",
+    "properties": {
+        "data": {
+            "description": "A record; of the event `error`, the problem that ends the stream.",
+            "type": "string",
+            "contentMediaType": "application/json",
+        },
+        "id": {"description": "The cursor behind the record.", "type": "string"},
+        "event": {"type": "string", "enum": ["message", "error"]},
+    },
+    "required": ["data"],
+}
+"""OpenAPI 3.1 has no word for what streams repeat; programs take the schema for that of an event."""
+
 
 CURSOR = Parameter(
     "cursor",
@@ -52,7 +67,7 @@ CURSOR_HEADER = {
 }
 
 LINES = Content(NDJSON_SCHEMA, routes.NDJSON)
-EVENTS = Content(EVENTS_SCHEMA, routes.EVENT_STREAM)
+EVENTS = Content(EVENT_SCHEMA, routes.EVENT_STREAM)
 
 FOLLOW_PROBLEMS = (CursorOfDeletedTopicError, CorruptMessageError, MessageTooLargeError)
 """What these may end in, besides what reads that end may."""
