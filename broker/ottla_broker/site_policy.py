@@ -53,13 +53,6 @@ _EXPOSED = (
     "Allow",
     "ETag",
     "Location",
-    routes.HEADER_NEXT_OFFSET,
-    routes.HEADER_HIGH_WATERMARK,
-    routes.HEADER_LOG_START_OFFSET,
-    routes.HEADER_OFFSET,
-    routes.HEADER_TIMESTAMP,
-    routes.HEADER_KEY,
-    routes.HEADER_TOMBSTONE,
 )
 EXPOSED_HEADERS: Final = ", ".join(_EXPOSED)
 """Fields of answers that pages may read besides those that every page may."""

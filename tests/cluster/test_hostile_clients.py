@@ -14,6 +14,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from time import monotonic
 
 import cramjam
 import pytest
@@ -28,6 +29,10 @@ CHUNKED = "Transfer-Encoding: chunked"
 MEMORY_GROWTH_MB_MAX = 150
 """What one attack may add to a broker, which has bodies of 8 MiB and their parsing in hand."""
 IDLE_CONNECTIONS = 10_000
+FEWEST_IDLE_CONNECTIONS = 1_000
+OPENING_S = 30.0
+"""How long idle connections are opened: a busy machine gets to fewer of them."""
+
 DESCRIPTORS_FOR_OTHERS = 1_000
 BOMB_BYTES = 200 << 20
 GZIP_WINDOW_BITS = 31
@@ -70,7 +75,7 @@ def serving(client, topic):
 
 class TestInNumbers:
     def test_idle_connections_in_great_number(self, start_cluster):
-        """As many as descriptors allow, up to 10,000."""
+        """As many as descriptors and half a minute allow, up to 10,000."""
         allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         count = max(16, min(IDLE_CONNECTIONS, allowed - DESCRIPTORS_FOR_OTHERS))
         # Half of what segments leave serves clients; here nearly all of it does.
@@ -80,13 +85,16 @@ class TestInNumbers:
         client.wait_led("t")
         begun = [b"", b"GET /livez", b"POST /v1/topics/t/records HTTP/1.1\r\nHost: x\r\n"]
         with serving(client, "t"), ExitStack() as idle:
+            until_s = monotonic() + OPENING_S
             for number in range(count):
+                if number >= FEWEST_IDLE_CONNECTIONS and monotonic() > until_s:
+                    break
                 connection = idle.enter_context(closing(connect(client.any_url())))
                 connection.sendall(begun[number % len(begun)])
             client.append("t", "beside")
             answer = exchange(client.any_url(), request("GET", "/livez"))
             assert answer.status == 200
-        print(f"{count} idle connections")
+        print(f"{number + 1} of {count} idle connections")
 
     def test_a_flood_of_chunks(self, shared, topic):
         """A byte in each: what it costs to say so must not be kept for each."""
@@ -177,6 +185,31 @@ class TestInSize:
                 (request("GET", "/livez", *[f"X{n}: {'a' * 8_000}" for n in range(40)]), (431,)),
             ):
                 assert exchange(shared.any_url(), sent).status in statuses, sent[:60]
+
+
+class TestTargets:
+    @pytest.mark.parametrize(
+        ("method", "target", "status"),
+        [
+            # RFC 9112 section 3.2: a target may be no path at all.
+            ("OPTIONS", "*", 404),
+            ("CONNECT", "localhost:1", 404),
+            ("OPTIONS", "*x", 400),
+            ("GET", "*", 400),
+            ("GET", "http://[", 400),
+            ("GET", "//[", 404),
+            ("GET", "http://localhost/livez", 200),
+        ],
+    )
+    def test_targets_that_are_no_path(self, shared, method, target, status):
+        assert exchange(shared.any_url(), request(method, target)).status == status
+
+    def test_what_nobody_can_expect(self, shared):
+        for target in ("/v1/topics", "/nowhere"):
+            sent = request("POST", target, JSON, "Expect: miracles", body=b"{}")
+            answer = exchange(shared.any_url(), sent)
+            assert (answer.status, answer.code) == (422, "INVALID_REQUEST")
+            assert "ottla-served-by" in answer.headers
 
 
 class TestNames:

@@ -10,6 +10,7 @@ import asyncio
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
 
@@ -30,6 +31,7 @@ from ottla_broker.http.problems import problem_response, web_response
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     InternalError,
+    InvalidRequestError,
     MalformedRequestError,
     OttlaError,
     OverloadedError,
@@ -52,6 +54,9 @@ SMALL_ANSWER_BYTES = 64 << 10
 
 PARKING_POSTS = frozenset({routes.GROUP_POLL})
 """POSTs that wait for records as reads do: they are not kept for a client that may have gone."""
+
+
+log = structlog.get_logger()
 
 
 class AiohttpConnection(web.RequestHandler):
@@ -160,6 +165,10 @@ class AiohttpConnection(web.RequestHandler):
         An answer that has no room among those that nobody takes becomes a refusal: a client that
         asks for much and takes nothing must not cost a broker its memory.
         """
+        if resp.status == HTTPStatus.EXPECTATION_FAILED and isinstance(request, web.Request):
+            # aiohttp's own, from before the middlewares.
+            resp = problem_response(request, InvalidRequestError("Expect is not '100-continue'"))
+            resp.headers[routes.HEADER_SERVED_BY] = self._owner.served_by
         size_bytes = 0
         if isinstance(resp, web.Response) and isinstance(resp.body, bytes | bytearray):
             size_bytes = len(resp.body)
@@ -221,7 +230,10 @@ class AiohttpConnection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Part of aiohttp: what came is no request. Told as every error is, and not logged."""
+        """Part of aiohttp: what came is no request. Told as every error is, and not logged.
+
+        What fails outside the handlers and their middlewares comes here too, and is logged.
+        """
         if request.writer.output_size > 0:
             raise ConnectionError("half of an answer is out")
         error: OttlaError
@@ -230,6 +242,7 @@ class AiohttpConnection(web.RequestHandler):
                 f"the request line or a header field is longer than {LINE_BYTES_MAX} bytes"
             )
         elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("request_failed", method=request.method, path=request.path, exc_info=exc)
             error = InternalError("the broker failed; its log tells more")
         else:
             error = MalformedRequestError(_first_line(message) or "this is no HTTP request")

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import structlog
 
 from ottla_broker.http import aiohttp_connection, deadlines
 from ottla_broker.http import connection as connections
@@ -192,6 +193,17 @@ class TestMalformed:
         assert code in body
         assert await client.ended()
         assert caplog.text == ""
+
+    async def test_what_fails_outside_the_handlers_is_logged(self, broker, client, monkeypatch):
+        async def fail(request):
+            raise IndexError("planted")
+
+        monkeypatch.setattr(broker.runner.server, "request_handler", fail)
+        with structlog.testing.capture_logs() as lines:
+            status, _, body = await client.send(method="GET").answer()
+        assert (status, b"UNKNOWN_SERVER_ERROR" in body) == (500, True)
+        [line] = lines
+        assert (line["event"], str(line["exc_info"])) == ("request_failed", "planted")
 
     async def test_a_head_of_many_long_fields_is_refused_before_it_is_whole(self, broker, client):
         client.writer.write(b"GET / HTTP/1.1\r\n")

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ottla_broker.site_policy import (
+    EXPOSED_HEADERS,
     SitePolicy,
     host_name,
     is_address,
@@ -216,3 +217,8 @@ def test_origins_that_may_be_listed(text):
 def test_origins_that_may_not_be_listed(text):
     with pytest.raises(ValueError, match="origin"):
         parse_origin(text)
+
+
+def test_a_page_may_read_each_field_once():
+    fields = EXPOSED_HEADERS.split(", ")
+    assert len(fields) == len(set(fields))

@@ -201,9 +201,17 @@ def error_response(error: OttlaError | ProxyError) -> web.Response:
     return response
 
 
+_ROOTS = ("/topics", "/consumers", "/brokers")
+_PREFIXES = tuple(f"{root}/" for root in _ROOTS)
+
+
 def is_proxy_path(path: str) -> bool:
-    """Whether a path is one of this API's, or would be if there were such."""
-    return path == "/" or path.split("/", 2)[1] in ("topics", "consumers", "brokers")
+    """Whether a path is one of this API's, or would be if there were such.
+
+    A request may have none: the target of OPTIONS may be `*`, and that of CONNECT is an authority
+    (RFC 9112 section 3.2).
+    """
+    return path == "/" or path.startswith(_PREFIXES) or path in _ROOTS
 
 
 def plain_error_response(error: OttlaError) -> web.Response:
