@@ -30,7 +30,7 @@ EVENT_SCHEMA = {
     },
     "required": ["data"],
 }
-"""OpenAPI 3.1 has no word for what streams repeat; programs take the schema for that of an event."""
+"""OpenAPI 3.1 has no word for what a stream repeats; programs take this for an event's."""
 
 
 CURSOR = Parameter(
