@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ottla_ops.cli import (
+    bench_command,
     check_commands,
     cluster_commands,
     cluster_health_command,
@@ -58,6 +59,7 @@ segment_commands.app.command("export")(export_command.export)
 app.add_typer(segment_commands.app, name="segment")
 app.add_typer(check_commands.app, name="check")
 app.command("doctor")(doctor_command.doctor)
+app.command("bench")(bench_command.bench)
 app.command("debug-bundle")(debug_bundle_command.debug_bundle)
 app.add_typer(generate_commands.app, name="generate")
 app.add_typer(context_commands.app, name="context")
