@@ -505,7 +505,7 @@ def _refuse_unknown_names(environment: Mapping[str, str]) -> None:
             and name not in known
             and name not in CLIENT_VARIABLES
         ):
-            nearest = difflib.get_close_matches(name, known, n=1)
+            nearest = difflib.get_close_matches(name, known | CLIENT_VARIABLES, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise SettingsError(f"unknown setting {name}{hint}")
 

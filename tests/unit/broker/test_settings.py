@@ -136,6 +136,11 @@ def test_an_unknown_name_suggests_the_nearest(monkeypatch):
         load_settings(("--node-id", "1"))
 
 
+def test_a_variable_of_the_command_line_is_suggested_too():
+    with pytest.raises(SettingsError, match="did you mean OTTLA_BOOTSTRAP"):
+        load_settings(["--node-id", "1"], {"OTTLA_BOOTSTAP": "http://127.0.0.1:7101"})
+
+
 def test_the_variables_of_clients_never_stop_a_broker(monkeypatch):
     monkeypatch.setenv("OTTLA_BOOTSTRAP", "http://127.0.0.1:1")
     assert load_settings(("--node-id", "1")).node_id == 1
