@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.topics import TopicService
-from ottla_cluster.controller.topic_configs import MESSAGE_TIMESTAMP_TYPE
+from ottla_cluster.controller.topic_configs import (
+    COMPACT,
+    MESSAGE_TIMESTAMP_TYPE,
+    cleanup_policies,
+)
+from ottla_cluster.controller.topic_names import is_internal
 from ottla_protocol.errors import (
     InvalidTimestampError,
     MessageTooLargeError,
@@ -57,11 +62,19 @@ class RecordAppendService:
         except OttlaError as error:
             return [error.with_outcome(Outcome.NOT_APPLIED)] * len(records)
         count = len(topic.partitions)
+        # Known here, so that many of them cost no search at the leader for each.
+        needs_key = not is_internal(topic.name) and COMPACT in cleanup_policies(topic.configs)
         todo = []
         for index, record in enumerate(records):
             if record.partition is not None and record.partition >= count:
                 fates[index] = UnknownTopicOrPartitionError(
                     f"topic {topic.name} has partitions 0 to {count - 1}, not {record.partition}",
+                    outcome=Outcome.NOT_APPLIED,
+                )
+            elif needs_key and record.key is None:
+                fates[index] = RecordWithoutKeyError(
+                    f"the record has no key, which every record of the compacted topic "
+                    f"{topic.name!r} needs",
                     outcome=Outcome.NOT_APPLIED,
                 )
             else:
