@@ -47,6 +47,14 @@ def consume(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with records that are still to come.")
     ] = False,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EXPRESSION",
+            help="Only records for which this holds, such as '$.origin == \"JFK\" && $.delay > 30' "
+            "(RFC 9535); the broker evaluates it. --from -N still counts all records.",
+        ),
+    ] = None,
     max_records: Annotated[
         int | None,
         typer.Option("--max-records", "-n", min=1, metavar="N", help="Stop after so many."),
@@ -90,6 +98,7 @@ def consume(
         value_format="auto" if output_format is Format.JSON else "base64",
         max_records=max_records,
         timeout_s=timeout,
+        where=where,
     )
     reader = TopicReader(session.connect(), request)
     partitions = reader.partitions() if partition is None else [partition]

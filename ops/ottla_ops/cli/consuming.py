@@ -52,6 +52,8 @@ class ReadRequest:
         topic: topic name.
         start: offset, `earliest`, `latest`, or minus the number of records before the end of each
             partition.
+        where: only records for which this holds, evaluated by the broker: a logical expression of
+            RFC 9535, such as `$.origin == "JFK"`; None for all.
         since_ms: begin with each partition's first record at or after this time instead, in ms
             since the epoch, or at its end.
         value_format: how keys and values come back: auto, json, text or base64.
@@ -65,6 +67,7 @@ class ReadRequest:
     max_records: int | None = None
     timeout_s: float = 30.0
     since_ms: int | None = None
+    where: str | None = None
 
 
 class TopicReader:
@@ -164,12 +167,13 @@ class TopicReader:
 
     def _read(self, partition: int, position: str, *, wait_ms: int) -> PartitionRead:
         path = path_of(routes.PARTITION_RECORDS, topic=self._request.topic, partition=partition)
-        query = {
+        query: dict[str, object] = {
             "offset": position,
             "format": self._request.value_format,
             "max_bytes": READ_BYTES_MAX,
             "max_records": min(self._request.max_records or READ_RECORDS_MAX, READ_RECORDS_MAX),
             "max_wait_ms": wait_ms,
+            "where": self._request.where,
         }
         answer = self._retry(
             lambda: self._connection.request(

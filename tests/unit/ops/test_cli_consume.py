@@ -163,3 +163,18 @@ def test_too_many_partitions_to_follow_is_told(cli, cluster):
     code, _, err = cli("consume", "t", "--follow", to=cluster)
     assert code == 2
     assert "--partition" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [(["--where", "$ == 7"], ["7", "7"]), (["--where", "$ == 7", "-n", "1"], ["7"]), ([], None)],
+)
+def test_the_broker_filters_and_pages_without_a_match_are_passed(
+    cli, cluster, monkeypatch, arguments, printed
+):
+    monkeypatch.setattr(consuming, "READ_RECORDS_MAX", 2)
+    values = [*"0123456789", "7", "8", "9"]
+    cluster.create("numbers")
+    cluster.append("numbers", 0, *values)
+    code, out, _ = cli("consume", "numbers", *arguments, to=cluster)
+    assert (code, out.splitlines()) == (0, values if printed is None else printed)
