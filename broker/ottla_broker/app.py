@@ -296,6 +296,7 @@ class Broker:
             on_failure=self._fail,
         )
         self._health_gauges = HealthGauges(self._metadata)
+        METRICS.hosted_partitions.watch(self._replicas.partitions)
         self._controller_commands = ControllerCommands(
             metadata=self._metadata, controller=self._controller_client
         )

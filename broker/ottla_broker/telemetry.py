@@ -17,6 +17,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from ottla_broker.partition_gauges import PartitionGauges
+
 LATENCY_BUCKETS_SECONDS = (
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
 )  # fmt: skip
@@ -31,6 +33,8 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
+        self.hosted_partitions = PartitionGauges()
+        registry.register(self.hosted_partitions)
         self.http_requests = Counter(
             "ottla_http_requests", "Requests by route, method and status",
             ["route", "method", "status"], registry=registry,

@@ -80,6 +80,8 @@ class TestHealth:
         assert document["reasons"]
         client.http.get(f"{url}/livez").expect(200)
         client.http.get(f"{url}/startupz").expect(200)
+        text = client.http.get(f"{url}/metrics").expect(200).text
+        assert 'ottla_partition_log_end_offset{partition="0",topic="t"} 1.0\n' in text
         # What it does not know may exist: that is for a controller to say.
         for answer in (
             client.http.get(f"{url}/v1/topics/absent"),

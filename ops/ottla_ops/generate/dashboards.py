@@ -129,6 +129,21 @@ TOPICS: Final = Dashboard(
         _gauges("Parked requests", "short", "ottla_parked_requests"),
         _gauges("Produce bodies in flight", "bytes", "ottla_inflight_produce_bytes"),
         _gauges("Answers not taken yet", "bytes", "ottla_unsent_answer_bytes"),
+        _graph(
+            "Log size by topic",
+            "bytes",
+            f"sum by (topic) (ottla_partition_size_bytes{{{SELECTED}}})",
+            "{{topic}}",
+        ),
+        _graph(
+            "Records below the high watermark by topic",
+            "short",
+            "sum by (topic) (max by (topic, partition)"
+            f" (ottla_partition_high_watermark{{{SELECTED}}})"
+            " - max by (topic, partition)"
+            f" (ottla_partition_log_start_offset{{{SELECTED}}}))",
+            "{{topic}}",
+        ),
         _rates("Segments removed by retention", "ops", "ottla_removed_segments_total"),
         _rates("Records left out by compaction", "ops", "ottla_compacted_records_total", "reason"),
         _rates("Failed compactions by reason", "ops", "ottla_compaction_errors_total", "reason"),
@@ -172,6 +187,13 @@ REPLICATION: Final = Dashboard(
         ),
         _rates("ISR changes", "ops", "ottla_isr_changes_total", "direction"),
         _rates("Bytes replicated", "Bps", "ottla_replicated_bytes_total"),
+        _graph(
+            "Records that wait for replicas, by topic",
+            "short",
+            f"sum by (topic) (ottla_partition_log_end_offset{{{SELECTED}}}"
+            f" - ottla_partition_high_watermark{{{SELECTED}}})",
+            "{{topic}}",
+        ),
         _latencies("From a leader's answer to the commit", "ottla_replication_seconds"),
         _rates("Replication errors by code", "ops", "ottla_replication_errors_total", "code"),
         _rates("Fetches of followers by kind", "ops", "ottla_replica_fetches_total", "kind"),

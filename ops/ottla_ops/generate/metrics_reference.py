@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import CollectorRegistry
 
+from ottla_broker.partition_gauges import PartitionGauges
 from ottla_broker.telemetry import Metrics
 
 HEADER: Final = """\
@@ -70,12 +72,14 @@ def _described(registry: CollectorRegistry) -> Iterable[MetricDescription]:
     for collector in set(registry._collector_to_names):  # noqa: SLF001 - there is no public list
         if isinstance(collector, MetricWrapperBase):
             (family,) = collector.describe()
-            yield MetricDescription(
-                family.name,
-                family.type,
-                tuple(collector._labelnames),  # noqa: SLF001 - nor of a metric's labels
-                family.documentation,
-            )
+            yield _description(family, collector._labelnames)  # noqa: SLF001 - nor of the labels
+        elif isinstance(collector, PartitionGauges):
+            for family in collector.describe():
+                yield _description(family, family._labelnames)  # noqa: SLF001
+
+
+def _description(family: Metric, labels: Iterable[str]) -> MetricDescription:
+    return MetricDescription(family.name, family.type, tuple(labels), family.documentation)
 
 
 def metrics_reference() -> str:
