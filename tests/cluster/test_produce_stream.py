@@ -38,6 +38,7 @@ def test_each_line_is_answered_in_order_while_the_upload_is_open(shared, topic):
         upload.finish()
         assert upload.answers() == [{"partition": 0, "offset": 5}]
         assert (upload.status, upload.headers["content-type"]) == (200, "application/x-ndjson")
+        assert upload.headers["connection"] == "close"
     assert shared.values(topic) == {number: number for number in range(6)}
 
 

@@ -88,6 +88,8 @@ class _Answers:
         self._response = web.StreamResponse(
             headers={"Content-Type": routes.NDJSON, routes.HEADER_SERVED_BY: served_by}
         )
+        # Said in the head: a client that sends its next request here would meet a reset.
+        self._response.force_close()
 
     @property
     def have_begun(self) -> bool:
@@ -117,7 +119,6 @@ class _Answers:
             self._abort()
             return self._response
         await self.begin()
-        self._response.force_close()
         return self._response
 
     def _abort(self) -> None:
