@@ -123,8 +123,9 @@ def test_what_a_killed_run_left_behind_is_removed(tmp_path):
     code = (
         "import os, subprocess, sys; from tests.chaos.namespaces import Network;"
         "network = Network(1).__enter__();"
-        "left = subprocess.Popen(network.within(1, 'sleep', '300'),"
-        "stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL);"
+        "inside = ('sh', '-c', 'echo inside; exec sleep 300');"
+        "left = subprocess.Popen(network.within(1, *inside),"
+        "stdout=subprocess.PIPE, stderr=subprocess.DEVNULL); left.stdout.readline();"
         "print(network.namespace(1), network.bridge, left.pid, flush=True); os._exit(0)"
     )
     killed = subprocess.run(

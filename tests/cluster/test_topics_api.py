@@ -340,7 +340,7 @@ class TestDeletion:
 
 class TestUnknownPathsAndMethods:
     def test_404(self, shared):
-        for path in ("/", "/v1", "/v1/nothing", "/v1/topics/a/b", "/v2/topics"):
+        for path in ("/nothing", "/v1", "/v1/nothing", "/v1/topics/a/b", "/v2/topics"):
             answer = shared.http.get(shared.any_url() + path).expect(404)
             assert answer.code == "RESOURCE_NOT_FOUND"
             assert path in answer.document["detail"]

@@ -21,6 +21,7 @@ from ottla_broker.http.deadlines import (
     HALF_CLOSED_WRITE_S,
     HEAD_TOTAL_S,
     KEEP_ALIVE_S,
+    PARKING_POSTS,
     RECEIVE_IDLE_S,
     SEND_IDLE_S,
     answer_deadline_s,
@@ -51,10 +52,6 @@ LINGER_S = 2.0
 
 SMALL_ANSWER_BYTES = 64 << 10
 """Answers this small are sent however much waits to be taken: they tell why larger ones are not."""
-
-PARKING_POSTS = frozenset({routes.GROUP_POLL})
-"""POSTs that wait for records as reads do: they are not kept for a client that may have gone."""
-
 
 log = structlog.get_logger()
 

@@ -34,6 +34,7 @@ from ottla_broker.http.deadlines import (
     HALF_CLOSED_WRITE_S,
     HEAD_TOTAL_S,
     KEEP_ALIVE_S,
+    PARKING_POSTS,
     RECEIVE_IDLE_S,
     SEND_IDLE_S,
     answer_deadline_s,
@@ -199,7 +200,9 @@ class ServerConnection(asyncio.BufferedProtocol):
                 self._refuse(MalformedBodyError("the body was cut off: the client sent no more"))
             return True
         assert self._request is not None
-        grace_s = HALF_CLOSED_WRITE_S if self._request.route.is_write else HALF_CLOSED_READ_S
+        route = self._request.route
+        is_awaited = route.is_write and route.path not in PARKING_POSTS
+        grace_s = HALF_CLOSED_WRITE_S if is_awaited else HALF_CLOSED_READ_S
         self._loop.call_later(grace_s, self._leave_serving, self._serving)
         return True
 

@@ -9,6 +9,8 @@ is bad for a while fails nobody (as in Apache's mod_reqtimeout).
 
 from typing import Final
 
+from ottla_protocol import routes
+
 KEEP_ALIVE_S: Final = 75.0
 """How long a connection may be idle between requests."""
 
@@ -35,6 +37,10 @@ HALF_CLOSED_WRITE_S: Final = 5.0
 """How long a client that sends nothing more may wait for its answer. It has gone, or it has said
 all that it had to say and shut its sending side; a broker cannot tell. So whoever has gone frees
 his poll at once, and whoever has not hears what became of his write, if that is soon."""
+
+PARKING_POSTS: Final = frozenset({routes.GROUP_POLL, routes.GROUP_HEARTBEAT})
+"""POSTs that wait as reads do: they are not kept for a client that may have gone, who would go on
+counting as a member that is well."""
 
 
 def body_deadline_s(began_s: float, received_bytes: int) -> float:

@@ -198,16 +198,16 @@ def generations_begin_anew_after_a_deletion(monkeypatch):
 
 
 def partitions_of_those_who_leave_stay_with_nobody(monkeypatch):
-    real = membership_handlers._without
+    real = membership_handlers.without_members
 
-    def without(group, member_id, context):
+    def without(group, member_ids, context):
         monkeypatch.setattr(membership_handlers, "rebalance", lambda *_: None)
         try:
-            return real(group, member_id, context)
+            return real(group, member_ids, context)
         finally:
             monkeypatch.setattr(membership_handlers, "rebalance", targets.rebalance)
 
-    monkeypatch.setattr(membership_handlers, "_without", without)
+    monkeypatch.setattr(membership_handlers, "without_members", without)
 
 
 def new_partitions_are_not_seen(monkeypatch):
