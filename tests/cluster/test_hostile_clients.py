@@ -110,6 +110,11 @@ class TestInNumbers:
             head = post(topic, JSON, CHUNKED).replace(b"Content-Length: 0\r\n", b"")
             answer = exchange(shared.any_url(), head, b"FFFFFFFFFFFFFFFFF\r\nx")
             assert answer.status == 400
+        with closing(connect(shared.any_url())) as connection:
+            connection.sendall(head + b"1\r\n \r\n")
+            shared.append(topic, "meanwhile")
+            connection.sendall(b"FFFFFFFFFFFFFFFFF\r\nx")
+            assert receive(connection).status == 400
 
     def test_requests_sent_in_advance_without_taking_an_answer(self, shared, topic):
         with serving(shared, topic), closing(connect(shared.any_url())) as connection:

@@ -97,7 +97,12 @@ class AiohttpConnection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Part of asyncio.Protocol: count what comes while no request is there to take it."""
         seen = self._request_count
+        body = self._newest_body
         super().data_received(data)
+        if self._request_count != seen and body is not None:
+            # No request follows before the end of a body: what came is no part of it. aiohttp tells
+            # that as the next request's error, and whoever waits for the body hears nothing.
+            _cut_off(body, "what came of it is no chunk")
         if self._messages:
             self._newest_body = self._messages[-1][1]
         if self._request_count != seen or not self._is_waiting:
@@ -129,9 +134,8 @@ class AiohttpConnection(web.RequestHandler):
         """
         if self._is_waiting or self._close:
             return None
-        body = self._newest_body
-        if body is not None and not body.is_eof() and body.exception() is None:
-            body.set_exception(web.RequestPayloadError("the client sent no more of it"))
+        if self._newest_body is not None:
+            _cut_off(self._newest_body, "the client sent no more of it")
         # After this answer, the end.
         self._close = True
         self._loop.call_later(HALF_CLOSED_READ_S, self._leave_parked)
@@ -296,6 +300,12 @@ class AiohttpConnection(web.RequestHandler):
         """Close at once, whatever is unsent; the handler is cancelled."""
         if self.transport is not None:
             self.transport.abort()
+
+
+def _cut_off(body: StreamReader, reason: str) -> None:
+    """Whoever reads this body hears that it does not come to its end, unless it has."""
+    if not body.is_eof() and body.exception() is None:
+        body.set_exception(web.RequestPayloadError(reason))
 
 
 class AiohttpConnections:
