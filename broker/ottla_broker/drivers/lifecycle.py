@@ -27,6 +27,7 @@ from ottla_cluster.controller.commands import (
     RegisterBroker,
     RegisterBrokerResponse,
 )
+from ottla_cluster.controller.elections import loses_when_full
 from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.replication.lease import BrokerLease
 from ottla_protocol.errors import (
@@ -201,6 +202,10 @@ class BrokerLifecycle:
         if self._gives_up():
             await self._pause(self._interval_ms)
             return
+        is_full = self._is_full()
+        if is_full and loses_when_full(self._metadata.image, self._node_id):
+            # Others may lead before the answer is here, without this broker in their ISR.
+            self.lease.revoked()
         sent_at_ms = monotonic_ms()
         try:
             response = await self._controller.execute(
@@ -209,7 +214,7 @@ class BrokerLifecycle:
                     broker_epoch=self.broker_epoch,
                     applied_version=self._replicas().applied_version,
                     draining=self._draining,
-                    is_full=self._is_full(),
+                    is_full=is_full,
                 ),
                 timeout_ms=self._session_timeout_ms,
             )

@@ -114,6 +114,14 @@ def broker_fills(image: MetadataImage, topic: Topic, partition: Partition, node_
     return change(partition, isr=isr, leader=leader)
 
 
+def loses_when_full(image: MetadataImage, node_id: int) -> bool:
+    """Whether this broker loses anything by saying that its disk has no room."""
+    return any(
+        broker_fills(image, topic, partition, node_id)
+        for topic, partition in image.all_partitions()
+    )
+
+
 def broker_unfenced(partition: Partition, node_id: int) -> Change:
     """What a leaderless partition becomes when this broker is active again."""
     if partition.leader is not None or node_id not in partition.isr:

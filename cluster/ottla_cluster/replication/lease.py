@@ -51,7 +51,7 @@ class BrokerLease:
             self._expires_at_ms = expires_at_ms
 
     def revoked(self) -> None:
-        """The controller said that this broker, or this incarnation of it, is fenced."""
+        """Others may be given what this broker leads: it is fenced, or asks to be relieved."""
         self._expires_at_ms = None
 
     def valid(self, now_ms: int) -> bool:

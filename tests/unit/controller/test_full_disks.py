@@ -5,6 +5,7 @@ from random import Random
 import pytest
 
 from ottla_cluster.controller.commands import ElectPreferred
+from ottla_cluster.controller.elections import loses_when_full
 from ottla_cluster.controller.records import BrokerDiskChanged, PartitionChanged
 from ottla_cluster.controller.snapshot import decode_image, encode_image
 from ottla_protocol.errors import IneligibleReplicaError
@@ -28,6 +29,15 @@ def test_leadership_leaves_a_full_broker_which_leaves_the_isr(metadata):
     assert leader_of(metadata) not in (None, full)
     assert full not in metadata.partition().isr
     assert len(metadata.partition().isr) == 2
+
+
+def test_a_broker_knows_beforehand_what_it_loses(metadata):
+    metadata.create()
+    for node_id in (1, 2):
+        assert loses_when_full(metadata.image, node_id)
+        metadata.heartbeat(node_id, is_full=True)
+        assert metadata.last_records
+        assert not loses_when_full(metadata.image, node_id)
 
 
 def test_a_full_follower_leaves_the_isr_and_the_leader_stays(metadata):
