@@ -297,6 +297,11 @@ class Broker:
         )
         self._health_gauges = HealthGauges(self._metadata)
         METRICS.hosted_partitions.watch(self._replicas.partitions)
+        METRICS.follower_lags.watch(
+            lambda: itertools.chain.from_iterable(
+                hosted.follower_lags() for hosted in self._replicas.leaders()
+            )
+        )
         self._controller_commands = ControllerCommands(
             metadata=self._metadata, controller=self._controller_client
         )

@@ -10,7 +10,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+
+from ottla_broker.described_collector import DescribedCollector
 
 if TYPE_CHECKING:
     from ottla_broker.drivers.partition import Partition
@@ -36,7 +37,7 @@ UNTOLD: Final = "ottla_partitions_untold"
 UNTOLD_MEANING: Final = "Hosted replicas beyond the first 256, which have no series of their own"
 
 
-class PartitionGauges(Collector):
+class PartitionGauges(DescribedCollector):
     """Tells of the replicas that it was given."""
 
     def __init__(self) -> None:

@@ -8,21 +8,35 @@ make up without bound.
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from ottla_broker.event_loop_histogram import EventLoopHistogram
+from ottla_broker.follower_gauges import FollowerGauges
 from ottla_broker.partition_gauges import PartitionGauges
 
 LATENCY_BUCKETS_SECONDS = (
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
 )  # fmt: skip
 COMMIT_BYTES_BUCKETS = tuple(float(1 << exponent) for exponent in range(8, 27, 2))
+COMMIT_BATCHES_BUCKETS = tuple(float(1 << exponent) for exponent in range(0, 13, 2))
+COMMIT_RECORDS_BUCKETS = tuple(float(1 << exponent) for exponent in range(0, 21, 2))
+
+# When each series began: as many series again, which nothing here asks for.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
 
 
 class Metrics:
@@ -35,6 +49,8 @@ class Metrics:
         GCCollector(registry=registry)
         self.hosted_partitions = PartitionGauges()
         registry.register(self.hosted_partitions)
+        self.follower_lags = FollowerGauges()
+        registry.register(self.follower_lags)
         self.http_requests = Counter(
             "ottla_http_requests", "Requests by route, method and status",
             ["route", "method", "status"], registry=registry,
@@ -54,6 +70,24 @@ class Metrics:
         self.produce_errors = Counter(
             "ottla_produce_errors", "Failed appends by error code", ["code"], registry=registry
         )
+        self.commit_seconds = _latency(
+            registry,
+            "ottla_commit_seconds",
+            "Group commits of partition logs: one transaction and its fsync, as SQLite does both",
+            [],
+        )
+        self.commit_bytes = _histogram(
+            registry, "ottla_commit_bytes", "Record batch bytes in one group commit",
+            COMMIT_BYTES_BUCKETS,
+        )  # fmt: skip
+        self.commit_batches = _histogram(
+            registry, "ottla_commit_batches", "Record batches in one group commit",
+            COMMIT_BATCHES_BUCKETS,
+        )  # fmt: skip
+        self.commit_records = _histogram(
+            registry, "ottla_commit_records", "Records in one group commit",
+            COMMIT_RECORDS_BUCKETS,
+        )  # fmt: skip
         self.duplicates = Counter(
             "ottla_produce_duplicates", "Retries answered with the original offsets",
             registry=registry,
@@ -87,9 +121,26 @@ class Metrics:
             "ottla_forwarded_requests", "Requests passed on to a leader by kind and outcome",
             ["kind", "outcome"], registry=registry,
         )  # fmt: skip
+        self.forward_seconds = _latency(
+            registry, "ottla_forward_seconds",
+            "Calls to a leader or coordinator for a client, by kind: produce, read, group; parked "
+            "and streamed ones, which may wait there for news",
+            ["kind"],
+        )  # fmt: skip
         self.replicated_bytes = Counter(
             "ottla_replicated_bytes", "Bytes appended as follower", registry=registry
         )
+        self.replicated_batches = Counter(
+            "ottla_replicated_batches", "Record batches appended as follower", registry=registry
+        )
+        self.replicated_records = Counter(
+            "ottla_replicated_records", "Records appended as follower", registry=registry
+        )
+        self.replica_fetch_seconds = _latency(
+            registry, "ottla_replica_fetch_seconds",
+            "A follower's fetch until its leader's answer, which may wait half a second for more",
+            [],
+        )  # fmt: skip
         self.reassignment_bytes = Counter(
             "ottla_reassignment_bytes", "Bytes sent as leader to replicas that are being added",
             registry=registry,
@@ -312,8 +363,18 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def _latency(registry: CollectorRegistry, name: str, text: str, labels: list[str]) -> Histogram:
-    return Histogram(name, text, labels, registry=registry, buckets=LATENCY_BUCKETS_SECONDS)
+def _latency(
+    registry: CollectorRegistry, name: str, text: str, labels: list[str]
+) -> EventLoopHistogram:
+    return EventLoopHistogram(
+        name, text, labels, buckets=LATENCY_BUCKETS_SECONDS, registry=registry
+    )
+
+
+def _histogram(
+    registry: CollectorRegistry, name: str, text: str, buckets: Sequence[float]
+) -> EventLoopHistogram:
+    return EventLoopHistogram(name, text, (), buckets=buckets, registry=registry)
 
 
 METRICS = Metrics()

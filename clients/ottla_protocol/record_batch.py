@@ -78,6 +78,7 @@ _LEADER_EPOCH_OFFSET = 12
 _MAGIC_OFFSET = 16
 _CRC = struct.Struct(">I")
 _CRC_OFFSET = 17
+_RECORD_COUNT = slice(57, HEADER_BYTES)
 _ATTRIBUTES = struct.Struct(">h")
 _MAX_TIMESTAMP = struct.Struct(">q")
 _MAX_TIMESTAMP_OFFSET = 35
@@ -204,6 +205,11 @@ def read_header(buffer: Buffer) -> BatchHeader:
     if header.magic != MAGIC:
         raise CorruptMessageError(f"record batch has magic {header.magic}, only 2 is supported")
     return header
+
+
+def record_count(buffer: Buffer) -> int:
+    """How many records a batch that was validated says it has."""
+    return int.from_bytes(buffer[_RECORD_COUNT], "big", signed=True)
 
 
 def validate_batch(buffer: Buffer, *, on_append: bool) -> BatchHeader:

@@ -1,10 +1,12 @@
 """ISR, catching up, health and metrics of a cluster whose followers stall and return."""
 
 import json
+import re
 import time
 
 import pytest
 
+from ottla_ops.generate.metrics_reference import FOOTER, metrics_reference
 from tests.cluster.awaiting import eventually
 
 pytestmark = pytest.mark.cluster
@@ -93,42 +95,28 @@ class TestHealth:
         assert len(client.local_records(3, "t")[1]) == 1
 
 
-METRICS = {
-    "ottla_http_requests_total": "counter",
-    "ottla_produce_seconds": "histogram",
-    "ottla_produced_bytes_total": "counter",
-    "ottla_produced_batches_total": "counter",
-    "ottla_produced_records_total": "counter",
-    "ottla_produce_errors_total": "counter",
-    "ottla_produce_duplicates_total": "counter",
-    "ottla_fetch_seconds": "histogram",
-    "ottla_fetched_bytes_total": "counter",
-    "ottla_forwarded_requests_total": "counter",
-    "ottla_replicated_bytes_total": "counter",
-    "ottla_replication_errors_total": "counter",
-    "ottla_isr_changes_total": "counter",
-    "ottla_elections_total": "counter",
-    "ottla_is_controller": "gauge",
-    "ottla_metadata_version": "gauge",
-    "ottla_partitions": "gauge",
-    "ottla_under_replicated_partitions": "gauge",
-    "ottla_parked_requests": "gauge",
-    "ottla_inflight_produce_bytes": "gauge",
-    "ottla_event_loop_lag_seconds": "histogram",
-    "process_resident_memory_bytes": "gauge",
-}
+PROCESS_METRIC = re.compile(r"`(process_\w+|python_\w+)(\*?)`")
 
 
 class TestMetrics:
-    def test_every_documented_name_is_there_with_its_type(self, shared, topic):
+    def test_what_is_there_is_in_the_reference_and_the_other_way_round(self, shared, topic):
         shared.append(topic, "x")
         answer = shared.http.get(f"{shared.any_url()}/metrics").expect(200)
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         types = dict(
             line.split()[2:4] for line in answer.text.splitlines() if line.startswith("# TYPE")
         )
-        for name, kind in METRICS.items():
-            assert types.get(name) == kind, name
+        reference = metrics_reference()
+        assert {name: kind for name, kind in types.items() if name.startswith("ottla_")} == dict(
+            re.findall(r"^\| `(\w+)` \| (\w+) \|", reference, re.MULTILINE)
+        )
+        of_the_process = PROCESS_METRIC.findall(FOOTER)
+        for name in types:
+            if not name.startswith("ottla_"):
+                assert any(
+                    name.startswith(told) if rest else name == told for told, rest in of_the_process
+                ), name
+        assert {told for told, rest in of_the_process if not rest} <= types.keys()
 
     def test_the_values_tell_what_happened(self, shared, topic):
         leader = shared.leader(topic)
@@ -156,6 +144,33 @@ class TestMetrics:
                 >= told["ottla_produced_bytes_total"]
             )
         )
+
+    def test_commits_forwards_and_followers_are_measured(self, shared, topic):
+        leader = shared.leader(topic)
+        follower = shared.others(leader)[0]
+        on_leader = ("commit_seconds_count", "commit_records_sum", "commit_batches_sum")
+        on_follower = (
+            'forward_seconds_count{kind="produce"}',
+            "replicated_records_total",
+            "replicated_batches_total",
+            "replica_fetch_seconds_count",
+        )
+
+        def told(node, names):
+            return [shared.metric(node, f"ottla_{name}") for name in names]
+
+        def rises(node, names, before, least):
+            now = told(node, names)
+            assert all(a - b >= c for a, b, c in zip(now, before, least, strict=True)), now
+
+        shared.produce(topic, [{"value": 0}], partition=0, via=follower).expect(200)
+        led, followed = told(leader, on_leader), told(follower, on_follower)
+        shared.produce(topic, [{"value": 1}] * 5, partition=0, via=follower).expect(200)
+        rises(leader, on_leader, led, (1, 5, 1))
+        eventually(lambda: rises(follower, on_follower, followed, (1, 5, 1, 1)))
+        label = f'{{follower="{follower}"}}'
+        assert shared.metric(leader, f"ottla_follower_partitions{label}") >= 1
+        eventually(lambda: shared.metric(leader, f"ottla_follower_lag_records{label}") == 0)
 
     def test_one_controller_and_nothing_under_replicated(self, shared, topic):
         nodes = shared.node_ids

@@ -9,7 +9,7 @@ fetcher of its leader's broker. A replica with no role waits for a leader to be 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +25,12 @@ from ottla_cluster.controller import topic_names
 from ottla_cluster.controller.image import Partition as PartitionState
 from ottla_cluster.replication.fitness import ReplicaFitness
 from ottla_cluster.replication.follower import FetchPosition, FollowerOutput, PartitionFollower
-from ottla_cluster.replication.leader import IsrProposal, LeaderOutput, PartitionLeader
+from ottla_cluster.replication.leader import (
+    FollowerLag,
+    IsrProposal,
+    LeaderOutput,
+    PartitionLeader,
+)
 from ottla_cluster.replication.leader_epochs import EpochEnd
 from ottla_protocol.errors import (
     InsufficientStorageError,
@@ -521,6 +526,12 @@ class Partition:
             if self.leader is not None:
                 self._hear_sessions(self.leader)
             del self._sessions[replica_id]
+
+    def follower_lags(self) -> Iterator[FollowerLag]:
+        """How far each follower is behind; none of them where another broker leads."""
+        if self.leader is not None:
+            self._hear_sessions(self.leader)
+            yield from self.leader.follower_lags(monotonic_ms())
 
     def _hear_sessions(self, leader: PartitionLeader) -> None:
         """Let the leader know when the followers were last there, before it decides anything.

@@ -49,6 +49,7 @@ from ottla_protocol.errors import (
     LeaderNotAvailableError,
     OttlaError,
 )
+from ottla_protocol.record_batch import record_count
 
 MAX_WAIT_MS = 500
 """How long a leader parks a fetch that finds nothing; also how late a quiet high watermark is."""
@@ -206,6 +207,7 @@ class ReplicaFetcher:
                 await self._pause(RETRY_BACKOFF_MS if self._followed else None)
                 continue
             fetch = self._session.next_fetch()
+            asked_ms = monotonic_ms()
             try:
                 answer = await self._poll(url, self._request(fetch))
             except PeerUnavailableError as error:
@@ -228,6 +230,7 @@ class ReplicaFetcher:
                 continue
             session_id, results = answer
             answered_ms = monotonic_ms()
+            METRICS.replica_fetch_seconds.observe((answered_ms - asked_ms) / 1000)
             async with self._processing:
                 await self._take(results)
                 self._session.answered(session_id)
@@ -400,7 +403,10 @@ class ReplicaFetcher:
                 leader=self.leader_id,
                 leader_epoch=position.leader_epoch,
             )
-        METRICS.replicated_bytes.inc(sum(len(batch.data) for batch in result.batches))
+        if result.batches:
+            METRICS.replicated_batches.inc(len(result.batches))
+            METRICS.replicated_records.inc(sum(record_count(each.data) for each in result.batches))
+            METRICS.replicated_bytes.inc(sum(len(each.data) for each in result.batches))
         return truncated_to is not None or len(result.batches) > 0
 
     def _no_room(self, followed: _Followed) -> None:

@@ -16,6 +16,7 @@ from ottla_broker.drivers.disk_threads import on_disk_thread
 from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import EndWitness, WitnessedEnd
+from ottla_broker.storage.group_commit import Group
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory, ReplicaDirectory, high_watermark_key
@@ -24,7 +25,7 @@ from ottla_broker.storage.policy.compaction import CompactionConfig
 from ottla_broker.storage.policy.retention import NEVER
 from ottla_broker.storage.policy.tail_loss import TailLoss, find_tail_loss
 from ottla_broker.storage.sqlite import Durability
-from ottla_broker.storage.stored_batch import DamagedSegmentError
+from ottla_broker.storage.stored_batch import RECORD_COUNT, DamagedSegmentError
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.image import Partition, Topic
@@ -74,6 +75,15 @@ def report_damage(partition: str, error: DamagedSegmentError, found_by: str) -> 
         found_by=found_by,
         detail=error.detail,
     )
+
+
+def measure_commit(group: Group, seconds: float) -> None:
+    """Tell the metrics of a group commit; one of an epoch alone is not like the others."""
+    if group.rows:
+        METRICS.commit_seconds.observe(seconds)
+        METRICS.commit_bytes.observe(group.size_bytes)
+        METRICS.commit_batches.observe(len(group.rows))
+        METRICS.commit_records.observe(sum(row[RECORD_COUNT] for row in group.rows))
 
 
 class ReplicaLogs:
@@ -170,6 +180,7 @@ class ReplicaLogs:
                     on_durable=on_durable,
                     on_failure=self._on_failure,
                     on_held=on_held,
+                    on_commit=measure_commit,
                     writing=self._writing,
                     on_damage=damaged,
                 )

@@ -93,7 +93,8 @@ async def _forward(request: web.Request, leader: int) -> web.StreamResponse:
     if registration is None:
         raise LeaderNotAvailableError(f"broker {leader} is not registered")
     async with context.peers.streaming() as session:
-        return await _stream_through(request, registration, session)
+        with METRICS.forward_seconds.labels("streamed").time():
+            return await _stream_through(request, registration, session)
 
 
 async def _stream_through(

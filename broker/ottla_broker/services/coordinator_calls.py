@@ -376,13 +376,17 @@ class CoordinatorCalls:
         leader = coordinator.node_id
         remaining_ms = max(1, deadline_ms - monotonic_ms())
         call = CoordinatorCall(partition, remaining_ms, msgspec.Raw(encode_message(command)))
+        kind = "parked" if purpose is Purpose.PARKED else "group"
         try:
-            with Unless(
-                self._metadata.replacement_of(leader, coordinator.broker_epoch),
-                PeerUnavailableError(
-                    f"broker {leader} was fenced before it answered",
-                    refused=False,
-                    outcome=Outcome.UNKNOWN,
+            with (
+                METRICS.forward_seconds.labels(kind).time(),
+                Unless(
+                    self._metadata.replacement_of(leader, coordinator.broker_epoch),
+                    PeerUnavailableError(
+                        f"broker {leader} was fenced before it answered",
+                        refused=False,
+                        outcome=Outcome.UNKNOWN,
+                    ),
                 ),
             ):
                 body = await self._peers.post(

@@ -50,6 +50,8 @@ MAX_BATCHES_PER_FORWARD = 1_000
 
 Results = list[AppendedBatch | OttlaError]
 
+_SECONDS = METRICS.forward_seconds.labels("produce")
+
 
 def gather_ms(under_way: int) -> int:
     """How long a forward waits for more to go with it, given how many are under way."""
@@ -161,12 +163,15 @@ class ProduceForwarder:
     async def _call(self, leader: int, request: BinaryProduceRequest) -> Results:
         try:
             registration = self._registration_of(leader)
-            with Unless(
-                self._metadata.replacement_of(leader, registration.broker_epoch),
-                PeerUnavailableError(
-                    f"broker {leader} was fenced before it answered",
-                    refused=False,
-                    outcome=Outcome.UNKNOWN,
+            with (
+                _SECONDS.time(),
+                Unless(
+                    self._metadata.replacement_of(leader, registration.broker_epoch),
+                    PeerUnavailableError(
+                        f"broker {leader} was fenced before it answered",
+                        refused=False,
+                        outcome=Outcome.UNKNOWN,
+                    ),
                 ),
             ):
                 answer = await self._peers.call(

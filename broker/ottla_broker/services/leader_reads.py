@@ -181,8 +181,11 @@ class LeaderReads:
         if request.max_wait_ms and not self._peers.may_park(url):
             await asyncio.sleep(min(request.max_wait_ms, ASK_AGAIN_INTERVAL_MS) / 1000)
             request = msgspec.structs.replace(request, max_wait_ms=0)
+        purpose = Purpose.PARKED if request.max_wait_ms > 0 else Purpose.CLIENT
+        kind = "parked" if purpose is Purpose.PARKED else "read"
         try:
             with (
+                METRICS.forward_seconds.labels(kind).time(),
                 self._purgatory.unless_released(),
                 Unless(
                     self._metadata.replacement_of(leader, registration.broker_epoch),
@@ -194,7 +197,7 @@ class LeaderReads:
                     routes.FETCH,
                     msgspec.msgpack.encode(request),
                     timeout_ms=request.max_wait_ms + ANSWER_TIMEOUT_MS,
-                    purpose=Purpose.PARKED if request.max_wait_ms > 0 else Purpose.CLIENT,
+                    purpose=purpose,
                 )
         except OttlaError as error:
             METRICS.forwarded_requests.labels("read", error.code).inc()

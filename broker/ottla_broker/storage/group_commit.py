@@ -82,6 +82,10 @@ class Group:
     end_offset: int | None
 
 
+OnCommit = Callable[[Group, float], None]
+"""Told of a commit that is done: what it held, and how many seconds it took."""
+
+
 class GroupCommit:
     """Queue, waiters and writer task of one partition.
 

@@ -28,6 +28,7 @@ from ottla_broker.storage.disk_full import DiskFullError, NoDescriptorError
 from ottla_broker.storage.group_commit import (
     Group,
     GroupCommit,
+    OnCommit,
     QueuedDurability,
     QueuedRoll,
 )
@@ -70,6 +71,10 @@ def _nobody_is_told(_error: DamagedSegmentError, _found_by: str) -> None:
     pass
 
 
+def _nobody_measures(_group: Group, _seconds: float) -> None:
+    pass
+
+
 @contextmanager
 def _descriptors_come_free() -> Iterator[None]:
     """A read that finds no file descriptor is not one of a broken disk: it may come again."""
@@ -98,6 +103,7 @@ class PartitionLog:
         on_failure: Callable[[StorageError], None],
         on_damage: OnDamage,
         on_held: Callable[[DiskFullError], None],
+        on_commit: OnCommit,
         writing: Writing,
         clock_ms: Callable[[], int],
         monotonic_ms: Callable[[], int],
@@ -114,6 +120,7 @@ class PartitionLog:
         self._files = LogFiles(directory, identity, self._durability, recovered.segments, handles)
         self._closed = False
         self._writing = writing
+        self._on_commit = on_commit
         self._commits = GroupCommit(
             recovered.state.next_offset,
             write=self._write,
@@ -169,6 +176,7 @@ class PartitionLog:
         on_failure: Callable[[StorageError], None],
         on_damage: OnDamage = _nobody_is_told,
         on_held: Callable[[DiskFullError], None] = lambda _: None,
+        on_commit: OnCommit = _nobody_measures,
         writing: Writing = uncounted,
         clock_ms: Callable[[], int] = _wall_clock_ms,
         monotonic_ms: Callable[[], int] = _monotonic_ms,
@@ -187,6 +195,7 @@ class PartitionLog:
             on_failure: called once when a write fails; the broker must then stop.
             on_damage: called on the event loop for each damaged place that a read comes upon.
             on_held: called when a write finds no room; it is held and tried again.
+            on_commit: called after every commit with what it held and how many seconds it took.
             writing: entered for as long as something is being written; see `counted_writes`.
             clock_ms: this broker's clock, for the age of idempotent requests only.
             monotonic_ms: a clock that never jumps, for the age of producers only.
@@ -214,6 +223,7 @@ class PartitionLog:
             on_failure=on_failure,
             on_damage=on_damage,
             on_held=on_held,
+            on_commit=on_commit,
             writing=writing,
             clock_ms=clock_ms,
             monotonic_ms=monotonic_ms,
@@ -493,7 +503,9 @@ class PartitionLog:
             elif isinstance(item, QueuedDurability):
                 await self._files.change_durability(item.durability)
             else:
+                began_s = time.perf_counter()
                 await self._files.commit(item)
+                self._on_commit(item, time.perf_counter() - began_s)
 
     # --- the beginning ------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ COLUMNS = (
 )
 """Columns of `batches`. The blob is last: SQLite finds the others without reading it."""
 
+RECORD_COUNT = COLUMNS.index("record_count")
 _IDEMPOTENCY = COLUMNS.index("idempotency")
 _SIZE = COLUMNS.index("size")
 _DATA = COLUMNS.index("data")

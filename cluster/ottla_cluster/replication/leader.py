@@ -20,7 +20,7 @@ that is in the ISR, or that may be in it without our knowing, holds that offset 
   few disks is neither acknowledged nor shown to readers.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,6 +82,21 @@ class MissingReplica(NamedTuple):
     """How long ago it fetched last; None where it has not under this epoch."""
     lags_ms: int
     """For how long it has not had all that the leader had, as far as this epoch goes back."""
+
+
+class FollowerLag(NamedTuple):
+    """How far one follower of one partition is behind its leader."""
+
+    replica_id: int
+    missing_offsets: int | None
+    """How far its log ends below the leader's; None before its first fetch of this epoch."""
+    lags_ms: int
+    """For how long it has not had all that the leader had, as far as this epoch goes back."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it lacks anything, as far as the leader knows."""
+        return self.missing_offsets != 0
 
 
 @dataclass(slots=True)
@@ -248,6 +263,16 @@ class PartitionLeader:
             return MissingReplica(replica_id, None, None, lags_ms)
         missing = max(0, self._log_end_offset - follower.log_end_offset)
         return MissingReplica(replica_id, missing, max(0, now_ms - follower.last_fetch_ms), lags_ms)
+
+    def follower_lags(self, now_ms: int) -> Iterator[FollowerLag]:
+        """How far every follower is behind, be it in the ISR or not."""
+        for replica_id, follower in self._followers.items():
+            if follower.log_end_offset >= self._log_end_offset:
+                # Sessions tell of a follower that has everything only when it matters.
+                yield FollowerLag(replica_id, 0, 0)
+            else:
+                missing = self._missing(replica_id, follower, now_ms)
+                yield FollowerLag(replica_id, missing.missing_offsets, missing.lags_ms)
 
     # --- inputs ---------------------------------------------------------------------------------
 

@@ -115,6 +115,15 @@ REPLICATION: Final = AlertGroup(
             "under-replicated",
         ),
         Alert(
+            "OttlaFollowerLags",
+            "max by (job, follower) (ottla_follower_lag_seconds) > 60",
+            "5m",
+            "warning",
+            "broker {{ $labels.follower }} of {{ $labels.job }} has been behind a leader for "
+            "{{ $value }} seconds",
+            "under-replicated",
+        ),
+        Alert(
             "OttlaUncleanElection",
             "increase(ottla_unclean_elections_total[1h]) > 0",
             "0m",
@@ -184,6 +193,16 @@ RESOURCES: Final = AlertGroup(
             "10m",
             "warning",
             "one in a hundred produces with acks=all in {{ $labels.job }} takes over a second",
+            "slow-broker",
+        ),
+        Alert(
+            "OttlaCommitsSlow",
+            "histogram_quantile(0.99, sum by (job, instance, le)"
+            " (rate(ottla_commit_seconds_bucket[5m]))) > 0.5",
+            "10m",
+            "warning",
+            "one in a hundred commits on {{ $labels.instance }} takes over half a second: its disk "
+            "is slow",
             "slow-broker",
         ),
         Alert(

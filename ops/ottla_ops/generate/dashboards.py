@@ -56,6 +56,10 @@ def _gauges(title: str, unit: Unit, gauge: str) -> Panel:
     return _graph(title, unit, f"{gauge}{{{SELECTED}}}")
 
 
+def _by_follower(title: str, unit: Unit, gauge: str, function: Literal["sum", "max"]) -> Panel:
+    return _graph(title, unit, f"{function} by (follower) ({gauge}{{{SELECTED}}})", "{{follower}}")
+
+
 def _number(title: str, gauge: str) -> Panel:
     """What the active controller alone tells, or what is added up over the brokers."""
     return Panel(title, "short", (Query(f'sum({gauge}{{job="$job"}})', ""),), is_number=True)
@@ -73,6 +77,10 @@ def _latencies(title: str, histogram: str, by: str = "") -> Panel:
             for quantile, name in (("0.5", "p50"), ("0.99", "p99"))
         ),
     )
+
+
+def _means(title: str, unit: Unit, histogram: str) -> Panel:
+    return _graph(title, unit, f"{_rate(f'{histogram}_sum')} / {_rate(f'{histogram}_count')}")
 
 
 OVERVIEW: Final = Dashboard(
@@ -110,6 +118,10 @@ TOPICS: Final = Dashboard(
         _rates("Failed appends by code", "ops", "ottla_produce_errors_total", "code"),
         _rates("Retries answered from memory", "ops", "ottla_produce_duplicates_total"),
         _latencies("Produce latency by acks", "ottla_produce_seconds", "acks"),
+        _latencies("Group commits, fsync included", "ottla_commit_seconds"),
+        _means("Bytes in a group commit", "bytes", "ottla_commit_bytes"),
+        _means("Records in a group commit", "short", "ottla_commit_records"),
+        _means("Batches in a group commit", "short", "ottla_commit_batches"),
         _latencies("Read latency by kind, waiting included", "ottla_fetch_seconds", "kind"),
         _rates("Bytes read by kind", "Bps", "ottla_fetched_bytes_total", "kind"),
         _graph(
@@ -118,6 +130,7 @@ TOPICS: Final = Dashboard(
             _rate("ottla_forwarded_requests_total", "kind, outcome"),
             "{{kind}} {{outcome}}",
         ),
+        _latencies("Passing on by kind", "ottla_forward_seconds", "kind"),
         _graph(
             "Clients that follow",
             "short",
@@ -194,7 +207,12 @@ REPLICATION: Final = Dashboard(
             f" - ottla_partition_high_watermark{{{SELECTED}}})",
             "{{topic}}",
         ),
+        _rates("Records replicated", "ops", "ottla_replicated_records_total"),
         _latencies("From a leader's answer to the commit", "ottla_replication_seconds"),
+        _latencies("Fetches of followers, waiting included", "ottla_replica_fetch_seconds"),
+        _by_follower("Records that followers lack", "short", "ottla_follower_lag_records", "sum"),
+        _by_follower("How long followers are behind", "s", "ottla_follower_lag_seconds", "max"),
+        _by_follower("Partitions behind", "short", "ottla_follower_partitions_behind", "sum"),
         _rates("Replication errors by code", "ops", "ottla_replication_errors_total", "code"),
         _rates("Fetches of followers by kind", "ops", "ottla_replica_fetches_total", "kind"),
         _gauges("Fetch sessions", "short", "ottla_fetch_sessions"),

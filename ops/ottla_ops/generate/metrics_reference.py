@@ -12,7 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import CollectorRegistry
 
-from ottla_broker.partition_gauges import PartitionGauges
+from ottla_broker.described_collector import DescribedCollector
 from ottla_broker.telemetry import Metrics
 
 HEADER: Final = """\
@@ -73,7 +73,7 @@ def _described(registry: CollectorRegistry) -> Iterable[MetricDescription]:
         if isinstance(collector, MetricWrapperBase):
             (family,) = collector.describe()
             yield _description(family, collector._labelnames)  # noqa: SLF001 - nor of the labels
-        elif isinstance(collector, PartitionGauges):
+        elif isinstance(collector, DescribedCollector):
             for family in collector.describe():
                 yield _description(family, family._labelnames)  # noqa: SLF001
 

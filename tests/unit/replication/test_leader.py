@@ -6,6 +6,7 @@ from ottla_cluster.replication.leader import (
     NOTHING,
     PROPOSAL_RETRY_BACKOFF_MS,
     UNKNOWN_LOG_END_OFFSET,
+    FollowerLag,
     IsrMember,
     IsrProposal,
     MissingReplica,
@@ -78,6 +79,17 @@ def test_it_stands_still_below_min_isr_and_moves_on_when_the_minimum_is_lowered(
     assert leader.local_log_end_moved(12, 0) == NOTHING
     assert leader.min_insync_replicas_changed(1, 0).high_watermark == 12
     assert not leader.is_under_min_isr
+
+
+def test_how_far_followers_are_behind_is_told_in_offsets_and_time():
+    leader = lead(start=10, end=12)
+    fetch(leader, 2, 12, now_ms=500)
+    assert list(leader.follower_lags(700)) == [FollowerLag(2, 0, 0), FollowerLag(3, None, 700)]
+    leader.local_log_end_moved(20, 800)
+    fetch(leader, 3, 11, now_ms=900)
+    # What was there at 500 is all that broker 2 has; broker 3 has never had everything.
+    assert list(leader.follower_lags(1_000)) == [FollowerLag(2, 8, 500), FollowerLag(3, 9, 1_000)]
+    assert not FollowerLag(2, 0, 0).is_behind
 
 
 def test_latest_is_unknown_until_the_high_watermark_reaches_the_epochs_start():

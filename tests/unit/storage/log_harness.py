@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ottla_broker.storage.group_commit import Group
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import AppendInfo, LogConfig
 from ottla_broker.storage.partition_log import PartitionLog
@@ -109,6 +110,7 @@ class LogHarness:
     monotonic_ms: int = 0
     durable_ends: list[int] = field(default_factory=list)
     failures: list[StorageError] = field(default_factory=list)
+    commits: list[tuple[Group, float]] = field(default_factory=list)
     _opened: list[PartitionLog] = field(default_factory=list)
 
     @property
@@ -126,6 +128,7 @@ class LogHarness:
             tail_cache=self.tail_cache,
             on_durable=self.durable_ends.append,
             on_failure=self.failures.append,
+            on_commit=lambda group, seconds: self.commits.append((group, seconds)),
             clock_ms=lambda: self.now_ms,
             monotonic_ms=lambda: self.monotonic_ms,
         )

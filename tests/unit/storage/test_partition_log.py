@@ -6,6 +6,7 @@ import pytest
 
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import segment_reader, sqlite
+from ottla_broker.storage.stored_batch import RECORD_COUNT
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_protocol.errors import (
     CorruptMessageError,
@@ -78,6 +79,19 @@ async def test_what_gathers_while_a_commit_runs_goes_into_the_next(harness):
     await log.wait_durable(501)
     assert len(harness.durable_ends) == 1
     assert await count_rows(harness, log) == 501
+
+
+async def test_each_commit_is_told_with_what_it_held(harness):
+    log = await harness.open()
+    await append_durably(log, 3)
+    first, second = append(log, 2), append(log, 4)
+    await log.wait_durable(second.next_offset)
+    groups = [group for group, _ in harness.commits]
+    assert first.next_offset == 5
+    assert [len(group.rows) for group in groups] == [1, 2]
+    records = sum(row[RECORD_COUNT] for group in groups for row in group.rows)
+    assert (records, groups[-1].end_offset) == (9, 9)
+    assert all(0 < seconds < 60 for _, seconds in harness.commits)
 
 
 async def test_a_group_is_bounded_in_bytes(harness):
