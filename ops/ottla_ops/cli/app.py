@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ottla_ops.cli import (
+    backup_commands,
     bench_command,
     check_commands,
     cluster_commands,
@@ -57,6 +58,7 @@ app.add_typer(metadata_commands.app, name="metadata")
 app.command("query")(query_command.query)
 segment_commands.app.command("export")(export_command.export)
 app.add_typer(segment_commands.app, name="segment")
+app.add_typer(backup_commands.app, name="backup")
 app.add_typer(check_commands.app, name="check")
 app.command("doctor")(doctor_command.doctor)
 app.command("bench")(bench_command.bench)

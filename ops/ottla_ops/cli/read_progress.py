@@ -36,6 +36,10 @@ class ReadProgress:
         """Time since the beginning."""
         return time.monotonic() - self._started_s
 
+    def expect(self, total: int) -> None:
+        """There will be about so many."""
+        self._total = total
+
     def advance(self, records: int) -> None:
         """So many more have been read."""
         self.records += records

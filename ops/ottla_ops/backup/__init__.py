@@ -1,0 +1,1 @@
+"""Topics of a running cluster as files, and back."""
