@@ -234,6 +234,18 @@ class OffsetOutOfRangeError(InvalidRequestError):
     refresh_metadata = True
 
 
+class LogTruncatedError(OffsetOutOfRangeError):
+    """The reader has read records that an unclean election took out of the log (KIP-320).
+
+    `divergent_offset` is the first offset of `partition` at which the log has another record, or
+    none yet: there a reader goes on that has done with the former what it must. `cursor`, where one
+    was sent, is the cursor that does so.
+    """
+
+    code = "LOG_TRUNCATED"
+    title = "Log truncated"
+
+
 class ClusterAuthorizationFailedError(InvalidRequestError):
     """An internal call without the cluster's secret."""
 

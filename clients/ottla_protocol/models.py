@@ -385,14 +385,19 @@ class ProducerIdentity(Response, frozen=True):
 # --- fetch ----------------------------------------------------------------------------------
 
 
-class PartitionToFetch(Request, frozen=True):
-    """One partition of a binary fetch; `leader_epoch` fences a client with stale metadata."""
+class PartitionToFetch(Request, frozen=True, omit_defaults=True):
+    """One partition of a binary fetch; `leader_epoch` fences a client with stale metadata.
+
+    `last_fetched_epoch` is the leader epoch that was told with the last fetch up to `offset`. A
+    leader whose log was shorter than that when it was elected answers LOG_TRUNCATED.
+    """
 
     topic: str
     partition: int
     offset: int
     max_bytes: int = 1 << 20
     leader_epoch: int | None = None
+    last_fetched_epoch: int | None = None
 
 
 class BinaryFetchRequest(Request, frozen=True):
@@ -416,7 +421,8 @@ class FetchedPartition(Response, frozen=True):
     """`batches` are whole record batches; the first may begin below the offset asked for.
 
     The request names the topic, and a deleted topic's name may be taken again: `topic_id` tells
-    whose records these are.
+    whose records these are. `leader_epoch` is that of the leader that answered; None where a
+    follower did.
     """
 
     topic: str
@@ -426,6 +432,7 @@ class FetchedPartition(Response, frozen=True):
     log_start_offset: int
     error: dict[str, Any] | None = None
     topic_id: str | None = None
+    leader_epoch: int | None = None
 
 
 class BinaryFetchResponse(Response, frozen=True):

@@ -1,5 +1,7 @@
 """A partition whose only replica in sync is gone: offline until its topic gives up what is lost."""
 
+from urllib.parse import urlencode
+
 import pytest
 
 from ottla_protocol import routes
@@ -11,6 +13,12 @@ pytestmark = pytest.mark.cluster
 def elect(client, topic, partition=0):
     body = {"type": "unclean", "partitions": [{"topic": topic, "partition": partition}]}
     return client.http.post(client.any_url() + routes.ELECTIONS, body)
+
+
+def read_given(client, **query):
+    path = routes.TOPIC_RECORDS.format(topic="given")
+    query["max_wait_ms"] = 0
+    return client.http.get(f"{client.any_url()}{path}?{urlencode(query)}")
 
 
 def partition_on(client, topic, node_ids):
@@ -37,6 +45,8 @@ def test_only_a_topic_that_allows_it_goes_on_without_what_is_lost(start_cluster)
     for topic, partition in places:
         eventually(lambda t=topic, p=partition: client.partition(t, p)["isr"] == [ahead])
         client.append(topic, "one", partition=partition)
+    reached = read_given(client).expect(200).document
+    assert reached["unavailable"] == []
     client.cluster.broker(ahead).kill()
     client.cluster.broker(behind).start()
     client.cluster.broker(behind).wait_ready()
@@ -50,6 +60,15 @@ def test_only_a_topic_that_allows_it_goes_on_without_what_is_lost(start_cluster)
         client.metric(node_id, "ottla_unclean_elections_total") for node_id in client.live_node_ids
     )
     assert elected >= 1
+    # Whoever has read the one that is lost is told, though its place has been taken.
+    told = read_given(client, cursor=reached["cursor"]).expect(416).document
+    assert told["code"] == "LOG_TRUNCATED"
+    assert (told["partition"], told["divergent_offset"]) == (given, 1)
+    goes_on = read_given(client, cursor=told["cursor"]).expect(200).document
+    assert [(each["partition"], each["value"]) for each in goes_on["records"]] == [
+        (given, "another")
+    ]
+    read_given(client, cursor=goes_on["cursor"]).expect(200)
 
     # The other waits, until its topic says so and somebody asks.
     assert client.partition("kept")["leader"] is None

@@ -6,7 +6,8 @@ EventSource comes back by itself, here or at another broker, with the id of the 
 
 WHATWG HTML, section 9.2: an EventSource comes back after a stream that ended and after a connection
 that broke, but not after any other answer than 200. So what passes is not told as a status where an
-event stream is resumed: the stream begins, and goes on once it can.
+event stream is resumed: the stream begins, and goes on once it can. A cursor behind which records
+were taken away is told as an event with the cursor to go on from, and the stream ends.
 """
 
 import asyncio
@@ -33,7 +34,12 @@ from ottla_broker.services.topic_positions import Start
 from ottla_broker.telemetry import METRICS
 from ottla_protocol import routes
 from ottla_protocol.cursors import Cursor, decode_cursor
-from ottla_protocol.errors import InvalidRequestError, OttlaError, OverloadedError
+from ottla_protocol.errors import (
+    InvalidRequestError,
+    LogTruncatedError,
+    OttlaError,
+    OverloadedError,
+)
 
 START_PARAMETERS = ("cursor", "last_event_id", "offset", "timestamp")
 
@@ -112,8 +118,11 @@ async def follow(
                 context.following.follow(topic, partition, start, rendering)
             )
         except OttlaError as error:
-            if rendering.is_events and isinstance(start, Cursor) and _passes(error):
-                return await _come_back(request)
+            if rendering.is_events and isinstance(start, Cursor):
+                if _passes(error):
+                    return await _come_back(request)
+                if isinstance(error, LogTruncatedError):
+                    return await _come_back(request, rendering.error(error))
             raise
         response = _begun(request, media_type)
         response.headers[routes.HEADER_CURSOR] = follower.begun_at.decode("ascii")
@@ -145,11 +154,11 @@ def _passes(error: OttlaError) -> bool:
     return error.retriable and not isinstance(error, OverloadedError)
 
 
-async def _come_back(request: web.Request) -> web.StreamResponse:
+async def _come_back(request: web.Request, event: bytes = b"") -> web.StreamResponse:
     """An event stream that ends at once: a refusal would keep an EventSource away for good."""
     response = _begun(request, routes.EVENT_STREAM)
     await response.prepare(request)
-    await response.write_eof(b"retry: %d\n\n" % RECONNECT_MS)
+    await response.write_eof(b"retry: %d\n\n%b" % (RECONNECT_MS, event))
     return response
 
 

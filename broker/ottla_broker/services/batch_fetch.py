@@ -67,7 +67,9 @@ class BatchFetchService:
                 return LocalRead(partition, wanted.offset, wanted.max_bytes)
             if replica == "leader" or partition.follower is None:
                 partition.leading()
-                return LeaderRead(partition, wanted.offset, wanted.max_bytes)
+                return LeaderRead(
+                    partition, wanted.offset, wanted.max_bytes, wanted.last_fetched_epoch
+                )
             partition.require_in_sync()
             return FollowerRead(partition, wanted.offset, wanted.max_bytes)
         except OttlaError as error:
@@ -86,4 +88,5 @@ def _result(read: PartitionRead | OttlaError) -> FetchedPartition | OttlaError:
         high_watermark=read.partition.high_watermark,
         log_start_offset=read.partition.log.log_start_offset,
         topic_id=read.partition.key[0],
+        leader_epoch=read.leader_epoch if isinstance(read, LeaderRead) else None,
     )

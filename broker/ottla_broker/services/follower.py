@@ -28,10 +28,11 @@ from ottla_broker.services.record_feed import (
 )
 from ottla_broker.services.rendered_reads import PIECE_BYTES, render_batches, with_cursors
 from ottla_broker.services.stream_rendering import StreamRendering
-from ottla_broker.services.topic_positions import Positions, ReadScope
+from ottla_broker.services.topic_positions import Beginning, Epochs, Positions
+from ottla_broker.services.truncated_reads import going_on, refuse_truncated, with_news
 from ottla_protocol.cursors import CursorEncoder
-from ottla_protocol.errors import OttlaError, UnknownTopicOrPartitionError
-from ottla_protocol.record_batch import Buffer
+from ottla_protocol.errors import LogTruncatedError, OttlaError, UnknownTopicOrPartitionError
+from ottla_protocol.record_batch import NO_LEADER_EPOCH, Buffer
 
 READ_AHEAD_BYTES = 128 << 20
 READ_AHEAD_BYTES_MIN = 64 << 10
@@ -63,10 +64,10 @@ class Follower:
     """One of those who follow; `FollowService` makes it.
 
     Args:
-        scope: what is followed.
-        positions: where it begins.
+        beginning: what is followed, and from where.
         rendering: the form.
-        feed_at: the feed of this scope and form, or a new one that begins at these positions.
+        feed_at: the feed of this scope and form, or a new one that begins at these positions, which
+            were reached in these epochs.
         reads: the way to the leaders.
         reading: entered by whoever catches up, so that not too many do at a time.
         metadata: tells of partitions that the topic gets.
@@ -78,6 +79,7 @@ class Follower:
     __slots__ = (
         "_bookmark",
         "_encoder",
+        "_epochs",
         "_feed",
         "_feed_at",
         "_keep_alive_ms",
@@ -97,11 +99,10 @@ class Follower:
 
     def __init__(
         self,
-        scope: ReadScope,
-        positions: Positions,
+        beginning: Beginning,
         rendering: StreamRendering,
         *,
-        feed_at: Callable[[Positions], RecordFeed],
+        feed_at: Callable[[Positions, Epochs], RecordFeed],
         reads: LeaderReads,
         reading: AbstractAsyncContextManager[None],
         metadata: MetadataCache,
@@ -109,8 +110,11 @@ class Follower:
         read_ahead: ReadAhead,
         keep_alive_ms: int,
     ) -> None:
+        scope = beginning.scope
         self._scope = scope
-        self._positions = positions
+        self._positions = beginning.positions
+        # In which leader epochs the leaders told so last.
+        self._epochs = beginning.epochs
         self._rendering = rendering
         self._feed_at = feed_at
         self._reads = reads
@@ -125,14 +129,14 @@ class Follower:
         self._bookmark: Bookmark | None = None
         self._sent_ms = monotonic_ms()
         # The positions that the client has been told.
-        self._told = positions
+        self._told = beginning.positions
         self.begun_at = self.cursor
         """The cursor from which it reads."""
 
     @property
     def cursor(self) -> bytes:
         """Where it is, but for what is rendered and not taken yet."""
-        return self._encoder.encode(self._positions)
+        return self._encoder.encode(self._positions, self._epochs)
 
     async def begin(self, *, resumes: bool) -> None:
         """Look once whether there is a way to read from the positions.
@@ -144,10 +148,15 @@ class Follower:
             OttlaError: there is none, and later there will be none either.
             UnavailableError: or there may be later, and nothing is resumed.
         """
+        self._grow()
+        positions = self._positions
+        failure = await self._catch_up()
+        # By now leaders have told in which epochs it begins.
+        self.begun_at = self._encoder.encode(positions, self._epochs[: len(positions)])
         opening = self._rendering.opening(self.begun_at)
         if opening:
-            self._put_ready(opening)
-        failure = await self._catch_up()
+            self._ready.appendleft(opening)
+            self._read_ahead.held_bytes += len(opening)
         if failure is not None and not resumes:
             raise failure
 
@@ -208,8 +217,8 @@ class Follower:
     # --- following ----------------------------------------------------------------------------
 
     async def _join(self, remaining_ms: int) -> None:
-        feed = self._feed_at(self._positions)
-        self._bookmark = feed.join(self._positions)
+        feed = self._feed_at(self._positions, self._epochs)
+        self._bookmark = feed.join(self._positions, self._epochs)
         if self._bookmark is not None:
             self._feed = feed
             return
@@ -229,6 +238,14 @@ class Follower:
         while size_bytes < PIECE_BYTES:
             try:
                 item = feed.take(bookmark)
+            except LogTruncatedError as error:
+                if parts:
+                    break
+                partition = error.members["partition"]
+                assert isinstance(partition, int)
+                raise going_on(
+                    {partition: error}, self._scope, self._positions, self._epochs
+                ) from error
             except OttlaError:
                 if parts:
                     break
@@ -243,23 +260,31 @@ class Follower:
 
     def _part(self, feed: RecordFeed, item: FeedItem) -> bytes:
         if self._positions == item.before:
-            self._positions = item.after
+            self._positions, self._epochs = item.after, item.epochs
             part = item.whole(self._rendering, feed.encoder)
         else:
-            self._positions += (0,) * (len(item.after) - len(self._positions))
+            self._add_partitions(len(item.after))
             if item.after[item.index] <= self._positions[item.index]:
                 return b""
+            self._epochs = item.epochs + self._epochs[len(item.epochs) :]
             part = with_cursors(
                 item.piece,
                 rendering=self._rendering,
                 encoder=self._encoder,
                 positions=self._positions,
+                epochs=self._epochs,
                 index=item.index,
             )
             self._move(item.index, item.after[item.index])
         if part:
             self._told = self._positions
         return part
+
+    def _add_partitions(self, count: int) -> None:
+        """Have `count` partitions; the new ones are read from their beginning."""
+        added = count - len(self._positions)
+        self._positions += (0,) * added
+        self._epochs += (NO_LEADER_EPOCH,) * added
 
     def _move(self, index: int, offset: int) -> None:
         positions = self._positions
@@ -289,9 +314,12 @@ class Follower:
                 max_wait_ms=0,
                 max_bytes=buffer_bytes,
                 topic_id=self._scope.topic_id,
+                epochs=dict(zip(where, self._epochs, strict=True)),
             )
+            refuse_truncated(results, self._scope, self._positions, self._epochs)
             failures = []
             for (_, partition), result in results.items():
+                self._epochs = with_news(self._epochs, partition - first, result)
                 if isinstance(result, OttlaError):
                     if is_lasting(result):
                         result.members.setdefault("partition", partition)
@@ -313,7 +341,7 @@ class Follower:
         if topic is None:
             raise UnknownTopicOrPartitionError(f"the topic '{self._scope.topic}' was deleted")
         if self._scope.partition is None:
-            self._positions += (0,) * (len(topic.partitions) - len(self._positions))
+            self._add_partitions(len(topic.partitions))
 
     async def _render(self, index: int, batches: Sequence[Buffer], max_bytes: int) -> int:
         """Put the records of one partition into `_ready`; returns their bytes."""
@@ -323,7 +351,7 @@ class Follower:
             partition=self._scope.first_partition + index,
             rendering=self._rendering,
             max_bytes=max_bytes,
-            cursor_bytes=self._rendering.cursor_bytes(self._encoder, self._positions),
+            cursor_bytes=self._rendering.cursor_bytes(self._encoder, self._positions, self._epochs),
         )
         for piece in pieces:
             part = with_cursors(
@@ -331,6 +359,7 @@ class Follower:
                 rendering=self._rendering,
                 encoder=self._encoder,
                 positions=self._positions,
+                epochs=self._epochs,
                 index=index,
             )
             self._move(index, piece.next_offset)

@@ -10,7 +10,13 @@ from ottla_broker.services.follower import CATCH_UPS_MAX, Follower, ReadAhead
 from ottla_broker.services.leader_reads import LeaderReads
 from ottla_broker.services.record_feed import RecordFeed
 from ottla_broker.services.stream_rendering import StreamRendering
-from ottla_broker.services.topic_positions import Positions, ReadScope, Start, TopicPositions
+from ottla_broker.services.topic_positions import (
+    Epochs,
+    Positions,
+    ReadScope,
+    Start,
+    TopicPositions,
+)
 from ottla_broker.telemetry import METRICS
 from ottla_protocol.cursors import Cursor
 from ottla_protocol.errors import OverloadedError, UnavailableError
@@ -74,12 +80,11 @@ class FollowService:
             OttlaError: as `TopicPositions.begin` and `Follower.begin`.
         """
         with self._place(rendering):
-            scope, positions = await self._positions.begin(topic, partition, start)
+            beginning = await self._positions.begin(topic, partition, start)
             follower = Follower(
-                scope,
-                positions,
+                beginning,
                 rendering,
-                feed_at=lambda at: self._feed(scope, rendering, at),
+                feed_at=lambda at, epochs: self._feed(beginning.scope, rendering, at, epochs),
                 reads=self._reads,
                 reading=self._reading,
                 metadata=self._metadata,
@@ -115,7 +120,7 @@ class FollowService:
     # --- feeds --------------------------------------------------------------------------------
 
     def _feed(
-        self, scope: ReadScope, rendering: StreamRendering, positions: Positions
+        self, scope: ReadScope, rendering: StreamRendering, positions: Positions, epochs: Epochs
     ) -> RecordFeed:
         """The feed that there is, or a new one that begins at `positions`."""
         feed = self._feeds.get((scope, rendering))
@@ -123,6 +128,7 @@ class FollowService:
             feed = RecordFeed(
                 scope,
                 positions,
+                epochs,
                 rendering,
                 reads=self._reads,
                 metadata=self._metadata,

@@ -13,6 +13,7 @@ from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.racing import Unless
 from ottla_broker.services.batch_fetch import BatchFetchService
 from ottla_broker.telemetry import METRICS
+from ottla_cluster.controller.features import CURSOR_EPOCHS, is_enabled
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     LeaderNotAvailableError,
@@ -26,6 +27,7 @@ from ottla_protocol.models import (
     FetchedPartition,
     PartitionToFetch,
 )
+from ottla_protocol.record_batch import NO_LEADER_EPOCH
 
 TopicPartition = tuple[str, int]
 """A topic's name and a partition's number."""
@@ -80,6 +82,7 @@ class LeaderReads:
         max_wait_ms: int,
         max_bytes: int = READ_BYTES,
         topic_id: str | None = None,
+        epochs: Mapping[TopicPartition, int] | None = None,
     ) -> Results:
         """What follows at each position, or why it cannot be read.
 
@@ -93,11 +96,14 @@ class LeaderReads:
                 save that each may answer one batch until it is reached.
             topic_id: of the one topic that is meant: leaders are asked by name, and one that knows
                 a later topic of that name already would tell the records of that.
+            epochs: in which leader epoch each position was reached, where that is known; a leader
+                that was elected without all that is before it tells so (LogTruncatedError).
         """
         results: Results = {}
+        epochs = {} if epochs is None or not self._has_epochs else epochs
         max_bytes = min(max_bytes, READ_BYTES)
         asked: set[asyncio.Task[Results]] = set()
-        by_leader = self._by_leader(positions, results)
+        by_leader = self._by_leader(positions, epochs, results)
         if results:
             max_wait_ms = 0
         for leader, partitions in by_leader.items():
@@ -122,8 +128,16 @@ class LeaderReads:
             await cancel_all(asked)
         return results
 
+    @property
+    def _has_epochs(self) -> bool:
+        """Whether all leaders take epochs; without, positions are kept without them, too."""
+        return is_enabled(self._metadata.image, CURSOR_EPOCHS)
+
     def _by_leader(
-        self, positions: Mapping[TopicPartition, int], results: Results
+        self,
+        positions: Mapping[TopicPartition, int],
+        epochs: Mapping[TopicPartition, int],
+        results: Results,
     ) -> dict[int, list[PartitionToFetch]]:
         """The positions in random order by leader; those without one have their result now."""
         image = self._metadata.image
@@ -141,7 +155,14 @@ class LeaderReads:
                     f"{topic}-{number} has no leader at this moment"
                 )
             else:
-                by_leader.setdefault(leader, []).append(PartitionToFetch(topic, number, offset))
+                epoch = epochs.get((topic, number), NO_LEADER_EPOCH)
+                wanted = PartitionToFetch(
+                    topic,
+                    number,
+                    offset,
+                    last_fetched_epoch=None if epoch == NO_LEADER_EPOCH else epoch,
+                )
+                by_leader.setdefault(leader, []).append(wanted)
         return by_leader
 
     async def _ask(
@@ -166,8 +187,9 @@ class LeaderReads:
                 answers = await self._ask_peer(leader, request)
         except OttlaError as error:
             answers = [error] * len(partitions)
+        has_epochs = self._has_epochs
         return {
-            (asked.topic, asked.partition): _of_topic(answer, topic_id)
+            (asked.topic, asked.partition): _as_told(answer, topic_id, has_epochs=has_epochs)
             for asked, answer in zip(partitions, answers, strict=True)
         }
 
@@ -213,12 +235,14 @@ class LeaderReads:
         ]
 
 
-def _of_topic(
-    answer: FetchedPartition | OttlaError, topic_id: str | None
+def _as_told(
+    answer: FetchedPartition | OttlaError, topic_id: str | None, *, has_epochs: bool
 ) -> FetchedPartition | OttlaError:
-    """The answer, if it is of that topic."""
-    if isinstance(answer, OttlaError) or topic_id is None or answer.topic_id in (None, topic_id):
+    """The answer, if it is of that topic; without an epoch that others would not understand."""
+    if isinstance(answer, OttlaError):
         return answer
+    if topic_id is None or answer.topic_id in (None, topic_id):
+        return answer if has_epochs else msgspec.structs.replace(answer, leader_epoch=None)
     return UnknownTopicOrPartitionError(
         f"the topic '{answer.topic}' was deleted, and its name given to another one"
     )

@@ -17,6 +17,7 @@ from ottla_broker.storage.partition_log import StoredBatch
 from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_protocol.errors import (
     FencedLeaderEpochError,
+    LogTruncatedError,
     NotLeaderOrFollowerError,
     OffsetNotAvailableError,
     OffsetOutOfRangeError,
@@ -92,7 +93,28 @@ class PartitionRead(ABC):
 
 
 class LeaderRead(PartitionRead):
-    """A consumer's read at the leader, up to the high watermark."""
+    """A consumer's read at the leader, up to the high watermark.
+
+    `last_fetched_epoch` is the leader epoch in which the reader was told what is before `offset`;
+    None where it does not say.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        offset: int,
+        max_bytes: int,
+        last_fetched_epoch: int | None = None,
+    ) -> None:
+        super().__init__(partition, offset, max_bytes)
+        self.leader_epoch = partition.state.leader_epoch
+        """The epoch in which this read has looked last."""
+        self._last_fetched_epoch = last_fetched_epoch
+
+    async def look(self, budget_bytes: int) -> None:
+        """As every read; the epoch is that of before, so that a reader is warned too early."""
+        self.leader_epoch = self.partition.state.leader_epoch
+        await super().look(budget_bytes)
 
     @property
     def watchers(self) -> Watchers:
@@ -103,6 +125,32 @@ class LeaderRead(PartitionRead):
         """The high watermark, while this broker leads."""
         self.partition.leading()
         return self.partition.high_watermark
+
+    def _check_range(self) -> None:
+        last_fetched_epoch = self._last_fetched_epoch
+        if last_fetched_epoch is not None and last_fetched_epoch < self.leader_epoch:
+            self._check_history(last_fetched_epoch)
+        super()._check_range()
+
+    def _check_history(self, last_fetched_epoch: int) -> None:
+        """That this log goes on from what the reader has read (KIP-320).
+
+        Raises:
+            LogTruncatedError: an unclean election has taken some of it away.
+        """
+        log = self.partition.log
+        end_offset = log.leader_epochs.common_end_for(last_fetched_epoch, log.next_offset)
+        if end_offset < self.offset:
+            raise LogTruncatedError(
+                f"an unclean election has taken away records of {self.partition.name} that were "
+                f"read: offset {self.offset} was reached in leader epoch {last_fetched_epoch}, and "
+                f"of that the log has what is before offset {end_offset}",
+                partition=self.partition.state.partition,
+                divergent_offset=end_offset,
+                log_start_offset=log.log_start_offset,
+                log_end_offset=log.next_offset,
+                high_watermark=self.partition.high_watermark,
+            )
 
 
 class LocalRead(PartitionRead):

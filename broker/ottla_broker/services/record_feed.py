@@ -23,7 +23,8 @@ from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services.leader_reads import LeaderReads, cancel_all
 from ottla_broker.services.rendered_reads import RenderedPiece, render_batches, with_cursors
 from ottla_broker.services.stream_rendering import StreamRendering
-from ottla_broker.services.topic_positions import Positions, ReadScope
+from ottla_broker.services.topic_positions import Epochs, Positions, ReadScope
+from ottla_broker.services.truncated_reads import with_news
 from ottla_cluster.controller.image import Topic
 from ottla_protocol.cursors import MAX_CURSOR_PARTITIONS, CursorEncoder
 from ottla_protocol.errors import (
@@ -35,6 +36,7 @@ from ottla_protocol.errors import (
     UnknownTopicOrPartitionError,
 )
 from ottla_protocol.models import FetchedPartition
+from ottla_protocol.record_batch import NO_LEADER_EPOCH
 
 READ_WAIT_MS = 5_000
 """How long one read stays at a leader, before it is asked again."""
@@ -70,15 +72,23 @@ class FellBehindError(Exception):
 class FeedItem:
     """A piece of one partition, and the positions before and behind it."""
 
-    __slots__ = ("_whole", "after", "before", "end_bytes", "index", "piece")
+    __slots__ = ("_whole", "after", "before", "end_bytes", "epochs", "index", "piece")
 
     def __init__(
-        self, piece: RenderedPiece, index: int, before: Positions, after: Positions, end_bytes: int
+        self,
+        piece: RenderedPiece,
+        index: int,
+        before: Positions,
+        after: Positions,
+        epochs: Epochs,
+        end_bytes: int,
     ) -> None:
         self.piece = piece
         self.index = index
         self.before = before
         self.after = after
+        self.epochs = epochs
+        """Those of the positions behind it."""
         self.end_bytes = end_bytes
         """Of all items until this one."""
         self._whole: bytes | None = None
@@ -91,6 +101,7 @@ class FeedItem:
                 rendering=rendering,
                 encoder=encoder,
                 positions=self.before,
+                epochs=self.epochs,
                 index=self.index,
             )
         return self._whole
@@ -112,6 +123,7 @@ class RecordFeed:
     Args:
         scope: what is read.
         positions: where it begins.
+        epochs: of these positions.
         rendering: the form.
         reads: the way to the leaders.
         metadata: who leads.
@@ -124,6 +136,7 @@ class RecordFeed:
         self,
         scope: ReadScope,
         positions: Positions,
+        epochs: Epochs,
         rendering: StreamRendering,
         *,
         reads: LeaderReads,
@@ -137,6 +150,8 @@ class RecordFeed:
         self.encoder = CursorEncoder(scope.topic_id, scope.first_partition)
         self.positions = positions
         """Behind the last item."""
+        self.epochs = epochs
+        """In which leader epochs the leaders told so last."""
         self.failure: OttlaError | None = None
         """Why there will be no further items."""
         self._reads = reads
@@ -166,8 +181,14 @@ class RecordFeed:
         if self._task is not None:
             self._task.cancel()
 
-    def join(self, positions: Positions) -> Bookmark | None:
-        """A bookmark for a follower at `positions`; None where the row begins behind them."""
+    def join(self, positions: Positions, epochs: Epochs) -> Bookmark | None:
+        """A bookmark for a follower at `positions`; None where the row begins behind them.
+
+        Or where the two have read in other leader epochs: only the leaders can tell whether what
+        the one has read is what the other goes on from.
+        """
+        if not _agree(epochs, self.epochs):
+            return None
         if _is_at_least(positions, self.positions):
             found = Bookmark(self._first + len(self._items), self._end_bytes)
             self._bookmarks.add(found)
@@ -275,7 +296,9 @@ class RecordFeed:
         if self.scope.partition is None:
             partitions = topic.partitions
             # Partitions that the topic has got are read from their beginning.
-            self.positions += (0,) * (len(partitions) - len(self.positions))
+            added = len(partitions) - len(self.positions)
+            self.positions += (0,) * added
+            self.epochs += (NO_LEADER_EPOCH,) * added
         else:
             partitions = (topic.partitions[self.scope.partition],)
         by_leader: dict[int, list[int]] = {}
@@ -297,6 +320,7 @@ class RecordFeed:
                     max_wait_ms=READ_WAIT_MS,
                     max_bytes=READ_BYTES,
                     topic_id=self.scope.topic_id,
+                    epochs={self._key(index): self.epochs[index] for index in indexes},
                 )
                 failed = False
                 for index in indexes:
@@ -340,6 +364,7 @@ class RecordFeed:
             )
 
     async def _take_in(self, index: int, fetched: FetchedPartition) -> None:
+        self.epochs = with_news(self.epochs, index, fetched)
         if not fetched.batches:
             return
         pieces = await render_batches(
@@ -348,13 +373,14 @@ class RecordFeed:
             partition=self.scope.first_partition + index,
             rendering=self.rendering,
             max_bytes=READ_BYTES,
-            cursor_bytes=self.rendering.cursor_bytes(self.encoder, self.positions),
+            cursor_bytes=self.rendering.cursor_bytes(self.encoder, self.positions, self.epochs),
         )
         for piece in pieces:
             before = self.positions
             after = (*before[:index], piece.next_offset, *before[index + 1 :])
             self._end_bytes += ITEM_BYTES + piece.size_bytes
-            self._items.append(FeedItem(piece, index, before, after, self._end_bytes))
+            item = FeedItem(piece, index, before, after, self.epochs, self._end_bytes)
+            self._items.append(item)
             self.positions = after
         # What the foremost has not taken stays, or nobody would ever catch up.
         let_go_bytes = min(self._end_bytes - self._row_bytes(), self._lead_bytes)
@@ -384,6 +410,14 @@ class RecordFeed:
 def is_lasting(error: OttlaError) -> bool:
     """Whether reading again does not help; what is not there, the metadata tells."""
     return not error.retriable and not isinstance(error, NotFoundError)
+
+
+def _agree(epochs: Epochs, others: Epochs) -> bool:
+    """Whether they are the same, as far as both know them."""
+    return all(
+        NO_LEADER_EPOCH in {ours, theirs} or ours == theirs
+        for ours, theirs in zip(epochs, others, strict=False)
+    )
 
 
 def _is_at_least(positions: Positions, others: Positions) -> bool:

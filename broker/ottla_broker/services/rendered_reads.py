@@ -120,6 +120,7 @@ def with_cursors(
     rendering: StreamRendering,
     encoder: CursorEncoder,
     positions: Sequence[int],
+    epochs: Sequence[int],
     index: int,
 ) -> bytes:
     """The piece as it is sent to a reader that is at `positions`, of which it moves one.
@@ -129,6 +130,7 @@ def with_cursors(
         rendering: that of the piece.
         encoder: of the cursors of what is read.
         positions: before the piece.
+        epochs: the leader epochs of the positions behind it.
         index: see above.
     """
     skipped = 0
@@ -138,5 +140,5 @@ def with_cursors(
     if not rendering.has_cursors or not bodies:
         return b"".join(bodies)
     next_offsets = [offset + 1 for offset in piece.offsets[skipped:]]
-    cursors = encoder.encode_each(positions, index, next_offsets)
+    cursors = encoder.encode_each(positions, index, next_offsets, epochs)
     return b"".join(map(rendering.with_cursor, bodies, cursors))

@@ -66,9 +66,11 @@ class StreamRendering:
         """Whether each record carries the cursor behind it."""
         return self.is_events or self.names_partition
 
-    def cursor_bytes(self, encoder: CursorEncoder, positions: Sequence[int]) -> int:
+    def cursor_bytes(
+        self, encoder: CursorEncoder, positions: Sequence[int], epochs: Sequence[int]
+    ) -> int:
         """What the cursor of each record takes at these positions, about."""
-        return len(encoder.encode(positions)) if self.has_cursors else 0
+        return len(encoder.encode(positions, epochs)) if self.has_cursors else 0
 
     def select(self, records: Sequence[Record]) -> Sequence[Record]:
         """Those that are wanted."""
@@ -117,8 +119,14 @@ class StreamRendering:
         return KEEP_ALIVE_EVENT if cursor is None else b": keep-alive\nid: %b\n\n" % cursor
 
     def error(self, error: OttlaError) -> bytes:
-        """The last of a stream that cannot go on: a problem document, as an event or a line."""
+        """The last of a stream that cannot go on: a problem document, as an event or a line.
+
+        Where it tells a cursor to go on from, that is the event's id: an EventSource has been told,
+        and comes back with it.
+        """
         document = _encoder.encode(error.problem())
         if self.is_events:
-            return b"event: error\ndata: %b\n\n" % document
+            cursor = error.members.get("cursor")
+            identified = b"id: %b\n" % cursor.encode("ascii") if isinstance(cursor, str) else b""
+            return b"event: error\n%bdata: %b\n\n" % (identified, document)
         return b'{"error":%b}\n' % document

@@ -23,6 +23,7 @@ from ottla_protocol.errors import (
     LeaderNotAvailableError,
     UnknownTopicOrPartitionError,
 )
+from ottla_protocol.record_batch import NO_LEADER_EPOCH
 
 LEADER_WAIT_MS = 5_000
 """How long a reader that has no positions yet waits for leaders to tell them."""
@@ -50,6 +51,18 @@ class ReadScope:
 Positions = tuple[int, ...]
 """Next offsets, in the order of the partitions from `first_partition` on."""
 
+Epochs = tuple[int, ...]
+"""Leader epochs in which positions were reached, in their order; NO_LEADER_EPOCH if not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What is read, and from where."""
+
+    scope: ReadScope
+    positions: Positions
+    epochs: Epochs
+
 
 class TopicPositions:
     """Finds positions to begin at."""
@@ -67,9 +80,7 @@ class TopicPositions:
         self._controller = controller
         self._bounds = bounds
 
-    async def begin(
-        self, topic_name: str, partition: int | None, start: Start
-    ) -> tuple[ReadScope, Positions]:
+    async def begin(self, topic_name: str, partition: int | None, start: Start) -> Beginning:
         """What is read, and from where.
 
         Raises:
@@ -95,7 +106,7 @@ class TopicPositions:
             )
         scope = ReadScope(topic.name, topic.topic_id, partition)
         if isinstance(start, Cursor):
-            return scope, await self._resume(scope, start, len(topic.partitions))
+            return await self._resume(scope, start, len(topic.partitions))
         if isinstance(start, int) and start >= 0:
             if partition is None:
                 raise InvalidRequestError(
@@ -103,9 +114,10 @@ class TopicPositions:
                     "timestamp or a cursor",
                     parameter="offset",
                 )
-            return scope, (start,)
+            return Beginning(scope, (start,), (NO_LEADER_EPOCH,))
         numbers = range(len(topic.partitions)) if partition is None else (partition,)
-        return scope, await self._look_up(scope, numbers, start)
+        positions = await self._look_up(scope, numbers, start)
+        return Beginning(scope, positions, (NO_LEADER_EPOCH,) * len(positions))
 
     async def _after_news(self, topic_name: str, cursor: Cursor) -> Topic:
         """The topic, which may be a new one or have got partitions without this broker knowing.
@@ -135,21 +147,22 @@ class TopicPositions:
             )
         return topic
 
-    async def _resume(self, scope: ReadScope, cursor: Cursor, partitions: int) -> Positions:
+    async def _resume(self, scope: ReadScope, cursor: Cursor, partitions: int) -> Beginning:
         if scope.partition is not None:
             offset = cursor.offset_of(scope.partition)
             if offset is None:
                 raise InvalidRequestError(
                     f"the cursor does not have partition {scope.partition}", parameter="cursor"
                 )
-            return (offset,)
+            return Beginning(scope, (offset,), (cursor.epoch_of(scope.partition),))
         if cursor.first_partition != 0:
             raise InvalidRequestError(
                 f"the cursor is of partition {cursor.first_partition} alone, not of the topic",
                 parameter="cursor",
             )
         added = range(len(cursor.offsets), partitions)
-        return cursor.offsets + await self._look_up(scope, added, "earliest")
+        positions = cursor.offsets + await self._look_up(scope, added, "earliest")
+        return Beginning(scope, positions, tuple(map(cursor.epoch_of, range(partitions))))
 
     async def _look_up(
         self, scope: ReadScope, partitions: Sequence[int], position: Position

@@ -13,6 +13,7 @@ from ottla_broker.services.polled_records import PolledPartition, take_records
 from ottla_broker.services.record_feed import is_lasting
 from ottla_broker.services.record_filter import RecordFilter
 from ottla_broker.services.topic_positions import Start, TopicPositions
+from ottla_broker.services.truncated_reads import refuse_truncated, with_news
 from ottla_protocol.cursors import Cursor
 from ottla_protocol.errors import OttlaError
 
@@ -65,12 +66,14 @@ class TopicReadService:
 
         Raises:
             OffsetOutOfRangeError: records at the cursor are gone; with partition and bounds.
+            LogTruncatedError: some before it are; with the cursor to go on from.
             UnavailableError: no partition can be read now.
             OttlaError: as `TopicPositions.begin`.
         """
         deadline_ms = monotonic_ms() + options.max_wait_ms
-        scope, positions = await self._positions.begin(topic, None, options.start)
-        where = {(scope.topic, number): offset for number, offset in enumerate(positions)}
+        beginning = await self._positions.begin(topic, None, options.start)
+        scope, epochs = beginning.scope, beginning.epochs
+        where = {(scope.topic, number): at for number, at in enumerate(beginning.positions)}
         wait_ms = 0
         work = _Work()
         while True:
@@ -79,8 +82,12 @@ class TopicReadService:
                 max_wait_ms=wait_ms,
                 max_bytes=options.max_bytes,
                 topic_id=scope.topic_id,
+                epochs=dict(zip(where, epochs, strict=True)),
             )
+            refuse_truncated(results, scope, tuple(where.values()), epochs)
             failed = _failed(results)
+            for (_, partition), result in results.items():
+                epochs = with_news(epochs, partition, result)
             found, examined = await _take(results, where, options)
             work.add(examined)
             has_moved = any(where[each.key] != each.next_offset for each in found)
@@ -94,7 +101,7 @@ class TopicReadService:
                 await asyncio.sleep(min(RETRY_INTERVAL_MS, remaining_ms) / 1000)
         if len(failed) == len(where):
             raise next(iter(failed.values()))
-        cursor = Cursor(scope.topic_id, 0, tuple(where.values()))
+        cursor = Cursor(scope.topic_id, 0, tuple(where.values()), epochs)
         return TopicRecords(records, cursor, sorted(failed))
 
 

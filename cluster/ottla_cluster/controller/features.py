@@ -55,6 +55,9 @@ CONSUMER_INSTANCES: Final = Feature(
     "consumer_instances", 3, "Consumer instances of the REST Proxy API"
 )
 STREAM_KEYS: Final = Feature("stream_keys", 3, "An Idempotency-Key for a stream of records")
+CURSOR_EPOCHS: Final = Feature(
+    "cursor_epochs", 3, "Leader epochs in cursors, which tell of unclean elections"
+)
 
 FEATURES: Final[tuple[Feature, ...]] = (
     UNCLEAN_ELECTIONS,
@@ -64,6 +67,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     ISR_BATCHES,
     CONSUMER_INSTANCES,
     STREAM_KEYS,
+    CURSOR_EPOCHS,
 )
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 

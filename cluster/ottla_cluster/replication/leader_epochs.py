@@ -121,6 +121,16 @@ class LeaderEpochs:
         end_offset = log_end_offset if is_latest else self.entries[index].start_offset
         return EpochEnd(self.entries[index - 1].epoch, end_offset)
 
+    def common_end_for(self, leader_epoch: int, log_end_offset: int) -> int:
+        """Up to where what a leader of that epoch had committed is in this log, exclusive.
+
+        That is where the first later epoch began, at its leader's log end, or `log_end_offset`
+        where there is none. Unlike `end_offset_for` it does without an epoch that retention has
+        taken out of this log: a reader's offset is not one that it appended.
+        """
+        index = bisect_right(self.entries, leader_epoch, key=_epoch_of)
+        return log_end_offset if index == len(self.entries) else self.entries[index].start_offset
+
     def epoch_at(self, offset: int) -> int:
         """The epoch that wrote `offset`; NO_EPOCH before the first known epoch."""
         index = bisect_right(self.entries, offset, key=_start_offset_of)

@@ -27,18 +27,20 @@ from ottla_broker.services.rendered_reads import (
     with_cursors,
 )
 from ottla_broker.services.stream_rendering import StreamRendering
-from ottla_broker.services.topic_positions import ReadScope
+from ottla_broker.services.topic_positions import Beginning, ReadScope
+from ottla_cluster.replication.leader_epochs import LeaderEpochs
 from ottla_protocol import routes
 from ottla_protocol.cursors import Cursor, CursorEncoder, decode_cursor
 from ottla_protocol.errors import (
     LeaderNotAvailableError,
+    LogTruncatedError,
     OffsetOutOfRangeError,
     OverloadedError,
     UnavailableError,
     UnknownTopicOrPartitionError,
 )
 from ottla_protocol.models import FetchedPartition
-from ottla_protocol.record_batch import patch_batch
+from ottla_protocol.record_batch import NO_LEADER_EPOCH, patch_batch
 from ottla_protocol.record_codec import RecordData, encode_batch
 
 TOPIC_ID = "0123456789abcdef0123456789abcdef"
@@ -68,6 +70,7 @@ class Topic:
         self.batches = [[] for _ in range(partitions)]
         self.ends = [0] * partitions
         self.leaders = [1 + number % 2 for number in range(partitions)]
+        self.elections = [LeaderEpochs.of([(3, 0)]) for _ in range(partitions)]
         self.failing = {}
         self.reads = 0
         self.delays = None
@@ -85,6 +88,16 @@ class Topic:
         self.batches.append([])
         self.ends.append(0)
         self.leaders.append(1)
+        self.elections.append(LeaderEpochs.of([(3, 0)]))
+        self.publish()
+
+    def elect(self, partition, end):
+        """Another broker leads, and has records up to there."""
+        self.batches[partition] = [each for each in self.batches[partition] if each[0] <= end]
+        self.ends[partition] = end
+        epoch = self.elections[partition].latest_epoch + 1
+        self.elections[partition] = self.elections[partition].assign(epoch, end)
+        self.leaders[partition] = 3 - self.leaders[partition]
         self.publish()
 
     def append(self, partition, *values, is_control=False):
@@ -96,14 +109,14 @@ class Topic:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def read(self, positions, *, max_wait_ms, max_bytes, topic_id):
+    async def read(self, positions, *, max_wait_ms, max_bytes, topic_id, epochs):
         """As `LeaderReads.read`; one batch of each partition at a time."""
         assert topic_id == TOPIC_ID
         self.reads += 1
         await self._dawdle()
         while True:
             changed = self._changed
-            found = {key: self._look(key[1], at) for key, at in positions.items()}
+            found = {key: self._look(key[1], at, epochs[key]) for key, at in positions.items()}
             told = {
                 key: each
                 for key, each in found.items()
@@ -117,13 +130,19 @@ class Topic:
     async def _dawdle(self):
         await turns(1 + self.delays.randrange(30) if self.delays else 1)
 
-    def _look(self, partition, offset):
+    def _look(self, partition, offset, epoch):
         if partition in self.failing:
             return self.failing[partition]
+        common_end = self.elections[partition].common_end_for(epoch, self.ends[partition])
+        if NO_LEADER_EPOCH < epoch < self.elections[partition].latest_epoch and common_end < offset:
+            return LogTruncatedError("gone", partition=partition, divergent_offset=common_end)
         if offset > self.ends[partition]:
             return OffsetOutOfRangeError("no such offset", log_end_offset=self.ends[partition])
         batches = [batch for end, batch in self.batches[partition] if end > offset][:1]
-        return FetchedPartition("t", partition, batches, self.ends[partition], 0)
+        epoch = self.elections[partition].latest_epoch
+        return FetchedPartition(
+            "t", partition, batches, self.ends[partition], 0, leader_epoch=epoch
+        )
 
     async def begin(self, topic, partition, start):
         """As `TopicPositions.begin`."""
@@ -131,10 +150,13 @@ class Topic:
         if isinstance(start, Cursor):
             offsets = start.offsets if partition is None else (start.offset_of(partition),)
             added = len(self.ends) - len(offsets) if partition is None else 0
-            return scope, offsets + (0,) * added
+            partitions = range(len(self.ends)) if partition is None else (partition,)
+            epochs = tuple(map(start.epoch_of, partitions))
+            return Beginning(scope, offsets + (0,) * added, epochs)
         count = len(self.ends) if partition is None else 1
         ends = self.ends if partition is None else self.ends[partition : partition + 1]
-        return scope, (0,) * count if start == "earliest" else tuple(ends)
+        positions = (0,) * count if start == "earliest" else tuple(ends)
+        return Beginning(scope, positions, (NO_LEADER_EPOCH,) * count)
 
 
 def service(topic, *, purgatory=None, max_followers=10, keep_alive_ms=LONG_MS, row_bytes=None):
@@ -600,6 +622,54 @@ async def test_headers_count_in_what_is_rendered_at_a_time():
     assert piece.next_offset == 10
 
 
+async def test_whoever_has_read_what_is_lost_is_told_and_where_to_go_on():
+    """However it hears of it: in its feed, or when it comes back, with or without a record."""
+    topic = Topic(2)
+    append_some(topic, 0, 1)
+    append_some(topic, 0, 2)
+    follows = service(topic)
+    async with follows.follow("t", None, "latest", LINES) as follower:
+        begun_at = decode_cursor(follower.begun_at.decode())
+        assert (begun_at.offsets, begun_at.epochs) == ((3, 0), (3, 3))
+        reader = Reader(follower)
+        taking = await joined(reader)
+        append_some(topic, 1, 1)
+        [record] = await taking
+        taking = await joined(reader)
+        topic.elect(0, 1)
+        append_some(topic, 0, 9)
+        with pytest.raises(LogTruncatedError) as told:
+            await taking
+        assert decode_cursor(told.value.members["cursor"]).offsets == (1, 1)
+    for cursor, offsets in ((decode_cursor(record["cursor"]), (1, 1)), (begun_at, (1, 0))):
+        with pytest.raises(LogTruncatedError) as told:
+            async with follows.follow("t", None, cursor, LINES):
+                pass
+        assert told.value.members["partition"] == 0
+        assert decode_cursor(told.value.members["cursor"]).offsets == offsets
+    goes_on = decode_cursor(told.value.members["cursor"])
+    async with follows.follow("t", None, goes_on, LINES) as follower:
+        reader = Reader(follower)
+        await reader.take_until(10)
+        assert [offset for offset, _ in by_partition(reader.records)[0]] == [*range(1, 10)]
+
+
+async def test_an_election_that_loses_nothing_is_not_told():
+    topic = Topic(1)
+    append_some(topic, 0, 3)
+    follows = service(topic)
+    async with follows.follow("t", None, "earliest", LINES) as follower:
+        reader = Reader(follower)
+        await reader.take_until(3)
+        taking = await joined(reader)
+        topic.elect(0, 3)
+        append_some(topic, 0, 1)
+        [record] = await taking
+    assert decode_cursor(record["cursor"]).epochs == (4,)
+    async with follows.follow("t", None, decode_cursor(record["cursor"]), LINES):
+        pass
+
+
 async def test_a_feed_is_joined_where_its_row_goes_on():
     topic = Topic(2)
     follows = service(topic)
@@ -611,14 +681,18 @@ async def test_a_feed_is_joined_where_its_row_goes_on():
             await taking
         [feed] = follows._feeds.values()
         for at, before in (((2, 1), (2, 0)), ((2, 2), (2, 2)), ((3, 2), (2, 2)), ((4, 2), (4, 2))):
-            assert feed.take(feed.join(at)).before == before
-        assert feed.take(feed.join((4, 4))) is None
+            assert feed.take(feed.join(at, feed.epochs)).before == before
+        assert feed.take(feed.join((4, 4), feed.epochs)) is None
+        assert feed.join((4, 4), (3, NO_LEADER_EPOCH)) is not None
+        assert feed.join((4, 4), (3, 4)) is None
 
 
 def test_what_a_reader_has_is_left_out():
     piece = RenderedPiece([5, 6, 9], [b'{"a":5', b'{"a":6', b'{"a":9'], 10, 18)
     encoder = CursorEncoder(TOPIC_ID, 0)
-    text = with_cursors(piece, rendering=LINES, encoder=encoder, positions=(1, 6), index=1)
+    text = with_cursors(
+        piece, rendering=LINES, encoder=encoder, positions=(1, 6), epochs=(), index=1
+    )
     found = [json.loads(line) for line in text.splitlines()]
     assert [record["a"] for record in found] == [6, 9]
     assert [decode_cursor(record["cursor"]).offsets for record in found] == [(1, 7), (1, 10)]

@@ -11,6 +11,7 @@ from ottla_broker.drivers.peer_client import Purpose
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services import leader_reads
 from ottla_broker.services.leader_reads import LeaderReads
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_protocol.errors import (
     LeaderNotAvailableError,
     OverloadedError,
@@ -38,8 +39,9 @@ class Metadata:
 
     brokers = {node_id: Broker(f"http://{node_id}") for node_id in (LOCAL, NEAR, FAR)}  # noqa: RUF012
 
-    def __init__(self):
+    def __init__(self, feature_level):
         self.image = self
+        self.feature_level = feature_level
 
     def partition(self, topic, number):
         if not topic.startswith("led-by-"):
@@ -91,16 +93,22 @@ class Leaders:
         batches = [] if node_id in self.empty else [memoryview(b"batch")]
         return [
             FetchedPartition(
-                p.topic, p.partition, batches, 9, 0, topic_id=self.topic_ids.get(node_id)
+                p.topic,
+                p.partition,
+                batches,
+                9,
+                0,
+                topic_id=self.topic_ids.get(node_id),
+                leader_epoch=4,
             )
             for p in request.partitions
         ]
 
 
-def reads(leaders):
+def reads(leaders, feature_level=LATEST_FEATURE_LEVEL):
     return LeaderReads(
         node_id=LOCAL,
-        metadata=Metadata(),
+        metadata=Metadata(feature_level),
         peers=leaders,
         batch_fetch=leaders,
         purgatory=Purgatory(10),
@@ -200,3 +208,17 @@ async def test_a_request_has_a_bounded_number_of_partitions(count, sizes):
     results = await read(leaders, positions)
     assert results.keys() == positions.keys()
     assert sorted(len(request.partitions) for _, request in leaders.asked) == sizes
+
+
+@pytest.mark.parametrize(("feature_level", "epoch", "told"), [(3, 3, 4), (2, None, None)])
+async def test_epochs_are_asked_for_once_every_broker_takes_them(feature_level, epoch, told):
+    """An older one refuses the field, and the cursors that would come of the answers."""
+    leaders = Leaders()
+    epochs = {("led-by-2", 0): 3, ("led-by-3", 0): -1}
+    found = await reads(leaders, feature_level).read(ALL, max_wait_ms=0, epochs=epochs)
+    asked = {node_id: request.partitions[0] for node_id, request in leaders.asked}
+    assert asked[NEAR].last_fetched_epoch == epoch
+    assert asked[FAR].last_fetched_epoch is asked[LOCAL].last_fetched_epoch is None
+    assert {each.leader_epoch for each in found.values()} == {told}
+    sent = msgspec.msgpack.decode(msgspec.msgpack.encode(asked[FAR]))
+    assert "last_fetched_epoch" not in sent

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import pytest
 
 from ottla_broker.drivers.purgatory import Purgatory, Watchers
-from ottla_broker.services.reading import LocalRead, PartitionRead, poll
+from ottla_broker.services.reading import LeaderRead, LocalRead, PartitionRead, poll
 from ottla_broker.storage.stored_batch import StoredBatch
+from ottla_cluster.replication.leader_epochs import LeaderEpochs
 from ottla_protocol.errors import (
+    LogTruncatedError,
     OffsetNotAvailableError,
     OffsetOutOfRangeError,
     ReplicaNotAvailableError,
@@ -82,3 +84,41 @@ async def test_a_copy_that_is_behind_says_so_and_its_leader_knows_the_end(leader
     read = LocalRead(partition, offset, 1_000)
     await read.look(1_000)
     assert type(read.error) is error
+
+
+@pytest.mark.parametrize(
+    ("offset", "last_fetched_epoch", "divergent_offset"),
+    [
+        # Epoch 6 was elected with the log up to 8, and 9 with all of that of 6.
+        (10, 5, 8),
+        (9, 3, 6),
+        (8, 5, None),
+        (15, 6, None),
+        (16, 8, 15),
+        (20, 9, None),
+        (10, None, None),
+        # Retention has taken what the reader read, and more.
+        (6, 2, None),
+    ],
+)
+async def test_a_reader_of_what_an_election_took_away_is_told(
+    offset, last_fetched_epoch, divergent_offset
+):
+    log = SimpleNamespace(
+        log_start_offset=6,
+        next_offset=20,
+        leader_epochs=LeaderEpochs.of([(5, 6), (6, 8), (9, 15)]),
+        read_tail=lambda *_, **__: [],
+    )
+    state = SimpleNamespace(leader_epoch=9, partition=0)
+    partition = SimpleNamespace(
+        state=state, log=log, high_watermark=20, name="orders-0", leading=lambda: None
+    )
+    read = LeaderRead(partition, offset, 1_000, last_fetched_epoch)
+    await read.look(1_000)
+    assert read.leader_epoch == 9
+    if divergent_offset is None:
+        assert read.error is None
+    else:
+        assert isinstance(read.error, LogTruncatedError)
+        assert read.error.members["divergent_offset"] == divergent_offset

@@ -16,6 +16,7 @@ from ottla_protocol.cursors import Cursor, encode_cursor
 from ottla_protocol.errors import (
     ControllerNotAvailableError,
     CursorOfDeletedTopicError,
+    LogTruncatedError,
     OttlaError,
     OverloadedError,
 )
@@ -52,6 +53,15 @@ async def answer(error, headers, media_type=routes.EVENT_STREAM):
 async def test_whoever_comes_back_to_a_broker_without_a_controller_is_to_come_again():
     """An EventSource gives up for good at any status but 200 (WHATWG HTML, section 9.2.3)."""
     assert await answer(ControllerNotAvailableError("none"), RESUMED) == (200, b"retry: 1000\n\n")
+
+
+async def test_whoever_comes_back_behind_lost_records_is_told_where_to_go_on():
+    error = LogTruncatedError("gone", partition=0, divergent_offset=3, cursor="AbC-_")
+    status, body = await answer(error, RESUMED)
+    assert status == 200
+    assert body.startswith(b"retry: 1000\n\nevent: error\nid: AbC-_\ndata: {")
+    assert b'"LOG_TRUNCATED"' in body
+    assert (await answer(error, RESUMED, routes.NDJSON))[0] == 416
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,9 @@ class Broker:
 
     async def begin(self, cursor, partition=None):
         positions = TopicPositions(topics=self, metadata=self, controller=self, bounds=self)
-        _, found = await positions.begin("t", partition, cursor)
-        return found
+        found = await positions.begin("t", partition, cursor)
+        assert len(found.epochs) == len(found.positions)
+        return found.positions
 
 
 def cursor(*offsets, topic_id=TOPIC_ID, first_partition=0):

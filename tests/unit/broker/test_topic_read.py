@@ -5,10 +5,10 @@ import pytest
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services import topic_read
 from ottla_broker.services.record_filter import RecordFilter
-from ottla_broker.services.topic_positions import ReadScope
+from ottla_broker.services.topic_positions import Beginning, ReadScope
 from ottla_broker.services.topic_read import TopicReadOptions, TopicReadService
 from ottla_protocol.models import FetchedPartition
-from ottla_protocol.record_batch import patch_batch
+from ottla_protocol.record_batch import NO_LEADER_EPOCH, patch_batch
 from ottla_protocol.record_codec import RecordData, encode_batch
 
 TOPIC_ID = "0123456789abcdef0123456789abcdef"
@@ -22,9 +22,9 @@ class EndlessTopic:
         self.reads = 0
 
     async def begin(self, topic, partition, start):
-        return ReadScope(topic, TOPIC_ID, partition), (start,)
+        return Beginning(ReadScope(topic, TOPIC_ID, partition), (start,), (NO_LEADER_EPOCH,))
 
-    async def read(self, positions, *, max_wait_ms, max_bytes, topic_id):
+    async def read(self, positions, *, max_wait_ms, max_bytes, topic_id, epochs):
         assert topic_id == TOPIC_ID
         self.reads += 1
         [(key, offset)] = positions.items()

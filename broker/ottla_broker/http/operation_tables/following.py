@@ -6,6 +6,7 @@ from ottla_protocol.cursors import MAX_CURSOR_CHARACTERS
 from ottla_protocol.errors import (
     CorruptMessageError,
     CursorOfDeletedTopicError,
+    LogTruncatedError,
     MessageTooLargeError,
 )
 
@@ -25,7 +26,10 @@ EVENT_SCHEMA = {
             "type": "string",
             "contentMediaType": "application/json",
         },
-        "id": {"description": "The cursor behind the record.", "type": "string"},
+        "id": {
+            "description": "The cursor behind the record; of LOG_TRUNCATED, that to go on from.",
+            "type": "string",
+        },
         "event": {"type": "string", "enum": ["message", "error"]},
     },
     "required": ["data"],
@@ -69,5 +73,10 @@ CURSOR_HEADER = {
 LINES = Content(NDJSON_SCHEMA, routes.NDJSON)
 EVENTS = Content(EVENT_SCHEMA, routes.EVENT_STREAM)
 
-FOLLOW_PROBLEMS = (CursorOfDeletedTopicError, CorruptMessageError, MessageTooLargeError)
+FOLLOW_PROBLEMS = (
+    CursorOfDeletedTopicError,
+    LogTruncatedError,
+    CorruptMessageError,
+    MessageTooLargeError,
+)
 """What these may end in, besides what reads that end may."""
