@@ -1,71 +1,99 @@
 """The command tree of `ottla` and its global options.
 
-Building the tree needs every command's signature but none of its work, so command modules import
-HTTP clients, codecs and progress bars inside their functions: `ottla --help` answers before a
-person notices.
+The tree is built as far as a command line goes: the root knows its commands by name
+(`command_table`), and a command's module is imported when somebody asks for it. Those import HTTP
+clients, codecs and progress bars inside their functions, so that help answers before a person
+notices.
 """
 
+import importlib
 import os
-from typing import Annotated
+from collections.abc import Iterator, MutableMapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 
-from ottla_ops.cli import (
-    backup_commands,
-    bench_command,
-    check_commands,
-    cluster_commands,
-    cluster_health_command,
-    consume_command,
-    context_commands,
-    debug_bundle_command,
-    dev_commands,
-    doctor_command,
-    drain_commands,
-    export_command,
-    feature_command,
-    generate_commands,
-    group_commands,
-    metadata_commands,
-    produce_command,
-    query_command,
-    quorum_commands,
-    segment_commands,
-    topic_commands,
-)
+from ottla_ops.cli import command_table
+from ottla_ops.cli.command_table import COMMANDS
 from ottla_ops.cli.output import Output
+from ottla_ops.cli.plain_values import take_plain_values
 from ottla_ops.cli.session import Session, Words
 
+if TYPE_CHECKING:
+    from typer._click import Command, Context
+    from typer._click.shell_completion import CompletionItem
+
+
+class _LazyCommands(MutableMapping[str, "Command"]):
+    """The root's commands, each imported when it is looked up."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Command] = {}
+
+    def __getitem__(self, name: str) -> "Command":
+        if name not in self._loaded:
+            self._loaded[name] = _load(name)
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: "Command") -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in COMMANDS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+def _load(name: str) -> "Command":
+    entry = COMMANDS[name]
+    found = getattr(importlib.import_module(entry.module), entry.attribute)
+    parent = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+    if isinstance(found, typer.Typer):
+        parent.add_typer(found, name=name, short_help=entry.help)
+    else:
+        parent.command(name, short_help=entry.help)(found)
+    return typer.main.get_group(parent).commands[name]
+
+
+class _LazyRoot(typer.core.TyperGroup):
+    """The root, which completes its commands' names without importing them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _LazyCommands()
+
+    def shell_complete(self, ctx: "Context", incomplete: str) -> list["CompletionItem"]:
+        """Names of commands with their lines, else options."""
+        from typer._click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=entry.help)
+            for name, entry in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return found or super().shell_complete(ctx, incomplete)
+
+
+take_plain_values()
 app = typer.Typer(
     name="ottla",
+    cls=_LazyRoot,
+    help=command_table.DESCRIPTION,
     no_args_is_help=True,
-    # Plain help and errors: rich would double the time that `--help` takes.
+    # Plain help and errors: rich would double the time that they take.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-cluster_commands.app.command("features")(feature_command.features)
-cluster_commands.app.command("drain")(drain_commands.drain)
-cluster_commands.app.command("unregister")(drain_commands.unregister)
-cluster_commands.app.command("health")(cluster_health_command.cluster_health)
-cluster_commands.app.add_typer(quorum_commands.app, name="quorum")
-app.add_typer(cluster_commands.app, name="cluster")
-app.add_typer(topic_commands.app, name="topic")
-app.command("produce")(produce_command.produce)
-app.command("consume")(consume_command.consume)
-app.add_typer(group_commands.app, name="group")
-app.add_typer(metadata_commands.app, name="metadata")
-app.command("query")(query_command.query)
-segment_commands.app.command("export")(export_command.export)
-app.add_typer(segment_commands.app, name="segment")
-app.add_typer(backup_commands.app, name="backup")
-app.add_typer(check_commands.app, name="check")
-app.command("doctor")(doctor_command.doctor)
-app.command("bench")(bench_command.bench)
-app.command("debug-bundle")(debug_bundle_command.debug_bundle)
-app.add_typer(generate_commands.app, name="generate")
-app.add_typer(context_commands.app, name="context")
-app.add_typer(dev_commands.app, name="dev")
 
 
 def _print_version(requested: bool) -> None:  # noqa: FBT001 - typer calls it with the flag
@@ -82,40 +110,27 @@ def ottla(
     *,
     bootstrap: Annotated[
         str | None,
-        typer.Option(
-            metavar="URLS",
-            help="URLs of brokers, comma-separated.  [env var: OTTLA_BOOTSTRAP; default: those of "
-            "the context in use, else of `make start`, ports 7101 to 7103 here]",
-        ),
+        typer.Option(metavar=command_table.BOOTSTRAP.metavar, help=command_table.BOOTSTRAP.help),
     ] = None,
     cluster_context: Annotated[
         str | None,
         typer.Option(
-            "--context",
-            metavar="NAME",
-            help="The cluster that `ottla context add` gave this name.  [env var: OTTLA_CONTEXT]",
+            "--context", metavar=command_table.CONTEXT.metavar, help=command_table.CONTEXT.help
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON: one object, or NDJSON for records.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=command_table.JSON.help)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help=command_table.QUIET.help)] = False,
     version: Annotated[  # noqa: ARG001 - the callback prints it
         bool,
         typer.Option(
-            "--version", help="Print the version.", is_eager=True, callback=_print_version
+            "--version",
+            help=command_table.VERSION.help,
+            is_eager=True,
+            callback=_print_version,
         ),
     ] = False,
 ) -> None:
-    """Work with an Ottla cluster: a replicated, partitioned commit log over HTTP.
-
-    Data goes to stdout, everything else to stderr. Global options may stand anywhere. Which cluster
-    is meant, a flag says before the environment, that before the context in use.
-    Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 conflict, 5 unavailable or timeout,
-    6 denied, 130 interrupted; those of `ottla check` are a monitoring plugin's.
-    """
+    """Make the session of which every command has one."""
     words = Words(
         bootstrap_option=bootstrap,
         context_option=cluster_context,

@@ -18,6 +18,8 @@ FLAGS_ANYWHERE: Final = frozenset({"--json", "--quiet", "-q"})
 OPTIONS_ANYWHERE: Final = ("--bootstrap", "--context")
 UNKNOWN_TO_MONITORING: Final = 3
 SUPERVISE: Final = ["dev", "supervise", "--"]
+COMPLETION_VARIABLE: Final = "_OTTLA_COMPLETE"
+"""Set by the shell that asks for completions; then there are no arguments."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +39,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
         return supervise(given[len(SUPERVISE) :])
     try:
-        code = _run_command(hoist_global_options(given))
+        hoisted = hoist_global_options(given)
+        code = _print_root_help() if asks_for_root_help(hoisted) else _run_command(hoisted)
         sys.stdout.flush()
     except BrokenPipeError:
         code = _reader_has_gone()
@@ -65,6 +68,12 @@ def hoist_global_options(arguments: Sequence[str]) -> list[str]:
     return [*options, *others, *arguments[end:]]
 
 
+def asks_for_root_help(hoisted: Sequence[str]) -> bool:
+    """Whether only the root's own page is wanted, which needs no command tree."""
+    others = [argument for argument in hoisted if argument not in FLAGS_ANYWHERE]
+    return others in (["--help"], ["-h"]) and COMPLETION_VARIABLE not in os.environ
+
+
 def command_of(hoisted: Sequence[str]) -> str | None:
     """The command's first word, behind the global options; None where there is none."""
     rest = iter(hoisted)
@@ -79,6 +88,13 @@ def command_of(hoisted: Sequence[str]) -> str | None:
 def _next(rest: Iterator[str]) -> list[str]:
     following = next(rest, None)
     return [] if following is None else [following]
+
+
+def _print_root_help() -> int:
+    from ottla_ops.cli.root_help import render, terminal_columns
+
+    print(render(terminal_columns()))
+    return 0
 
 
 def _run_command(arguments: list[str]) -> int:

@@ -1,12 +1,16 @@
-"""The commands that there are, and those that README tells of; completion in three shells."""
+"""The commands that there are, and those that README tells of; help and completion."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import typer.main
 
+from ottla_ops.cli import root_help
 from ottla_ops.cli.app import app
+from ottla_ops.cli.command_table import COMMANDS
 from ottla_ops.cli.main import OPTIONS_ANYWHERE
 
 README = (Path(__file__).parents[3] / "README.md").read_text()
@@ -95,3 +99,63 @@ def test_the_shell_completes_commands(cli, capsysbinary, monkeypatch, shell, env
     assert "consume" in out
     assert "context" in out
     assert "produce" not in out
+
+
+def test_the_page_of_the_root_is_what_typer_would_print(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = cli("--help")
+    # Without arguments it is typer that prints the page, as a usage error.
+    _, _, by_typer = cli()
+    assert code == 0
+    # Typer keeps two blanks before the variable.
+    assert [" ".join(line.split()) for line in out.splitlines()] == [
+        " ".join(line.split()) for line in by_typer.splitlines()
+    ]
+
+
+@pytest.mark.parametrize("columns", [1, 60, 80, 200])
+def test_no_line_of_the_page_is_longer_than_the_terminal(columns):
+    lines = root_help.render(columns).splitlines()
+    assert max(map(len, lines)) <= max(min(columns, 80), 52)
+
+
+def test_lines_of_the_root_are_whole_sentences_that_fit():
+    for name, entry in COMMANDS.items():
+        assert entry.help.endswith("."), name
+        assert len(entry.help) <= 62, name
+        assert not TREE.commands[name].get_short_help_str(62).endswith("..."), name
+
+
+LOADED = (
+    "import sys; sys.argv = ['ottla', *sys.argv[1:]]\n"
+    "from ottla._entry import main\n"
+    "main()\n"
+    "print(*sorted(sys.modules), file=sys.stderr)"
+)
+
+
+def loaded_by(*arguments, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**environment, "PYTHONPATH": ":".join(sys.path)},
+    )
+    return set(done.stderr.split())
+
+
+def test_the_page_of_the_root_needs_no_command_and_no_option_parser():
+    loaded = loaded_by("--help")
+    assert "ottla_ops.cli.root_help" in loaded
+    assert not loaded & {"typer", "rich", "pydantic", "msgspec", "urllib3", "aiohttp", "aiokafka"}
+    assert not {name for name in loaded if name.endswith(("_command", "_commands"))}
+
+
+@pytest.mark.parametrize("arguments", [("topic", "--help"), ("topic", "create", "--help")])
+def test_the_page_of_a_command_needs_its_own_module_only(arguments):
+    loaded = loaded_by(*arguments)
+    assert not loaded & {"rich", "pydantic", "msgspec", "urllib3", "aiohttp", "aiokafka"}
+    assert {name for name in loaded if name.endswith(("_command", "_commands"))} == {
+        "ottla_ops.cli.topic_commands"
+    }
