@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
-.PHONY: help start start-dedicated test chaos soak lint bench demo load clean
+.PHONY: help start start-dedicated test chaos soak lint bench demo load load-ui clean
 
 help:
 	@echo 'make start   a cluster of three brokers on ports 7101-7103; Ctrl-C stops it'
@@ -27,7 +27,8 @@ help:
 	@echo 'make soak    all faults and simulations for an hour; OTTLA_SOAK_SECONDS for less'
 	@echo 'make lint    ruff, mypy, pyright for the clients, and the import contracts'
 	@echo 'make bench   throughput and latency, one broker and three'
-	@echo 'make load    many clients over HTTP, with locust'
+	@echo 'make load    many clients, with locust, for two minutes; kills a broker, reads all back'
+	@echo 'make load-ui   the same clients from a web page on port 8089; Ctrl-C stops it'
 	@echo 'make clean   remove caches and results; `.venv/bin/ottla dev reset` removes the data of make'
 	@echo '             start, `--data data/dedicated` that of make start-dedicated'
 
@@ -64,6 +65,9 @@ demo: .venv/server-installed
 
 load: .venv/dev-installed
 	$(BIN)/python -m loadtests.load
+
+load-ui: .venv/dev-installed
+	$(BIN)/python -m loadtests.load --ui || test $$? -eq 130  # Ctrl-C is how it ends
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench-results dist

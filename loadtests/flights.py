@@ -15,6 +15,7 @@ import msgspec
 from loadtests.data.make_sample import SAMPLE_PATH
 
 SEQUENCE_HEADER = "sequence"
+WRITER_HEADER = "writer"
 
 
 class Flight(msgspec.Struct, frozen=True, gc=False):
@@ -24,11 +25,20 @@ class Flight(msgspec.Struct, frozen=True, gc=False):
         sequence: its number in the run, from 0.
         key: the aircraft, or None.
         value: the flight as JSON.
+        writer: who writes it, where several write flights of one aircraft; None where nobody does.
     """
 
     sequence: int
     key: str | None
     value: msgspec.Raw
+    writer: int | None = None
+
+    def headers(self) -> dict[str, str]:
+        """The headers of its record."""
+        headers = {SEQUENCE_HEADER: str(self.sequence)}
+        if self.writer is not None:
+            headers[WRITER_HEADER] = str(self.writer)
+        return headers
 
 
 class _Aircraft(msgspec.Struct):
@@ -73,10 +83,5 @@ def repeat_flights(flights: list[Flight], count: int) -> list[Flight]:
 def produce_body(flights: list[Flight]) -> bytes:
     """The flights as the body of a JSON produce."""
     return msgspec.json.encode(
-        _Records(
-            [
-                _Record(flight.key, flight.value, {SEQUENCE_HEADER: str(flight.sequence)})
-                for flight in flights
-            ]
-        )
+        _Records([_Record(flight.key, flight.value, flight.headers()) for flight in flights])
     )

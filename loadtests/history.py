@@ -7,8 +7,8 @@ of the log; the verdict counts what must never happen:
   offset.
 - duplicated: further copies of a record in one broker's log, and acknowledgements of one record at
   two positions.
-- out of order: a record that stands after a later one of the same key, and one whose key is in
-  another partition too. Further copies are not counted here again.
+- out of order: a record that stands after a later one of the same key and writer, and one whose key
+  is in another partition too. Further copies are not counted here again.
 - divergent: a position at which the brokers do not all hold the same record.
 - foreign: a record in a log that this run never sent.
 
@@ -36,12 +36,13 @@ class Acknowledged(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoredRecord(msgspec.Struct, frozen=True, gc=False):
-    """A record in one broker's copy of a partition; `sequence` is None where it names none."""
+    """A record in one broker's copy of a partition; what it does not name is None."""
 
     offset: int
     sequence: int | None
     key: str | None
     fingerprint: bytes
+    writer: int | None = None
 
 
 def fingerprint(value: bytes) -> bytes:
@@ -143,7 +144,8 @@ class HistoryCheck:
     def _check_copy(self, broker: int, partition: int, copy: Sequence[StoredRecord]) -> None:
         seen = self._partition_of_sequence.setdefault(broker, {})
         partition_of_key = self._partition_of_key.setdefault(broker, {})
-        last_by_key: dict[str, int] = {}
+        # Writers of one key do not wait for one another: order is each writer's own.
+        last_by_key: dict[tuple[str, int | None], int] = {}
         for record in copy:
             sequence, position = record.sequence, (partition, record.offset)
             where = f"broker {broker}, {partition}@{record.offset}"
@@ -163,11 +165,11 @@ class HistoryCheck:
             if partition_of_key.setdefault(record.key, partition) != partition:
                 self._out_of_order.add(position)
                 self._example(f"{where}: key {record.key} is in another partition too")
-            last = last_by_key.get(record.key, -1)
+            last = last_by_key.get((record.key, record.writer), -1)
             if sequence < last:
                 self._out_of_order.add(position)
                 self._example(f"{where}: record {sequence} of {record.key} after {last}")
-            last_by_key[record.key] = max(last, sequence)
+            last_by_key[record.key, record.writer] = max(last, sequence)
 
     def _check_divergence(
         self, partition: int, copies: Mapping[int, Sequence[StoredRecord]]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from loadtests.flights import SEQUENCE_HEADER
+from loadtests.flights import SEQUENCE_HEADER, WRITER_HEADER
 from loadtests.history import HistoryCheck, StoredRecord, fingerprint
 from loadtests.http_connection import Answer, HttpConnection
 from ottla_protocol.models import OffsetResponse, TopicDescription
@@ -102,14 +102,18 @@ async def _read_copy(
 
 
 def _stored(record: _Record) -> StoredRecord:
-    headers = record.headers
-    sequence = headers.get(SEQUENCE_HEADER) if isinstance(headers, dict) else None
+    headers = record.headers if isinstance(record.headers, dict) else {}
     return StoredRecord(
         offset=record.offset,
-        sequence=int(sequence) if sequence is not None and sequence.isdigit() else None,
+        sequence=_number(headers.get(SEQUENCE_HEADER)),
         key=record.key,
         fingerprint=fingerprint(bytes(record.value)),
+        writer=_number(headers.get(WRITER_HEADER)),
     )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdigit() else None
 
 
 async def _get(connection: HttpConnection, target: str, deadline_s: float) -> Answer:

@@ -216,3 +216,11 @@ def test_every_planted_fault_is_found_and_nothing_else(seed, fault):
         "swap": (verdict.lost, verdict.divergent, verdict.duplicated) == (2, 2, 0),
     }
     assert found[fault], (fault, verdict)
+
+
+def test_writers_of_one_key_have_an_order_each():
+    def by(writer, sequence, offset):
+        return StoredRecord(offset, sequence, "a", fingerprint(b"%d" % sequence), writer)
+
+    assert counts(verdict_of([], {0: [by(1, 5, 0), by(2, 3, 1), by(1, 6, 2)]})) == CLEAN
+    assert counts(verdict_of([], {0: [by(1, 5, 0), by(2, 3, 1), by(1, 4, 2)]})) == (0, 0, 1, 0, 0)

@@ -1,0 +1,124 @@
+"""Followers of the topic over server-sent events (WHATWG HTML section 9.2) that come back.
+
+Each follows all partitions for some seconds, ends the connection and resumes with `Last-Event-ID`,
+at once or at another broker. In every partition the offsets must follow one another, over all
+connections: a gap is a lost event, a step back a repeated one. What is measured is how long after
+its timestamp a record arrives.
+"""
+
+import time
+from typing import Any
+
+import gevent
+import msgspec
+from locust import task
+
+from loadtests.event_stream_reader import EventStreamReader
+from loadtests.scenarios.http_user import OttlaHttpUser, name_of
+from loadtests.scenarios.run_state import RUN, report
+from loadtests.settlement import judge
+from ottla_protocol.routes import EVENT_STREAM, HEADER_LAST_EVENT_ID
+
+FOLLOW_S = (2.0, 6.0)
+REPORT_INTERVAL_S = 0.25
+"""One operation is reported for what arrives in this time: an event costs too little to count."""
+
+
+class _Record(msgspec.Struct):
+    partition: int
+    offset: int
+    timestamp: int
+
+
+_record_decoder = msgspec.json.Decoder(_Record)
+
+
+class EventStreamUser(OttlaHttpUser):
+    """A page that shows what is written."""
+
+    weight = 2
+
+    def on_start(self) -> None:
+        """Begin with what is written from now on."""
+        self._reader = EventStreamReader()
+        self._next_offsets: dict[int, int] = {}
+        self._reported_s = 0.0
+
+    @task
+    def follow(self) -> None:
+        """One connection."""
+        started_s = time.perf_counter()
+        path = f"/v1/topics/{self.topic}/records"
+        headers = {"Accept": EVENT_STREAM, "Accept-Encoding": "identity"}
+        if self._reader.last_event_id:
+            headers[HEADER_LAST_EVENT_ID] = self._reader.last_event_id
+        else:
+            path += "?offset=latest"
+        response = self.client.request(
+            "GET", self.broker + path, headers=headers, stream=True, catch_response=True
+        )
+        if response.status_code != 200:
+            status = response.status_code
+            error = name_of(response.request_meta["exception"])
+            judgement = judge(status, bytes(response.content or b"") if status else error)
+            if judgement.step == "failed":
+                report(self.environment, "SSE", "follow", started_s, failure=judgement.reason)
+            else:
+                RUN.recorder.repeated("follow", judgement.reason)
+            self.next_broker()
+            return
+        report(self.environment, "SSE", "follow", started_s)
+        self._reader.begin()
+        # locust's own iterators wait for whole blocks, which a quiet stream does not fill.
+        stream: Any = response._response  # noqa: SLF001 - see above
+        try:
+            with gevent.Timeout(self.random.uniform(*FOLLOW_S), exception=False):
+                self._take(stream)
+        finally:
+            # What is still on its way belongs to nobody: the next connection begins behind the last
+            # event that was taken.
+            stream.release()
+
+    def _take(self, stream: Any) -> None:
+        """Take events until the stream ends or the time is up."""
+        while True:
+            try:
+                line = stream.readline(b"\n")
+            except (OSError, RuntimeError) as error:
+                RUN.recorder.repeated("follow", type(error).__name__)
+                self.next_broker()
+                return
+            if not line:
+                RUN.recorder.repeated("follow", "end of the stream")
+                self.next_broker()
+                return
+            event = self._reader.feed(bytes(line))
+            if event is None:
+                continue
+            if event.kind == "error":
+                self._refused(event.data)
+                return
+            self._arrived(_record_decoder.decode(event.data))
+
+    def _arrived(self, record: _Record) -> None:
+        wanted = self._next_offsets.get(record.partition, record.offset)
+        self._next_offsets[record.partition] = record.offset + 1
+        failure = None
+        if record.offset != wanted:
+            failure = f"offset {record.offset} of partition {record.partition}, not {wanted}"
+        now_s = time.time()
+        if failure is None and now_s - self._reported_s < REPORT_INTERVAL_S:
+            return
+        self._reported_s = now_s
+        lag_ms = max(0.0, now_s * 1000 - record.timestamp)
+        report(self.environment, "SSE", "event", 0.0, failure=failure, duration_ms=lag_ms)
+
+    def _refused(self, problem: bytes) -> None:
+        """The stream ended with an error: a problem document."""
+        status = int(msgspec.json.decode(problem).get("status", 500))
+        judgement = judge(status, problem)
+        self.next_broker()
+        if judgement.step == "failed":
+            report(self.environment, "SSE", "follow", time.perf_counter(), failure=judgement.reason)
+        else:
+            RUN.recorder.repeated("follow", judgement.reason)
