@@ -2,8 +2,8 @@
 
 `shared` is one cluster for every test that harms nobody; a test that kills, pauses or reconfigures
 brokers starts its own with `start_cluster`. Brokers are forked from a process that has imported
-them (`launch`); test_readme_curl, most of tests/chaos and one test of test_single_broker start
-theirs by the command, as users do.
+them (`launch`); most of tests/chaos and one test of test_single_broker start theirs by the command,
+as users do.
 """
 
 from itertools import count
