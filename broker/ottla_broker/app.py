@@ -337,6 +337,7 @@ class Broker:
             ),
         )
         self._group_polls = context.group_polls
+        self._group_lags = context.group_lags
         self._rest_consumers = context.rest_consumers
         self._runner = web.AppRunner(
             build_application(context),
@@ -406,6 +407,7 @@ class Broker:
         self._healer.start()
         self._scrubber.start()
         self._coordinators.start()
+        self._group_lags.start(self._fail)
         self._leadership_returns.start()
         self._lifecycle.start()
 
@@ -450,6 +452,7 @@ class Broker:
         await self._disk_watch.stop()
         await self._hung_disk.stop()
         await stop_all(self._tasks)
+        await self._group_lags.stop()
         await self._group_polls.stop()
         await self._rest_consumers.stop()
         await self._coordinators.stop()

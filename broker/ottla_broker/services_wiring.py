@@ -28,6 +28,7 @@ from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.features import FeatureService
 from ottla_broker.services.following import FollowService
 from ottla_broker.services.forwarder import ProduceForwarder
+from ottla_broker.services.group_lags import GroupLags
 from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
@@ -216,6 +217,9 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         coordinator_calls=calls,
         partition_bounds=bounds,
         groups=GroupService(metadata=drivers.metadata, topics=topics, calls=calls, bounds=bounds),
+        group_lags=GroupLags(
+            coordinators=drivers.coordinators, metadata=drivers.metadata, bounds=bounds
+        ),
         group_polls=group_polls,
         rest_consumers=RestConsumerService(
             node_id=settings.node_id,

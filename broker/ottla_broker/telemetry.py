@@ -26,6 +26,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from ottla_broker.event_loop_histogram import EventLoopHistogram
 from ottla_broker.follower_gauges import FollowerGauges
+from ottla_broker.group_lag_gauges import GroupLagGauges
 from ottla_broker.partition_gauges import PartitionGauges
 
 LATENCY_BUCKETS_SECONDS = (
@@ -51,6 +52,8 @@ class Metrics:
         registry.register(self.hosted_partitions)
         self.follower_lags = FollowerGauges()
         registry.register(self.follower_lags)
+        self.group_lags = GroupLagGauges()
+        registry.register(self.group_lags)
         self.http_requests = Counter(
             "ottla_http_requests", "Requests by route, method and status",
             ["route", "method", "status"], registry=registry,

@@ -231,6 +231,9 @@ class TestAdministration:
             assert (lags[0]["committed"], lags[0]["end"], lags[0]["lag"]) == (1, 3, 2)
             assert (lags[1]["committed"], lags[1]["end"], lags[1]["lag"]) == (None, 0, None)
             assert {each["member_id"] for each in told["offsets"]} == {member.member_id}
+        for name in ("ottla_group_lag_records", "ottla_group_lag_largest_records"):
+            sample = f'{name}{{group="{group}"}}'
+            eventually(lambda sample=sample: client.metric(told["coordinator"], sample) == 2, 30)
 
     def test_every_broker_lists_all_groups(self, client, group, orders):
         names = {f"{group}-{number}" for number in range(8)}

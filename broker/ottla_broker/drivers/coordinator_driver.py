@@ -9,7 +9,7 @@ appended and not committed has an unknown outcome, and the speculation is gone.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
@@ -32,7 +32,7 @@ from ottla_cluster.groups.commands import (
     Join,
     Response,
 )
-from ottla_cluster.groups.image import GroupsImage, replay
+from ottla_cluster.groups.image import Group, GroupsImage, replay
 from ottla_cluster.groups.instance_commands import PollInstance
 from ottla_cluster.groups.records import decode_pairs, decode_record
 from ottla_protocol.errors import (
@@ -211,6 +211,10 @@ class CoordinatorDriver:
     def counts(self) -> GroupCounts | None:
         """How many groups and members there are; None before they are loaded."""
         return None if self._active is None else self._active.counts()
+
+    def groups(self) -> Collection[Group]:
+        """The groups as they are committed; none before they are loaded."""
+        return () if self._active is None else self._active.committed_image.groups.values()
 
     async def stop(self) -> None:
         """End it; whoever waits for an answer learns that its outcome is unknown."""

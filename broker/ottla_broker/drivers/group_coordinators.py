@@ -6,7 +6,8 @@ coordinators' machines; this is the clock that asks them.
 """
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from random import Random
 
 import structlog
@@ -24,7 +25,7 @@ from ottla_cluster.groups.census import GROUP_STATES
 from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import Command, Heartbeat, Join, Response
 from ottla_cluster.groups.config import GroupConfig
-from ottla_cluster.groups.image import GroupsImage
+from ottla_cluster.groups.image import Group, GroupsImage
 from ottla_cluster.groups.instance_commands import SubscribeInstance
 from ottla_protocol.errors import (
     CoordinatorNotAvailableError,
@@ -122,6 +123,12 @@ class GroupCoordinators:
         if isinstance(command, Heartbeat):
             return await driver.heartbeat(command, self._current_view, deadline_ms=deadline_ms)
         return await driver.execute(command, self._current_view(), deadline_ms=deadline_ms)
+
+    def groups(self) -> Iterator[Group]:
+        """Every group that is coordinated here, as it is committed."""
+        return itertools.chain.from_iterable(
+            driver.groups() for driver in tuple(self._coordinators.values())
+        )
 
     def _report(self) -> None:
         """Set the gauges of what is coordinated here."""

@@ -18,6 +18,7 @@ from ottla_broker.services.cluster_health import ClusterHealthService
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.features import FeatureService
 from ottla_broker.services.following import FollowService
+from ottla_broker.services.group_lags import GroupLags
 from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
@@ -75,6 +76,7 @@ class BrokerContext:
     coordinator_calls: CoordinatorCalls
     partition_bounds: PartitionBoundsService
     groups: GroupService
+    group_lags: GroupLags
     group_polls: GroupPollService
     rest_consumers: RestConsumerService
     segments: SegmentInspectionService

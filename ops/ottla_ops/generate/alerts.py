@@ -229,6 +229,16 @@ WORK: Final = AlertGroup(
             "groups-rebalance",
         ),
         Alert(
+            "OttlaGroupLags",
+            "max by (job, group) (deriv(ottla_group_lag_records[30m])) > 0"
+            " and max by (job, group) (min_over_time(ottla_group_lag_records[30m])) > 1000",
+            "15m",
+            "warning",
+            "group {{ $labels.group }} of {{ $labels.job }} falls behind by {{ $value }} records "
+            "a second and has not caught up for half an hour",
+            "groups-lag",
+        ),
+        Alert(
             "OttlaCompactionFails",
             _happened("ottla_compaction_errors_total", "1h"),
             "0m",

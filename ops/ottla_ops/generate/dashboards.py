@@ -171,6 +171,19 @@ GROUPS: Final = Dashboard(
             "Groups by state", "short", f"sum by (state) (ottla_groups{{{SELECTED}}})", "{{state}}"
         ),
         _gauges("Members by coordinator", "short", "ottla_group_members"),
+        _graph(
+            "Lag by group",
+            "short",
+            f"max by (group) (ottla_group_lag_records{{{SELECTED}}})",
+            "{{group}}",
+        ),
+        _graph(
+            "Lag in the worst partition by group",
+            "short",
+            f"max by (group) (ottla_group_lag_largest_records{{{SELECTED}}})",
+            "{{group}}",
+        ),
+        _gauges("Groups without a lag", "short", "ottla_groups_unmeasured"),
         _rates("Heartbeats", "ops", "ottla_group_heartbeats_total"),
         _rates("Commits of offsets", "ops", "ottla_group_commits_total"),
         _rates("Rebalances", "ops", "ottla_group_rebalances_total"),
