@@ -133,7 +133,7 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
     group_polls = GroupPollService(
         calls=calls,
         reads=reads,
-        positions=PollPositions(calls=calls, metadata=drivers.metadata, bounds=bounds),
+        positions=PollPositions(calls=calls, bounds=bounds),
         purgatory=drivers.purgatory,
     )
     copies = ReplicaCopies(drivers.metadata, drivers.replicas)
@@ -229,7 +229,6 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
             bounds=bounds,
             reads=ConsumerReads(
                 calls=calls,
-                metadata=drivers.metadata,
                 bounds=bounds,
                 reads=reads,
                 purgatory=drivers.purgatory,

@@ -86,6 +86,7 @@ class PartitionFetch:
     offset: int
     leader_epoch: int
     of_leader: bool
+    topic_id: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,8 +148,12 @@ class Fetcher:
             if not self._wants(state) or state.retry_at_ms > now_ms:
                 continue
             leader = self._metadata.leader(*state.name)
+            topic = self._metadata.topic(state.name.topic)
             source = self._source(state, now_ms) if self._options.client_rack else leader
-            if leader is None or source is None:
+            if topic is not None and state.topic_id not in {None, topic.topic_id}:
+                self._on_another_topic(state)
+                continue
+            if topic is None or leader is None or source is None:
                 self._look_for_leader(state, now_ms)
                 continue
             if self._not_before_ms.get(source.url, now_ms) > now_ms:
@@ -162,6 +167,7 @@ class Fetcher:
                     state.fetch_offset,
                     leader.leader_epoch,
                     source.node_id == leader.node_id,
+                    topic.topic_id,
                 )
             )
         for wanted in drafts.values():
@@ -337,6 +343,8 @@ class Fetcher:
                 continue
             if result.error is not None:
                 self._on_error(fetch, error_from_problem(result.error), call, now_ms)
+            elif result.topic_id not in {None, fetch.topic_id}:
+                self._on_error(fetch, _of_another_topic(fetch), call, now_ms)
             else:
                 self._take(fetch, result)
         is_empty = not any(result.batches or result.error for result in results)
@@ -368,6 +376,7 @@ class Fetcher:
     def _take(self, fetch: PartitionFetch, result: FetchedPartition) -> None:
         state = fetch.state
         state.failures = 0
+        state.topic_id = fetch.topic_id
         self._metadata.trust(state.name.topic, state.name.partition)
         state.high_watermark = result.high_watermark
         state.log_start_offset = result.log_start_offset
@@ -444,6 +453,12 @@ class Fetcher:
         else:
             state.find(Start.EARLIEST if reset == "earliest" else Start.LATEST)
 
+    def _on_another_topic(self, state: PartitionState) -> None:
+        """The topic was deleted and its name given to another one, where offsets mean nothing."""
+        if state.has_records or self._positions.is_iterating(state):
+            return  # What is there is handed out first.
+        state.find(Start.COMMITTED)
+
     def _fail(self, state: PartitionState, error: OttlaError) -> None:
         """Tell the application with the next poll; it is the end of reading until then."""
         state.error = error
@@ -461,6 +476,13 @@ class Fetcher:
             if leader and fetching and fetching.leader_epoch < leader.leader_epoch:
                 # Whatever the former leader has to say, if it ever does, is not waited for.
                 state.fetching = None
+
+
+def _of_another_topic(fetch: PartitionFetch) -> OttlaError:
+    topic, partition = fetch.state.name
+    return UnknownTopicOrPartitionError(
+        f"{topic}-{partition} was answered with records of another topic of that name"
+    )
 
 
 def _served(fetch: PartitionFetch) -> int:

@@ -74,6 +74,8 @@ class PartitionState:
         committed: what was committed last, so that it is not committed again.
         start: how to find the position; None when it is there.
         leader_epoch: of the record before `position`, if known.
+        topic_id: the topic that the position is in, once something was fetched there: the topic may
+            be deleted, and its name given to another one.
         version: see this module's description.
         is_paused: the application wants nothing of it for now.
         is_announced: the application knows that it has it.
@@ -115,6 +117,7 @@ class PartitionState:
         "retry_at_ms",
         "served",
         "start",
+        "topic_id",
         "version",
     )
 
@@ -125,6 +128,7 @@ class PartitionState:
         self.committed: int | None = None
         self.start: Start | None = Start.COMMITTED
         self.leader_epoch: int | None = None
+        self.topic_id: str | None = None
         self.version = 0
         self.is_paused = False
         self.is_announced = is_announced
@@ -159,6 +163,7 @@ class PartitionState:
         self.start = None
         self.position = self.finished = self.fetch_offset = offset
         self.leader_epoch = None
+        self.topic_id = None
         self.drop_fetched()
 
     def find(self, start: Start) -> None:
@@ -166,6 +171,7 @@ class PartitionState:
         self.start = start
         self.position = self.finished = None
         self.leader_epoch = None
+        self.topic_id = None
         self.drop_fetched()
 
     def back_off(self, now_ms: int, options: "BackoffOptions") -> None:

@@ -313,7 +313,7 @@ class Follower:
                 where,
                 max_wait_ms=0,
                 max_bytes=buffer_bytes,
-                topic_id=self._scope.topic_id,
+                topic_ids={self._scope.topic: self._scope.topic_id},
                 epochs=dict(zip(where, self._epochs, strict=True)),
             )
             refuse_truncated(results, self._scope, self._positions, self._epochs)

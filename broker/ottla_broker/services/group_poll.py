@@ -247,7 +247,12 @@ class GroupPollService:
         if not where:
             return [], False
         max_bytes = max(LEAST_READ_BYTES, request.max_records * RECORD_BYTES)
-        results = await self._reads.read(where, max_wait_ms=max_wait_ms, max_bytes=max_bytes)
+        results = await self._reads.read(
+            where,
+            max_wait_ms=max_wait_ms,
+            topic_ids=membership.topic_ids,
+            max_bytes=max_bytes,
+        )
         found = await take_records(results, where, max_records=request.max_records)
         # Control batches and gaps are stepped over. Records are not: they may not be given out yet.
         where.update({each.key: each.next_offset for each in found if not each.records})

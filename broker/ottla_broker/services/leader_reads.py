@@ -80,8 +80,8 @@ class LeaderReads:
         positions: Mapping[TopicPartition, int],
         *,
         max_wait_ms: int,
+        topic_ids: Mapping[str, str],
         max_bytes: int = READ_BYTES,
-        topic_id: str | None = None,
         epochs: Mapping[TopicPartition, int] | None = None,
     ) -> Results:
         """What follows at each position, or why it cannot be read.
@@ -94,8 +94,8 @@ class LeaderReads:
             max_wait_ms: how long to wait where there is nothing.
             max_bytes: what one leader may answer, READ_BYTES at most and shared by its partitions,
                 save that each may answer one batch until it is reached.
-            topic_id: of the one topic that is meant: leaders are asked by name, and one that knows
-                a later topic of that name already would tell the records of that.
+            topic_ids: which topics are meant, by name: leaders are asked by name, and one that
+                knows a later topic of that name already would tell the records of that.
             epochs: in which leader epoch each position was reached, where that is known; a leader
                 that was elected without all that is before it tells so (LogTruncatedError).
         """
@@ -110,7 +110,7 @@ class LeaderReads:
             for start in range(0, len(partitions), PARTITIONS_PER_REQUEST):
                 some = partitions[start : start + PARTITIONS_PER_REQUEST]
                 asked.add(
-                    asyncio.create_task(self._ask(leader, some, max_wait_ms, max_bytes, topic_id))
+                    asyncio.create_task(self._ask(leader, some, max_wait_ms, max_bytes, topic_ids))
                 )
         try:
             timeout_s: float | None = None
@@ -171,7 +171,7 @@ class LeaderReads:
         partitions: Sequence[PartitionToFetch],
         max_wait_ms: int,
         max_bytes: int,
-        topic_id: str | None,
+        topic_ids: Mapping[str, str],
     ) -> Results:
         share_bytes = -(-max_bytes // len(partitions))
         request = BinaryFetchRequest(
@@ -189,7 +189,9 @@ class LeaderReads:
             answers = [error] * len(partitions)
         has_epochs = self._has_epochs
         return {
-            (asked.topic, asked.partition): _as_told(answer, topic_id, has_epochs=has_epochs)
+            (asked.topic, asked.partition): _as_told(
+                answer, topic_ids[asked.topic], has_epochs=has_epochs
+            )
             for asked, answer in zip(partitions, answers, strict=True)
         }
 
@@ -236,15 +238,16 @@ class LeaderReads:
 
 
 def _as_told(
-    answer: FetchedPartition | OttlaError, topic_id: str | None, *, has_epochs: bool
+    answer: FetchedPartition | OttlaError, topic_id: str, *, has_epochs: bool
 ) -> FetchedPartition | OttlaError:
     """The answer, if it is of that topic; without an epoch that others would not understand."""
     if isinstance(answer, OttlaError):
         return answer
-    if topic_id is None or answer.topic_id in (None, topic_id):
+    if answer.topic_id in {None, topic_id}:
         return answer if has_epochs else msgspec.structs.replace(answer, leader_epoch=None)
     return UnknownTopicOrPartitionError(
-        f"the topic '{answer.topic}' was deleted, and its name given to another one"
+        f"the topic '{answer.topic}' is not the one that is read: one of them was deleted, and its "
+        "name given to the other"
     )
 
 

@@ -1,7 +1,7 @@
 """The membership that one poll works under."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
@@ -42,6 +42,7 @@ class PollMembership:
         is_new: the poll made the member.
         generation: of the last answer.
         owned: what the member may read.
+        topic_ids: of which topics, by name: a deleted topic's name may be given to another one.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class PollMembership:
         self.is_new = False
         self.generation = 0
         self.owned: frozenset[TopicPartition] = frozenset()
+        self.topic_ids: Mapping[str, str] = {}
         self._calls = calls
         self._request = request
         self._session_timeout_ms = request.session_timeout_ms
@@ -166,16 +168,16 @@ class PollMembership:
         while (remaining_ms := end_ms - monotonic_ms()) > 0:
             sent_ms = monotonic_ms()
             park_ms = min(remaining_ms, MAX_HEARTBEAT_WAIT_MS, self._session_timeout_ms // 3)
-            before = self.owned
+            before = self.owned, self.topic_ids
             try:
                 await self.heartbeat(max_wait_ms=park_ms)
-                if self.owned != before:
+                if (self.owned, self.topic_ids) != before:
                     # Nobody reads what was taken away: its next owner need not wait for it.
                     await self.settle()
                     return True
             except UnavailableError:
                 self.require_session()
-                if self.owned != before:
+                if (self.owned, self.topic_ids) != before:
                     return True
             if monotonic_ms() - sent_ms < park_ms:
                 # Answered early and without news: there is no room to wait, or another poll of the
@@ -199,14 +201,23 @@ class PollMembership:
         return response
 
     def _adopt(self, response: JoinResponse | HeartbeatResponse, sent_ms: int) -> bool:
-        before = self.generation, self.owned
+        before = self.generation, self.owned, self.topic_ids
         self.generation = response.generation
         if response.assignment is not None:
-            self.owned = _partitions(response.assignment)
-            self._lost |= before[1] - self.owned
+            self._take(response.assignment)
         self._heartbeat_interval_ms = response.heartbeat_interval_ms
         self._confirmed_ms = sent_ms
-        return before != (self.generation, self.owned)
+        return before != (self.generation, self.owned, self.topic_ids)
+
+    def _take(self, assignment: Iterable[AssignedTopic]) -> None:
+        before, former_ids = self.owned, self.topic_ids
+        self.owned = _partitions(assignment)
+        self.topic_ids = {each.topic: each.topic_id for each in assignment}
+        self._lost |= {
+            (topic, partition)
+            for topic, partition in before
+            if (topic, partition) not in self.owned or self.topic_ids[topic] != former_ids[topic]
+        }
 
 
 def _take_note(joining: "asyncio.Task[tuple[Response, int]]") -> None:

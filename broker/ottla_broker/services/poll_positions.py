@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import Literal
 
-from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_messages import PartitionBounds, PartitionName
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.leader_reads import TopicPartition
@@ -39,11 +38,9 @@ class PollPositions:
         self,
         *,
         calls: CoordinatorCalls,
-        metadata: MetadataCache,
         bounds: PartitionBoundsService,
     ) -> None:
         self._calls = calls
-        self._metadata = metadata
         self._bounds = bounds
 
     async def commit_ack(self, ack: PollAck) -> bool:
@@ -130,7 +127,7 @@ class PollPositions:
         """Give partitions a position within their bounds, those without a valid one a new one."""
         if not refused:
             return
-        bounds = await self._bounds_of(refused)
+        bounds = await self._bounds_of(membership, refused)
         forward: dict[TopicPartition, int] = {}
         backward: dict[TopicPartition, int] = {}
         for key, known in bounds.items():
@@ -151,13 +148,12 @@ class PollPositions:
         where.update(await self._commit(group, member_id, generation, forward, only_forward=True))
 
     async def _bounds_of(
-        self, partitions: Iterable[TopicPartition]
+        self, membership: PollMembership, partitions: Iterable[TopicPartition]
     ) -> dict[TopicPartition, PartitionBounds]:
-        topic_ids = self._metadata.image.topic_ids
         names = {
-            (topic, number): PartitionName(topic_ids[topic], number)
+            (topic, number): PartitionName(membership.topic_ids[topic], number)
             for topic, number in partitions
-            if topic in topic_ids
+            if topic in membership.topic_ids
         }
         found = await self._bounds.look_up(names.values())
         return {key: found[name] for key, name in names.items() if name in found}

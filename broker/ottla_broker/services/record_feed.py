@@ -319,7 +319,7 @@ class RecordFeed:
                     where,
                     max_wait_ms=READ_WAIT_MS,
                     max_bytes=READ_BYTES,
-                    topic_id=self.scope.topic_id,
+                    topic_ids={self.scope.topic: self.scope.topic_id},
                     epochs={self._key(index): self.epochs[index] for index in indexes},
                 )
                 failed = False

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_messages import PartitionName
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
@@ -55,13 +54,11 @@ class ConsumerReads:
         self,
         *,
         calls: CoordinatorCalls,
-        metadata: MetadataCache,
         bounds: PartitionBoundsService,
         reads: LeaderReads,
         purgatory: Purgatory,
     ) -> None:
         self._calls = calls
-        self._metadata = metadata
         self._bounds = bounds
         self._reads = reads
         self._purgatory = purgatory
@@ -98,6 +95,7 @@ class ConsumerReads:
             for each in state.partitions
             if each.offset is not None
         }
+        topic_ids = {each.topic: each.topic_id for each in state.partitions}
         batch = _Taken(max_bytes)
         wanted_bytes = max(1, min(state.settings.fetch_min_bytes, max_bytes))
         wait_ms = 0
@@ -106,7 +104,10 @@ class ConsumerReads:
             while True:
                 if await self._place(group, state, seek, where):
                     return None
-                results = await self._look_and_watch(where, wait_ms, batch.room_bytes, watching)
+                looking = asyncio.create_task(
+                    self._look(where, topic_ids, wait_ms, batch.room_bytes)
+                )
+                results = await _unless_changed(looking, watching)
                 if results is None:
                     return None
                 if watching is not None and watching.done():
@@ -132,32 +133,20 @@ class ConsumerReads:
             if watching is not None:
                 await cancel_all({watching})
 
-    async def _look_and_watch(
+    async def _look(
         self,
         where: Mapping[TopicPartition, int],
+        topic_ids: Mapping[str, str],
         wait_ms: int,
         room_bytes: int,
-        watching: "asyncio.Task[bool] | None",
-    ) -> Results | None:
-        """What can be read; None as soon as the instance is to read something else."""
-        looking = asyncio.create_task(self._look(where, wait_ms, room_bytes))
-        try:
-            racing: set[asyncio.Task[Any]] = {looking}
-            if watching is not None:
-                racing.add(watching)
-            await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
-            if watching is not None and watching.done() and watching.result():
-                return None
-            return await looking
-        finally:
-            await cancel_all({looking})
-
-    async def _look(
-        self, where: Mapping[TopicPartition, int], wait_ms: int, room_bytes: int
     ) -> Results:
         if where:
-            max_bytes = max(LEAST_READ_BYTES, room_bytes)
-            return await self._reads.read(where, max_wait_ms=wait_ms, max_bytes=max_bytes)
+            return await self._reads.read(
+                where,
+                max_wait_ms=wait_ms,
+                topic_ids=topic_ids,
+                max_bytes=max(LEAST_READ_BYTES, room_bytes),
+            )
         if wait_ms:
             with self._purgatory.parked_request():
                 await self._pause(wait_ms)
@@ -247,11 +236,10 @@ class ConsumerReads:
     ) -> dict[TopicPartition, int]:
         """Where `auto.offset.reset` has an instance begin; without those whose leader is away."""
         reset = state.settings.auto_offset_reset
-        topic_ids = self._metadata.image.topic_ids
+        topic_ids = {each.topic: each.topic_id for each in state.partitions}
         names = {
             (topic, partition): PartitionName(topic_ids[topic], partition)
             for topic, partition in partitions
-            if topic in topic_ids
         }
         if reset == "none" and names:
             topic, partition = next(iter(names))
@@ -266,6 +254,22 @@ class ConsumerReads:
             for known in (bounds.get(name),)
             if known is not None
         }
+
+
+async def _unless_changed(
+    looking: "asyncio.Task[Results]", watching: "asyncio.Task[bool] | None"
+) -> Results | None:
+    """What can be read; None as soon as the instance is to read something else."""
+    try:
+        racing: set[asyncio.Task[Any]] = {looking}
+        if watching is not None:
+            racing.add(watching)
+        await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
+        if watching is not None and watching.done() and watching.result():
+            return None
+        return await looking
+    finally:
+        await cancel_all({looking})
 
 
 def _has_failed(results: Results) -> bool:

@@ -81,7 +81,7 @@ class TopicReadService:
                 where,
                 max_wait_ms=wait_ms,
                 max_bytes=options.max_bytes,
-                topic_id=scope.topic_id,
+                topic_ids={scope.topic: scope.topic_id},
                 epochs=dict(zip(where, epochs, strict=True)),
             )
             refuse_truncated(results, scope, tuple(where.values()), epochs)

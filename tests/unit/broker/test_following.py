@@ -109,9 +109,9 @@ class Topic:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def read(self, positions, *, max_wait_ms, max_bytes, topic_id, epochs):
+    async def read(self, positions, *, max_wait_ms, max_bytes, topic_ids, epochs):
         """As `LeaderReads.read`; one batch of each partition at a time."""
-        assert topic_id == TOPIC_ID
+        assert topic_ids == {"t": TOPIC_ID}
         self.reads += 1
         await self._dawdle()
         while True:

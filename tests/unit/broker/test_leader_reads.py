@@ -117,6 +117,7 @@ def reads(leaders, feature_level=LATEST_FEATURE_LEVEL):
 
 
 ALL = {(f"led-by-{node_id}", 0): 5 for node_id in (LOCAL, NEAR, FAR)}
+MEANT = {f"led-by-{node_id}": "meant" for node_id in (0, LOCAL, NEAR, FAR)}
 
 
 def readable(results):
@@ -129,7 +130,7 @@ def readable(results):
 
 async def read(leaders, positions=ALL, max_wait_ms=0):
     async with asyncio.timeout(SOON_S):
-        return await reads(leaders).read(positions, max_wait_ms=max_wait_ms)
+        return await reads(leaders).read(positions, max_wait_ms=max_wait_ms, topic_ids=MEANT)
 
 
 async def test_a_look_takes_what_every_leader_has():
@@ -149,7 +150,7 @@ async def test_the_partitions_of_a_leader_share_what_it_may_answer():
     leaders = Leaders()
     positions = {("led-by-2", number): 1 for number in range(4)} | {("led-by-3", 0): 1}
     async with asyncio.timeout(SOON_S):
-        await reads(leaders).read(positions, max_wait_ms=0, max_bytes=1_000)
+        await reads(leaders).read(positions, max_wait_ms=0, topic_ids=MEANT, max_bytes=1_000)
     asked = {
         node_id: (each.max_bytes, {partition.max_bytes for partition in each.partitions})
         for node_id, each in leaders.asked
@@ -160,7 +161,7 @@ async def test_the_partitions_of_a_leader_share_what_it_may_answer():
 async def test_no_leader_answers_more_than_a_reader_can_hold():
     leaders = Leaders()
     async with asyncio.timeout(SOON_S):
-        await reads(leaders).read(ALL, max_wait_ms=0, max_bytes=1 << 40)
+        await reads(leaders).read(ALL, max_wait_ms=0, topic_ids=MEANT, max_bytes=1 << 40)
     assert {each.max_bytes for _, each in leaders.asked} == {leader_reads.READ_BYTES}
 
 
@@ -180,7 +181,7 @@ async def test_records_of_a_later_topic_of_that_name_are_not_those_that_are_mean
     """NEAR knows already that the name was given to another; LOCAL tells no id."""
     leaders = Leaders(topic_ids={NEAR: "later", FAR: "meant"})
     async with asyncio.timeout(SOON_S):
-        results = await reads(leaders).read(ALL, max_wait_ms=0, topic_id="meant")
+        results = await reads(leaders).read(ALL, max_wait_ms=0, topic_ids=MEANT)
     assert readable(results) == {LOCAL, FAR}
     assert isinstance(results["led-by-2", 0], UnknownTopicOrPartitionError)
 
@@ -215,7 +216,9 @@ async def test_epochs_are_asked_for_once_every_broker_takes_them(feature_level, 
     """An older one refuses the field, and the cursors that would come of the answers."""
     leaders = Leaders()
     epochs = {("led-by-2", 0): 3, ("led-by-3", 0): -1}
-    found = await reads(leaders, feature_level).read(ALL, max_wait_ms=0, epochs=epochs)
+    found = await reads(leaders, feature_level).read(
+        ALL, max_wait_ms=0, topic_ids=MEANT, epochs=epochs
+    )
     asked = {node_id: request.partitions[0] for node_id, request in leaders.asked}
     assert asked[NEAR].last_fetched_epoch == epoch
     assert asked[FAR].last_fetched_epoch is asked[LOCAL].last_fetched_epoch is None

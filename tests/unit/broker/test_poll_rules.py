@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-from types import SimpleNamespace
 
 import pytest
 
@@ -107,6 +106,19 @@ class TestMembership:
         assert 0 < parked.max_wait_ms <= 10_000
         assert (owned(confirmation), confirmation.max_wait_ms) == ({("t", 0)}, 0)
 
+    async def test_partitions_of_another_topic_of_that_name_are_others(self):
+        """It was deleted and made again: what is known of the former is nothing of the new one."""
+        another = HeartbeatResponse(
+            MEMBER, 5, (AssignedTopic("t", "another", (0,)),), 30_000, 3_000
+        )
+        member, _ = membership(joined(4, 0), another, no_news(5))
+        await member.join()
+        assert member.topic_ids == {"t": "id"}
+        assert await member.watch(60_000) is True
+        assert member.topic_ids == {"t": "another"}
+        assert not member.kept(("t", 0))
+        assert member.take_lost() == {("t", 0)}
+
     async def test_what_came_back_was_lost_all_the_same(self):
         member, _ = membership(joined(4, 0, 1), told(4, 0), told(5, 0, 1), no_news(5))
         await member.join()
@@ -192,7 +204,7 @@ class TestAcks:
     async def committed(self, found, **offsets):
         """The offsets that an ack has committed after the coordinator told `found`."""
         coordinator = Coordinator(found, CommitOffsetsResponse(()))
-        positions = PollPositions(calls=coordinator, metadata=None, bounds=None)
+        positions = PollPositions(calls=coordinator, bounds=None)
         ack = PollAck("g", MEMBER, 4, {("t", int(n[1:])): o for n, o in offsets.items()})
         await positions.commit_ack(ack)
         assert len(coordinator.of_type(FetchOffsets)) == 1
@@ -216,7 +228,7 @@ class TestAcks:
 
     async def test_a_member_that_is_gone_is_fenced(self):
         coordinator = Coordinator(fetched(p0=(None, "")), UnknownMemberIdError("gone"))
-        positions = PollPositions(calls=coordinator, metadata=None, bounds=None)
+        positions = PollPositions(calls=coordinator, bounds=None)
         with pytest.raises(FencedMemberEpochError) as refused:
             await positions.commit_ack(PollAck("g", MEMBER, 4, {("t", 0): 5}))
         assert refused.value.outcome is Outcome.NOT_APPLIED
@@ -242,7 +254,7 @@ async def test_an_error_after_the_ack_was_committed_does_not_deny_that(answers, 
     polls = GroupPollService(
         calls=coordinator,
         reads=None,
-        positions=PollPositions(calls=coordinator, metadata=None, bounds=None),
+        positions=PollPositions(calls=coordinator, bounds=None),
         purgatory=Purgatory(10),
     )
     ack = encode_ack(PollAck("g", MEMBER, 4, {("t", 0): 5}))
@@ -280,8 +292,7 @@ class TestResets:
         await member.join()
         committed = CommitOffsetsResponse((CommittedPartition("t", 0, stands),))
         coordinator.answers = [fetched(p0=(None, "")), committed]
-        metadata = SimpleNamespace(image=SimpleNamespace(topic_ids={"t": "id"}))
-        positions = PollPositions(calls=coordinator, metadata=metadata, bounds=Bounds())
+        positions = PollPositions(calls=coordinator, bounds=Bounds())
         where = {}
         if refused is None:
             await positions.locate(member, reset, where)
@@ -324,7 +335,8 @@ class Reads:
             return self._news, 1
         return await self._decide(group, command, repeatable=repeatable)
 
-    async def read(self, positions, *, max_wait_ms, max_bytes):
+    async def read(self, positions, *, max_wait_ms, topic_ids, max_bytes):
+        assert topic_ids == {"t": "id"}
         self.asked.append(dict(positions))
         if max_wait_ms:
             asyncio.get_running_loop().call_soon(self._moment.set)
@@ -348,7 +360,7 @@ async def test_records_that_come_with_news_are_read_again_and_not_passed_over():
     polls = GroupPollService(
         calls=coordinator,
         reads=reads,
-        positions=PollPositions(calls=coordinator, metadata=None, bounds=None),
+        positions=PollPositions(calls=coordinator, bounds=None),
         purgatory=Purgatory(10),
     )
     polled = await polls.poll("g", GroupPollRequest(topics=["t"], max_wait_ms=10_000))
@@ -379,7 +391,8 @@ async def test_records_of_what_is_being_given_up_are_kept_back():
     class Slow:
         asked = 0
 
-        async def read(self, positions, *, max_wait_ms, max_bytes):
+        async def read(self, positions, *, max_wait_ms, topic_ids, max_bytes):
+            assert topic_ids == {"t": "id"}
             self.asked += 1
             if self.asked == 1:
                 return {}
@@ -395,7 +408,7 @@ async def test_records_of_what_is_being_given_up_are_kept_back():
     polls = GroupPollService(
         calls=coordinator,
         reads=reads,
-        positions=PollPositions(calls=coordinator, metadata=None, bounds=None),
+        positions=PollPositions(calls=coordinator, bounds=None),
         purgatory=Purgatory(10),
     )
     polled = await polls.poll("g", GroupPollRequest(topics=["t"], max_wait_ms=10_000))
@@ -417,7 +430,8 @@ async def test_a_poll_ends_in_time_though_it_cannot_confirm_what_was_taken():
     class OnceEmpty:
         asked = 0
 
-        async def read(self, positions, *, max_wait_ms, max_bytes):
+        async def read(self, positions, *, max_wait_ms, topic_ids, max_bytes):
+            assert topic_ids == {"t": "id"}
             self.asked += 1
             if self.asked == 1:
                 return {}
@@ -431,7 +445,7 @@ async def test_a_poll_ends_in_time_though_it_cannot_confirm_what_was_taken():
     polls = GroupPollService(
         calls=coordinator,
         reads=reads,
-        positions=PollPositions(calls=coordinator, metadata=None, bounds=None),
+        positions=PollPositions(calls=coordinator, bounds=None),
         purgatory=Purgatory(10),
     )
     async with asyncio.timeout(5):
@@ -454,7 +468,7 @@ async def test_who_waits_for_partitions_needs_a_place_as_who_waits_for_records()
     polls = GroupPollService(
         calls=coordinator,
         reads=None,
-        positions=PollPositions(calls=coordinator, metadata=None, bounds=None),
+        positions=PollPositions(calls=coordinator, bounds=None),
         purgatory=purgatory,
     )
     with purgatory.parked_request(), pytest.raises(OverloadedError, match="max_parked_requests"):

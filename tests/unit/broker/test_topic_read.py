@@ -24,8 +24,8 @@ class EndlessTopic:
     async def begin(self, topic, partition, start):
         return Beginning(ReadScope(topic, TOPIC_ID, partition), (start,), (NO_LEADER_EPOCH,))
 
-    async def read(self, positions, *, max_wait_ms, max_bytes, topic_id, epochs):
-        assert topic_id == TOPIC_ID
+    async def read(self, positions, *, max_wait_ms, max_bytes, topic_ids, epochs):
+        assert topic_ids == {"t": TOPIC_ID}
         self.reads += 1
         [(key, offset)] = positions.items()
         batch = encode_batch([RecordData(1, None, b"%100d" % number) for number in range(10)])

@@ -61,6 +61,7 @@ class Bench:
         self.wakes = 0
         self.leaders = leaders or [1 + each % 3 for each in range(partitions)]
         self.epochs = [0] * partitions
+        self.topic_id = "id"
         self.metadata = Metadata(
             self.config.bootstrap_servers, max_age_ms=10**9, retry_backoff_ms=BACKOFF_MS
         )
@@ -100,7 +101,7 @@ class Bench:
             PartitionDescription(number, leader, epoch, [1, 2, 3], [1, 2, 3])
             for number, (leader, epoch) in enumerate(zip(self.leaders, self.epochs, strict=True))
         ]
-        topic = TopicDescription("t", "id", partitions, {})
+        topic = TopicDescription("t", self.topic_id, partitions, {})
         return MetadataResponse("c", 1, 1, brokers, [topic])
 
     def calls(self):
@@ -126,9 +127,9 @@ def batch(first, count, size=20, epoch=0):
     return memoryview(encode_batch(records, base_offset=first, leader_epoch=epoch))
 
 
-def fetched(partition, *batches, error=None):
+def fetched(partition, *batches, error=None, topic_id=None):
     problem = None if error is None else error.problem()
-    return FetchedPartition("t", partition, list(batches), 100, 0, problem)
+    return FetchedPartition("t", partition, list(batches), 100, 0, problem, topic_id)
 
 
 def offsets(call):
@@ -373,6 +374,27 @@ class TestErrors:
         [call] = bench.calls()
         bench.answer(call, [fetched(0, error=OffsetOutOfRangeError("gone"))])
         assert bench.state().start is Start.EARLIEST
+
+    def test_records_of_another_topic_of_that_name_are_not_taken(self):
+        """The topic was deleted and made again, and the metadata is still the former's."""
+        bench = Bench(partitions=1)
+        [call] = bench.calls()
+        bench.answer(call, [fetched(0, batch(0, 10), topic_id="id")])
+        [call] = bench.calls()
+        bench.answer(call, [fetched(0, batch(10, 10), topic_id="another")])
+        assert bench.state().fetch_offset == 10
+        bench.now_ms += BACKOFF_MS
+        bench.topic_id = "another"
+        bench.learn()
+        # What is left of the former topic is handed out first.
+        assert bench.calls() == []
+        bench.handout.take(10)
+        assert bench.calls() == []
+        assert (bench.state().position, bench.state().start) == (None, Start.COMMITTED)
+        bench.state().move_to(0)
+        [call] = bench.calls()
+        bench.answer(call, [fetched(0, batch(0, 10), topic_id="another")])
+        assert bench.state().fetch_offset == 10
 
     def test_a_topic_that_does_not_exist_is_told_by_every_poll(self):
         bench = Bench(partitions=1)
