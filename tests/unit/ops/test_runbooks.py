@@ -1,4 +1,4 @@
-"""Every alarm has a runbook, and what runbooks tell people to type and to look for exists."""
+"""Every alarm has a runbook; what runbooks and docs tell people to type and to look for exists."""
 
 import re
 import shlex
@@ -16,20 +16,30 @@ from ottla_protocol import errors, routes
 
 ROOT = Path(__file__).parents[3]
 RUNBOOKS = sorted((ROOT / RUNBOOK_DIRECTORY).glob("*.md"))
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
 SECTIONS = ["What it means", "What to look at", "What to do"]
 SOURCES = "\n".join(path.read_text() for path in (ROOT / "broker").rglob("*.py"))
 
 each_runbook = pytest.mark.parametrize("runbook", RUNBOOKS, ids=lambda path: path.stem)
+each_page = pytest.mark.parametrize(
+    "page", [*RUNBOOKS, *DOCS], ids=lambda path: str(path.relative_to(ROOT))
+)
 
 
 def commands_in(text):
     """Every `ottla ...` in code blocks and spans, as a list of words."""
-    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
     spans = re.findall(r"`(ottla\s[^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     for line in [*blocks.splitlines(), *spans]:
         words = shlex.split(line, comments=True)
         if words and words[0] == "ottla":
             yield words
+
+
+def anchors(text):
+    """What the headings of a page are linked by."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def codes():
@@ -63,15 +73,21 @@ def test_a_runbook_has_its_alarms_and_its_sections(runbook):
     assert text.startswith("# ")
 
 
-@each_runbook
-def test_its_links_lead_somewhere(runbook):
-    for target in re.findall(r"\]\(([^)]+)\)", runbook.read_text()):
-        assert (runbook.parent / target).is_file(), target
+@each_page
+def test_its_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, heading = target.partition("#")
+        if path.startswith("http"):
+            continue
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        if heading:
+            assert heading in anchors(linked.read_text()), target
 
 
-@each_runbook
-def test_its_commands_exist(runbook):
-    for words in commands_in(runbook.read_text()):
+@each_page
+def test_its_commands_exist(page):
+    for words in commands_in(page.read_text()):
         command = typer.main.get_command(app)
         rest = words[1:]
         while hasattr(command, "commands"):
@@ -86,19 +102,24 @@ def test_its_commands_exist(runbook):
                 assert word.split("=")[0] in known, words
 
 
-@each_runbook
-def test_its_metrics_settings_routes_codes_and_log_lines_exist(runbook):
-    text = runbook.read_text()
+@each_page
+def test_its_metrics_settings_routes_and_codes_exist(page):
+    text = page.read_text()
     samples = {name for metric in described_metrics() for name in metric.sample_names}
     samples |= {metric.name for metric in described_metrics()}
     assert set(re.findall(r"`(ottla_\w+)`", text)) <= samples
     settings = {f"OTTLA_{name.upper()}" for name in Settings.model_fields}
     assert set(re.findall(r"OTTLA_[A-Z_]+", text)) <= settings
     public = {value for value in vars(routes).values() if isinstance(value, str)}
-    assert set(re.findall(r"127\.0\.0\.1:7101(/\w+)", text)) <= public
+    assert set(re.findall(r"127\.0\.0\.1:7101(/\w+)(?![/\w])", text)) <= public
     assert set(re.findall(r"`([A-Z]{4,}(?:_[A-Z]+)+)`", text)) <= codes() | settings
     configs = set(re.findall(r"--config ([a-z.]+)=", text))
     assert configs <= TOPIC_CONFIGS.keys()
+
+
+@each_runbook
+def test_its_log_lines_exist(runbook):
+    text = runbook.read_text()
     for event in re.findall(r"`([a-z]+(?:_[a-z]+)+)`", text):
         if not event.startswith("ottla_") and event != "linger_ms":
             assert f'"{event}"' in SOURCES, event
