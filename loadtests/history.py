@@ -79,7 +79,7 @@ class HistoryCheck:
     """
 
     def __init__(self, sent: int) -> None:
-        self._sent = sent
+        self.sent = sent
         self._acknowledged: dict[int, Acknowledged] = {}
         self._by_partition: dict[int, list[Acknowledged]] = {}
         self._read: dict[int, int] = {}
@@ -94,6 +94,10 @@ class HistoryCheck:
         self._foreign: set[tuple[int, int]] = set()
         self._examples: list[str] = []
 
+    def acknowledgements(self) -> list[Acknowledged]:
+        """All that were taken in, each record once."""
+        return list(self._acknowledged.values())
+
     @property
     def acknowledged(self) -> int:
         """Records acknowledged so far."""
@@ -101,7 +105,7 @@ class HistoryCheck:
 
     def acknowledge(self, record: Acknowledged) -> None:
         """Take in an acknowledgement; a repeated one must name the same position."""
-        assert 0 <= record.sequence < self._sent, record
+        assert 0 <= record.sequence < self.sent, record
         known = self._acknowledged.get(record.sequence)
         if known is None:
             self._acknowledged[record.sequence] = record
@@ -149,7 +153,7 @@ class HistoryCheck:
         for record in copy:
             sequence, position = record.sequence, (partition, record.offset)
             where = f"broker {broker}, {partition}@{record.offset}"
-            if sequence is None or not 0 <= sequence < self._sent:
+            if sequence is None or not 0 <= sequence < self.sent:
                 self._foreign.add(position)
                 self._example(f"{where}: a record that was never sent ({sequence})")
                 continue

@@ -242,6 +242,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     write_report(results / "load.json", outcome)
+    # Imported late: it takes as long as everything else together.
+    from loadtests.load_plots import write_plots
+
+    write_plots(results, outcome.run, outcome.kill)
     for line in report_lines(outcome):
         print(line)
     print(f"reports are in {results}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import gevent
 import msgspec
+from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
 from locust import task
 
 from loadtests.event_stream_reader import EventStreamReader
@@ -84,7 +85,7 @@ class EventStreamUser(OttlaHttpUser):
         while True:
             try:
                 line = stream.readline(b"\n")
-            except (OSError, RuntimeError) as error:
+            except (OSError, HTTPConnectionClosed, HTTPParseError) as error:
                 RUN.recorder.repeated("follow", type(error).__name__)
                 self.next_broker()
                 return
