@@ -19,6 +19,7 @@ PROGRESS_FILE = "compaction.json"
 class _Progress(msgspec.Struct, frozen=True):
     cleaned_to: int
     last_horizon_ms: int
+    cleaned_from: int = 0
 
 
 def read_progress(directory: Path) -> CompactionProgress:
@@ -31,7 +32,9 @@ def read_progress(directory: Path) -> CompactionProgress:
         found = msgspec.json.decode((directory / PROGRESS_FILE).read_bytes(), type=_Progress)
     except (FileNotFoundError, msgspec.MsgspecError):
         return CompactionProgress()
-    return CompactionProgress(max(found.cleaned_to, 0), found.last_horizon_ms)
+    return CompactionProgress(
+        max(found.cleaned_to, 0), found.last_horizon_ms, max(found.cleaned_from, 0)
+    )
 
 
 def write_progress(directory: Path, progress: CompactionProgress) -> None:
@@ -40,7 +43,7 @@ def write_progress(directory: Path, progress: CompactionProgress) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    content = msgspec.json.encode(_Progress(*progress))
+    content = msgspec.json.encode(_Progress(**progress._asdict()))
     write_atomically(directory / PROGRESS_FILE, content)
 
 

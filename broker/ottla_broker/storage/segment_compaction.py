@@ -141,7 +141,9 @@ class LogCompaction:
     @property
     def progress(self) -> CompactionProgress:
         """How far the log is compacted once everything is in place."""
-        return CompactionProgress(self._mapped_end, self._last_horizon_ms)
+        return CompactionProgress(
+            self._mapped_end, self._last_horizon_ms, self._sources[0].base_offset
+        )
 
     def begin(self) -> list[tuple[CompactionSource, SegmentContent]]:
         """Look for the newest offset of each key; returns the segments that are to be rewritten.

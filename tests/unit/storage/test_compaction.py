@@ -347,6 +347,21 @@ def drop_batch(harness, segment, base_offset):
     path.chmod(0o400)
 
 
+async def test_what_a_crash_brings_back_below_the_compacted_part_is_compacted_too(harness):
+    """A log's start is durable only by the files that are gone, and a crash may come before."""
+    log = await harness.open(**ONE_EACH)
+    await fill(log, ("k", 0), ("k", 1), ("x", 0), ("k", 2), ("end", 0))
+    log.advance_log_start(2)
+    await compact(log)
+    assert read_progress(harness.directory).cleaned_from == 2
+    log = await harness.reopen(log, **ONE_EACH)
+    assert log.log_start_offset == 0
+    assert [offset for offset, _, _ in await values_of(log)] == [0, 1, 2, 3, 4]
+    await compact(log)
+    assert [offset for offset, _, _ in await values_of(log)] == [2, 3, 4]
+    assert read_progress(harness.directory).cleaned_from == 0
+
+
 async def test_a_truncation_ends_a_compaction_and_is_forgotten_by_none(harness, monkeypatch):
     log = await harness.open(**ONE_EACH)
     await fill(log, *(("k", number) for number in range(6)))

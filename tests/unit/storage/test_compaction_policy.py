@@ -18,10 +18,10 @@ from ottla_broker.storage.policy.rolling import SEGMENT_BATCHES_MAX
 SEGMENTS = [CompactableSegment(at, at + 10, 100, 1_000 + at, 1_009 + at) for at in range(0, 50, 10)]
 
 
-def plan(*, cleaned_to=0, horizon=-1, high_watermark=99, now_ms=0, **config):
+def plan(*, cleaned_to=0, cleaned_from=0, horizon=-1, high_watermark=99, now_ms=0, **config):
     return plan_compaction(
         SEGMENTS,
-        CompactionProgress(cleaned_to, horizon),
+        CompactionProgress(cleaned_to, horizon, cleaned_from),
         CompactionConfig(**config),
         high_watermark=high_watermark,
         now_ms=now_ms,
@@ -43,6 +43,11 @@ def test_what_is_clean_counts_against_what_is_dirty():
 
 def test_a_segment_that_is_clean_in_part_counts_as_dirty():
     assert plan(cleaned_to=29) == CompactionPlan(29, 50)
+
+
+def test_a_log_that_begins_further_down_than_then_is_compacted_as_a_whole():
+    assert plan(cleaned_to=30, cleaned_from=10) == CompactionPlan(0, 50)
+    assert plan(cleaned_to=50, cleaned_from=10) == CompactionPlan(0, 50)
 
 
 def test_young_segments_and_those_behind_them_wait():

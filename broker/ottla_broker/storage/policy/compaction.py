@@ -73,11 +73,13 @@ class CompactionProgress(NamedTuple):
     """How far a log is compacted.
 
     `cleaned_to` is the first offset whose key was not looked at yet. `last_horizon_ms` is the wall
-    clock from which on every tombstone below may go; -1 when there is none.
+    clock from which on every tombstone below may go; -1 when there is none. `cleaned_from` is where
+    the log began at the time.
     """
 
     cleaned_to: int = 0
     last_horizon_ms: int = -1
+    cleaned_from: int = 0
 
 
 class CompactionPlan(NamedTuple):
@@ -117,7 +119,11 @@ def plan_compaction(
     if not allowed:
         return None
     end_offset = allowed[-1].end_offset
-    first_dirty = max(progress.cleaned_to, allowed[0].base_offset)
+    first_dirty = allowed[0].base_offset
+    # A log that begins further down than then found again, after a crash, what it had let go of:
+    # records that no compaction has seen, and that may have newer ones in the clean part.
+    if first_dirty >= progress.cleaned_from:
+        first_dirty = max(first_dirty, progress.cleaned_to)
     dirty = [segment for segment in allowed if segment.end_offset > first_dirty]
     if not dirty:
         # Not of a part alone, while the high watermark or a lag holds the rest back: what is known
