@@ -50,6 +50,7 @@ from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.http.aiohttp_connection import AiohttpConnections
 from ottla_broker.http.application import build_application
 from ottla_broker.http.listener import Listener
+from ottla_broker.limit_wiring import watch_limits
 from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_broker.services.producer_ids import ProducerIds
 from ottla_broker.services_wiring import Drivers, wire_services
@@ -233,13 +234,14 @@ class Broker:
             in_flight_max=budget.isr_proposals,
             batches=lambda: is_enabled(self._metadata.image, ISR_BATCHES),
         )
+        handles = HandlePool(budget.open_segments, on_failure=self._fail)
         witness = EndWitness(directory.path / WITNESS_FILE, boot_id=read_boot_id())
         self._replicas = ReplicaManager(
             node_id=settings.node_id,
             metadata=self._metadata,
             logs=ReplicaLogs(
                 directory=directory,
-                handles=HandlePool(budget.open_segments, on_failure=self._fail),
+                handles=handles,
                 tail_cache=TailCache(settings.tail_cache_bytes),
                 defaults=LogConfig(
                     producer_id_expiration_ms=settings.producer_id_expiration_ms,
@@ -353,6 +355,16 @@ class Broker:
             connections_max=budget.connections,
             reserved_connections=budget.reserved_connections,
             cluster_connections=budget.cluster_connections,
+        )
+
+        watch_limits(
+            METRICS.limits,
+            context=context,
+            listener=self._listener,
+            handles=handles,
+            peers=self._peers,
+            raft=self._raft,
+            replicas=self._replicas,
         )
 
     # --- life -------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from prometheus_client.process_collector import ProcessCollector
 from ottla_broker.event_loop_histogram import EventLoopHistogram
 from ottla_broker.follower_gauges import FollowerGauges
 from ottla_broker.group_lag_gauges import GroupLagGauges
+from ottla_broker.limit_gauges import LimitGauges
 from ottla_broker.partition_gauges import PartitionGauges
 
 LATENCY_BUCKETS_SECONDS = (
@@ -54,6 +55,8 @@ class Metrics:
         registry.register(self.follower_lags)
         self.group_lags = GroupLagGauges()
         registry.register(self.group_lags)
+        self.limits = LimitGauges()
+        registry.register(self.limits)
         self.http_requests = Counter(
             "ottla_http_requests", "Requests by route, method and status",
             ["route", "method", "status"], registry=registry,
@@ -258,6 +261,19 @@ class Metrics:
         self.elections = Counter(
             "ottla_elections", "Controller terms that this node began or saw begin",
             registry=registry,
+        )  # fmt: skip
+        self.begun_leaderships = Counter(
+            "ottla_begun_leaderships", "Leader epochs of partitions that began on this broker",
+            registry=registry,
+        )  # fmt: skip
+        self.controller_event_seconds = _latency(
+            registry, "ottla_controller_event_seconds",
+            "From a command's arrival at the active controller to its committed answer, by command",
+            ["event"],
+        )  # fmt: skip
+        self.controller_refusals = Counter(
+            "ottla_controller_refusals", "Commands that the active controller refused, by code",
+            ["code"], registry=registry,
         )  # fmt: skip
         self.is_controller = Gauge(
             "ottla_is_controller", "1 while this node is the active controller", registry=registry

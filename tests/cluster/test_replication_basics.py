@@ -95,6 +95,18 @@ class TestHealth:
         assert len(client.local_records(3, "t")[1]) == 1
 
 
+LIMITS = {
+    "connections", "fetch_sessions", "followers", "inflight_other_bytes", "inflight_produce_bytes",
+    "open_segments", "parked_requests", "peer_calls_client", "peer_calls_cluster",
+    "peer_calls_parked", "peer_calls_produce", "pending_append_bytes", "raft_inputs",
+    "raft_outbox_messages", "streamed_reads", "unsent_answer_bytes",
+}  # fmt: skip
+
+LIMIT = {
+    kind: re.compile(rf'^ottla_limit_{kind}{{limit="(\w+)"}} (\S+)$', re.MULTILINE)
+    for kind in ("used", "max")
+}
+
 PROCESS_METRIC = re.compile(r"`(process_\w+|python_\w+)(\*?)`")
 
 
@@ -144,6 +156,21 @@ class TestMetrics:
                 >= told["ottla_produced_bytes_total"]
             )
         )
+
+    def test_limits_are_told_with_what_is_taken(self, shared, topic):
+        shared.append(topic, "x")
+        for node in shared.node_ids:
+            text = shared.http.get(shared.url(node) + "/metrics").expect(200).text
+            used, most = (dict(LIMIT[kind].findall(text)) for kind in ("used", "max"))
+            assert used.keys() == most.keys() == LIMITS
+            assert all(0 <= float(used[limit]) <= float(most[limit]) for limit in LIMITS), used
+            assert float(used["connections"]) >= 1  # The one that asks.
+        open_segments = 'ottla_limit_used{limit="open_segments"}'
+        assert shared.metric(shared.leader(topic), open_segments) >= 1
+        controller = shared.controller()
+        heartbeats = 'ottla_controller_event_seconds_count{event="Heartbeat"}'
+        assert shared.metric(controller, heartbeats) > 0
+        assert sum(shared.metric(n, "ottla_begun_leaderships_total") for n in shared.node_ids) > 0
 
     def test_commits_forwards_and_followers_are_measured(self, shared, topic):
         leader = shared.leader(topic)

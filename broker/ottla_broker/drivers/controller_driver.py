@@ -163,9 +163,10 @@ class ControllerDriver:
 
     async def _execute(self, command: Command) -> Response:
         active = self._active_controller()
-        if isinstance(command, ElectUnclean):
-            command = await self._survey.complete(command)
-        response = await self._decide(active, command)
+        with METRICS.controller_event_seconds.labels(type(command).__name__).time():
+            if isinstance(command, ElectUnclean):
+                command = await self._survey.complete(command)
+            response = await self._decide(active, command)
         if isinstance(response, ElectUncleanResponse):
             self._tell_unclean_elections(response)
         return response
@@ -177,7 +178,8 @@ class ControllerDriver:
                 waiting = self._wait_for(submitted)
                 if submitted.payload is not None:
                     await self._append(active, submitted.request_id, submitted.payload)
-        except OttlaError:
+        except OttlaError as error:
+            METRICS.controller_refusals.labels(error.code).inc()
             # A refusal is an answer too: it must not come from a controller that was deposed.
             await self._confirm_leadership()
             raise

@@ -21,6 +21,7 @@ from ottla_broker.drivers.replica_activity import ReplicaActivity
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.log_compactor import CompactionLimits, CompactionResult
 from ottla_broker.storage.partition_log import AppendInfo, PartitionLog
+from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller import topic_names
 from ottla_cluster.controller.image import Partition as PartitionState
 from ottla_cluster.replication.fitness import ReplicaFitness
@@ -214,6 +215,7 @@ class Partition:
             replica_lag_time_max_ms=self._replica_lag_time_max_ms,
             now_ms=now_ms,
         )
+        METRICS.begun_leaderships.inc()
         self._activity.roles_version += 1
         self._act(self.leader.tick(now_ms, eligible, draining))
         self._wake_all()

@@ -129,6 +129,7 @@ class PeerClient:
         self._session: aiohttp.ClientSession | None = None
         self._streamed_reads_max = streamed_reads_max
         self._streams = asyncio.Semaphore(streamed_reads_max)
+        self._streaming = 0
         self._pools = {
             Purpose.CLUSTER: PeerPool(cluster_calls_per_peer),
             Purpose.CLIENT: PeerPool(
@@ -175,9 +176,11 @@ class PeerClient:
             raise PeerBusyError(
                 f"{self._streamed_reads_max} reads of other brokers are under way"
             ) from None
+        self._streaming += 1
         try:
             yield self._session
         finally:
+            self._streaming -= 1
             self._streams.release()
 
     async def call(
@@ -238,6 +241,15 @@ class PeerClient:
                 )
             raise told
         return answer.body
+
+    def places(self, purpose: Purpose) -> tuple[int, int]:
+        """How many calls wait at the peer with most of them, and how many may at each."""
+        return self._pools[purpose].places
+
+    @property
+    def streaming_places(self) -> tuple[int, int]:
+        """How many reads are streamed through now, and may be."""
+        return self._streaming, self._streamed_reads_max
 
     def may_park(self, base_url: str) -> bool:
         """Whether one more call may wait at that peer now."""

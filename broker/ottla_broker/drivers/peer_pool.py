@@ -90,6 +90,11 @@ class PeerPool:
             self._free_place(peer)
             raise
 
+    @property
+    def places(self) -> tuple[int, int]:
+        """How many connections the peer with most of them has lent, and how many each may have."""
+        return max((peer.lent for peer in self._peers.values()), default=0), self._share
+
     def is_full(self, base_url: str) -> bool:
         """Whether the next to borrow would have to wait for another to give back."""
         peer = self._peers.get(base_url)

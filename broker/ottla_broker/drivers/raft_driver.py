@@ -27,7 +27,7 @@ from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.peer_messages import KnownLeader
 from ottla_broker.drivers.raft_administration import RaftAdministration, RaftRequest
-from ottla_broker.drivers.raft_outboxes import RaftOutboxes
+from ottla_broker.drivers.raft_outboxes import MAX_QUEUED_MESSAGES_PER_PEER, RaftOutboxes
 from ottla_broker.drivers.raft_store import RaftStore
 from ottla_broker.drivers.snapshot_telemetry import tell_made, tell_restored, tell_sent
 from ottla_broker.storage.counted_writes import Writing, uncounted
@@ -308,6 +308,16 @@ class RaftDriver:
                 outcome=Outcome.NOT_APPLIED,
                 retry_after_seconds=1,
             ) from None
+
+    @property
+    def input_places(self) -> tuple[int, int]:
+        """How many inputs wait for the node, and may."""
+        return self._inputs.qsize(), MAX_QUEUED_INPUTS
+
+    @property
+    def outbox_places(self) -> tuple[int, int]:
+        """How many messages wait for the peer that keeps up least, and may."""
+        return self._outboxes.longest, MAX_QUEUED_MESSAGES_PER_PEER
 
     # --- the loop ---------------------------------------------------------------------------
 

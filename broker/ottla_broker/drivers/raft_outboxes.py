@@ -89,6 +89,11 @@ class RaftOutboxes:
         # By peer; bounded by the outboxes.
         self._troubles: dict[int, tuple[str, OttlaError]] = {}
 
+    @property
+    def longest(self) -> int:
+        """How many messages the fullest queue holds."""
+        return max((len(outbox.messages) for outbox in self._outboxes.values()), default=0)
+
     def __contains__(self, peer_id: int) -> bool:
         return peer_id in self._outboxes
 

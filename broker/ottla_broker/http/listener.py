@@ -95,6 +95,16 @@ class Listener:
         self._date = ""
         self._date_s = 0
 
+    @property
+    def connections(self) -> int:
+        """Connections that are open now, those that aiohttp serves included."""
+        return len(self._connections) + self._successors_count()
+
+    @property
+    def connections_max(self) -> int:
+        """How many serve clients at a time; peers and probes may have more."""
+        return self._connections_max
+
     async def start(self, host: str, port: int) -> None:
         """Listen.
 
@@ -164,7 +174,7 @@ class Listener:
             # It was accepted in the very turn in which the stop began.
             connection.stop()
             return
-        surplus = len(self._connections) + self._successors_count() - self._connections_max
+        surplus = self.connections - self._connections_max
         if surplus > self._surplus_max + TURNED_AWAY_MAX:
             connection.abort()
         elif surplus > self._surplus_max:

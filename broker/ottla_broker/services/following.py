@@ -117,6 +117,11 @@ class FollowService:
             self._followers -= 1
             gauge.dec()
 
+    @property
+    def places(self) -> tuple[int, int]:
+        """How many followers there are, and may be."""
+        return self._followers, self._max_followers
+
     # --- feeds --------------------------------------------------------------------------------
 
     def _feed(

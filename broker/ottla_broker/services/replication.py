@@ -22,6 +22,7 @@ from ottla_broker.services.reading import ReplicaRead, poll
 from ottla_broker.services.replica_sessions import ReplicaSession, SessionKey, SessionRead
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.replication.fetch_session import (
+    MAX_FETCH_SESSIONS,
     NO_SESSION,
     NO_SESSION_EPOCH,
     FetchSessions,
@@ -88,6 +89,11 @@ class ReplicationService:
         if session is None:
             return NO_SESSION, await self._fetch_all(request)
         return session.session.session_id, await self._fetch_changed(request, session)
+
+    @property
+    def session_places(self) -> tuple[int, int]:
+        """How many fetch sessions there are, and may be."""
+        return len(self._sessions), MAX_FETCH_SESSIONS
 
     # --- in a session -----------------------------------------------------------------------
 

@@ -87,7 +87,8 @@ class HandlePool:
     ) -> None:
         assert limit > 0, limit
         self._on_failure = on_failure
-        self._limit = limit
+        self.limit = limit
+        """Most files open at once."""
         # Holds every file that is open, opening, closing, or waits for a place.
         self._handles: dict[Path, _Handle] = {}
         # Those of them that are open, unused and not closing, in order of last use.
@@ -100,7 +101,7 @@ class HandlePool:
         """Files opened so far; against the number of uses it tells how often room is too small."""
 
     def __len__(self) -> int:
-        return self._limit - self._free_places
+        return self.limit - self._free_places
 
     @asynccontextmanager
     async def use(self, segment: Openable) -> AsyncIterator[SegmentConnection]:

@@ -206,6 +206,15 @@ RESOURCES: Final = AlertGroup(
             "slow-broker",
         ),
         Alert(
+            "OttlaLimitNear",
+            'ottla_limit_used{limit!="open_segments"} / ottla_limit_max > 0.8',
+            "10m",
+            "warning",
+            "{{ $value | humanizePercentage }} of {{ $labels.limit }} on {{ $labels.instance }} is "
+            "taken; beyond the limit requests are refused",
+            "limits-reached",
+        ),
+        Alert(
             "OttlaDescriptorsRunOut",
             "process_open_fds / process_max_fds > 0.9"
             " and on (job, instance) ottla_metadata_version",

@@ -103,7 +103,22 @@ OVERVIEW: Final = Dashboard(
         _rates("Processor time", "percentunit", "process_cpu_seconds_total"),
         _latencies("Event-loop lag", "ottla_event_loop_lag_seconds"),
         _gauges("Largest event-loop lag", "s", "ottla_event_loop_lag_max_seconds"),
-        _gauges("Open descriptors", "short", "process_open_fds"),
+        _graph(
+            "Open descriptors of those allowed",
+            "percentunit",
+            f"process_open_fds{{{SELECTED}}} / process_max_fds{{{SELECTED}}}",
+        ),
+        _graph(
+            "How much of each limit is taken",
+            "percentunit",
+            f"max by (limit) (ottla_limit_used{{{SELECTED}}} / ottla_limit_max{{{SELECTED}}})",
+            "{{limit}}",
+        ),
+        _rates("Controller's events", "ops", "ottla_controller_event_seconds_count", "event"),
+        _latencies("Time of controller's events", "ottla_controller_event_seconds"),
+        _rates(
+            "What controllers refuse, by code", "ops", "ottla_controller_refusals_total", "code"
+        ),
         _rates("Elections of controllers", "ops", "ottla_elections_total"),
     ),
 )
@@ -211,6 +226,7 @@ REPLICATION: Final = Dashboard(
             f"sum by (instance, role) (ottla_partitions{{{SELECTED}}})",
             "{{instance}} {{role}}",
         ),
+        _rates("Leaderships that begin", "ops", "ottla_begun_leaderships_total"),
         _rates("ISR changes", "ops", "ottla_isr_changes_total", "direction"),
         _rates("Bytes replicated", "Bps", "ottla_replicated_bytes_total"),
         _graph(
