@@ -22,7 +22,7 @@ import urllib3
 
 from ottla_broker.settings import Settings
 from ottla_broker.storage.sqlite_version import sqlite_in_use
-from ottla_ops.cli.failures import CommandError, ExitCode
+from ottla_ops.cli.failures import CommandError, ExitCode, file_failure
 from ottla_protocol import routes
 from ottla_protocol.models_tree import MAX_TREE_LIMIT
 
@@ -189,9 +189,7 @@ def write_bundle(
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
-        raise CommandError(
-            f"{path} cannot be written: {error.strerror or error}", code="IO_ERROR"
-        ) from error
+        raise file_failure(path, "written", error) from error
     return entries
 
 

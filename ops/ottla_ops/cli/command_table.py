@@ -7,6 +7,8 @@ of the one that is called, and `root_help` prints the page with none of them.
 
 from typing import Final, NamedTuple
 
+from ottla_ops.cli import exit_codes
+
 
 class CommandEntry(NamedTuple):
     """A command or group of the root.
@@ -36,13 +38,12 @@ class GlobalOption(NamedTuple):
     help: str
 
 
-DESCRIPTION: Final = """\
+DESCRIPTION: Final = f"""\
 Work with an Ottla cluster: a replicated, partitioned commit log over HTTP.
 
 Data goes to stdout, everything else to stderr. Global options may stand anywhere. Which cluster
 is meant, a flag says before the environment, that before the context in use.
-Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 conflict, 5 unavailable or timeout,
-6 denied, 130 interrupted; those of `ottla check` are a monitoring plugin's.
+Exit codes: {exit_codes.summary()}; those of `ottla check` are a monitoring plugin's.
 """
 
 BOOTSTRAP: Final = GlobalOption(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ottla_ops.cli.contexts import Contexts, decode, encode
-from ottla_ops.cli.failures import CommandError, ExitCode
+from ottla_ops.cli.failures import CommandError, file_failure
 
 FILE_BYTES_MAX: Final = 1 << 20
 
@@ -43,7 +43,7 @@ def read_contexts(path: Path | None) -> Contexts:
     except (FileNotFoundError, NotADirectoryError):
         return Contexts()
     except OSError as error:
-        raise _failure(path, "read", error) from error
+        raise file_failure(path, "read", error) from error
     if len(content) > FILE_BYTES_MAX:
         raise CommandError(
             f"{path} has more than {FILE_BYTES_MAX} bytes", code="MALFORMED_CONTEXTS"
@@ -68,14 +68,14 @@ def change_contexts(path: Path | None, change: Callable[[Contexts], Contexts]) -
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise _failure(path, "written", error) from error
+        raise file_failure(path, "written", error) from error
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
         changed = change(read_contexts(target))
         _replace(target, encode(changed))
         os.fsync(directory)
     except OSError as error:
-        raise _failure(path, "written", error) from error
+        raise file_failure(path, "written", error) from error
     finally:
         os.close(directory)
     return changed
@@ -93,12 +93,3 @@ def _replace(target: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def _failure(path: Path, verb: str, error: OSError) -> CommandError:
-    denied = isinstance(error, PermissionError)
-    return CommandError(
-        f"{path} cannot be {verb}: {error.strerror or error}",
-        code="IO_ERROR",
-        exit_code=ExitCode.DENIED if denied else ExitCode.FAILURE,
-    )

@@ -2,26 +2,22 @@
 
 Scripts act on exit codes, people on one line, programs on `{code, message, hint, retriable}`; a
 `CommandError` carries all of it, whether the failure is ours, the network's or the broker's.
-
-    0 ok · 1 failure · 2 usage · 3 not found · 4 conflict · 5 unavailable or timeout · 6 denied
-    · 130 interrupted
+`exit_codes` has the codes.
 """
 
-from enum import IntEnum
 from typing import Any, Final
 
+from ottla_ops.cli.exit_codes import ExitCode, exit_code_of
 
-class ExitCode(IntEnum):
-    """Exit codes of the `ottla` command."""
-
-    OK = 0
-    FAILURE = 1
-    USAGE = 2
-    NOT_FOUND = 3
-    CONFLICT = 4
-    UNAVAILABLE = 5
-    DENIED = 6
-    INTERRUPTED = 130
+__all__ = [
+    "HINTS_BY_CODE",
+    "CommandError",
+    "ExitCode",
+    "UnreachableError",
+    "error_from_answer",
+    "file_failure",
+    "usage_error",
+]
 
 
 class CommandError(Exception):
@@ -72,24 +68,28 @@ class UnreachableError(CommandError):
     """
 
 
+def file_failure(path: object, verb: str, error: OSError) -> CommandError:
+    """A file cannot be read or written.
+
+    Args:
+        path: the file.
+        verb: what cannot be done with it, as in 'cannot be read'.
+        error: why.
+    """
+    exit_code = ExitCode.FAILURE
+    if isinstance(error, FileNotFoundError):
+        exit_code = ExitCode.NOT_FOUND
+    elif isinstance(error, PermissionError):
+        exit_code = ExitCode.DENIED
+    return CommandError(
+        f"{path} cannot be {verb}: {error.strerror or error}", code="IO_ERROR", exit_code=exit_code
+    )
+
+
 def usage_error(message: str, *, hint: str = "") -> CommandError:
     """Options or arguments that make no sense together."""
     return CommandError(message, code="USAGE", exit_code=ExitCode.USAGE, hint=hint)
 
-
-EXIT_CODES_BY_STATUS: Final = {
-    401: ExitCode.DENIED,
-    403: ExitCode.DENIED,
-    404: ExitCode.NOT_FOUND,
-    409: ExitCode.CONFLICT,
-    412: ExitCode.CONFLICT,
-    421: ExitCode.UNAVAILABLE,
-    429: ExitCode.UNAVAILABLE,
-    502: ExitCode.UNAVAILABLE,
-    503: ExitCode.UNAVAILABLE,
-    504: ExitCode.UNAVAILABLE,
-    507: ExitCode.UNAVAILABLE,
-}
 
 HINTS_BY_CODE: Final = {
     "UNKNOWN_TOPIC_OR_PARTITION": "`ottla topic list` shows the topics, "
@@ -126,7 +126,7 @@ def error_from_answer(status: int, document: Any) -> CommandError:
     return CommandError(
         str(problem.get("detail") or problem.get("title") or f"the broker answered {status}"),
         code=code,
-        exit_code=EXIT_CODES_BY_STATUS.get(status, ExitCode.FAILURE),
+        exit_code=exit_code_of(status, code),
         hint=HINTS_BY_CODE.get(code, ""),
         retriable=bool(problem.get("retriable", status in {429, 502, 503, 504, 507})),
         not_applied=problem.get("outcome") == "not_applied",

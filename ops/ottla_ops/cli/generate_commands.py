@@ -110,16 +110,14 @@ def all_files(
     directory: Annotated[Path, typer.Argument(help="Where to write them; `ops` in a clone.")],
 ) -> None:
     """Write all of them below a directory; what is there under their names is replaced."""
-    from ottla_ops.cli.failures import CommandError
+    from ottla_ops.cli.failures import file_failure
     from ottla_ops.generate.files import generated_files, write_files
 
     output = session_of(context).output
     try:
         written = write_files(generated_files(), directory)
     except OSError as error:
-        raise CommandError(
-            f"cannot write {error.filename}: {error.strerror}", code="IO_ERROR"
-        ) from error
+        raise file_failure(error.filename, "written", error) from error
     if output.as_json:
         output.document({"written": [str(path) for path in written]})
         return

@@ -3,12 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ottla_ops.cli.failures import (
-    EXIT_CODES_BY_STATUS,
-    HINTS_BY_CODE,
-    CommandError,
-    ExitCode,
-)
+from ottla_ops.cli.exit_codes import ExitCode, exit_code_of
+from ottla_ops.cli.failures import HINTS_BY_CODE, CommandError, file_failure
 from ottla_protocol.errors import OttlaError
 
 HINTS_BY_ERROR = {
@@ -44,14 +40,15 @@ def failures_told() -> Iterator[None]:
     except OttlaError as error:
         raise command_error(error) from error
     except OSError as error:
-        raise CommandError(str(error), code="IO_ERROR") from error
+        if error.filename is None:
+            raise CommandError(str(error), code="IO_ERROR") from error
+        raise file_failure(error.filename, "used", error) from error
 
 
 def command_error(error: OttlaError) -> CommandError:
     """The failure that an error of a library is."""
     name = type(error).__name__
-    by_status = EXIT_CODES_BY_STATUS.get(error.status, ExitCode.FAILURE)
-    exit_code = EXIT_CODES_BY_ERROR.get(name, by_status)
+    exit_code = EXIT_CODES_BY_ERROR.get(name) or exit_code_of(error.status, error.code)
     hint = HINTS_BY_ERROR.get(name) or HINTS_BY_CODE.get(error.code, "")
     return CommandError(
         error.detail,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 import typer
 
-from ottla_ops.cli.failures import CommandError, usage_error
+from ottla_ops.cli.failures import CommandError, file_failure, usage_error
 from ottla_ops.cli.session import Session, session_of
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _opened(session: Session, file: Path | None) -> Iterator[int]:
     try:
         descriptor = os.open(file, os.O_RDONLY)
     except OSError as error:
-        raise CommandError(f"cannot read {file}: {error.strerror}", code="CANNOT_READ") from error
+        raise file_failure(file, "read", error) from error
     try:
         yield descriptor
     finally:

@@ -42,7 +42,7 @@ def test_configs_come_before_partitions_and_stay_when_those_are_refused(cli, clu
     cluster.create("orders", 2)
     arguments = ("--partitions", 1, "--config", "a=b")
     code, _, err = cli("topic", "alter", "orders", *arguments, to=cluster)
-    assert code == 1
+    assert code == 2
     assert err.splitlines() == ["orders: a=b", "ottla: they can only become more"]
     assert cluster.state.configs["orders"] == {"a": "b"}
 

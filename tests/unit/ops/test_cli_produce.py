@@ -33,7 +33,7 @@ def test_a_file_is_read_too(cli, cluster, tmp_path):
 
 def test_a_file_that_cannot_be_read_is_told(cli, cluster, tmp_path):
     code, _, err = cli("produce", "t", tmp_path / "none", to=cluster)
-    assert code == 1
+    assert code == 3
     assert "No such file" in err
 
 

@@ -194,7 +194,7 @@ def test_stdout_takes_lines(export):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["-o", "-", "--format", "sqlite"], 1, "needs a file"),
+        (["-o", "-", "--format", "sqlite"], 2, "needs a file"),
         (["-o", "-"], 2, "--format"),
         (["-o", "t.txt"], 2, ".parquet"),
         (["-o", "t.csv", "--topic", "nowhere"], 3, "no topic nowhere"),

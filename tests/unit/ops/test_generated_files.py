@@ -193,4 +193,4 @@ def test_the_command_prints_and_writes_them(cli, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = cli("generate", "all", str(tmp_path / "file"))
     assert code == 1
-    assert "cannot write" in err
+    assert "cannot be written" in err
