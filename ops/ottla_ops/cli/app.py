@@ -89,6 +89,8 @@ app = typer.Typer(
     cls=_LazyRoot,
     help=command_table.DESCRIPTION,
     no_args_is_help=True,
+    # `--explain-config` needs no command.
+    invoke_without_command=True,
     # Plain help and errors: rich would double the time that they take.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -120,6 +122,9 @@ def ottla(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help=command_table.JSON.help)] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help=command_table.QUIET.help)] = False,
+    explain_config: Annotated[
+        bool, typer.Option("--explain-config", help=command_table.EXPLAIN_CONFIG.help)
+    ] = False,
     version: Annotated[  # noqa: ARG001 - the callback prints it
         bool,
         typer.Option(
@@ -137,4 +142,12 @@ def ottla(
         bootstrap_variable=os.environ.get("OTTLA_BOOTSTRAP"),
         context_variable=os.environ.get("OTTLA_CONTEXT"),
     )
-    context.obj = Session(words=words, output=Output(as_json=as_json, quiet=quiet))
+    session = Session(words=words, output=Output(as_json=as_json, quiet=quiet))
+    context.obj = session
+    if explain_config:
+        from ottla_ops.cli.config_explanation import show
+
+        show(session)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        context.fail("Missing command.")

@@ -59,6 +59,9 @@ CONTEXT: Final = GlobalOption(
 )
 JSON: Final = GlobalOption(("--json",), None, "Print JSON: one object, or NDJSON for records.")
 QUIET: Final = GlobalOption(("-q", "--quiet"), None, "Print nothing on stderr but errors.")
+EXPLAIN_CONFIG: Final = GlobalOption(
+    ("--explain-config",), None, "Print what a command would go by, and who says so; do nothing."
+)
 VERSION: Final = GlobalOption(("--version",), None, "Print the version.")
 
 GLOBAL_OPTIONS: Final = (
@@ -66,6 +69,7 @@ GLOBAL_OPTIONS: Final = (
     CONTEXT,
     JSON,
     QUIET,
+    EXPLAIN_CONFIG,
     VERSION,
     GlobalOption(("--install-completion",), None, "Install completion for the current shell."),
     GlobalOption(
@@ -81,7 +85,12 @@ GLOBAL_OPTIONS: Final = (
 COMMANDS: Final = {
     name: CommandEntry(f"ottla_ops.cli.{module}", attribute, line)
     for name, module, attribute, line in (
-        ("topic", "topic_commands", "app", "Topics: list, create, describe, alter, delete."),
+        (
+            "topic",
+            "topic_commands",
+            "app",
+            "Topics: list, create, describe, alter, add-partitions, delete.",
+        ),
         (
             "produce",
             "produce_command",
@@ -89,6 +98,7 @@ COMMANDS: Final = {
             "Write each line of stdin or a file as a record.",
         ),
         ("consume", "consume_command", "consume", "Print the records of a topic, one a line."),
+        ("tail", "tail_command", "tail", "Print the last records of a topic, and follow it."),
         ("group", "group_commands", "app", "Consumer groups: list, describe, seek, delete."),
         ("query", "query_command", "query", "Ask topics with SQL: each is a table of its name."),
         (

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ottla_ops.cli.output import Output
 
-FLAGS_ANYWHERE: Final = frozenset({"--json", "--quiet", "-q"})
+FLAGS_ANYWHERE: Final = frozenset({"--json", "--quiet", "-q", "--explain-config"})
 OPTIONS_ANYWHERE: Final = ("--bootstrap", "--context")
 UNKNOWN_TO_MONITORING: Final = 3
 SUPERVISE: Final = ["dev", "supervise", "--"]
@@ -48,7 +48,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def hoist_global_options(arguments: Sequence[str]) -> list[str]:
-    """Move `--json`, `--quiet`, `--bootstrap` and `--context` to the front, where typer wants them.
+    """Move global options to the front, where typer wants them.
 
     People write `ottla topic list --json`. What follows `--` stays as it is.
     """

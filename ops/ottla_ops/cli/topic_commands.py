@@ -1,4 +1,4 @@
-"""`ottla topic`: list, create, describe, alter, delete."""
+"""`ottla topic`: list, create, describe, alter, add-partitions, delete."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,15 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ottla_ops.cli.confirmation import confirm
-from ottla_ops.cli.failures import usage_error
+from ottla_ops.cli.failures import CommandError, usage_error
 from ottla_ops.cli.session import session_of
 
 if TYPE_CHECKING:
+    from ottla_ops.cli.http_connection import Answer, HttpConnection
     from ottla_protocol.models import TopicDescription
 
-app = typer.Typer(help="Topics: list, create, describe, alter, delete.", no_args_is_help=True)
+app = typer.Typer(
+    help="Topics: list, create, describe, alter, add-partitions, delete.", no_args_is_help=True
+)
 
-TopicName = Annotated[str, typer.Argument(metavar="TOPIC", help="Name of the topic.")]
+TopicName = Annotated[str | None, typer.Argument(metavar="TOPIC", help="Name of the topic.")]
+TopicOption = Annotated[
+    str | None,
+    typer.Option("--topic", metavar="TOPIC", help="The same, as kafka-topics takes it."),
+]
 
 
 @app.command("list")
@@ -45,8 +52,9 @@ def list_topics(context: typer.Context) -> None:
 @app.command("create")
 def create_topic(
     context: typer.Context,
-    name: TopicName,
+    topic_name: TopicName = None,
     *,
+    topic_option: TopicOption = None,
     partitions: Annotated[
         int | None,
         typer.Option(
@@ -66,12 +74,16 @@ def create_topic(
     validate_only: Annotated[
         bool, typer.Option("--validate-only", help="Only check whether it could be created.")
     ] = False,
+    if_not_exists: Annotated[
+        bool, typer.Option("--if-not-exists", help="Leave a topic of that name as it is.")
+    ] = False,
 ) -> None:
     """Create a topic."""
     from ottla_protocol import routes
     from ottla_protocol.models import TopicDescription
 
     session = session_of(context)
+    name = named_topic(topic_name, topic_option)
     request: dict[str, Any] = {"name": name}
     if partitions is not None:
         request["partitions"] = partitions
@@ -82,7 +94,17 @@ def create_topic(
     if validate_only:
         request["validate_only"] = True
     body = json.dumps(request).encode()
-    answer = session.connect().request("POST", routes.TOPICS, body=body)
+    connection = session.connect()
+    try:
+        answer = connection.request("POST", routes.TOPICS, body=body)
+    except CommandError as error:
+        if not if_not_exists or error.code != "TOPIC_ALREADY_EXISTS":
+            raise
+        if session.output.as_json:
+            session.output.document(_described(connection, name).document())
+            return
+        session.output.note(f"{name} exists already and was left as it is")
+        return
     if session.output.as_json:
         session.output.document(answer.document())
         return
@@ -95,14 +117,15 @@ def create_topic(
 
 
 @app.command("describe")
-def describe_topic(context: typer.Context, name: TopicName) -> None:
+def describe_topic(
+    context: typer.Context, topic_name: TopicName = None, *, topic_option: TopicOption = None
+) -> None:
     """Show a topic's partitions, leaders, replicas and configs."""
-    from ottla_ops.cli.http_connection import path_of
-    from ottla_protocol import routes
     from ottla_protocol.models import TopicDescription
 
     session = session_of(context)
-    answer = session.connect().request("GET", path_of(routes.TOPIC, topic=name))
+    name = named_topic(topic_name, topic_option)
+    answer = _described(session.connect(), name)
     if session.output.as_json:
         session.output.document(answer.document())
         return
@@ -129,8 +152,9 @@ def describe_topic(context: typer.Context, name: TopicName) -> None:
 @app.command("alter")
 def alter_topic(
     context: typer.Context,
-    name: TopicName,
+    topic_name: TopicName = None,
     *,
+    topic_option: TopicOption = None,
     config: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A config to set; may be repeated."),
@@ -150,6 +174,7 @@ def alter_topic(
     from ottla_protocol.models import TopicConfigs, TopicDescription
 
     session = session_of(context)
+    name = named_topic(topic_name, topic_option)
     configs: dict[str, str | None] = {**parse_configs(config or [])}
     for config_name in reset or []:
         if config_name in configs:
@@ -175,11 +200,7 @@ def alter_topic(
             suffix = " (the default)" if config_value.source == "default" else ""
             session.output.note(f"{name}: {config_name}={text}{suffix}")
     if partitions is not None:
-        answer = connection.request(
-            "PATCH",
-            path_of(routes.TOPIC, topic=name),
-            body=json.dumps({"partitions": partitions}).encode(),
-        )
+        answer = _with_partitions(connection, name, partitions)
         document["partitions"] = answer.document()["partitions"]
         count = len(answer.decoded(TopicDescription).partitions)
         session.output.note(f"{name} has {count} partitions now")
@@ -187,11 +208,35 @@ def alter_topic(
         session.output.document(document)
 
 
+@app.command("add-partitions")
+def add_partitions(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="TOPIC", help="Name of the topic.")],
+    count: Annotated[int, typer.Argument(min=1, metavar="N", help="How many more.")],
+) -> None:
+    """Give a topic more partitions; `alter --partitions` says how many there are to be in all.
+
+    Keys may be in other partitions from then on.
+    """
+    from ottla_protocol.models import TopicDescription
+
+    session = session_of(context)
+    connection = session.connect()
+    before = len(_described(connection, name).decoded(TopicDescription).partitions)
+    answer = _with_partitions(connection, name, before + count)
+    if session.output.as_json:
+        session.output.document(answer.document())
+        return
+    after = len(answer.decoded(TopicDescription).partitions)
+    session.output.note(f"{name} had {before} partitions and has {after} now")
+
+
 @app.command("delete")
 def delete_topic(
     context: typer.Context,
-    name: TopicName,
+    topic_name: TopicName = None,
     *,
+    topic_option: TopicOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a topic and all of its records."""
@@ -199,6 +244,7 @@ def delete_topic(
     from ottla_protocol import routes
 
     session = session_of(context)
+    name = named_topic(topic_name, topic_option)
     if not yes:
         confirm(f"Delete topic {name} and all of its records?")
     session.connect().request("DELETE", path_of(routes.TOPIC, topic=name))
@@ -206,6 +252,20 @@ def delete_topic(
         session.output.document({"name": name, "deleted": True})
         return
     session.output.note(f"{name} deleted")
+
+
+def named_topic(argument: str | None, option: str | None) -> str:
+    """The topic that is meant, by argument or by `--topic`.
+
+    Raises:
+        CommandError: (usage) none is named, or two are.
+    """
+    if argument is not None and option is not None:
+        raise usage_error(f"the topic is named twice: {argument} and --topic {option}")
+    name = option if argument is None else argument
+    if name is None:
+        raise usage_error("which topic? Name it as argument or with --topic")
+    return name
 
 
 def parse_configs(pairs: list[str]) -> dict[str, str]:
@@ -223,6 +283,21 @@ def parse_configs(pairs: list[str]) -> dict[str, str]:
             raise usage_error(f"--config {name} is given twice")
         configs[name] = value
     return configs
+
+
+def _described(connection: "HttpConnection", name: str) -> "Answer":
+    from ottla_ops.cli.http_connection import path_of
+    from ottla_protocol import routes
+
+    return connection.request("GET", path_of(routes.TOPIC, topic=name))
+
+
+def _with_partitions(connection: "HttpConnection", name: str, total: int) -> "Answer":
+    from ottla_ops.cli.http_connection import path_of
+    from ottla_protocol import routes
+
+    body = json.dumps({"partitions": total}).encode()
+    return connection.request("PATCH", path_of(routes.TOPIC, topic=name), body=body)
 
 
 def _config_text(value: object) -> str:

@@ -178,3 +178,15 @@ def test_the_broker_filters_and_pages_without_a_match_are_passed(
     cluster.append("numbers", 0, *values)
     code, out, _ = cli("consume", "numbers", *arguments, to=cluster)
     assert (code, out.splitlines()) == (0, values if printed is None else printed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [([], "a\nb\nc\nd\ne\n"), (["-n", 1], "c\ne\n"), (["-n", 2, "--partition", 0], "b\nc\n")],
+)
+def test_tail_prints_the_last_records_of_each_partition(cli, orders, arguments, printed):
+    assert cli("tail", "orders", *arguments, to=orders) == (0, printed, "")
+
+
+def test_tail_of_no_records_prints_none(cli, orders):
+    assert cli("tail", "orders", "-n", 0, to=orders) == (0, "", "")

@@ -58,6 +58,32 @@ def test_help_exits_with_0(cli):
         assert f"\n  {verb}" in out
 
 
+def test_what_a_command_would_go_by_is_explained_and_nothing_done(cli, cluster):
+    code, out, _ = cli("topic", "create", "t", "--explain-config", "--quiet", to=cluster)
+    assert code == 0
+    rows = {line.split("  ")[0]: line.split()[-2:] for line in out.splitlines()}
+    assert rows["bootstrap"] == [cluster.bootstrap, "--bootstrap"]
+    assert rows["quiet"] == ["yes", "--quiet"]
+    assert rows["json"] == ["no", "default"]
+    assert cluster.calls() == []
+
+
+def test_the_explanation_follows_precedence(cli, monkeypatch):
+    monkeypatch.setenv("OTTLA_BOOTSTRAP", "a:1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    settings = json.loads(cli("--explain-config", "--json")[1])["settings"]
+    assert settings["bootstrap"] == {"value": "a:1", "source": "OTTLA_BOOTSTRAP"}
+    assert settings["colour"] == {"value": "no", "source": "NO_COLOR"}
+    monkeypatch.delenv("OTTLA_BOOTSTRAP")
+    settings = json.loads(cli("--explain-config", "--json")[1])["settings"]
+    assert settings["bootstrap"]["source"] == "default"
+
+
+@pytest.mark.parametrize("arguments", [["--json"], ["--quiet"], []])
+def test_without_a_command_it_is_a_usage_error(cli, arguments):
+    assert cli(*arguments)[0] == 2
+
+
 def test_version(cli):
     code, out, _ = cli("--version")
     assert (code, out) == (0, "ottla 0.1.0\n")

@@ -146,3 +146,40 @@ def test_cluster_info_shows_the_controller_and_the_brokers(cli, cluster):
 def test_cluster_info_as_json_is_what_the_broker_said(cli, cluster):
     document = json.loads(cli("cluster", "info", "--json", to=cluster)[1])
     assert document["metadata_version"] == 9
+
+
+@pytest.mark.parametrize("verb", ["create", "describe", "alter", "delete"])
+def test_the_topic_may_be_named_as_kafka_topics_takes_it(cli, cluster, verb):
+    if verb != "create":
+        cluster.create("orders", 1)
+    options = {"alter": ["--partitions", 2], "delete": ["--yes"]}.get(verb, [])
+    code, _, err = cli("topic", verb, "--topic", "orders", *options, to=cluster)
+    assert code == 0, err
+    assert ("orders" in cluster.state.topics) == (verb != "delete")
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "--topic", "b"]])
+def test_exactly_one_topic_is_named(cli, cluster, arguments):
+    assert cli("topic", "create", *arguments, to=cluster)[0] == 2
+    assert cluster.calls() == []
+
+
+def test_a_topic_that_exists_may_be_left_as_it_is(cli, cluster):
+    cluster.create("orders", 2)
+    arguments = ("topic", "create", "orders", "--partitions", 5)
+    assert cli(*arguments, to=cluster)[0] == 4
+    code, out, err = cli(*arguments, "--if-not-exists", to=cluster)
+    assert (code, out) == (0, "")
+    assert "left as it is" in err
+    code, out, _ = cli(*arguments, "--if-not-exists", "--json", to=cluster)
+    assert (code, len(json.loads(out)["partitions"])) == (0, 2)
+
+
+def test_partitions_are_added_to_those_there_are(cli, cluster):
+    cluster.create("orders", 2)
+    code, out, err = cli("topic", "add-partitions", "orders", 3, to=cluster)
+    assert (code, out) == (0, "")
+    assert err == "orders had 2 partitions and has 5 now\n"
+    assert len(cluster.state.topics["orders"]) == 5
+    assert cli("topic", "add-partitions", "orders", 0, to=cluster)[0] == 2
+    assert cli("topic", "add-partitions", "none", 1, to=cluster)[0] == 3
