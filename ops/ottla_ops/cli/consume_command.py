@@ -1,6 +1,7 @@
 """`ottla consume`: the records of a topic to stdout."""
 
 import re
+import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,6 +80,7 @@ def consume(
     they arrive, in order within each partition.
     """
     from ottla_ops.cli.consuming import ReadRequest, TopicReader
+    from ottla_ops.cli.transfer_progress import TransferProgress
 
     session = session_of(context)
     if follow and until_end:
@@ -103,8 +105,15 @@ def consume(
     reader = TopicReader(session.connect(), request)
     partitions = reader.partitions() if partition is None else [partition]
     reads = reader.follow(partitions) if follow else reader.read_until_end(partitions)
-    for read in reads:
-        session.output.lines(_formatted(topic, read, output_format, key_separator))
+    # Between records on the same terminal a bar would only be in the way.
+    shown = session.output.shows_progress and not sys.stdout.isatty()
+    with TransferProgress(session.output, None, shown=shown) as progress:
+        for read in reads:
+            lines = list(_formatted(topic, read, output_format, key_separator))
+            session.output.lines(lines)
+            progress.advance(len(lines), sum(map(len, lines)))
+        if shown:
+            progress.summarize(f"read from {topic}")
 
 
 def _formatted(

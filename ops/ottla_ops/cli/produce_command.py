@@ -2,12 +2,11 @@
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,11 +14,8 @@ from ottla_ops.cli.failures import CommandError, file_failure, usage_error
 from ottla_ops.cli.session import Session, session_of
 
 if TYPE_CHECKING:
-    from ottla_ops.cli.record_input import Batch, RecordFormat
+    from ottla_ops.cli.record_input import RecordFormat
     from ottla_protocol.models import ProduceResponse
-
-PROGRESS_AFTER_S: Final = 1.0
-"""A bar for less would only flicker."""
 
 
 class Acks(StrEnum):
@@ -79,6 +75,7 @@ def produce(
     # Imported here, so that `ottla --help` does not wait for an HTTP client.
     from ottla_ops.cli.producing import ProduceTarget, send_batches
     from ottla_ops.cli.record_input import read_batches
+    from ottla_ops.cli.transfer_progress import TransferProgress
 
     session = session_of(context)
     record_format = _record_format(
@@ -93,18 +90,22 @@ def produce(
         timeout_s=timeout,
     )
     connection = session.connect()
-    with _opened(session, file) as descriptor, _Progress(session, descriptor) as progress:
+    with (
+        _opened(session, file) as descriptor,
+        # Only a regular file knows how much there is.
+        TransferProgress(session.output, os.fstat(descriptor).st_size or None) as progress,
+    ):
         try:
             batches = read_batches(descriptor, record_format)
             for batch, response in send_batches(connection, target, batches):
-                progress.advance(batch)
+                progress.advance(batch.records, batch.input_bytes)
                 if session.output.as_json:
                     _print_acks(session, response)
         except (CommandError, KeyboardInterrupt):
             if progress.records:
-                progress.summarize(topic, "only the first ")
+                progress.summarize(f"written to {topic}", "only the first ")
             raise
-        progress.summarize(topic)
+        progress.summarize(f"written to {topic}")
 
 
 def _record_format(
@@ -152,64 +153,3 @@ def _print_acks(session: Session, response: "ProduceResponse") -> None:
         )
         for position in response.records
     )
-
-
-class _Progress:
-    """Counts what was acknowledged, and shows it while a person waits for a long input."""
-
-    def __init__(self, session: Session, descriptor: int) -> None:
-        self.records = 0
-        self.input_bytes = 0
-        self._output = session.output
-        self._started_s = time.monotonic()
-        # Only a regular file knows how much there is.
-        self._total_bytes = os.fstat(descriptor).st_size or None
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop_bar()
-
-    def advance(self, batch: "Batch") -> None:
-        self.records += batch.records
-        self.input_bytes += batch.input_bytes
-        if self._bar is None and self._output.shows_progress and self._elapsed_s > PROGRESS_AFTER_S:
-            self._start_bar()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.input_bytes, records=f"{self.records:,}")
-
-    def summarize(self, topic: str, prefix: str = "") -> None:
-        self._stop_bar()
-        elapsed_s = max(self._elapsed_s, 1e-3)
-        noun = "record" if self.records == 1 else "records"
-        self._output.note(
-            f"{prefix}{self.records:,} {noun} written to {topic} in {elapsed_s:.1f} s "
-            f"({self.records / elapsed_s:,.0f} records/s, "
-            f"{self.input_bytes / elapsed_s / 1e6:.1f} MB/s)"
-        )
-
-    @property
-    def _elapsed_s(self) -> float:
-        return time.monotonic() - self._started_s
-
-    def _start_bar(self) -> None:
-        from rich import progress
-        from rich.console import Console
-
-        columns = (
-            progress.BarColumn(),
-            progress.DownloadColumn(),
-            progress.TransferSpeedColumn(),
-            progress.TextColumn("{task.fields[records]} records"),
-        )
-        self._bar = progress.Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("", total=self._total_bytes, records="")
-        self._bar.start()
-
-    def _stop_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None

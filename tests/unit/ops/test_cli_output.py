@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from ottla_ops.cli import produce_command
+from ottla_ops.cli import transfer_progress
 from ottla_ops.cli.failures import HINTS_BY_CODE, CommandError, ExitCode
 from ottla_ops.cli.output import Output, _has_colour
 
@@ -52,7 +52,7 @@ def test_progress_is_for_a_person_at_a_terminal(monkeypatch, terminal, options, 
 
 
 def test_a_long_input_shows_a_bar_that_goes_away(cli, cluster, monkeypatch):
-    monkeypatch.setattr(produce_command, "PROGRESS_AFTER_S", -1.0)
+    monkeypatch.setattr(transfer_progress, "PROGRESS_AFTER_S", -1.0)
     monkeypatch.setattr(Output, "shows_progress", property(lambda _: True))
     monkeypatch.setenv("FORCE_COLOR", "1")
     cluster.create("t")
@@ -60,6 +60,25 @@ def test_a_long_input_shows_a_bar_that_goes_away(cli, cluster, monkeypatch):
     assert (code, out) == (0, "")
     assert "2 records" in err
     assert "2 records written to t" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("stdout_is_terminal", "arguments", "shown"),
+    [(False, [], True), (True, [], False), (False, ["--quiet"], False), (False, ["--json"], False)],
+)
+def test_reading_tells_its_rate_where_it_is_not_in_the_way(
+    cli, cluster, monkeypatch, stdout_is_terminal, arguments, shown
+):
+    monkeypatch.setattr(transfer_progress, "PROGRESS_AFTER_S", -1.0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: stdout_is_terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    cluster.create("t")
+    cluster.append("t", 0, "a", "b")
+    code, out, err = cli("consume", "t", *arguments, to=cluster)
+    assert (code, len(out.splitlines())) == (0, 2)
+    assert ("2 records read from t" in err) == shown
+    assert bool(err) == shown
 
 
 def test_exit_codes_are_those_of_the_contract():
