@@ -158,7 +158,7 @@ class ConfigurationHistory:
         snapshot: the configuration that came with that snapshot, if it named one.
     """
 
-    __slots__ = ("_base", "_bootstrap", "_entries")
+    __slots__ = ("_base", "_bootstrap", "_entries", "current")
 
     def __init__(
         self, bootstrap: Configuration, *, index: int = 0, snapshot: Configuration | None = None
@@ -168,11 +168,13 @@ class ConfigurationHistory:
         self._base: tuple[int, Configuration | None] = (index, snapshot)
         # (index, configuration) of every configuration entry behind it, ascending.
         self._entries: list[tuple[int, Configuration]] = []
-
-    @property
-    def current(self) -> Configuration:
+        self.current: Configuration
         """What counts now: the last configuration in the log, committed or not."""
-        return self._entries[-1][1] if self._entries else self._base[1] or self._bootstrap
+        self._note_current()
+
+    def _note_current(self) -> None:
+        # Every message asks for it several times, and it hardly ever changes.
+        self.current = self._entries[-1][1] if self._entries else self._base[1] or self._bootstrap
 
     @property
     def index(self) -> int:
@@ -198,21 +200,25 @@ class ConfigurationHistory:
         if index > self._base[0]:
             assert index > self.index, "configurations are appended in order"
             self._entries.append((index, configuration))
+            self._note_current()
 
     def truncated(self, index: int) -> None:
         """The entries from `index` on are gone: what they said counts no longer."""
         while self._entries and self._entries[-1][0] >= index:
             self._entries.pop()
+        self._note_current()
 
     def compacted(self, index: int) -> None:
         """A snapshot covers all up to `index`."""
         self._base = (index, self.at_or_before(index))
         self._entries = [entry for entry in self._entries if entry[0] > index]
+        self._note_current()
 
     def installed(self, index: int, snapshot: Configuration | None) -> None:
         """A leader's snapshot is in place of the whole log; one of an older version names none."""
         self._base = (index, self._base[1] if snapshot is None else snapshot)
         self._entries = []
+        self._note_current()
 
 
 def _named(members: tuple[Voter, ...], node_id: int) -> Voter | None:

@@ -81,6 +81,8 @@ class RememberedStarts:
 
     def take_changes(self) -> tuple[tuple[int, RememberedStart], ...]:
         """What to persist since the last call, by node id."""
+        if not self._changed:
+            return ()
         changed = tuple(sorted(self._changed.items()))
         self._changed.clear()
         return changed

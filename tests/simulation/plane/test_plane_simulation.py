@@ -14,7 +14,7 @@ from tests.simulation.plane.options import Options
 from tests.simulation.plane.world import World
 
 SEEDS_PER_CHUNK = 100
-SEED_COUNT = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "1500"))
+SEED_COUNT = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "3000"))
 FIRST_SEED = int(os.environ.get("OTTLA_SIMULATION_FIRST_SEED", "0"))
 RARE_EVENTS = (
     "ack after a handover",

@@ -32,6 +32,8 @@ FORMING_MS_MAX = 700
 """Faults begin when the first topic is there, or after this long."""
 HEALED_MS_MAX = 6_000
 LIVENESS_CHECK_MS = 20
+LEFT_ALONE_MS_MIN = 1_500
+"""How long after the last fault a partition has time to need no operator."""
 FIRST_CLIENT_ID = 100
 TRACE_LENGTH = 120
 
@@ -78,6 +80,8 @@ class World(HostTimers):
         self.is_healed = False
         self._last_token = 0
         self._is_live = False
+        self._healed_at_ms = 0
+        self._has_been_left_alone = False
         self.hosts = {
             node_id: voter_class(self, self._raft_config(node_id, voter_ids), node_id)
             for node_id in node_ids
@@ -168,6 +172,7 @@ class World(HostTimers):
         """No more faults: everything that was done to the cluster is undone."""
         self.note("healed")
         self.is_healed = True
+        self._healed_at_ms = self.now_ms
         self.network.heal()
         self.faults.end()
         for producer in self.producers:
@@ -175,7 +180,9 @@ class World(HostTimers):
         self._check_liveness()
 
     def await_liveness(self):
-        self.run_until(self.now_ms + HEALED_MS_MAX, lambda: self._is_live)
+        self.run_until(
+            self.now_ms + HEALED_MS_MAX, lambda: self._is_live or self._has_been_left_alone
+        )
         if not self._is_live:
             if self._is_left_to_an_operator():
                 self.events["left to an operator"] += 1
@@ -191,6 +198,8 @@ class World(HostTimers):
                 self._is_live = True
                 return
             self.is_quiet = all(producer.has_written_healed for producer in self.producers)
+        if self.now_ms >= self._healed_at_ms + LEFT_ALONE_MS_MIN:
+            self._has_been_left_alone = self._is_left_to_an_operator()
         self.after(LIVENESS_CHECK_MS, self._check_liveness)
 
     def _what_is_missing(self):
