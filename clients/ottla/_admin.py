@@ -297,6 +297,24 @@ class Admin:
         """The reassignments under way."""
         return self._call(calls.list_reassignments())
 
+    def alter_reassignment_throttle(self, bytes_per_second: int | None) -> None:
+        """Bound what replicas that are being added copy, over all reassignments, from now on.
+
+        Replicas in sync are never held back. The throttle stays until it is taken away: a
+        reassignment that is to be slow from its beginning is begun after it was set.
+
+        Args:
+            bytes_per_second: what each broker sends them at most; None takes the throttle away.
+
+        Raises:
+            InvalidRequestError: the rate is out of bounds.
+        """
+        self._call(calls.alter_reassignment_throttle(bytes_per_second))
+
+    def describe_reassignment_throttle(self) -> int | None:
+        """The throttle in bytes per second from each broker; None where there is none."""
+        return self._call(calls.describe_reassignment_throttle())
+
     def cluster(self) -> ClusterDescription:
         """The cluster: its id, controller and brokers."""
         return self._call(calls.cluster())

@@ -168,6 +168,20 @@ def list_reassignments() -> AdminCall[list[models.OngoingReassignment]]:
     return AdminCall("GET", routes.REASSIGNMENTS, lambda body: decode(body).reassignments)
 
 
+def alter_reassignment_throttle(bytes_per_second: int | None) -> AdminCall[None]:
+    """`POST /v1/reassignments` that moves nothing."""
+    request = models.ReassignmentRequest(throttle_bytes_per_second=bytes_per_second)
+    return AdminCall("POST", routes.REASSIGNMENTS, _nothing, _json(request))
+
+
+def describe_reassignment_throttle() -> AdminCall[int | None]:
+    """`GET /v1/reassignments`, of which only the throttle is told."""
+    decode = _decoder(models.ReassignmentList)
+    return AdminCall(
+        "GET", routes.REASSIGNMENTS, lambda body: decode(body).throttle_bytes_per_second
+    )
+
+
 def cluster() -> AdminCall[models.ClusterDescription]:
     """`GET /v1/cluster`."""
     return AdminCall("GET", routes.CLUSTER, _decoder(models.ClusterDescription))

@@ -164,6 +164,14 @@ class Admin:
         """See `ottla.Admin.list_reassignments`."""
         return await self._call(calls.list_reassignments())
 
+    async def alter_reassignment_throttle(self, bytes_per_second: int | None) -> None:
+        """See `ottla.Admin.alter_reassignment_throttle`."""
+        await self._call(calls.alter_reassignment_throttle(bytes_per_second))
+
+    async def describe_reassignment_throttle(self) -> int | None:
+        """See `ottla.Admin.describe_reassignment_throttle`."""
+        return await self._call(calls.describe_reassignment_throttle())
+
     async def cluster(self) -> ClusterDescription:
         """See `ottla.Admin.cluster`."""
         return await self._call(calls.cluster())

@@ -69,6 +69,7 @@ class FakeMetadata:
         self.stopped: set[int] = set()
         self.topics: dict[str, _Topic] = {}
         self._next_leader = 0
+        self._throttle_bytes_per_second: int | None = None
         self.calls: dict[tuple[str, str], Callable[..., Response]] = {
             ("GET", routes.METADATA): self._metadata,
             ("GET", routes.CLUSTER): self._describe_cluster,
@@ -251,13 +252,16 @@ class FakeMetadata:
     def _list_reassignments(
         self, _node_id: int, _query: Mapping[str, str], _body: bytes
     ) -> Response:
-        return json_answer(models.ReassignmentList([]))
+        return json_answer(models.ReassignmentList([], self._throttle_bytes_per_second))
 
     def _reassign(self, _node_id: int, _query: Mapping[str, str], body: bytes) -> Response:
-        """Reassignments are done at once: there is nothing to copy, and no throttle to wait for."""
+        """Reassignments are done at once: there is nothing to copy, so a throttle is only kept."""
         results: list[models.ReassignedPartition] = []
         errors: list[OttlaError] = []
-        for wanted in parse_json(body, models.ReassignmentRequest).reassignments:
+        request = parse_json(body, models.ReassignmentRequest)
+        if not isinstance(request.throttle_bytes_per_second, msgspec.UnsetType):
+            self._throttle_bytes_per_second = request.throttle_bytes_per_second
+        for wanted in request.reassignments:
             error = None
             try:
                 self._move(wanted)

@@ -11,6 +11,7 @@ from ottla._errors import ClusterUnreachableError
 from ottla_protocol.errors import (
     InvalidConfigError,
     InvalidPartitionsError,
+    InvalidRequestError,
     InvalidTopicError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
@@ -122,6 +123,15 @@ class TestPartitions:
         )
         assert list(shared.values(name).values()) == list(range(10))
 
+    def test_a_throttle_is_set_refused_and_taken_away(self, admin):
+        admin.alter_reassignment_throttle(20_000_000)
+        assert admin.describe_reassignment_throttle() == 20_000_000
+        with pytest.raises(InvalidRequestError, match="throttle"):
+            admin.alter_reassignment_throttle(1)
+        assert admin.describe_reassignment_throttle() == 20_000_000
+        admin.alter_reassignment_throttle(None)
+        assert admin.describe_reassignment_throttle() is None
+
     def test_an_election_where_the_preferred_leader_leads_already(self, admin, topic):
         partition = admin.describe_topic(topic).partitions[0]
         assert partition.leader == partition.replicas[0]
@@ -152,6 +162,8 @@ async def test_asyncio_does_the_same(shared, name):
         assert (await admin.cluster()).cluster_id
         assert len(await admin.brokers()) == 3
         assert await admin.list_reassignments() == []
+        assert await admin.describe_reassignment_throttle() is None
+        await admin.alter_reassignment_throttle(None)
         [result] = await admin.elect_leaders([(name, 0)])
         assert result.error is None
         shared.wait_led(name, partitions=2)

@@ -104,6 +104,19 @@ class TestWhatIsSent:
                 },
             ),
             (calls.list_reassignments(), "GET", "/v1/reassignments", None),
+            (
+                calls.alter_reassignment_throttle(20_000_000),
+                "POST",
+                "/v1/reassignments",
+                {"reassignments": [], "throttle_bytes_per_second": 20_000_000},
+            ),
+            (
+                calls.alter_reassignment_throttle(None),
+                "POST",
+                "/v1/reassignments",
+                {"reassignments": [], "throttle_bytes_per_second": None},
+            ),
+            (calls.describe_reassignment_throttle(), "GET", "/v1/reassignments", None),
             (calls.cluster(), "GET", "/v1/cluster", None),
             (calls.brokers(), "GET", "/v1/brokers", None),
             (

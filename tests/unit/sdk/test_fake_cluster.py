@@ -343,6 +343,15 @@ class TestAdmin:
         assert (first.replicas, first.leader) == ([3, 2], 3)
         assert admin.list_reassignments() == []
 
+    def test_a_throttle_stays_until_it_is_taken_away(self, cluster):
+        admin = cluster.admin()
+        assert admin.describe_reassignment_throttle() is None
+        admin.alter_reassignment_throttle(20_000_000)
+        admin.reassign_partitions({("flights", 0): [3, 2]})
+        assert admin.describe_reassignment_throttle() == 20_000_000
+        admin.alter_reassignment_throttle(None)
+        assert admin.describe_reassignment_throttle() is None
+
     async def test_asyncio(self, cluster):
         async with cluster.async_admin() as admin:
             topics, described = await asyncio.gather(admin.list_topics(), admin.cluster())
