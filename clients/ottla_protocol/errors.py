@@ -372,6 +372,13 @@ class DuplicateVoterError(ConflictError):
     title = "Duplicate voter"
 
 
+class QuorumAtRiskError(ConflictError):
+    """Without that voter fewer of the metadata quorum's voters than a majority would be at work."""
+
+    code = "QUORUM_AT_RISK"
+    title = "Quorum at risk"
+
+
 class TopicAlreadyExistsError(ConflictError):
     """The name, or one that equals it after swapping `.` and `_`, is taken."""
 

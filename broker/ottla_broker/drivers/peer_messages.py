@@ -23,6 +23,8 @@ class QuorumCall(msgspec.Struct, frozen=True):
     add: tuple[int, str] | None = None
     """Node id and URL of a node that is to vote."""
     remove: int | None = None
+    force: bool = False
+    """Whether to remove that voter although the others could not commit anything without it."""
     transfer: bool = False
     transfer_to: int | None = None
 

@@ -58,14 +58,18 @@ class RaftAdministration:
         """
         await self._change(lambda node, now_ms: node.add_voter(node_id, url, now_ms))
 
-    async def remove_voter(self, node_id: int) -> None:
+    async def remove_voter(self, node_id: int, *, force: bool) -> None:
         """Have a node be no voter any more; returns when that is committed.
+
+        Args:
+            node_id: the voter.
+            force: also where the voters that are left could not commit anything.
 
         Raises:
             OttlaError: as `RaftNode.remove_voter`.
             RequestTimedOutError: it was not committed in time.
         """
-        await self._change(lambda node, now_ms: node.remove_voter(node_id, now_ms))
+        await self._change(lambda node, now_ms: node.remove_voter(node_id, now_ms, force=force))
 
     async def transfer_leadership(self, target_id: int | None, *, timeout_ms: int) -> None:
         """Have a voter lead, or the one that is furthest; returns when another node does.

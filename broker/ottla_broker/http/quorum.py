@@ -25,8 +25,10 @@ async def add_voter(request: web.Request) -> web.Response:
 
 async def remove_voter(request: web.Request) -> web.Response:
     """`DELETE /v1/cluster/quorum/voters/{voter}`."""
-    Query(request.query.items(), ())
-    return json_response(await context_of(request).quorum.remove_voter(_voter_of(request)))
+    query = Query(request.query.items(), ("force",))
+    force = query.choice("force", "false", ("true", "false")) == "true"
+    quorum = context_of(request).quorum
+    return json_response(await quorum.remove_voter(_voter_of(request), force=force))
 
 
 async def transfer(request: web.Request) -> web.Response:

@@ -102,13 +102,17 @@ class QuorumService:
             raise _unknown_url(node_id)
         return await self._change(QuorumCall(add=(node_id, url)))
 
-    async def remove_voter(self, node_id: int) -> QuorumDescription:
+    async def remove_voter(self, node_id: int, *, force: bool) -> QuorumDescription:
         """Have a node be no voter, and no learner, any more.
+
+        Args:
+            node_id: the node.
+            force: also where too few of the other voters are at work to go on without it.
 
         Raises:
             OttlaError: the leader refuses.
         """
-        return await self._change(QuorumCall(remove=node_id))
+        return await self._change(QuorumCall(remove=node_id, force=force))
 
     async def transfer(self, request: TransferRequest) -> QuorumDescription:
         """Have another voter lead.
@@ -167,7 +171,7 @@ class QuorumService:
             await self._check_can_vote(*call.add)
             await administration.add_voter(*call.add)
         elif call.remove is not None:
-            await administration.remove_voter(call.remove)
+            await administration.remove_voter(call.remove, force=call.force)
         return self._description()
 
     async def _check_can_vote(self, node_id: int, url: str) -> None:

@@ -263,9 +263,11 @@ class Leadership:
         An older term's entry on a majority may still be replaced (figure 8); it is committed with
         the first entry of this term that follows it.
         """
-        matches = self._members.values(self._log.last_index, lambda progress: progress.match_index)
+        committed_before, last_index = self._log.commit_index, self._log.last_index
+        if committed_before == last_index:
+            return False
+        matches = self._members.values(last_index, lambda progress: progress.match_index)
         index = reached_by_quorum(matches)
-        committed_before = self._log.commit_index
         if index <= committed_before or self._log.term_at(index) != self.term:
             return False
         self._log.commit_to(index)
@@ -423,16 +425,26 @@ class Leadership:
 
     # --- voters ---------------------------------------------------------------------------------
 
-    def change_configuration(self, configuration: Configuration, now_ms: int) -> None:
+    def change_configuration(
+        self, configuration: Configuration, now_ms: int, *, needs_majority: bool = False
+    ) -> None:
         """Append a configuration; it counts from here on.
+
+        Args:
+            configuration: the voters and learners from now on.
+            now_ms: the monotonic clock.
+            needs_majority: whether a majority of its voters has to be at work.
 
         Raises:
             VoterChangeInProgressError: the one before, or any entry of this term, is not committed.
             InvalidVoterChangeError: it is not one step away.
+            QuorumAtRiskError: too few of its voters are at work.
         """
         self._members.check_change(
             configuration, has_committed_in_term=self._has_committed_in_term()
         )
+        if needs_majority:
+            self._members.check_majority(configuration, now_ms)
         index = self._log.last_index + 1
         self._now_ms = now_ms
         payload = encode_configuration(configuration)

@@ -21,11 +21,13 @@ from ottla_cluster.raft.configuration import (
     changed_voters,
 )
 from ottla_cluster.raft.messages import AppendResponse, InstallSnapshotResponse, directory_of
-from ottla_cluster.raft.progress import Progress
+from ottla_cluster.raft.progress import Progress, ProgressState
+from ottla_cluster.raft.quorum import quorum_size
 from ottla_protocol.errors import (
     DuplicateVoterError,
     InvalidVoterChangeError,
     Outcome,
+    QuorumAtRiskError,
     VoterChangeInProgressError,
     VoterNotFoundError,
 )
@@ -139,17 +141,19 @@ class Membership:
         `absent` is that of a voter who was not heard from: another directory speaks for its node.
         """
         values = []
+        known = self._progress
         for voter in self._log.configuration.voters:
-            progress = self._progress.get(voter.node_id)
+            progress = known.get(voter.node_id)
             if progress is None:
-                values.append(own if self.votes_itself else absent)
+                values.append(own if voter.accepts(self._directory_id) else absent)
+            # The former as nearly always, and asked for every voter with every message.
+            elif progress.directory_id == voter.directory_id or self._counts(voter, progress):
+                values.append(of(progress))
             else:
-                values.append(of(progress) if self._counts(voter, progress) else absent)
+                values.append(absent)
         return values
 
     def _counts(self, voter: Voter, progress: Progress) -> bool:
-        if progress.directory_id == voter.directory_id:
-            return True  # As nearly always, and asked for every voter with every message.
         # One that has not answered yet in this leadership has nothing that could count wrongly.
         is_silent = progress.match_index == 0 and progress.directory_id == UNKNOWN_DIRECTORY
         return is_silent or self._is_of(voter, progress)
@@ -213,6 +217,39 @@ class Membership:
             raise InvalidVoterChangeError(
                 "the voters change one at a time", outcome=Outcome.NOT_APPLIED
             )
+
+    def check_majority(self, after: Configuration, now_ms: int) -> None:
+        """Check that enough voters of this configuration are at work to commit under it.
+
+        A removal can take the one voter that was left to answer, where another one is down or came
+        back with an empty directory: it would count at once, and never be committed.
+
+        Raises:
+            QuorumAtRiskError: those that answer and have the log are fewer than a majority.
+        """
+        at_work = [voter.node_id for voter in after.voters if self._is_at_work(voter, now_ms)]
+        needed = quorum_size(len(after.voters))
+        if len(at_work) < needed:
+            raise QuorumAtRiskError(
+                f"of the voters {', '.join(map(str, after.voter_ids))} that would be left, "
+                f"{len(at_work)} answer and have the log, and a majority is {needed}: have the "
+                "others come back first, or remove those that are gone",
+                outcome=Outcome.NOT_APPLIED,
+            )
+
+    def _is_at_work(self, voter: Voter, now_ms: int) -> bool:
+        """Whether the voter answers, and is one append behind what is committed at most."""
+        if voter.node_id == self._config.node_id:
+            return voter.accepts(self._directory_id)
+        progress = self._progress.get(voter.node_id)
+        return (
+            progress is not None
+            and self._is_of(voter, progress)
+            and progress.match_index > 0
+            and now_ms - progress.last_contact_ms < self._config.election_timeout_max_ms
+            and progress.state is not ProgressState.SNAPSHOT
+            and self._log.commit_index - progress.match_index <= self._config.max_append_entries
+        )
 
     def due_change(self, now_ms: int) -> Configuration | None:
         """The change that the leader makes by itself now, if there is one.

@@ -391,18 +391,28 @@ class RaftNode(Elections):
         configuration = with_new_voter(self._log.configuration, node_id, url)
         return self._change_configuration(leadership, configuration)
 
-    def remove_voter(self, node_id: int, now_ms: int) -> Ready:
+    def remove_voter(self, node_id: int, now_ms: int, *, force: bool = False) -> Ready:
         """Have a node be no voter any more; a leader that removes itself steps down afterwards.
 
+        Args:
+            node_id: the voter, or learner.
+            now_ms: the monotonic clock.
+            force: also where the voters that are left could not commit anything.
+
         Raises:
+            QuorumAtRiskError: without it fewer than a majority answer and have the log.
             NotLeaderError: this node does not lead, or has just noticed that it may not.
             VoterNotFoundError: the node is none, nor on its way.
             VoterChangeInProgressError: another change is not committed yet.
             InvalidVoterChangeError: it is the last one.
         """
         leadership = self._require_leadership(now_ms)
-        configuration = without_voter(self._log.configuration, node_id)
-        return self._change_configuration(leadership, configuration)
+        former = self._log.configuration
+        configuration = without_voter(former, node_id)
+        has_fewer_voters = len(configuration.voters) < len(former.voters)
+        return self._change_configuration(
+            leadership, configuration, needs_majority=has_fewer_voters and not force
+        )
 
     def allow_configurations(self, *, allowed: bool) -> None:
         """Whether this node may write configurations by itself: the others must know them."""
@@ -426,8 +436,10 @@ class RaftNode(Elections):
             leadership.transfer(target_id, self._now_ms)
         return self._ready()
 
-    def _change_configuration(self, leadership: Leadership, configuration: Configuration) -> Ready:
-        leadership.change_configuration(configuration, self._now_ms)
+    def _change_configuration(
+        self, leadership: Leadership, configuration: Configuration, *, needs_majority: bool = False
+    ) -> Ready:
+        leadership.change_configuration(configuration, self._now_ms, needs_majority=needs_majority)
         index = self._log.last_index
         return self._ready(Proposed(index, index, self._term))
 

@@ -75,12 +75,23 @@ def add_voter(
 def remove_voter(
     context: typer.Context,
     node_id: Annotated[int, typer.Argument(metavar="ID", help="Node id of the voter.")],
+    *,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Also where the voters that are left could decide nothing until others come back.",
+        ),
+    ] = False,
 ) -> None:
-    """Have a node vote no more; it may be gone. It goes on following the log while it runs."""
+    """Have a node vote no more; it may be gone. It goes on following the log while it runs.
+
+    Refused where without it fewer voters than a majority would answer and have the log.
+    """
     from ottla_protocol import routes
 
     session = session_of(context)
-    path = routes.CLUSTER_QUORUM_VOTER.format(voter=node_id)
+    path = routes.CLUSTER_QUORUM_VOTER.format(voter=node_id) + ("?force=true" if force else "")
     _show(session, session.connect().request("DELETE", path))
 
 

@@ -208,7 +208,11 @@ class Faults:
                 url = f"http://{node_id}"
                 leader.act(lambda node, now_ms, n=node_id, u=url: node.add_voter(n, u, now_ms))
             elif len(voter_ids) > 2:
-                leader.act(lambda node, now_ms, n=node_id: node.remove_voter(n, now_ms))
+                # Drawn from what is random already: whether the operator insists.
+                force = self.world.now_ms % 2 == 0
+                leader.act(
+                    lambda node, now_ms, n=node_id, f=force: node.remove_voter(n, now_ms, force=f)
+                )
 
     def transfer_leadership(self):
         node_id = self.world.any_node()

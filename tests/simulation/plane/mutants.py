@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from ottla_cluster.raft.membership import Membership
 from ottla_cluster.replication.fetch_session import FetchSessions
 from ottla_cluster.replication.throttle import ReplicationThrottle
 from tests.simulation.controller.mutants import MUTANTS as CONTROLLER_MUTANTS
@@ -18,7 +19,7 @@ from tests.simulation.plane.replica import Replica
 from tests.simulation.plane.replica_log import ReplicaLog
 from tests.simulation.plane.voter import Voter
 from tests.simulation.raft.host import Host
-from tests.simulation.raft.membership_mutants import MEMBERSHIP_MUTANTS
+from tests.simulation.raft.membership_mutants import MEMBERSHIP_MUTANTS, member
 from tests.simulation.raft.mutants import MUTANTS as RAFT_MUTANTS
 from tests.simulation.raft.mutants import running
 from tests.simulation.raft.observers import OBSERVER_MUTANTS
@@ -295,6 +296,16 @@ class BeginsBeforeItsNoOp(ControllerHost):
             self._begin()
 
 
+# --- the quorum -----------------------------------------------------------------------------------
+
+
+class RemovesWhoIsNeeded(Membership):
+    """A voter is removed whoever is left."""
+
+    def check_majority(self, after, now_ms):
+        return
+
+
 def built(replica=None, process=Process, **parts):
     """A process class with these parts."""
     if replica is not None:
@@ -357,6 +368,7 @@ PROCESSES = {
 CONTROLLERS = {plant.__name__.replace("_", " "): plant for plant in CONTROLLER_MUTANTS}
 
 VOTERS = RAFT_MUTANTS | SNAPSHOT_MUTANTS | MEMBERSHIP_MUTANTS | OBSERVER_MUTANTS
+VOTERS |= {"removes who is needed": member(RemovesWhoIsNeeded)}
 
 NAMES = (*PROCESSES, *CONTROLLERS, *VOTERS)
 

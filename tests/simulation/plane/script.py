@@ -179,8 +179,8 @@ class Script(World):
         url = f"http://{node_id}"
         self.hosts[leader].act(lambda node, now_ms: node.add_voter(node_id, url, now_ms))
 
-    def remove_voter(self, leader, node_id):
-        self.hosts[leader].act(lambda node, now_ms: node.remove_voter(node_id, now_ms))
+    def remove_voter(self, leader, node_id, *, force=False):
+        self.hosts[leader].act(lambda node, now_ms: node.remove_voter(node_id, now_ms, force=force))
 
     def transfer_leadership(self, leader, node_id):
         self.hosts[leader].act(lambda node, now_ms: node.transfer_leadership(node_id, now_ms))

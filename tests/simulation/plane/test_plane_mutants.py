@@ -66,6 +66,7 @@ CAUGHT_BY_SCHEDULE = {
     "pays for no copy": "throttled_copy",
     "reads with observers": "deposed_controller_hears_observers",
     "reads without a round": "deposed_controller_renews_no_lease",
+    "removes who is needed": "voter_that_is_needed_stays",
     "sends before persisting": "double_vote_after_power_loss",
     "stands aside for ever": "its_log_is_the_partition",
     "stays in the isr": "last_member_returns_with_a_lost_end",

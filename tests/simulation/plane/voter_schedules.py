@@ -26,7 +26,7 @@ def two_changes_at_once(*classes):
     friend, *others = (n for n in script.processes if n != former)
     script.cut([former, friend], others)
     for node_id in others[:2]:
-        script.remove_voter(former, node_id)
+        script.remove_voter(former, node_id, force=True)
     script.run(20)
     answers = _decide_at(script, former)
     script.run(50)
@@ -154,6 +154,29 @@ def voter_loses_its_directory(*classes):
     script.finish()
 
 
+def voter_that_is_needed_stays(*classes):
+    """While one of three is away, or back with nothing, the one that is left is not removed."""
+    script = Script(*classes, process_count=3, has_directories=True)
+    leader = script.controller()
+    lost, needed = (n for n in script.processes if n != leader)
+    script.run(200)
+    script.kill(lost)
+    script.run(2 * ELECTION_TIMEOUT_MIN_MS)
+    script.remove_voter(leader, needed)
+    script.hosts[lost].lose_directory()
+    script.start(lost)
+    script.run(20)
+    script.remove_voter(leader, needed)
+    script.run(3 * ELECTION_TIMEOUT_MIN_MS)
+    script.require(script.controller() == leader, "nothing is decided any more")
+    script.require(needed in script.checker.voter_ids, "the voter that is needed was removed")
+    script.until(lambda: script.checker.voter_ids == (1, 2, 3), "the new directory gets no vote")
+    script.run(200)
+    script.remove_voter(leader, needed)
+    script.until(lambda: needed not in script.checker.voter_ids, "nobody is removed")
+    script.finish()
+
+
 SCHEDULES = {
     schedule.__name__: schedule
     for schedule in (
@@ -163,5 +186,6 @@ SCHEDULES = {
         deposed_controller_hears_observers,
         controller_is_handed_over,
         voter_loses_its_directory,
+        voter_that_is_needed_stays,
     )
 }

@@ -20,6 +20,7 @@ from ottla_protocol.errors import (
     DuplicateVoterError,
     InvalidVoterChangeError,
     OverloadedError,
+    QuorumAtRiskError,
     VoterChangeInProgressError,
     VoterNotFoundError,
 )
@@ -240,6 +241,7 @@ class Host:
             VoterChangeInProgressError,
             DuplicateVoterError,
             InvalidVoterChangeError,
+            QuorumAtRiskError,
             VoterNotFoundError,
         ) as error:
             if kind == "read":

@@ -87,7 +87,7 @@ class MembershipWorld(World):
             if kind == "add":
                 host.act(lambda node, now_ms, n=node_id: node.add_voter(n, "http://x", now_ms))
             elif kind == "remove" and len(host.node.configuration.voters) > 2:
-                host.act(lambda node, now_ms, n=node_id: node.remove_voter(n, now_ms))
+                host.act(lambda node, now_ms, n=node_id: node.remove_voter(n, now_ms, force=True))
             elif kind == "transfer":
                 host.act(lambda node, now_ms, n=node_id: node.transfer_leadership(n, now_ms))
         self.after(self.random.randint(20, 400), self._administer)
@@ -199,7 +199,7 @@ class MembershipScript(Script):
         self[leader].act(lambda node, now_ms: node.add_voter(node_id, "http://x", now_ms))
 
     def remove(self, leader, node_id):
-        self[leader].act(lambda node, now_ms: node.remove_voter(node_id, now_ms))
+        self[leader].act(lambda node, now_ms: node.remove_voter(node_id, now_ms, force=True))
 
     def transfer(self, leader, node_id):
         self[leader].act(lambda node, now_ms: node.transfer_leadership(node_id, now_ms))

@@ -109,6 +109,13 @@ def test_remove_voter(cli, cluster):
     assert [call.path for call in cluster.calls("DELETE")] == [f"{VOTERS}/3"]
 
 
+def test_remove_voter_by_force(cli, cluster):
+    cluster.script("DELETE", f"{VOTERS}/3", 200, described(voters=(1, 2)))
+    assert cli("cluster", "quorum", "remove-voter", 3, "--force", to=cluster)[0] == 0
+    (call,) = cluster.calls("DELETE")
+    assert (call.path, call.query) == (f"{VOTERS}/3", {"force": "true"})
+
+
 @pytest.mark.parametrize(("arguments", "target"), [((), None), ((2,), 2)])
 def test_transfer_shows_who_leads_then(cli, cluster, arguments, target):
     cluster.script("POST", TRANSFER, 200, described(leader=2))
@@ -124,6 +131,7 @@ def test_transfer_shows_who_leads_then(cli, cluster, arguments, target):
     [
         (("add-voter", 1), "POST", VOTERS, 409, "DUPLICATE_VOTER"),
         (("remove-voter", 9), "DELETE", f"{VOTERS}/9", 404, "VOTER_NOT_FOUND"),
+        (("remove-voter", 2), "DELETE", f"{VOTERS}/2", 409, "QUORUM_AT_RISK"),
         (("transfer", 9), "POST", TRANSFER, 404, "VOTER_NOT_FOUND"),
     ],
 )

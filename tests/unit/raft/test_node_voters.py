@@ -20,6 +20,7 @@ from ottla_cluster.raft import (
 from ottla_protocol.errors import (
     DuplicateVoterError,
     InvalidVoterChangeError,
+    QuorumAtRiskError,
     VoterChangeInProgressError,
     VoterNotFoundError,
 )
@@ -66,14 +67,36 @@ def test_a_learner_counts_for_nothing():
 def test_changes_go_one_at_a_time():
     """§4.1"""
     node, _ = make_leader(5)
-    node.remove_voter(5, EXPIRED_MS)
+    node.remove_voter(5, EXPIRED_MS, force=True)
     assert voters_of(node) == (1, 2, 3, 4)
     with pytest.raises(VoterChangeInProgressError):
-        node.remove_voter(4, EXPIRED_MS)
+        node.remove_voter(4, EXPIRED_MS, force=True)
     for peer in (2, 3):
         node.step(accepted(node, peer), EXPIRED_MS)
     node.remove_voter(4, EXPIRED_MS)
     assert voters_of(node) == (1, 2, 3)
+
+
+def test_a_voter_stays_while_too_few_others_answer():
+    node, _ = make_leader()
+    # The second one is heard from all the time, the third one falls silent.
+    later_ms = EXPIRED_MS + 400
+    for now_ms in (later_ms, later_ms + 400, later_ms + 800):
+        node.step(accepted(node, 2), now_ms)
+    with pytest.raises(QuorumAtRiskError, match="voters 1, 3 that would be left, 1 answer"):
+        node.remove_voter(2, later_ms + 800)
+    assert (voters_of(node), node.last_index) == ((1, 2, 3), 1)
+    node.remove_voter(3, later_ms + 800)
+    assert voters_of(node) == (1, 2)
+
+
+def test_a_voter_is_removed_all_the_same_by_force():
+    node, _ = make_leader()
+    later_ms = EXPIRED_MS + 400
+    for now_ms in (later_ms, later_ms + 400, later_ms + 800):
+        node.step(accepted(node, 2), now_ms)
+    node.remove_voter(2, later_ms + 800, force=True)
+    assert voters_of(node) == (1, 3)
 
 
 def test_no_change_before_an_entry_of_the_own_term_is_committed():
@@ -119,7 +142,7 @@ def test_a_single_voter_gets_a_second_one():
 def test_a_leader_that_removes_itself_leads_until_that_is_committed_without_counting_itself():
     """§4.2.2"""
     node, _ = make_leader()
-    node.remove_voter(1, EXPIRED_MS)
+    node.remove_voter(1, EXPIRED_MS, force=True)
     assert node.step(accepted(node, 2), EXPIRED_MS).role == "leader"
     ready = node.step(accepted(node, 3), EXPIRED_MS)
     assert (ready.role, ready.commit_index) == ("follower", 2)

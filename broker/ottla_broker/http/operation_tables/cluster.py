@@ -18,6 +18,7 @@ from ottla_protocol.errors import (
     InvalidVoterChangeError,
     LeadershipTransferFailedError,
     NotControllerError,
+    QuorumAtRiskError,
     UnsupportedFeatureLevelError,
     VoterChangeInProgressError,
     VoterNotFoundError,
@@ -142,8 +143,15 @@ OPERATIONS = (
         quorum.remove_voter,
         parameters=(
             Parameter("voter", "path", "The voter's node id.", integer(1, MAX_NODE_ID), 3),
+            Parameter(
+                "force",
+                "query",
+                "`true` removes it although without it fewer voters than a majority would answer "
+                "and have the log: nothing could be decided until others come back.",
+                choice("true", "false", default="false"),
+            ),
         ),
-        problems=(*VOTER_CHANGE, VoterNotFoundError),
+        problems=(*VOTER_CHANGE, VoterNotFoundError, QuorumAtRiskError),
     ),
     Operation(
         "POST",
