@@ -127,9 +127,9 @@ COMMANDS: Final = {
         ("context", "context_commands", "app", "Named clusters: list, add, use, remove, show."),
         (
             "generate",
-            "generate_commands",
+            "generate_group",
             "app",
-            "Files for operators: alarms, dashboards, units, manifests.",
+            "Files: alarms, dashboards, units, manifests, completion.",
         ),
         ("dev", "dev_commands", "app", "A local cluster: supervise, reset, banner."),
     )

@@ -100,8 +100,11 @@ class Output:
             raise OutputClosedError from None
 
     def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
         try:
-            sys.stdout.buffer.write(data)
+            # With PYTHONUNBUFFERED a write may end half-way, also because the reader has gone.
+            while rest:
+                rest = rest[sys.stdout.buffer.write(rest) :]
         except BrokenPipeError:
             raise OutputClosedError from None
 

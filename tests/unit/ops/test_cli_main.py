@@ -167,21 +167,27 @@ def test_the_bootstrap_comes_from_the_environment(cluster):
 
 
 @pytest.mark.parametrize(
-    "command",
-    [["consume"], ["consume", "--follow"], ["consume", "--format=key-value"], ["tail", "-n3000"]],
-    ids=" ".join,
+    ("command", "unbuffered"),
+    [
+        (["consume"], ""),
+        # A write may end half-way then.
+        (["consume", "--follow"], "1"),
+        (["consume", "--follow"], ""),
+        (["tail", "-n3000"], "1"),
+    ],
 )
-def test_a_reader_that_has_seen_enough_ends_the_command_quietly(cluster, command):
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(cluster, command, unbuffered):
     cluster.create("orders")
     cluster.append("orders", 0, *("x" * 1_000 for _ in range(3_000)))
     consume = subprocess.Popen(
         [*OTTLA, *command, "orders", "--bootstrap", cluster.bootstrap],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     )
     head = subprocess.run(["head", "-1"], stdin=consume.stdout, capture_output=True, check=True)
     consume.stdout.close()
-    _, stderr = consume.communicate(timeout=20)
+    _, stderr = consume.communicate(timeout=60)
     assert head.stdout.strip() == b"x" * 1_000
     assert (consume.returncode, stderr) == (0, b"")
 
