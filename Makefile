@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
-.PHONY: help start start-dedicated test chaos soak lint bench demo load load-ui clean
+.PHONY: help start start-dedicated test chaos soak lint bench demo load load-ui docs clean
 
 help:
 	@echo 'make start   a cluster of three brokers on ports 7101-7103; Ctrl-C stops it'
@@ -29,6 +29,7 @@ help:
 	@echo 'make bench   throughput and latency, one broker and three'
 	@echo 'make load    many clients, with locust, for two minutes; kills a broker, reads all back'
 	@echo 'make load-ui   the same clients from a web page on port 8089; Ctrl-C stops it'
+	@echo 'make docs    the documentation as a site: open site/html/index.html'
 	@echo 'make clean   remove caches and results; `.venv/bin/ottla dev reset` removes the data of make'
 	@echo '             start, `--data data/dedicated` that of make start-dedicated'
 
@@ -69,8 +70,11 @@ load: .venv/dev-installed
 load-ui: .venv/dev-installed
 	$(BIN)/python -m loadtests.load --ui || test $$? -eq 130  # Ctrl-C is how it ends
 
+docs: .venv/dev-installed
+	$(BIN)/python -m ottla_ops.documentation.build . site
+
 clean:
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench-results dist
+	rm -rf site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench-results dist
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

@@ -398,8 +398,7 @@ class Producer:
         """The topic's partitions, with their leaders as last heard of.
 
         Raises:
-            UnknownTopicOrPartitionError, ClusterUnreachableError, ProducerClosedError,
-                ForkedProcessError: as `send`.
+            OttlaError: as `send`.
         """
         if topic not in self._routes:
             self._learn(topic)

@@ -1,0 +1,1 @@
+"""The documentation as a site: pages of `docs/`, references made from the code, and its build."""
