@@ -17,7 +17,7 @@ from tests.cluster.page_blocks import ENDLESS, FAILS
 from tests.cluster.page_output import difference, lines
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 110
+TIMEOUT_S = 300
 SEPARATOR = "=== block "
 
 COMMANDS = {

@@ -13,7 +13,7 @@ import pytest
 from ottla_protocol import routes
 from tests.cluster.group_member import GroupMember
 from tests.cluster.page_blocks import NOT_RUN, blocks_of
-from tests.cluster.page_run import run
+from tests.cluster.page_run import TIMEOUT_S, run
 
 pytestmark = pytest.mark.cluster
 
@@ -49,6 +49,7 @@ def topics(cluster):
     return {topic["name"] for topic in document["topics"]}
 
 
+@pytest.mark.timeout(TIMEOUT_S + 60)
 @pytest.mark.usefixtures("new_topics")
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_page(page, cluster, tmp_path):

@@ -38,12 +38,12 @@ def first_cells(text):
     return re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path, monkeypatch):
     for name, proxy in UNREACHABLE.items():
         monkeypatch.setenv(name, proxy)
     command = [sys.executable, "-m", "ottla_ops.documentation.build", str(ROOT), str(tmp_path)]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=380)
+    built = subprocess.run(command, capture_output=True, text=True, timeout=580)
     assert built.returncode == 0, built.stdout + built.stderr
     html = {path: path.read_text() for path in (tmp_path / "html").rglob("*.html")}
     assert {path.removesuffix(".md") + ".html" for path in [*REFERENCES, "tutorial.md"]} <= {
