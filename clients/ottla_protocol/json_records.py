@@ -26,6 +26,7 @@ from typing import Annotated, Any, Generic, Literal, NoReturn, TypeAlias, TypeVa
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from ottla_protocol.broken_rules import BODY, broken_rule
 from ottla_protocol.errors import InvalidRequestError, MalformedBodyError, MessageTooLargeError
 from ottla_protocol.record_codec import Record
 
@@ -102,7 +103,6 @@ _topic_record_decoder = msgspec.json.Decoder(_JsonTopicRecord)
 _topic_records_decoder = msgspec.json.Decoder(_JsonRecords[_JsonTopicRecord])
 
 _BYTE_POSITION = re.compile(r"\(byte (\d+)\)")
-_PATH = re.compile(r"(?P<rule>.*) - at `(?P<path>\$.*)`", re.DOTALL)
 _RECORD_PATH = re.compile(r"\$\.records\[(?P<index>\d+)\]\.?(?P<field>.*)", re.DOTALL)
 
 
@@ -275,8 +275,8 @@ def _malformed_at(position: int, rule: str, body: bytes, **members: Any) -> Malf
 
 def _rule_and_path(error: msgspec.ValidationError) -> tuple[str, str]:
     """The rule and the JSON path that msgspec's message tells; `$` where it tells none."""
-    found = _PATH.fullmatch(str(error))
-    return (found["rule"], found["path"]) if found is not None else (str(error), "$")
+    broken = broken_rule(error)
+    return broken.rule, "$" if broken.field == BODY else f"$.{broken.field}"
 
 
 def _refuse_document(error: msgspec.ValidationError) -> NoReturn:
@@ -285,7 +285,7 @@ def _refuse_document(error: msgspec.ValidationError) -> NoReturn:
     if found is not None:
         _refuse(int(found["index"]), found["field"], rule)
     field = path.removeprefix("$").removeprefix(".") or "body"
-    if field == "body":
+    if "." not in field:
         rule += '; records are sent as {"records": [{"key": ..., "value": ...}]}'
     raise InvalidRequestError(f"{field}: {rule}", path=path)
 

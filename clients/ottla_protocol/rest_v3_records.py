@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from ottla_protocol.broken_rules import broken_rule, malformation
 from ottla_protocol.errors import InvalidRequestError, MalformedBodyError, MessageTooLargeError
 from ottla_protocol.json_records import (
     MAX_HEADERS_PER_RECORD,
@@ -170,9 +171,10 @@ def _decoded(decoder: "msgspec.json.Decoder[Any]", document: bytes) -> Any:
     try:
         return decoder.decode(document)
     except msgspec.ValidationError as error:
-        raise InvalidRequestError(str(error)) from error
+        broken = broken_rule(error, decoder.type)
+        raise InvalidRequestError(str(broken), field=broken.field) from error
     except msgspec.DecodeError as error:
-        raise MalformedBodyError(str(error)) from error
+        raise MalformedBodyError(malformation(document, error)) from error
     except RecursionError as error:
         raise InvalidRequestError("the JSON is nested too deeply") from error
 

@@ -17,6 +17,7 @@ from ottla_broker.services.produce import NO_OFFSET
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.services.shared_failure import shared_failure
 from ottla_broker.telemetry import METRICS
+from ottla_protocol.broken_rules import broken_rule
 from ottla_protocol.errors import (
     InvalidRequestError,
     MalformedBodyError,
@@ -53,9 +54,10 @@ def decode(decoder: "msgspec.msgpack.Decoder[MessageT]", body: bytes | bytearray
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequestError(str(error)) from error
+        broken = broken_rule(error)
+        raise InvalidRequestError(str(broken), field=broken.field) from error
     except msgspec.DecodeError as error:
-        raise MalformedBodyError(str(error)) from error
+        raise MalformedBodyError(f"the body is no MessagePack: {error}") from error
 
 
 async def produce(context: BrokerContext, post: Post) -> Answer:

@@ -5,7 +5,7 @@ from typing import TypeVar
 import msgspec
 
 from ottla_broker.http.context import BrokerContext
-from ottla_broker.http.json_bodies import refusal
+from ottla_broker.http.json_bodies import decode_json
 from ottla_broker.http.post import Answer, Post
 from ottla_broker.http.query import Query
 from ottla_protocol import routes
@@ -23,15 +23,10 @@ def _parsed(post: Post, decoder: msgspec.json.Decoder[RequestT]) -> RequestT:
     """The body as its model.
 
     Raises:
-        MalformedBodyError: no JSON; the detail gives the position.
-        InvalidRequestError: a field is missing, unknown or of the wrong type; the detail names it.
-            Or there is a query.
+        OttlaError: as `decode_json`, or there is a query.
     """
     Query(post.query, ())
-    try:
-        return decoder.decode(post.body)
-    except msgspec.DecodeError as error:
-        raise refusal(post.body, decoder.type, error) from error
+    return decode_json(post.body, decoder, post.headers.get("content-type"))
 
 
 async def heartbeat(context: BrokerContext, post: Post) -> Answer:

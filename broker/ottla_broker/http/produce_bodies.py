@@ -17,6 +17,7 @@ import binascii
 from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 
+from ottla_broker.http.json_bodies import FORM
 from ottla_broker.http.post import Post
 from ottla_broker.http.query import Query
 from ottla_protocol import routes
@@ -32,7 +33,6 @@ from ottla_protocol.cloud_events import (
 from ottla_protocol.errors import InvalidRequestError, UnsupportedMediaTypeError
 from ottla_protocol.json_records import MAX_HEADERS_PER_RECORD, ParsedRecord, parse_records
 
-FORM = "application/x-www-form-urlencoded"
 ACCEPTED = (routes.JSON, routes.NDJSON, routes.OCTET_STREAM, STRUCTURED, BATCH)
 """What a refusal names. Everything else is the value of a record, if the request says so."""
 

@@ -39,7 +39,9 @@ async def verify(request: web.Request) -> web.Response:
     """`POST /v1/topics/{topic}/partitions/{partition}/segments/verify`."""
     Query(request.query.items(), ())
     body = await read_body(request, MAX_ADMIN_BODY_BYTES)
-    wanted = parse_json(body, VerifySegmentsRequest) if body else VerifySegmentsRequest()
+    wanted = VerifySegmentsRequest()
+    if body:
+        wanted = parse_json(body, VerifySegmentsRequest, request.headers.get("Content-Type"))
     if not 1 <= wanted.max_bytes <= MAX_VERIFIED_BYTES:
         raise InvalidRequestError(f"max_bytes must be from 1 to {MAX_VERIFIED_BYTES}")
     if wanted.offset is not None and not 0 <= wanted.offset <= MAX_OFFSET:

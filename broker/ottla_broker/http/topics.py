@@ -39,7 +39,8 @@ async def change_request(request: web.Request, model: type[RequestT]) -> Request
     """
     try:
         Query(request.query.items(), ())
-        return parse_json(await read_body(request, MAX_ADMIN_BODY_BYTES), model)
+        body = await read_body(request, MAX_ADMIN_BODY_BYTES)
+        return parse_json(body, model, request.headers.get("Content-Type"))
     except OttlaError as error:
         raise error.with_outcome(Outcome.NOT_APPLIED) from error
 

@@ -16,6 +16,7 @@ from ottla_broker.http.rest_v2.media_types import BINARY, FORMATS, SCHEMA_FORMAT
 from ottla_broker.services.polled_records import PolledPartition
 from ottla_cluster.groups.instance_commands import InstanceSettings
 from ottla_cluster.groups.messages import OffsetToCommit
+from ottla_protocol.broken_rules import broken_rule, malformation
 from ottla_protocol.errors import MalformedBodyError
 from ottla_protocol.models import MAX_WAIT_MS
 from ottla_protocol.models_rest_v2 import (
@@ -46,9 +47,9 @@ def parse_document(body: bytes, model: type[DocumentT]) -> DocumentT:
     try:
         return msgspec.json.decode(body, type=model)
     except msgspec.ValidationError as error:
-        raise PayloadError(f"Payload error. {error}") from error
+        raise PayloadError(f"Payload error. {broken_rule(error, model)}.") from error
     except msgspec.DecodeError as error:
-        raise MalformedBodyError(str(error)) from error
+        raise MalformedBodyError(malformation(body, error)) from error
     except RecursionError as error:
         raise PayloadError("Payload error. The body is nested too deeply.") from error
 

@@ -14,6 +14,7 @@ from ottla_broker.http.rest_v2.errors import (
 )
 from ottla_broker.http.rest_v2.media_types import BINARY, JSON
 from ottla_broker.services.record_appends import Fate
+from ottla_protocol.broken_rules import broken_rule, malformation
 from ottla_protocol.errors import MalformedBodyError, OttlaError
 from ottla_protocol.json_records import MAX_RECORDS_PER_REQUEST, ParsedRecord
 from ottla_protocol.models_rest_v2 import (
@@ -63,11 +64,12 @@ def _decoded(decoder: msgspec.json.Decoder[RecordsT], body: bytes) -> RecordsT:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
+        broken = broken_rule(error, decoder.type)
         if _BAD_BASE64 in str(error):
-            raise MalformedBodyError(str(error)) from error
-        raise PayloadError(f"Payload error. {error}") from error
+            raise MalformedBodyError(str(broken)) from error
+        raise PayloadError(f"Payload error. {broken}.") from error
     except msgspec.DecodeError as error:
-        raise MalformedBodyError(str(error)) from error
+        raise MalformedBodyError(malformation(body, error)) from error
     except RecursionError as error:
         raise PayloadError("Payload error. The body is nested too deeply.") from error
 

@@ -24,6 +24,7 @@ from ottla_broker.http.answering import defect
 from ottla_broker.http.bodies import read_body
 from ottla_broker.http.content_inflating import ContentInflater, content_inflater
 from ottla_broker.http.context import BrokerContext, context_of
+from ottla_broker.http.json_bodies import FORM
 from ottla_broker.http.rest_v3.errors import item_error
 from ottla_broker.http.rest_v3.links import Links
 from ottla_broker.http.rest_v3.requests import begun, refuse_idempotency_key, rendered
@@ -257,7 +258,7 @@ def _require_json(request: web.Request) -> None:
         UnsupportedMediaTypeError: another type.
     """
     media_type = request.content_type.lower()
-    if media_type not in (routes.JSON, routes.OCTET_STREAM, "application/x-www-form-urlencoded"):
+    if media_type not in (routes.JSON, routes.OCTET_STREAM, FORM):
         raise UnsupportedMediaTypeError(
             f"Content-Type '{media_type}' is not {routes.JSON}", accepted=[routes.JSON]
         )

@@ -29,7 +29,8 @@ NO_CONTENT = 204
 
 
 async def _body(request: web.Request, model: type[RequestT]) -> RequestT:
-    return parse_json(await read_body(request, MAX_ADMIN_BODY_BYTES), model)
+    body = await read_body(request, MAX_ADMIN_BODY_BYTES)
+    return parse_json(body, model, request.headers.get("Content-Type"))
 
 
 async def list_topics(request: web.Request) -> web.Response:
