@@ -161,6 +161,53 @@ class KafkaTopicConfig(Response, frozen=True):
     kind: Literal["KafkaTopicConfig"] = "KafkaTopicConfig"
 
 
+class KafkaBrokerConfig(Response, frozen=True):
+    """A config of one broker that can be changed while it runs; Ottla's brokers have none."""
+
+    metadata: ResourceMetadata
+    cluster_id: str
+    broker_id: int
+    name: str
+    value: str | None
+    is_default: bool
+    is_read_only: bool
+    is_sensitive: bool
+    source: str
+    synonyms: list[ConfigSynonym]
+    kind: Literal["KafkaBrokerConfig"] = "KafkaBrokerConfig"
+
+
+class KafkaClusterConfig(Response, frozen=True):
+    """A config of all brokers that can be changed while they run; Ottla's have none."""
+
+    metadata: ResourceMetadata
+    cluster_id: str
+    config_type: Literal["BROKER"]
+    name: str
+    value: str | None
+    is_default: bool
+    is_read_only: bool
+    is_sensitive: bool
+    source: str
+    synonyms: list[ConfigSynonym]
+    kind: Literal["KafkaClusterConfig"] = "KafkaClusterConfig"
+
+
+class KafkaAcl(Response, frozen=True):
+    """A rule of who may do what; Ottla has none."""
+
+    metadata: ResourceMetadata
+    cluster_id: str
+    resource_type: str
+    resource_name: str
+    pattern_type: str
+    principal: str
+    host: str
+    operation: str
+    permission: str
+    kind: Literal["KafkaAcl"] = "KafkaAcl"
+
+
 class UpdateConfig(Request, frozen=True):
     """`PUT …/configs/{name}`; None is the default."""
 

@@ -67,6 +67,9 @@ def test_the_links_of_the_cluster_lead_on(shared, http):
     assert http.get(cluster["controller"]["related"]).expect(200).document["host"] == "127.0.0.1"
     brokers = http.get(cluster["brokers"]["related"]).expect(200).document["data"]
     assert [each["broker_id"] for each in brokers] == [1, 2, 3]
+    for each in ("acls", "broker_configs"):
+        assert http.get(cluster[each]["related"]).expect(200).document["data"] == []
+    assert http.get(brokers[0]["configs"]["related"]).expect(200).document["data"] == []
     for each in ("topics", "consumer_groups", "partition_reassignments"):
         assert http.get(cluster[each]["related"]).expect(200).document["kind"].endswith("List")
     assert http.get(shared.any_url() + "/v3/clusters/other").expect(404).document == {
@@ -331,6 +334,11 @@ def test_a_group_with_its_lag(api, shared, topic):
     summary = shared.http.get(found["lag_summary"]["related"]).expect(200).document
     assert (summary["max_lag"], summary["total_lag"]) == (3, 3)
     assert (summary["max_lag_consumer_id"], summary["max_lag_topic_name"]) == ("m", topic)
+    shared.http.delete(shared.any_url() + f"/v1/groups/{group}/members/m").expect(204)
+    summary = shared.http.get(found["lag_summary"]["related"]).expect(200).document
+    assert (summary["max_lag"], summary["max_lag_consumer_id"]) == (3, "")
+    left = shared.http.get(summary["max_lag_consumer"]["related"]).expect(200).document
+    assert left["data"] == []
     missing = api("GET", "/consumer-groups/nobody").expect(404).document
     assert missing["error_code"] == 40405
 

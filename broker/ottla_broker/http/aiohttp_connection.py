@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_exceptions import LineTooLong
 
 from ottla_broker.http.answering import count
@@ -260,6 +260,7 @@ class AiohttpConnection(web.RequestHandler):
         count(UNREAD, UNREAD, error.status)
         response = web_response(problem_answer(error))
         response.headers[routes.HEADER_SERVED_BY] = self._owner.served_by
+        response.headers[hdrs.SERVER] = routes.SERVER
         return response
 
     def _refuse(self, error: OttlaError) -> None:

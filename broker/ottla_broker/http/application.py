@@ -15,7 +15,7 @@ from ottla_broker.http.post import Post, PostRoute
 from ottla_broker.http.post_routes import POST_ROUTES
 from ottla_broker.http.problems import Handler, problems, web_response
 from ottla_broker.http.rest_v2.errors import is_proxy_path
-from ottla_broker.http.site_guard import site_guard, tell_origins
+from ottla_broker.http.site_guard import name_server, site_guard, tell_origins
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome
 
@@ -27,6 +27,7 @@ def build_application(context: BrokerContext) -> web.Application:
         client_max_size=0,  # Bodies are bounded per route in `bodies`.
     )
     application[CONTEXT] = context
+    application.on_response_prepare.append(name_server)
     application.on_response_prepare.append(tell_origins)
     application[DESCRIPTION] = Description(OPERATIONS, context.settings.url)
     application[KNOWN_PATHS] = KnownPaths(each.path for each in OPERATIONS)

@@ -10,6 +10,7 @@ from ottla_broker.http.admission import has_cluster_secret
 from ottla_broker.http.context import BrokerContext, context_of
 from ottla_broker.http.problems import Handler
 from ottla_broker.site_policy import SAFE_METHODS
+from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome
 
 
@@ -45,6 +46,11 @@ def _is_preflight(request: web.Request) -> bool:
         and hdrs.ORIGIN in request.headers
         and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
     )
+
+
+async def name_server(_: web.Request, response: web.StreamResponse) -> None:
+    """Say who serves, and not with which libraries of which versions, as aiohttp would."""
+    response.headers[hdrs.SERVER] = routes.SERVER
 
 
 async def tell_origins(request: web.Request, response: web.StreamResponse) -> None:

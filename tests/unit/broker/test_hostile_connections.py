@@ -190,6 +190,7 @@ class TestMalformed:
         answered, fields, body = await client.answer()
         assert (answered, fields["content-type"]) == (status, "application/problem+json")
         assert fields["ottla-served-by"] == "3"
+        assert fields.get("server", "ottla") == "ottla"
         assert code in body
         assert await client.ended()
         assert caplog.text == ""

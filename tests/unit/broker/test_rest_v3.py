@@ -90,6 +90,11 @@ def test_lags_name_their_members_and_leave_out_what_was_never_committed():
     summary = resources.lag_summary(LINKS, "g", found)
     assert (summary.max_lag, summary.total_lag, summary.max_lag_partition_id) == (7, 11, 2)
     assert summary.max_lag_partition.related == f"{CLUSTER_URL}/topics/flights/partitions/2"
+    # Nobody reads that partition: a link to a member without a name would lead nowhere.
+    consumers = f"{CLUSTER_URL}/consumer-groups/g/consumers"
+    assert summary.max_lag_consumer.related == consumers
+    summary = resources.lag_summary(LINKS, "g", found[:1])
+    assert summary.max_lag_consumer.related == f"{consumers}/m-1"
 
 
 def test_a_lag_that_nobody_knows_is_not_told_as_none():

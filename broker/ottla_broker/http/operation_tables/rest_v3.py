@@ -127,6 +127,20 @@ CLUSTER_OPERATIONS = (
         "GET", routes.V3_BROKER_REPLICAS, "restListBrokerReplicas", "List a broker's replicas",
         clusters.list_broker_replicas, rest.ResourceList[rest.KafkaReplica], BROKER,
     ),
+    operation(
+        "GET", routes.V3_BROKER_CONFIGS, "restListBrokerConfigs",
+        "List a broker's dynamic configs: none",
+        clusters.list_broker_configs, rest.ResourceList[rest.KafkaBrokerConfig], BROKER,
+    ),
+    operation(
+        "GET", routes.V3_CLUSTER_CONFIGS, "restListClusterConfigs",
+        "List the dynamic configs of all brokers: none",
+        clusters.list_cluster_configs, rest.ResourceList[rest.KafkaClusterConfig],
+    ),
+    operation(
+        "GET", routes.V3_ACLS, "restListAcls", "List the ACLs: none",
+        clusters.list_acls, rest.ResourceList[rest.KafkaAcl],
+    ),
 )  # fmt: skip
 
 TOPIC_OPERATIONS = (

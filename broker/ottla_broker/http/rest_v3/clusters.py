@@ -54,6 +54,28 @@ async def list_broker_replicas(request: web.Request) -> web.Response:
     return rendered(resources.listed("KafkaReplica", links, path, found))
 
 
+async def list_broker_configs(request: web.Request) -> web.Response:
+    """`GET …/brokers/{broker}/configs`: those that can be changed while it runs are none."""
+    links, _ = begun(request)
+    none: list[rest.KafkaBrokerConfig] = []
+    path = ("brokers", _broker(request).id, "configs")
+    return rendered(resources.listed("KafkaBrokerConfig", links, path, none))
+
+
+async def list_cluster_configs(request: web.Request) -> web.Response:
+    """`GET …/broker-configs`: as those of one broker."""
+    links, _ = begun(request)
+    none: list[rest.KafkaClusterConfig] = []
+    return rendered(resources.listed("KafkaClusterConfig", links, ("broker-configs",), none))
+
+
+async def list_acls(request: web.Request) -> web.Response:
+    """`GET …/acls`: nobody is refused anything by name, so there are none."""
+    links, _ = begun(request)
+    none: list[rest.KafkaAcl] = []
+    return rendered(resources.listed("KafkaAcl", links, ("acls",), none))
+
+
 def _broker(request: web.Request) -> BrokerDescription:
     wanted = parse_integer(request.match_info["broker"])
     for broker in context_of(request).topics.brokers():

@@ -280,6 +280,8 @@ def lag_summary(
         raise NotFoundError(f"the group {group_name!r} has committed nothing yet")
     largest = max(found, key=lambda each: each.lag)
     path = ("consumer-groups", group_name)
+    # A partition that no member reads leads to the members that there are.
+    reader = ("consumers", largest.consumer_id) if largest.consumer_id else ("consumers",)
     return rest.KafkaConsumerGroupLagSummary(
         metadata=links.metadata(*path, "lag-summary"),
         cluster_id=links.cluster_id,
@@ -291,7 +293,7 @@ def lag_summary(
         max_lag_partition_id=largest.partition_id,
         max_lag=largest.lag,
         total_lag=sum(each.lag for each in found),
-        max_lag_consumer=links.related(*path, "consumers", largest.consumer_id),
+        max_lag_consumer=links.related(*path, *reader),
         max_lag_partition=links.related(
             "topics", largest.topic_name, "partitions", largest.partition_id
         ),
