@@ -32,6 +32,7 @@ from ottla_broker.services.group_lags import GroupLags
 from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
+from ottla_broker.services.introductions import IntroductionService
 from ottla_broker.services.leader_reads import LeaderReads
 from ottla_broker.services.many_topics_produce import ManyTopicsProduceService
 from ottla_broker.services.metadata_tree import MetadataTreeService
@@ -136,6 +137,15 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         positions=PollPositions(calls=calls, bounds=bounds),
         purgatory=drivers.purgatory,
     )
+    secret = settings.cluster_secret
+    introductions = IntroductionService(
+        node_id=settings.node_id,
+        is_controller=settings.is_controller,
+        url=settings.url,
+        cluster_id=settings.cluster_id,
+        cluster_secret=None if secret is None else secret.get_secret_value(),
+        peers=drivers.peers,
+    )
     copies = ReplicaCopies(drivers.metadata, drivers.replicas)
     record_produce = RecordProduceService(topics=topics, produce=produce, idempotency=idempotency)
     return BrokerContext(
@@ -206,7 +216,9 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
             metadata=drivers.metadata,
             raft=drivers.raft,
             peers=drivers.peers,
+            introductions=introductions,
         ),
+        introductions=introductions,
         reassignments=ReassignmentService(
             node_id=settings.node_id,
             metadata=drivers.metadata,

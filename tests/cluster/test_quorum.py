@@ -1,6 +1,9 @@
 """Voters come, go, hand over and lose their directories, on real processes."""
 
 import shutil
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
@@ -10,6 +13,38 @@ from tests.cluster.awaiting import eventually
 pytestmark = pytest.mark.cluster
 
 WAIT_S = 45
+SECRET = "a-secret-that-stays-here"
+
+
+@contextmanager
+def listening():
+    """A URL at which somebody listens, and all that he hears."""
+    heard = []
+
+    class Stranger(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            heard.append(f"{self.path}\n{self.headers}\n{body!r}")
+            self.send_response(404)
+            self.send_header("Content-Type", "application/problem+json")
+            answer = b'{"code": "NOT_FOUND", "detail": "what?"}'
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", heard
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def quorum(client, *, via=None):
@@ -63,8 +98,13 @@ def test_a_voter_that_lost_its_directory_votes_again_and_the_cluster_survives_an
 
 
 def test_a_voter_is_added_leads_and_is_removed(start_cluster):
-    client = start_cluster(brokers=4, voters=3)
+    client = start_cluster(brokers=4, voters=3, settings={"OTTLA_CLUSTER_SECRET": SECRET})
     path = client.any_url() + routes.CLUSTER_QUORUM_VOTERS
+    with listening() as (stranger_url, heard):
+        lured = client.http.post(path, {"node_id": 4, "url": stranger_url})
+        assert lured.code == "INVALID_VOTER_CHANGE"
+    assert heard
+    assert SECRET not in "".join(heard)
     eventually(lambda: voters(client), WAIT_S)
     assert [each["id"] for each in quorum(client)["observers"]] == [4]
     refused = client.http.post(path, {"node_id": 4})

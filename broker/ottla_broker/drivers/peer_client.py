@@ -14,8 +14,8 @@ request went out proves nothing.
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from enum import Enum
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -39,6 +39,7 @@ from ottla_broker.drivers.peer_pool import (
     AllLentError,
     ConnectFailedError,
     PeerPool,
+    connect,
 )
 from ottla_protocol import routes
 from ottla_protocol.errors import (
@@ -220,18 +221,10 @@ class PeerClient:
         """
         deadline_ms = monotonic_ms() + timeout_ms
         try:
-            answer = await self._exchange(purpose, base_url, path, body, deadline_ms)
+            with _failures_of(base_url, timeout_ms):
+                answer = await self._exchange(purpose, base_url, path, body, deadline_ms)
         except AllLentError as error:
             raise _busy(base_url, purpose, error) from error
-        except ConnectFailedError as error:
-            raise PeerUnavailableError(
-                f"{base_url}: {error}", refused=error.refused, outcome=Outcome.NOT_APPLIED
-            ) from error
-        except (ConnectionError, TimeoutError) as error:
-            reason = str(error) or f"no answer within {timeout_ms} ms"
-            raise PeerUnavailableError(
-                f"{base_url}: {reason}", refused=False, outcome=Outcome.UNKNOWN
-            ) from error
         if answer.status >= 300:
             told = _error_of(answer, base_url)
             if isinstance(told, InconsistentClusterIdError) and purpose is not Purpose.CLUSTER:
@@ -250,6 +243,35 @@ class PeerClient:
     def streaming_places(self) -> tuple[int, int]:
         """How many reads are streamed through now, and may be."""
         return self._streaming, self._streamed_reads_max
+
+    async def ask_stranger(
+        self, base_url: str, path: str, body: bytes, *, timeout_ms: int
+    ) -> bytes | bytearray:
+        """POST to a process that need not be a peer: it is told the cluster's id, and no secret.
+
+        Over a connection of its own, so that nothing is remembered of the URL.
+
+        Raises:
+            PeerUnavailableError: no answer.
+            OttlaError: the error that it told.
+        """
+        cluster_id = self._headers[routes.HEADER_CLUSTER_ID]
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: {urlsplit(base_url).netloc}\r\n"
+            f"Content-Type: {routes.MSGPACK}\r\n{routes.HEADER_CLUSTER_ID}: {cluster_id}\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        with _failures_of(base_url, timeout_ms):
+            connection = await connect(base_url)
+            try:
+                answer = await connection.exchange(
+                    head.encode("ascii"), body, deadline_ms=monotonic_ms() + timeout_ms
+                )
+            finally:
+                connection.close()
+        if answer.status >= 300:
+            raise _error_of(answer, base_url)
+        return answer.body
 
     def may_park(self, base_url: str) -> bool:
         """Whether one more call may wait at that peer now."""
@@ -282,6 +304,22 @@ class PeerClient:
             head = "\r\n".join(lines).encode("ascii")
             self._heads[purpose, base_url, path] = head
         return b"%b%d\r\n\r\n" % (head, body_bytes)
+
+
+@contextmanager
+def _failures_of(base_url: str, timeout_ms: int) -> Iterator[None]:
+    """What no answer proves, as `PeerUnavailableError`."""
+    try:
+        yield
+    except ConnectFailedError as error:
+        raise PeerUnavailableError(
+            f"{base_url}: {error}", refused=error.refused, outcome=Outcome.NOT_APPLIED
+        ) from error
+    except (ConnectionError, TimeoutError) as error:
+        reason = str(error) or f"no answer within {timeout_ms} ms"
+        raise PeerUnavailableError(
+            f"{base_url}: {reason}", refused=False, outcome=Outcome.UNKNOWN
+        ) from error
 
 
 def not_an_answer(base_url: str, path: str, error: Exception) -> PeerUnavailableError:

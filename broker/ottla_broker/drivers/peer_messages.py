@@ -29,6 +29,24 @@ class QuorumCall(msgspec.Struct, frozen=True):
     transfer_to: int | None = None
 
 
+class IntroductionRequest(msgspec.Struct, frozen=True):
+    """Who are you? To a URL that somebody has named, before it is told the cluster's secret."""
+
+    url: str
+    """At which it is asked: it answers for no other."""
+    nonce: bytes
+    proof: bytes | None
+    """That the sender knows the cluster's secret; None where there is none."""
+
+
+class Introduction(msgspec.Struct, frozen=True):
+    """Which node answers at a URL, whether it may vote, and that it knows the secret."""
+
+    node_id: int
+    is_controller: bool
+    proof: bytes | None
+
+
 class PartitionFetch(msgspec.Struct, frozen=True, array_like=True):
     """One partition in a follower's fetch.
 

@@ -85,7 +85,7 @@ class PeerPool:
         else:
             await self._wait_for_place(peer, deadline_ms)
         try:
-            return self._idle(peer) or await _connect(base_url)
+            return self._idle(peer) or await connect(base_url)
         except BaseException:
             self._free_place(peer)
             raise
@@ -152,7 +152,12 @@ class PeerPool:
                 peer.idle.pop()[0].close()
 
 
-async def _connect(base_url: str) -> PeerConnection:
+async def connect(base_url: str) -> PeerConnection:
+    """A new connection, which belongs to the caller.
+
+    Raises:
+        ConnectFailedError: none could be made.
+    """
     try:
         host, port = split_address(urlsplit(base_url).netloc)
         async with asyncio.timeout(CONNECT_TIMEOUT_MS / 1000):

@@ -33,6 +33,17 @@ def admit_member(context: BrokerContext, headers: Mapping[str, str]) -> None:
         InconsistentClusterIdError: the caller names another cluster, or none.
         ClusterAuthorizationFailedError: the secret is missing or wrong.
     """
+    admit_namesake(context, headers)
+    if context.settings.cluster_secret is not None and not has_cluster_secret(context, headers):
+        raise ClusterAuthorizationFailedError("the cluster secret is missing or wrong")
+
+
+def admit_namesake(context: BrokerContext, headers: Mapping[str, str]) -> None:
+    """Refuse calls from other clusters; whether the caller knows the secret is seen later.
+
+    Raises:
+        InconsistentClusterIdError: the caller names another cluster, or none.
+    """
     settings = context.settings
     theirs = headers.get(_CLUSTER_ID)
     if theirs != settings.cluster_id:
@@ -40,8 +51,6 @@ def admit_member(context: BrokerContext, headers: Mapping[str, str]) -> None:
             f"node {settings.node_id} belongs to cluster '{settings.cluster_id}', "
             f"and the caller to '{theirs or 'none'}'"
         )
-    if settings.cluster_secret is not None and not has_cluster_secret(context, headers):
-        raise ClusterAuthorizationFailedError("the cluster secret is missing or wrong")
 
 
 def has_cluster_secret(context: BrokerContext, headers: Mapping[str, str]) -> bool:

@@ -22,6 +22,7 @@ from ottla_broker.services.group_lags import GroupLags
 from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
 from ottla_broker.services.idempotency import IdempotencyService
+from ottla_broker.services.introductions import IntroductionService
 from ottla_broker.services.many_topics_produce import ManyTopicsProduceService
 from ottla_broker.services.metadata_tree import MetadataTreeService
 from ottla_broker.services.partition_bounds import PartitionBoundsService
@@ -72,6 +73,7 @@ class BrokerContext:
     features: FeatureService
     drains: BrokerDrainService
     quorum: QuorumService
+    introductions: IntroductionService
     reassignments: ReassignmentService
     coordinator_calls: CoordinatorCalls
     partition_bounds: PartitionBoundsService

@@ -1,6 +1,7 @@
 """`/internal/`: what brokers of one cluster say to one another.
 
-Every call must name the same cluster, and carry the cluster secret where one is set.
+Every call must name the same cluster, and carry the cluster secret where one is set; but for
+introductions, by which two nodes make sure of each other before either tells it.
 """
 
 import msgspec
@@ -9,6 +10,7 @@ from ottla_broker.drivers.peer_messages import (
     CommitVersion,
     CoordinatorCall,
     IdempotencyLookup,
+    IntroductionRequest,
     PartitionName,
     QuorumCall,
     ReplicaFetchRequest,
@@ -18,7 +20,7 @@ from ottla_broker.drivers.peer_messages import (
     UnreachableBroker,
     encode_fetch_answer,
 )
-from ottla_broker.http.admission import admit_member
+from ottla_broker.http.admission import admit_member, admit_namesake
 from ottla_broker.http.binary import decode, produce_answer
 from ottla_broker.http.context import BrokerContext
 from ottla_broker.http.post import (
@@ -45,6 +47,7 @@ from ottla_protocol.models import BinaryProduceRequest
 MAX_RAFT_BODY_BYTES = 64 << 20
 MAX_COMMAND_BYTES = 4 << 20
 MAX_FETCH_REQUEST_BYTES = 16 << 20
+MAX_INTRODUCTION_BYTES = 4 << 10
 
 _produce_decoder = msgspec.msgpack.Decoder(BinaryProduceRequest)
 _fetch_decoder = msgspec.msgpack.Decoder(ReplicaFetchRequest)
@@ -55,6 +58,7 @@ _timestamps_decoder = msgspec.msgpack.Decoder(TimestampLookup)
 _segments_decoder = msgspec.msgpack.Decoder(SegmentListCall)
 _verification_decoder = msgspec.msgpack.Decoder(SegmentVerificationCall)
 _quorum_decoder = msgspec.msgpack.Decoder(QuorumCall)
+_introduction_decoder = msgspec.msgpack.Decoder(IntroductionRequest)
 _partitions_decoder = msgspec.msgpack.Decoder(list[PartitionName])
 
 
@@ -82,6 +86,12 @@ async def commit_version(context: BrokerContext, _: Post) -> Answer:
 async def quorum(context: BrokerContext, post: Post) -> Answer:
     """What an operator asks of the quorum, whose leader this is."""
     return msgpack_answer(await context.quorum.call_here(decode(_quorum_decoder, post.body)))
+
+
+async def introduction(context: BrokerContext, post: Post) -> Answer:
+    """Who this node is, for one that makes sure before it tells the cluster's secret."""
+    request = decode(_introduction_decoder, post.body)
+    return msgpack_answer(await context.introductions.answer(request))
 
 
 async def unreachable_broker(context: BrokerContext, post: Post) -> Answer:
@@ -185,6 +195,12 @@ ROUTES = (
     _route(routes.INTERNAL_CONTROLLER, controller, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_COMMIT_VERSION, commit_version, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_QUORUM, quorum, MAX_COMMAND_BYTES),
+    PostRoute(
+        routes.INTERNAL_INTRODUCTION,
+        introduction,
+        lambda _: MAX_INTRODUCTION_BYTES,
+        admit=admit_namesake,
+    ),
     _route(routes.INTERNAL_UNREACHABLE, unreachable_broker, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_FEATURE_LEVELS, feature_levels, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_NODE_REPORT, node_report, MAX_COMMAND_BYTES),

@@ -12,9 +12,10 @@ import msgspec
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient, Purpose, not_an_answer
-from ottla_broker.drivers.peer_messages import QuorumCall, SupportedFeatureLevels, encode
+from ottla_broker.drivers.peer_messages import QuorumCall, encode
 from ottla_broker.drivers.raft_administration import CHANGE_TIMEOUT_MS, TRANSFER_TIMEOUT_MS
 from ottla_broker.drivers.raft_driver import RaftDriver
+from ottla_broker.services.introductions import QUESTION_TIMEOUT_MS, IntroductionService
 from ottla_cluster.controller.features import VOTER_CHANGES, require
 from ottla_cluster.raft.configuration import Voter
 from ottla_cluster.raft.progress import Progress
@@ -34,9 +35,6 @@ from ottla_protocol.models_quorum import (
     TransferRequest,
 )
 
-QUESTION_TIMEOUT_MS = 2_000
-"""How long a node that is to vote may take to say who it is."""
-
 CALL_TIMEOUT_MS = QUESTION_TIMEOUT_MS + CHANGE_TIMEOUT_MS + TRANSFER_TIMEOUT_MS
 SETTLE_TIMEOUT_MS = 3_000
 """How long the next leader may take to tell what has become of the quorum."""
@@ -52,12 +50,19 @@ class QuorumService:
     """Describes the quorum, changes its voters, hands its leadership over."""
 
     def __init__(
-        self, *, node_id: int, metadata: MetadataCache, raft: RaftDriver, peers: PeerClient
+        self,
+        *,
+        node_id: int,
+        metadata: MetadataCache,
+        raft: RaftDriver,
+        peers: PeerClient,
+        introductions: IntroductionService,
     ) -> None:
         self._node_id = node_id
         self._metadata = metadata
         self._raft = raft
         self._peers = peers
+        self._introductions = introductions
 
     async def describe(self) -> QuorumDescription:
         """The quorum as its leader sees it.
@@ -178,8 +183,9 @@ class QuorumService:
         """Ask the process at that URL, or the known one, who it is, before the quorum counts on it.
 
         Raises:
-            InvalidVoterChangeError: another node answers, or one that is no controller.
-            UnavailableError: none does.
+            InvalidVoterChangeError: another node answers, one that is no controller, or somebody
+                who does not know the cluster's secret, and is not told it.
+            UnavailableError: nobody does.
         """
         if node_id == self._node_id or node_id in self._raft.node.configuration.voter_ids:
             # The refusal of a voter says more.
@@ -187,15 +193,8 @@ class QuorumService:
         at = url or self._raft.url_of(node_id)
         if at is None:
             raise _unknown_url(node_id)
-        answer = await self._peers.call(
-            at,
-            routes.INTERNAL_FEATURE_LEVELS,
-            b"",
-            timeout_ms=QUESTION_TIMEOUT_MS,
-            answer=SupportedFeatureLevels,
-            purpose=Purpose.CLIENT,
-        )
-        if answer.node_id not in (None, node_id):
+        answer = await self._introductions.ask(at)
+        if answer.node_id != node_id:
             raise InvalidVoterChangeError(
                 f"url: at {at} answers node {answer.node_id}, not node {node_id}",
                 outcome=Outcome.NOT_APPLIED,
