@@ -39,6 +39,7 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Change nothing; what a page does not get to read of their answers is the browser's to see to."""
 
 _EXPOSED = (
+    routes.HEADER_REQUEST_ID,
     routes.HEADER_SERVED_BY,
     routes.HEADER_LEADER,
     routes.HEADER_CURSOR,

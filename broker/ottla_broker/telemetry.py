@@ -29,6 +29,7 @@ from ottla_broker.follower_gauges import FollowerGauges
 from ottla_broker.group_lag_gauges import GroupLagGauges
 from ottla_broker.limit_gauges import LimitGauges
 from ottla_broker.partition_gauges import PartitionGauges
+from ottla_broker.request_id import add_request_id
 
 LATENCY_BUCKETS_SECONDS = (
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
@@ -417,6 +418,7 @@ def configure_logging(log_format: str | None, level: str, **context: Any) -> Non
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            add_request_id,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

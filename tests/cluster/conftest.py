@@ -26,7 +26,8 @@ def http():
 def shared(tmp_path_factory, http, launch):
     """Three brokers that no test stops, pauses or fills."""
     # Tests give records timestamps of 1970, and a session may last longer than retention waits.
-    settings = {"OTTLA_RETENTION_CHECK_INTERVAL_MS": "86400000"}
+    # What logs must not hold, they must not hold at any level.
+    settings = {"OTTLA_RETENTION_CHECK_INTERVAL_MS": "86400000", "OTTLA_LOG_LEVEL": "debug"}
     directory = tmp_path_factory.mktemp("shared")
     with LocalCluster(directory, settings=settings, launch=launch) as cluster:
         yield ClusterClient(cluster, http)

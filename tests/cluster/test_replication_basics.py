@@ -7,6 +7,7 @@ import time
 import pytest
 
 from ottla_ops.generate.metrics_reference import FOOTER, metrics_reference
+from ottla_protocol import routes
 from tests.cluster.awaiting import eventually
 
 pytestmark = pytest.mark.cluster
@@ -229,7 +230,57 @@ class TestMetrics:
         assert "canary" not in text.lower()
 
 
+def log_lines(broker):
+    return [json.loads(line) for line in broker.log_path.read_text().splitlines()]
+
+
 class TestLogs:
+    def test_all_who_serve_a_request_name_it(self, shared, topic):
+        leader = shared.leader(topic)
+        asked = shared.others(leader)[0]
+        produced, read = f"{topic}-produce", f"{topic}/read"
+        name = routes.HEADER_REQUEST_ID
+        path = f"{shared.url(asked)}/v1/topics/{topic}/partitions/0/records"
+        answer = shared.produce(topic, [{"value": 1}], via=asked, headers={name: produced})
+        assert answer.expect(200).headers[name] == produced
+        answer = shared.http.get(path, headers={name: read}, offset=0).expect(200)
+        assert (answer.headers[name], len(answer.document["records"])) == (read, 1)
+
+        def named(node, request_id):
+            return [
+                (line["method"], line["path"], line["status"])
+                for line in log_lines(shared.cluster.broker(node))
+                if line.get("request_id") == request_id and line["event"] == "request_answered"
+            ]
+
+        records = routes.PARTITION_RECORDS
+        eventually(lambda: named(asked, produced) == [("POST", routes.TOPIC_RECORDS, 200)])
+        eventually(lambda: named(leader, produced) == [("POST", routes.INTERNAL_PRODUCE, 200)])
+        for node in (asked, leader):
+            eventually(lambda node=node: named(node, read) == [("GET", records, 200)])
+
+    def test_a_request_without_an_id_gets_one_and_its_error_tells_it(self, shared):
+        name = routes.HEADER_REQUEST_ID
+        url = f"{shared.any_url()}/v1/topics/absent"
+        for call in (
+            lambda headers: shared.http.get(url, headers=headers),
+            lambda headers: shared.http.post(f"{url}/records", {"records": []}, headers=headers),
+        ):
+            answers = [call(headers) for headers in ({}, {name: "not an id"}, {name: "an-id"})]
+            told = [answer.headers[name] for answer in answers]
+            assert len(set(told)) == 3
+            assert told[2] == "an-id"
+            assert "not an id" not in told
+            assert [answer.document["request_id"] for answer in answers] == told
+
+    def test_a_change_of_state_has_one_line(self, shared):
+        for broker in shared.cluster.brokers:
+            events = [line["event"] for line in log_lines(broker)]
+            assert events.count("listening") == 1
+            for pair in (("unfenced", "fenced"), ("controller_active", "controller_resigned")):
+                told = [event for event in events if event in pair]
+                assert told == [pair[index % 2] for index in range(len(told))]
+
     def test_lines_are_json_and_hold_no_record(self, shared, topic):
         shared.append(topic, "canary-value")
         shared.produce(topic, [{"key": "canary-key", "value": 1}], acks=5)

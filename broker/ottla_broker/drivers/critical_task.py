@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from ottla_broker.request_id import outside_requests
 from ottla_broker.storage.disk_full import is_disk_failure
 from ottla_protocol.errors import InternalError, OttlaError, StorageError
 
@@ -37,7 +38,7 @@ class CriticalTask:
         self._name = name
         self._on_failure = on_failure
         self._is_unwanted = False
-        self._task = asyncio.create_task(self._guarded(), name=name)
+        self._task = asyncio.create_task(self._guarded(), name=name, context=outside_requests())
         self._task.add_done_callback(self._ended)
 
     def cancel(self) -> None:

@@ -41,6 +41,7 @@ from ottla_broker.drivers.peer_pool import (
     PeerPool,
     connect,
 )
+from ottla_broker.request_id import REQUEST_ID
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     InconsistentClusterIdError,
@@ -57,6 +58,9 @@ Message = TypeVar("Message")
 MAX_PARKED_CALLS_PER_PEER = 4_096
 """Calls that wait at one peer for something to happen there; each takes a connection. Fewer where
 the descriptors of the process do not suffice: all peers share them."""
+
+
+_REQUEST_ID_FIELD = routes.HEADER_REQUEST_ID.encode("ascii")
 
 
 class PeerUnavailableError(UnavailableError):
@@ -290,7 +294,7 @@ class PeerClient:
             pool.give_back(base_url, connection)
 
     def _head(self, purpose: Purpose, base_url: str, path: str, body_bytes: int) -> bytes:
-        """The request line and headers; all but the length is the same every time."""
+        """The request line and headers; all but length and request is the same every time."""
         head = self._heads.get((purpose, base_url, path))
         if head is None:
             lines = [
@@ -303,7 +307,12 @@ class PeerClient:
             ]
             head = "\r\n".join(lines).encode("ascii")
             self._heads[purpose, base_url, path] = head
-        return b"%b%d\r\n\r\n" % (head, body_bytes)
+        request_id = REQUEST_ID.get()
+        if request_id is None:
+            return b"%b%d\r\n\r\n" % (head, body_bytes)
+        return b"%b%d\r\n%b: %b\r\n\r\n" % (
+            head, body_bytes, _REQUEST_ID_FIELD, request_id.encode("ascii"),
+        )  # fmt: skip
 
 
 @contextmanager

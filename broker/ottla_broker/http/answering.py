@@ -9,6 +9,7 @@ from prometheus_client import Counter
 
 from ottla_broker.http.context import BrokerContext
 from ottla_broker.http.post import Answer, Post, PostRoute, problem_answer
+from ottla_broker.request_id import REQUEST_ID
 from ottla_broker.telemetry import METRICS
 from ottla_protocol.errors import InternalError, OttlaError, Outcome
 
@@ -27,6 +28,19 @@ def count(route: str, method: str, status: int) -> None:
     counter.inc()
 
 
+def answered(method: str, path: str, status: int) -> None:
+    """Count one answer, and log it, at the debug level and if it is for a client's request.
+
+    Args:
+        method: of the request.
+        path: the route's, with `{name}` for what clients make up.
+        status: of the answer.
+    """
+    count(path, method, status)
+    if REQUEST_ID.get() is not None:
+        log.debug("request_answered", method=method, path=path, status=status)
+
+
 def defect(method: str) -> OttlaError:
     """What the client hears of an exception that nobody foresaw."""
     outcome = Outcome.UNKNOWN if method == "POST" else None
@@ -37,7 +51,7 @@ def refusal(route: PostRoute, error: OttlaError) -> Answer:
     """The answer to a request that fails before its handler."""
     if route.is_write:
         error = error.with_outcome(Outcome.NOT_APPLIED)
-    count(route.path, "POST", error.status)
+    answered("POST", route.path, error.status)
     return problem_answer(error)
 
 
@@ -50,5 +64,5 @@ async def answer_post(context: BrokerContext, route: PostRoute, post: Post) -> A
     except Exception:
         log.exception("request_failed", method="POST", path=route.path)
         answer = problem_answer(defect("POST"))
-    count(route.path, "POST", answer.status)
+    answered("POST", route.path, answer.status)
     return answer

@@ -13,7 +13,7 @@ from ottla_broker.http.operation_tables import OPERATIONS
 from ottla_broker.http.operations import Operation
 from ottla_broker.http.post import Post, PostRoute
 from ottla_broker.http.post_routes import POST_ROUTES
-from ottla_broker.http.problems import Handler, problems, web_response
+from ottla_broker.http.problems import Handler, problems, tell_request_id, web_response
 from ottla_broker.http.rest_v2.errors import is_proxy_path
 from ottla_broker.http.site_guard import name_server, site_guard, tell_origins
 from ottla_protocol import routes
@@ -29,6 +29,7 @@ def build_application(context: BrokerContext) -> web.Application:
     application[CONTEXT] = context
     application.on_response_prepare.append(name_server)
     application.on_response_prepare.append(tell_origins)
+    application.on_response_prepare.append(tell_request_id)
     application[DESCRIPTION] = Description(OPERATIONS, context.settings.url)
     application[KNOWN_PATHS] = KnownPaths(each.path for each in OPERATIONS)
     posts = {route.path: route for route in POST_ROUTES}

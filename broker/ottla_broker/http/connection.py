@@ -42,6 +42,7 @@ from ottla_broker.http.deadlines import (
 )
 from ottla_broker.http.inflight import HeldBytes
 from ottla_broker.http.post import Answer, Post, PostRoute, problem_answer
+from ottla_broker.request_id import REQUEST_ID
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     MalformedBodyError,
@@ -91,6 +92,8 @@ class IncomingRequest:
     keep_alive: bool
     held: HeldBytes | None
     """The share of the bound on produce bodies, for writes."""
+    request_id: str | None = None
+    """None for what brokers do of their own accord."""
 
     def arrived(self, size_bytes: int) -> None:
         """Count the body's bytes, `size_bytes` in all until now.
@@ -308,6 +311,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             self.abort()
 
     async def _answer(self, request: IncomingRequest, body: bytearray) -> None:
+        REQUEST_ID.set(request.request_id)
         post = Post(request.values, request.query, request.headers, body)
         answer = await answer_post(self._listener.context, request.route, post)
         request.release()
@@ -353,9 +357,9 @@ class ServerConnection(asyncio.BufferedProtocol):
 
     def _send(self, answer: Answer, *, keep_alive: bool) -> None:
         keep_alive = keep_alive and not self._is_closing
-        self._transport.writelines(
-            (self._listener.render_head(answer, keep_alive=keep_alive), *answer.body)
-        )
+        request_id = None if self._request is None else self._request.request_id
+        head = self._listener.render_head(answer, keep_alive=keep_alive, request_id=request_id)
+        self._transport.writelines((head, *answer.body))
 
     def turn_away(self) -> None:
         """Answer that there are too many connections, whatever is asked, and end this one."""
@@ -366,7 +370,11 @@ class ServerConnection(asyncio.BufferedProtocol):
         """Answer without reading further: what follows on the connection is of no use then."""
         assert self._request is not None
         self._request.release()
-        self._end_with(refusal(self._request.route, error))
+        # Perhaps within the task of the request before.
+        outer = REQUEST_ID.set(self._request.request_id)
+        answer = refusal(self._request.route, error)
+        REQUEST_ID.reset(outer)
+        self._end_with(answer)
 
     def _end_with(self, answer: Answer) -> None:
         """Send this, and throw away what still comes."""

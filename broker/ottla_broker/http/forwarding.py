@@ -11,6 +11,7 @@ from ottla_broker.drivers.peer_pool import CONNECT_TIMEOUT_MS
 from ottla_broker.drivers.racing import Unless
 from ottla_broker.http.admission import is_member
 from ottla_broker.http.context import context_of
+from ottla_broker.request_id import REQUEST_ID
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.image import BrokerRegistration, Partition
 from ottla_protocol import routes
@@ -115,11 +116,7 @@ async def _stream_through(
             upstream = await session.request(
                 request.method,
                 registration.url + request.raw_path,
-                headers=[
-                    (name, value)
-                    for name in _ASKED_WITH
-                    for value in request.headers.getall(name, ())
-                ],
+                headers=_headers_of(request),
                 timeout=aiohttp.ClientTimeout(
                     total=FORWARD_TIMEOUT_MS / 1000, sock_connect=CONNECT_TIMEOUT_MS / 1000
                 ),
@@ -157,6 +154,17 @@ async def _stream_through(
             return response
     METRICS.forwarded_requests.labels("read", "ok").inc()
     return response
+
+
+def _headers_of(request: web.Request) -> list[tuple[str, str]]:
+    """What the leader is to be told of the request."""
+    request_id = REQUEST_ID.get()
+    passed_on = [
+        (name, value) for name in _ASKED_WITH for value in request.headers.getall(name, ())
+    ]
+    if request_id is not None:
+        passed_on.append((routes.HEADER_REQUEST_ID, request_id))
+    return passed_on
 
 
 def _for_client(error: OttlaError, topic: str, partition: int) -> OttlaError:

@@ -20,6 +20,7 @@ from ottla_broker.http.inflight import HeldBytes
 from ottla_broker.http.post import Answer
 from ottla_broker.http.post_routes import Found, find_post_route
 from ottla_broker.http.request_head import RequestHead, parse_head
+from ottla_broker.request_id import accepted, take_from_head
 from ottla_protocol import routes
 from ottla_protocol.errors import Outcome, OverloadedError
 
@@ -232,6 +233,7 @@ class Listener:
 
     def recognise(self, head: bytes) -> IncomingRequest | None:
         """The request that begins with this head; None where it is aiohttp's."""
+        told, head = take_from_head(head)
         is_long = len(head) > KNOWN_HEAD_BYTES_MAX
         known = self._understand(head) if is_long else self._recall(head)
         if known is None:
@@ -255,13 +257,16 @@ class Listener:
             parsed.content_length,
             parsed.keep_alive,
             held,
+            accepted(told, is_internal=route.path.startswith(routes.INTERNAL_PREFIX)),
         )
 
     def admit(self, request: IncomingRequest) -> None:
         """Let the route refuse by the headers alone; raises what it raises."""
         request.route.admit(self.context, request.headers)
 
-    def render_head(self, answer: Answer, *, keep_alive: bool) -> bytes:
+    def render_head(
+        self, answer: Answer, *, keep_alive: bool, request_id: str | None = None
+    ) -> bytes:
         """The status line and the headers of an answer."""
         known = (answer.status, answer.content_type)
         head = self._heads.get(known)
@@ -276,6 +281,8 @@ class Listener:
             head += f"Content-Length: {sum(len(part) for part in answer.body)}\r\n"
         for name, value in answer.headers:
             head += f"{name}: {value}\r\n"
+        if request_id is not None:
+            head += f"{routes.HEADER_REQUEST_ID}: {request_id}\r\n"
         if not keep_alive:
             head += "Connection: close\r\n"
         return f"{head}Date: {self._now()}\r\n\r\n".encode("latin-1")

@@ -38,11 +38,16 @@ PROBLEM_SCHEMA: Mapping[str, Any] = {
         "code": {"type": "string"},
         "retriable": {"type": "boolean"},
         "outcome": {"enum": [outcome.value for outcome in Outcome]},
+        "request_id": {"type": "string"},
     },
     "required": ["type", "title", "status", "detail", "code", "retriable"],
 }
 
-SERVED_BY_DESCRIPTION = "Node id of the broker that did the work."
+EVERY_ANSWERS_HEADERS: Mapping[str, str] = {
+    routes.HEADER_REQUEST_ID: "The request's own id, as it was sent or as the broker made it; the "
+    "logs of every broker that served it have it.",
+    routes.HEADER_SERVED_BY: "Node id of the broker that did the work.",
+}
 
 
 def openapi_document(operations: Sequence[Operation], *, version: str) -> dict[str, Any]:
@@ -198,7 +203,7 @@ def _responses(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
 def _reply(reply: Reply, schemas: _Schemas) -> dict[str, Any]:
     described: dict[str, Any] = {
         "description": reply.description,
-        "headers": _headers({routes.HEADER_SERVED_BY: SERVED_BY_DESCRIPTION, **reply.headers}),
+        "headers": _headers({**EVERY_ANSWERS_HEADERS, **reply.headers}),
     }
     if reply.contents:
         described["content"] = _content(reply.contents, schemas)
@@ -207,7 +212,7 @@ def _reply(reply: Reply, schemas: _Schemas) -> dict[str, Any]:
 
 def _problem(status: int, errors: Sequence[type[OttlaError]]) -> dict[str, Any]:
     codes = list(dict.fromkeys(error.code for error in errors))
-    headers = {routes.HEADER_SERVED_BY: SERVED_BY_DESCRIPTION}
+    headers = {**EVERY_ANSWERS_HEADERS}
     if status in RETRY_AFTER_STATUSES:
         headers["Retry-After"] = "Seconds after which to try again."
     return {

@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from ottla_broker.http.context import BrokerContext
+from ottla_broker.request_id import REQUEST_ID
 from ottla_broker.settings import Settings
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError
@@ -78,7 +79,12 @@ def problem_answer(error: OttlaError) -> Answer:
     headers: tuple[tuple[str, str], ...] = ()
     if error.status in RETRY_AFTER_STATUSES:
         headers = (("Retry-After", str(error.members.get("retry_after_seconds", 1))),)
-    body = msgspec.json.encode(_encodable(error.problem()))
+    document = error.problem()
+    request_id = REQUEST_ID.get()
+    if request_id is not None:
+        # An error that another broker told may name more requests than this one.
+        document["request_id"] = request_id
+    body = msgspec.json.encode(_encodable(document))
     return Answer(error.status, routes.PROBLEM_JSON, (body,), headers)
 
 

@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from ottla_broker.http.answering import count, defect
+from ottla_broker.http.answering import answered, defect
 from ottla_broker.http.context import context_of
 from ottla_broker.http.known_paths import KNOWN_PATHS
 from ottla_broker.http.post import Answer, problem_answer
 from ottla_broker.http.rest_v2.errors import is_proxy_path, plain_error_response
 from ottla_broker.http.rest_v3.errors import rest_answer
+from ottla_broker.request_id import REQUEST_ID, accepted
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     InvalidRequestError,
@@ -53,9 +54,9 @@ def _count(request: web.Request, status: int) -> None:
     resource = request.match_info.route.resource
     # Where no route matched, path and method are the client's to make up: they are no labels.
     if resource is None:
-        count(UNMATCHED, UNMATCHED, status)
+        answered(UNMATCHED, UNMATCHED, status)
     else:
-        count(resource.canonical, request.method, status)
+        answered(request.method, resource.canonical, status)
 
 
 def _is_sent_away(request: web.Request) -> bool:
@@ -70,9 +71,19 @@ def _no_such_path(request: web.Request) -> str:
     return f"there is no {request.path}; {meant}{routes.DOCS} has all calls"
 
 
+async def tell_request_id(_: web.Request, response: web.StreamResponse) -> None:
+    """Name the request in its answer, streams included; before its head is sent."""
+    request_id = REQUEST_ID.get()
+    if request_id is not None:
+        response.headers[routes.HEADER_REQUEST_ID] = request_id
+
+
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer errors, count requests, and name the broker that served."""
+    """Answer errors, count requests, and name the request and the broker that served."""
+    is_internal = request.path.startswith(routes.INTERNAL_PREFIX)
+    told = request.headers.get(routes.HEADER_REQUEST_ID)
+    REQUEST_ID.set(accepted(told, is_internal=is_internal))
     try:
         response = await handler(request)
     except OttlaError as error:

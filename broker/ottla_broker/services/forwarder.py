@@ -17,6 +17,7 @@ from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, Purpose
 from ottla_broker.drivers.peer_messages import encode
 from ottla_broker.drivers.racing import Unless
+from ottla_broker.request_id import REQUEST_ID, joined
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.image import BrokerRegistration, BrokerState
@@ -65,6 +66,7 @@ class _Waiting:
     batches: list[BatchToAppend]
     options: ProduceOptions
     results: asyncio.Future[Results]
+    request_id: str | None
 
     @property
     def size_bytes(self) -> int:
@@ -94,7 +96,7 @@ class ProduceForwarder:
     ) -> Results:
         """Have `leader` append the batches; results in their order, each with its outcome."""
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(batches, options, loop.create_future())
+        waiting = _Waiting(batches, options, loop.create_future(), REQUEST_ID.get())
         key = (leader, options.acks)
         gathering = self._gathering.setdefault(key, _Gathering())
         gathering.waiting.append(waiting)
@@ -144,6 +146,8 @@ class ProduceForwarder:
 
     async def _send(self, key: tuple[int, int], group: list[_Waiting]) -> None:
         leader, acks = key
+        # This task is no request's own: it began with whichever came first, or last.
+        REQUEST_ID.set(joined(waiting.request_id for waiting in group))
         batches = [batch for waiting in group for batch in waiting.batches]
         remaining_ms = max(waiting.options.remaining_ms for waiting in group)
         try:

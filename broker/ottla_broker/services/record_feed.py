@@ -20,6 +20,7 @@ import structlog
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.request_id import outside_requests
 from ottla_broker.services.leader_reads import LeaderReads, cancel_all
 from ottla_broker.services.rendered_reads import RenderedPiece, render_batches, with_cursors
 from ottla_broker.services.stream_rendering import StreamRendering
@@ -174,7 +175,9 @@ class RecordFeed:
 
     def start(self) -> None:
         """Begin to read."""
-        self._task = asyncio.create_task(self._run(), name="record-feed")
+        self._task = asyncio.create_task(
+            self._run(), name="record-feed", context=outside_requests()
+        )
 
     def close(self) -> None:
         """Stop reading; nobody follows any more."""

@@ -1,6 +1,7 @@
 """The listener on real sockets: both ways give one answer, and what a client does wrong ends."""
 
 import asyncio
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -233,6 +234,28 @@ async def test_errors_become_problems_and_the_connection_goes_on(broker, client)
     assert b"unknown" in body
     broker.handler = broker.echo
     assert (await client.send(b"x").answer())[0] == 200
+
+
+async def test_a_request_is_named_in_its_answer_and_its_error(broker, client):
+    _, fields, _ = await client.send(b"x", fields=("X-Request-ID: r-1",)).answer()
+    assert fields["x-request-id"] == "r-1"
+    made = [(await client.send(b"x").answer())[1]["x-request-id"] for _ in range(2)]
+    assert len({"r-1", *made}) == 3
+    assert all("x-request-id" not in post.headers for post in broker.posts)
+
+    async def fail(context, post):
+        raise NotControllerError("elsewhere")
+
+    broker.handler = fail
+    # What is read behind an answer begins within the task of that request.
+    client.send(b"x", fields=("X-Request-Id: r-2",)).send(b"x", fields=("X-Request-Id: r-3",))
+    for name in ("r-2", "r-3"):
+        _, fields, body = await client.answer()
+        assert (fields["x-request-id"], json.loads(body)["request_id"]) == (name, name)
+    broker.refuse = ClusterAuthorizationFailedError("no")
+    client.send(b"x", fields=("X-Request-Id: r-4",))
+    _, fields, body = await client.answer()
+    assert (fields["x-request-id"], json.loads(body)["request_id"]) == ("r-4", "r-4")
 
 
 async def test_whoever_is_not_admitted_hears_it_before_his_body_is_read(broker, client):
