@@ -29,7 +29,7 @@ from loadtests.load_report import BrokerKill, LoadOutcome, report_lines, write_r
 from loadtests.load_run import LoadRun, read_run
 from loadtests.locust_process import LocustError, LocustProcess
 from loadtests.read_back import ReadBackError, check_topic
-from loadtests.scenarios import USER_CLASSES, WRITING
+from loadtests.scenarios import PARTITIONS, USER_CLASSES, WRITING
 from ottla import Admin
 from ottla_ops.local_cluster import LocalCluster, LocalClusterError
 from ottla_protocol.errors import OttlaError
@@ -118,8 +118,11 @@ def run_web_page(cluster: LocalCluster, directory: Path, results: Path, port: in
         *_own_arguments(cluster, directory),
     ]
     with LocustProcess(arguments, directory / "started", is_ramp=True) as locust:
-        print(f"http://127.0.0.1:{port}; Ctrl-C ends it and reads everything back", flush=True)
         try:
+            if locust.wait_listening(port):
+                print(
+                    f"http://127.0.0.1:{port}; Ctrl-C ends it and checks what is left", flush=True
+                )
             return locust.wait_end(None)
         except KeyboardInterrupt:
             locust.interrupt()
@@ -140,6 +143,8 @@ def verify(cluster: LocalCluster, directory: Path) -> tuple[LoadRun, Verdict]:
     Raises:
         LoadError: what was acknowledged cannot be known or read.
     """
+    if not (directory / "acknowledged.ndjson").exists():
+        raise LoadError("no run has begun")
     try:
         run = read_run(directory / "run.json")
         check = read_acknowledged(directory / "acknowledged.ndjson")
@@ -161,6 +166,9 @@ def run_load(chosen: argparse.Namespace, results: Path) -> LoadOutcome:
         directory = Path(temporary)
         with _started(LocalCluster(directory, brokers=BROKERS)) as cluster:
             kill = None
+            # Not left to the users: locust counts the time from before their topic is there.
+            with Admin(cluster.bootstrap) as admin:
+                admin.create_topic(TOPIC, partitions=PARTITIONS, replication_factor=BROKERS)
             if chosen.ui:
                 exit_code = run_web_page(cluster, directory, results, chosen.web_port)
             else:
@@ -223,6 +231,14 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return chosen
 
 
+def write_plots_of(outcome: LoadOutcome, results: Path) -> None:
+    """The plots of the run, into this directory."""
+    # Imported late: it takes as long as everything else together.
+    from loadtests.load_plots import write_plots
+
+    write_plots(results, outcome.run, outcome.kill)
+
+
 def _end(*_: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
@@ -242,10 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     write_report(results / "load.json", outcome)
-    # Imported late: it takes as long as everything else together.
-    from loadtests.load_plots import write_plots
-
-    write_plots(results, outcome.run, outcome.kill)
+    write_plots_of(outcome, results)
     for line in report_lines(outcome):
         print(line)
     print(f"reports are in {results}")

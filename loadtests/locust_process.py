@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -67,6 +68,21 @@ class LocustProcess:
                 raise LocustError(f"locust did not begin within {BEGIN_TIMEOUT_S:.0f} s")
             time.sleep(LOOK_INTERVAL_S)
         return True
+
+    def wait_listening(self, port: int) -> bool:
+        """Wait until its page answers on the loopback; False when locust ended instead.
+
+        Raises:
+            LocustError: neither happened within BEGIN_TIMEOUT_S.
+        """
+        deadline_s = time.monotonic() + BEGIN_TIMEOUT_S
+        while self._process.poll() is None:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+                return True
+            if time.monotonic() >= deadline_s:
+                raise LocustError(f"locust's page was not there after {BEGIN_TIMEOUT_S:.0f} s")
+            time.sleep(LOOK_INTERVAL_S)
+        return False
 
     def runs_for(self, seconds: float) -> bool:
         """Wait for so long; False as soon as it has ended."""

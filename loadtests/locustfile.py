@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import gevent
 from locust import events
 
+from loadtests.scenarios import PARTITIONS
 from loadtests.scenarios.batch_produce import BatchProduceUser
 from loadtests.scenarios.event_streams import EventStreamUser
 from loadtests.scenarios.group_polls import GroupPollUser
@@ -36,8 +36,6 @@ __all__ = [
     "SingleProduceUser",
 ]
 
-PARTITIONS = 6
-
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]  # locust's own
 def _add_arguments(parser: Any) -> None:
@@ -58,7 +56,7 @@ def _begin(environment: Any, **_: Any) -> None:
     with Admin(broker_urls(environment)) as admin, suppress(TopicAlreadyExistsError):
         admin.create_topic(options.topic, partitions=PARTITIONS)
     RUN.begin(Path(options.acknowledged) if options.acknowledged else None)
-    gevent.spawn(RUN.count_users, environment)
+    RUN.count_users(environment)
     if options.started_file:
         Path(options.started_file).touch()
 

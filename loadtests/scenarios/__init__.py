@@ -7,6 +7,9 @@ starts a run; `USER_CLASSES` names the classes that `loadtests/locustfile.py` ha
 from collections.abc import Mapping
 from types import MappingProxyType
 
+PARTITIONS = 6
+"""Of the topic that they write."""
+
 USER_CLASSES: Mapping[str, str] = MappingProxyType(
     {
         "single-produce": "SingleProduceUser",

@@ -17,7 +17,7 @@ from locust import task
 from loadtests.event_stream_reader import EventStreamReader
 from loadtests.scenarios.http_user import OttlaHttpUser, name_of
 from loadtests.scenarios.run_state import RUN, report
-from loadtests.settlement import judge
+from loadtests.settlement import SETTLE_TIMEOUT_S, judge
 from ottla_protocol.routes import EVENT_STREAM, HEADER_LAST_EVENT_ID
 
 FOLLOW_S = (2.0, 6.0)
@@ -44,6 +44,7 @@ class EventStreamUser(OttlaHttpUser):
         self._reader = EventStreamReader()
         self._next_offsets: dict[int, int] = {}
         self._reported_s = 0.0
+        self._began_s: float | None = None  # When the stream that is not there yet was asked for.
 
     @task
     def follow(self) -> None:
@@ -58,17 +59,15 @@ class EventStreamUser(OttlaHttpUser):
         response = self.client.request(
             "GET", self.broker + path, headers=headers, stream=True, catch_response=True
         )
+        if self._began_s is None:
+            self._began_s = started_s
         if response.status_code != 200:
             status = response.status_code
             error = name_of(response.request_meta["exception"])
-            judgement = judge(status, bytes(response.content or b"") if status else error)
-            if judgement.step == "failed":
-                report(self.environment, "SSE", "follow", started_s, failure=judgement.reason)
-            else:
-                RUN.recorder.repeated("follow", judgement.reason)
-            self.next_broker()
+            self._refused(status, bytes(response.content or b"") if status else error)
             return
-        report(self.environment, "SSE", "follow", started_s)
+        report(self.environment, "SSE", "follow", self._began_s)
+        self._began_s = None
         self._reader.begin()
         # locust's own iterators wait for whole blocks, which a quiet stream does not fill.
         stream: Any = response._response  # noqa: SLF001 - see above
@@ -97,7 +96,9 @@ class EventStreamUser(OttlaHttpUser):
             if event is None:
                 continue
             if event.kind == "error":
-                self._refused(event.data)
+                # The stream ended with a problem document.
+                status = int(msgspec.json.decode(event.data).get("status", 500))
+                self._refused(status, event.data)
                 return
             self._arrived(_record_decoder.decode(event.data))
 
@@ -114,12 +115,17 @@ class EventStreamUser(OttlaHttpUser):
         lag_ms = max(0.0, now_s * 1000 - record.timestamp)
         report(self.environment, "SSE", "event", 0.0, failure=failure, duration_ms=lag_ms)
 
-    def _refused(self, problem: bytes) -> None:
-        """The stream ended with an error: a problem document."""
-        status = int(msgspec.json.decode(problem).get("status", 500))
-        judgement = judge(status, problem)
+    def _refused(self, status: int, body: bytes) -> None:
+        """There is no stream, or no more of it: try another broker, for as long as may be."""
+        judgement = judge(status, body)
+        failure: str | None = judgement.reason
+        now_s = time.perf_counter()
+        began_s = now_s if self._began_s is None else self._began_s
         self.next_broker()
-        if judgement.step == "failed":
-            report(self.environment, "SSE", "follow", time.perf_counter(), failure=judgement.reason)
-        else:
+        if judgement.step == "again":
             RUN.recorder.repeated("follow", judgement.reason)
+            if now_s - began_s < SETTLE_TIMEOUT_S:
+                return
+            failure = f"not settled within {SETTLE_TIMEOUT_S:.0f} s: {judgement.reason}"
+        report(self.environment, "SSE", "follow", began_s, failure=failure)
+        self._began_s = None

@@ -39,6 +39,7 @@ class RunState:
         self._sent = 0
         self._writers = count()
         self._file: IO[bytes] | None = None
+        self._counting: Any = None
 
     @property
     def aircraft(self) -> int:
@@ -62,7 +63,11 @@ class RunState:
             write_run(run_file, self.recorder.run(groups))
 
     def count_users(self, environment: Any) -> None:
-        """Note the number of users every second, for ever; for a greenlet of its own."""
+        """Note the number of users every second from now on."""
+        if self._counting is None:
+            self._counting = gevent.spawn(self._count_users, environment)
+
+    def _count_users(self, environment: Any) -> None:
         while True:
             self.recorder.users(time.time(), environment.runner.user_count)
             gevent.sleep(USERS_INTERVAL_S)

@@ -148,6 +148,7 @@ def test_a_run_that_cannot_be_made_fails(monkeypatch, tmp_path, capsys):
 def test_the_exit_code_is_the_outcome(monkeypatch, tmp_path, capsys, code):
     made = outcome(verdict=verdict(lose=[0] if code else []))
     monkeypatch.setattr(load, "run_load", lambda *_: made)
+    monkeypatch.setattr(load, "write_plots_of", lambda *_: None)
     monkeypatch.setattr(load.signal, "signal", lambda *_: None)
     assert load.main(["--results", str(tmp_path)]) == code
     assert (tmp_path / "load.json").exists()
