@@ -724,9 +724,13 @@ class Partition:
         self.high_watermark = min(self.high_watermark, self.log.log_end_offset)
         self._activity.watermarks_moved = True
 
-    async def close(self) -> None:
-        """Fail what waits, then flush and close the log."""
+    def withdraw(self) -> None:
+        """Give up the role, and fail what waits."""
         self._step_down()
         self._fail_acks(self.state)
         self._wake_all()
+
+    async def close(self) -> None:
+        """Fail what waits, then flush and close the log."""
+        self.withdraw()
         await self.log.close()

@@ -27,6 +27,7 @@ from ottla_broker.drivers.replica_openings import (
     OPENINGS_AT_ONCE,
     ReplicaOpenings,
 )
+from ottla_broker.drivers.replica_removals import ReplicaRemovals
 from ottla_broker.drivers.witness_keeper import WitnessKeeper
 from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
@@ -120,6 +121,7 @@ class ReplicaManager:
         )
         # Logs that are slow to open take their roles when they are open.
         self._openings = ReplicaOpenings(on_late=self._opened_late, on_failure=on_failure)
+        self._removals = ReplicaRemovals(remove=self._remove_log, on_failure=on_failure)
         self._opening_at_once = asyncio.Semaphore(OPENINGS_AT_ONCE)
         # Held while roles change: by the metadata, or because a log is to be cut, or was.
         self._changing_roles = asyncio.Lock()
@@ -193,6 +195,7 @@ class ReplicaManager:
         """Stop fetching, answer what waits, flush and close every log."""
         await stop_all(self._tasks)
         await self._openings.stop()
+        await self._removals.stop()
         await asyncio.gather(*(fetcher.stop() for fetcher in self._fetchers.values()))
         await self._write_checkpoint()
         await asyncio.gather(*(partition.close() for partition in self.partitions.values()))
@@ -287,10 +290,12 @@ class ReplicaManager:
         previous = self._applied
         changes = changes_for(self._node_id, previous, image)
         wanted = changes.wanted
-        for key in changes.unwanted:
-            # One that is being opened goes when it is open.
-            if key in self.partitions and key not in self._openings:
-                await self._remove(key)
+        # One that is being opened goes when it is open.
+        hosted = (key for key in changes.unwanted if key in self.partitions)
+        for done, key in enumerate([key for key in hosted if key not in self._openings], 1):
+            await self._let_go(key)
+            if done % ROLE_STEP == 0:
+                await asyncio.sleep(0)
         if previous is None:
             await self._logs.prepare(wanted.keys())
         # In the metadata's order, as on every broker: a leader gives its followers' logs only so
@@ -361,7 +366,7 @@ class ReplicaManager:
     async def _open_after(
         self, namesakes: Sequence[tuple[str, int]], topic: Topic, state: PartitionState
     ) -> None:
-        """Open a log once namesakes are gone that are being opened in its place.
+        """Open a log once its place is free of namesakes, and of what it was here before.
 
         Only this log waits for them: they may have to wait for room, which is perhaps to be made by
         what the metadata says next.
@@ -371,6 +376,7 @@ class ReplicaManager:
             async with self._changing_roles:
                 if key in self.partitions:
                     await self._remove(key)
+        await self._removals.ended((topic.name, state.partition))
         await self._open(topic, state)
 
     async def _open(self, topic: Topic, state: PartitionState) -> None:
@@ -589,16 +595,29 @@ class ReplicaManager:
             await self._fetchers.pop(leader_id).stop()
 
     async def _remove(self, key: tuple[str, int]) -> None:
+        await self._remove_log(await self._withdrawn(key))
+
+    async def _let_go(self, key: tuple[str, int]) -> None:
+        """End a replica's part; its log goes when its turn comes."""
+        hosted = await self._withdrawn(key)
+        self._removals.begin((hosted.state.topic, key[1]), hosted)
+
+    async def _withdrawn(self, key: tuple[str, int]) -> Partition:
+        """A replica that is hosted no longer, and has no role."""
         hosted = self.partitions[key]
         await self._stop_following(hosted)
         if key in self._cutting:
             await self._cutting[key].wait()
         del self.partitions[key]
-        await hosted.close()
-        await self._witness.forget(key)
-        await self._logs.delete(hosted.log)
         # The checkpoint must not keep its high watermark: the partition may come back, empty.
         self.activity.watermarks_moved = True
+        hosted.withdraw()
+        return hosted
+
+    async def _remove_log(self, hosted: Partition) -> None:
+        await hosted.close()
+        await self._witness.forget(hosted.key)
+        await self._logs.delete(hosted.log)
 
     # --- time -------------------------------------------------------------------------------
 

@@ -160,7 +160,59 @@ async def test_a_topic_that_is_deleted_meanwhile_goes_when_its_log_is_cut(manage
     await cutting
     await manager.replicas.wait_applied(2)
     assert KEY not in manager.replicas.partitions
-    assert not directory.exists()
+    await until(lambda: not directory.exists())
+
+
+async def test_the_metadata_does_not_wait_for_logs_that_go_and_a_namesake_does(
+    manager, monkeypatch
+):
+    manager.replicas.start()
+    manager.replicas.activate()
+    await manager.apply(image(1, topics=(ORDERS, EVENTS)))
+    removed, disk_goes_on = [], asyncio.Event()
+    delete = manager.replicas._logs.delete
+
+    async def slow_delete(log):
+        await disk_goes_on.wait()
+        await delete(log)
+        removed.append(log.identity.topic_id)
+
+    monkeypatch.setattr(manager.replicas._logs, "delete", slow_delete)
+    directory = manager.hosted.log.directory
+    await manager.apply(replace(image(2), topics={}))
+    assert (manager.replicas.partitions, removed) == ({}, [])
+    # Deleted and made again: the new log is in the same place, and so has to wait.
+    again = ORDERS[:1] + "c" * 31
+    await manager.apply(image(3, topics=(again,)))
+    assert directory.exists()
+    assert manager.replicas.partitions == {}
+    disk_goes_on.set()
+    await until(lambda: (again, 0) in manager.replicas.partitions)
+    assert ORDERS in removed
+    await until(lambda: sorted(removed) == [ORDERS, EVENTS])
+    assert directory.exists()
+
+
+async def test_a_broker_that_stops_leaves_logs_to_the_next_start(manager, monkeypatch):
+    manager.replicas.start()
+    manager.replicas.activate()
+    await manager.apply(image(1, topics=(ORDERS, EVENTS)))
+    logs = [hosted.log for hosted in manager.replicas.partitions.values()]
+    is_deleting, disk_goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow_delete(log):
+        is_deleting.set()
+        await disk_goes_on.wait()
+
+    monkeypatch.setattr(manager.replicas._logs, "delete", slow_delete)
+    await manager.apply(replace(image(2), topics={}))
+    await is_deleting.wait()
+    stopping = asyncio.create_task(manager.replicas._removals.stop())
+    await asyncio.sleep(0)
+    disk_goes_on.set()
+    await stopping
+    assert all(log._closed for log in logs)
+    assert len(manager.replicas._removals) == 1
 
 
 async def test_a_broker_that_stops_waits_for_the_log_that_is_being_cut(manager):
