@@ -49,6 +49,12 @@ def produce(
     key: Annotated[
         str | None, typer.Option(metavar="TEXT", help="One key for all records.")
     ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header", "-H", metavar="NAME=TEXT", help="A header of every record; may be repeated."
+        ),
+    ] = None,
     partition: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Partition; the broker chooses by key without it."),
@@ -79,7 +85,7 @@ def produce(
 
     session = session_of(context)
     record_format = _record_format(
-        ndjson=ndjson, key_field=key_field, key_separator=key_separator, key=key
+        ndjson=ndjson, key_field=key_field, key_separator=key_separator, key=key, header=header
     )
     target = ProduceTarget(
         topic=topic,
@@ -109,7 +115,12 @@ def produce(
 
 
 def _record_format(
-    *, ndjson: bool, key_field: str | None, key_separator: str | None, key: str | None
+    *,
+    ndjson: bool,
+    key_field: str | None,
+    key_separator: str | None,
+    key: str | None,
+    header: list[str] | None,
 ) -> "RecordFormat":
     from ottla_ops.cli.record_input import RecordFormat
 
@@ -121,7 +132,20 @@ def _record_format(
         raise usage_error("--key-separator must not be empty")
     if key is not None and (key_field is not None or key_separator is not None):
         raise usage_error("--key gives every record the same key; leave out the other key option")
-    return RecordFormat(ndjson=ndjson, key_field=key_field, key_separator=key_separator, key=key)
+    return RecordFormat(
+        ndjson=ndjson,
+        key_field=key_field,
+        key_separator=key_separator,
+        key=key,
+        headers=tuple(map(_header, header or ())),
+    )
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise usage_error(f"--header {text}: not of the form NAME=TEXT")
+    return name, value
 
 
 @contextmanager

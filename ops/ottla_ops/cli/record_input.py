@@ -39,12 +39,14 @@ class RecordFormat:
         key_field: for NDJSON objects, the member whose text becomes the key.
         key_separator: for text, what separates the key from the value.
         key: the same key for every record.
+        headers: names and texts of the headers that every record gets.
     """
 
     ndjson: bool = False
     key_field: str | None = None
     key_separator: str | None = None
     key: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def encode_record(line: bytes, record_format: RecordFormat) -> bytes | None:
             return None
         line.decode()
         key, value = _json_key_and_value(line, record_format)
-        return _joined(key, b'"value":' + value)
+        return _joined(key, b'"value":' + value, record_format)
     key_bytes: bytes | None = None
     if record_format.key_separator is not None:
         key_bytes, separator, line = line.partition(record_format.key_separator.encode())
@@ -143,6 +145,7 @@ def encode_record(line: bytes, record_format: RecordFormat) -> bytes | None:
     return _joined(
         b"" if key_bytes is None else _text_or_base64("key", "key_b64", key_bytes),
         _text_or_base64("value_text", "value_b64", line),
+        record_format,
     )
 
 
@@ -173,9 +176,11 @@ def _text_or_base64(text_name: str, base64_name: str, data: bytes) -> bytes:
         return f'"{base64_name}":"'.encode() + base64.b64encode(data) + b'"'
 
 
-def _joined(key_member: bytes, value_member: bytes) -> bytes:
-    comma = b"," if key_member else b""
-    return b"{" + key_member + comma + value_member + b"}"
+def _joined(key_member: bytes, value_member: bytes, record_format: RecordFormat) -> bytes:
+    headers = record_format.headers
+    # As pairs, because names may repeat.
+    headers_member = b'"headers":' + msgspec.json.encode(headers) if headers else b""
+    return b"{" + b",".join(filter(None, (key_member, value_member, headers_member))) + b"}"
 
 
 def _batch(records: list[bytes], input_bytes: int) -> Batch:

@@ -225,3 +225,20 @@ def test_a_terminal_is_told_what_to_do_and_ctrl_d_ends(cluster):
     assert produce.returncode == 0
     assert b"1 record written" in stderr
     assert cluster.values("t") == [b"typed"]
+
+
+@pytest.mark.parametrize("options", [[], ["--ndjson"], ["--key", "k"]])
+def test_every_record_gets_the_headers(cli, cluster, options):
+    cluster.create("t", 1)
+    arguments = ["-H", "trace=a=b", "--header", "trace=", *options]
+    assert cli("produce", "t", *arguments, stdin=b"1\n2\n", to=cluster)[0] == 0
+    records = cluster.calls("POST")[0].body["records"]
+    assert [each["headers"] for each in records] == [[["trace", "a=b"], ["trace", ""]]] * 2
+
+
+@pytest.mark.parametrize("header", ["trace", "=x"])
+def test_a_header_has_a_name_and_a_text(cli, cluster, header):
+    code, _, err = cli("produce", "t", "-H", header, stdin=b"1\n", to=cluster)
+    assert code == 2
+    assert "NAME=TEXT" in err
+    assert cluster.calls() == []
