@@ -262,6 +262,13 @@ class InconsistentClusterIdError(InvalidRequestError):
     title = "Inconsistent cluster id"
 
 
+class InvalidTransactionTimeoutError(InvalidRequestError):
+    """The transaction's time-out is out of the allowed range."""
+
+    code = "INVALID_TRANSACTION_TIMEOUT"
+    title = "Invalid transaction timeout"
+
+
 class InvalidGroupIdError(InvalidRequestError):
     """The group id breaks a naming rule."""
 
@@ -345,6 +352,13 @@ class UnknownMetadataPathError(NotFoundError):
 
     code = "UNKNOWN_METADATA_PATH"
     title = "Unknown metadata path"
+
+
+class TransactionalIdNotFoundError(NotFoundError):
+    """No producer has initialised the transactional id, or nobody has used it for long."""
+
+    code = "TRANSACTIONAL_ID_NOT_FOUND"
+    title = "Transactional id not found"
 
 
 class GroupIdNotFoundError(NotFoundError):
@@ -490,6 +504,27 @@ class DuplicateSequenceNumberError(ConflictError):
     title = "Duplicate sequence number"
 
 
+class ProducerFencedError(ConflictError):
+    """Another producer has taken the transactional id over; this one can only stop."""
+
+    code = "PRODUCER_FENCED"
+    title = "Producer fenced"
+
+
+class InvalidTransactionStateError(ConflictError):
+    """The transaction is decided the other way, or there is none to do that with."""
+
+    code = "INVALID_TXN_STATE"
+    title = "Invalid transaction state"
+
+
+class TransactionAbortableError(ConflictError):
+    """The transaction cannot be committed; once the producer has aborted it, the next one can."""
+
+    code = "TRANSACTION_ABORTABLE"
+    title = "Transaction must be aborted"
+
+
 class UnknownMemberIdError(ConflictError):
     """The group has no such member, or no longer: it must join again."""
 
@@ -621,6 +656,13 @@ class CoordinatorLoadInProgressError(UnavailableError):
 
     code = "COORDINATOR_LOAD_IN_PROGRESS"
     title = "Coordinator load in progress"
+
+
+class ConcurrentTransactionsError(UnavailableError):
+    """The producer's last transaction is decided, and its markers are being written."""
+
+    code = "CONCURRENT_TRANSACTIONS"
+    title = "Concurrent transactions"
 
 
 class GroupMaxSizeReachedError(UnavailableError):

@@ -32,6 +32,7 @@ SHARE_OF_A_TEST = 1 / 30
 """How much of the time each of the other tests is told to take; some take twice as much."""
 SIMULATION_SEEDS = 5_000
 GROUP_SEEDS = 60
+TRANSACTION_SEEDS = 3_000
 STOP_TIMEOUT_S = 60.0
 LOWER_PRIORITY = ("nice", "-n", "10")
 
@@ -105,6 +106,7 @@ async def test_and_simulate(ends_s, numbers):
                     prefix=LOWER_PRIORITY,
                     OTTLA_SIMULATION_SEEDS=str(SIMULATION_SEEDS),
                     OTTLA_GROUP_SEEDS=str(GROUP_SEEDS),
+                    OTTLA_TRANSACTION_SEEDS=str(TRANSACTION_SEEDS),
                     OTTLA_SIMULATION_FIRST_SEED=str(numbers.randrange(1 << 30)),
                 )
     except TimeoutError:

@@ -25,7 +25,8 @@ pytestmark = [
 ]
 
 SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "0"))
-DISK_BYTES = 48 * MEBIBYTE
+DISK_BYTES = 128 * MEBIBYTE
+"""Much more than the writers write in the longest run: a disk is full only of ballast."""
 SETTINGS = {"OTTLA_DISK_RESERVE_BYTES": str(8 * MEBIBYTE), "OTTLA_REPLICA_LAG_TIME_MAX_MS": "3000"}
 PARTITIONS = 3
 
@@ -128,8 +129,21 @@ def test_disks_that_fill_up_and_empty_for_a_long_time(client, topic):
                     broker.start()
             # A disk that fills up again and again counts as full for up to a minute.
             writers.wait_for_more(20, timeout_s=120)
-        client.wait_isr(topic, 3, timeout_s=120)
+        try:
+            client.wait_isr(topic, 3, timeout_s=120)
+        except AssertionError as error:
+            raise AssertionError(
+                f"{error}; seed {seed}, disks: {'; '.join(told_disks(client))}"
+            ) from error
     check(client, topic, writers, f"{filled} fillings, seed {seed}")
+
+
+def told_disks(client):
+    """For each broker whether it calls its disk full, and how much is free."""
+    for node_id in client.node_ids:
+        state = os.statvfs(data_dir(client, node_id))
+        free_bytes = state.f_bavail * state.f_frsize
+        yield f"broker {node_id} full {is_full(client, node_id)}, {free_bytes:,} bytes free"
 
 
 def refused(client, topic, partition):

@@ -17,7 +17,7 @@ from ottla_protocol.errors import (
     Outcome,
     OutOfOrderSequenceNumberError,
 )
-from ottla_protocol.record_batch import MAX_SEQUENCE, read_header
+from ottla_protocol.record_batch import MAX_SEQUENCE, NO_SEQUENCE, read_header
 from tests.unit.storage.log_harness import make_batch
 
 
@@ -175,3 +175,42 @@ def test_every_retry_is_answered_or_refused_and_only_the_next_batch_accepted(siz
     else:
         with pytest.raises(DuplicateSequenceNumberError):
             states.check(header_of(sequence, size))
+
+
+def test_a_marker_is_taken_once_and_never_ends_the_next_transaction():
+    states = ProducerStates()
+    assert states.check_marker(7, 1)
+    take(states, 0, base_offset=0, is_transactional=True)
+    assert states.check_marker(7, 1)
+    take(states, NO_SEQUENCE, base_offset=1, epoch=1, is_transactional=True, is_control=True)
+    assert not states.check_marker(7, 1)
+    with pytest.raises(InvalidProducerEpochError):
+        states.check(header_of(1))
+    take(states, 0, base_offset=2, epoch=1, is_transactional=True)
+    for late in (0, 1):
+        with pytest.raises(InvalidProducerEpochError) as raised:
+            states.check_marker(7, late)
+        assert raised.value.outcome is Outcome.NOT_APPLIED
+    assert states.check_marker(7, 2)
+
+
+def test_a_transaction_goes_on_only_in_its_own_epoch_and_until_its_marker():
+    states = ProducerStates()
+    assert not states.is_in_transaction(header_of(0))
+    take(states, 0, is_transactional=True)
+    assert states.is_in_transaction(header_of(1))
+    assert not states.is_in_transaction(header_of(0, epoch=1))
+    assert not states.is_in_transaction(header_of(0, producer_id=8))
+    take(states, NO_SEQUENCE, base_offset=1, epoch=1, is_transactional=True, is_control=True)
+    assert not states.is_in_transaction(header_of(0, epoch=1))
+
+
+def test_a_producer_in_a_transaction_is_not_evicted():
+    states = ProducerStates(producers_max=2)
+    take(states, 0, producer_id=1, is_transactional=True)
+    for number in range(2, 6):
+        take(states, 0, base_offset=number, producer_id=number)
+        assert [producer_id for producer_id, _ in states.entries()] == [1, number]
+    for number in (5, 6):
+        take(states, 0, base_offset=10 + number, producer_id=number, is_transactional=True)
+    assert [producer_id for producer_id, _ in states.entries()] == [1, 5, 6]

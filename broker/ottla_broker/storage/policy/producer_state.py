@@ -111,7 +111,7 @@ class ProducerStates:
 
     Args:
         producers_max: most producer ids. The one whose last batch is oldest in the log is evicted
-            first, which is the same one on every replica.
+            first, which is the same one on every replica; those with an open transaction stay.
         expiration_ms: how long a producer that sends nothing is remembered. One with an open
             transaction is not forgotten by age.
 
@@ -169,6 +169,39 @@ class ProducerStates:
             return _ACCEPT
         return _check_sequence(header, producer)
 
+    def is_in_transaction(self, header: BatchHeader) -> bool:
+        """Whether a transactional batch goes on with a transaction that is open in this log.
+
+        If not, the coordinator must have its partition in the transaction first (KIP-890).
+        """
+        producer = self.get(header.producer_id)
+        return (
+            producer is not None
+            and producer.transaction_start is not None
+            and producer.epoch == header.producer_epoch
+        )
+
+    def check_marker(self, producer_id: int, producer_epoch: int) -> bool:
+        """Whether a marker is to be appended; False when it is in the log already.
+
+        A marker carries one epoch more than the records that it ends, so one that comes late never
+        ends the next transaction, whose records carry that epoch (KIP-890).
+
+        Raises:
+            InvalidProducerEpochError: the log is past that epoch.
+        """
+        producer = self.get(producer_id)
+        if producer is None or producer_epoch > producer.epoch:
+            return True
+        if producer_epoch == producer.epoch and producer.transaction_start is None:
+            return False
+        raise InvalidProducerEpochError(
+            f"a marker of producer {producer_id} epoch {producer_epoch} comes late: the log has "
+            f"epoch {producer.epoch}",
+            outcome=Outcome.NOT_APPLIED,
+            producer_epoch=producer.epoch,
+        )
+
     def find(self, header: BatchHeader, now_ms: int = 0) -> Duplicate | None:
         """Where a batch that a producer sent is in the log already; None if it is not, or unknown.
 
@@ -213,7 +246,7 @@ class ProducerStates:
             now_ms,
         )
         if len(self._producers) > self._producers_max:
-            self._producers.popitem(last=False)
+            self._evict()
         self._expire(now_ms)
 
     def entries(self) -> tuple[tuple[int, Producer], ...]:
@@ -234,6 +267,13 @@ class ProducerStates:
             now_ms - remembered.seen_ms >= self._expiration_ms
             and remembered.producer.transaction_start is None
         )
+
+    def _evict(self) -> None:
+        """Forget the oldest that is in no transaction: an open one must meet its marker."""
+        for producer_id, remembered in self._producers.items():
+            if remembered.producer.transaction_start is None:
+                del self._producers[producer_id]
+                return
 
     def _expire(self, now_ms: int) -> None:
         """Forget the expired at the old end; behind one in a transaction they only wait."""

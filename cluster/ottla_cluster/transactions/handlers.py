@@ -1,0 +1,82 @@
+"""One entry to all handlers: (image, command, context) in, records and a response out.
+
+Handlers are pure; see `ottla_cluster.groups.handlers`, whose runtime runs these, too.
+"""
+
+from typing import assert_never
+
+from ottla_cluster.controller.result import Result
+from ottla_cluster.transactions.commands import (
+    AbortTransaction,
+    AddPartitions,
+    Command,
+    CompleteTransaction,
+    DescribeTransaction,
+    DescribeTransactionResponse,
+    EndTransaction,
+    ExpireTransactionalIds,
+    InitialiseProducer,
+    ListTransactions,
+    ListTransactionsResponse,
+    Response,
+)
+from ottla_cluster.transactions.context import TransactionContext
+from ottla_cluster.transactions.ending import (
+    abort_transaction,
+    complete_transaction,
+    end_transaction,
+)
+from ottla_cluster.transactions.image import TransactionsImage
+from ottla_cluster.transactions.known_ids import (
+    expire_transactional_ids,
+    known_transaction,
+)
+from ottla_cluster.transactions.opening import add_partitions, initialise_producer
+from ottla_cluster.transactions.records import TransactionRecord
+
+
+def handle(
+    image: TransactionsImage, command: Command, context: TransactionContext
+) -> Result[TransactionRecord, Response]:
+    """Decides one command.
+
+    Args:
+        image: what has been appended so far, committed or not.
+        command: what is asked.
+        context: the rest that the decision depends on.
+
+    Raises:
+        OttlaError: the command is refused; nothing changes. Each handler names its own.
+    """
+    match command:
+        case AddPartitions():
+            return add_partitions(image, command, context)
+        case EndTransaction():
+            return end_transaction(image, command, context)
+        case CompleteTransaction():
+            return complete_transaction(image, command, context)
+        case InitialiseProducer():
+            return initialise_producer(image, command, context)
+        case AbortTransaction():
+            return abort_transaction(image, command, context)
+        case ExpireTransactionalIds():
+            return expire_transactional_ids(image, command, context)
+        case DescribeTransaction():
+            found = known_transaction(image, command.transactional_id)
+            return Result((), DescribeTransactionResponse(found))
+        case ListTransactions():
+            return list_transactions(image, command)
+        case _:
+            assert_never(command)
+
+
+def list_transactions(
+    image: TransactionsImage, command: ListTransactions
+) -> Result[TransactionRecord, ListTransactionsResponse]:
+    """All of them, or those in the states that are asked for."""
+    found = (
+        each
+        for _, each in sorted(image.transactions.items())
+        if command.states is None or each.state in command.states
+    )
+    return Result((), ListTransactionsResponse(tuple(found)))

@@ -1,0 +1,118 @@
+"""Transactional ids: which may be, which are known, who holds one, and which are forgotten."""
+
+from ottla_cluster.controller.result import Result
+from ottla_cluster.transactions.commands import (
+    ExpireTransactionalIds,
+    ExpireTransactionalIdsResponse,
+)
+from ottla_cluster.transactions.context import TransactionContext
+from ottla_cluster.transactions.image import TransactionsImage
+from ottla_cluster.transactions.limits import (
+    MAX_GRANTED_PRODUCER_EPOCH,
+    MAX_TRANSACTIONAL_ID_LENGTH,
+)
+from ottla_cluster.transactions.records import (
+    ProducerIdentity,
+    TransactionalIdChanged,
+    TransactionalIdRemoved,
+    TransactionRecord,
+    TransactionState,
+)
+from ottla_protocol.errors import (
+    CoordinatorNotAvailableError,
+    InvalidRequestError,
+    ProducerFencedError,
+    TransactionalIdNotFoundError,
+)
+
+AT_REST = frozenset(
+    {TransactionState.EMPTY, TransactionState.COMPLETE_COMMIT, TransactionState.COMPLETE_ABORT}
+)
+"""Nothing is open and no marker is missing."""
+
+DECIDED = frozenset({TransactionState.PREPARE_COMMIT, TransactionState.PREPARE_ABORT})
+"""The decision is made, and markers may be missing."""
+
+
+def validate_transactional_id(transactional_id: str) -> None:
+    """Refuses an id that breaks a rule; call it after URL-decoding.
+
+    Raises:
+        InvalidRequestError: its detail names the rule.
+    """
+    if not 0 < len(transactional_id) <= MAX_TRANSACTIONAL_ID_LENGTH:
+        raise InvalidRequestError(
+            f"transactional_id must have 1 to {MAX_TRANSACTIONAL_ID_LENGTH} characters; this one "
+            f"has {len(transactional_id)}."
+        )
+    if not transactional_id.isprintable() or transactional_id in {".", ".."}:
+        raise InvalidRequestError(
+            "transactional_id must not be '.' or '..' and must have printable characters only; "
+            f"this one is {transactional_id!r}."
+        )
+
+
+def known_transaction(image: TransactionsImage, transactional_id: str) -> TransactionalIdChanged:
+    """What is known of an id.
+
+    Raises:
+        TransactionalIdNotFoundError: nothing; it was never initialised, or has expired.
+    """
+    transaction = image.transactions.get(transactional_id)
+    if transaction is None:
+        raise TransactionalIdNotFoundError(
+            f"The transactional id {transactional_id!r} is not known: it was never initialised, or "
+            "nobody has used it for long."
+        )
+    return transaction
+
+
+def require_granted(transaction: TransactionalIdChanged, identity: ProducerIdentity) -> None:
+    """Refuses whoever does not hold the id (any more).
+
+    Raises:
+        ProducerFencedError: another identity is granted.
+    """
+    if identity != transaction.granted:
+        raise fenced(transaction, identity)
+
+
+def fenced(transaction: TransactionalIdChanged, identity: ProducerIdentity) -> ProducerFencedError:
+    """The refusal of an identity that is not the granted one."""
+    return ProducerFencedError(
+        f"Producer {identity.producer_id} epoch {identity.producer_epoch} does not hold the "
+        f"transactional id {transaction.transactional_id!r} (any more)."
+    )
+
+
+def next_identity(
+    identity: ProducerIdentity | None, context: TransactionContext
+) -> ProducerIdentity:
+    """What is granted after an identity: its next epoch, or a new id where none is left.
+
+    Raises:
+        CoordinatorNotAvailableError: it takes a new producer id, and there is none just now.
+    """
+    if identity is not None and identity.producer_epoch < MAX_GRANTED_PRODUCER_EPOCH:
+        return ProducerIdentity(identity.producer_id, identity.producer_epoch + 1)
+    if context.fresh_producer_id is None:
+        raise CoordinatorNotAvailableError("This coordinator waits for producer ids.")
+    return ProducerIdentity(context.fresh_producer_id, 0)
+
+
+def expire_transactional_ids(
+    image: TransactionsImage, command: ExpireTransactionalIds, context: TransactionContext
+) -> Result[TransactionRecord, ExpireTransactionalIdsResponse]:
+    """Forgets those of the named ids that are at rest and too old."""
+    removed = tuple(
+        TransactionalIdRemoved(name)
+        for name in command.transactional_ids
+        if (found := image.transactions.get(name)) is not None and has_expired(found, context)
+    )
+    return Result(removed, ExpireTransactionalIdsResponse(len(removed)))
+
+
+def has_expired(transaction: TransactionalIdChanged, context: TransactionContext) -> bool:
+    """Whether an id is at rest, and nobody has used it for long."""
+    age_ms = context.timestamp_ms - transaction.updated_timestamp_ms
+    return transaction.state in AT_REST and age_ms >= context.config.transactional_id_expiration_ms

@@ -1,0 +1,19 @@
+"""The transaction coordinator's limits, by name."""
+
+MAX_TRANSACTIONAL_IDS = 10_000
+"""Transactional ids of one coordinator, that is of one partition of the transaction topic."""
+
+MAX_TRANSACTIONAL_ID_LENGTH = 249
+"""Characters of a transactional id."""
+
+MAX_PARTITIONS_PER_TRANSACTION = 10_000
+"""Partitions in one transaction, those of the offsets topic included: as many as a cluster has."""
+
+MAX_PRODUCER_EPOCH = 2**15 - 1
+"""The largest that a record batch can carry; only markers ever do."""
+
+MAX_GRANTED_PRODUCER_EPOCH = MAX_PRODUCER_EPOCH - 1
+"""The largest that a producer is given: the markers that end its transaction carry one more."""
+
+MAX_WAITING_REQUESTS = 5_000
+"""Commands whose response waits for a commit, at one coordinator."""

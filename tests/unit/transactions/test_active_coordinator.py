@@ -1,0 +1,156 @@
+"""What a coordinator does by itself: time-outs, markers, producer ids, failures."""
+
+from ottla_cluster.transactions.active_coordinator import ActiveTransactionCoordinator
+from ottla_cluster.transactions.commands import (
+    AbortTransaction,
+    AddPartitions,
+    CompleteTransaction,
+    EndTransaction,
+    ExpireTransactionalIds,
+    InitialiseProducer,
+)
+from ottla_cluster.transactions.config import TransactionConfig
+from ottla_cluster.transactions.image import TransactionsImage
+from ottla_cluster.transactions.records import (
+    EndedBy,
+    ProducerIdentity,
+    TransactionPartition,
+    TransactionState,
+)
+from ottla_protocol.errors import NotCoordinatorError, UnavailableError
+
+TIMEOUT_MS = 1_000
+WALL_MS = 10**12
+PARTITIONS = tuple(TransactionPartition("orders", "id", number) for number in range(2))
+
+
+class CoordinatorUnderTest:
+    def __init__(self, image=None, now_ms=0, wall_ms=WALL_MS):
+        self.active = ActiveTransactionCoordinator(
+            image or TransactionsImage(), TransactionConfig(), now_ms, wall_ms
+        )
+        self.active.add_producer_ids((5, 6))
+        self.end = self.active.committed_image.version
+
+    def append(self, command, now_ms=0):
+        submitted = self.active.submit(command, now_ms, WALL_MS)
+        assert submitted.payload is not None
+        self.end += 1
+        self.active.appended(submitted.request_id, self.end)
+        return submitted.request_id
+
+    def decide(self, command, now_ms=0):
+        self.append(command, now_ms)
+        (answer,) = self.active.committed(self.end, now_ms)
+        return answer.outcome
+
+    def begin(self, now_ms=0):
+        identity = self.decide(InitialiseProducer("t", TIMEOUT_MS, None)).granted
+        self.decide(AddPartitions("t", identity, PARTITIONS), now_ms)
+        return identity
+
+    def due(self, now_ms, wall_ms=WALL_MS):
+        return self.active.due(now_ms, wall_ms)
+
+
+def test_markers_leave_once_the_decision_is_durable_and_until_all_are_written():
+    under_test = CoordinatorUnderTest()
+    identity = under_test.begin()
+    under_test.append(EndTransaction("t", identity, True))
+    assert under_test.active.markers_to_write() == ()
+    under_test.active.committed(under_test.end, 0)
+    (decision,) = under_test.active.markers_to_write()
+    assert (decision.marker, decision.is_commit) == (ProducerIdentity(5, 1), True)
+    assert decision.partitions == set(PARTITIONS)
+    assert under_test.due(0) == ()
+    under_test.active.marker_written("t", ProducerIdentity(5, 9), PARTITIONS[0])
+    for partition in PARTITIONS:
+        assert under_test.active.markers_to_write() != ()
+        under_test.active.marker_written("t", decision.marker, partition)
+    assert under_test.active.markers_to_write() == ()
+    assert under_test.due(0) == (CompleteTransaction("t", decision.marker),)
+    under_test.decide(CompleteTransaction("t", decision.marker))
+    assert under_test.due(0) == ()
+    found = under_test.active.committed_image.transactions["t"]
+    assert found.state is TransactionState.COMPLETE_COMMIT
+
+
+def test_a_new_coordinator_writes_all_markers_again():
+    former = CoordinatorUnderTest()
+    identity = former.begin()
+    former.decide(EndTransaction("t", identity, False))
+    former.active.marker_written("t", ProducerIdentity(5, 1), PARTITIONS[0])
+    (decision,) = CoordinatorUnderTest(former.active.committed_image).active.markers_to_write()
+    assert decision.partitions == set(PARTITIONS)
+    assert not decision.is_commit
+
+
+def test_a_transaction_that_is_open_for_too_long_is_aborted():
+    under_test = CoordinatorUnderTest()
+    identity = under_test.begin(now_ms=100)
+    assert under_test.due(99 + TIMEOUT_MS) == ()
+    (overdue,) = under_test.due(100 + TIMEOUT_MS)
+    assert overdue == AbortTransaction("t", identity, EndedBy.TIMEOUT)
+    under_test.decide(overdue)
+    assert under_test.due(100 + TIMEOUT_MS) == ()
+
+
+def test_a_decision_that_the_log_refuses_does_not_stop_the_clock():
+    under_test = CoordinatorUnderTest()
+    identity = under_test.begin()
+    submitted = under_test.active.submit(EndTransaction("t", identity, True), 10, WALL_MS)
+    refused = UnavailableError("no room")
+    (answer,) = under_test.active.append_failed(submitted.request_id, refused, 10)
+    assert answer.outcome is refused
+    assert under_test.due(TIMEOUT_MS) == (AbortTransaction("t", identity, EndedBy.TIMEOUT),)
+
+
+def test_a_beginning_that_the_log_refuses_leaves_no_clock_behind():
+    under_test = CoordinatorUnderTest()
+    identity = under_test.decide(InitialiseProducer("t", TIMEOUT_MS, None)).granted
+    submitted = under_test.active.submit(AddPartitions("t", identity, PARTITIONS), 0, WALL_MS)
+    under_test.active.append_failed(submitted.request_id, UnavailableError("no room"), 0)
+    assert under_test.due(2 * TIMEOUT_MS) == ()
+
+
+def test_a_failover_shortens_the_wait_by_the_wall_clock_and_never_lengthens_it():
+    former = CoordinatorUnderTest()
+    identity = former.begin()
+    image = former.active.committed_image
+    overdue = (AbortTransaction("t", identity, EndedBy.TIMEOUT),)
+    for wall_ms, left_ms in ((WALL_MS + 400, 600), (WALL_MS + 10**9, 0), (WALL_MS - 10**9, 1_000)):
+        under_test = CoordinatorUnderTest(image, now_ms=50_000, wall_ms=wall_ms)
+        assert under_test.due(50_000 + left_ms) == overdue
+        if left_ms:
+            assert under_test.due(49_999 + left_ms) == ()
+
+
+def test_each_fresh_producer_id_is_given_once():
+    under_test = CoordinatorUnderTest()
+    granted = [
+        under_test.decide(InitialiseProducer(name, None, None)).granted.producer_id
+        for name in ("a", "b")
+    ]
+    assert granted == [5, 6]
+    assert under_test.active.producer_ids_left == 0
+    again = under_test.decide(InitialiseProducer("a", None, None)).granted
+    assert again == ProducerIdentity(5, 1)
+
+
+def test_old_ids_are_looked_for_now_and_then():
+    under_test = CoordinatorUnderTest()
+    under_test.decide(InitialiseProducer("t", None, None))
+    config = TransactionConfig()
+    old_ms = WALL_MS + config.transactional_id_expiration_ms
+    assert under_test.due(config.expiry_interval_ms - 1, old_ms) == ()
+    assert under_test.due(config.expiry_interval_ms, old_ms) == (ExpireTransactionalIds(("t",)),)
+
+
+def test_lost_leadership_leaves_the_outcome_unknown():
+    under_test = CoordinatorUnderTest()
+    identity = under_test.begin()
+    request_id = under_test.append(EndTransaction("t", identity, True))
+    (answer,) = under_test.active.lost_leadership()
+    assert answer.request_id == request_id
+    assert isinstance(answer.outcome, NotCoordinatorError)
+    assert answer.outcome.outcome == "unknown"

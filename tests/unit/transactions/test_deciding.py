@@ -1,0 +1,293 @@
+"""What the transaction coordinator decides, command by command."""
+
+import pytest
+
+from ottla_cluster.transactions.commands import (
+    AbortTransaction,
+    AddPartitions,
+    CompleteTransaction,
+    DescribeTransaction,
+    EndTransaction,
+    ExpireTransactionalIds,
+    InitialiseProducer,
+    ListTransactions,
+)
+from ottla_cluster.transactions.config import TransactionConfig
+from ottla_cluster.transactions.context import TransactionContext
+from ottla_cluster.transactions.ending import marker_identity
+from ottla_cluster.transactions.handlers import handle
+from ottla_cluster.transactions.image import TransactionsImage, replay
+from ottla_cluster.transactions.limits import (
+    MAX_GRANTED_PRODUCER_EPOCH,
+    MAX_PARTITIONS_PER_TRANSACTION,
+    MAX_PRODUCER_EPOCH,
+)
+from ottla_cluster.transactions.records import (
+    EndedBy,
+    ProducerIdentity,
+    TransactionPartition,
+    TransactionState,
+    decode_record,
+    encode_record,
+)
+from ottla_protocol.errors import (
+    ConcurrentTransactionsError,
+    CoordinatorNotAvailableError,
+    InvalidRequestError,
+    InvalidTransactionStateError,
+    InvalidTransactionTimeoutError,
+    ProducerFencedError,
+    TransactionAbortableError,
+    TransactionalIdNotFoundError,
+)
+
+ORDERS = tuple(TransactionPartition("orders", "id-of-orders", number) for number in range(3))
+
+
+class TransactionsUnderTest:
+    """Applies commands one by one, each committed at once; records go through their encoding."""
+
+    def __init__(self):
+        self.image = TransactionsImage()
+        self.timestamp_ms = 1_000_000
+        self.next_producer_id = 7
+        self.config = TransactionConfig()
+
+    def apply(self, command):
+        context = TransactionContext(self.config, self.timestamp_ms, self.next_producer_id)
+        result = handle(self.image, command, context)
+        records = tuple(decode_record(*encode_record(each)) for each in result.records)
+        assert records == result.records
+        if records:
+            self.image = replay(self.image, records, self.image.version + 1)
+        return result.response
+
+    def initialise(self, identity=None, timeout_ms=None):
+        return self.apply(InitialiseProducer("t", timeout_ms, identity)).granted
+
+    def add(self, identity, *partitions):
+        return self.apply(AddPartitions("t", identity, partitions or ORDERS[:1]))
+
+    def end(self, identity, *, is_commit=True):
+        return self.apply(EndTransaction("t", identity, is_commit)).granted
+
+    def complete(self):
+        ended = self.found.ended
+        return self.apply(CompleteTransaction("t", marker_identity(ended)))
+
+    def time_out(self, by=EndedBy.TIMEOUT):
+        return self.apply(AbortTransaction("t", self.found.granted, by)).was_open
+
+    @property
+    def found(self):
+        return self.image.transactions["t"]
+
+
+@pytest.fixture
+def under_test():
+    return TransactionsUnderTest()
+
+
+def test_a_transaction_from_its_beginning_to_its_end(under_test):
+    first = under_test.initialise()
+    assert first == ProducerIdentity(7, 0)
+    under_test.add(first, ORDERS[1])
+    assert under_test.found.state is TransactionState.ONGOING
+    under_test.add(first, ORDERS[0], ORDERS[1])
+    assert under_test.found.partitions == ORDERS[:2]
+    second = under_test.end(first)
+    assert second == ProducerIdentity(7, 1)
+    assert under_test.found.state is TransactionState.PREPARE_COMMIT
+    assert marker_identity(under_test.found.ended) == ProducerIdentity(7, 1)
+    under_test.complete()
+    assert under_test.found.state is TransactionState.COMPLETE_COMMIT
+    assert under_test.found.partitions == ()
+    under_test.add(second)
+    assert under_test.end(second, is_commit=False) == ProducerIdentity(7, 2)
+    under_test.complete()
+    assert under_test.found.state is TransactionState.COMPLETE_ABORT
+
+
+def test_partitions_that_are_there_are_not_written_again(under_test):
+    identity = under_test.initialise()
+    under_test.add(identity, *ORDERS)
+    version = under_test.image.version
+    under_test.add(identity, ORDERS[2])
+    assert under_test.image.version == version
+
+
+@pytest.mark.parametrize("is_commit", [True, False])
+def test_a_decision_may_be_asked_for_again_and_never_turned_round(under_test, is_commit):
+    identity = under_test.initialise()
+    under_test.add(identity)
+    granted = under_test.end(identity, is_commit=is_commit)
+    assert under_test.end(identity, is_commit=is_commit) == granted
+    under_test.complete()
+    version = under_test.image.version
+    assert under_test.end(identity, is_commit=is_commit) == granted
+    assert under_test.image.version == version
+    with pytest.raises(InvalidTransactionStateError):
+        under_test.end(identity, is_commit=not is_commit)
+
+
+def test_a_decision_that_comes_late_does_not_touch_the_next_transaction(under_test):
+    first = under_test.initialise()
+    second = under_test.end(first)  # Nothing was written; still a new identity.
+    assert second != first
+    under_test.add(second)
+    assert under_test.end(first) == second
+    assert under_test.found.state is TransactionState.ONGOING
+    third = under_test.end(second, is_commit=False)
+    under_test.complete()
+    with pytest.raises(ProducerFencedError):
+        under_test.end(first)
+    under_test.add(third)
+    with pytest.raises(ProducerFencedError):
+        under_test.add(second)
+
+
+def test_nothing_begins_while_markers_are_written(under_test):
+    first = under_test.initialise()
+    under_test.add(first)
+    second = under_test.end(first)
+    for refused in (
+        lambda: under_test.add(second),
+        lambda: under_test.end(second),
+        lambda: under_test.initialise(),
+    ):
+        with pytest.raises(ConcurrentTransactionsError) as caught:
+            refused()
+        assert caught.value.retriable
+
+
+def test_a_successor_aborts_what_is_open_and_fences(under_test):
+    first = under_test.initialise()
+    under_test.add(first)
+    assert under_test.initialise() is None
+    assert under_test.found.state is TransactionState.PREPARE_ABORT
+    assert under_test.found.ended.by is EndedBy.SUCCESSOR
+    for is_commit in (True, False):
+        with pytest.raises(ProducerFencedError):
+            under_test.end(first, is_commit=is_commit)
+    under_test.complete()
+    second = under_test.initialise()
+    assert second.producer_epoch > first.producer_epoch + 1
+    for refused in (
+        lambda: under_test.add(first),
+        lambda: under_test.end(first),
+        lambda: under_test.initialise(first),
+    ):
+        with pytest.raises(ProducerFencedError):
+            refused()
+    under_test.add(second)
+
+
+def test_a_successor_that_finds_nothing_open_fences_as_well(under_test):
+    first = under_test.initialise()
+    under_test.add(first)
+    granted = under_test.end(first)
+    under_test.complete()
+    second = under_test.initialise()
+    assert second == ProducerIdentity(7, granted.producer_epoch + 1)
+    for old in (first, granted):
+        with pytest.raises(ProducerFencedError):
+            under_test.end(old)
+
+
+@pytest.mark.parametrize("by", [EndedBy.TIMEOUT, EndedBy.OPERATOR])
+def test_who_was_too_slow_is_told_and_goes_on_by_aborting(under_test, by):
+    first = under_test.initialise()
+    under_test.add(first)
+    assert under_test.time_out(by)
+    assert not under_test.time_out(by)
+    with pytest.raises(TransactionAbortableError):
+        under_test.end(first)
+    second = under_test.end(first, is_commit=False)
+    under_test.complete()
+    under_test.add(second)
+    assert under_test.end(second) == ProducerIdentity(7, second.producer_epoch + 1)
+
+
+def test_a_producer_goes_on_after_an_error_unless_it_was_succeeded(under_test):
+    first = under_test.initialise()
+    under_test.add(first)
+    assert under_test.initialise(first) is None
+    under_test.complete()
+    second = under_test.initialise(first)
+    assert second.producer_epoch > first.producer_epoch
+    under_test.initialise()
+    with pytest.raises(ProducerFencedError):
+        under_test.initialise(second)
+    with pytest.raises(TransactionalIdNotFoundError):
+        under_test.apply(InitialiseProducer("nobody", None, second))
+
+
+def test_a_new_producer_id_where_epochs_run_out(under_test):
+    identity = under_test.initialise()
+    under_test.next_producer_id = 8
+    for _ in range(MAX_GRANTED_PRODUCER_EPOCH):
+        identity = under_test.end(identity)
+    assert identity == ProducerIdentity(7, MAX_GRANTED_PRODUCER_EPOCH)
+    under_test.add(identity)
+    assert under_test.end(identity) == ProducerIdentity(8, 0)
+    assert marker_identity(under_test.found.ended) == ProducerIdentity(7, MAX_PRODUCER_EPOCH)
+    assert under_test.end(identity) == ProducerIdentity(8, 0)
+
+
+def test_without_producer_ids_new_transactional_ids_wait(under_test):
+    under_test.next_producer_id = None
+    with pytest.raises(CoordinatorNotAvailableError):
+        under_test.initialise()
+
+
+@pytest.mark.parametrize("timeout_ms", [0, -1, 900_001])
+def test_a_timeout_out_of_range_is_refused(under_test, timeout_ms):
+    with pytest.raises(InvalidTransactionTimeoutError, match="timeout_ms must be 1 to 900000"):
+        under_test.initialise(timeout_ms=timeout_ms)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a\n", "x" * 250])
+def test_a_transactional_id_that_breaks_a_rule_is_refused(under_test, name):
+    with pytest.raises(InvalidRequestError, match="transactional_id must"):
+        under_test.apply(InitialiseProducer(name, None, None))
+
+
+def test_partitions_have_a_limit(under_test):
+    identity = under_test.initialise()
+    with pytest.raises(InvalidRequestError, match="one partition at least"):
+        under_test.apply(AddPartitions("t", identity, ()))
+    many = tuple(
+        TransactionPartition("orders", "id", number)
+        for number in range(MAX_PARTITIONS_PER_TRANSACTION + 1)
+    )
+    with pytest.raises(InvalidRequestError, match="at most"):
+        under_test.add(identity, *many)
+
+
+def test_only_ids_at_rest_and_old_expire(under_test):
+    identity = under_test.initialise()
+    under_test.apply(InitialiseProducer("young", None, None))
+    under_test.add(identity)
+    old_ms = under_test.config.transactional_id_expiration_ms
+    under_test.timestamp_ms += old_ms
+    under_test.apply(InitialiseProducer("young", None, None))
+    expire = ExpireTransactionalIds(("t", "young", "gone"))
+    assert under_test.apply(expire).removed == 0
+    under_test.end(identity)
+    under_test.complete()
+    under_test.timestamp_ms += old_ms
+    under_test.apply(InitialiseProducer("young", None, None))
+    assert under_test.apply(expire).removed == 1
+    with pytest.raises(TransactionalIdNotFoundError):
+        under_test.apply(DescribeTransaction("t"))
+
+
+def test_transactions_are_listed_and_described(under_test):
+    identity = under_test.initialise()
+    under_test.apply(InitialiseProducer("a", None, None))
+    under_test.add(identity)
+    listed = under_test.apply(ListTransactions()).transactions
+    assert [each.transactional_id for each in listed] == ["a", "t"]
+    ongoing = ListTransactions(frozenset({TransactionState.ONGOING}))
+    assert under_test.apply(ongoing).transactions == (under_test.found,)
+    assert under_test.apply(DescribeTransaction("t")).transaction == under_test.found
