@@ -48,6 +48,7 @@ from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
 from ottla_broker.services.rest_consumer_reads import ConsumerReads
 from ottla_broker.services.rest_consumers import RestConsumerService
+from ottla_broker.services.restores import RestoreService
 from ottla_broker.services.segment_inspection import SegmentInspectionService
 from ottla_broker.services.stream_produce import StreamProduceService
 from ottla_broker.services.topic_positions import TopicPositions
@@ -252,6 +253,12 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
             topics=topics,
             replicas=drivers.replicas,
             peers=drivers.peers,
+            purgatory=drivers.purgatory,
+        ),
+        restores=RestoreService(
+            metadata=drivers.metadata,
+            commands=drivers.commands,
+            replicas=drivers.replicas,
             purgatory=drivers.purgatory,
         ),
         site=settings.site_policy,

@@ -400,6 +400,13 @@ class TopicAlreadyExistsError(ConflictError):
     title = "Topic already exists"
 
 
+class RestoreConflictError(ConflictError):
+    """The topic is not being restored, or from another backup; or what is sent leaves a hole."""
+
+    code = "RESTORE_CONFLICT"
+    title = "Restore conflict"
+
+
 class FencedLeaderEpochError(ConflictError):
     """The caller's leader epoch is older than this broker's."""
 
@@ -620,6 +627,13 @@ class ReplicaNotAvailableError(UnavailableError):
     code = "REPLICA_NOT_AVAILABLE"
     title = "Replica not available"
     refresh_metadata = True
+
+
+class TopicBeingRestoredError(UnavailableError):
+    """The topic is being restored from a backup: nobody reads or writes it until it is whole."""
+
+    code = "TOPIC_BEING_RESTORED"
+    title = "Topic being restored"
 
 
 class PreferredLeaderNotAvailableError(UnavailableError):

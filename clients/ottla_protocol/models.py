@@ -75,13 +75,18 @@ class PartitionDescription(Response, frozen=True):
 
 
 class TopicDescription(Response, frozen=True):
-    """One topic; `warnings` is only filled by its creation."""
+    """One topic; `warnings` is only filled by its creation.
+
+    `restore_id` names the backup that it is being restored from: nobody else reads or writes it
+    until that is finished. None of any other topic.
+    """
 
     name: str
     topic_id: str
     partitions: list[PartitionDescription]
     configs: dict[str, Any]
     warnings: list[str] = []
+    restore_id: str | None = None
 
 
 class TopicList(Response, frozen=True):

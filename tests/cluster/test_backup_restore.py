@@ -1,6 +1,8 @@
-"""Backup of topics that are in use, with the `ottla` command, against real brokers."""
+"""Backup of topics that are in use and restore at the same offsets, against real brokers."""
 
 import json
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -10,7 +12,7 @@ from ottla_ops.backup.verification import read_manifest
 from ottla_protocol import routes
 from ottla_protocol.record_codec import decode_batch
 from tests.cluster.awaiting import eventually
-from tests.cluster.test_segment_tools import ottla
+from tests.cluster.test_segment_tools import OTTLA, TIMEOUT_S, ottla
 
 pytestmark = pytest.mark.cluster
 
@@ -19,6 +21,23 @@ MEBIBYTE = 1 << 20
 
 def bootstrap_of(client):
     return ",".join(client.url(node_id) for node_id in client.node_ids)
+
+
+def refused(client, *arguments):
+    """Runs the command, which fails: its exit code and what it says."""
+    ran = subprocess.run(
+        [sys.executable, "-c", OTTLA, "--bootstrap", bootstrap_of(client), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    return ran.returncode, ran.stderr
+
+
+def commit(client, group, topic, offset):
+    path = routes.GROUP_OFFSETS.format(group=group)
+    body = {"offsets": [{"topic": topic, "partition": 0, "offset": offset, "metadata": "note"}]}
+    client.http.post(client.any_url() + path, body).expect(200)
 
 
 def backed_up(directory, topic):
@@ -35,12 +54,25 @@ def backed_up(directory, topic):
     ]
 
 
+def records_of(client, topic, **query):
+    """Every record of partition 0, with all that a reader gets, and the ends of the partition."""
+    found, offset = [], "earliest"
+    while True:
+        answer = client.read(topic, offset=offset, max_wait_ms=0, **query).expect(200).document
+        found += answer["records"]
+        if answer["next_offset"] == offset:
+            return found, answer["log_start_offset"], answer["high_watermark"]
+        offset = answer["next_offset"]
+
+
+def own_copy(client, topic, **query):
+    return client.read(topic, max_wait_ms=0, **query).expect(200).document["records"]
+
+
 def test_a_backup_has_all_that_was_committed_when_it_began(shared, topic, tmp_path):
     shared.append(topic, *range(100))
-    commit = {"offsets": [{"topic": topic, "partition": 0, "offset": 40, "metadata": "note"}]}
     group = f"group-of-{topic}"
-    path = routes.GROUP_OFFSETS.format(group=group)
-    shared.http.post(shared.any_url() + path, commit).expect(200)
+    commit(shared, group, topic, 40)
     stop, written = threading.Event(), []
 
     def write():
@@ -68,5 +100,114 @@ def test_a_backup_has_all_that_was_committed_when_it_began(shared, topic, tmp_pa
     assert committed.group == group
     [offset] = committed.offsets
     assert (offset.offset, offset.metadata) == (40, "note")
-    [verified] = ottla("backup", "verify", tmp_path / "b")
-    assert verified == made
+
+    # Under another name in the same cluster, whose records go on behind those of the backup.
+    bootstrap = ("--bootstrap", bootstrap_of(shared))
+    again = f"{topic}-again"
+    code, told = refused(shared, "restore", tmp_path / "b")
+    assert (code, "--rename" in told) == (4, True)
+    [restored] = ottla(*bootstrap, "restore", tmp_path / "b", "--rename", f"{topic}={again}")
+    assert restored["groups"] == [group]
+    eventually(lambda: shared.offset(again).status == 200)
+    assert shared.values(again) == found
+    assert shared.append(again, "next") == len(found)
+    path = routes.GROUP_OFFSETS.format(group=group)
+    answer = shared.http.get(shared.any_url() + path).expect(200).document
+    assert [(each["topic"], each["offset"]) for each in answer["offsets"]] == [
+        (topic, 40),
+        (again, 40),
+    ]
+
+
+def test_nobody_else_gets_at_a_topic_that_is_being_restored(shared, topic):
+    name = f"{topic}-restored"
+    url = shared.any_url() + routes.TOPIC_RESTORE.format(topic=name)
+    wanted = {"restore_id": "monday", "first_offsets": [7]}
+    shared.http.post(url, wanted).expect(201)
+    assert shared.describe(name)["restore_id"] == "monday"
+    # As soon as its leader serves it.
+    for ask in (
+        lambda: shared.read(name, offset="earliest"),
+        lambda: shared.offset(name),
+        lambda: shared.produce(name, [{"value": 1}], timeout_ms=1_000),
+    ):
+        eventually(lambda ask=ask: ask().code == "TOPIC_BEING_RESTORED", 60)
+    finish = shared.any_url() + routes.TOPIC_RESTORE_FINISH.format(topic=name)
+    assert shared.http.post(finish, {"restore_id": "tuesday"}).code == "RESTORE_CONFLICT"
+    shared.http.post(finish, {"restore_id": "monday"}).expect(200)
+    eventually(lambda: shared.offset(name).status == 200)
+    assert shared.append(name, "first") == 7
+    assert shared.http.post(url, wanted).code == "TOPIC_ALREADY_EXISTS"
+
+
+def test_trimmed_and_compacted_topics_come_back_at_their_offsets(start_cluster, tmp_path):
+    settings = {
+        "OTTLA_COMPACTION_CHECK_INTERVAL_MS": "100",
+        "OTTLA_RETENTION_CHECK_INTERVAL_MS": "100",
+        "OTTLA_OFFSETS_PARTITIONS": "1",
+    }
+    source = start_cluster(brokers=1, settings=settings)
+    compacted = {
+        "cleanup.policy": "compact",
+        "min.cleanable.dirty.ratio": 0.01,
+        "max.compaction.lag.ms": 300,
+        "segment.bytes": 4_096,
+        "delete.retention.ms": 0,
+    }
+    trimmed = {"segment.bytes": 4_096, "retention.bytes": 8_192}
+    for name, configs in (("compacted", compacted), ("trimmed", trimmed)):
+        source.create_topic(name, partitions=1, configs=configs)
+        source.wait_led(name)
+        for number in range(24):
+            record = {
+                "key": f"k{number % 3}",
+                "value": f"{number} " + "x" * 900,
+                "headers": {"n": str(number)},
+            }
+            source.produce(name, [record], partition=0).expect(200)
+    eventually(lambda: len(records_of(source, "compacted")[0]) < 12)
+    eventually(lambda: records_of(source, "trimmed")[1] > 0)
+    commit(source, "readers", "compacted", 22)
+    # From here on nothing is taken away, so that both sides can be compared.
+    for name in ("compacted", "trimmed"):
+        configs = {"cleanup.policy": "delete", "retention.bytes": -1}
+        path = routes.TOPIC_CONFIGS.format(topic=name)
+        source.http.call("PATCH", source.any_url() + path, {"configs": configs}).expect(200)
+    before = {}
+
+    def settled():
+        before.update({name: records_of(source, name) for name in ("compacted", "trimmed")})
+        assert before == {name: records_of(source, name) for name in before}
+        return True
+
+    eventually(settled)
+    [made] = ottla("--bootstrap", bootstrap_of(source), "backup", tmp_path / "b")
+    assert [topic["topic"] for topic in made["topics"]] == ["compacted", "trimmed"]
+
+    target = start_cluster(settings={"OTTLA_OFFSETS_PARTITIONS": "1"})
+    first = min((tmp_path / "b").rglob("*.batches"))
+    sound = first.read_bytes()
+    first.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    code, told = refused(target, "restore", tmp_path / "b", "--replication-factor", 3)
+    assert (code, str(first) in told) == (1, True)
+    assert target.http.get(target.any_url() + routes.TOPICS).document["topics"] == []
+    first.write_bytes(sound)
+
+    ottla("--bootstrap", bootstrap_of(target), "restore", tmp_path / "b", "--replication-factor", 3)
+    for name, expected in before.items():
+        target.wait_isr(name, 3)
+        eventually(lambda name=name: target.offset(name).status == 200)
+        assert records_of(target, name) == expected
+        end = expected[2]
+        assert target.append(name, "next") == end
+        # Every replica begins and ends there too.
+        for node_id in target.node_ids:
+            local = {"via": node_id, "replica": "local", "offset": expected[1]}
+            eventually(
+                lambda local=local, name=name, expected=expected: (
+                    own_copy(target, name, **local)[: len(expected[0])] == expected[0]
+                )
+            )
+    path = routes.GROUP_OFFSETS.format(group="readers")
+    answer = target.http.get(target.any_url() + path).expect(200).document
+    assert [(each["topic"], each["offset"]) for each in answer["offsets"]] == [("compacted", 22)]

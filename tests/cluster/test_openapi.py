@@ -16,6 +16,7 @@ from ottla_protocol.models import (
     BinaryProduceRequest,
     PartitionToFetch,
 )
+from ottla_protocol.models_restores import RestoreRecordsRequest
 from ottla_protocol.record_codec import RecordData, encode_batch
 
 pytestmark = pytest.mark.cluster
@@ -68,6 +69,7 @@ def write_bodies(directory):
     bodies = {
         "produceBatches": BinaryProduceRequest([BatchToAppend("flights", 0, memoryview(batch))]),
         "fetchBatches": BinaryFetchRequest([PartitionToFetch("flights", 0, 0)], max_wait_ms=0),
+        "restoreRecords": RestoreRecordsRequest("monday", 0, [memoryview(batch)]),
     }
     for name, body in bodies.items():
         (directory / f"{name}.bin").write_bytes(msgspec.msgpack.encode(body))

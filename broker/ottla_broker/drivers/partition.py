@@ -9,7 +9,7 @@ fetcher of its leader's broker. A replica with no role waits for a leader to be 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -389,12 +389,7 @@ class Partition:
             stored = self.log.find_duplicate(header, idempotency)
             if stored is not None:
                 return Appended(stored, leader.leader_epoch)
-            raise NotEnoughReplicasError(
-                f"{self.name} has {len(leader.isr)} replicas in sync, "
-                "fewer than min.insync.replicas",
-                isr=list(leader.isr),
-                retry_after_seconds=1,
-            )
+            raise self._not_enough_replicas(leader)
         is_internal = topic_names.is_internal(self.state.topic)
         if not self._disk.has_room(len(batch), is_internal=is_internal):
             stored = self.log.find_duplicate(header, idempotency)
@@ -413,6 +408,35 @@ class Partition:
             self._disk.take(header.size_bytes)
             self.append_watchers.wake()
         return Appended(info, leader.leader_epoch)
+
+    def append_restored(self, batches: Sequence[bytearray]) -> "Appended | None":
+        """Append batches of a backup, as `PartitionLog.append_restored`; None where all are there.
+
+        Raises:
+            RoutingError, UnavailableError: this broker cannot append now; nothing was.
+            InvalidRequestError, ConflictError: the batches are refused; nothing was appended.
+        """
+        leader = self.leading()
+        if self._refuses_appends_until_ms > monotonic_ms():
+            raise LeaderNotAvailableError(f"the leadership of {self.name} is being handed over")
+        if leader.is_under_min_isr:
+            raise self._not_enough_replicas(leader)
+        size_bytes = sum(map(len, batches))
+        self._disk.require(size_bytes, self.name, is_internal=False)
+        info = self.log.append_restored(batches, leader_epoch=leader.leader_epoch)
+        if info is None:
+            return None
+        self._activity.appended.add(self.key)
+        self._disk.take(size_bytes)
+        self.append_watchers.wake()
+        return Appended(info, leader.leader_epoch)
+
+    def _not_enough_replicas(self, leader: PartitionLeader) -> NotEnoughReplicasError:
+        return NotEnoughReplicasError(
+            f"{self.name} has {len(leader.isr)} replicas in sync, fewer than min.insync.replicas",
+            isr=list(leader.isr),
+            retry_after_seconds=1,
+        )
 
     async def committed(self, appended: "Appended", *, deadline_ms: int) -> None:
         """Wait until the high watermark has passed the appended batch (acks=all).

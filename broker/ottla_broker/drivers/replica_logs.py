@@ -186,6 +186,7 @@ class ReplicaLogs:
                     on_commit=measure_commit,
                     writing=self._writing,
                     on_damage=damaged,
+                    first_offset=state.first_offset,
                 )
 
         opened = await self.when_there_is_room(f"{topic.name}-{state.partition}", on_held, open_now)
@@ -277,7 +278,8 @@ class ReplicaLogs:
     def config_of(self, topic: Topic) -> LogConfig:
         """The limits of a topic's logs: the broker's own, and what the topic's configs say."""
         configs = obeyed_configs(topic.name, topic.configs)
-        policies = cleanup_policies(configs)
+        # What is being restored may be older than all that retention keeps, and is not whole yet.
+        policies = cleanup_policies(configs) if topic.restore_id is None else frozenset()
         deletes = DELETE in policies
         return replace(
             self._defaults,

@@ -45,6 +45,8 @@ from ottla_protocol.errors import (
     LeaderNotAvailableError,
     NotLeaderOrFollowerError,
     OttlaError,
+    RestoreConflictError,
+    TopicBeingRestoredError,
     UnknownTopicIdError,
 )
 
@@ -210,8 +212,29 @@ class ReplicaManager:
             UnknownTopicOrPartitionError: the metadata has no such partition.
             NotLeaderOrFollowerError: this broker is no replica of it.
             LeaderNotAvailableError: it is one, but has not opened the log yet.
+            TopicBeingRestoredError: the topic is not for clients yet.
         """
-        state = self._metadata.image.partition(topic, partition)
+        image = self._metadata.image
+        state = image.partition(topic, partition)
+        if image.topics[state.topic_id].restore_id is not None:
+            raise TopicBeingRestoredError(f"the topic {topic} is being restored from a backup")
+        return self._hosted(state)
+
+    def hosted_for_restore(self, topic: str, partition: int, restore_id: str) -> Partition:
+        """The replica on this broker of a topic that is being restored from that backup.
+
+        Raises:
+            RestoreConflictError: it is not.
+            OttlaError: as `hosted`.
+        """
+        image = self._metadata.image
+        state = image.partition(topic, partition)
+        if image.topics[state.topic_id].restore_id != restore_id:
+            raise RestoreConflictError(f"the topic {topic} is not being restored from that backup")
+        return self._hosted(state)
+
+    def _hosted(self, state: PartitionState) -> Partition:
+        topic, partition = state.topic, state.partition
         hosted = self.partitions.get((state.topic_id, partition))
         if hosted is None and self._node_id in state.replicas:
             raise LeaderNotAvailableError(f"the replica of {topic}-{partition} is not open yet")

@@ -96,7 +96,7 @@ def produce_answer(
     Raises:
         OttlaError: every batch failed alike and `one_status` is set: the first one's error.
     """
-    errors = [_with_leader(context, item) for item in results if isinstance(item, OttlaError)]
+    errors = [with_leader(context, item) for item in results if isinstance(item, OttlaError)]
     failure = shared_failure(results) if one_status else None
     if failure is not None:
         raise failure
@@ -119,7 +119,7 @@ async def fetch(context: BrokerContext, post: Post) -> Answer:
         raise InvalidRequestError("partitions must not be empty")
     await context.topics.look_for(asked.topic for asked in wanted.partitions)
     results = await context.batch_fetch.fetch(wanted)
-    errors = [_with_leader(context, item) for item in results if isinstance(item, OttlaError)]
+    errors = [with_leader(context, item) for item in results if isinstance(item, OttlaError)]
     failure = shared_failure(results)
     if failure is not None:
         raise failure
@@ -138,7 +138,7 @@ async def fetch(context: BrokerContext, post: Post) -> Answer:
     return msgpack_answer(BinaryFetchResponse(answers), 207 if errors else 200)
 
 
-def _with_leader(context: BrokerContext, error: OttlaError) -> OttlaError:
+def with_leader(context: BrokerContext, error: OttlaError) -> OttlaError:
     """Add the leader's URL where the error names a leader."""
     leader = error.members.get("leader")
     registration = context.metadata.image.brokers.get(leader) if leader is not None else None

@@ -35,6 +35,7 @@ from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
 from ottla_broker.services.rest_consumers import RestConsumerService
+from ottla_broker.services.restores import RestoreService
 from ottla_broker.services.segment_inspection import SegmentInspectionService
 from ottla_broker.services.stream_produce import StreamProduceService
 from ottla_broker.services.topic_read import TopicReadService
@@ -82,6 +83,7 @@ class BrokerContext:
     group_polls: GroupPollService
     rest_consumers: RestConsumerService
     segments: SegmentInspectionService
+    restores: RestoreService
     inflight: InflightBytes
     """Produce bodies."""
     other_bodies: InflightBytes

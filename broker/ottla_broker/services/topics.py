@@ -99,13 +99,7 @@ class TopicService:
         )
         response = await self._commands.change(command)
         assert isinstance(response, CreateTopicResponse)
-        return TopicDescription(
-            name=response.name,
-            topic_id=response.topic_id or "",
-            partitions=[_describe_partition(state) for state in response.partitions],
-            configs=dict(response.configs),
-            warnings=list(response.warnings),
-        )
+        return describe_created(response)
 
     async def delete(self, name: str) -> None:
         """Delete a topic with all its records.
@@ -220,6 +214,17 @@ class TopicService:
         )
 
 
+def describe_created(response: CreateTopicResponse) -> TopicDescription:
+    """A new topic as clients see it."""
+    return TopicDescription(
+        name=response.name,
+        topic_id=response.topic_id or "",
+        partitions=[_describe_partition(state) for state in response.partitions],
+        configs=dict(response.configs),
+        warnings=list(response.warnings),
+    )
+
+
 def describe(topic: Topic) -> TopicDescription:
     """A topic as clients see it."""
     return TopicDescription(
@@ -227,6 +232,7 @@ def describe(topic: Topic) -> TopicDescription:
         topic_id=topic.topic_id,
         partitions=[_describe_partition(partition) for partition in topic.partitions],
         configs=effective_configs(obeyed_configs(topic.name, topic.configs)),
+        restore_id=topic.restore_id,
     )
 
 

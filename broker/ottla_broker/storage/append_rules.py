@@ -1,17 +1,29 @@
 """What a log asks of a batch before it takes it, from a producer or from a leader."""
 
+from collections.abc import Sequence
+
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.stored_batch import FetchedBatch, StoredBatch
 from ottla_cluster.replication.leader_epochs import LeaderEpochs
 from ottla_protocol.errors import (
     CorruptMessageError,
     FencedLeaderEpochError,
+    InvalidRequestError,
     InvalidTimestampError,
     MessageTooLargeError,
     Outcome,
+    RestoreConflictError,
 )
 from ottla_protocol.idempotency import IDEMPOTENCY_BYTES
-from ottla_protocol.record_batch import BatchHeader, validate_batch
+from ottla_protocol.record_batch import (
+    NO_PRODUCER_EPOCH,
+    NO_PRODUCER_ID,
+    NO_SEQUENCE,
+    BatchHeader,
+    read_header,
+    set_producer,
+    validate_batch,
+)
 
 
 def check_produced(
@@ -29,6 +41,15 @@ def check_produced(
             f"{config.max_batch_bytes} are allowed",
             outcome=Outcome.NOT_APPLIED,
         )
+    check_leader_epoch(leader_epoch, leader_epochs)
+
+
+def check_leader_epoch(leader_epoch: int, leader_epochs: LeaderEpochs) -> None:
+    """Check that the log has no newer epoch than the one to append in.
+
+    Raises:
+        FencedLeaderEpochError: it has.
+    """
     if leader_epoch < leader_epochs.latest_epoch:
         raise FencedLeaderEpochError(
             f"leader epoch {leader_epoch} is older than the log's {leader_epochs.latest_epoch}",
@@ -51,6 +72,46 @@ def check_timestamp(header: BatchHeader, *, config: LogConfig, now_ms: int) -> N
             timestamp=header.max_timestamp,
             broker_time=now_ms,
         )
+
+
+def check_restored(
+    batches: Sequence[bytearray], next_offset: int
+) -> list[tuple[BatchHeader, bytearray]]:
+    """Check batches of a backup, and take their producers out of those that are new.
+
+    What an id meant in the cluster of the backup, it does not mean here: a producer that is given
+    the same one would be taken for the former, and its records for duplicates.
+
+    Returns:
+        The batches that the log does not have yet, with their headers.
+
+    Raises:
+        CorruptMessageError: a batch fails its checks.
+        InvalidRequestError: it is a marker, or part of a transaction.
+        RestoreConflictError: it overlaps with the log, or with the batch before.
+    """
+    found: list[tuple[BatchHeader, bytearray]] = []
+    for batch in batches:
+        header = validate_batch(batch, on_append=False)
+        if header.is_control or header.is_transactional:
+            raise InvalidRequestError(f"the batch at {header.base_offset} is of a transaction")
+        if header.next_offset <= next_offset and not found:
+            continue
+        if header.base_offset < next_offset:
+            raise RestoreConflictError(
+                f"the batch at {header.base_offset} overlaps with what ends at {next_offset}"
+            )
+        if header.has_producer:
+            set_producer(
+                batch,
+                producer_id=NO_PRODUCER_ID,
+                producer_epoch=NO_PRODUCER_EPOCH,
+                base_sequence=NO_SEQUENCE,
+            )
+            header = read_header(batch)
+        found.append((header, batch))
+        next_offset = header.next_offset
+    return found
 
 
 def check_fetched(

@@ -8,7 +8,13 @@ behind (`GroupCommit`). Whether the log may be written at all is for `PartitionL
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ottla_broker.storage.append_rules import check_fetched, check_produced, check_timestamp
+from ottla_broker.storage.append_rules import (
+    check_fetched,
+    check_leader_epoch,
+    check_produced,
+    check_restored,
+    check_timestamp,
+)
 from ottla_broker.storage.group_commit import GroupCommit, QueuedBatch, QueuedRoll
 from ottla_broker.storage.log_config import AppendInfo, LogConfig, TimestampType
 from ottla_broker.storage.log_state import LogState
@@ -106,6 +112,24 @@ class LogAppender:
             header, batch = check_fetched(fetched, self.state.next_offset, self.state.leader_epochs)
             self.assign_epoch(header.leader_epoch, header.base_offset)
             self._append(header, batch, now_ms)
+
+    def append_restored(
+        self, batches: Sequence[bytearray], *, leader_epoch: int
+    ) -> AppendInfo | None:
+        """As `PartitionLog.append_restored`."""
+        check_leader_epoch(leader_epoch, self.state.leader_epochs)
+        checked = check_restored(batches, self.state.next_offset)
+        if not checked:
+            return None
+        self._require_room(sum(len(batch) for _, batch in checked))
+        now_ms = self._clock_ms()
+        self.assign_epoch(leader_epoch, self.state.next_offset)
+        for header, batch in checked:
+            patch_batch(batch, base_offset=header.base_offset, leader_epoch=leader_epoch)
+            stored = StoredBatch(header.base_offset, header.last_offset, leader_epoch, batch)
+            self._append(header, stored, now_ms)
+        last, _ = checked[-1]
+        return AppendInfo(checked[0][0].base_offset, last.last_offset, last.max_timestamp)
 
     def check_idempotency(self, key_digest: bytes, body_digest: bytes) -> AppendInfo | None:
         """As `PartitionLog.check_idempotency`."""

@@ -180,6 +180,7 @@ class PartitionLog:
         writing: Writing = uncounted,
         clock_ms: Callable[[], int] = _wall_clock_ms,
         monotonic_ms: Callable[[], int] = _monotonic_ms,
+        first_offset: int = 0,
     ) -> "PartitionLog":
         """Open the log in `directory`, or begin one, and recover what a crash left.
 
@@ -199,6 +200,7 @@ class PartitionLog:
             writing: entered for as long as something is being written; see `counted_writes`.
             clock_ms: this broker's clock, for the age of idempotent requests only.
             monotonic_ms: a clock that never jumps, for the age of producers only.
+            first_offset: where a log begins that is begun now.
 
         Raises:
             StorageError: the files cannot be used.
@@ -209,7 +211,9 @@ class PartitionLog:
         def recover() -> RecoveredLog:
             prepare_replica_directory(directory, topic, topic_id, partition)
             durability = sqlite.Durability(config.durability)
-            return recovery.recover(directory, identity, durability, limits)
+            return recovery.recover(
+                directory, identity, durability, limits, first_offset=first_offset
+            )
 
         recovered = await asyncio.to_thread(recover)
         return cls(
@@ -380,6 +384,29 @@ class PartitionLog:
         """
         self._require_writable()
         self._appender.append_as_follower(batches)
+
+    def append_restored(
+        self, batches: Sequence[bytearray], *, leader_epoch: int
+    ) -> AppendInfo | None:
+        """Queue batches of a backup at the offsets that they have; for a leader.
+
+        Offsets may be skipped, as by `append_as_follower`. Batches that the log has already are
+        left out. The batches are patched in place and belong to the log afterwards; their producers
+        are forgotten (decision 35).
+
+        Returns:
+            The range of what was queued; None where nothing was new.
+
+        Raises:
+            CorruptMessageError: a batch fails its checks; nothing was appended.
+            InvalidRequestError: a batch is of a transaction; nothing was appended.
+            RestoreConflictError: batches overlap; nothing was appended.
+            FencedLeaderEpochError: the log has a newer epoch.
+            OverloadedError: `pending_max_bytes` are queued.
+            StorageError: the log has failed.
+        """
+        self._require_writable()
+        return self._appender.append_restored(batches, leader_epoch=leader_epoch)
 
     def assign_epoch(self, leader_epoch: int) -> None:
         """Record that `leader_epoch` begins at `next_offset`; durable with the next commit.

@@ -82,14 +82,16 @@ def recover(
     identity: SegmentIdentity,
     durability: sqlite.Durability,
     limits: StateLimits,
+    *,
+    first_offset: int = 0,
 ) -> RecoveredLog:
-    """Open every segment of a directory, or begin an empty log at offset 0.
+    """Open every segment of a directory, or begin an empty log at `first_offset`.
 
     Raises:
         StorageError: a file belongs to another topic id, has a newer format, or cannot be used.
     """
     try:
-        recovered = _recover(directory, identity, durability, limits)
+        recovered = _recover(directory, identity, durability, limits, first_offset)
         return _with_earlier_loss(directory, recovered)
     except (sqlite.DriverError, OSError) as error:
         raise sqlite.storage_error(directory, "recovery", error) from error
@@ -109,10 +111,12 @@ def _recover(
     identity: SegmentIdentity,
     durability: sqlite.Durability,
     limits: StateLimits,
+    first_offset: int,
 ) -> RecoveredLog:
     paths = _remove_leftovers(directory)
     if not paths:
-        return _begin(segments.segment_path(directory, 0), identity, durability, limits)
+        path = segments.segment_path(directory, first_offset)
+        return _begin(path, identity, durability, limits)
     for path in paths[:-1]:
         _require_sealed(path, durability)
     active_path = paths[-1]

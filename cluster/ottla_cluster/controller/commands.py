@@ -137,6 +137,27 @@ class AddPartitions(_Command, frozen=True, tag="add_partitions"):
     """How many there are to be in all."""
 
 
+class BeginRestore(_Command, frozen=True, tag="begin_restore"):
+    """Creates a topic that is then filled from a backup; from `RESTORES` on.
+
+    Beginning the same restore of a topic again changes nothing.
+    """
+
+    name: str
+    restore_id: str
+    first_offsets: tuple[int, ...]
+    """Where each partition begins: as many as there are to be."""
+    replication_factor: int | None = None
+    configs: dict[str, ConfigValue] = {}
+
+
+class FinishRestore(_Command, frozen=True, tag="finish_restore"):
+    """Gives a topic that was restored to everybody."""
+
+    name: str
+    restore_id: str
+
+
 class DeleteTopic(_Command, frozen=True, tag="delete_topic"):
     """Removes a topic with all its records."""
 
@@ -270,6 +291,8 @@ Command = (
     | AdvanceDrains
     | UnregisterBroker
     | AlterPartitions
+    | BeginRestore
+    | FinishRestore
 )
 """Any command of the controller."""
 
@@ -365,6 +388,13 @@ class AlterTopicConfigsResponse(_Response, frozen=True, tag="topic_configs_alter
 
 class DeleteTopicResponse(_Response, frozen=True, tag="topic_deleted"):
     """The topic is removed."""
+
+    name: str
+    topic_id: str
+
+
+class RestoreFinishedResponse(_Response, frozen=True, tag="restore_finished"):
+    """The topic is one like any other."""
 
     name: str
     topic_id: str
@@ -498,6 +528,7 @@ Response = (
     | DrainChangedResponse
     | DrainsAdvancedResponse
     | BrokerUnregisteredResponse
+    | RestoreFinishedResponse
 )
 """Any response of the controller."""
 

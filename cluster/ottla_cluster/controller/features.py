@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OLDEST_FEATURE_LEVEL: Final = 1
 """The lowest level of a cluster that this version can be a part of."""
 
-LATEST_FEATURE_LEVEL: Final = 3
+LATEST_FEATURE_LEVEL: Final = 4
 """The highest level of a cluster that this version can be a part of."""
 
 
@@ -58,6 +58,7 @@ STREAM_KEYS: Final = Feature("stream_keys", 3, "An Idempotency-Key for a stream 
 CURSOR_EPOCHS: Final = Feature(
     "cursor_epochs", 3, "Leader epochs in cursors, which tell of unclean elections"
 )
+RESTORES: Final = Feature("restores", 4, "Restoring a topic at its offsets")
 
 FEATURES: Final[tuple[Feature, ...]] = (
     UNCLEAN_ELECTIONS,
@@ -68,6 +69,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     CONSUMER_INSTANCES,
     STREAM_KEYS,
     CURSOR_EPOCHS,
+    RESTORES,
 )
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 

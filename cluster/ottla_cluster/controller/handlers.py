@@ -21,6 +21,7 @@ from ottla_cluster.controller.commands import (
     AlterReassignments,
     AlterReplicationThrottle,
     AlterTopicConfigs,
+    BeginRestore,
     CancelDrain,
     Command,
     CreateTopic,
@@ -29,6 +30,7 @@ from ottla_cluster.controller.commands import (
     ElectPreferred,
     ElectUnclean,
     FenceBroker,
+    FinishRestore,
     FormCluster,
     Heartbeat,
     RegisterBroker,
@@ -53,6 +55,7 @@ from ottla_cluster.controller.reassignment_handlers import (
     finish_reassignments,
 )
 from ottla_cluster.controller.records import MetadataRecord
+from ottla_cluster.controller.restore_handlers import begin_restore, finish_restore
 from ottla_cluster.controller.result import Result
 from ottla_cluster.controller.throttle_handlers import alter_replication_throttle
 from ottla_cluster.controller.topic_handlers import (
@@ -115,6 +118,10 @@ def _decide(  # noqa: C901  one case for each command
             return add_partitions(image, command, config, random)
         case DeleteTopic():
             return delete_topic(image, command)
+        case BeginRestore():
+            return begin_restore(image, command, config, random)
+        case FinishRestore():
+            return finish_restore(image, command)
         case ElectPreferred():
             return elect_preferred(image, command.partitions)
         case DrainBroker():

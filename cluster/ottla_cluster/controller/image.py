@@ -30,6 +30,8 @@ from ottla_cluster.controller.records import (
     TopicConfigsChanged,
     TopicCreated,
     TopicRemoved,
+    TopicRestoreBegun,
+    TopicRestoreFinished,
     UncleanLeaderElected,
 )
 from ottla_cluster.controller.topic_configs import ConfigValue
@@ -102,6 +104,8 @@ class Partition:
     """What `replicas` will be at the end of the reassignment; empty when none is under way."""
     unclean_leader_epoch: int | None = None
     """The last leader epoch that began with an unclean election; None when none did."""
+    first_offset: int = 0
+    """Where its logs begin when they are new; above 0 only in a restored topic."""
 
     @property
     def is_reassigning(self) -> bool:
@@ -140,6 +144,9 @@ class Topic:
     """Indexed by partition number."""
     former_partition_counts: tuple[int, ...] = ()
     """How many partitions it had before each increase, oldest first."""
+    restore_id: str | None = None
+    """The backup that it is being restored from; None once that is finished, and of any other
+    topic. Until then nobody else writes it, and nobody reads it."""
 
     @property
     def replication_factor(self) -> int:
@@ -320,6 +327,12 @@ class _Draft:
                 removed = self._own_topics().pop(record.topic_id)
                 del self._own_topic_ids()[removed.name]
                 self._partitions.pop(record.topic_id, None)
+            case TopicRestoreBegun():
+                self._begin_restore(record)
+            case TopicRestoreFinished():
+                topics = self._own_topics()
+                assert topics[record.topic_id].restore_id is not None, record
+                topics[record.topic_id] = replace(topics[record.topic_id], restore_id=None)
             case ProducerIdsAllocated():
                 assert record.next_producer_id > self._next_producer_id, record
                 self._next_producer_id = record.next_producer_id
@@ -406,6 +419,15 @@ class _Draft:
                 partition_epoch=record.partition_epoch,
             )
         )
+
+    def _begin_restore(self, record: TopicRestoreBegun) -> None:
+        topics = self._own_topics()
+        topics[record.topic_id] = replace(topics[record.topic_id], restore_id=record.restore_id)
+        partitions = self._own_partitions(record.topic_id)
+        self._partitions[record.topic_id] = [
+            replace(partition, first_offset=first_offset)
+            for partition, first_offset in zip(partitions, record.first_offsets, strict=True)
+        ]
 
     def _change_partition(self, record: PartitionChanged) -> None:
         partitions = self._own_partitions(record.topic_id)
@@ -502,7 +524,7 @@ class ImageChanges:
     """Partitions that are gone, as they last were. A topic that was removed and created again
     under its name shows here and, with its new id, among `partitions`."""
     reconfigured_topics: tuple[Topic, ...]
-    """Topics in both images whose configs changed, as they are now."""
+    """Topics in both images whose configs changed, or whose restore ended, as they are now."""
     brokers: tuple[int, ...]
     """Node ids whose registration or state changed."""
 
@@ -525,7 +547,9 @@ def partitions_changed(old: MetadataImage, new: MetadataImage) -> ImageChanges:
             if before is topic:
                 continue
             changed.extend(_partitions_since(before, topic))
-            if before is not None and before.configs != topic.configs:
+            if before is not None and (
+                before.configs != topic.configs or before.restore_id != topic.restore_id
+            ):
                 reconfigured.append(topic)
     brokers: tuple[int, ...] = ()
     if new.brokers is not old.brokers:

@@ -208,6 +208,25 @@ class BrokerUnregistered(_Record, frozen=True, tag="bn"):
     broker_epoch: int
 
 
+class TopicRestoreBegun(_Record, frozen=True, tag="rb"):
+    """The topic that the records before create is one that is restored from a backup.
+
+    Nobody reads or writes it until TopicRestoreFinished.
+    """
+
+    topic_id: str
+    restore_id: str
+    """Names the backup: only what comes from it is taken."""
+    first_offsets: tuple[int, ...]
+    """Where the log of each partition begins."""
+
+
+class TopicRestoreFinished(_Record, frozen=True, tag="rf"):
+    """The restored topic is a topic like any other from here on."""
+
+    topic_id: str
+
+
 MetadataRecord = (
     ClusterFormed
     | FeatureLevelChanged
@@ -228,6 +247,8 @@ MetadataRecord = (
     | BrokerDrainBegun
     | BrokerDrainCancelled
     | BrokerUnregistered
+    | TopicRestoreBegun
+    | TopicRestoreFinished
 )
 """Any record of the metadata log."""
 

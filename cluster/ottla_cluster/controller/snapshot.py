@@ -15,6 +15,7 @@ import msgspec
 from ottla_cluster.controller.features import (
     BROKER_DRAINS,
     REPLICATION_THROTTLE,
+    RESTORES,
     UNCLEAN_ELECTIONS,
     is_enabled,
 )
@@ -57,16 +58,24 @@ class _PartitionRowOfLevel1(_Row, frozen=True):
     target_replicas: tuple[int, ...]
 
 
-class _PartitionRow(_PartitionRowOfLevel1, frozen=True):
+class _PartitionRowOfLevel2(_PartitionRowOfLevel1, frozen=True):
     unclean_leader_epoch: int | None = None
 
 
-class _TopicRow(_Row, frozen=True):
+class _PartitionRow(_PartitionRowOfLevel2, frozen=True):
+    first_offset: int = 0
+
+
+class _TopicRowOfLevel1(_Row, frozen=True):
     topic_id: str
     name: str
     configs: dict[str, ConfigValue]
     partitions: tuple[_PartitionRow, ...]
     former_partition_counts: tuple[int, ...]
+
+
+class _TopicRow(_TopicRowOfLevel1, frozen=True):
+    restore_id: str | None = None
 
 
 class _ImageOfLevel1(_Row, frozen=True):
@@ -151,13 +160,18 @@ def _broker_row(broker: BrokerRegistration) -> _BrokerRow:
 
 
 def _topic_row(topic: Topic, feature_level: int) -> _TopicRow:
-    return _TopicRow(
+    row = _TopicRow(
         topic_id=topic.topic_id,
         name=topic.name,
         configs=dict(sorted(topic.configs.items())),
         partitions=tuple(_partition_row(each, feature_level) for each in topic.partitions),
         former_partition_counts=topic.former_partition_counts,
+        restore_id=topic.restore_id,
     )
+    if feature_level < RESTORES.level:
+        # It is only written, as the row of fewer fields that it is.
+        return cast("_TopicRow", _TopicRowOfLevel1(*_fields(row)[:-1]))
+    return row
 
 
 def _partition_row(partition: Partition, feature_level: int) -> _PartitionRow:
@@ -171,10 +185,12 @@ def _partition_row(partition: Partition, feature_level: int) -> _PartitionRow:
         adding_replicas=partition.adding_replicas,
         target_replicas=partition.target_replicas,
         unclean_leader_epoch=partition.unclean_leader_epoch,
+        first_offset=partition.first_offset,
     )
     if feature_level < UNCLEAN_ELECTIONS.level:
-        # It is only written, as the row of fewer fields that it is.
-        return cast("_PartitionRow", _PartitionRowOfLevel1(*_fields(row)[:-1]))
+        return cast("_PartitionRow", _PartitionRowOfLevel1(*_fields(row)[:-2]))
+    if feature_level < RESTORES.level:
+        return cast("_PartitionRow", _PartitionRowOfLevel2(*_fields(row)[:-1]))
     return row
 
 
@@ -216,6 +232,7 @@ def _topic(row: _TopicRow) -> Topic:
             _partition(row, number, partition) for number, partition in enumerate(row.partitions)
         ),
         former_partition_counts=row.former_partition_counts,
+        restore_id=row.restore_id,
     )
 
 
@@ -232,4 +249,5 @@ def _partition(topic: _TopicRow, number: int, row: _PartitionRow) -> Partition:
         adding_replicas=row.adding_replicas,
         target_replicas=row.target_replicas,
         unclean_leader_epoch=row.unclean_leader_epoch,
+        first_offset=row.first_offset,
     )

@@ -44,6 +44,7 @@ from ottla_protocol.errors import (
     InvalidPartitionsError,
     InvalidReplicationFactorError,
     TopicAlreadyExistsError,
+    TopicBeingRestoredError,
     UnavailableError,
 )
 
@@ -131,12 +132,15 @@ def add_partitions(
     Raises:
         InvalidTopicError: the topic is the brokers' own.
         UnknownTopicOrPartitionError: there is no such topic.
+        TopicBeingRestoredError: it is not whole yet.
         InvalidPartitionsError: not more than there are, or too many.
         InvalidReplicationFactorError: fewer brokers are active than the topic has replicas.
         UnavailableError: no broker is active.
     """
     refuse_internal(command.name)
     topic = image.topic(command.name)
+    if topic.restore_id is not None:
+        raise TopicBeingRestoredError(f"The topic {topic.name!r} is being restored from a backup.")
     count = len(topic.partitions)
     if command.partitions <= count:
         raise InvalidPartitionsError(
@@ -156,7 +160,7 @@ def add_partitions(
     response = AddPartitionsResponse(
         name=topic.name,
         topic_id=topic.topic_id,
-        partitions=(*(_state_of(partition) for partition in topic.partitions), *added),
+        partitions=(*(state_of(partition) for partition in topic.partitions), *added),
         configs=effective_configs(topic.configs),
     )
     return Result(tuple(_partition_created(topic.topic_id, state) for state in added), response)
@@ -259,7 +263,8 @@ def _new_partition_states(
     )
 
 
-def _state_of(partition: Partition) -> PartitionState:
+def state_of(partition: Partition) -> PartitionState:
+    """A partition as responses tell it."""
     return PartitionState(
         partition=partition.partition,
         replicas=partition.replicas,

@@ -115,6 +115,7 @@ COMMANDS: Final = {
         ),
         ("segment", "segment_group", "app", "Look into segments: list, dump, verify, export."),
         ("backup", "backup_commands", "app", "Back topics up while they are in use; verify."),
+        ("restore", "restore_command", "restore", "Restore topics of a backup, at their offsets."),
         ("check", "check_commands", "app", "For Nagios and its like: cluster, topic, group."),
         ("doctor", "doctor_command", "doctor", "Examine this machine and the brokers."),
         ("bench", "bench_command", "bench", "How fast the cluster is: MB/s, p50, p99."),

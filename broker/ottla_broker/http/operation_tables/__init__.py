@@ -8,6 +8,7 @@ from ottla_broker.http.operation_tables.produce import OPERATIONS as PRODUCE
 from ottla_broker.http.operation_tables.records import OPERATIONS as RECORDS
 from ottla_broker.http.operation_tables.rest_v2 import OPERATIONS as REST_V2
 from ottla_broker.http.operation_tables.rest_v3 import OPERATIONS as REST_V3
+from ottla_broker.http.operation_tables.restores import OPERATIONS as RESTORES
 from ottla_broker.http.operation_tables.topic_records import OPERATIONS as TOPIC_RECORDS
 from ottla_broker.http.operation_tables.topics import OPERATIONS as TOPICS
 
@@ -19,6 +20,7 @@ OPERATIONS = (
     *GROUPS,
     *CLUSTER,
     *ADMINISTRATION,
+    *RESTORES,
     *REST_V2,
     *REST_V3,
     *PROCESS,
