@@ -32,8 +32,10 @@ _REQUEST_ID = re.compile(_ONE)
 _FORWARDED = re.compile(rf"{_ONE}(?:,{_ONE}){{0,{IDS_PER_FORWARD_MAX - 1}}}")
 
 _MARK = f"\r\n{routes.HEADER_REQUEST_ID.lower()}:".encode("ascii")
+# The value has no blanks: where they could be its own or those around it, a head full of them
+# would be tried in every combination, for seconds, before anybody knows who sends it.
 _FIELD = re.compile(
-    rb"\r\n%b:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n[^ \t])" % routes.HEADER_REQUEST_ID.encode("ascii"),
+    rb"\r\n%b:[ \t]*([^\r\n \t]+)[ \t]*(?=\r\n[^ \t])" % routes.HEADER_REQUEST_ID.encode("ascii"),
     re.IGNORECASE,
 )
 
