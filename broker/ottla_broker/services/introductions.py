@@ -10,6 +10,7 @@ A proof is an HMAC-SHA256 (RFC 2104) under a key that scrypt (RFC 7914) makes of
 sees one and guesses secrets pays for each guess.
 """
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -73,7 +74,7 @@ class IntroductionService:
         self._cluster_id = cluster_id
         self._secret = cluster_secret
         self._peers = peers
-        self._key: bytes | None = None
+        self._deriving: asyncio.Task[bytes] | None = None
 
     async def ask(self, url: str) -> Introduction:
         """Who answers at that URL.
@@ -143,10 +144,14 @@ class IntroductionService:
         """The proof of one side; None where there is no secret."""
         if self._secret is None:
             return None
-        if self._key is None:
-            self._key = await on_worker(_key_of, self._secret, self._cluster_id)
+        if self._deriving is None:
+            # One for all who ask meanwhile, whether they wait or not: they may be strangers.
+            self._deriving = asyncio.create_task(
+                on_worker(_key_of, self._secret, self._cluster_id), name="introduction-key"
+            )
+        key = await asyncio.shield(self._deriving)
         message = msgspec.msgpack.encode((side.value, self._cluster_id, nonce, *said))
-        return hmac.digest(self._key, message, "sha256")
+        return hmac.digest(key, message, "sha256")
 
 
 def _key_of(secret: str, cluster_id: str) -> bytes:

@@ -1,5 +1,7 @@
 """Nobody is told the cluster's secret who cannot show to know it."""
 
+import asyncio
+
 import msgspec
 import pytest
 
@@ -66,6 +68,28 @@ async def test_a_stranger_is_not_answered():
     node(network, 4)
     with pytest.raises(ClusterAuthorizationFailedError):
         await asking.ask(AT)
+
+
+async def test_strangers_have_the_key_made_once_however_many_ask_and_leave(monkeypatch):
+    made = []
+    derive = introductions._key_of
+
+    def counted(*args):
+        made.append(args)
+        return derive(*args)
+
+    monkeypatch.setattr(introductions, "_key_of", counted)
+    asked = node(Network(), 4)
+    request = IntroductionRequest(AT, b"nonce", None)
+    for _ in range(20):
+        asking = asyncio.create_task(asked.answer(request))
+        await asyncio.sleep(0)
+        asking.cancel()
+    answers = await asyncio.gather(
+        *(asked.answer(request) for _ in range(20)), return_exceptions=True
+    )
+    assert {type(answer) for answer in answers} == {ClusterAuthorizationFailedError}
+    assert len(made) == 1
 
 
 class Stranger:
