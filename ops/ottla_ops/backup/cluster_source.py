@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from ottla_cluster.controller.features import CURSOR_EPOCHS
 from ottla_cluster.controller.topic_names import is_internal
 from ottla_ops.backup.leader_calls import LeaderCalls
 from ottla_ops.backup.manifest import GroupBackup, GroupOffset
@@ -38,14 +39,18 @@ class ClusterSource:
         self._connection = connection
         self._timeout_s = timeout_s
         self._leaders = LeaderCalls(connection, timeout_s=timeout_s)
+        self._has_epochs = False
 
     def close(self) -> None:
         """Close the idle connections."""
         self._leaders.close()
 
     def cluster_id(self) -> str:
-        """The cluster's id."""
-        return self._get(routes.CLUSTER).decoded(ClusterDescription).cluster_id
+        """The cluster's id; to be asked first."""
+        cluster = self._get(routes.CLUSTER).decoded(ClusterDescription)
+        # An older leader refuses a fetch with an epoch.
+        self._has_epochs = cluster.feature_level >= CURSOR_EPOCHS.level
+        return cluster.cluster_id
 
     def topics(self, names: list[str]) -> list[TopicDescription]:
         """The topics of these names; without any, all but the brokers' own.
@@ -81,13 +86,17 @@ class ClusterSource:
         path = path_of(routes.PARTITION_OFFSETS, topic=topic, partition=partition)
         return self._get(path, at=at).decoded(OffsetResponse).offset
 
-    def fetch(self, topic: str, partition: int, offset: int, max_bytes: int) -> FetchedPartition:
+    def fetch(
+        self, topic: str, partition: int, offset: int, max_bytes: int, last_epoch: int | None
+    ) -> FetchedPartition:
         """Whole batches from `offset` on, below the high watermark, from the leader.
 
         Raises:
-            OttlaError: what the leader answered: OffsetOutOfRangeError below the log's start.
+            OttlaError: what the leader answered: OffsetOutOfRangeError below the log's start,
+                LogTruncatedError where it has not got what was read up to `offset`.
         """
-        wanted = PartitionToFetch(topic, partition, offset, max_bytes)
+        epoch = last_epoch if self._has_epochs else None
+        wanted = PartitionToFetch(topic, partition, offset, max_bytes, last_fetched_epoch=epoch)
         request = BinaryFetchRequest([wanted], max_wait_ms=FETCH_WAIT_MS, max_bytes=max_bytes)
         answer = self._leaders.call(topic, partition, routes.FETCH, request, BinaryFetchResponse)
         found = answer.partitions[0]

@@ -60,8 +60,10 @@ class Source(Protocol):
     def offset(self, topic: str, partition: int, at: str) -> int:
         """An end of a partition."""
 
-    def fetch(self, topic: str, partition: int, offset: int, max_bytes: int) -> FetchedPartition:
-        """Whole batches."""
+    def fetch(
+        self, topic: str, partition: int, offset: int, max_bytes: int, last_epoch: int | None
+    ) -> FetchedPartition:
+        """Whole batches; `last_epoch` is the leader epoch of the last batch before `offset`."""
 
     def groups(self, partitions: dict[str, int]) -> list[GroupBackup]:
         """Committed offsets."""
@@ -129,6 +131,9 @@ class BackupCreation:
         self._on_total = on_total
         self._on_records = on_records
         self._chunk_bytes = chunk_bytes
+        # Of the last batch of the partition that is being read: a leader that has not got it, after
+        # an unclean election, must not go on with other records in the middle of the backup.
+        self._last_epoch: int | None = None
 
     def create(self, names: list[str], *, with_groups: bool) -> Manifest:
         """Back the topics of these names up; without any, all.
@@ -202,6 +207,7 @@ class BackupCreation:
     def _read(self, wanted: _Range, start: int, end: int, chunks: list[Chunk]) -> None:
         """Read `start` to `end` into chunks; a chunk that is not finished is removed."""
         position = start
+        self._last_epoch = None
         while position < end:
             file = chunk_path(wanted.topic, wanted.partition, position)
             writer = ChunkWriter(self._directory, file, position)
@@ -218,7 +224,9 @@ class BackupCreation:
         empty_answers = 0
         while position < end and writer.size_bytes < self._chunk_bytes:
             max_bytes = self._pace.bounded(FETCH_BYTES)
-            found = self._source.fetch(wanted.topic, wanted.partition, position, max_bytes)
+            found = self._source.fetch(
+                wanted.topic, wanted.partition, position, max_bytes, self._last_epoch
+            )
             if found.topic_id != wanted.topic_id:
                 raise UnknownTopicIdError(f"{wanted.topic} was deleted and created again")
             before = position
@@ -252,6 +260,7 @@ class BackupCreation:
             records += header.record_count
             size_bytes += len(batch)
             position = header.next_offset
+            self._last_epoch = header.leader_epoch
         self._on_records(records)
         self._pace.moved(size_bytes)
         return position

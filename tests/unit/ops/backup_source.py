@@ -2,17 +2,19 @@
 
 from ottla_ops.backup.creation import BackupCreation
 from ottla_ops.backup.pace import Pace
-from ottla_protocol.errors import OffsetOutOfRangeError
+from ottla_protocol.errors import LogTruncatedError, OffsetOutOfRangeError
 from ottla_protocol.models import FetchedPartition, PartitionDescription, TopicDescription
-from ottla_protocol.record_batch import read_header
+from ottla_protocol.record_batch import patch_batch, read_header
 from ottla_protocol.record_codec import RecordData, encode_batch
 
 TOPIC_ID = "a" * 32
 
 
-def batch_at(base_offset, records=1, value=b"value"):
+def batch_at(base_offset, records=1, value=b"value", leader_epoch=0):
     data = [RecordData(1_000 + n, b"key", value, ()) for n in range(records)]
-    return encode_batch(data, base_offset=base_offset)
+    batch = bytearray(encode_batch(data, base_offset=base_offset))
+    patch_batch(batch, base_offset=base_offset, leader_epoch=leader_epoch)
+    return bytes(batch)
 
 
 class FakeSource:
@@ -29,6 +31,8 @@ class FakeSource:
         self.before_fetch = lambda: None
         self.batches_max = 100
         self.topic_id = TOPIC_ID
+        self.epochs = {}
+        """Leader epoch: where it begins, by an election without all that was read before."""
 
     def cluster_id(self):
         return "local"
@@ -46,8 +50,11 @@ class FakeSource:
     def offset(self, topic, partition, at):
         return (self.starts if at == "earliest" else self.ends)[partition]
 
-    def fetch(self, topic, partition, offset, max_bytes):
+    def fetch(self, topic, partition, offset, max_bytes, last_epoch):
         self.before_fetch()
+        for epoch, begins_at in self.epochs.items():
+            if last_epoch is not None and last_epoch < epoch and begins_at < offset:
+                raise LogTruncatedError("an unclean election", divergent_offset=begins_at)
         start, end = self.starts[partition], self.ends[partition]
         if offset < start:
             raise OffsetOutOfRangeError("below the log's start")

@@ -1,5 +1,6 @@
 """Backups: what is in them, and how damage and holes in them are found."""
 
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -26,7 +27,7 @@ from ottla_ops.backup.manifest import (
 )
 from ottla_ops.backup.pace import Pace
 from ottla_ops.backup.verification import damage_in, read_manifest
-from ottla_protocol.errors import RequestTimedOutError, UnknownTopicIdError
+from ottla_protocol.errors import LogTruncatedError, RequestTimedOutError, UnknownTopicIdError
 from tests.unit.ops.backup_source import FakeSource, batch_at, create
 
 files_are_synced = settings(max_examples=20)
@@ -114,6 +115,27 @@ def test_a_range_with_a_chunk_less_or_elsewhere_has_a_hole(start, lengths, data)
     assert found == (chunks[gone].first_offset, chunks[gone].next_offset)
     twice = [*chunks[: gone + 1], *chunks[gone:]]
     assert hole_in(msgspec.structs.replace(whole, chunks=twice)) is not None
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 10_000])
+def test_records_of_two_histories_never_come_into_one_backup(tmp_path, chunk_bytes):
+    source = FakeSource([[batch_at(0, 3), batch_at(3, 2), batch_at(5, 4)]])
+    source.batches_max = 1
+    fetches = itertools.count()
+
+    def another_history():
+        if next(fetches) == 2:
+            # Offset 3 and all behind it is gone, and other records are there.
+            source.logs = [[batch_at(0, 3), *(batch_at(n, leader_epoch=4) for n in range(3, 9))]]
+            source.epochs = {4: 3}
+
+    source.before_fetch = another_history
+    with pytest.raises(LogTruncatedError):
+        create(source, tmp_path, chunk_bytes=chunk_bytes)
+    with pytest.raises(UnfinishedBackupError):
+        read_manifest(tmp_path)
+    again = tmp_path / "again"
+    assert create(source, again, chunk_bytes=chunk_bytes).records == 9
 
 
 def test_what_is_committed_after_the_backup_began_is_no_part_of_it(tmp_path):
