@@ -2,7 +2,7 @@
 
 The restore's client begins a topic, appends to each partition at its leader, and finishes the topic
 when all of it is there. Until then nobody else gets at the topic. Everything may be sent again:
-beginning and appending what is there already change nothing.
+beginning, appending what is there already, and finishing change nothing the second time.
 """
 
 from ottla_broker.drivers.clock import monotonic_ms
@@ -97,7 +97,9 @@ class RestoreService:
             UnavailableError: no controller decided in time.
         """
         self._require_feature(name)
-        response = await self._commands.change(FinishRestore(name=name, restore_id=restore_id))
+        response = await self._commands.change(
+            FinishRestore(name=name, restore_id=restore_id), repeatable=True
+        )
         assert isinstance(response, RestoreFinishedResponse)
         return FinishedRestore(response.name, response.topic_id)
 

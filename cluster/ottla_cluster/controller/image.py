@@ -147,6 +147,8 @@ class Topic:
     restore_id: str | None = None
     """The backup that it is being restored from; None once that is finished, and of any other
     topic. Until then nobody else writes it, and nobody reads it."""
+    restored_from: str | None = None
+    """The backup that it was restored from: who did not hear of the end may ask for it again."""
 
     @property
     def replication_factor(self) -> int:
@@ -331,8 +333,11 @@ class _Draft:
                 self._begin_restore(record)
             case TopicRestoreFinished():
                 topics = self._own_topics()
-                assert topics[record.topic_id].restore_id is not None, record
-                topics[record.topic_id] = replace(topics[record.topic_id], restore_id=None)
+                restored = topics[record.topic_id]
+                assert restored.restore_id is not None, record
+                topics[record.topic_id] = replace(
+                    restored, restore_id=None, restored_from=restored.restore_id
+                )
             case ProducerIdsAllocated():
                 assert record.next_producer_id > self._next_producer_id, record
                 self._next_producer_id = record.next_producer_id

@@ -87,15 +87,17 @@ def _as_begun(topic: Topic, command: BeginRestore) -> CreateTopicResponse:
 def finish_restore(
     image: MetadataImage, command: FinishRestore
 ) -> Result[MetadataRecord, RestoreFinishedResponse]:
-    """Gives the topic to everybody.
+    """Gives the topic to everybody; finished again by the same restore, nothing changes.
 
     Raises:
         UnknownTopicOrPartitionError: there is no such topic.
         RestoreConflictError: it is not being restored, or from another backup.
     """
     topic = image.topic(command.name)
-    _require_same(topic, command.restore_id)
     response = RestoreFinishedResponse(topic.name, topic.topic_id)
+    if topic.restore_id is None and topic.restored_from == command.restore_id:
+        return Result((), response)
+    _require_same(topic, command.restore_id)
     return Result((TopicRestoreFinished(topic.topic_id),), response)
 
 

@@ -76,6 +76,7 @@ class _TopicRowOfLevel1(_Row, frozen=True):
 
 class _TopicRow(_TopicRowOfLevel1, frozen=True):
     restore_id: str | None = None
+    restored_from: str | None = None
 
 
 class _ImageOfLevel1(_Row, frozen=True):
@@ -167,10 +168,11 @@ def _topic_row(topic: Topic, feature_level: int) -> _TopicRow:
         partitions=tuple(_partition_row(each, feature_level) for each in topic.partitions),
         former_partition_counts=topic.former_partition_counts,
         restore_id=topic.restore_id,
+        restored_from=topic.restored_from,
     )
     if feature_level < RESTORES.level:
         # It is only written, as the row of fewer fields that it is.
-        return cast("_TopicRow", _TopicRowOfLevel1(*_fields(row)[:-1]))
+        return cast("_TopicRow", _TopicRowOfLevel1(*_fields(row)[:-2]))
     return row
 
 
@@ -233,6 +235,7 @@ def _topic(row: _TopicRow) -> Topic:
         ),
         former_partition_counts=row.former_partition_counts,
         restore_id=row.restore_id,
+        restored_from=row.restored_from,
     )
 
 

@@ -75,6 +75,17 @@ class ClusterTarget:
         path = path_of(routes.TOPIC_RESTORE_FINISH, topic=name)
         self._retried("POST", path, FinishRestoreRequest(restore_id))
 
+    def is_restored(self, name: str, restore_id: str) -> bool:
+        """Whether a topic that is there was filled and finished by this restore."""
+        try:
+            # Changes nothing where it is, and is refused where it is not.
+            self.finish(name, restore_id)
+        except CommandError as error:
+            if error.exit_code is ExitCode.CONFLICT:
+                return False
+            raise
+        return True
+
     def _retried(self, method: str, path: str, body: msgspec.Struct | None = None) -> Answer:
         encoded = None if body is None else msgspec.json.encode(body)
         return self._connection.retry(

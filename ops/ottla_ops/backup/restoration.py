@@ -63,6 +63,9 @@ class Target(Protocol):
     def finish(self, name: str, restore_id: str) -> None:
         """Give the topic to everybody."""
 
+    def is_restored(self, name: str, restore_id: str) -> bool:
+        """Whether the topic is there and that restore has finished it."""
+
 
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
@@ -123,23 +126,45 @@ class Restoration:
             OttlaError, CommandError: the cluster does not take it. Run again, it goes on.
             OSError: a file cannot be read.
         """
-        for topic in topics:
-            self._require_free(self.name_of(topic.name))
-        damage = damage_in(self._directory, topics, lambda _: None)
+        left = self._left(topics)
+        damage = damage_in(self._directory, left, lambda _: None)
         if damage:
             raise damage[0]
-        for topic in topics:
+        for topic in left:
             self._begin(topic)
-        for topic in topics:
+        for topic in left:
             for partition in topic.partitions:
                 self._fill(self.name_of(topic.name), partition)
-        groups = self._commit({topic.name for topic in topics})
-        for topic in topics:
+        # All groups came before the first topic was given away. Since then its members commit.
+        groups = self._commit({topic.name for topic in topics}) if left == list(topics) else []
+        for topic in left:
             self._target.finish(self.name_of(topic.name), self._manifest.id)
         return groups
 
-    def _require_free(self, name: str) -> None:
-        found = self._target.topic(name)
+    def _left(self, topics: Sequence[TopicBackup]) -> list[TopicBackup]:
+        """Those that are to be restored: all, or what a restore that broke off at the end left.
+
+        Raises:
+            TopicAlreadyExistsError: there is a topic that did not come from this restore.
+        """
+        found = {topic.name: self._target.topic(self.name_of(topic.name)) for topic in topics}
+        goes_on = any(
+            each is not None and each.restore_id == self._manifest.id for each in found.values()
+        )
+        left = []
+        for topic in topics:
+            there = found[topic.name]
+            if goes_on and there is not None and self._is_finished(there):
+                self._on_records(_records_of(topic))
+                continue
+            self._require_free(self.name_of(topic.name), there)
+            left.append(topic)
+        return left
+
+    def _is_finished(self, there: TopicDescription) -> bool:
+        return there.restore_id is None and self._target.is_restored(there.name, self._manifest.id)
+
+    def _require_free(self, name: str, found: TopicDescription | None) -> None:
         if found is None or found.restore_id == self._manifest.id:
             return
         if found.restore_id is not None:
@@ -232,6 +257,10 @@ class Restoration:
             for each in group.offsets
             if each.topic in topics
         ]
+
+
+def _records_of(topic: TopicBackup) -> int:
+    return sum(chunk.records for partition in topic.partitions for chunk in partition.chunks)
 
 
 def padding(position: int, end: int, timestamp_ms: int) -> bytes:

@@ -72,10 +72,21 @@ def test_a_finished_topic_is_one_like_any_other(metadata):
     assert topic.partitions[1].first_offset == 70
     # Its logs hear of it: what was held back for the restore applies.
     assert partitions_changed(before, metadata.image).reconfigured_topics == (topic,)
-    with pytest.raises(RestoreConflictError):
-        metadata.apply(FINISH)
     with pytest.raises(TopicAlreadyExistsError):
         metadata.apply(BEGIN)
+
+
+def test_finishing_again_changes_nothing_and_answers_the_same(metadata):
+    metadata.apply(BEGIN)
+    first = metadata.apply(FINISH)
+    assert metadata.apply(FINISH) == first
+    assert metadata.last_records == ()
+    with pytest.raises(RestoreConflictError):
+        metadata.apply(replace(FINISH, restore_id="tuesday"))
+    metadata.apply(DeleteTopic("flights"))
+    metadata.create("flights")
+    with pytest.raises(RestoreConflictError):
+        metadata.apply(FINISH)
 
 
 def test_what_cannot_be_restored_is_refused(metadata):
