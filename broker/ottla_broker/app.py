@@ -203,6 +203,7 @@ class Broker:
             url=settings.url,
             rack=settings.rack,
             cluster_id=settings.cluster_id,
+            directory_id=lambda: directory.directory_id,
             session_timeout_ms=settings.session_timeout_ms,
             controller=self._controller_client,
             metadata=self._metadata,

@@ -12,6 +12,7 @@ replicas here reflect the metadata that the controller had when it answered.
 import asyncio
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -28,7 +29,11 @@ from ottla_cluster.controller.commands import (
     RegisterBrokerResponse,
 )
 from ottla_cluster.controller.elections import loses_when_full
-from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
+from ottla_cluster.controller.features import (
+    BROKER_DIRECTORIES,
+    LATEST_FEATURE_LEVEL,
+    is_enabled,
+)
 from ottla_cluster.replication.lease import BrokerLease
 from ottla_protocol.errors import (
     DuplicateBrokerRegistrationError,
@@ -57,6 +62,7 @@ class BrokerLifecycle:
     """Keeps this broker registered.
 
     Args:
+        directory_id: of the data directory that the replicas' logs are in.
         is_full: whether this broker's disk has no room.
         gives_up: whether this broker may not act at all, because its disk hangs.
         on_fatal: told the error that this process cannot live with (another cluster, a second
@@ -70,6 +76,7 @@ class BrokerLifecycle:
         url: str,
         rack: str,
         cluster_id: str,
+        directory_id: Callable[[], str],
         session_timeout_ms: int,
         controller: ControllerClient,
         metadata: MetadataCache,
@@ -85,6 +92,7 @@ class BrokerLifecycle:
         self._url = url
         self._rack = rack
         self._cluster_id = cluster_id
+        self._directory_id = directory_id
         self._session_timeout_ms = session_timeout_ms
         self._interval_ms = session_timeout_ms // HEARTBEATS_PER_SESSION
         self._controller = controller
@@ -153,16 +161,32 @@ class BrokerLifecycle:
         await self._register()
         await self._activate_replicas()
         while True:
+            await self._tell_directory()
             await self._beat()
 
-    async def _register(self) -> None:
-        command = RegisterBroker(
+    def _registration(self) -> RegisterBroker:
+        return RegisterBroker(
             node_id=self._node_id,
             incarnation_id=self._incarnation_id,
             url=self._url,
             rack=self._rack,
             cluster_id=self._cluster_id,
         )
+
+    def _telling_more(self, command: RegisterBroker) -> RegisterBroker | None:
+        """The registration with the next thing that a controller may want; None where all is told.
+
+        An older controller refuses a field that it does not know. So each is told only to one that
+        has refused a registration without it, or for want of it.
+        """
+        if command.latest_feature_level != LATEST_FEATURE_LEVEL:
+            return msgspec.structs.replace(command, latest_feature_level=LATEST_FEATURE_LEVEL)
+        if not command.directory_id:
+            return msgspec.structs.replace(command, directory_id=self._directory_id())
+        return None
+
+    async def _register(self) -> None:
+        command = self._registration()
         while True:
             try:
                 response = await self._controller.execute(
@@ -171,12 +195,10 @@ class BrokerLifecycle:
             except InvalidRequestError:
                 raise
             except UnsupportedFeatureLevelError:
-                # The controller is one that knows of levels, and must hear which.
-                if command.latest_feature_level == LATEST_FEATURE_LEVEL:
+                more = self._telling_more(command)
+                if more is None:
                     raise
-                command = msgspec.structs.replace(
-                    command, latest_feature_level=LATEST_FEATURE_LEVEL
-                )
+                command = more
             except DuplicateBrokerRegistrationError as error:
                 log.warning("registration_refused", detail=error.detail)
                 await asyncio.sleep(self._interval_ms / 1000)
@@ -186,7 +208,33 @@ class BrokerLifecycle:
                 assert isinstance(response, RegisterBrokerResponse)
                 self.broker_epoch = response.broker_epoch
                 log.info("registered", broker_epoch=self.broker_epoch)
+                if response.former_directory_id:
+                    log.critical(
+                        "data_directory_replaced",
+                        former_directory_id=response.former_directory_id,
+                        directory_id=command.directory_id,
+                    )
                 return
+
+    async def _tell_directory(self) -> None:
+        """Tell the directory once the feature level wants it: registered before, it did not."""
+        image = self._metadata.image
+        own = image.brokers.get(self._node_id)
+        if (
+            own is None
+            or own.directory_id
+            or own.broker_epoch != self.broker_epoch
+            or not is_enabled(image, BROKER_DIRECTORIES)
+        ):
+            return
+        command = msgspec.structs.replace(
+            self._registration(),
+            latest_feature_level=LATEST_FEATURE_LEVEL,
+            directory_id=self._directory_id(),
+        )
+        with suppress(OttlaError):
+            # Told again with the next heartbeat, until the metadata has it.
+            await self._controller.execute(command, timeout_ms=self._interval_ms)
 
     async def _activate_replicas(self) -> None:
         """Host replicas only from the point on where the metadata knows this incarnation."""

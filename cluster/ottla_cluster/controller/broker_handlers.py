@@ -15,15 +15,18 @@ from ottla_cluster.controller.commands import (
     RegisterBroker,
     RegisterBrokerResponse,
 )
+from ottla_cluster.controller.directory_handlers import directory_told
 from ottla_cluster.controller.elections import (
     broker_drains,
     broker_fenced,
     broker_fills,
     broker_unfenced,
 )
+from ottla_cluster.controller.features import BROKER_DIRECTORIES, is_enabled
 from ottla_cluster.controller.image import BrokerRegistration, BrokerState, MetadataImage
 from ottla_cluster.controller.limits import MAX_BROKERS, MAX_NAME_LENGTH, MAX_URL_LENGTH
 from ottla_cluster.controller.records import (
+    BrokerDirectoryTold,
     BrokerDiskChanged,
     BrokerDraining,
     BrokerFenced,
@@ -70,13 +73,19 @@ def register_broker(
         ControllerNotAvailableError: the cluster is not formed yet.
         InconsistentClusterIdError: the process belongs to another cluster.
         InvalidRequestError: a field is out of range, or the cluster is full.
-        UnsupportedFeatureLevelError: the cluster has gone beyond the process's version.
+        UnsupportedFeatureLevelError: the cluster has gone beyond the process's version, or the
+            process does not tell what it has to at the cluster's level.
     """
     _check_cluster_id(image, command.cluster_id)
     if command.latest_feature_level < image.feature_level:
         raise UnsupportedFeatureLevelError(
             f"The cluster is at feature level {image.feature_level}; the version of broker "
             f"{command.node_id} supports levels up to {command.latest_feature_level}."
+        )
+    if is_enabled(image, BROKER_DIRECTORIES) and not command.directory_id:
+        raise UnsupportedFeatureLevelError(
+            f"The cluster is at feature level {image.feature_level}: broker {command.node_id} must "
+            "tell the id of its data directory."
         )
     _check_registration_fields(command)
     former = image.brokers.get(command.node_id)
@@ -87,7 +96,14 @@ def register_broker(
         command.url,
         command.rack,
     ):
-        return Result((), RegisterBrokerResponse(former.broker_epoch))
+        if former.directory_id:
+            return Result((), RegisterBrokerResponse(former.broker_epoch))
+        # It registered before the feature level was raised.
+        told = BrokerDirectoryTold(former.node_id, former.broker_epoch, command.directory_id)
+        return Result(
+            tuple(directory_told(image, former, told, ())),
+            RegisterBrokerResponse(former.broker_epoch),
+        )
     registered = BrokerRegistered(
         node_id=command.node_id,
         broker_epoch=image.next_broker_epoch,
@@ -95,9 +111,13 @@ def register_broker(
         url=command.url,
         rack=command.rack,
     )
+    left = _leave_everything(image, command.node_id)
+    told = BrokerDirectoryTold(registered.node_id, registered.broker_epoch, command.directory_id)
+    former_directory_id = "" if former is None else former.directory_id
+    is_replaced = is_enabled(image, BROKER_DIRECTORIES) and former_directory_id != told.directory_id
     return Result(
-        (*_leave_everything(image, command.node_id), registered),
-        RegisterBrokerResponse(registered.broker_epoch),
+        (*left, registered, *directory_told(image, former, told, left)),
+        RegisterBrokerResponse(registered.broker_epoch, former_directory_id if is_replaced else ""),
     )
 
 
@@ -258,5 +278,7 @@ def _check_registration_fields(command: RegisterBroker) -> None:
         raise InvalidRequestError(f"url must have 1..{MAX_URL_LENGTH} characters.")
     if not 0 < len(command.incarnation_id) <= MAX_NAME_LENGTH:
         raise InvalidRequestError(f"incarnation_id must have 1..{MAX_NAME_LENGTH} characters.")
+    if len(command.directory_id) > MAX_NAME_LENGTH:
+        raise InvalidRequestError(f"directory_id must have at most {MAX_NAME_LENGTH} characters.")
     if len(command.rack) > MAX_NAME_LENGTH:
         raise InvalidRequestError(f"rack must have at most {MAX_NAME_LENGTH} characters.")

@@ -47,6 +47,8 @@ class RegisterBroker(_Command, frozen=True, omit_defaults=True, tag="register_br
     latest_feature_level: int = OLDEST_FEATURE_LEVEL
     """The highest that the process supports. It says so when it is refused without: a controller of
     the first level refuses what it does not know, and needs no more than that."""
+    directory_id: str = ""
+    """Of the data directory that the replicas' logs are in; told from `BROKER_DIRECTORIES` on."""
 
 
 class Heartbeat(_Command, frozen=True, tag="heartbeat"):
@@ -326,6 +328,8 @@ class RegisterBrokerResponse(_Response, frozen=True, tag="broker_registered"):
     """The incarnation's epoch; it is fenced until a heartbeat says that it has caught up."""
 
     broker_epoch: int
+    former_directory_id: str = ""
+    """The data directory that the node id had before this, where that was another one."""
 
 
 class HeartbeatResponse(_Response, frozen=True, tag="heartbeat_taken"):

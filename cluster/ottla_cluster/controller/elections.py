@@ -126,6 +126,9 @@ def broker_unfenced(partition: Partition, node_id: int) -> Change:
     """What a leaderless partition becomes when this broker is active again."""
     if partition.leader is not None or node_id not in partition.isr:
         return ()
+    if partition.awaited_directory_id is not None:
+        # Its log is elsewhere: as leader it would have the others cut theirs.
+        return ()
     return change(partition, isr=partition.isr, leader=node_id)
 
 
@@ -133,6 +136,8 @@ def preferred_leader_returns(image: MetadataImage, partition: Partition) -> Chan
     """Gives leadership back to the first replica when it is active, in sync and has room."""
     preferred = partition.replicas[0]
     if preferred not in partition.isr or not image.takes_appends(preferred):
+        return ()
+    if partition.awaited_directory_id is not None:
         return ()
     return change(partition, isr=partition.isr, leader=preferred)
 

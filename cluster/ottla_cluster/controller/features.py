@@ -59,6 +59,9 @@ CURSOR_EPOCHS: Final = Feature(
     "cursor_epochs", 3, "Leader epochs in cursors, which tell of unclean elections"
 )
 RESTORES: Final = Feature("restores", 4, "Restoring a topic at its offsets")
+BROKER_DIRECTORIES: Final = Feature(
+    "broker_directories", 4, "Telling one data directory of a broker from another"
+)
 
 FEATURES: Final[tuple[Feature, ...]] = (
     UNCLEAN_ELECTIONS,
@@ -70,6 +73,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     STREAM_KEYS,
     CURSOR_EPOCHS,
     RESTORES,
+    BROKER_DIRECTORIES,
 )
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 

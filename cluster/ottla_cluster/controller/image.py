@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from ottla_cluster.controller.records import (
+    BrokerDirectoryTold,
     BrokerDiskChanged,
     BrokerDrainBegun,
     BrokerDrainCancelled,
@@ -24,6 +25,7 @@ from ottla_cluster.controller.records import (
     MetadataRecord,
     PartitionChanged,
     PartitionCreated,
+    PartitionDirectoryAwaited,
     PartitionReassigned,
     ProducerIdsAllocated,
     ReplicationThrottleChanged,
@@ -73,6 +75,8 @@ class BrokerRegistration:
     is_full: bool = False
     """Whether its disk has no room. It serves what it has, leads only what nobody with room can,
     and joins no ISR."""
+    directory_id: str = ""
+    """Of the data directory that its logs are in; empty where it has not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,8 @@ class Partition:
 
     Invariants: `isr` is not empty, in the order of `replicas` and a subset of them; the leader is
     in `isr` or none; `leader_epoch` and `partition_epoch` only rise, and there is one leader (one
-    incarnation of one broker) per leader epoch.
+    incarnation of one broker) per leader epoch. While a directory is awaited, the ISR is the one
+    member that is to bring it, and nobody leads.
 
     While a reassignment is under way, `replicas` are the former ones with the added ones behind
     them (KIP-455); at its end they become `target_replicas`.
@@ -106,6 +111,9 @@ class Partition:
     """The last leader epoch that began with an unclean election; None when none did."""
     first_offset: int = 0
     """Where its logs begin when they are new; above 0 only in a restored topic."""
+    awaited_directory_id: str | None = None
+    """The data directory with the log of the last ISR member, whose broker came back with another
+    one; None while it is not known to be away."""
 
     @property
     def is_reassigning(self) -> bool:
@@ -130,6 +138,9 @@ class Partition:
         assert self.isr, self
         assert self.isr == tuple(n for n in self.replicas if n in self.isr), self
         assert self.leader is None or self.leader in self.isr, self
+        if self.awaited_directory_id is not None:
+            assert self.leader is None, self
+            assert len(self.isr) == 1, self
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +310,8 @@ class _Draft:
                 self._feature_level = record.feature_level
             case BrokerRegistered():
                 self._register(record)
+            case BrokerDirectoryTold():
+                self._tell_directory(record)
             case BrokerFenced() | BrokerUnfenced() | BrokerDraining():
                 self._set_broker_state(record)
             case BrokerDiskChanged():
@@ -322,6 +335,8 @@ class _Draft:
                 self._reassign_partition(record)
             case UncleanLeaderElected():
                 self._elect_uncleanly(record)
+            case PartitionDirectoryAwaited():
+                self._await_directory(record)
             case TopicConfigsChanged():
                 topics = self._own_topics()
                 topics[record.topic_id] = replace(topics[record.topic_id], configs=record.configs)
@@ -375,6 +390,12 @@ class _Draft:
             state=BrokerState.FENCED,
             fenced_version=self._version,
         )
+
+    def _tell_directory(self, record: BrokerDirectoryTold) -> None:
+        brokers = self._own_brokers()
+        broker = brokers[record.node_id]
+        assert broker.broker_epoch == record.broker_epoch, (broker, record)
+        brokers[record.node_id] = replace(broker, directory_id=record.directory_id)
 
     def _set_broker_state(self, record: BrokerFenced | BrokerUnfenced | BrokerDraining) -> None:
         brokers = self._own_brokers()
@@ -473,6 +494,17 @@ class _Draft:
             leader_epoch=record.leader_epoch,
             partition_epoch=record.partition_epoch,
             unclean_leader_epoch=record.leader_epoch,
+            awaited_directory_id=None,
+        )
+
+    def _await_directory(self, record: PartitionDirectoryAwaited) -> None:
+        partitions = self._own_partitions(record.topic_id)
+        before = partitions[record.partition]
+        assert record.partition_epoch == before.partition_epoch + 1, (before, record)
+        partitions[record.partition] = replace(
+            before,
+            awaited_directory_id=record.directory_id,
+            partition_epoch=record.partition_epoch,
         )
 
     def _own_brokers(self) -> dict[int, BrokerRegistration]:

@@ -54,6 +54,14 @@ class BrokerRegistered(_Record, frozen=True, tag="br"):
     rack: str
 
 
+class BrokerDirectoryTold(_Record, frozen=True, tag="bi"):
+    """In which data directory the logs of the registered incarnation are."""
+
+    node_id: int
+    broker_epoch: int
+    directory_id: str
+
+
 class BrokerFenced(_Record, frozen=True, tag="bf"):
     """The broker may neither lead nor join an ISR until it is unfenced."""
 
@@ -178,6 +186,18 @@ class UncleanLeaderElected(_Record, frozen=True, tag="ue"):
     partition_epoch: int
 
 
+class PartitionDirectoryAwaited(_Record, frozen=True, tag="pd"):
+    """The last member of the ISR came back without the data directory that its log is in.
+
+    It leads no more until it comes back with that directory; None when it has.
+    """
+
+    topic_id: str
+    partition: int
+    directory_id: str | None
+    partition_epoch: int
+
+
 class ReplicationThrottleChanged(_Record, frozen=True, tag="rt"):
     """How much each broker may send in a second to replicas that are being added; None for all."""
 
@@ -231,6 +251,7 @@ MetadataRecord = (
     ClusterFormed
     | FeatureLevelChanged
     | BrokerRegistered
+    | BrokerDirectoryTold
     | BrokerFenced
     | BrokerUnfenced
     | BrokerDraining
@@ -243,6 +264,7 @@ MetadataRecord = (
     | ProducerIdsAllocated
     | PartitionReassigned
     | UncleanLeaderElected
+    | PartitionDirectoryAwaited
     | ReplicationThrottleChanged
     | BrokerDrainBegun
     | BrokerDrainCancelled

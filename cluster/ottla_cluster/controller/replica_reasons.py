@@ -7,6 +7,7 @@
     disk_full               it takes no appends for want of room
     replica_lost_end        its log ended below where it had ended, and is being refilled
     replica_damaged         some of its log cannot be read
+    directory_awaited       its broker came back with another data directory, without its log
     reassignment_adds       it is new, and fetches what there is
     replica_lags            it fetches, and has not got everything
     replica_silent          it has not fetched for long, or not at all under this leader
@@ -15,7 +16,8 @@
     election_pending        a member of the ISR could lead, and is about to
     unclean_election_due    the topic allows one, so a replica outside the ISR is to lead
 
-The image tells the first four and what a reassignment adds; the rest is from reports of nodes.
+The image tells the first, the third to the fifth, what a reassignment adds and which directory is
+awaited; the rest is from reports of nodes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -135,6 +137,12 @@ def _no_leader_reasons(
         unfit = known.unfit.get((partition.topic_id, partition.partition, node_id))
         if unfit is not None:
             reasons.append(unfit_reason(unfit, node_id))
+        if partition.awaited_directory_id is not None:
+            detail = (
+                f"broker {node_id}, the last in-sync replica, came back without its log: that is "
+                f"in the data directory with the id {partition.awaited_directory_id}"
+            )
+            reasons.append(_reason("directory_awaited", detail, node_id))
         if not reasons:
             detail = f"broker {node_id} is in sync and active: an election is under way"
             reasons.append(_reason("election_pending", detail, node_id))

@@ -13,6 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from ottla_cluster.controller.features import (
+    BROKER_DIRECTORIES,
     BROKER_DRAINS,
     REPLICATION_THROTTLE,
     RESTORES,
@@ -37,7 +38,7 @@ class _Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     """The encoding that all rows share."""
 
 
-class _BrokerRow(_Row, frozen=True):
+class _BrokerRowOfLevel1(_Row, frozen=True):
     node_id: int
     broker_epoch: int
     incarnation_id: str
@@ -46,6 +47,10 @@ class _BrokerRow(_Row, frozen=True):
     state: BrokerState
     fenced_version: int
     is_full: bool
+
+
+class _BrokerRow(_BrokerRowOfLevel1, frozen=True):
+    directory_id: str = ""
 
 
 class _PartitionRowOfLevel1(_Row, frozen=True):
@@ -64,6 +69,7 @@ class _PartitionRowOfLevel2(_PartitionRowOfLevel1, frozen=True):
 
 class _PartitionRow(_PartitionRowOfLevel2, frozen=True):
     first_offset: int = 0
+    awaited_directory_id: str | None = None
 
 
 class _TopicRowOfLevel1(_Row, frozen=True):
@@ -109,7 +115,10 @@ def encode_image(image: MetadataImage) -> bytes:
         version=image.version,
         cluster_id=image.cluster_id,
         feature_level=image.feature_level,
-        brokers=tuple(_broker_row(image.brokers[node_id]) for node_id in sorted(image.brokers)),
+        brokers=tuple(
+            _broker_row(image.brokers[node_id], image.feature_level)
+            for node_id in sorted(image.brokers)
+        ),
         topics=tuple(_topic_row(topic, image.feature_level) for topic in image.topics.values()),
         next_broker_epoch=image.next_broker_epoch,
         next_producer_id=image.next_producer_id,
@@ -147,8 +156,8 @@ def _fields(row: _Row) -> tuple[Any, ...]:
     return tuple(getattr(row, name) for name in row.__struct_fields__)
 
 
-def _broker_row(broker: BrokerRegistration) -> _BrokerRow:
-    return _BrokerRow(
+def _broker_row(broker: BrokerRegistration, feature_level: int) -> _BrokerRow:
+    row = _BrokerRow(
         node_id=broker.node_id,
         broker_epoch=broker.broker_epoch,
         incarnation_id=broker.incarnation_id,
@@ -157,7 +166,11 @@ def _broker_row(broker: BrokerRegistration) -> _BrokerRow:
         state=broker.state,
         fenced_version=broker.fenced_version,
         is_full=broker.is_full,
+        directory_id=broker.directory_id,
     )
+    if feature_level < BROKER_DIRECTORIES.level:
+        return cast("_BrokerRow", _BrokerRowOfLevel1(*_fields(row)[:-1]))
+    return row
 
 
 def _topic_row(topic: Topic, feature_level: int) -> _TopicRow:
@@ -188,11 +201,12 @@ def _partition_row(partition: Partition, feature_level: int) -> _PartitionRow:
         target_replicas=partition.target_replicas,
         unclean_leader_epoch=partition.unclean_leader_epoch,
         first_offset=partition.first_offset,
+        awaited_directory_id=partition.awaited_directory_id,
     )
     if feature_level < UNCLEAN_ELECTIONS.level:
-        return cast("_PartitionRow", _PartitionRowOfLevel1(*_fields(row)[:-2]))
+        return cast("_PartitionRow", _PartitionRowOfLevel1(*_fields(row)[:-3]))
     if feature_level < RESTORES.level:
-        return cast("_PartitionRow", _PartitionRowOfLevel2(*_fields(row)[:-1]))
+        return cast("_PartitionRow", _PartitionRowOfLevel2(*_fields(row)[:-2]))
     return row
 
 
@@ -222,6 +236,7 @@ def _broker(row: _BrokerRow) -> BrokerRegistration:
         state=row.state,
         fenced_version=row.fenced_version,
         is_full=row.is_full,
+        directory_id=row.directory_id,
     )
 
 
@@ -253,4 +268,5 @@ def _partition(topic: _TopicRow, number: int, row: _PartitionRow) -> Partition:
         target_replicas=row.target_replicas,
         unclean_leader_epoch=row.unclean_leader_epoch,
         first_offset=row.first_offset,
+        awaited_directory_id=row.awaited_directory_id,
     )

@@ -12,7 +12,8 @@ brokers were asked for before (the idea of KIP-966's unclean recovery); one that
 comes behind all that did.
 
 A last ISR member that lost its log's end (`unfit_replica_handlers`) is one of them: it may still
-have more than all others.
+have more than all others. One that came back with another data directory (`directory_handlers`)
+comes behind all of them, and leads only where an operator asks for it and no other is there.
 """
 
 from collections.abc import Iterator
@@ -77,11 +78,21 @@ def elect_unclean(
 
 
 def may_be_elected_uncleanly(image: MetadataImage) -> Iterator[Partition]:
-    """The partitions without a leader whose topic allows any replica, and that have one there."""
+    """The partitions without a leader whose topic allows any replica, and that have one there.
+
+    Not where only a replica in another data directory is there: its log is known to be gone.
+    """
     if not is_enabled(image, UNCLEAN_ELECTIONS):
         return
     for topic, partition in image.all_partitions():
-        if partition.leader is None and _allows(topic) and any(_candidates(image, partition)):
+        if (
+            partition.leader is None
+            and _allows(topic)
+            and any(
+                not _is_without_its_log(partition, node_id)
+                for node_id in _candidates(image, partition)
+            )
+        ):
             yield partition
 
 
@@ -126,6 +137,10 @@ def _candidates(image: MetadataImage, partition: Partition) -> Iterator[int]:
     return (node_id for node_id in partition.replicas if image.is_active(node_id))
 
 
+def _is_without_its_log(partition: Partition, node_id: int) -> bool:
+    return partition.awaited_directory_id is not None and node_id in partition.isr
+
+
 def _longest(
     image: MetadataImage,
     partition: Partition,
@@ -142,6 +157,7 @@ def _longest(
     return max(
         candidates,
         key=lambda node_id: (
+            not _is_without_its_log(partition, node_id),
             node_id in known,
             known.get(node_id, (-1, 0)),
             node_id not in partition.adding_replicas,

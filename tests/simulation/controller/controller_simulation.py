@@ -97,7 +97,13 @@ class ControllerSimulation:
         for node_id in NODE_IDS:
             self._give(
                 RegisterBroker(
-                    node_id, "0", f"http://here:{node_id}", "", CLUSTER_ID, LATEST_FEATURE_LEVEL
+                    node_id,
+                    "0",
+                    f"http://here:{node_id}",
+                    "",
+                    CLUSTER_ID,
+                    LATEST_FEATURE_LEVEL,
+                    f"disk {node_id}/0",
                 )
             )
         self._commit_all()
@@ -219,6 +225,8 @@ class ControllerSimulation:
             rack=f"rack{node_id % 2}",
             cluster_id=CLUSTER_ID,
             latest_feature_level=LATEST_FEATURE_LEVEL,
+            # Every fourth process finds another directory than the one before.
+            directory_id=f"disk {node_id}/{self.incarnations[node_id] // 4}",
         )
 
     def _heartbeat(self):

@@ -28,6 +28,10 @@ class Faults:
         for process in self.world.processes.values():
             process.is_full = False
             process.hung_until_ms = 0
+            if process.misses_its_directory:
+                if process.is_up:
+                    process.crash()
+                process.find_directory()
             if not process.is_up:
                 process.start()
             elif process.is_paused:
@@ -114,6 +118,48 @@ class Faults:
             self._kill(process, 300, "kill")
             process.loses_disk = True
 
+    def lose_directory(self):
+        """The last member of an ISR starts with an empty directory; at the end it is found."""
+        if self._lose_directory_of_the_last():
+            return
+        shared = [
+            state
+            for _, state in self.world.invariants.image.all_partitions()
+            if 1 < len(state.isr) <= (len(self.world.processes) + 1) // 2
+        ]
+        if shared:
+            state = self.random.choice(shared)
+            spared = self.random.choice(state.isr)
+            for node_id in state.isr:
+                if node_id != spared:
+                    self._kill(self.world.processes[node_id], 900, "kill")
+            self.world.after(self.random.randint(50, 400), self._lose_directory_of_the_last)
+
+    def _lose_directory_of_the_last(self):
+        last = [
+            self.world.processes[state.isr[0]]
+            for _, state in self.world.invariants.image.all_partitions()
+            if len(state.isr) == 1 and len(state.replicas) > 1
+        ]
+        if self.world.is_healed or not last or not self._is_all_known():
+            return False
+        victim = self.random.choice(last)
+        if victim.is_up:
+            victim.crash()
+        self.world.has_lost_directories = True
+        self._count("lost directory")
+        victim.lose_directory()
+        self.world.after(self.random.randint(1, 300), self.world.restart, victim)
+        return True
+
+    def _is_all_known(self):
+        """Whether no disk lacks what it is taken to have."""
+        image = self.world.invariants.image
+        return all(
+            process.has_told_its_directory(image) and not self._lacks_something(process)
+            for process in self.world.processes.values()
+        )
+
     def lose_tail(self):
         """A dead broker's disk forgets synced records, if all others are sound and some in sync."""
         down = [process for process in self.world.processes.values() if not process.is_up]
@@ -121,7 +167,7 @@ class Faults:
             self.kill()
             return
         victim = self.random.choice(down)
-        if any(map(self._lacks_something, self.world.processes.values())):
+        if not self._is_all_known():
             return
         image = self.world.invariants.image
         for key, disk in victim.disks.items():

@@ -265,7 +265,7 @@ class Invariants:
             and self._holds_all(history, process.disks[history.key].records)
         )
         topic = self.image.topics[history.key[0]]
-        if not self.world.has_lost_tails:
+        if not self.world.has_lost_tails and not self.world.has_lost_directories:
             self.require(
                 copies >= effective_min_isr(topic, state),
                 "committed on min.insync.replicas disks",
@@ -283,7 +283,14 @@ class Invariants:
                 self._check_member(history, node_id)
 
     def _check_member(self, history, node_id):
-        disk = self.world.processes[node_id].disks.get(history.key)
+        process, state = self.world.processes[node_id], self._partition(history.key)
+        if not process.has_told_its_directory(self.image):
+            # What it has instead is not known to anybody yet.
+            return
+        if state.awaited_directory_id is not None:
+            self.require(state.leader is None, "nobody leads without the awaited log", state)
+            return
+        disk = process.disks.get(history.key)
         self.require(
             disk is not None and (disk.has_lost_tail or self._holds_all(history, disk.records)),
             "the ISR holds all that is committed",

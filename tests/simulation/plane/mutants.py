@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from ottla_cluster.controller import broker_handlers, unclean_election_handlers
 from ottla_cluster.raft.membership import Membership
 from ottla_cluster.replication.fetch_session import FetchSessions
 from ottla_cluster.replication.throttle import ReplicationThrottle
@@ -296,6 +297,23 @@ class BeginsBeforeItsNoOp(ControllerHost):
             self._begin()
 
 
+# --- the controller -------------------------------------------------------------------------------
+
+
+def another_directory_is_as_good(monkeypatch):
+    """Nobody looks whether a directory is the one that a broker had."""
+
+    def directory_told(image, former, told, left):
+        yield told
+
+    monkeypatch.setattr(broker_handlers, "directory_told", directory_told)
+
+
+def a_lost_log_is_a_short_one(monkeypatch):
+    """An unclean election takes the replica without its log for one like the others."""
+    monkeypatch.setattr(unclean_election_handlers, "_is_without_its_log", lambda *_: False)
+
+
 # --- the quorum -----------------------------------------------------------------------------------
 
 
@@ -366,6 +384,10 @@ PROCESSES = {
 }
 
 CONTROLLERS = {plant.__name__.replace("_", " "): plant for plant in CONTROLLER_MUTANTS}
+CONTROLLERS |= {
+    plant.__name__.replace("_", " "): plant
+    for plant in (another_directory_is_as_good, a_lost_log_is_a_short_one)
+}
 
 VOTERS = RAFT_MUTANTS | SNAPSHOT_MUTANTS | MEMBERSHIP_MUTANTS | OBSERVER_MUTANTS
 VOTERS |= {"removes who is needed": member(RemovesWhoIsNeeded)}

@@ -27,7 +27,14 @@ FAULTS = (
     "transfer_leadership",
 )
 
-PLANNED_MOVES = ("restart_cleanly", "fill_disk", "reassign", "lose_tail", "hang_disk")
+PLANNED_MOVES = (
+    "restart_cleanly",
+    "fill_disk",
+    "reassign",
+    "lose_tail",
+    "lose_directory",
+    "hang_disk",
+)
 """These move a leadership while the former leader's lease may still hold."""
 
 
@@ -78,6 +85,10 @@ class Options:
         random = Random(seed)
         process_count, observer_count = random.choice(((3, 0),) * 6 + ((4, 1), (5, 0), (5, 2)))
         faults = [fault for fault in FAULTS if random.random() < 0.3]
+        # Drawn apart, so that it changes no other run.
+        loses_directory = Random(~seed).random() < 0.1
+        if loses_directory:
+            faults.append("lose_directory")
         # Fewer processes have no quorum without those that are in sync.
         is_unclean = process_count > 3 and random.random() < 0.15
         if is_unclean:
@@ -89,7 +100,8 @@ class Options:
             observer_count=observer_count,
             has_directories="change_voters" in faults,
             partition_count=random.choice((1, 1, 1, 2)),
-            replication_factor=random.choice((3, 3, 3, 2)),
+            # The one that is left of a quorum's minority must be the last in sync.
+            replication_factor=random.choice((3, 3, 3, 2)) if not loses_directory else 2,
             min_insync_replicas=random.choice((2, 2, 2, 1)),
             is_unclean=is_unclean,
             producer_count=random.choice((1, 1, 2)),

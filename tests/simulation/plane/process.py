@@ -63,6 +63,9 @@ class Process(Serving, Hosting, ControllerCalls, GivingUp):
         self.is_full = False
         self.loses_disk = False
         """Whether its logs are gone when it comes back, so far as they are in no ISR."""
+        self.directory_id = f"{self.node_id}/0"
+        # The directory that is away, and its logs; None while the first one is in place.
+        self._directory_away = None
         self._begin()
 
     def _begin(self):
@@ -111,6 +114,29 @@ class Process(Serving, Hosting, ControllerCalls, GivingUp):
         self.is_paused = False
         self._begin()
         self.world.invariants.crashed(self)
+
+    def lose_directory(self):
+        """The broker, which is dead, is to start with an empty directory of another id."""
+        assert not self.is_up
+        if self._directory_away is None:
+            self._directory_away = self.directory_id, self.disks
+        self.directory_id = f"{self.node_id}/{self.world.new_token()}"
+        self.disks = {}
+
+    def find_directory(self):
+        """The directory that was lost is found, and takes its place again."""
+        assert not self.is_up
+        self.directory_id, self.disks = self._directory_away
+        self._directory_away = None
+
+    @property
+    def misses_its_directory(self):
+        return self._directory_away is not None
+
+    def has_told_its_directory(self, image):
+        """Whether the metadata says in which directory its logs are."""
+        broker = image.brokers.get(self.node_id)
+        return broker is not None and broker.directory_id == self.directory_id
 
     def pause(self):
         self.is_paused = self.voter.is_paused = True
@@ -202,6 +228,7 @@ class Process(Serving, Hosting, ControllerCalls, GivingUp):
             rack="",
             cluster_id=CLUSTER_ID,
             latest_feature_level=LATEST_FEATURE_LEVEL,
+            directory_id=self.directory_id,
         )
         self.call(command, self._registered)
 

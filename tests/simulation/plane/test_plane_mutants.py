@@ -11,6 +11,7 @@ CAUGHT_BY_SCHEDULE = {
     "a reassignment ends under a leader that is removed": "failover_amid_a_reassignment",
     "a reassignment ends with one target replica in sync": "failover_amid_a_reassignment",
     "a restart keeps its leadership": "expansion_races_a_restart",
+    "a lost log is a short one": "whoever_has_a_log_leads",
     "acknowledged before fsync": "whole_cluster_loses_power",
     "acknowledges at append": "kip_101_data_loss",
     "acknowledges before persisting": "metadata_is_acknowledged_before_it_is_written",
@@ -18,6 +19,7 @@ CAUGHT_BY_SCHEDULE = {
     "added replicas count as in sync": "failover_amid_a_reassignment",
     "advances below min isr": "kip_279_fast_elections",
     "altering ignores eligibility": "expansion_races_a_restart",
+    "another directory is as good": "last_member_returns_without_its_directory",
     "altering ignores the leader epoch": "late_proposal_after_the_partition_changed",
     "altering ignores the partition epoch": "late_proposal_after_the_partition_changed",
     "an unclean election asks no topic": "no_topic_is_asked_to_lose_anything",
@@ -85,6 +87,7 @@ CAUGHT_BY_SCHEDULE = {
 CAUGHT_BY_SEEDS = (
     "acknowledged before fsync",
     "acknowledges at append",
+    "another directory is as good",
     "followers keep no producers",
     "forgets producers at the start",
     "forgets sequences",

@@ -19,6 +19,7 @@ FIRST_SEED = int(os.environ.get("OTTLA_SIMULATION_FIRST_SEED", "0"))
 RARE_EVENTS = (
     "ack after a handover",
     "gave up",
+    "lost directory",
     "records given up",
     "throttled copy",
     "unclean election",

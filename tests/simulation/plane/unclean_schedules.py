@@ -86,11 +86,72 @@ def its_log_is_the_partition(*classes):
     )
 
 
+def last_member_returns_without_its_directory(*classes):
+    """The others have everything: they wait with it until the directory is found."""
+    script = Script(*classes)
+    a, b, c = script.state.replicas
+    script.commit(a)
+    script.commit(a)
+    script.run(100)
+    script.kill(c)
+    script.until(lambda: script.state.isr == (a, b), "c stays in sync")
+    script.kill(b)
+    script.until(lambda: script.state.isr == (a,), "b stays in sync")
+    script.kill(a)
+    script.has_lost_directories = True
+    script.processes[a].lose_directory()
+    script.start(a, b, c)
+    script.run(3 * SESSION_TIMEOUT_MS)
+    script.require(script.state.leader is None, "an empty log leads")
+    # Neither another start nor another controller forgets it.
+    script.kill(a, script.controller())
+    script.start(a, *(n for n, process in script.processes.items() if not process.is_up and n != a))
+    script.run(3 * SESSION_TIMEOUT_MS)
+    script.require(script.state.leader is None, "an empty log leads after another start")
+    script.kill(a)
+    script.processes[a].find_directory()
+    script.start(a)
+    script.until(script.leads(a), "it does not lead with its log")
+    script.until(lambda: len(script.state.isr) == 3, "they do not come together")
+    script.finish()
+
+
+def whoever_has_a_log_leads(*classes):
+    """The topic would rather lose something: but not for the one that has nothing."""
+    script = Script(*classes, is_unclean=True)
+    a, b, c = script.state.replicas
+    script.commit(a)
+    script.run(100)
+    script.kill(c)
+    script.until(lambda: script.state.isr == (a, b), "c stays in sync")
+    script.kill(b)
+    script.until(lambda: script.state.isr == (a,), "b stays in sync")
+    script.kill(a)
+    script.has_lost_directories = True
+    script.processes[a].lose_directory()
+    script.start(a)
+    script.run(SESSION_TIMEOUT_MS + 3 * CHECKED_MS)
+    script.require(script.state.leader is None, "an empty log leads")
+    script.start(b)
+    script.until(lambda: script.state.leader is not None, "nobody leads", 6 * CHECKED_MS)
+    script.require(script.state.leader == b, f"an empty log leads: {script.state}")
+    script.start(c)
+    script.until(lambda: len(script.state.isr) == 3, "they do not come together")
+    script.require(script.committed_end > 0, "nothing is left")
+    script.kill(a)
+    script.processes[a].find_directory()
+    script.start(a)
+    script.new_producer()
+    script.finish()
+
+
 SCHEDULES = {
     schedule.__name__: schedule
     for schedule in (
         the_longest_log_leads,
         no_topic_is_asked_to_lose_anything,
         its_log_is_the_partition,
+        last_member_returns_without_its_directory,
+        whoever_has_a_log_leads,
     )
 }

@@ -75,6 +75,7 @@ class World(HostTimers):
             preferred_election_interval_ms=options.preferred_election_interval_ms,
         )
         self.has_lost_tails = False
+        self.has_lost_directories = False
         self.is_quiet = False
         """Whether clients begin nothing new."""
         self.is_healed = False
@@ -242,12 +243,17 @@ class World(HostTimers):
         return None
 
     def _is_left_to_an_operator(self):
-        """The last member of an ISR lost its end: nobody else is known to hold everything."""
-        return self.has_lost_tails and any(
-            len(state.isr) == 1
-            and self.processes[state.isr[0]].disks[state.topic_id, state.partition].is_short
+        """The last member of an ISR lost its log: nobody else is known to hold everything."""
+        return any(
+            state.awaited_directory_id is not None or self._is_last_and_short(state)
             for _, state in self.invariants.image.all_partitions()
         )
+
+    def _is_last_and_short(self, state):
+        if not self.has_lost_tails or len(state.isr) > 1:
+            return False
+        disk = self.processes[state.isr[0]].disks.get((state.topic_id, state.partition))
+        return disk is not None and disk.is_short
 
     def _compact(self):
         for voter in self.hosts.values():

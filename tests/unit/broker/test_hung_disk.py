@@ -169,6 +169,7 @@ async def test_a_heartbeat_from_before_a_hang_confirms_nothing_after_it():
         url="u",
         rack="",
         cluster_id="c",
+        directory_id=lambda: "disk",
         session_timeout_ms=60_000,
         controller=controller,
         metadata=MetadataCache(image(1, LOCAL, OTHER)),

@@ -1,12 +1,19 @@
 """When a broker may act as a leader: its heartbeats and its lease."""
 
 import asyncio
+from dataclasses import replace
 
+import msgspec
 import pytest
 
 from ottla_broker.drivers.lifecycle import BrokerLifecycle
 from ottla_broker.drivers.metadata import MetadataCache
-from ottla_cluster.controller.commands import Heartbeat, HeartbeatResponse
+from ottla_cluster.controller.commands import (
+    Heartbeat,
+    HeartbeatResponse,
+    RegisterBrokerResponse,
+)
+from ottla_protocol.errors import UnsupportedFeatureLevelError
 from tests.unit.awaiting import until
 from tests.unit.controller.metadata_under_test import MetadataUnderTest
 
@@ -46,6 +53,7 @@ async def test_a_full_broker_leads_nothing_until_it_knows_what_became_of_it():
         url="u",
         rack="",
         cluster_id="c",
+        directory_id=lambda: "disk",
         session_timeout_ms=60_000,
         controller=controller,
         metadata=cache,
@@ -81,3 +89,62 @@ async def test_a_full_broker_leads_nothing_until_it_knows_what_became_of_it():
     said, was_valid, beating = await beat()
     assert (said, was_valid) == (True, True)
     await answered(beating)
+
+
+class Registrar:
+    """Refuses registrations that lack what the cluster's level wants."""
+
+    def __init__(self, *wanted):
+        self.wanted = wanted
+        self.commands = []
+
+    async def execute(self, command, **_):
+        self.commands.append(command)
+        if not all(msgspec.to_builtins(command).get(name) for name in self.wanted):
+            raise UnsupportedFeatureLevelError("it has to tell more")
+        return RegisterBrokerResponse(9)
+
+
+def lifecycle_of(controller, image):
+    return BrokerLifecycle(
+        node_id=1,
+        url="u",
+        rack="",
+        cluster_id="c",
+        directory_id=lambda: "disk",
+        session_timeout_ms=60_000,
+        controller=controller,
+        metadata=MetadataCache(image),
+        replicas=lambda: Replicas(),
+        is_full=lambda: False,
+        gives_up=lambda: False,
+        on_fatal=lambda error: pytest.fail(str(error)),
+    )
+
+
+@pytest.mark.parametrize("wanted", [(), ("latest_feature_level",), ("directory_id",)])
+async def test_a_registration_tells_only_what_the_controller_asks_for(wanted):
+    controller = Registrar(*wanted)
+    lifecycle = lifecycle_of(controller, MetadataUnderTest(0).image)
+    await lifecycle._register()
+    assert lifecycle.broker_epoch == 9
+    told = set(msgspec.to_builtins(controller.commands[-1]))
+    assert ("latest_feature_level" in told) == bool(wanted)
+    assert ("directory_id" in told) == (wanted == ("directory_id",))
+
+
+async def test_a_registration_that_tells_all_and_is_refused_ends_the_process():
+    with pytest.raises(UnsupportedFeatureLevelError):
+        await lifecycle_of(Registrar("wheels"), MetadataUnderTest(0).image)._register()
+
+
+async def test_a_broker_that_had_not_told_its_directory_does_when_the_level_rises():
+    metadata = MetadataUnderTest(1)
+    known = metadata.image
+    untold = replace(known, brokers={1: replace(known.brokers[1], directory_id="")})
+    for image, count in ((known, 0), (replace(untold, feature_level=3), 0), (untold, 1)):
+        controller = Registrar()
+        lifecycle = lifecycle_of(controller, image)
+        lifecycle.broker_epoch = metadata.epoch(1)
+        await lifecycle._tell_directory()
+        assert [command.directory_id for command in controller.commands] == ["disk"] * count

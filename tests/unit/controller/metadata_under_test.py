@@ -1,5 +1,6 @@
 """A metadata log in memory: applies commands one by one, each committed at once."""
 
+from dataclasses import replace
 from random import Random
 
 from ottla_cluster.controller.commands import (
@@ -39,6 +40,14 @@ class MetadataUnderTest:
         self.image = replay(self.image, self.last_records, self.image.version + 1)
         return result.response
 
+    def be_at_level(self, feature_level):
+        """As a cluster of an older version: its brokers tell no directories."""
+        brokers = {
+            node_id: replace(broker, directory_id="")
+            for node_id, broker in self.image.brokers.items()
+        }
+        self.image = replace(self.image, feature_level=feature_level, brokers=brokers)
+
     def epoch(self, node_id):
         return self.image.brokers[node_id].broker_epoch
 
@@ -46,7 +55,14 @@ class MetadataUnderTest:
         return self.image.brokers[node_id].state
 
     def register(
-        self, node_id, incarnation_id="first", *, rack="", url=None, cluster_id=CLUSTER_ID
+        self,
+        node_id,
+        incarnation_id="first",
+        *,
+        rack="",
+        url=None,
+        cluster_id=CLUSTER_ID,
+        directory_id="disk",
     ):
         return self.apply(
             RegisterBroker(
@@ -56,6 +72,7 @@ class MetadataUnderTest:
                 rack=rack,
                 cluster_id=cluster_id,
                 latest_feature_level=LATEST_FEATURE_LEVEL,
+                directory_id=directory_id,
             )
         )
 
@@ -74,9 +91,9 @@ class MetadataUnderTest:
             )
         )
 
-    def restart(self, node_id, incarnation_id):
+    def restart(self, node_id, incarnation_id, *, directory_id="disk"):
         """A new process registers and catches up."""
-        self.register(node_id, incarnation_id)
+        self.register(node_id, incarnation_id, directory_id=directory_id)
         self.heartbeat(node_id)
 
     def fence(self, node_id):

@@ -115,7 +115,9 @@ def test_a_refused_heartbeat_that_waits_prolongs_nothing(metadata):
 
 
 def test_a_second_live_process_under_the_same_node_id_is_refused(driver):
-    twin = RegisterBroker(2, "twin", "http://elsewhere:7101", "", CLUSTER_ID, LATEST_FEATURE_LEVEL)
+    twin = RegisterBroker(
+        2, "twin", "http://elsewhere:7101", "", CLUSTER_ID, LATEST_FEATURE_LEVEL, "disk"
+    )
     driver.heartbeat(2, 2_000)
     with pytest.raises(DuplicateBrokerRegistrationError, match="broker2"):
         driver.submit(twin, 2_000 + TIMEOUT_MS - 1)
@@ -125,7 +127,7 @@ def test_a_second_live_process_under_the_same_node_id_is_refused(driver):
 def test_a_fenced_broker_may_return_elsewhere(driver):
     driver.submit(FenceBroker(2, 2, "connection refused"), 0)
     moved = RegisterBroker(
-        2, "second", "http://elsewhere:7101", "", CLUSTER_ID, LATEST_FEATURE_LEVEL
+        2, "second", "http://elsewhere:7101", "", CLUSTER_ID, LATEST_FEATURE_LEVEL, "disk"
     )
     assert driver.submit(moved, 0).broker_epoch == 4
 
@@ -133,7 +135,7 @@ def test_a_fenced_broker_may_return_elsewhere(driver):
 def test_a_restart_at_the_same_url_is_taken_at_once(driver):
     driver.heartbeat(2, 0)
     restarted = RegisterBroker(
-        2, "second", "http://broker2:7101", "", CLUSTER_ID, LATEST_FEATURE_LEVEL
+        2, "second", "http://broker2:7101", "", CLUSTER_ID, LATEST_FEATURE_LEVEL, "disk"
     )
     assert driver.submit(restarted, 1).broker_epoch == 4
     assert driver.active.committed_image.brokers[2].state is BrokerState.FENCED

@@ -81,6 +81,7 @@ def test_a_process_of_another_cluster_is_refused_naming_both(metadata):
         ("url", "x" * (MAX_URL_LENGTH + 1)),
         ("incarnation_id", ""),
         ("rack", "r" * 999),
+        ("directory_id", "d" * 999),
     ],
 )
 def test_a_registration_out_of_range_is_refused_naming_the_field(metadata, field, value):
@@ -91,6 +92,7 @@ def test_a_registration_out_of_range_is_refused_naming_the_field(metadata, field
         "rack": "",
         "cluster_id": CLUSTER_ID,
         "latest_feature_level": LATEST_FEATURE_LEVEL,
+        "directory_id": "disk",
     }
     with pytest.raises(InvalidRequestError, match=field):
         metadata.apply(RegisterBroker(**(fields | {field: value})))

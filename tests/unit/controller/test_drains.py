@@ -1,7 +1,6 @@
 """Brokers that leave: all their replicas move, and the cluster forgets them."""
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -210,7 +209,7 @@ def test_an_unknown_broker_is_told():
 
 def test_drains_wait_for_their_feature_level():
     metadata = MetadataUnderTest(4)
-    metadata.image = replace(metadata.image, feature_level=1)
+    metadata.be_at_level(1)
     with pytest.raises(UnsupportedFeatureLevelError):
         metadata.apply(DrainBroker(1))
     assert decode_image(encode_image(metadata.image)) == metadata.image

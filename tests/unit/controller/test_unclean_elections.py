@@ -1,7 +1,5 @@
 """Leaders from outside the ISR: only where the topic allows it, and only where nobody else can."""
 
-from dataclasses import replace
-
 import msgspec
 import pytest
 
@@ -200,7 +198,7 @@ def test_a_config_that_is_neither_true_nor_false_is_refused():
 
 def test_it_waits_for_its_feature_level():
     metadata = offline(**ALLOWED)
-    metadata.image = replace(metadata.image, feature_level=UNCLEAN_ELECTIONS.level - 1)
+    metadata.be_at_level(UNCLEAN_ELECTIONS.level - 1)
     with pytest.raises(UnsupportedFeatureLevelError):
         elect(metadata)
     assert UncleanElectionSchedule(patience_ms=0, now_ms=0).due(metadata.image, 0) is None
