@@ -24,9 +24,9 @@ class ChangesTwoAtOnce(Membership):
 class ChangesBeforeOwnCommit(Leadership):
     """The first change does not wait until an entry of the own term is committed."""
 
-    def change_configuration(self, configuration, now_ms):
+    def change_configuration(self, *arguments, **options):
         with patch.object(Leadership, "_has_committed_in_term", lambda _: True):
-            super().change_configuration(configuration, now_ms)
+            super().change_configuration(*arguments, **options)
 
 
 class AppliesAtCommit(RaftLog):

@@ -5,7 +5,7 @@ from random import Random
 import msgspec
 import pytest
 
-from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
+from ottla_cluster.controller.features import CONSUMER_INSTANCES, LATEST_FEATURE_LEVEL
 from ottla_cluster.groups import instance_handlers
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.cluster_view import ClusterView
@@ -285,7 +285,7 @@ def test_what_cannot_be(groups):
         groups.assign(7)
     with pytest.raises(ConflictError, match="does not read"):
         groups.apply(MoveInstance("g", "one", (OffsetToCommit("orders", 0, 3),)))
-    groups.view = ClusterView(groups.view.version, groups.view.topics, LATEST_FEATURE_LEVEL - 1)
+    groups.view = ClusterView(groups.view.version, groups.view.topics, CONSUMER_INSTANCES.level - 1)
     with pytest.raises(UnsupportedFeatureLevelError):
         groups.create("two")
 
