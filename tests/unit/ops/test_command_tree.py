@@ -1,4 +1,4 @@
-"""The commands that there are, and those that README tells of; help and completion."""
+"""The commands that there are, and those that pages tell of; help and completion."""
 
 import re
 import subprocess
@@ -13,11 +13,13 @@ from ottla_ops.cli.app import app
 from ottla_ops.cli.command_table import COMMANDS
 from ottla_ops.cli.main import OPTIONS_ANYWHERE
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
+ROOT = Path(__file__).parents[3]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TREE = typer.main.get_command(app)
 EXAMPLES = [
     example.partition(" #")[0]
-    for example in re.findall(r"(?:\.venv/bin/|`)ottla ([^`\n]+)", README)
+    for page in PAGES
+    for example in re.findall(r"(?m)(?:\.venv/bin/|`|^)ottla ([^`\n]+)", page.read_text())
 ]
 
 
@@ -37,7 +39,7 @@ def words_of(example):
     return found
 
 
-def test_every_command_that_readme_tells_of_exists():
+def test_every_command_that_pages_tell_of_exists():
     assert len(EXAMPLES) > 30
     for example in EXAMPLES:
         command = TREE
@@ -50,7 +52,7 @@ def test_every_command_that_readme_tells_of_exists():
             command = subcommands(command)[word.split("|")[0]]
 
 
-def test_every_option_that_readme_tells_of_exists():
+def test_every_option_that_pages_tell_of_exists():
     for example in EXAMPLES:
         command, options = TREE, set()
         for word in words_of(example):
@@ -65,7 +67,7 @@ def options_of(command):
     return {name for parameter in command.params for name in (*parameter.opts, "--help")}
 
 
-def test_readme_tells_of_every_first_word():
+def test_pages_tell_of_every_first_word():
     told = {word for example in EXAMPLES for word in words_of(example)[:1]}
     # `dev` is for the Procfile and make.
     assert set(TREE.commands) - told <= {"dev"}
