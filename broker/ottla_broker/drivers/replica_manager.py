@@ -68,6 +68,17 @@ CHECKPOINT_INTERVAL_MS = 5_000
 log = structlog.get_logger()
 
 
+def require_not_restored(image: MetadataImage, state: PartitionState) -> None:
+    """Refuse a client's request of a topic that is not whole yet.
+
+    Raises:
+        TopicBeingRestoredError: it is being restored.
+    """
+    topic = image.topics.get(state.topic_id)
+    if topic is not None and topic.restore_id is not None:
+        raise TopicBeingRestoredError(f"the topic {topic.name} is being restored from a backup")
+
+
 class ReplicaManager:
     """All replicas of this broker.
 
@@ -216,8 +227,7 @@ class ReplicaManager:
         """
         image = self._metadata.image
         state = image.partition(topic, partition)
-        if image.topics[state.topic_id].restore_id is not None:
-            raise TopicBeingRestoredError(f"the topic {topic} is being restored from a backup")
+        require_not_restored(image, state)
         return self._hosted(state)
 
     def hosted_for_restore(self, topic: str, partition: int, restore_id: str) -> Partition:

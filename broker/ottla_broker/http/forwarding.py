@@ -9,6 +9,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.peer_client import PeerUnavailableError, unavailable
 from ottla_broker.drivers.peer_pool import CONNECT_TIMEOUT_MS
 from ottla_broker.drivers.racing import Unless
+from ottla_broker.drivers.replica_manager import require_not_restored
 from ottla_broker.http.admission import is_member
 from ottla_broker.http.context import context_of
 from ottla_broker.request_id import REQUEST_ID
@@ -53,6 +54,7 @@ async def serve_at_leader(
     Raises:
         NotLeaderOrFollowerError: the request was forwarded to this broker, which does not lead.
         LeaderNotAvailableError: no leader within LEADER_WAIT_MS.
+        TopicBeingRestoredError: the topic is not for clients yet.
         PeerBusyError: too many reads are forwarded already.
     """
     context = context_of(request)
@@ -67,6 +69,8 @@ async def serve_at_leader(
                 response = await serve_here()
                 response.headers[routes.HEADER_LEADER] = str(state.leader)
                 return response
+            # A leader's 503 would be taken for one that does not lead any more.
+            require_not_restored(context.metadata.image, state)
             return await _forward(request, _next_hop(state, was_forwarded=was_forwarded))
         except (RoutingError, LeaderNotAvailableError, PeerUnavailableError) as error:
             if was_forwarded or monotonic_ms() >= deadline_ms:

@@ -21,7 +21,9 @@ RUNBOOKS = sorted((ROOT / RUNBOOK_DIRECTORY).glob("*.md"))
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 WATCHING = ROOT / "docs" / "operations" / "monitoring.md"
 SECTIONS = ["What it means", "What to look at", "What to do"]
-SOURCES = "\n".join(path.read_text() for path in (ROOT / "broker").rglob("*.py"))
+SOURCES = "\n".join(
+    path.read_text() for package in ("broker", "cluster") for path in (ROOT / package).rglob("*.py")
+)
 
 each_runbook = pytest.mark.parametrize("runbook", RUNBOOKS, ids=lambda path: path.stem)
 each_page = pytest.mark.parametrize(
@@ -34,9 +36,9 @@ def commands_in(text):
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
     spans = re.findall(r"`(ottla\s[^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     for line in [*blocks.splitlines(), *spans]:
-        words = shlex.split(line, comments=True)
-        if words and words[0] == "ottla":
-            yield words
+        # Lines of other commands may end within quotes.
+        if re.match(r"ottla\s", line):
+            yield shlex.split(line, comments=True)
 
 
 def anchors(text):
@@ -133,7 +135,7 @@ def test_its_metrics_settings_routes_and_codes_exist(page):
 
 
 @pytest.mark.parametrize("page", [*RUNBOOKS, WATCHING], ids=lambda path: path.stem)
-def test_its_log_lines_exist(page):
+def test_its_log_lines_and_reasons_exist(page):
     text = page.read_text()
     for event in re.findall(r"`([a-z]+(?:_[a-z]+)+)`", text):
         if not event.startswith("ottla_") and event != "linger_ms":
