@@ -5,6 +5,7 @@ how to write one.
 """
 
 import re
+import uuid
 from collections import Counter
 from pathlib import Path
 
@@ -32,8 +33,10 @@ def name(page):
 @pytest.fixture(scope="module")
 def cluster(shared):
     """The first group makes a topic of 16 partitions, which takes long on a busy machine."""
-    shared.create_topic("page-first-group", partitions=1)
-    GroupMember(shared, "page-first-group", ["page-first-group"]).leave()
+    # A worker may come back to this module, and set it up again.
+    first = f"page-first-group-{uuid.uuid4().hex}"
+    shared.create_topic(first, partitions=1)
+    GroupMember(shared, first, [first]).leave()
     return shared
 
 
