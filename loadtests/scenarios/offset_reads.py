@@ -43,7 +43,11 @@ class OffsetReading(OttlaHttpUser):
             page = _page_decoder.decode(body)
             if page.records and _is_same(page.records[0], wanted):
                 return None
-            return f"not what was acknowledged at {wanted.partition}@{wanted.offset}"
+            found = f"offset {page.records[0].offset}" if page.records else "an empty page"
+            return (
+                f"{found}, next {page.next_offset}, and not what was acknowledged at "
+                f"{wanted.partition}@{wanted.offset}"
+            )
 
         self._read("read by offset", wanted.partition, wanted.offset, 0, check)
 
