@@ -350,12 +350,17 @@ class BatchToAppend(Request, frozen=True):
     idempotency: bytes | None = None
 
 
-class BinaryProduceRequest(Request, frozen=True):
-    """`POST /v1/produce`. `acks` is 0, 1 or -1 (all)."""
+class BinaryProduceRequest(Request, frozen=True, omit_defaults=True):
+    """`POST /v1/produce`. `acks` is 0, 1 or -1 (all).
+
+    `transactional_id` names the holder of the transaction that the transactional batches among them
+    belong to. Where there are none it is left out, so that an older broker takes the request.
+    """
 
     batches: list[BatchToAppend]
     acks: int = ACKS_ALL
     timeout_ms: int = DEFAULT_PRODUCE_TIMEOUT_MS
+    transactional_id: str | None = None
 
 
 class AppendedBatch(Response, frozen=True):

@@ -68,7 +68,8 @@ async def produce(context: BrokerContext, post: Post) -> Answer:
         _check(wanted)
         await context.topics.look_for(batch.topic for batch in wanted.batches)
         results = await context.produce.append_here(
-            wanted.batches, ProduceOptions.checked(wanted.acks, wanted.timeout_ms)
+            wanted.batches,
+            ProduceOptions.checked(wanted.acks, wanted.timeout_ms, wanted.transactional_id),
         )
     except OttlaError as error:
         raise error.with_outcome(Outcome.NOT_APPLIED) from error

@@ -127,7 +127,8 @@ async def produce(context: BrokerContext, post: Post) -> Answer:
     try:
         wanted = decode(_produce_decoder, post.body)
         results = await context.produce.append_here(
-            wanted.batches, ProduceOptions.checked(wanted.acks, wanted.timeout_ms)
+            wanted.batches,
+            ProduceOptions.checked(wanted.acks, wanted.timeout_ms, wanted.transactional_id),
         )
     except OttlaError as error:
         raise error.with_outcome(Outcome.NOT_APPLIED) from error

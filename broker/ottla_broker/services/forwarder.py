@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ottla_broker.drivers.clock import within
 from ottla_broker.drivers.metadata import MetadataCache
@@ -73,6 +74,14 @@ class _Waiting:
         return sum(len(batch.batch) for batch in self.batches)
 
 
+class _Route(NamedTuple):
+    """What may travel in one request: the rest of it is the same for all its batches."""
+
+    leader: int
+    acks: int
+    transactional_id: str | None
+
+
 @dataclass(slots=True)
 class _Gathering:
     waiting: list[_Waiting] = field(default_factory=list)
@@ -80,14 +89,14 @@ class _Gathering:
 
 
 class ProduceForwarder:
-    """Gathers forwards per leader and `acks`."""
+    """Gathers forwards per leader, `acks` and transactional id."""
 
     def __init__(self, *, metadata: MetadataCache, peers: PeerClient) -> None:
         self._metadata = metadata
         self._peers = peers
-        self._gathering: dict[tuple[int, int], _Gathering] = {}
-        # Requests that have not been answered yet; keys as above.
-        self._under_way: Counter[tuple[int, int]] = Counter()
+        self._gathering: dict[_Route, _Gathering] = {}
+        # Requests that have not been answered yet; no route without any.
+        self._under_way: Counter[_Route] = Counter()
         # Strong references: the event loop keeps only weak ones to its tasks.
         self._sending: set[asyncio.Task[None]] = set()
 
@@ -97,12 +106,12 @@ class ProduceForwarder:
         """Have `leader` append the batches; results in their order, each with its outcome."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(batches, options, loop.create_future(), REQUEST_ID.get())
-        key = (leader, options.acks)
-        gathering = self._gathering.setdefault(key, _Gathering())
+        route = _Route(leader, options.acks, options.transactional_id)
+        gathering = self._gathering.setdefault(route, _Gathering())
         gathering.waiting.append(waiting)
         if gathering.timer is None:
-            delay_ms = gather_ms(self._under_way[key])
-            gathering.timer = loop.call_later(delay_ms / 1000, self._send_gathered, key)
+            delay_ms = gather_ms(self._under_way[route])
+            gathering.timer = loop.call_later(delay_ms / 1000, self._send_gathered, route)
         try:
             return await within(options.remaining_ms + FORWARD_GRACE_MS, waiting.results)
         except TimeoutError:
@@ -113,8 +122,8 @@ class ProduceForwarder:
                 for _ in batches
             ]
 
-    def _send_gathered(self, key: tuple[int, int]) -> None:
-        gathering = self._gathering.pop(key, None)
+    def _send_gathered(self, route: _Route) -> None:
+        gathering = self._gathering.pop(route, None)
         if gathering is None:
             return
         assert gathering.timer is not None
@@ -132,31 +141,33 @@ class ProduceForwarder:
             batches += len(waiting.batches)
             too_large = size_bytes > MAX_BYTES_PER_FORWARD or batches > MAX_BATCHES_PER_FORWARD
             if group and too_large:
-                self._start(key, group)
+                self._start(route, group)
                 group, size_bytes, batches = [], waiting.size_bytes, len(waiting.batches)
             group.append(waiting)
         if group:
-            self._start(key, group)
+            self._start(route, group)
 
-    def _start(self, key: tuple[int, int], group: list[_Waiting]) -> None:
-        self._under_way[key] += 1
-        task = asyncio.create_task(self._send(key, group))
+    def _start(self, route: _Route, group: list[_Waiting]) -> None:
+        self._under_way[route] += 1
+        task = asyncio.create_task(self._send(route, group))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
-    async def _send(self, key: tuple[int, int], group: list[_Waiting]) -> None:
-        leader, acks = key
+    async def _send(self, route: _Route, group: list[_Waiting]) -> None:
         # This task is no request's own: it began with whichever came first, or last.
         REQUEST_ID.set(joined(waiting.request_id for waiting in group))
         batches = [batch for waiting in group for batch in waiting.batches]
         remaining_ms = max(waiting.options.remaining_ms for waiting in group)
+        request = BinaryProduceRequest(batches, route.acks, remaining_ms, route.transactional_id)
         try:
-            results = await self._call(leader, BinaryProduceRequest(batches, acks, remaining_ms))
+            results = await self._call(route.leader, request)
         finally:
-            self._under_way[key] -= 1
-            if not self._under_way[key]:
+            self._under_way[route] -= 1
+            if not self._under_way[route]:
+                # There are as many transactional ids as clients please.
+                del self._under_way[route]
                 # Nobody else is on the way, so there is nothing to wait for.
-                self._send_gathered(key)
+                self._send_gathered(route)
         position = 0
         for waiting in group:
             end = position + len(waiting.batches)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OLDEST_FEATURE_LEVEL: Final = 1
 """The lowest level of a cluster that this version can be a part of."""
 
-LATEST_FEATURE_LEVEL: Final = 4
+LATEST_FEATURE_LEVEL: Final = 5
 """The highest level of a cluster that this version can be a part of."""
 
 
@@ -62,6 +62,7 @@ RESTORES: Final = Feature("restores", 4, "Restoring a topic at its offsets")
 BROKER_DIRECTORIES: Final = Feature(
     "broker_directories", 4, "Telling one data directory of a broker from another"
 )
+TRANSACTIONS: Final = Feature("transactions", 5, "Writing records and offsets in a transaction")
 
 FEATURES: Final[tuple[Feature, ...]] = (
     UNCLEAN_ELECTIONS,
@@ -74,6 +75,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     CURSOR_EPOCHS,
     RESTORES,
     BROKER_DIRECTORIES,
+    TRANSACTIONS,
 )
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 

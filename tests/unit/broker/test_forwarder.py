@@ -31,6 +31,7 @@ class Leader:
     def __init__(self):
         self.requests = []
         self.answers = []
+        self.transactional_ids = []
         self.url = "http://leader"
         self.broker_epoch = 5
         self.state = BrokerState.ACTIVE
@@ -38,6 +39,7 @@ class Leader:
     async def call(self, url, path, body, *, timeout_ms, answer, purpose):
         assert purpose is Purpose.PRODUCE
         request = msgspec.msgpack.decode(body, type=BinaryProduceRequest)
+        self.transactional_ids.append(request.transactional_id)
         self.requests.append([batch.partition for batch in request.batches])
         waiting = asyncio.get_running_loop().create_future()
         self.answers.append((waiting, request))
@@ -66,8 +68,8 @@ def forward(leader, monkeypatch):
     )
     forwarder = ProduceForwarder(metadata=metadata, peers=leader)
 
-    def start(*partitions, timeout_ms=LONG_MS, size_bytes=10):
-        options = ProduceOptions(ACKS_ALL, monotonic_ms() + timeout_ms)
+    def start(*partitions, timeout_ms=LONG_MS, size_bytes=10, transactional_id=None):
+        options = ProduceOptions(ACKS_ALL, monotonic_ms() + timeout_ms, transactional_id)
         batches = [
             BatchToAppend("t", partition, memoryview(bytes(size_bytes))) for partition in partitions
         ]
@@ -102,6 +104,21 @@ async def test_what_comes_meanwhile_gathers_and_goes_when_the_way_is_free(leader
     assert leader.requests == [[1], [2, 3, 4]]
     leader.answer()
     assert [[result.partition for result in await task] for task in others] == [[2], [3, 4]]
+
+
+async def test_each_transactional_id_travels_for_itself(leader, forward):
+    tasks = [
+        forward(1),
+        forward(2, transactional_id="transfers"),
+        forward(3, transactional_id="transfers"),
+        forward(4, transactional_id="others"),
+    ]
+    await turn()
+    assert leader.requests == [[1], [2, 3], [4]]
+    assert leader.transactional_ids == [None, "transfers", "others"]
+    while leader.answers:
+        leader.answer()
+    assert [[result.partition for result in await task] for task in tasks] == [[1], [2], [3], [4]]
 
 
 async def test_it_does_not_gather_for_long(leader, forward, monkeypatch):

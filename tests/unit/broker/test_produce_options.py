@@ -1,0 +1,30 @@
+"""Which options a produce may have, and what of them an older broker is not bothered with."""
+
+import msgspec
+import pytest
+
+from ottla_broker.services.produce_options import ProduceOptions
+from ottla_protocol.errors import InvalidRequestError, InvalidRequiredAcksError
+from ottla_protocol.models import ACKS_ALL, BinaryProduceRequest
+
+
+@pytest.mark.parametrize("acks", [0, 1])
+def test_a_transaction_needs_every_acknowledgement(acks):
+    assert ProduceOptions.checked(acks, 1_000).acks == acks
+    with pytest.raises(InvalidRequiredAcksError, match="all"):
+        ProduceOptions.checked(acks, 1_000, "transfers")
+    assert ProduceOptions.checked(ACKS_ALL, 1_000, "transfers").transactional_id == "transfers"
+
+
+@pytest.mark.parametrize("transactional_id", ["", "x" * 250, "a\nb", ".."])
+def test_a_transactional_id_has_rules(transactional_id):
+    with pytest.raises(InvalidRequestError, match="transactional_id must"):
+        ProduceOptions.checked(ACKS_ALL, 1_000, transactional_id)
+
+
+def test_a_request_without_transactions_has_no_field_that_an_older_broker_refuses():
+    sent = msgspec.msgpack.decode(msgspec.msgpack.encode(BinaryProduceRequest([], 1, 7)))
+    assert sent == {"batches": [], "acks": 1, "timeout_ms": 7}
+    named = BinaryProduceRequest([], transactional_id="transfers")
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(named), type=BinaryProduceRequest)
+    assert again == named
