@@ -394,6 +394,13 @@ class ProducerIdentity(Response, frozen=True):
 
 # --- fetch ----------------------------------------------------------------------------------
 
+Isolation = Literal["read_uncommitted", "read_committed"]
+"""Whether a reader also gets records of transactions that are open or were aborted.
+
+With `read_committed` reads end at the last stable offset: the first record of the oldest
+transaction that is open, or else the high watermark. What was aborted before is left out.
+"""
+
 
 class PartitionToFetch(Request, frozen=True, omit_defaults=True):
     """One partition of a binary fetch; `leader_epoch` fences a client with stale metadata.
@@ -423,7 +430,7 @@ class BinaryFetchRequest(Request, frozen=True):
     max_wait_ms: int = 500
     min_bytes: int = 1
     max_bytes: int = 16 << 20
-    isolation: Literal["read_uncommitted", "read_committed"] = "read_uncommitted"
+    isolation: Isolation = "read_uncommitted"
     replica: Literal["leader", "any", "local"] = "leader"
 
 
@@ -433,6 +440,11 @@ class FetchedPartition(Response, frozen=True):
     The request names the topic, and a deleted topic's name may be taken again: `topic_id` tells
     whose records these are. `leader_epoch` is that of the leader that answered; None where a
     follower did.
+
+    With `read_committed` the batches are those of committed transactions, and of none; markers are
+    left out, too. The next fetch goes on at `next_offset`, which may have moved although there are
+    no batches; where it is None, behind the last of them. `last_stable_offset` is where such reads
+    end now. Both are None with `read_uncommitted`.
     """
 
     topic: str
@@ -443,6 +455,8 @@ class FetchedPartition(Response, frozen=True):
     error: dict[str, Any] | None = None
     topic_id: str | None = None
     leader_epoch: int | None = None
+    next_offset: int | None = None
+    last_stable_offset: int | None = None
 
 
 class BinaryFetchResponse(Response, frozen=True):
