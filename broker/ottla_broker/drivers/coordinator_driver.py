@@ -1,25 +1,23 @@
-"""One coordinator: the state machine that lives in one partition of an internal topic.
+"""The group coordinator that lives in one partition of `__consumer_offsets`.
 
-Whoever leads the partition runs it, for one leader epoch. It begins by replaying the partition's
-whole log, once the high watermark has reached the end that the epoch found: only then does the
-state hold everything that former coordinators answered for. From there each command is decided on
-the speculative state, its records are appended as one batch with acks=all, and its answer leaves
-when the high watermark has passed what the decision saw. A new leader epoch ends it: what was
-appended and not committed has an unknown outcome, and the speculation is gone.
+How it loads, decides and ends is `coordinator_runtime`'s. Its own are the heartbeats, which may
+wait here for news of their members, and what is due by itself: members that fall silent, topics
+that change.
 """
 
-import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-import structlog
-
-from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms, within
-from ottla_broker.drivers.critical_task import CriticalTask
+from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
+from ottla_broker.drivers.coordinator_runtime import (
+    FIRST_LOAD_RETRY_MS,
+    CoordinatorRuntime,
+    records_of,
+)
 from ottla_broker.drivers.parked_heartbeats import ParkedHeartbeats, Turns
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_broker.telemetry import METRICS
-from ottla_cluster.controller.runtime import Completed, Submitted
+from ottla_cluster.controller.runtime import Submitted
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.census import GroupCounts
 from ottla_cluster.groups.cluster_view import ClusterView
@@ -35,41 +33,13 @@ from ottla_cluster.groups.commands import (
 from ottla_cluster.groups.image import Group, GroupsImage, replay
 from ottla_cluster.groups.instance_commands import PollInstance
 from ottla_cluster.groups.records import decode_pairs, decode_record
-from ottla_protocol.errors import (
-    CoordinatorLoadInProgressError,
-    CoordinatorNotAvailableError,
-    LeaderNotAvailableError,
-    NotCoordinatorError,
-    OttlaError,
-    Outcome,
-    RequestTimedOutError,
-    RoutingError,
-)
-from ottla_protocol.record_batch import validate_batch
-from ottla_protocol.record_codec import RecordData, decode_batch, encode_batch
-
-LOAD_BYTES = 4 << 20
-"""How much of the log is read and replayed at a time."""
+from ottla_protocol.errors import OttlaError
 
 TICK_DECISIONS_MS = 20
 """How long one tick may decide by itself; the rest is still due at the next one."""
 
-FIRST_LOAD_RETRY_MS = 500
-LAST_LOAD_RETRY_MS = 30_000
-"""How long until a load that failed is tried again; twice as long each time."""
 
-FIRST_RETRY_MS = 200
-LAST_RETRY_MS = 5_000
-"""How long a coordinator waits with its own decisions after the log refused one; twice as long each
-time."""
-
-MAX_INFLATED_BYTES = 64 << 20
-"""What one batch of decisions may take; the coordinator writes none that is larger."""
-
-log = structlog.get_logger()
-
-
-class CoordinatorDriver:
+class CoordinatorDriver(CoordinatorRuntime[GroupsImage, ActiveCoordinator, Command, Response]):
     """The group coordinator of one led partition, for one leader epoch.
 
     Args:
@@ -89,124 +59,40 @@ class CoordinatorDriver:
         on_failure: Callable[[OttlaError], None],
         prepare: Callable[[GroupsImage], None] | None = None,
     ) -> None:
-        self.partition = partition
-        self._leader_epoch = leader_epoch
-        self._activate = activate
-        self._prepare = prepare
-        self._active: ActiveCoordinator | None = None
-        self._failure: OttlaError | None = None
+        super().__init__(
+            partition, leader_epoch, on_failure, first_load_retry_ms=FIRST_LOAD_RETRY_MS
+        )
+        self._activate_image = activate
+        self._prepare_image = prepare
         # Whether it has had to refuse members since the last tick at which it could decide.
         self._was_deaf = False
-        self._changed = asyncio.Event()
-        self._answers: dict[int, asyncio.Future[Response]] = {}
         self._parked = ParkedHeartbeats()
         self._turns = Turns()
-        # After refusals of the log: how long to wait with what nobody asked for, and until when.
-        self._retry_after_ms = FIRST_RETRY_MS
-        self._refused_until_ms: int | None = None
-        self._task = CriticalTask(
-            self._run(), name=f"coordinator-{partition.name}", on_failure=on_failure
-        )
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the partition has left the leader epoch that this coordinator lives in."""
-        leader = self.partition.leader
-        return leader is None or leader.leader_epoch != self._leader_epoch
+    # --- the runtime's ----------------------------------------------------------------------
 
-    # --- life -------------------------------------------------------------------------------
+    def _new_image(self) -> GroupsImage:
+        return GroupsImage()
 
-    async def _run(self) -> None:
-        """Load, then give out answers as the high watermark passes them, until the epoch ends."""
-        self.partition.watermark_watchers.add(self._changed)
-        try:
-            await self._load_at_last()
-            while not self.is_over:
-                self._changed.clear()
-                self._release()
-                await self._changed.wait()
-        finally:
-            self.partition.watermark_watchers.remove(self._changed)
-            self._resign()
+    def _replay(self, image: GroupsImage, batches: Sequence[StoredBatch]) -> GroupsImage:
+        return _replay_batches(image, batches)
 
-    async def _load_at_last(self) -> None:
-        """Load; what fails is tried again, for a fault may pass or be repaired meanwhile."""
-        retry_after_ms = FIRST_LOAD_RETRY_MS
-        while not self.is_over:
-            try:
-                await self._load()
-            except OttlaError as error:
-                self._cannot_load(error)
-            else:
-                return
-            await self._pause(retry_after_ms)
-            retry_after_ms = min(2 * retry_after_ms, LAST_LOAD_RETRY_MS)
+    def _prepare(self, image: GroupsImage) -> None:
+        if self._prepare_image is not None:
+            self._prepare_image(image)
 
-    async def _pause(self, pause_ms: int) -> None:
-        """Wait that long, or until the epoch is over."""
-        end_ms = monotonic_ms() + pause_ms
-        while not self.is_over and monotonic_ms() < end_ms:
-            self._changed.clear()
-            try:
-                async with asyncio.timeout((end_ms - monotonic_ms()) / 1000):
-                    await self._changed.wait()
-            except TimeoutError:
-                return
+    def _activate(self, image: GroupsImage) -> ActiveCoordinator:
+        return self._activate_image(image)
 
-    async def _load(self) -> None:
-        started_ms = monotonic_ms()
-        partition = self.partition
-        # Nobody else appends here, so the epoch's start is the end of the log until it is loaded.
-        while not self.is_over and partition.high_watermark < partition.log.next_offset:
-            self._changed.clear()
-            await self._changed.wait()
-        image = GroupsImage()
-        offset, end = partition.log.log_start_offset, partition.log.next_offset
-        while offset < end and not self.is_over:
-            batches = await partition.log.read(offset, max_bytes=LOAD_BYTES, limit=end)
-            if not batches:
-                break  # Only gaps are left.
-            image = await asyncio.to_thread(_replay_batches, image, batches)
-            offset = batches[-1].last_offset + 1
-        if self._prepare is not None:
-            await asyncio.to_thread(self._prepare, image)
-        if self.is_over:
-            return
-        self._failure = None
-        self._active = self._activate(image)
-        METRICS.group_load_seconds.observe((monotonic_ms() - started_ms) / 1000)
-        log.info(
-            "coordinator_loaded", partition=partition.name, leader_epoch=self._leader_epoch,
-            offset=end, after_ms=monotonic_ms() - started_ms,
-        )  # fmt: skip
+    def _pairs(self, payload: bytes) -> Iterable[tuple[bytes, bytes | None]]:
+        return decode_pairs(payload)
 
-    def _cannot_load(self, error: OttlaError) -> None:
-        """Whoever asks is told; another replica's copy may be sound."""
-        if self.is_over:
-            return  # The log changed under the reading, as it may in another epoch.
-        self._failure = error
-        log.critical(
-            "coordinator_cannot_load", partition=self.partition.name, code=error.code,
-            detail=error.detail,
-        )  # fmt: skip
+    def _loaded(self, took_ms: int) -> None:
+        METRICS.group_load_seconds.observe(took_ms / 1000)
 
-    def _resign(self) -> None:
-        active, self._active = self._active, None
-        if active is not None:
-            self._answer(active.lost_leadership())
-            log.info(
-                "coordinator_resigned", partition=self.partition.name,
-                leader_epoch=self._leader_epoch,
-            )  # fmt: skip
+    def _resigned(self) -> None:
         # They are refused now, so that their members turn to the next coordinator.
         self._parked.wake_all()
-
-    @property
-    def state(self) -> str:
-        """`active`, `loading`, or `failed` while its state cannot be read."""
-        if self._active is not None:
-            return "active"
-        return "loading" if self._failure is None else "failed"
 
     def counts(self) -> GroupCounts | None:
         """How many groups and members there are; None before they are loaded."""
@@ -215,24 +101,6 @@ class CoordinatorDriver:
     def groups(self) -> Collection[Group]:
         """The groups as they are committed; none before they are loaded."""
         return () if self._active is None else self._active.committed_image.groups.values()
-
-    async def stop(self) -> None:
-        """End it; whoever waits for an answer learns that its outcome is unknown."""
-        await self._task.stop()
-
-    def _release(self) -> None:
-        if self._active is not None:
-            self._answer(self._active.committed(self.partition.high_watermark))
-
-    def _answer(self, completed: Sequence[Completed[Response]]) -> None:
-        for answer in completed:
-            waiting = self._answers.pop(answer.request_id, None)
-            if waiting is None or waiting.done():
-                continue
-            if isinstance(answer.outcome, OttlaError):
-                waiting.set_exception(answer.outcome)
-            else:
-                waiting.set_result(answer.outcome)
 
     # --- commands ---------------------------------------------------------------------------
 
@@ -294,24 +162,15 @@ class CoordinatorDriver:
     async def _decide(
         self, active: ActiveCoordinator, command: Command, view: ClusterView, deadline_ms: int
     ) -> Response:
+        submitted, appended = self._submit(active, command, view, monotonic_ms())
+        return await self._carry_out(active, submitted, deadline_ms, appended)
+
+    def _submit(
+        self, active: ActiveCoordinator, command: Command, view: ClusterView, now_ms: int
+    ) -> tuple[Submitted[Response], Callable[[], None]]:
         before = active.speculative_image
-        submitted = active.submit(command, monotonic_ms(), wall_clock_ms(), view)
-        if submitted.response is not None:
-            return submitted.response
-        waiting: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        self._answers[submitted.request_id] = waiting
-        # No wait between a decision and its place in the log, so none can come in between.
-        if self._append(active, submitted):
-            self._decided(active, command, before)
-        try:
-            return await within(deadline_ms - monotonic_ms(), waiting)
-        except TimeoutError:
-            raise RequestTimedOutError(
-                f"{self.partition.name} did not commit what the coordinator decided in time",
-                outcome=Outcome.UNKNOWN,
-            ) from None
-        finally:
-            self._answers.pop(submitted.request_id, None)
+        submitted = active.submit(command, now_ms, wall_clock_ms(), view)
+        return submitted, lambda: self._decided(active, command, before)
 
     def _decided(self, active: ActiveCoordinator, command: Command, before: GroupsImage) -> None:
         """A decision is in the log: count it, and tell those whom it concerns."""
@@ -336,27 +195,6 @@ class CoordinatorDriver:
             for _, parked in self._parked.waiting(group, (command.member_id,)):
                 parked.wake()
 
-    def _append(self, active: ActiveCoordinator, submitted: Submitted[Response]) -> bool:
-        """Append a decision's records, if it has any; False when the log did not take them."""
-        if submitted.payload is None:
-            return True
-        now_ms = wall_clock_ms()
-        try:
-            batch = _batch_of(submitted.payload, now_ms)
-            appended = self.partition.append(
-                batch,
-                validate_batch(batch, on_append=True),
-                acks_all=True,
-                now_ms=now_ms,
-                idempotency=None,
-            )
-        except OttlaError as error:
-            refused = _not_coordinator(error).with_outcome(Outcome.NOT_APPLIED)
-            self._answer(active.append_failed(submitted.request_id, refused))
-            return False
-        active.appended(submitted.request_id, appended.info.next_offset)
-        return True
-
     def tick(self, view: ClusterView, now_ms: int) -> None:
         """Submit what is due at this time: members to expire, topics that changed, old offsets.
 
@@ -372,76 +210,20 @@ class CoordinatorDriver:
         if self._was_deaf:
             self._was_deaf = False
             active.restart_sessions(now_ms)
-        if self._refused_until_ms is not None and now_ms < self._refused_until_ms:
-            return
-        end_ms = monotonic_ms() + TICK_DECISIONS_MS
-        for command in active.due(now_ms, wall_clock_ms(), view):
-            if monotonic_ms() >= end_ms:
-                break
-            before = active.speculative_image
-            try:
-                submitted = active.submit(command, now_ms, wall_clock_ms(), view)
-            except OttlaError as error:
-                log.info(
-                    "coordinator_command_refused",
-                    command=type(command).__name__,
-                    code=error.code,
-                )
-            else:
-                if not self._append(active, submitted):
-                    # The next would fare no better, and each costs a rebalance.
-                    self._refused_until_ms = now_ms + self._retry_after_ms
-                    self._retry_after_ms = min(2 * self._retry_after_ms, LAST_RETRY_MS)
-                    break
-                self._refused_until_ms, self._retry_after_ms = None, FIRST_RETRY_MS
-                self._decided(active, command, before)
+        self._submit_due(
+            active,
+            lambda: active.due(now_ms, wall_clock_ms(), view),
+            lambda command: self._submit(active, command, view, now_ms),
+            now_ms,
+            limit_ms=TICK_DECISIONS_MS,
+        )
 
     def restart_sessions(self, now_ms: int) -> None:
         """Give every member a full session from now: the silence was this process's own."""
         if self._active is not None:
             self._active.restart_sessions(now_ms)
 
-    def _require_active(self) -> ActiveCoordinator:
-        if self._failure is not None:
-            raise CoordinatorNotAvailableError(
-                f"the state of {self.partition.name} cannot be read: {self._failure.detail}",
-                outcome=Outcome.NOT_APPLIED,
-            )
-        try:
-            self.partition.leading()
-        except OttlaError as error:
-            raise _not_coordinator(error).with_outcome(Outcome.NOT_APPLIED) from error
-        if self.is_over:
-            raise NotCoordinatorError(
-                f"{self.partition.name} has moved on to another leader epoch",
-                outcome=Outcome.NOT_APPLIED,
-            )
-        if self._active is None:
-            raise CoordinatorLoadInProgressError(
-                f"the coordinator on {self.partition.name} is reading its state",
-                outcome=Outcome.NOT_APPLIED,
-            )
-        return self._active
-
-
-def _not_coordinator(error: OttlaError) -> OttlaError:
-    """A partition's refusal in a coordinator's terms."""
-    if isinstance(error, RoutingError):
-        return NotCoordinatorError(error.detail, **error.members)
-    if isinstance(error, LeaderNotAvailableError):
-        return CoordinatorNotAvailableError(error.detail)
-    return error
-
-
-def _batch_of(payload: bytes, now_ms: int) -> bytearray:
-    """A decision's records as one record batch, so that they apply together or not at all."""
-    return encode_batch([RecordData(now_ms, key, value) for key, value in decode_pairs(payload)])
-
 
 def _replay_batches(image: GroupsImage, batches: Sequence[StoredBatch]) -> GroupsImage:
-    records = [
-        decode_record(record.key, record.value)
-        for batch in batches
-        for record in decode_batch(batch.data, max_inflated_bytes=MAX_INFLATED_BYTES)
-    ]
+    records = [decode_record(record.key, record.value) for record in records_of(batches)]
     return replay(image, records, batches[-1].last_offset + 1)

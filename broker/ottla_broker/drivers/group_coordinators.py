@@ -15,11 +15,11 @@ import structlog
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.coordinator_driver import CoordinatorDriver
 from ottla_broker.drivers.critical_task import CriticalTask
+from ottla_broker.drivers.led_coordinators import LedCoordinators
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.telemetry import METRICS
-from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.census import GROUP_STATES
 from ottla_cluster.groups.cluster_view import ClusterView
@@ -70,14 +70,15 @@ class GroupCoordinators:
     ) -> None:
         self._config = config
         self._metadata = metadata
-        self._replicas = replicas
         self._random = random
         self._on_failure = on_failure
-        self._coordinators: dict[int, CoordinatorDriver] = {}
+        self._coordinators: LedCoordinators[CoordinatorDriver] = LedCoordinators(
+            topic=OFFSETS_TOPIC,
+            metadata=metadata,
+            replicas=replicas,
+            coordinate=self._coordinate,
+        )
         self._view = ClusterView()
-        # What is led here, as of an image and a version of the roles.
-        self._led_as_of: tuple[MetadataImage | None, int] = (None, -1)
-        self._led_here: dict[int, Partition] = {}
         self._ticker: CriticalTask | None = None
 
     def start(self) -> None:
@@ -91,8 +92,7 @@ class GroupCoordinators:
         ticker, self._ticker = self._ticker, None
         if ticker is not None:
             await ticker.stop()
-        await asyncio.gather(*(driver.stop() for driver in self._coordinators.values()))
-        self._coordinators.clear()
+        await self._coordinators.stop()
 
     async def execute(self, partition: int, command: Command, *, deadline_ms: int) -> Response:
         """Have the coordinator on one partition of `__consumer_offsets` decide a command.
@@ -107,10 +107,7 @@ class GroupCoordinators:
             raise CoordinatorNotAvailableError(
                 "this broker is starting or stopping", outcome=Outcome.NOT_APPLIED
             )
-        driver = self._coordinators.get(partition)
-        if driver is None or driver.is_over:
-            self._follow_roles()
-            driver = self._coordinators.get(partition)
+        driver = self._coordinators.find(partition)
         if driver is None:
             raise NotCoordinatorError(
                 f"this broker does not coordinate the groups of {OFFSETS_TOPIC}-{partition}",
@@ -126,59 +123,25 @@ class GroupCoordinators:
 
     def groups(self) -> Iterator[Group]:
         """Every group that is coordinated here, as it is committed."""
-        return itertools.chain.from_iterable(
-            driver.groups() for driver in tuple(self._coordinators.values())
-        )
+        return itertools.chain.from_iterable(driver.groups() for driver in self._coordinators)
 
     def _report(self) -> None:
         """Set the gauges of what is coordinated here."""
-        states = dict.fromkeys(("active", "loading", "failed"), 0)
         groups = dict.fromkeys(GROUP_STATES, 0)
         members = 0
-        for driver in self._coordinators.values():
-            states[driver.state] += 1
+        for driver in self._coordinators:
             counts = driver.counts()
             if counts is not None:
                 members += counts.members
                 for state, count in counts.groups.items():
                     groups[state] += count
         METRICS.group_members.set(members)
-        for state, count in states.items():
+        for state, count in self._coordinators.states().items():
             METRICS.group_coordinators.labels(state).set(count)
         for state, count in groups.items():
             METRICS.groups.labels(state).set(count)
 
-    # --- roles ------------------------------------------------------------------------------
-
-    def _follow_roles(self) -> None:
-        """One coordinator for each partition of the topic that is led here, in its epoch."""
-        led = self._led()
-        for number, driver in list(self._coordinators.items()):
-            if driver.is_over or led.get(number) is not driver.partition:
-                # It ends by itself, woken by the change of role.
-                del self._coordinators[number]
-        for number, hosted in led.items():
-            if number not in self._coordinators:
-                self._coordinators[number] = self._coordinate(hosted)
-
-    def _led(self) -> dict[int, Partition]:
-        image, roles_version = self._metadata.image, self._replicas.activity.roles_version
-        as_of_image, as_of_version = self._led_as_of
-        if image is not as_of_image or roles_version != as_of_version:
-            self._led_as_of = image, roles_version
-            self._led_here = self._find_led(image)
-        return self._led_here
-
-    def _find_led(self, image: MetadataImage) -> dict[int, Partition]:
-        topic_id = image.topic_ids.get(OFFSETS_TOPIC)
-        if topic_id is None:
-            return {}
-        led = {}
-        for number in range(len(image.topics[topic_id].partitions)):
-            hosted = self._replicas.partitions.get((topic_id, number))
-            if hosted is not None and hosted.leader is not None:
-                led[number] = hosted
-        return led
+    # --- making them ---------------------------------------------------------------------------
 
     def _current_view(self) -> ClusterView:
         self._view = self._view.updated(self._metadata.image)
@@ -187,11 +150,10 @@ class GroupCoordinators:
     def _activate(self, image: GroupsImage) -> ActiveCoordinator:
         return ActiveCoordinator(image, self._config, self._random, monotonic_ms())
 
-    def _coordinate(self, hosted: Partition) -> CoordinatorDriver:
-        assert hosted.leader is not None
+    def _coordinate(self, hosted: Partition, leader_epoch: int) -> CoordinatorDriver:
         return CoordinatorDriver(
             hosted,
-            hosted.leader.leader_epoch,
+            leader_epoch,
             activate=self._activate,
             on_failure=self._on_failure,
             prepare=self._match_patterns,
@@ -213,9 +175,9 @@ class GroupCoordinators:
             now_ms = monotonic_ms()
             stood_still = now_ms - last_tick_ms > STOOD_STILL_MS
             last_tick_ms = now_ms
-            self._follow_roles()
+            self._coordinators.follow_roles()
             view = self._current_view()
-            for driver in self._coordinators.values():
+            for driver in self._coordinators:
                 if stood_still:
                     # The silence may have been this process's own.
                     driver.restart_sessions(now_ms)

@@ -15,14 +15,16 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.group_coordinators import OFFSETS_TOPIC, GroupCoordinators
 from ottla_broker.drivers.metadata import MetadataCache
-from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, Purpose
-from ottla_broker.drivers.peer_messages import CoordinatorCall, encode
+from ottla_broker.drivers.peer_client import PeerClient, Purpose
+from ottla_broker.drivers.peer_messages import CoordinatorCall
 from ottla_broker.drivers.purgatory import Purgatory
-from ottla_broker.drivers.racing import Unless
 from ottla_broker.services.controller_commands import ControllerCommands
-from ottla_broker.telemetry import METRICS
-from ottla_cluster.controller.commands import CreateTopic
-from ottla_cluster.controller.image import BrokerRegistration, BrokerState, Topic
+from ottla_broker.services.coordinator_routes import (
+    LASTING_ERRORS,
+    CoordinatorRoutes,
+    CoordinatorTopic,
+)
+from ottla_cluster.controller.image import BrokerRegistration, Topic
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES
 from ottla_cluster.groups.commands import (
     ClientCommand,
@@ -62,12 +64,8 @@ from ottla_protocol.errors import (
     GroupMaxSizeReachedError,
     InvalidGroupIdError,
     NotCoordinatorError,
-    NotEnoughReplicasError,
     NotFoundError,
-    OttlaError,
     Outcome,
-    OverloadedError,
-    TopicAlreadyExistsError,
     UnavailableError,
     UnknownMemberIdError,
 )
@@ -77,18 +75,10 @@ from ottla_protocol.partitioning import partition_for_key
 CALL_TIMEOUT_MS = 10_000
 """How long a call on a group may take, its coordinator's failover included."""
 
-FORWARD_GRACE_MS = 1_000
-"""How much longer than the coordinator a forwarder waits, so that its own timeout arrives."""
-
-RETRY_INTERVAL_MS = 50
-
 ASK_AGAIN_INTERVAL_MS = 1_000
 """How often a waiting heartbeat is repeated that could not wait at its coordinator."""
 
 NamedPartition = OffsetToCommit | OffsetToSeek | TopicPartitionName
-
-LASTING_ERRORS = (NotEnoughReplicasError, OverloadedError, GroupMaxSizeReachedError)
-"""What lasts longer than a caller wants to wait."""
 
 
 class CoordinatorCalls:
@@ -113,13 +103,27 @@ class CoordinatorCalls:
         purgatory: Purgatory,
     ) -> None:
         self._node_id = node_id
-        self._offsets_partitions = offsets_partitions
         self._metadata = metadata
         self._controller = controller
-        self._commands = commands
         self._coordinators = coordinators
         self._peers = peers
         self._purgatory = purgatory
+        self._routes = CoordinatorRoutes(
+            node_id=node_id,
+            topic=CoordinatorTopic(
+                OFFSETS_TOPIC,
+                offsets_partitions,
+                routes.INTERNAL_GROUPS,
+                "group",
+                # A decision about a very large group is one batch all the same.
+                configs={MAX_MESSAGE_BYTES: MAX_DECISION_BYTES},
+                lasting_errors=(*LASTING_ERRORS, GroupMaxSizeReachedError),
+            ),
+            metadata=metadata,
+            controller=controller,
+            commands=commands,
+            peers=peers,
+        )
 
     async def decide(
         self, group: str, command: ClientCommand, *, repeatable: bool
@@ -159,9 +163,9 @@ class CoordinatorCalls:
 
         There are none before there is a group.
         """
-        if not await self._there_are_groups():
+        topic = await self._routes.find_topic()
+        if topic is None:
             return []
-        topic = self._metadata.image.topic(OFFSETS_TOPIC)
         return await asyncio.gather(
             *(
                 self._decide_at(topic.topic_id, partition, command, repeatable=True)
@@ -193,9 +197,9 @@ class CoordinatorCalls:
         """
         if isinstance(command, ListGroups):
             return
-        image = self._metadata.image
-        if OFFSETS_TOPIC in image.topic_ids:
-            count = len(image.topic(OFFSETS_TOPIC).partitions)
+        topic = self._routes.known_topic()
+        if topic is not None:
+            count = len(topic.partitions)
             if partition == partition_for_key(_group_key(command.group), count):
                 return
         raise NotCoordinatorError(
@@ -241,102 +245,37 @@ class CoordinatorCalls:
 
     async def _offsets_topic(self, command: ClientCommand) -> Topic | None:
         """`__consumer_offsets`, created if there is none yet and the command may make a group."""
-        if OFFSETS_TOPIC not in self._metadata.image.topic_ids:
-            if _may_make_a_group(command):
-                await self._create_offsets_topic()
-            elif not await self._there_are_groups():
-                return None
-        return self._metadata.image.topic(OFFSETS_TOPIC)
-
-    async def _there_are_groups(self) -> bool:
-        """Whether `__consumer_offsets` exists.
-
-        Raises:
-            CoordinatorNotAvailableError: it is unknown here, and no controller can be asked.
-        """
-        if OFFSETS_TOPIC in self._metadata.image.topic_ids:
-            return True
-        if not await self._controller.catch_up():
-            raise CoordinatorNotAvailableError(
-                "no controller can be asked whether there are groups", outcome=Outcome.NOT_APPLIED
-            )
-        return OFFSETS_TOPIC in self._metadata.image.topic_ids
-
-    async def _create_offsets_topic(self) -> None:
-        try:
-            await self._commands.change(
-                CreateTopic(
-                    name=OFFSETS_TOPIC,
-                    partitions=self._offsets_partitions,
-                    # A decision about a very large group is one batch all the same.
-                    configs={MAX_MESSAGE_BYTES: MAX_DECISION_BYTES},
-                    internal=True,
-                ),
-                # Whoever finds it made already has what it wants.
-                repeatable=True,
-            )
-        except TopicAlreadyExistsError:
-            await self._controller.catch_up()
-        except OttlaError as error:
-            if isinstance(error, UnavailableError):
-                raise
-            # The broker asked for it, so it is not the caller's fault.
-            raise CoordinatorNotAvailableError(
-                f"{OFFSETS_TOPIC} cannot be created: {error.detail}", outcome=Outcome.NOT_APPLIED
-            ) from error
-        if OFFSETS_TOPIC not in self._metadata.image.topic_ids:
-            raise CoordinatorNotAvailableError(
-                f"{OFFSETS_TOPIC} is not known here yet", outcome=Outcome.NOT_APPLIED
-            )
+        known = self._routes.known_topic()
+        if known is not None:
+            return known
+        if _may_make_a_group(command):
+            return await self._routes.make_topic()
+        return await self._routes.find_topic()
 
     async def _decide_at(
         self, topic_id: str, partition: int, command: ClientCommand, *, repeatable: bool
     ) -> tuple[Response, int]:
         wait_end_ms = monotonic_ms() + _wait_ms(command)
         deadline_ms = wait_end_ms + CALL_TIMEOUT_MS
-        may_be_applied = False
-        while True:
-            if isinstance(command, Heartbeat):
-                # A part of the wait may have passed at a coordinator that is none any more.
-                remaining_ms = min(_wait_ms(command), wait_end_ms - monotonic_ms())
-                command = msgspec.structs.replace(command, max_wait_ms=max(0, remaining_ms))
-            try:
-                leader = self._leader_of(topic_id, partition)
-                response = await self._decide_once(leader, partition, command, deadline_ms)
-            except OttlaError as error:
-                is_not_applied = error.outcome is Outcome.NOT_APPLIED
-                if may_be_applied:
-                    # The last attempt was not; one before it may have been.
-                    error.outcome = Outcome.UNKNOWN
-                may_be_applied |= error.outcome is Outcome.UNKNOWN
-                certain = repeatable or is_not_applied
-                if not error.retriable or not certain or isinstance(error, LASTING_ERRORS):
-                    raise
-                if monotonic_ms() + RETRY_INTERVAL_MS >= deadline_ms:
-                    raise
-            else:
-                return response, leader
-            await self._metadata.wait_for_change(timeout_ms=RETRY_INTERVAL_MS)
 
-    def _leader_of(self, topic_id: str, partition: int) -> int:
-        state = self._metadata.image.partition_by_id(topic_id, partition)
-        if state.leader is None:
-            raise CoordinatorNotAvailableError(
-                f"{state.topic}-{partition} has no leader at this moment",
-                outcome=Outcome.NOT_APPLIED,
-            )
-        return state.leader
+        async def ask(leader: int) -> Response:
+            asked = command
+            if isinstance(asked, Heartbeat):
+                # A part of the wait may have passed at a coordinator that is none any more.
+                remaining_ms = min(_wait_ms(asked), wait_end_ms - monotonic_ms())
+                asked = msgspec.structs.replace(asked, max_wait_ms=max(0, remaining_ms))
+            return await self._decide_once(leader, partition, asked, deadline_ms)
+
+        return await self._routes.call(
+            topic_id, partition, ask, deadline_ms=deadline_ms, repeatable=repeatable
+        )
 
     async def _decide_once(
         self, leader: int, partition: int, command: ClientCommand, deadline_ms: int
     ) -> Response:
-        if leader == self._node_id:
+        registration = self._routes.other_broker(leader)
+        if registration is None:
             return await self._execute(partition, command, deadline_ms)
-        registration = self._metadata.image.brokers.get(leader)
-        if registration is None or registration.state is BrokerState.FENCED:
-            raise CoordinatorNotAvailableError(
-                f"broker {leader} is not there now", outcome=Outcome.NOT_APPLIED
-            )
         if isinstance(command, Heartbeat) and command.max_wait_ms:
             return await self._forward_heartbeat(registration, partition, command, deadline_ms)
         return await self._forward(registration, partition, command, deadline_ms)
@@ -373,36 +312,9 @@ class CoordinatorCalls:
         deadline_ms: int,
         purpose: Purpose = Purpose.CLIENT,
     ) -> Response:
-        leader = coordinator.node_id
-        remaining_ms = max(1, deadline_ms - monotonic_ms())
-        call = CoordinatorCall(partition, remaining_ms, msgspec.Raw(encode_message(command)))
-        kind = "parked" if purpose is Purpose.PARKED else "group"
-        try:
-            with (
-                METRICS.forward_seconds.labels(kind).time(),
-                Unless(
-                    self._metadata.replacement_of(leader, coordinator.broker_epoch),
-                    PeerUnavailableError(
-                        f"broker {leader} was fenced before it answered",
-                        refused=False,
-                        outcome=Outcome.UNKNOWN,
-                    ),
-                ),
-            ):
-                body = await self._peers.post(
-                    coordinator.url,
-                    routes.INTERNAL_GROUPS,
-                    encode(call),
-                    timeout_ms=remaining_ms + FORWARD_GRACE_MS,
-                    purpose=purpose,
-                )
-        except PeerUnavailableError as error:
-            METRICS.forwarded_requests.labels("group", error.outcome).inc()
-            raise CoordinatorNotAvailableError(
-                f"the coordinator on broker {leader} did not answer: {error.detail}",
-                outcome=error.outcome,
-            ) from error
-        METRICS.forwarded_requests.labels("group", "ok").inc()
+        body = await self._routes.forward(
+            coordinator, partition, encode_message(command), deadline_ms, purpose
+        )
         return decode_response(body)
 
 
