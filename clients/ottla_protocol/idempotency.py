@@ -71,6 +71,19 @@ def idempotency_for(principal: str, topic: str, key: str, body: bytes) -> Idempo
     return Idempotency(digest.digest(), blake2b(body, digest_size=DIGEST_BYTES).digest())
 
 
+def key_within(transaction: str | None, key: str) -> str:
+    """The key as it is digested: another one in each transaction.
+
+    What an aborted transaction left must not pass for the record that the next one sends again.
+
+    Args:
+        transaction: the token of the transaction; None outside of any.
+        key: the Idempotency-Key header.
+    """
+    # No header has a NUL, so no other request has this key.
+    return key if transaction is None else f"\0transaction\0{transaction}\0{key}"
+
+
 @dataclass(frozen=True, slots=True)
 class LineNumbers:
     """Which lines of a stream a batch has: `first`, `last`, and those between for its partition."""

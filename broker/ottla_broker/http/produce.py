@@ -1,5 +1,7 @@
 """`POST …/records`: produce to a topic, to one partition, or to many topics."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from ottla_broker.http.context import BrokerContext
@@ -23,12 +25,14 @@ from ottla_protocol.errors import (
 )
 from ottla_protocol.json_records import parse_topic_records
 from ottla_protocol.models import ManyTopicsProduceResponse, ProduceResponse
+from ottla_protocol.transaction_tokens import TransactionToken, decode_transaction
 
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 BODY_BYTES_PARSED_INLINE = 256 << 10
 """Larger bodies are parsed on a thread, so that heartbeats go on meanwhile."""
 
 _IDEMPOTENCY_KEY = routes.HEADER_IDEMPOTENCY_KEY.lower()
+_TRANSACTION = routes.HEADER_TRANSACTION.lower()
 _encoder = msgspec.json.Encoder()
 
 
@@ -37,7 +41,9 @@ async def produce(context: BrokerContext, post: Post) -> Answer:
     try:
         kind = body_kind(post)
         query = Query(post.query, parameters(kind))
-        options = ProduceOptions.checked(query.acks(), query.timeout_ms())
+        options = ProduceOptions.of_records(
+            query.acks(), query.timeout_ms(), transaction_of(post.headers)
+        )
         partition = post.values.get("partition")
         number = None if partition is None else partition_number(partition)
         key = idempotency_key(post.headers.get(_IDEMPOTENCY_KEY))
@@ -65,7 +71,9 @@ async def produce_to_many(context: BrokerContext, post: Post) -> Answer:
     """`POST /v1/records`: each record names its topic."""
     try:
         query = Query(post.query, PRODUCE_PARAMETERS)
-        options = ProduceOptions.checked(query.acks(), query.timeout_ms())
+        options = ProduceOptions.of_records(
+            query.acks(), query.timeout_ms(), transaction_of(post.headers)
+        )
         key = idempotency_key(post.headers.get(_IDEMPOTENCY_KEY))
         if body_kind(post) is not BodyKind.JSON:
             raise UnsupportedMediaTypeError(
@@ -107,3 +115,13 @@ def idempotency_key(key: str | None) -> str | None:
     if any("\ud800" <= character <= "\udfff" for character in key):
         raise InvalidRequestError(f"{routes.HEADER_IDEMPOTENCY_KEY} must be UTF-8")
     return key
+
+
+def transaction_of(headers: Mapping[str, str]) -> TransactionToken | None:
+    """The transaction that a request's records belong to; None where it names none.
+
+    Raises:
+        InvalidRequestError: what it names is no transaction's token.
+    """
+    token = headers.get(_TRANSACTION)
+    return None if token is None else decode_transaction(token, field=routes.HEADER_TRANSACTION)

@@ -21,7 +21,7 @@ from ottla_broker.http.content_inflating import content_inflater
 from ottla_broker.http.context import BrokerContext, context_of
 from ottla_broker.http.deadlines import SEND_IDLE_S
 from ottla_broker.http.line_intake import LineIntake
-from ottla_broker.http.produce import idempotency_key
+from ottla_broker.http.produce import idempotency_key, transaction_of
 from ottla_broker.http.produce_bodies import PRODUCE_PARAMETERS
 from ottla_broker.http.query import Query, partition_number
 from ottla_broker.http.record_lines import LONG_LINE, long_line, render_error, render_results
@@ -59,7 +59,7 @@ async def produce_lines(request: web.Request) -> web.StreamResponse:
     topic = request.match_info.get("topic")
     partition = request.match_info.get("partition")
     stream = await context.stream_produce.begin(
-        ProduceOptions.checked(acks, timeout_ms),
+        ProduceOptions.of_records(acks, timeout_ms, transaction_of(request.headers)),
         topic=topic,
         partition=None if partition is None else partition_number(partition),
         key=idempotency_key(request.headers.get(routes.HEADER_IDEMPOTENCY_KEY)),
@@ -198,7 +198,9 @@ class _Conversation:
         try:
             results: list[LineResult] = []
             if lines:
-                options = ProduceOptions.checked(self.acks, self.timeout_ms)
+                options = ProduceOptions.of_records(
+                    self.acks, self.timeout_ms, self.stream.transaction
+                )
                 results = await self.context.stream_produce.append(self.stream, lines, options)
             answer = render_results(lines, results, with_topics=self.topic is None)
             failed = any(isinstance(result, OttlaError) for result in results)

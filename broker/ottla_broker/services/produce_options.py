@@ -1,11 +1,12 @@
 """How a produce is to be acknowledged, and until when."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_cluster.transactions.known_ids import validate_transactional_id
 from ottla_protocol.errors import InvalidRequiredAcksError
 from ottla_protocol.models import ACKS_ALL
+from ottla_protocol.transaction_tokens import TransactionToken, encode_transaction
 
 ACKS_LABELS = {0: "0", 1: "1", ACKS_ALL: "all"}
 """Every valid `acks`, with its name for people and metrics."""
@@ -16,12 +17,28 @@ class ProduceOptions:
     """`deadline_ms` is of the monotonic clock, and bounds all attempts together.
 
     `transactional_id` is the one by which a coordinator knows the producer of the transactional
-    batches; a transactional batch without it is refused.
+    batches; a transactional batch without it is refused. `transaction` is the one that plain
+    records are made into batches of.
     """
 
     acks: int
     deadline_ms: int
     transactional_id: str | None = None
+    transaction: TransactionToken | None = None
+
+    @classmethod
+    def of_records(
+        cls, acks: int, timeout_ms: int, transaction: TransactionToken | None
+    ) -> "ProduceOptions":
+        """Options of a request whose records are yet to be made into batches.
+
+        Raises:
+            InvalidRequiredAcksError, InvalidRequestError: as `checked`.
+        """
+        if transaction is None:
+            return cls.checked(acks, timeout_ms)
+        options = cls.checked(acks, timeout_ms, transaction.transactional_id)
+        return replace(options, transaction=transaction)
 
     @classmethod
     def checked(
@@ -43,6 +60,11 @@ class ProduceOptions:
                     f"acks must be all (-1) in a transaction, not {acks}"
                 )
         return cls(acks, monotonic_ms() + timeout_ms, transactional_id)
+
+    @property
+    def token(self) -> str | None:
+        """The token of the transaction; None outside of any."""
+        return None if self.transaction is None else encode_transaction(self.transaction)
 
     @property
     def remaining_ms(self) -> int:

@@ -28,7 +28,7 @@ from ottla_protocol.errors import (
     UnavailableError,
     UnknownTopicOrPartitionError,
 )
-from ottla_protocol.idempotency import Idempotency, idempotency_for
+from ottla_protocol.idempotency import Idempotency, idempotency_for, key_within
 from ottla_protocol.json_records import ParsedRecord
 from ottla_protocol.models import (
     AppendedBatch,
@@ -40,6 +40,7 @@ from ottla_protocol.models import (
 )
 from ottla_protocol.partitioning import partition_for_key
 from ottla_protocol.record_codec import RecordData, encode_batch
+from ottla_protocol.transaction_tokens import TransactionToken
 
 ANONYMOUS = "anonymous"
 """The principal of every client until there is authentication."""
@@ -79,7 +80,7 @@ class RecordProduceService:
         Args:
             topic_name: an existing topic.
             records: in the order of the request; not empty.
-            options: acks and deadline.
+            options: acks, deadline and transaction.
             partition: the partition of the path; then no record may name another.
             idempotency_key: makes a retry with the same body harmless.
             body: the request's body, for the key's digest.
@@ -96,7 +97,8 @@ class RecordProduceService:
         if idempotency_key is not None:
             # The same body to the path of another partition is another request.
             request = body if partition is None else b"%d\n%b" % (partition, body)
-            idempotency = idempotency_for(ANONYMOUS, topic.name, idempotency_key, request)
+            key = key_within(options.token, idempotency_key)
+            idempotency = idempotency_for(ANONYMOUS, topic.name, key, request)
         count = len(topic.partitions)
         split = await _for_all(
             records, _split, topic, records, count, partition, idempotency_key, numbers
@@ -133,15 +135,18 @@ class RecordProduceService:
             records: all of them.
             split: positions in `records`, by partition.
             marks: the idempotency of partitions whose batch is to have one.
-            options: acks and deadline.
+            options: acks, deadline and transaction.
         """
         now_ms = wall_clock_ms()
-        batches = await _encode(topic, records, split, marks, now_ms)
+        transaction = options.transaction
+        batches = await _encode(topic, records, split, marks, transaction, now_ms)
         results = await self._produce.deliver(batches, options)
         for position, (number, indexes) in enumerate(split.items()):
             leader_ms = _refused_stamp(results[position], now_ms)
             if leader_ms is not None:
-                again = await _encode(topic, records, {number: indexes}, marks, leader_ms)
+                again = await _encode(
+                    topic, records, {number: indexes}, marks, transaction, leader_ms
+                )
                 [results[position]] = await self._produce.deliver(again, options)
         return results
 
@@ -247,6 +252,7 @@ async def _encode(
     records: Sequence[ParsedRecord],
     split: Mapping[int, Sequence[int]],
     marks: Mapping[int, bytes],
+    transaction: TransactionToken | None,
     now_ms: int,
 ) -> list[BatchToAppend]:
     def encode_all() -> list[BatchToAppend]:
@@ -255,7 +261,9 @@ async def _encode(
                 topic=topic.name,
                 partition=partition,
                 batch=memoryview(
-                    encode_batch([_record_data(records[index], now_ms) for index in indexes])
+                    _encode_batch(
+                        [_record_data(records[index], now_ms) for index in indexes], transaction
+                    )
                 ),
                 topic_id=topic.topic_id,
                 idempotency=marks.get(partition),
@@ -264,6 +272,18 @@ async def _encode(
         ]
 
     return await _for_all(records, encode_all)
+
+
+def _encode_batch(records: Sequence[RecordData], transaction: TransactionToken | None) -> bytearray:
+    """A batch without a sequence: the Idempotency-Key, if any, is what tells a repetition."""
+    if transaction is None:
+        return encode_batch(records)
+    return encode_batch(
+        records,
+        producer_id=transaction.producer_id,
+        producer_epoch=transaction.producer_epoch,
+        is_transactional=True,
+    )
 
 
 async def _for_all(

@@ -37,10 +37,11 @@ from ottla_protocol.errors import (
     Outcome,
     UnknownTopicOrPartitionError,
 )
-from ottla_protocol.idempotency import LineNumbers, stream_idempotency
+from ottla_protocol.idempotency import LineNumbers, key_within, stream_idempotency
 from ottla_protocol.json_records import ParsedRecord
 from ottla_protocol.models import AppendedBatch
 from ottla_protocol.partitioning import partition_for_key
+from ottla_protocol.transaction_tokens import TransactionToken, encode_transaction
 
 TOPICS_PER_STREAM_MAX = 1_000
 
@@ -100,7 +101,15 @@ class ProduceStream:
 
     key: str | None
     partition: int | None
+    transaction: TransactionToken | None = None
     destinations: dict[str, _Destination] = field(default_factory=dict)
+
+    @property
+    def digested_key(self) -> str:
+        """The Idempotency-Key as its digest takes it; asked only where there is one."""
+        assert self.key is not None
+        token = None if self.transaction is None else encode_transaction(self.transaction)
+        return key_within(token, self.key)
 
     @property
     def ends_at_an_error(self) -> bool:
@@ -135,7 +144,8 @@ class StreamProduceService:
         """A stream that has no records yet.
 
         Args:
-            options: the deadline for looking up what is there under the key.
+            options: the stream's transaction, and the deadline for looking up what is there under
+                the key.
             topic: of the path; None where each line names its own.
             partition: of the path.
             key: the Idempotency-Key.
@@ -145,7 +155,7 @@ class StreamProduceService:
         """
         if key is not None:
             require(self._metadata.image, STREAM_KEYS)
-        stream = ProduceStream(key, partition)
+        stream = ProduceStream(key, partition, options.transaction)
         if topic is not None:
             await self._destination(stream, topic, options)
         return stream
@@ -283,7 +293,7 @@ class StreamProduceService:
             return count
         for former in reversed(topic.former_partition_counts):
             idempotency = stream_idempotency(
-                ANONYMOUS, topic.name, stream.key, str(former), LineNumbers(0, 0)
+                ANONYMOUS, topic.name, stream.digested_key, str(former), LineNumbers(0, 0)
             )
             hits = await self._idempotency.look_up(topic, range(count), idempotency, options)
             if hits:
@@ -349,11 +359,12 @@ def _marks(
         return {}
     # One partition has a path of its own, and so a stream of its own under the same key.
     divided = str(destination.count) if stream.partition is None else "path"
+    key = stream.digested_key
     return {
         partition: stream_idempotency(
             ANONYMOUS,
             destination.topic.name,
-            stream.key,
+            key,
             divided,
             LineNumbers(lines[positions[0]].number, lines[positions[-1]].number),
         ).to_bytes()

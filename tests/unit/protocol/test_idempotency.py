@@ -11,6 +11,7 @@ from ottla_protocol.idempotency import (
     Idempotency,
     LineNumbers,
     idempotency_for,
+    key_within,
     stream_idempotency,
 )
 
@@ -84,3 +85,14 @@ def test_a_stream_has_its_key_to_itself():
     later = stream_idempotency("p", "t", "k", "3", LineNumbers(5, 9))
     assert later.key_digest == key_digest("3")
     assert len(later.to_bytes()) == IDEMPOTENCY_BYTES
+
+
+def test_a_key_is_another_one_in_each_transaction():
+    keys = {key_within(token, "key-1") for token in (None, "7.0.a", "7.1.a", "7.0.b")}
+    assert len(keys) == 4
+    assert key_within(None, "key-1") == "key-1"
+
+
+@given(st.text("ab.", max_size=4), st.text("ab.", max_size=4))
+def test_no_two_pairs_of_transaction_and_key_share_a_key(token, key):
+    assert key_within(token, key).split("\0") == ["", "transaction", token, key]

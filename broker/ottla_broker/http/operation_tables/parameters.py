@@ -2,8 +2,10 @@
 
 from ottla_broker.http.operations import Parameter, integer
 from ottla_cluster.groups.limits import MAX_GROUP_ID_LENGTH, MAX_MEMBER_ID_LENGTH
+from ottla_protocol import routes
 from ottla_protocol.json_records import MAX_PARTITION
 from ottla_protocol.topic_names import MAX_TOPIC_NAME_LENGTH
+from ottla_protocol.transaction_tokens import MAX_TRANSACTIONAL_ID_CHARACTERS
 
 MAX_NODE_ID = 2**31 - 1
 
@@ -32,6 +34,18 @@ MEMBER = Parameter(
     "The member's id, as the join answered it.",
     {"type": "string", "minLength": 1, "maxLength": MAX_MEMBER_ID_LENGTH},
     "laptop",
+)
+
+TRANSACTION_HEADER = Parameter(
+    routes.HEADER_TRANSACTION,
+    "header",
+    "The token of the transaction that the records belong to: nobody who reads committed records "
+    "sees them before its commit. `acks` must be `all`.",
+    {
+        "type": "string",
+        "pattern": r"^(0|[1-9][0-9]{0,17})\.(0|[1-9][0-9]{0,3})\.[A-Za-z0-9._~-]+$",
+        "maxLength": MAX_TRANSACTIONAL_ID_CHARACTERS,
+    },
 )
 
 BROKER = Parameter("broker", "path", "The broker's node id.", integer(1, MAX_NODE_ID), 1)

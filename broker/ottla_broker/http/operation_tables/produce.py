@@ -1,8 +1,8 @@
 """Produce: to a topic, a partition, or many topics, in every form that a body may have."""
 
 from ottla_broker.http import produce, produce_stream
-from ottla_broker.http.operation_tables.parameters import PARTITION, TOPIC
-from ottla_broker.http.operation_tables.records import APPEND
+from ottla_broker.http.operation_tables.parameters import PARTITION, TOPIC, TRANSACTION_HEADER
+from ottla_broker.http.operation_tables.records import APPEND, IN_A_TRANSACTION
 from ottla_broker.http.operations import Content, Operation, Parameter, Reply, choice, integer
 from ottla_broker.http.query import MAX_TIMESTAMP
 from ottla_protocol import cloud_events, routes
@@ -120,6 +120,7 @@ PARAMETERS = (
         "stream, whose lines are known by their numbers.",
         {"type": "string", "minLength": 1, "maxLength": produce.MAX_IDEMPOTENCY_KEY_CHARACTERS},
     ),
+    TRANSACTION_HEADER,
 )
 
 FIRST_INDEX = Parameter(
@@ -150,7 +151,12 @@ RAW_PARAMETERS = (
     ),
 )
 
-PROBLEMS = (*APPEND, IdempotencyKeyReusedError, UnsupportedFeatureLevelError)
+PROBLEMS = (
+    *APPEND,
+    *IN_A_TRANSACTION,
+    IdempotencyKeyReusedError,
+    UnsupportedFeatureLevelError,
+)
 
 LINES_STREAM = (
     "NDJSON streams: each line is one record, and is answered by one line while others are on "

@@ -15,7 +15,10 @@ from ottla_broker.services.predicate_syntax import MAX_PREDICATE_CHARACTERS
 from ottla_broker.services.record_view import FIELDS, MAX_FIELDS_CHARACTERS
 from ottla_protocol import routes
 from ottla_protocol.errors import (
+    ConcurrentTransactionsError,
     ControllerNotAvailableError,
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
     CorruptMessageError,
     DuplicateSequenceNumberError,
     FencedLeaderEpochError,
@@ -23,25 +26,31 @@ from ottla_protocol.errors import (
     InvalidProducerEpochError,
     InvalidRequiredAcksError,
     InvalidTimestampError,
+    InvalidTransactionStateError,
     LeaderNotAvailableError,
     MessageTooLargeError,
     NotAcceptableError,
+    NotCoordinatorError,
     NotEnoughReplicasAfterAppendError,
     NotEnoughReplicasError,
     NotLeaderOrFollowerError,
     OffsetNotAvailableError,
     OffsetOutOfRangeError,
     OutOfOrderSequenceNumberError,
+    ProducerFencedError,
     RecordsLostError,
     RecordWithoutKeyError,
     ReplicaNotAvailableError,
     RequestTimedOutError,
     StaleBrokerEpochError,
     StorageError,
+    TransactionAbortableError,
+    TransactionalIdNotFoundError,
     UnavailableError,
     UnknownLeaderEpochError,
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
+    UnsupportedFeatureLevelError,
 )
 from ottla_protocol.models import (
     ACKS_ALL,
@@ -79,6 +88,19 @@ APPEND = (
     StorageError,
 )
 """What may become of a record batch at its leader, or on the way there."""
+
+IN_A_TRANSACTION = (
+    CoordinatorNotAvailableError,
+    CoordinatorLoadInProgressError,
+    NotCoordinatorError,
+    TransactionalIdNotFoundError,
+    ProducerFencedError,
+    InvalidProducerEpochError,
+    InvalidTransactionStateError,
+    ConcurrentTransactionsError,
+    TransactionAbortableError,
+)
+"""What may become of it besides where it belongs to a transaction."""
 
 READ = (
     *LEADER_IS_ELSEWHERE,
@@ -314,8 +336,9 @@ OPERATIONS = (
         ),
         problems=(
             *APPEND,
+            *IN_A_TRANSACTION,
+            UnsupportedFeatureLevelError,
             OutOfOrderSequenceNumberError,
-            InvalidProducerEpochError,
             DuplicateSequenceNumberError,
         ),
         broker_only=True,

@@ -5,6 +5,7 @@ from aiohttp import web
 from ottla_broker.http.bodies import read_body
 from ottla_broker.http.context import BrokerContext, context_of
 from ottla_broker.http.negotiation import accept_of
+from ottla_broker.http.produce import transaction_of
 from ottla_broker.http.query import parse_integer
 from ottla_broker.http.rest_v2.errors import (
     PartitionNotFoundError,
@@ -40,6 +41,7 @@ async def produce(request: web.Request) -> web.StreamResponse:
     """
     context = context_of(request)
     answers_as = answer_type(accept_of(request.headers.getall("Accept", ())))
+    transaction = transaction_of(request.headers)
     body_format = embedded_format(request.headers.get("Content-Type", ""))
     try:
         with context.inflight.hold() as held:
@@ -49,8 +51,13 @@ async def produce(request: web.Request) -> web.StreamResponse:
                 records = await on_worker(parse_body, body, body_format)
             else:
                 records = parse_body(body, body_format)
+            options = ProduceOptions.of_records(ACKS_ALL, DEFAULT_PRODUCE_TIMEOUT_MS, transaction)
             result = await _produce(
-                context, request.match_info["topic"], request.match_info.get("partition"), records
+                context,
+                request.match_info["topic"],
+                request.match_info.get("partition"),
+                records,
+                options,
             )
     except OttlaError as error:
         raise error.with_outcome(Outcome.NOT_APPLIED) from error
@@ -58,7 +65,11 @@ async def produce(request: web.Request) -> web.StreamResponse:
 
 
 async def _produce(
-    context: BrokerContext, topic_name: str, partition: str | None, records: list[ParsedRecord]
+    context: BrokerContext,
+    topic_name: str,
+    partition: str | None,
+    records: list[ParsedRecord],
+    options: ProduceOptions,
 ) -> Produced:
     count = await _partition_count(context, topic_name)
     if partition is not None:
@@ -68,7 +79,6 @@ async def _produce(
         if any(record.partition is not None for record in records):
             raise PayloadError("Payload error. The path names the partition, records may not.")
         records = [ParsedRecord(each.key, each.value, partition=number) for each in records]
-    options = ProduceOptions.checked(ACKS_ALL, DEFAULT_PRODUCE_TIMEOUT_MS)
     fates = await context.record_appends.append(topic_name, records, options)
     return Produced([entry_of(fate) for fate in fates])
 

@@ -25,6 +25,7 @@ from ottla_broker.http.bodies import read_body
 from ottla_broker.http.content_inflating import ContentInflater, content_inflater
 from ottla_broker.http.context import BrokerContext, context_of
 from ottla_broker.http.json_bodies import FORM
+from ottla_broker.http.produce import transaction_of
 from ottla_broker.http.rest_v3.errors import item_error
 from ottla_broker.http.rest_v3.links import Links
 from ottla_broker.http.rest_v3.requests import begun, refuse_idempotency_key, rendered
@@ -44,6 +45,7 @@ from ottla_protocol.errors import (
 )
 from ottla_protocol.models import ACKS_ALL, DEFAULT_PRODUCE_TIMEOUT_MS
 from ottla_protocol.rest_v3_records import RecordToProduce, parse_batch, parse_record, rfc3339
+from ottla_protocol.transaction_tokens import TransactionToken
 
 MAX_STREAM_MS = 24 * 60 * 60 * 1000
 """A stream is ended after a day, with an item that says so."""
@@ -72,6 +74,7 @@ async def produce(request: web.Request) -> web.StreamResponse:
     """`POST …/topics/{topic}/records`: concatenated JSON in, an item out for each document."""
     links, _ = begun(request)
     refuse_idempotency_key(request)
+    transaction = transaction_of(request.headers)
     _require_json(request)
     inflater = content_inflater(request.headers.get("Content-Encoding", "identity"))
     response = web.StreamResponse(
@@ -79,7 +82,7 @@ async def produce(request: web.Request) -> web.StreamResponse:
     )
     response.headers[routes.HEADER_SERVED_BY] = str(context_of(request).settings.node_id)
     await response.prepare(request)
-    stream = _Stream(request, response, links, inflater)
+    stream = _Stream(request, response, links, inflater, transaction)
     # The head is sent: from here on errors are items.
     try:
         await stream.run()
@@ -99,6 +102,7 @@ class _Stream:
         response: web.StreamResponse,
         links: Links,
         inflater: ContentInflater,
+        transaction: TransactionToken | None,
     ) -> None:
         self._context = context_of(request)
         self._request = request
@@ -106,6 +110,7 @@ class _Stream:
         self._cluster_id = links.cluster_id
         self._topic = request.match_info["topic"]
         self._inflater = inflater
+        self._transaction = transaction
         self._splitter = ConcatenatedJsonSplitter(
             limit_bytes=self._context.settings.max_json_body_bytes
         )
@@ -175,7 +180,7 @@ class _Stream:
             parsed = await on_worker(_parse_all, some) if is_much else _parse_all(some)
             last = parsed[-1]
             whole = parsed[:-1] if isinstance(last, MalformedBodyError) else parsed
-            fates = await _append(self._context, self._topic, whole)
+            fates = await _append(self._context, self._topic, whole, self._transaction)
             await self._write(
                 [self._item(record, fate) for record, fate in zip(whole, fates, strict=True)]
             )
@@ -220,6 +225,7 @@ async def produce_batch(request: web.Request) -> web.Response:
     """`POST …/topics/{topic}/records:batch`: 207, each entry with its own fate."""
     links, _ = begun(request)
     refuse_idempotency_key(request)
+    transaction = transaction_of(request.headers)
     context = context_of(request)
     topic = request.match_info["topic"]
     with context.inflight.hold() as held:
@@ -227,7 +233,7 @@ async def produce_batch(request: web.Request) -> web.Response:
         is_much = len(body) > BYTES_PARSED_INLINE
         sent = bytes(body)
         entries = await on_worker(parse_batch, sent) if is_much else parse_batch(sent)
-        fates = await _append(context, topic, [entry.record for entry in entries])
+        fates = await _append(context, topic, [entry.record for entry in entries], transaction)
     successes: list[rest.ProducedEntry] = []
     failures: list[rest.RefusedEntry] = []
     for (entry_id, record), fate in zip(entries, fates, strict=True):
@@ -278,10 +284,15 @@ def _parse_all(documents: Sequence[bytes]) -> list[Parsed]:
     return parsed
 
 
-async def _append(context: BrokerContext, topic: str, parsed: Sequence[Parsed]) -> list[Fate]:
+async def _append(
+    context: BrokerContext,
+    topic: str,
+    parsed: Sequence[Parsed],
+    transaction: TransactionToken | None,
+) -> list[Fate]:
     """The fate of each record; of what is none, its error."""
     records = [each.record for each in parsed if isinstance(each, RecordToProduce)]
-    options = ProduceOptions.checked(ACKS_ALL, DEFAULT_PRODUCE_TIMEOUT_MS)
+    options = ProduceOptions.of_records(ACKS_ALL, DEFAULT_PRODUCE_TIMEOUT_MS, transaction)
     fates = iter(await context.record_appends.append(topic, records, options) if records else ())
     return [
         next(fates) if isinstance(each, RecordToProduce) else each.with_outcome(Outcome.NOT_APPLIED)
