@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 import aiohttp
+import msgspec
 from aiohttp import web
 
 from ottla_broker.drivers.clock import monotonic_ms
@@ -19,8 +20,10 @@ from ottla_protocol import routes
 from ottla_protocol.errors import (
     LeaderNotAvailableError,
     NotLeaderOrFollowerError,
+    OffsetNotAvailableError,
     OttlaError,
     RoutingError,
+    error_from_problem,
 )
 
 LEADER_WAIT_MS = 5_000
@@ -31,6 +34,7 @@ FORWARD_TIMEOUT_MS = 70_000
 """Longer than any long-poll."""
 
 CHUNK_BYTES = 256 << 10
+MAX_PROBLEM_BYTES = 64 << 10
 _PASSED_ON = (
     "Content-Type", "Content-Length", "Cache-Control", "ETag", "Vary", "X-Content-Type-Options",
     "Retry-After", "Allow", routes.HEADER_NEXT_OFFSET, routes.HEADER_HIGH_WATERMARK,
@@ -54,6 +58,7 @@ async def serve_at_leader(
     Raises:
         NotLeaderOrFollowerError: the request was forwarded to this broker, which does not lead.
         LeaderNotAvailableError: no leader within LEADER_WAIT_MS.
+        OffsetNotAvailableError: a new leader does not know yet what it may show.
         TopicBeingRestoredError: the topic is not for clients yet.
         PeerBusyError: too many reads are forwarded already.
     """
@@ -131,10 +136,12 @@ async def _stream_through(
         raise unavailable(registration.url, error) from error
     async with upstream:
         if upstream.status in (403, 421, 503):
-            # The leader moved, or a process of another cluster has its address: look again instead
-            # of passing the refusal on.
             METRICS.forwarded_requests.labels("read", "moved").inc()
-            raise LeaderNotAvailableError(f"broker {leader} does not lead any more")
+            try:
+                body = await upstream.content.read(MAX_PROBLEM_BYTES)
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                body = b""
+            raise refused_by(leader, body)
         response = web.StreamResponse(status=upstream.status)
         for name in _PASSED_ON:
             if name in upstream.headers:
@@ -158,6 +165,21 @@ async def _stream_through(
             return response
     METRICS.forwarded_requests.labels("read", "ok").inc()
     return response
+
+
+def refused_by(leader: int, body: bytes) -> OttlaError:
+    """What a leader's refusal of a read means, its problem document being `body`.
+
+    That it moved, or that a process of another cluster has its address: the leader is looked for
+    again. Only what it leads and does not know yet is passed on: it has waited for that itself.
+    """
+    try:
+        refusal = error_from_problem(msgspec.json.decode(body, type=dict[str, object]))
+    except msgspec.MsgspecError:
+        refusal = None
+    if isinstance(refusal, OffsetNotAvailableError):
+        return refusal
+    return LeaderNotAvailableError(f"broker {leader} does not lead any more")
 
 
 def _headers_of(request: web.Request) -> list[tuple[str, str]]:

@@ -31,7 +31,12 @@ from ottla_broker.services.stream_rendering import StreamRendering
 from ottla_broker.services.topic_positions import Beginning, Epochs, Positions
 from ottla_broker.services.truncated_reads import going_on, refuse_truncated, with_news
 from ottla_protocol.cursors import CursorEncoder
-from ottla_protocol.errors import LogTruncatedError, OttlaError, UnknownTopicOrPartitionError
+from ottla_protocol.errors import (
+    LogTruncatedError,
+    OffsetNotAvailableError,
+    OttlaError,
+    UnknownTopicOrPartitionError,
+)
 from ottla_protocol.record_batch import NO_LEADER_EPOCH, Buffer
 
 READ_AHEAD_BYTES = 128 << 20
@@ -324,7 +329,9 @@ class Follower:
                     if is_lasting(result):
                         result.members.setdefault("partition", partition)
                         raise result
-                    failures.append(result)
+                    # A stream waits for a leader that does not know yet what it may show.
+                    if not isinstance(result, OffsetNotAvailableError):
+                        failures.append(result)
             left_bytes = buffer_bytes
             for (_, partition), result in results.items():
                 if left_bytes > 0 and not isinstance(result, OttlaError) and result.batches:

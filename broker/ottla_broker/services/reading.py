@@ -2,6 +2,10 @@
 
 A poll looks, and when it has found less than it wants it parks until one of its partitions changes
 or its time is up, then looks again. It holds no transaction and no connection while it waits.
+
+A new leader has every record that was acknowledged before, but learns only from its followers which
+of them are committed. Until then a read of such a record has no answer: "nothing there yet" would
+deny what a producer was told. It waits, and is refused when the time is up.
 """
 
 import asyncio
@@ -26,6 +30,10 @@ from ottla_protocol.errors import (
     UnknownLeaderEpochError,
 )
 
+WATERMARK_WAIT_MS = 1_000
+"""How long a read that waits for no records waits for a new leader to know which are committed. It
+is well below what others wait for this broker's answer."""
+
 
 class PartitionRead(ABC):
     """One partition of a poll: where it reads, how far it may, and what it has found."""
@@ -38,6 +46,8 @@ class PartitionRead(ABC):
         self.error: OttlaError | None = None
         self.last_limit = offset
         """What `limit` was when `batches` were read."""
+        self.awaits_watermark = False
+        """Whether nothing was found where an acknowledged record may be."""
 
     @property
     @abstractmethod
@@ -59,11 +69,13 @@ class PartitionRead(ABC):
 
     async def look(self, budget_bytes: int) -> None:
         """Read what is there now; an error is kept as this partition's result."""
+        self.awaits_watermark = False
         try:
             self.last_limit = limit = self.limit()
             self._check_range()
             if self.offset >= limit:
                 self.batches = ()
+                self.awaits_watermark = self._may_be_acknowledged()
                 return
             max_bytes = min(self.max_bytes, budget_bytes)
             log = self.partition.log
@@ -79,6 +91,18 @@ class PartitionRead(ABC):
         except OttlaError as error:
             self.batches = ()
             self.error = error
+
+    def _may_be_acknowledged(self) -> bool:
+        """Whether a record that was acknowledged may be at `offset`, past the limit."""
+        return False
+
+    def refuse_unknown(self) -> None:
+        """Say so where the poll is over and an acknowledged record may still be at `offset`."""
+        if self.awaits_watermark:
+            self.error = OffsetNotAvailableError(
+                f"the new leader of {self.partition.name} does not know yet whether offset "
+                f"{self.offset} is committed"
+            )
 
     def _check_range(self) -> None:
         log = self.partition.log
@@ -125,6 +149,9 @@ class LeaderRead(PartitionRead):
         """The high watermark, while this broker leads."""
         self.partition.leading()
         return self.partition.high_watermark
+
+    def _may_be_acknowledged(self) -> bool:
+        return self.partition.leading().may_be_acknowledged(self.offset)
 
     def _check_range(self) -> None:
         last_fetched_epoch = self._last_fetched_epoch
@@ -282,12 +309,35 @@ async def poll(
     passed, or, if `for_client`, the purgatory releases the polls. `max_bytes` bounds the total,
     save that the first partition that has data always gives at least one batch.
 
+    Without any data, a poll that does not wait waits up to WATERMARK_WAIT_MS for a new leader that
+    does not know yet what is committed; what is still not known when a poll returns is the error
+    (OffsetNotAvailableError) of its partition.
+
     Raises:
         OverloadedError: the purgatory is full, `for_client`.
     """
     deadline_ms = monotonic_ms() + max_wait_ms
-    if await _look_at_all(reads, max_bytes) >= min_bytes or max_wait_ms <= 0:
-        return
+    found_bytes = await _look_at_all(reads, max_bytes)
+    if found_bytes < min_bytes and max_wait_ms > 0:
+        await _wait(reads, min_bytes, max_bytes, deadline_ms, purgatory, for_client=for_client)
+    elif not found_bytes and any(read.awaits_watermark for read in reads):
+        deadline_ms = monotonic_ms() + WATERMARK_WAIT_MS
+        await _wait(reads, 1, max_bytes, deadline_ms, purgatory, for_client=for_client)
+    for read in reads:
+        if read.awaits_watermark:
+            read.refuse_unknown()
+
+
+async def _wait(
+    reads: Sequence[PartitionRead],
+    min_bytes: int,
+    max_bytes: int,
+    deadline_ms: int,
+    purgatory: Purgatory,
+    *,
+    for_client: bool,
+) -> None:
+    """Park, and look again at each change, until `min_bytes` are found or there is an error."""
     changed = asyncio.Event()
     for read in reads:
         read.watchers.add(changed)
@@ -312,6 +362,35 @@ async def poll(
     finally:
         for read in reads:
             read.watchers.remove(changed)
+
+
+async def watermark_known(partition: Partition, purgatory: Purgatory) -> None:
+    """Wait up to WATERMARK_WAIT_MS for a new leader to know the end of what is committed.
+
+    Whether it does, or leads at all, the caller finds out by asking for that end.
+
+    Raises:
+        OverloadedError: the purgatory is full.
+    """
+    if _is_end_known(partition):
+        return
+    changed = asyncio.Event()
+    partition.watermark_watchers.add(changed)
+    try:
+        with purgatory.parked_request(), purgatory.released_into(changed):
+            async with asyncio.timeout(WATERMARK_WAIT_MS / 1000):
+                while not (_is_end_known(partition) or purgatory.is_released):
+                    await changed.wait()
+                    changed.clear()
+    except TimeoutError:
+        return
+    finally:
+        partition.watermark_watchers.remove(changed)
+
+
+def _is_end_known(partition: Partition) -> bool:
+    leader = partition.leader
+    return leader is None or leader.latest_offset_available
 
 
 async def _look_at_all(reads: Sequence[PartitionRead], max_bytes: int) -> float:

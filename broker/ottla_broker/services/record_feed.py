@@ -33,6 +33,7 @@ from ottla_protocol.errors import (
     InvalidRequestError,
     LeaderNotAvailableError,
     NotFoundError,
+    OffsetNotAvailableError,
     OttlaError,
     UnknownTopicOrPartitionError,
 )
@@ -328,7 +329,10 @@ class RecordFeed:
                 failed = False
                 for index in indexes:
                     result = results.get(self._key(index))
-                    if isinstance(result, OttlaError):
+                    if isinstance(result, OffsetNotAvailableError):
+                        # Its leader is there, and does not know yet what it may show.
+                        self._unreadable_since_ms.pop(index, None)
+                    elif isinstance(result, OttlaError):
                         self._could_not_read(index, result)
                         failed = True
                     elif result is not None:

@@ -9,7 +9,7 @@ from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.batch_decoding import decode_records
 from ottla_broker.services.filtered_read import read_filtered
-from ottla_broker.services.reading import LeaderRead, LocalRead, poll
+from ottla_broker.services.reading import LeaderRead, LocalRead, poll, watermark_known
 from ottla_broker.services.record_filter import RecordFilter
 from ottla_broker.services.timestamps import FoundOffset, find_by_timestamp
 from ottla_protocol.record_codec import Record
@@ -85,9 +85,12 @@ class RecordReadService:
 
         Raises:
             OffsetOutOfRangeError: with both bounds.
+            OffsetNotAvailableError: a new leader does not know yet whether there is a record.
             RoutingError, UnavailableError: this broker may not serve the read now.
         """
         replica = self._replicas.hosted(topic, partition)
+        if not local and needs_end(options.position):
+            await watermark_known(replica, self._purgatory)
         if isinstance(options.position, AtTimestamp):
             assert not local, "the leader alone knows the end"
             offset = (await find_by_timestamp(replica, options.position.timestamp)).offset
@@ -141,14 +144,21 @@ class RecordReadService:
         """The log start, the high watermark, or where the first record at or after a time is.
 
         Raises:
-            OffsetNotAvailableError: a new leader does not know `latest` yet.
+            OffsetNotAvailableError: a new leader does not know `latest` soon enough.
             RoutingError, UnavailableError: this broker does not lead the partition now.
         """
         replica = self._replicas.hosted(topic, partition)
+        if needs_end(at):
+            await watermark_known(replica, self._purgatory)
         if isinstance(at, AtTimestamp):
             return await find_by_timestamp(replica, at.timestamp)
         replica.leading()
         return FoundOffset(_resolve(replica, at, local=False))
+
+
+def needs_end(position: Position) -> bool:
+    """Whether a position is told by the end of what is committed."""
+    return not (position == "earliest" or (isinstance(position, int) and position >= 0))
 
 
 def _resolve(

@@ -224,6 +224,14 @@ class PartitionLeader:
         """
         return self._high_watermark >= self._epoch_start_offset
 
+    def may_be_acknowledged(self, offset: int) -> bool:
+        """Whether an earlier leader may have acknowledged a record there that is not shown yet.
+
+        Such an offset lies at the high watermark or past it, and below this epoch's start: this
+        leader has the record, but does not know yet whether it is committed.
+        """
+        return self._high_watermark <= offset < self._epoch_start_offset
+
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing follows from time alone: no tick is needed before the next other input.

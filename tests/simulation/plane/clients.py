@@ -212,8 +212,9 @@ class Reader(Client):
             )
         self.world.events["latest"] += 1
 
-    def on_read_failed(self, _error):
+    def on_read_failed(self, error):
         """It polls again in any case."""
+        self.world.events[error.code] += 1
 
 
 class Administrator:

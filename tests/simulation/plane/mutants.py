@@ -376,6 +376,7 @@ PROCESSES = {
     "forgets unanswered proposals": with_leader(replication.ForgetsUnansweredProposals),
     "expands before the epoch start": with_leader(replication.ExpandsBeforeTheEpochStart),
     "expands any incarnation": with_leader(replication.ExpandsAnyIncarnation),
+    "denies what it has": with_leader(replication.DeniesWhatItHas),
     "advances below min isr": with_leader(replication.AdvancesBelowMinIsr),
     "answers without a read round": built(controller_class=AnswersWithoutAReadRound),
     "asks nobody for its log": built(controller_class=AsksNobodyForItsLog),

@@ -138,6 +138,27 @@ def expansion_before_the_epoch_start(*classes):
     script.finish()
 
 
+def look_up_at_the_next_leader(*classes):
+    """The new leader has the record that the producer was told of, and does not know that yet."""
+    script = Script(*classes)
+    a, b, c = script.state.replicas
+    script.commit(a)
+    script.run(100)
+    script.hold_news(a, b)
+    script.commit(a)
+    fetches = script.hold("fetch", sender=c, receiver=b)
+    script.kill(a)
+    script.until(script.leads(b), "no other leader")
+    script.require(script.replica(b).high_watermark == 1, "b knows of the first record only")
+    script.require(script.look_up(b, 0) is None, "what is known is shown")
+    script.require(script.look_up(b, 1) == "OFFSET_NOT_AVAILABLE", "what is not known is refused")
+    script.require(script.look_up(b, 2) is None, "nothing was acknowledged there")
+    fetches.release()
+    script.until(lambda: script.replica(b).high_watermark == 2, "b does not learn of the second")
+    script.require(script.look_up(b, 1) is None, "what is known is shown")
+    script.finish()
+
+
 def _proposed_while_away(classes):
     """c is level and proposed, the proposal is under way, and c fetches no more."""
     script = Script(*classes)
@@ -385,6 +406,7 @@ SCHEDULES = {
         expansion_races_a_restart,
         offsets_of_a_former_incarnation,
         expansion_before_the_epoch_start,
+        look_up_at_the_next_leader,
         commit_while_a_member_is_proposed,
         late_copy_of_an_unanswered_proposal,
         late_proposal_after_the_partition_changed,

@@ -280,6 +280,14 @@ class Script(World):
             floor = self.invariants.history(self.key).acknowledged_end
             self.require(end >= floor, "latest covers what was acknowledged")
 
+    def look_up(self, node_id, position):
+        """Read at the broker; the code of its error, or None."""
+        try:
+            self.processes[node_id].read(self.key, position)
+        except OttlaError as error:
+            return error.code
+        return None
+
     def leads(self, node_id):
         return lambda: (
             self.state.leader == node_id

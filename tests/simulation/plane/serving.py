@@ -6,7 +6,7 @@ from ottla_cluster.controller.commands import ReplicaEnd
 from ottla_cluster.raft import ObserveRequest
 from ottla_cluster.replication.fetch_session import NO_SESSION
 from ottla_cluster.replication.throttle import is_throttled
-from ottla_protocol.errors import NotLeaderOrFollowerError, OttlaError
+from ottla_protocol.errors import NotLeaderOrFollowerError, OffsetNotAvailableError, OttlaError
 from tests.simulation.plane.replica_log import RECORD_BYTES
 from tests.simulation.plane.timing import FETCH_WAIT_MS
 
@@ -169,19 +169,31 @@ class Serving:
             replica.produce(record, acks_all, answer)
 
     def on_read(self, sender, request_id, key, position):
-        """A poll: records up to the high watermark, with the leader epoch that they are of."""
-        replica = self.replicas.get(key)
         try:
-            if replica is None:
-                raise NotLeaderOrFollowerError("no replica here", leader=self._leader_of(key))
-            end = replica.readable_end()
+            answer = self.read(key, position)
         except OttlaError as error:
             self.send(sender, "read_failed", request_id, error)
-            return
+        else:
+            self.send(sender, "records", request_id, *answer)
+
+    def read(self, key, position):
+        """A poll: the leader epoch of this role, `latest` if that is known, and records.
+
+        Raises:
+            OttlaError: this broker may not show them, or does not know whether it may.
+        """
+        replica = self.replicas.get(key)
+        if replica is None:
+            raise NotLeaderOrFollowerError("no replica here", leader=self._leader_of(key))
+        end = replica.readable_end()
+        leader = replica.leader
+        if leader is not None and leader.may_be_acknowledged(position):
+            raise OffsetNotAvailableError("the high watermark is not known yet")
+        is_latest = leader is not None and leader.latest_offset_available
         records = tuple(replica.log.records[position:end])
-        is_latest = replica.leader is not None and replica.leader.latest_offset_available
-        answer = (replica.state.leader_epoch, end if is_latest else None, records)
-        self.send(sender, "records", request_id, *answer)
+        if leader is not None:
+            self.world.invariants.told(replica, position, records)
+        return replica.state.leader_epoch, end if is_latest else None, records
 
     def on_commit_version(self, sender, request_id):
         self.controller.commit_version(

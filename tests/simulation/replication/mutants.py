@@ -143,6 +143,13 @@ class AdvancesBelowMinIsr(PartitionLeader):
             self._min_insync_replicas = minimum
 
 
+class DeniesWhatItHas(PartitionLeader):
+    """KIP-207 for reads: past the high watermark nothing is there, also where that lags."""
+
+    def may_be_acknowledged(self, offset):
+        return False
+
+
 class LeaseThatNeverEnds(BrokerLease):
     """A woken leader believes what it knew."""
 
@@ -239,6 +246,7 @@ MUTANTS = {
     "expands_before_the_epoch_start": Mutant(with_leader(ExpandsBeforeTheEpochStart)),
     "expands_any_incarnation": Mutant(with_leader(ExpandsAnyIncarnation)),
     "advances_below_min_isr": Mutant(with_leader(AdvancesBelowMinIsr)),
+    "denies_what_it_has": Mutant(with_leader(DeniesWhatItHas)),
     "lease_never_ends": Mutant(
         type("LeaseNeverEnds", (Broker,), {"lease_class": LeaseThatNeverEnds})
     ),

@@ -21,6 +21,7 @@ FOUND_AT_RANDOM = [
     "ignores_the_proposed_isr",
     "expands_before_the_epoch_start",
     "advances_below_min_isr",
+    "denies_what_it_has",
     "trusts_an_image_of_another_incarnation",
     "fences_the_last_member",
     "elects_uncleanly",

@@ -158,13 +158,18 @@ class World:
             raise self.violated(f"two leaders of epoch {leader_epoch}")
 
     def read_latest(self, broker: Broker) -> None:
-        """A leader that holds its lease never answers `latest` below an acknowledged record."""
+        """A leader that holds its lease denies nothing that was acknowledged.
+
+        It neither gives a `latest` below it nor reads there as if nothing were.
+        """
         leader = broker.leader
         if leader is None or not broker.lease.valid(self.now_ms):
             return
         end = max(self.acknowledged, default=-1) + 1
         if leader.latest_offset_available and leader.high_watermark < end:
             raise self.violated(f"{broker.id} gave a stale latest offset")
+        if leader.high_watermark < end and not leader.may_be_acknowledged(end - 1):
+            raise self.violated(f"{broker.id} has nothing at {end - 1}, which was acknowledged")
         self.events["latest read"] += 1
 
     # --- network --------------------------------------------------------------------------------

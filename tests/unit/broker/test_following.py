@@ -34,6 +34,7 @@ from ottla_protocol.cursors import Cursor, CursorEncoder, decode_cursor
 from ottla_protocol.errors import (
     LeaderNotAvailableError,
     LogTruncatedError,
+    OffsetNotAvailableError,
     OffsetOutOfRangeError,
     OverloadedError,
     UnavailableError,
@@ -426,6 +427,25 @@ async def test_a_stream_is_resumed_though_no_leader_answers_yet():
         await turns()
         topic.failing.clear()
         assert [record["value"] for record in await taking] == ["x"]
+
+
+async def test_a_stream_waits_for_a_leader_that_does_not_know_yet_what_it_may_show(monkeypatch):
+    monkeypatch.setattr(record_feed, "UNREADABLE_MS", 0)
+    monkeypatch.setattr(record_feed, "LOOK_INTERVAL_MS", 1)
+    topic = Topic(1)
+    topic.failing[0] = OffsetNotAvailableError("not known yet")
+    follows = service(topic, keep_alive_ms=20)
+    async with (
+        follows.follow("t", None, "latest", LINES) as follower,
+        asyncio.timeout(SOON_S),
+    ):
+        for _ in range(2):
+            assert await follower.next() == b"\n"
+        topic.failing.clear()
+        topic.append(0, "x")
+        reader = Reader(follower)
+        await reader.take_until(1)
+        assert reader.records[0]["value"] == "x"
 
 
 async def test_signs_of_life_come_where_nothing_happens_and_tell_what_was_passed_over():

@@ -112,7 +112,11 @@ async def test_a_reader_of_what_an_election_took_away_is_told(
     )
     state = SimpleNamespace(leader_epoch=9, partition=0)
     partition = SimpleNamespace(
-        state=state, log=log, high_watermark=20, name="orders-0", leading=lambda: None
+        state=state,
+        log=log,
+        high_watermark=20,
+        name="orders-0",
+        leading=lambda: SimpleNamespace(may_be_acknowledged=lambda _: False),
     )
     read = LeaderRead(partition, offset, 1_000, last_fetched_epoch)
     await read.look(1_000)

@@ -102,6 +102,16 @@ def test_latest_is_unknown_until_the_high_watermark_reaches_the_epochs_start():
     assert leader.latest_offset_available
 
 
+def test_what_an_earlier_leader_may_have_acknowledged_is_known_by_the_epochs_start():
+    leader = lead(high_watermark=5, start=10, end=12)
+    assert [offset for offset in range(13) if leader.may_be_acknowledged(offset)] == [5, 6, 7, 8, 9]
+    fetch(leader, 2, 12)
+    fetch(leader, 3, 8)
+    assert [offset for offset in range(13) if leader.may_be_acknowledged(offset)] == [8, 9]
+    fetch(leader, 3, 11)
+    assert not any(map(leader.may_be_acknowledged, range(13)))
+
+
 def test_acks_are_satisfied_when_the_high_watermark_passes_the_last_offset():
     leader = lead(high_watermark=10)
     assert leader.acks_satisfied(9)
