@@ -281,7 +281,10 @@ def _broken_append_rule(header: BatchHeader) -> str | None:
         return f"has timestamps {header.base_timestamp} to {header.max_timestamp}"
     if header.producer_id == NO_PRODUCER_ID:
         return "is transactional without a producer id" if header.is_transactional else None
-    if header.base_sequence < 0:
+    if header.base_sequence < 0 and not (
+        # A plain HTTP client's, which numbers nothing.
+        header.is_transactional and header.base_sequence == NO_SEQUENCE
+    ):
         return f"has producer id {header.producer_id} with base sequence {header.base_sequence}"
     return None
 

@@ -20,6 +20,7 @@ from ottla_broker.drivers.purgatory import OffsetWaiters, Watchers
 from ottla_broker.drivers.replica_activity import ReplicaActivity
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.log_compactor import CompactionLimits, CompactionResult
+from ottla_broker.storage.log_transactions import MARKER_BYTES_MAX
 from ottla_broker.storage.partition_log import AppendInfo, PartitionLog
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller import topic_names
@@ -33,6 +34,7 @@ from ottla_cluster.replication.leader import (
     PartitionLeader,
 )
 from ottla_cluster.replication.leader_epochs import EpochEnd
+from ottla_protocol.control_records import EndMarker
 from ottla_protocol.errors import (
     InsufficientStorageError,
     LeaderNotAvailableError,
@@ -409,6 +411,61 @@ class Partition:
             self.append_watchers.wake()
         return Appended(info, leader.leader_epoch)
 
+    def append_marker(
+        self, marker: EndMarker, *, producer_id: int, producer_epoch: int, now_ms: int
+    ) -> "Appended":
+        """Append a marker as leader, unless it is there; it counts once `committed` returns.
+
+        Args:
+            marker: what was decided.
+            producer_id: whose transaction ends.
+            producer_epoch: the marker's, one more than that of the records.
+            now_ms: the wall clock.
+
+        Returns:
+            What to wait for. A duplicate is already in the log, and perhaps not committed.
+
+        Raises:
+            RoutingError, UnavailableError: this broker cannot append it now; nothing was.
+            InvalidProducerEpochError: the log is past that epoch: the marker comes late.
+        """
+        leader = self.leading()
+        if self._refuses_appends_until_ms > monotonic_ms():
+            raise LeaderNotAvailableError(f"the leadership of {self.name} is being handed over")
+        if leader.is_under_min_isr:
+            raise self._not_enough_replicas(leader)
+        # What waits for its marker keeps retention and compaction from making room.
+        self._disk.require(MARKER_BYTES_MAX, self.name, is_internal=True)
+        self._forget_committed_markers()
+        info = self.log.append_marker(
+            marker,
+            producer_id=producer_id,
+            producer_epoch=producer_epoch,
+            leader_epoch=leader.leader_epoch,
+            now_ms=now_ms,
+        )
+        if not info.duplicate:
+            self._activity.appended.add(self.key)
+            self._disk.take(MARKER_BYTES_MAX)
+            self.append_watchers.wake()
+        return Appended(info, leader.leader_epoch)
+
+    def is_in_transaction(self, header: BatchHeader) -> bool:
+        """Whether a transactional batch goes on with a transaction that is open in this log."""
+        return self.log.is_in_transaction(header)
+
+    @property
+    def last_stable_offset(self) -> int:
+        """The end of what readers of committed records may see, on leader and follower.
+
+        It moves only when the high watermark does: `watermark_watchers` are woken then.
+        """
+        return self.log.last_stable_offset(self.high_watermark)
+
+    def _forget_committed_markers(self) -> None:
+        """Before there are more: a log remembers markers until they are known to be committed."""
+        self.log.last_stable_offset(self.high_watermark)
+
     def append_restored(self, batches: Sequence[bytearray]) -> "Appended | None":
         """Append batches of a backup, as `PartitionLog.append_restored`; None where all are there.
 
@@ -695,6 +752,7 @@ class Partition:
             self._activity.log_start_moved.add(self.key)
         if result.batches:
             self._activity.appended.add(self.key)
+            self._forget_committed_markers()
             self.log.append_as_follower(result.batches)
         return None
 

@@ -20,12 +20,13 @@ this end of the log, as a follower may, drops what is held (`abandon`).
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from ottla_broker.storage.disk_full import DiskFullError
+from ottla_broker.storage.policy.abort_index import IndexedAbort
 from ottla_broker.storage.segment import Snapshot
 from ottla_broker.storage.sqlite import Durability
 from ottla_broker.storage.stored_batch import Row, StoredBatch
@@ -35,11 +36,15 @@ from ottla_protocol.errors import StorageError
 
 
 class QueuedBatch(NamedTuple):
-    """A batch on its way to the disk; `follows_gap` when offsets before it are missing."""
+    """A batch on its way to the disk; `follows_gap` when offsets before it are missing.
+
+    `aborted` is what it ends, where it is a marker that aborts records.
+    """
 
     batch: StoredBatch
     row: Row
     follows_gap: bool
+    aborted: IndexedAbort | None = None
 
 
 GATHER_BATCHES = 2
@@ -80,6 +85,7 @@ class Group:
     has_gaps: bool
     size_bytes: int
     end_offset: int | None
+    aborted: Sequence[IndexedAbort] = ()
 
 
 OnCommit = Callable[[Group, float], None]
@@ -414,6 +420,7 @@ class GroupCommit:
         has_gaps = False
         size_bytes = 0
         end_offset = None
+        aborted: list[IndexedAbort] = []
         while self._queue:
             item = self._queue[0]
             if isinstance(item, QueuedRoll | QueuedDurability):
@@ -426,10 +433,12 @@ class GroupCommit:
                 rows.append(item.row)
                 has_gaps = has_gaps or item.follows_gap
                 end_offset = item.batch.last_offset + 1
+                if item.aborted is not None:
+                    aborted.append(item.aborted)
             else:
                 epochs.append(item)
             self._queue.popleft()
-        return Group(rows, epochs, has_gaps, size_bytes, end_offset)
+        return Group(rows, epochs, has_gaps, size_bytes, end_offset, aborted)
 
     def _committed(self, batches: int, end_offset: int) -> None:
         for _ in range(batches):

@@ -18,12 +18,14 @@ from ottla_broker.storage.append_rules import (
 from ottla_broker.storage.group_commit import GroupCommit, QueuedBatch, QueuedRoll
 from ottla_broker.storage.log_config import AppendInfo, LogConfig, TimestampType
 from ottla_broker.storage.log_state import LogState
+from ottla_broker.storage.log_transactions import marker_of
 from ottla_broker.storage.policy.idempotency_window import UNKNOWN_OFFSET
 from ottla_broker.storage.policy.producer_state import Duplicate
 from ottla_broker.storage.policy.rolling import SegmentFill, should_roll
 from ottla_broker.storage.stored_batch import FetchedBatch, StoredBatch, row_of
 from ottla_broker.storage.tail_cache import PartitionTail
 from ottla_cluster.replication.leader_epochs import EpochStart
+from ottla_protocol.control_records import EndMarker, encode_end_marker
 from ottla_protocol.errors import Outcome, OverloadedError
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.record_batch import BatchHeader, patch_batch, read_header, set_log_append_time
@@ -110,8 +112,36 @@ class LogAppender:
         now_ms = self._clock_ms()
         for fetched in batches:
             header, batch = check_fetched(fetched, self.state.next_offset, self.state.leader_epochs)
+            marker = marker_of(header, batch.data) if header.is_control else None
             self.assign_epoch(header.leader_epoch, header.base_offset)
-            self._append(header, batch, now_ms)
+            self._append(header, batch, now_ms, marker)
+
+    def append_marker(
+        self,
+        marker: EndMarker,
+        *,
+        producer_id: int,
+        producer_epoch: int,
+        leader_epoch: int,
+        now_ms: int,
+    ) -> AppendInfo:
+        """As `PartitionLog.append_marker`."""
+        state = self.state
+        check_leader_epoch(leader_epoch, state.leader_epochs)
+        if not state.producers.check_marker(producer_id, producer_epoch):
+            # Where it is nobody remembers; all that is there is told instead.
+            last_offset = state.next_offset - 1
+            return AppendInfo(last_offset, last_offset, now_ms, duplicate=True)
+        batch = encode_end_marker(
+            marker, producer_id=producer_id, producer_epoch=producer_epoch, timestamp_ms=now_ms
+        )
+        self._require_room(len(batch))
+        offset = state.next_offset
+        self.assign_epoch(leader_epoch, offset)
+        patch_batch(batch, base_offset=offset, leader_epoch=leader_epoch)
+        stored = StoredBatch(offset, offset, leader_epoch, batch)
+        self._append(read_header(batch), stored, now_ms, marker)
+        return AppendInfo(offset, offset, now_ms)
 
     def append_restored(
         self, batches: Sequence[bytearray], *, leader_epoch: int
@@ -183,8 +213,14 @@ class LogAppender:
         self._commits.enqueue(QueuedRoll(self.state.next_offset, self.state.snapshot()))
         self.state.fill = SegmentFill()
 
-    def _append(self, header: BatchHeader, batch: StoredBatch, now_ms: int) -> None:
-        """Queue one batch and bring the state up to it."""
+    def _append(
+        self,
+        header: BatchHeader,
+        batch: StoredBatch,
+        now_ms: int,
+        marker: EndMarker | None = None,
+    ) -> None:
+        """Queue one batch and bring the state up to it; `marker` is what a control batch holds."""
         state = self.state
         if should_roll(
             state.fill,
@@ -195,9 +231,9 @@ class LogAppender:
         ):
             self.roll()
         follows_gap = batch.base_offset != state.next_offset
-        self._commits.enqueue(QueuedBatch(batch, row_of(header, batch), follows_gap))
+        aborted = state.append(header, batch, now_ms, self._monotonic_ms(), marker)
+        self._commits.enqueue(QueuedBatch(batch, row_of(header, batch), follows_gap, aborted))
         self._tail.append(batch)
-        state.append(header, batch, now_ms, self._monotonic_ms())
 
     def _require_room(self, size_bytes: int) -> None:
         pending_bytes = self._commits.pending_bytes

@@ -128,7 +128,13 @@ class LogFiles:
                     sqlite.set_bulk(raw, active.path, bulk=bulk)
                     connection.is_bulk = bulk
                 try:
-                    segments.insert(raw, group.rows, group.epochs, has_gaps=group.has_gaps)
+                    segments.insert(
+                        raw,
+                        group.rows,
+                        group.epochs,
+                        has_gaps=group.has_gaps,
+                        aborted=group.aborted,
+                    )
                 except sqlite.DriverError as error:
                     if sqlite.is_damage(error):
                         # The log fails, and with it the process: the next one must not try again.
@@ -361,6 +367,11 @@ class LogFiles:
             size_bytes += oldest.size_bytes
         return RemovedSegments(count, size_bytes)
 
+    def sealed_from(self, offset: int) -> list[Segment]:
+        """The sealed segments from the one that holds `offset` on, or from the first."""
+        index = bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
+        return self._segments[max(index, 0) : -1]
+
     # --- compaction -----------------------------------------------------------------------------
 
     def sealed_segments(self) -> list[tuple[Segment, int]]:
@@ -451,6 +462,7 @@ class LogFiles:
             raise sqlite.storage_error(path, "cut at the damage", error) from error
         cut.sealed = False
         cut.newest_timestamp = cut.first_timestamp = None
+        cut.aborts = None
         cut.size_bytes = state.fill.bytes_used
         return state
 
@@ -498,6 +510,7 @@ class LogFiles:
             try:
                 async with self._handles.use(active):
                     active.newest_timestamp = active.first_timestamp = None
+                    active.aborts = None
             except DiskFullError:
                 active.sealed = True
                 await asyncio.to_thread(segments.seal_again, active.path)

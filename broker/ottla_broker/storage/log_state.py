@@ -11,12 +11,15 @@ from typing import Any, Self
 
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage.log_config import LogConfig
+from ottla_broker.storage.log_transactions import MARKER_DATA, LogTransactions
+from ottla_broker.storage.policy.abort_index import IndexedAbort
 from ottla_broker.storage.policy.idempotency_window import IdempotencyWindow, StoredRequest
 from ottla_broker.storage.policy.producer_state import ProducerAppend, ProducerStates
 from ottla_broker.storage.policy.rolling import SegmentFill
 from ottla_broker.storage.segment import Snapshot
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_cluster.replication.leader_epochs import NO_EPOCH, LeaderEpochs
+from ottla_protocol.control_records import EndMarker
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.record_batch import (
     CONTROL_BIT,
@@ -64,14 +67,24 @@ class LogState:
     leader_epochs: LeaderEpochs
     producers: ProducerStates
     requests: IdempotencyWindow
+    transactions: LogTransactions
 
     def append(
-        self, header: BatchHeader, batch: StoredBatch, now_ms: int, monotonic_ms: int
-    ) -> None:
+        self,
+        header: BatchHeader,
+        batch: StoredBatch,
+        now_ms: int,
+        monotonic_ms: int,
+        marker: EndMarker | None = None,
+    ) -> IndexedAbort | None:
         """Take in a batch that was appended at the end; its epoch must be assigned already.
 
-        The two times are as in StateLimits.
+        The two times are as in StateLimits; `marker` is what a control batch holds.
+
+        Returns:
+            The row to write beside a marker that aborts records.
         """
+        aborted = None
         self.fill = self.fill.with_batch(header.size_bytes, header.max_timestamp)
         self.next_offset = batch.last_offset + 1
         self.last_batch_epoch = batch.leader_epoch
@@ -89,6 +102,13 @@ class LogState:
                 ),
                 monotonic_ms,
             )
+            if header.is_transactional:
+                if marker is not None:
+                    aborted = self.transactions.append_marker(
+                        header.producer_id, batch.base_offset, marker
+                    )
+                elif not header.is_control:
+                    self.transactions.append_records(header.producer_id, batch.base_offset)
         if batch.idempotency is not None:
             _remember(
                 self.requests,
@@ -98,11 +118,15 @@ class LogState:
                 header.max_timestamp,
                 now_ms,
             )
+        return aborted
 
     def snapshot(self) -> Snapshot:
         """A copy that later appends do not change: what a segment at `next_offset` begins with."""
         return Snapshot(
-            self.leader_epochs.entries, self.producers.entries(), self.requests.entries()
+            self.leader_epochs.entries,
+            self.producers.entries(),
+            self.requests.entries(),
+            self.transactions.ended(),
         )
 
     def at_new_segment(self, base_offset: int) -> "LogState":
@@ -120,6 +144,7 @@ def empty_state(base_offset: int, limits: StateLimits) -> LogState:
         leader_epochs=LeaderEpochs.empty(),
         producers=producers,
         requests=requests,
+        transactions=LogTransactions(Snapshot()),
     )
 
 
@@ -131,7 +156,7 @@ def load_state(connection: Any, path: Path, limits: StateLimits) -> LogState:
     """
     base_offset = segments.required_base_offset(path)
     snapshot = segments.read_snapshot(connection, path)
-    producers, requests = _replay_rows(connection, snapshot, limits)
+    producers, requests, transactions = _replay_rows(connection, snapshot, limits)
     ((batches, size_bytes, newest_timestamp),) = connection.execute(
         "SELECT count(*), coalesce(sum(size), 0), coalesce(max(max_timestamp), -1) FROM batches"
     ).fetchall()
@@ -150,6 +175,7 @@ def load_state(connection: Any, path: Path, limits: StateLimits) -> LogState:
         leader_epochs=leader_epochs,
         producers=producers,
         requests=requests,
+        transactions=transactions,
     )
 
 
@@ -165,17 +191,18 @@ def _empty_memory(limits: StateLimits) -> tuple[ProducerStates, IdempotencyWindo
 
 def _replay_rows(
     connection: Any, snapshot: Snapshot, limits: StateLimits
-) -> tuple[ProducerStates, IdempotencyWindow]:
-    """Producers and requests after the segment's rows; the others need not be read."""
+) -> tuple[ProducerStates, IdempotencyWindow, LogTransactions]:
+    """What is remembered after the segment's rows; the others need not be read."""
     producers, requests = _empty_memory(limits)
+    transactions = LogTransactions(snapshot)
     producers.load(snapshot.producers, limits.monotonic_ms)
     requests.load(snapshot.requests)
     rows = connection.execute(
-        "SELECT base_offset, last_offset, max_timestamp, producer_id, producer_epoch, "
-        "base_sequence, attributes, idempotency FROM batches "
+        "SELECT base_offset, last_offset, max_timestamp, producer_id, producer_epoch, "  # noqa: S608  constant names
+        f"base_sequence, attributes, idempotency, {MARKER_DATA} FROM batches "
         "WHERE producer_id >= 0 OR idempotency IS NOT NULL ORDER BY base_offset"
     )
-    for base, last, timestamp, producer_id, epoch, sequence, attributes, idempotency in rows:
+    for base, last, timestamp, producer_id, epoch, sequence, attributes, idempotency, data in rows:
         if producer_id != NO_PRODUCER_ID:
             is_transactional = attributes & TRANSACTIONAL_BIT != 0
             is_control = attributes & CONTROL_BIT != 0
@@ -192,10 +219,12 @@ def _replay_rows(
                 ),
                 limits.monotonic_ms,
             )
+            if is_transactional:
+                transactions.replay(producer_id, base, attributes, data)
         if idempotency is not None:
             _remember(requests, idempotency, base, last, timestamp, limits.now_ms)
     requests.expire(limits.now_ms)
-    return producers, requests
+    return producers, requests, transactions
 
 
 def _remember(

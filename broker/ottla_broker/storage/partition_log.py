@@ -33,6 +33,7 @@ from ottla_broker.storage.group_commit import (
     QueuedRoll,
 )
 from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_aborts import LogAborts
 from ottla_broker.storage.log_appender import LogAppender
 from ottla_broker.storage.log_compactor import (
     CompactionLimits,
@@ -45,13 +46,16 @@ from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_inspection import LogInspector
 from ottla_broker.storage.log_reader import LogReader
 from ottla_broker.storage.log_state import LogState, StateLimits
+from ottla_broker.storage.log_transactions import OpenTransaction
 from ottla_broker.storage.log_trimming import LogTrimmer
+from ottla_broker.storage.policy.open_transactions import AbortedTransaction
 from ottla_broker.storage.recovery import RecoveredLog, RecoveryReport
 from ottla_broker.storage.replica_directory import prepare_replica_directory
 from ottla_broker.storage.segment import SegmentIdentity
 from ottla_broker.storage.stored_batch import DamagedSegmentError, FetchedBatch, StoredBatch
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.replication.leader_epochs import LeaderEpochs
+from ottla_protocol.control_records import EndMarker
 from ottla_protocol.errors import Outcome, OverloadedError, StorageError, UnavailableError
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.record_batch import BatchHeader
@@ -155,6 +159,7 @@ class PartitionLog:
             require_writable=self._require_writable,
         )
         self._trimmer.before_cut = self._compactor.forget_from
+        self._aborts = LogAborts(self._files, lambda: self._state)
         self._reader = LogReader(self._files, self._tail, self._commits, lambda: self.next_offset)
         self.inspector = LogInspector(
             identity, self._files, self._commits, self.damage, require_open=self._require_open
@@ -408,6 +413,39 @@ class PartitionLog:
         self._require_writable()
         return self._appender.append_restored(batches, leader_epoch=leader_epoch)
 
+    def append_marker(
+        self,
+        marker: EndMarker,
+        *,
+        producer_id: int,
+        producer_epoch: int,
+        leader_epoch: int,
+        now_ms: int,
+    ) -> AppendInfo:
+        """Queue the marker that ends a producer's transaction here, unless the log has it.
+
+        `producer_epoch` is the marker's, one more than that of the records; `now_ms` is the wall
+        clock.
+
+        Returns:
+            Where it is. A duplicate is somewhere below the `next_offset` that is told.
+
+        Raises:
+            InvalidProducerEpochError: the log is past that epoch.
+            FencedLeaderEpochError: the log has a newer epoch.
+            OverloadedError: `pending_max_bytes` are queued.
+            UnavailableError: the log is closed or being truncated.
+            StorageError: the log has failed.
+        """
+        self._require_writable()
+        return self._appender.append_marker(
+            marker,
+            producer_id=producer_id,
+            producer_epoch=producer_epoch,
+            leader_epoch=leader_epoch,
+            now_ms=now_ms,
+        )
+
     def assign_epoch(self, leader_epoch: int) -> None:
         """Record that `leader_epoch` begins at `next_offset`; durable with the next commit.
 
@@ -471,6 +509,52 @@ class PartitionLog:
             outcome=Outcome.NOT_APPLIED,
         )
 
+    # --- transactions -------------------------------------------------------------------------
+
+    def last_stable_offset(self, high_watermark: int) -> int:
+        """The end of what readers of committed records may see; see `OpenTransactions`.
+
+        Args:
+            high_watermark: as this replica knows it. What is below is not asked about again.
+        """
+        return self._state.transactions.last_stable_offset(high_watermark)
+
+    def is_in_transaction(self, header: BatchHeader) -> bool:
+        """See `ProducerStates.is_in_transaction`."""
+        return self._state.producers.is_in_transaction(header)
+
+    def open_transactions(self) -> tuple[OpenTransaction, ...]:
+        """Those without a marker, the oldest first."""
+        return tuple(
+            OpenTransaction(producer_id, producer.epoch, first_offset, producer.last_timestamp)
+            for producer_id, first_offset in self._state.transactions.open_since()
+            if (producer := self._state.producers.get(producer_id)) is not None
+        )
+
+    def aborted_in_memory(
+        self, from_offset: int, end_offset: int
+    ) -> tuple[AbortedTransaction, ...] | None:
+        """As `aborted_transactions`; None where segments must be read."""
+        return self._aborts.in_memory(from_offset, end_offset)
+
+    async def aborted_transactions(
+        self, from_offset: int, end_offset: int
+    ) -> tuple[AbortedTransaction, ...]:
+        """The aborted transactions that may have records in a half-open range of offsets.
+
+        Those whose marker is in the log; so all of them, where the range ends at the last stable
+        offset or below.
+
+        Raises:
+            OverloadedError: no file descriptor is free.
+            StorageError: what is on disk is damaged or cannot be read.
+        """
+        found = self._aborts.in_memory(from_offset, end_offset)
+        if found is not None:
+            return found
+        with self.damage.noted("read"), _descriptors_come_free():
+            return await self._aborts.find(from_offset, end_offset)
+
     # --- reading ------------------------------------------------------------------------------
 
     def read_tail(
@@ -527,6 +611,7 @@ class PartitionLog:
         with self._writing(is_long=not isinstance(item, Group)):
             if isinstance(item, QueuedRoll):
                 await self._files.begin_segment(item.base_offset, item.snapshot)
+                self._state.transactions.aborted.forget_below(item.base_offset)
             elif isinstance(item, QueuedDurability):
                 await self._files.change_durability(item.durability)
             else:

@@ -16,14 +16,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import msgspec
 
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.disk_full import is_disk_full
+from ottla_broker.storage.policy.abort_index import AbortIndex, IndexedAbort
 from ottla_broker.storage.policy.idempotency_window import StoredRequest
+from ottla_broker.storage.policy.open_transactions import EndedTransaction
 from ottla_broker.storage.policy.producer_state import Producer, ProducerBatch
 from ottla_broker.storage.segment_header import check_header, check_length
 from ottla_broker.storage.stored_batch import COLUMNS, DamagedSegmentError, Row
@@ -99,12 +101,19 @@ The first batch at or after some time is always one of them, however timestamps 
 """
 
 _PRODUCER_BATCHES = tuple[ProducerBatch, ...]
+_ENDED_TRANSACTIONS = tuple[EndedTransaction, ...]
 
 VERIFIED_END = "verified_end"
 """Meta: everything below this offset was verified, or written and checkpointed by a clean close."""
 
 SNAPSHOT_CRC = "snapshot_crc"
 """Meta: checksum of the snapshot, which no batch's CRC covers."""
+
+ENDED_TRANSACTIONS = "ended_transactions"
+"""Meta: those of the snapshot, as MessagePack; absent where there are none, as is nearly always."""
+
+ABORTED_CRC = "aborted_crc"
+"""Meta of a sealed segment that has any: checksum of `aborted_transactions`."""
 
 BATCH_COUNT = "batch_count"
 """Meta: how many batches compaction has left in a sealed segment; none may be missing there either,
@@ -130,6 +139,24 @@ class Snapshot:
     leader_epochs: tuple[EpochStart, ...] = ()
     producers: tuple[tuple[int, Producer], ...] = ()
     requests: tuple[tuple[bytes, StoredRequest], ...] = ()
+    ended: tuple[EndedTransaction, ...] = ()
+    """Transactions whose markers are below the base offset, and perhaps not committed yet."""
+
+
+class SegmentAborts(NamedTuple):
+    """What is known of the transactions in a sealed segment, so that few need be read.
+
+    `aborted_count` is how many were aborted by markers in it; `aborted` has them once they were
+    read. `open_from` is where the oldest transaction begins that was open at its base.
+    """
+
+    aborted_count: int
+    open_from: int | None
+    aborted: AbortIndex | None = None
+
+    def reaches_back_below(self, offset: int) -> bool:
+        """Whether it, or one behind it, may have the marker of records below `offset`."""
+        return self.open_from is not None and self.open_from < offset
 
 
 @dataclass(slots=True)
@@ -146,6 +173,8 @@ class Segment:
     """Of a sealed segment, in ms, once it has been asked for."""
     first_timestamp: int | None = None
     """As above, that of its first batch; -1 where that has none."""
+    aborts: SegmentAborts | None = None
+    """Of a sealed segment, once it has been asked for."""
     to_create: Snapshot | None = None
     """The state that a segment not made yet begins with; opening it makes the file."""
 
@@ -304,10 +333,15 @@ def read_identity(connection: Any, path: Path) -> SegmentIdentity:
 
 
 def insert(
-    connection: Any, rows: Sequence[Row], epochs: Sequence[EpochStart], *, has_gaps: bool
+    connection: Any,
+    rows: Sequence[Row],
+    epochs: Sequence[EpochStart],
+    *,
+    has_gaps: bool,
+    aborted: Sequence[IndexedAbort] = (),
 ) -> None:
-    """Commit one group: all rows and epochs or none of them, and one fsync."""
-    if len(rows) <= ROWS_PER_INSERT_MAX and not epochs and not has_gaps:
+    """Commit one group: all rows, epochs and aborted transactions or nothing, and one fsync."""
+    if len(rows) <= ROWS_PER_INSERT_MAX and not (epochs or has_gaps or aborted):
         insert_rows(connection, rows)
         return
     with Transaction(connection):
@@ -325,6 +359,12 @@ def insert(
             )
         for start in range(0, len(rows), ROWS_PER_INSERT_MAX):
             insert_rows(connection, rows[start : start + ROWS_PER_INSERT_MAX])
+        insert_aborted(connection, aborted)
+
+
+def insert_aborted(connection: Any, aborted: Iterable[IndexedAbort]) -> None:
+    """Add rows to `aborted_transactions`."""
+    connection.executemany("INSERT INTO aborted_transactions VALUES (?, ?, ?, ?)", aborted)
 
 
 def delete_from(connection: Any, offset: int) -> int:
@@ -343,6 +383,7 @@ def delete_from(connection: Any, offset: int) -> int:
         end = found[0][0] if found and found[0][1] >= offset else offset
         connection.execute("DELETE FROM batches WHERE base_offset >= ?", (end,))
         connection.execute("DELETE FROM leader_epochs WHERE start_offset >= ?", (end,))
+        connection.execute("DELETE FROM aborted_transactions WHERE last_offset >= ?", (end,))
         verified_end = get_meta(connection, VERIFIED_END)
         if verified_end is not None and verified_end > end:
             set_meta(connection, VERIFIED_END, end)
@@ -361,6 +402,7 @@ def seal(connection: Any, path: Path, *, has_gaps: bool) -> int:
         # Of a compacted segment that was cut, and has gone on since.
         connection.execute("DELETE FROM meta WHERE name = ?", (BATCH_COUNT,))
         build_time_index(connection)
+        sum_up_aborted(connection)
     sqlite.leave_wal(connection, path)
     # Everything is in the file now; a rollback journal is kept, empty, while the lock is held.
     for sidecar in sqlite.sidecars(path):
@@ -374,6 +416,39 @@ def build_time_index(connection: Any) -> None:
     """Make the index by time of the batches that are there."""
     for statement in _TIME_INDEX:
         connection.execute(statement)
+
+
+def aborted_rows(connection: Any) -> list[IndexedAbort]:
+    """All of `aborted_transactions`, in the order of their markers."""
+    rows = connection.execute(
+        "SELECT last_offset, producer_id, first_offset, last_stable_offset "
+        "FROM aborted_transactions ORDER BY last_offset"
+    )
+    return [IndexedAbort(*row) for row in rows]
+
+
+def read_aborts(connection: Any) -> SegmentAborts:
+    """What a look-up must know of a sealed segment before it reads its aborted transactions."""
+    [(count,)] = connection.execute("SELECT count(*) FROM aborted_transactions").fetchall()
+    [(open_from,)] = connection.execute(
+        "SELECT min(transaction_start) FROM producer_snapshot"
+    ).fetchall()
+    # Where rows are hidden by damage the checksum is left, and whoever reads them is told so.
+    return SegmentAborts(count or int(get_meta(connection, ABORTED_CRC) is not None), open_from)
+
+
+def aborted_crc(rows: Sequence[IndexedAbort]) -> int:
+    """CRC-32C over `aborted_transactions`, which no batch's CRC covers."""
+    return int(google_crc32c.value(msgspec.msgpack.encode([tuple(row) for row in rows])))
+
+
+def sum_up_aborted(connection: Any) -> None:
+    """Set the checksum of a segment that is being sealed."""
+    rows = aborted_rows(connection)
+    if rows:
+        set_meta(connection, ABORTED_CRC, aborted_crc(rows))
+    else:
+        connection.execute("DELETE FROM meta WHERE name = ?", (ABORTED_CRC,))
 
 
 def unseal(path: Path) -> None:
@@ -456,6 +531,7 @@ def read_snapshot(connection: Any, path: Path) -> Snapshot:
                 for producer_id, epoch, batches, transaction_start, last_timestamp in producers
             ),
             requests=tuple((key_digest, StoredRequest(*rest)) for key_digest, *rest in requests),
+            ended=_ended_transactions(connection),
         )
         is_whole = _snapshot_crc(snapshot) == get_meta(connection, SNAPSHOT_CRC)
     except (msgspec.MsgspecError, TypeError, StorageError) as error:
@@ -468,9 +544,17 @@ def read_snapshot(connection: Any, path: Path) -> Snapshot:
 
 
 def _snapshot_crc(snapshot: Snapshot) -> int:
-    """CRC-32C over producers and requests; the epochs change later and are checked by batch."""
-    content = msgspec.msgpack.encode((snapshot.producers, snapshot.requests))
-    return int(google_crc32c.value(content))
+    """CRC-32C over all but the epochs, which change later and are checked by batch."""
+    parts: tuple[object, ...] = (snapshot.producers, snapshot.requests)
+    if snapshot.ended:
+        # Without them it is the checksum that it was before there were transactions.
+        parts = (*parts, snapshot.ended)
+    return int(google_crc32c.value(msgspec.msgpack.encode(parts)))
+
+
+def _ended_transactions(connection: Any) -> tuple[EndedTransaction, ...]:
+    found = get_meta(connection, ENDED_TRANSACTIONS)
+    return () if found is None else msgspec.msgpack.decode(found, type=_ENDED_TRANSACTIONS)
 
 
 def end_offset_of(connection: Any, base_offset: int) -> int:
@@ -593,6 +677,8 @@ def _write_snapshot(connection: Any, snapshot: Snapshot) -> None:
             for position, (key_digest, request) in enumerate(snapshot.requests)
         ),
     )
+    if snapshot.ended:
+        set_meta(connection, ENDED_TRANSACTIONS, encode(snapshot.ended))
 
 
 def remove_file(path: Path) -> None:

@@ -16,6 +16,7 @@ class Header(NamedTuple):
     producer_epoch: int
     base_sequence: int
     has_producer: bool = True
+    is_transactional: bool = True
 
     @property
     def last_sequence(self):

@@ -31,6 +31,7 @@ def make_batch(
     producer_epoch: int = -1,
     base_sequence: int = -1,
     fill: int = 0,
+    transactional: bool = False,
 ) -> bytearray:
     """A batch as a producer sends it; `fill` makes contents differ."""
     value = bytes([fill % 256]) * value_bytes
@@ -41,6 +42,7 @@ def make_batch(
             producer_id=producer_id,
             producer_epoch=producer_epoch,
             base_sequence=base_sequence,
+            is_transactional=transactional,
         )
     )
 

@@ -247,7 +247,7 @@ async def test_what_cannot_be_judged_stays_and_so_do_the_tombstones_above(harnes
     log = await harness.open(**config)
     await put(log, ("t", None))
     await put(log, ("k", 1), producer=(7, 0, 0), transactional=True)
-    control = keyed_batch([("k", 2)], producer=(7, 0, 1))
+    control = keyed_batch([("k", 2)], producer=(7, 0, 1), transactional=True)
     control[22] |= CONTROL_BIT
     patch_batch(control, base_offset=2, leader_epoch=0)
     seal_batch(control)

@@ -11,6 +11,7 @@ record to its marker every transactional record of that producer is part of it.
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -27,7 +28,7 @@ class AbortedTransaction(NamedTuple):
         return self.first_offset < end_offset and self.last_offset >= from_offset
 
 
-class _Ended(NamedTuple):
+class EndedTransaction(NamedTuple):
     """A transaction with its marker, which may be above the high watermark."""
 
     first_offset: int
@@ -44,7 +45,14 @@ class OpenTransactions:
         # Producer id to first offset; the oldest first, for they come in the order of the log.
         self._open: OrderedDict[int, int] = OrderedDict()
         # Over once their markers are committed. In the order of their markers.
-        self._ended: deque[_Ended] = deque()
+        self._ended: deque[EndedTransaction] = deque()
+
+    def load(
+        self, open_since: Iterable[tuple[int, int]], ended: Iterable[EndedTransaction]
+    ) -> None:
+        """Replace everything by what `open_since` and `ended` told of a log."""
+        self._open = OrderedDict(sorted(open_since, key=lambda each: each[1]))
+        self._ended = deque(ended)
 
     def append_records(self, producer_id: int, base_offset: int) -> None:
         """A transactional batch is in the log; the first of its transaction opens it."""
@@ -61,7 +69,7 @@ class OpenTransactions:
         first_offset = self._open.pop(producer_id, None)
         if first_offset is None:
             return None  # The partition was in the transaction, and nothing was written to it.
-        self._ended.append(_Ended(first_offset, offset))
+        self._ended.append(EndedTransaction(first_offset, offset))
         return None if is_commit else AbortedTransaction(producer_id, first_offset, offset)
 
     def last_stable_offset(self, high_watermark: int) -> int:
@@ -77,6 +85,15 @@ class OpenTransactions:
             stable = min(stable, next(iter(self._open.values())))
         # Few: those that ended within one round of replication.
         return min((stable, *(each.first_offset for each in self._ended)))
+
+    @property
+    def first_open_offset(self) -> int | None:
+        """Where the oldest open transaction begins; None without one."""
+        return next(iter(self._open.values()), None)
+
+    def ended(self) -> tuple[EndedTransaction, ...]:
+        """Those whose markers are not known to be committed, in the order of their markers."""
+        return tuple(self._ended)
 
     def open_since(self) -> tuple[tuple[int, int], ...]:
         """Each open transaction's producer id and first offset, the oldest first."""

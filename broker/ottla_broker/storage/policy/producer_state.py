@@ -18,6 +18,8 @@ no longer counts.
 Rules, as in Kafka:
 - an older producer epoch than the last one is fenced;
 - a newer epoch begins at sequence 0;
+- while a transaction is open, every batch of its producer is part of it;
+- a batch of a transaction may have no sequence: then nothing tells whether it is a retry;
 - a producer id without state may begin at any sequence: its state may have been evicted or
   deleted by retention, and refusing it would stop a healthy producer for ever;
 - after 2**31 - 1 comes sequence 0.
@@ -29,8 +31,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ottla_protocol.errors import (
+    ConcurrentTransactionsError,
     DuplicateSequenceNumberError,
     InvalidProducerEpochError,
+    InvalidTransactionStateError,
     Outcome,
     OutOfOrderSequenceNumberError,
 )
@@ -147,6 +151,9 @@ class ProducerStates:
             OutOfOrderSequenceNumberError: records before this batch are missing; the member
                 `expected_sequence` is the one that would be accepted.
             DuplicateSequenceNumberError: the batch is older than the last five.
+            InvalidTransactionStateError: the batch is of no transaction, and its producer has one
+                open here.
+            ConcurrentTransactionsError: the marker of the producer's last transaction is missing.
         """
         if not header.has_producer:
             return _ACCEPT
@@ -161,6 +168,8 @@ class ProducerStates:
                 outcome=Outcome.NOT_APPLIED,
                 producer_epoch=producer.epoch,
             )
+        if producer.transaction_start is not None:
+            _check_open_transaction(header, producer)
         if header.base_sequence == NO_SEQUENCE:
             return _ACCEPT
         if header.producer_epoch > producer.epoch:
@@ -282,6 +291,23 @@ class ProducerStates:
             if not self._is_expired(self._producers[oldest], now_ms):
                 return
             del self._producers[oldest]
+
+
+def _check_open_transaction(header: BatchHeader, producer: Producer) -> None:
+    if not header.is_transactional:
+        raise InvalidTransactionStateError(
+            f"producer {header.producer_id} has a transaction open here since offset "
+            f"{producer.transaction_start}, and this batch is of none",
+            outcome=Outcome.NOT_APPLIED,
+        )
+    if header.producer_epoch > producer.epoch:
+        # The coordinator grants an epoch once all markers of the former are committed: this batch
+        # would be ended by a marker that is not its own.
+        raise ConcurrentTransactionsError(
+            f"the transaction of producer {header.producer_id} epoch {producer.epoch} has not "
+            f"ended here, epoch {header.producer_epoch} has to wait",
+            outcome=Outcome.NOT_APPLIED,
+        )
 
 
 def _find(header: BatchHeader, producer: Producer) -> Duplicate | None:

@@ -1,0 +1,129 @@
+"""The transactions of one log, as of its end: which are open, and which were aborted of late.
+
+A function of the log, as all of `LogState` is: a segment begins with a snapshot of what is open,
+and of what has ended by markers that were not known to be committed then; the rows tell the rest.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ottla_broker.storage.policy.abort_index import AbortIndex, IndexedAbort
+from ottla_broker.storage.policy.open_transactions import EndedTransaction, OpenTransactions
+from ottla_broker.storage.policy.producer_state import Producer
+from ottla_broker.storage.segment import Snapshot
+from ottla_protocol.control_records import EndMarker, read_end_marker
+from ottla_protocol.errors import CorruptMessageError
+from ottla_protocol.record_batch import (
+    CONTROL_BIT,
+    NO_PRODUCER_ID,
+    TRANSACTIONAL_BIT,
+    BatchHeader,
+    Buffer,
+    validate_batch,
+)
+from ottla_protocol.record_codec import decode_validated_batch
+
+MARKER_BYTES_MAX = 1 << 10
+"""What the records of a control batch may take uncompressed."""
+
+
+MARKER_DATA = f"CASE WHEN attributes & {CONTROL_BIT} THEN data END"
+"""In a select list: the blob of a control batch, and none of the others."""
+
+
+class OpenTransaction(NamedTuple):
+    """A transaction without a marker in one log.
+
+    `first_offset` is that of its first record, `last_timestamp` the largest of the producer's last
+    batch, in ms.
+    """
+
+    producer_id: int
+    producer_epoch: int
+    first_offset: int
+    last_timestamp: int
+
+
+class LogTransactions:
+    """Open transactions and those aborted in the newest segment.
+
+    Args:
+        snapshot: what the segment begins with.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.aborted = AbortIndex()
+        """Of the newest segment at least; what is sealed is in its file, too."""
+        self._open = OpenTransactions()
+        self._open.load(open_transactions(snapshot.producers), snapshot.ended)
+
+    def append_records(self, producer_id: int, base_offset: int) -> None:
+        """A batch of a transaction is in the log."""
+        self._open.append_records(producer_id, base_offset)
+
+    def append_marker(
+        self, producer_id: int, offset: int, marker: EndMarker
+    ) -> IndexedAbort | None:
+        """A marker is in the log; returns the row to write beside it, where it aborts records."""
+        found = self._open.append_marker(producer_id, offset, is_commit=marker.is_commit)
+        if found is None:
+            return None
+        first_open = self._open.first_open_offset
+        row = IndexedAbort(
+            found.last_offset,
+            found.producer_id,
+            found.first_offset,
+            offset + 1 if first_open is None else first_open,
+        )
+        self.aborted.append(row)
+        return row
+
+    def last_stable_offset(self, high_watermark: int) -> int:
+        """As `OpenTransactions.last_stable_offset`."""
+        return self._open.last_stable_offset(high_watermark)
+
+    def open_since(self) -> tuple[tuple[int, int], ...]:
+        """As `OpenTransactions.open_since`."""
+        return self._open.open_since()
+
+    def ended(self) -> tuple[EndedTransaction, ...]:
+        """As `OpenTransactions.ended`."""
+        return self._open.ended()
+
+    def replay(
+        self, producer_id: int, base_offset: int, attributes: int, data: object
+    ) -> IndexedAbort | None:
+        """Take in a row of a segment; `data` is needed of control batches alone.
+
+        Raises:
+            CorruptMessageError: a control batch does not decode.
+        """
+        if producer_id == NO_PRODUCER_ID or not attributes & TRANSACTIONAL_BIT:
+            return None
+        if not attributes & CONTROL_BIT:
+            self.append_records(producer_id, base_offset)
+            return None
+        if not isinstance(data, bytes):
+            raise CorruptMessageError(f"the control batch at {base_offset} is no blob")
+        marker = marker_of(validate_batch(data, on_append=False), data)
+        return None if marker is None else self.append_marker(producer_id, base_offset, marker)
+
+
+def open_transactions(
+    producers: Iterable[tuple[int, Producer]],
+) -> Iterable[tuple[int, int]]:
+    """Producer id and first offset of each transaction that is open in a snapshot."""
+    for producer_id, producer in producers:
+        if producer.transaction_start is not None:
+            yield producer_id, producer.transaction_start
+
+
+def marker_of(header: BatchHeader, data: Buffer) -> EndMarker | None:
+    """The marker in a validated control batch; None where it has none of a kind that is known.
+
+    Raises:
+        CorruptMessageError: it does not decode.
+    """
+    for record in decode_validated_batch(data, header, max_inflated_bytes=MARKER_BYTES_MAX):
+        return read_end_marker(record)
+    return None
