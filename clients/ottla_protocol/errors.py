@@ -679,6 +679,13 @@ class ConcurrentTransactionsError(UnavailableError):
     title = "Concurrent transactions"
 
 
+class UnstableOffsetCommitError(UnavailableError):
+    """A transaction that is not over yet may change the offset (KIP-447)."""
+
+    code = "UNSTABLE_OFFSET_COMMIT"
+    title = "Unstable offset commit"
+
+
 class GroupMaxSizeReachedError(UnavailableError):
     """The group has as many members as one may have."""
 

@@ -44,9 +44,11 @@ from ottla_cluster.groups.instance_commands import (
 )
 from ottla_cluster.groups.instance_sessions import InstanceSessions
 from ottla_cluster.groups.limits import MAX_WAITING_REQUESTS
+from ottla_cluster.groups.producer_memory import ProducerMemory
 from ottla_cluster.groups.reconcile import reconcile
 from ottla_cluster.groups.records import GroupRecord, encode_records
 from ottla_cluster.groups.sessions import MemberSessions
+from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
 from ottla_protocol.errors import NotCoordinatorError, OttlaError
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ MEMBER_COMMANDS = (
     Join,
     Heartbeat,
     CommitOffsets,
+    CommitTransactionOffsets,
     AssignInstance,
     CommitInstance,
     DescribeInstance,
@@ -132,6 +135,7 @@ class ActiveCoordinator:
         self._config = config
         self._random = random
         self._housekeeping = Housekeeping(config, now_ms)
+        self._producer_memory = ProducerMemory(now_ms)
         self._census = Census()
         self._machine = GroupMachine(
             self._context(0, ClusterView()),
@@ -160,9 +164,9 @@ class ActiveCoordinator:
     def due(self, now_ms: int, timestamp_ms: int, view: ClusterView) -> tuple[Command, ...]:
         """The coordinator's own commands at this time, for the driver to submit.
 
-        Expiring overdue members, new targets where topics have changed, removing old offsets; a few
-        groups at each call. What is still true at a later call is due again, so a refused command
-        needs no care.
+        Expiring overdue members, new targets where topics have changed, removing old offsets and
+        what is remembered of producers; a few groups at each call. What is still true at a later
+        call is due again, so a refused command needs no care.
 
         Args:
             now_ms: the monotonic clock.
@@ -173,6 +177,7 @@ class ActiveCoordinator:
         expired: tuple[Command, ...] = (
             *self._machine.instances.expired(image, now_ms),
             *self._machine.sessions.expired(image, now_ms),
+            *self._producer_memory.due(image, now_ms),
         )
         return expired + self._housekeeping.due(image, now_ms, self._context(timestamp_ms, view))
 

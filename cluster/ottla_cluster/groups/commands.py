@@ -16,6 +16,13 @@ from ottla_cluster.groups.instance_commands import (
     InstanceResponse,
 )
 from ottla_cluster.groups.messages import CommandMessage, OffsetToCommit, ResponseMessage
+from ottla_cluster.groups.transaction_commands import (
+    CommitTransactionOffsets,
+    CommitTransactionOffsetsResponse,
+    EndTransactionOffsets,
+    ForgetProducers,
+    PendingTransaction,
+)
 from ottla_protocol.errors import MalformedBodyError
 
 
@@ -86,12 +93,15 @@ class CommitOffsets(CommandMessage, frozen=True, tag="commit_offsets"):
     nothing back."""
 
 
-class FetchOffsets(CommandMessage, frozen=True, tag="fetch_offsets"):
+class FetchOffsets(CommandMessage, frozen=True, tag="fetch_offsets", omit_defaults=True):
     """Reads committed offsets."""
 
     group: str
     partitions: tuple[OwnedTopic, ...] | None = None
     """None for all that the group has committed."""
+    require_stable: bool = False
+    """Refused while a transaction that is not over may change one of them (KIP-447). What is false
+    is left out, so that a broker of the version before understands it."""
 
 
 class DescribeGroup(CommandMessage, frozen=True, tag="describe_group"):
@@ -132,6 +142,7 @@ ClientCommand = (
     | Heartbeat
     | Leave
     | CommitOffsets
+    | CommitTransactionOffsets
     | FetchOffsets
     | DescribeGroup
     | ListGroups
@@ -170,7 +181,15 @@ class ExpireOffsets(CommandMessage, frozen=True, tag="expire_offsets"):
     """Whether the latter go too: the coordinator has seen for a while that they are too old."""
 
 
-Command = ClientCommand | ExpireMembers | ExpireInstances | RefreshTopics | ExpireOffsets
+Command = (
+    ClientCommand
+    | EndTransactionOffsets
+    | ExpireMembers
+    | ExpireInstances
+    | RefreshTopics
+    | ExpireOffsets
+    | ForgetProducers
+)
 """Any command of the coordinator."""
 
 
@@ -272,6 +291,8 @@ class DescribeGroupResponse(ResponseMessage, frozen=True, tag="group_described")
     """By member id."""
     offsets: tuple[FetchedOffset, ...]
     """By topic and partition."""
+    pending: tuple[PendingTransaction, ...] = ()
+    """By producer id."""
 
 
 class GroupListing(msgspec.Struct, frozen=True):
@@ -313,7 +334,7 @@ class SeekOffsetsResponse(ResponseMessage, frozen=True, tag="offsets_sought"):
 
 
 class DoneResponse(ResponseMessage, frozen=True, tag="done"):
-    """The coordinator's own command is carried out."""
+    """A command that no client sent is carried out."""
 
 
 Response = (
@@ -321,6 +342,7 @@ Response = (
     | HeartbeatResponse
     | LeaveResponse
     | CommitOffsetsResponse
+    | CommitTransactionOffsetsResponse
     | FetchOffsetsResponse
     | DescribeGroupResponse
     | ListGroupsResponse

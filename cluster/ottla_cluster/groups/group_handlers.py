@@ -18,7 +18,13 @@ from ottla_cluster.groups.offset_handlers import committed_offsets
 from ottla_cluster.groups.reconcile import is_reconciled
 from ottla_cluster.groups.records import GroupRecord, GroupRemoved, OffsetRemoved
 from ottla_cluster.groups.targets import subscribed_topics
-from ottla_protocol.errors import GroupIdNotFoundError, NonEmptyGroupError
+from ottla_cluster.groups.transaction_handlers import pending_transactions
+from ottla_protocol.errors import (
+    GroupIdNotFoundError,
+    NonEmptyGroupError,
+    Outcome,
+    UnstableOffsetCommitError,
+)
 
 
 def describe_group(
@@ -38,6 +44,7 @@ def describe_group(
         assignor=group.assignor,
         members=tuple(_described(group, member_id, context) for member_id in sorted(group.members)),
         offsets=committed_offsets(group, context.view),
+        pending=pending_transactions(group),
     )
     return Result((), response)
 
@@ -69,6 +76,7 @@ def delete_group(
     Raises:
         GroupIdNotFoundError: there is none of that id.
         NonEmptyGroupError: it has members, or consumer instances of the REST Proxy API.
+        UnstableOffsetCommitError: a transaction that is not over has offsets in it.
     """
     group = _existing(image, command.group)
     if group.members:
@@ -79,6 +87,12 @@ def delete_group(
         raise NonEmptyGroupError(
             f"The group {group.group_id!r} has {len(group.instances)} consumer instances: it is in "
             "use."
+        )
+    if group.pending:
+        raise UnstableOffsetCommitError(
+            f"{len(group.pending)} transactions that are not over have offsets in the group "
+            f"{group.group_id!r}.",
+            outcome=Outcome.NOT_APPLIED,
         )
     records: tuple[GroupRecord, ...] = (
         *(

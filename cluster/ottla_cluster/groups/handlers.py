@@ -69,6 +69,16 @@ from ottla_cluster.groups.offset_handlers import (
     seek_offsets,
 )
 from ottla_cluster.groups.records import GroupRecord
+from ottla_cluster.groups.transaction_commands import (
+    CommitTransactionOffsets,
+    EndTransactionOffsets,
+    ForgetProducers,
+)
+from ottla_cluster.groups.transaction_handlers import (
+    commit_transaction_offsets,
+    end_transaction_offsets,
+    forget_producers,
+)
 
 
 def handle(  # noqa: C901  one case for each command
@@ -89,6 +99,12 @@ def handle(  # noqa: C901  one case for each command
             return heartbeat(image, command, context)
         case CommitOffsets():
             return commit_offsets(image, command, context)
+        case CommitTransactionOffsets():
+            return commit_transaction_offsets(image, command, context)
+        case EndTransactionOffsets():
+            return end_transaction_offsets(image, command, context)
+        case ForgetProducers():
+            return forget_producers(image, command)
         case FetchOffsets():
             return fetch_offsets(image, command, context)
         case Join():

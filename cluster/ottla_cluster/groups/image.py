@@ -22,7 +22,13 @@ from ottla_cluster.groups.records import (
     MemberRemoved,
     OffsetCommitted,
     OffsetRemoved,
+    PendingOffsetsChanged,
+    PendingOffsetsRemoved,
+    ProducerEnded,
+    ProducerForgotten,
     ProgressRemoved,
+    RecordOfGroup,
+    RecordOfProducer,
     SubscribedTopic,
     TargetAssigned,
     TargetRemoved,
@@ -71,6 +77,8 @@ class Group:
     holders: Mapping[TopicPartition, str] = field(default_factory=dict)
     offsets: Mapping[tuple[str, int], OffsetCommitted] = field(default_factory=dict)
     """By topic id and partition."""
+    pending: Mapping[int, PendingOffsetsChanged] = field(default_factory=dict)
+    """What transactions that are not over have committed, by producer id."""
     instances: Mapping[str, InstanceChanged] = field(default_factory=dict)
     """Consumer instances of the REST Proxy API; those that subscribe are members, too."""
     progress: Mapping[str, InstanceProgressed] = field(default_factory=dict)
@@ -91,6 +99,10 @@ class GroupsImage:
     version: int = 0
     """The partition's log end offset after the last applied batch."""
     groups: Mapping[str, Group] = field(default_factory=dict)
+    ended: Mapping[int, ProducerEnded] = field(default_factory=dict)
+    """The last marker of each producer that is remembered, by producer id."""
+    pending_groups: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    """The groups in which a producer has offsets pending, by producer id: an index of `groups`."""
 
 
 def replay(image: GroupsImage, records: Sequence[GroupRecord], version: int) -> GroupsImage:
@@ -105,23 +117,67 @@ def replay(image: GroupsImage, records: Sequence[GroupRecord], version: int) -> 
     assert version > image.version, (version, image.version)
     if not records:
         return replace(image, version=version)
-    by_group: dict[str, list[GroupRecord]] = {}
+    by_group: dict[str, list[RecordOfGroup]] = {}
+    of_producers: list[RecordOfProducer] = []
     for record in records:
-        by_group.setdefault(record.group, []).append(record)
+        if isinstance(record, ProducerEnded | ProducerForgotten):
+            of_producers.append(record)
+        else:
+            by_group.setdefault(record.group, []).append(record)
     groups = dict(image.groups)
+    pending_groups = image.pending_groups
     for group_id, of_group in by_group.items():
-        changed = replay_group(groups.get(group_id), of_group)
+        former = groups.get(group_id)
+        changed = replay_group(former, of_group)
         if changed is None:
             groups.pop(group_id, None)
         else:
             groups[group_id] = changed
-    return GroupsImage(version, groups)
+        pending_groups = _follow_pending(pending_groups, group_id, former, changed)
+    ended = _replay_producers(image.ended, of_producers) if of_producers else image.ended
+    return GroupsImage(version, groups, ended, pending_groups)
+
+
+def _replay_producers(
+    ended: Mapping[int, ProducerEnded], records: Sequence[RecordOfProducer]
+) -> Mapping[int, ProducerEnded]:
+    changed = dict(ended)
+    for record in records:
+        if isinstance(record, ProducerEnded):
+            changed[record.producer_id] = record
+        else:
+            changed.pop(record.producer_id, None)
+    return changed
+
+
+def _follow_pending(
+    pending_groups: Mapping[int, frozenset[str]],
+    group_id: str,
+    former: Group | None,
+    changed: Group | None,
+) -> Mapping[int, frozenset[str]]:
+    """The index after one group changed; the same object where it is not concerned."""
+    before = former.pending.keys() if former is not None else frozenset[int]()
+    after = changed.pending.keys() if changed is not None else frozenset[int]()
+    if before == after:
+        return pending_groups
+    follows = dict(pending_groups)
+    for producer_id in after - before:
+        follows[producer_id] = follows.get(producer_id, frozenset()) | {group_id}
+    for producer_id in before - after:
+        left = follows[producer_id] - {group_id}
+        if left:
+            follows[producer_id] = left
+        else:
+            del follows[producer_id]
+    return follows
 
 
 def replay_group(group: Group | None, records: Sequence[GroupRecord]) -> Group | None:
     """One group after records of its own; None where there is no group."""
     draft: _Draft | None = None
     for record in records:
+        assert not isinstance(record, RecordOfProducer), record
         if isinstance(record, GroupRemoved):
             group, draft = None, None
             continue
@@ -144,15 +200,20 @@ class _Draft:
         self._currents: dict[str, CurrentAssignment] | None = None
         self._holders: dict[TopicPartition, str] | None = None
         self._offsets: dict[tuple[str, int], OffsetCommitted] | None = None
+        self._pending: dict[int, PendingOffsetsChanged] | None = None
         self._instances: dict[str, InstanceChanged] | None = None
         self._progress: dict[str, InstanceProgressed] | None = None
 
-    def apply(self, record: GroupRecord) -> None:  # noqa: C901  one case for each record
+    def apply(self, record: RecordOfGroup) -> None:  # noqa: C901  one case for each record
         match record:
             case OffsetCommitted():
                 self._own_offsets()[record.topic_id, record.partition] = record
             case OffsetRemoved():
                 self._own_offsets().pop((record.topic_id, record.partition), None)
+            case PendingOffsetsChanged():
+                self._own_pending()[record.producer_id] = record
+            case PendingOffsetsRemoved():
+                self._own_pending().pop(record.producer_id, None)
             case GroupChanged():
                 before = self._group if self._changed is None else self._changed
                 assert record.generation >= before.generation, (before, record)
@@ -201,6 +262,7 @@ class _Draft:
             currents=group.currents if self._currents is None else self._currents,
             holders=group.holders if self._holders is None else self._holders,
             offsets=group.offsets if self._offsets is None else self._offsets,
+            pending=group.pending if self._pending is None else self._pending,
             instances=group.instances if self._instances is None else self._instances,
             progress=group.progress if self._progress is None else self._progress,
         )
@@ -245,6 +307,11 @@ class _Draft:
         if self._offsets is None:
             self._offsets = dict(self._group.offsets)
         return self._offsets
+
+    def _own_pending(self) -> dict[int, PendingOffsetsChanged]:
+        if self._pending is None:
+            self._pending = dict(self._group.pending)
+        return self._pending
 
     def _own_instances(self) -> dict[str, InstanceChanged]:
         if self._instances is None:

@@ -49,6 +49,23 @@ MAX_OFFSET_METADATA_LENGTH = 4_096
 MAX_COMMIT_METADATA_LENGTH = 65_536
 """Characters of the metadata in one commit, all partitions together."""
 
+MAX_PENDING_OFFSETS_PER_PRODUCER = 5_000
+"""Partitions in which one producer's transaction has offsets, in all groups of a coordinator."""
+
+MAX_PENDING_METADATA_LENGTH = 262_144
+"""Characters of the metadata beside them, all together."""
+
+MAX_TRANSACTIONAL_PRODUCERS = 20_000
+"""Producers of which one coordinator has pending offsets, or remembers how their transactions
+ended."""
+
+ENDED_PRODUCER_MEMORY_MS = 3_600_000
+"""How long a coordinator remembers at least that a producer's transaction has ended: longer than
+anything that is asked within a transaction can be on its way."""
+
+MAX_PRODUCERS_PER_COMMAND = 1_000
+"""Producers that one command of the coordinator forgets."""
+
 MAX_OFFSET = 2**63 - 1
 """The largest offset."""
 

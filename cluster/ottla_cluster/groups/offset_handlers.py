@@ -1,5 +1,7 @@
 """The handlers of committed offsets."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from ottla_cluster.controller.result import Result
@@ -27,15 +29,19 @@ from ottla_cluster.groups.records import (
     GroupRemoved,
     OffsetCommitted,
     OffsetRemoved,
+    PendingOffset,
 )
+from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
 from ottla_cluster.groups.validation import validate_group_id, validate_offsets
 from ottla_protocol.errors import (
     CoordinatorLoadInProgressError,
     FencedMemberEpochError,
     InvalidRequestError,
     NonEmptyGroupError,
+    Outcome,
     OverloadedError,
     UnknownTopicOrPartitionError,
+    UnstableOffsetCommitError,
 )
 
 
@@ -57,23 +63,7 @@ def commit_offsets(
         InvalidRequestError: a field breaks its rule.
         OverloadedError: the coordinator has MAX_GROUPS groups.
     """
-    validate_group_id(command.group)
-    validate_offsets(command.offsets)
-    if (command.member_id is None) != (command.generation is None):
-        raise InvalidRequestError("member_id and generation must be given together.")
-    group = image.groups.get(command.group) or Group(command.group)
-    if command.member_id is not None and command.generation is not None:
-        group = member_group(image, command.group, command.member_id)
-        topic_ids = [
-            _held_topic_id(group, command.member_id, command.generation, entry, context.view)
-            for entry in command.offsets
-        ]
-    else:
-        _refuse_members(group)
-        refuse_new_group(image, command.group)
-        topic_ids = [
-            topic_id_of(context.view, entry.topic, entry.partition) for entry in command.offsets
-        ]
+    group, topic_ids = topic_ids_to_commit(image, command, context)
     records = tuple(
         OffsetCommitted(
             group=command.group,
@@ -90,11 +80,37 @@ def commit_offsets(
     )
     if command.only_forward:
         records = tuple(_not_before(group, record) for record in records)
-    _refuse_too_many(group, records)
+    refuse_too_many(group, [(record.topic_id, record.partition) for record in records])
     committed = tuple(
         CommittedPartition(record.topic, record.partition, record.offset) for record in records
     )
     return Result(records, CommitOffsetsResponse(committed))
+
+
+def topic_ids_to_commit(
+    image: GroupsImage, command: CommitOffsets | CommitTransactionOffsets, context: GroupContext
+) -> tuple[Group, list[str]]:
+    """The group, and the topic id of each offset, of a commit by somebody who may make it.
+
+    Raises:
+        OttlaError: as `commit_offsets`.
+    """
+    validate_group_id(command.group)
+    validate_offsets(command.offsets)
+    if (command.member_id is None) != (command.generation is None):
+        raise InvalidRequestError("member_id and generation must be given together.")
+    if command.member_id is not None and command.generation is not None:
+        group = member_group(image, command.group, command.member_id)
+        return group, [
+            _held_topic_id(group, command.member_id, command.generation, entry, context.view)
+            for entry in command.offsets
+        ]
+    group = image.groups.get(command.group) or Group(command.group)
+    _refuse_members(group)
+    refuse_new_group(image, command.group)
+    return group, [
+        topic_id_of(context.view, entry.topic, entry.partition) for entry in command.offsets
+    ]
 
 
 def fetch_offsets(
@@ -106,10 +122,13 @@ def fetch_offsets(
         InvalidGroupIdError: the group id breaks a rule.
         CoordinatorLoadInProgressError: this broker may not know the topics of some offsets yet, and
             "none" would send readers back to the start.
+        UnstableOffsetCommitError: stable ones are asked for, and some are pending.
     """
     validate_group_id(command.group)
     group = image.groups.get(command.group) or Group(command.group)
     _refuse_old_view(group, context.view)
+    if command.require_stable and group.pending:
+        _refuse_unstable(group, command, context.view)
     if command.partitions is None:
         return Result((), FetchOffsetsResponse(committed_offsets(group, context.view)))
     return Result(
@@ -131,6 +150,7 @@ def seek_offsets(
 
     Raises:
         NonEmptyGroupError: the group has members; they would go on from where they are.
+        UnstableOffsetCommitError: a transaction that is not over may move one of the offsets.
         UnknownTopicOrPartitionError: there is no such topic or partition.
         InvalidRequestError: a field breaks its rule.
         OverloadedError: the coordinator has MAX_GROUPS groups.
@@ -154,7 +174,9 @@ def seek_offsets(
         )
         for entry in command.offsets
     )
-    _refuse_too_many(group, records)
+    keys = [(record.topic_id, record.partition) for record in records]
+    refuse_too_many(group, keys)
+    refuse_pending(group, keys)
     sought = tuple(
         SoughtOffset(
             record.topic,
@@ -182,7 +204,8 @@ def expire_offsets(
         return Result((), DoneResponse())
     view, retention_ms = context.view, context.config.offsets_retention_ms
     alive = view.index.topic_ids
-    now_ms, is_empty = context.timestamp_ms, not (group.members or group.instances)
+    now_ms = context.timestamp_ms
+    is_empty = not (group.members or group.instances or group.pending)
     records: list[GroupRecord] = []
     for (topic_id, partition), committed in sorted(group.offsets.items()):
         kept_since_ms = max(committed.commit_timestamp_ms, group.empty_since_ms or 0)
@@ -213,8 +236,58 @@ def committed_offsets(group: Group, view: ClusterView) -> tuple[FetchedOffset, .
     )
 
 
+def _refuse_unstable(group: Group, command: FetchOffsets, view: ClusterView) -> None:
+    """Refuses to tell offsets that a transaction may yet change."""
+    if command.partitions is not None:
+        topic_ids = {name: topic.topic_id for name, topic in view.topics.items()}
+        asked = [
+            (topic_ids[wanted.topic], partition)
+            for wanted in command.partitions
+            if wanted.topic in topic_ids
+            for partition in wanted.partitions
+        ]
+        refuse_pending(group, asked)
+        return
+    existing = view.index.topic_ids
+    refuse_pending(group, [key for key in _pending_keys(group) if key[0] in existing])
+
+
+def refuse_pending(group: Group, keys: Sequence[tuple[str, int]]) -> None:
+    """Refuse what needs offsets that no transaction may yet change.
+
+    Args:
+        group: the group.
+        keys: the offsets by topic id and partition.
+
+    Raises:
+        UnstableOffsetCommitError: one of them is pending.
+    """
+    if not group.pending:
+        return
+    pending = _pending_keys(group)
+    for key in keys:
+        found = pending.get(key)
+        if found is not None:
+            raise UnstableOffsetCommitError(
+                f"A transaction that is not over has an offset of {found.topic}-{found.partition} "
+                f"in the group {group.group_id!r}.",
+                outcome=Outcome.NOT_APPLIED,
+            )
+
+
+def _pending_keys(group: Group) -> dict[tuple[str, int], PendingOffset]:
+    return {
+        (each.topic_id, each.partition): each
+        for pending in group.pending.values()
+        for each in pending.offsets
+    }
+
+
 def _refuse_old_view(group: Group, view: ClusterView) -> None:
-    if any(view.version < committed.metadata_version for committed in group.offsets.values()):
+    newest = max((each.metadata_version for each in _pending_keys(group).values()), default=0)
+    if view.version < newest or any(
+        view.version < committed.metadata_version for committed in group.offsets.values()
+    ):
         raise CoordinatorLoadInProgressError("The coordinator's metadata is behind the group's.")
 
 
@@ -311,9 +384,21 @@ def refuse_new_group(image: GroupsImage, group_id: str) -> None:
         raise OverloadedError(f"This coordinator has {MAX_GROUPS} groups already.")
 
 
-def _refuse_too_many(group: Group, records: tuple[OffsetCommitted, ...]) -> None:
-    new = [r for r in records if (r.topic_id, r.partition) not in group.offsets]
-    if len(group.offsets) + len(new) > MAX_OFFSETS_PER_GROUP:
+def refuse_too_many(group: Group, keys: Sequence[tuple[str, int]]) -> None:
+    """Refuse a commit of more partitions than a group may have, with those that are pending.
+
+    Args:
+        group: the group.
+        keys: what is to be committed, by topic id and partition.
+
+    Raises:
+        InvalidRequestError: they are too many.
+    """
+    if not group.pending:
+        count = len(group.offsets) + sum(key not in group.offsets for key in keys)
+    else:
+        count = len({*group.offsets, *_pending_keys(group), *keys})
+    if count > MAX_OFFSETS_PER_GROUP:
         raise InvalidRequestError(
             f"A group may have {MAX_OFFSETS_PER_GROUP} committed offsets; "
             f"this one has {len(group.offsets)}."

@@ -80,6 +80,51 @@ class OffsetRemoved(_Part, frozen=True):
     partition: int
 
 
+class PendingOffset(_Part, frozen=True):
+    """One partition's offset that waits for the end of a transaction."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+    leader_epoch: int | None
+    metadata: str
+    metadata_version: int
+    """As in OffsetCommitted."""
+
+
+class PendingOffsetsChanged(_Part, frozen=True):
+    """All offsets that a producer's transaction has pending in one group."""
+
+    group: str
+    producer_id: int
+    producer_epoch: int
+    """Of the transaction."""
+    offsets: tuple[PendingOffset, ...]
+    """By topic id and partition."""
+
+
+class PendingOffsetsRemoved(_Part, frozen=True):
+    """The transaction is over; what it committed is committed beside it."""
+
+    group: str
+    producer_id: int
+
+
+class ProducerEnded(_Part, frozen=True):
+    """The marker of a producer's transaction was here: whatever is below its epoch comes late."""
+
+    producer_id: int
+    producer_epoch: int
+    """The marker's."""
+
+
+class ProducerForgotten(_Part, frozen=True):
+    """Nothing of the producer's former transactions can be on its way any more."""
+
+    producer_id: int
+
+
 class GroupChanged(_Part, frozen=True):
     """What is true of a group as a whole."""
 
@@ -235,9 +280,11 @@ class ProgressRemoved(_Part, frozen=True):
     instance_id: str
 
 
-GroupRecord = (
+RecordOfGroup = (
     OffsetCommitted
     | OffsetRemoved
+    | PendingOffsetsChanged
+    | PendingOffsetsRemoved
     | GroupChanged
     | GroupRemoved
     | MemberChanged
@@ -251,10 +298,18 @@ GroupRecord = (
     | InstanceProgressed
     | ProgressRemoved
 )
+"""What is true of one group."""
+
+RecordOfProducer = ProducerEnded | ProducerForgotten
+"""What is true of one producer, in whatever groups its transactions have offsets."""
+
+GroupRecord = RecordOfGroup | RecordOfProducer
 """Any record of the offsets topic."""
 
 Tombstone = (
     OffsetRemoved
+    | PendingOffsetsRemoved
+    | ProducerForgotten
     | GroupRemoved
     | MemberRemoved
     | TargetRemoved
@@ -269,6 +324,15 @@ class _OffsetKey(_Part, frozen=True, tag="o"):
     group: str
     topic_id: str
     partition: int
+
+
+class _PendingKey(_Part, frozen=True, tag="x"):
+    group: str
+    producer_id: int
+
+
+class _ProducerKey(_Part, frozen=True, tag="e"):
+    producer_id: int
 
 
 class _GroupKey(_Part, frozen=True, tag="g"):
@@ -301,13 +365,23 @@ class _ProgressKey(_Part, frozen=True, tag="p"):
 
 
 RecordKey = (
-    _OffsetKey | _GroupKey | _MemberKey | _TargetKey | _CurrentKey | _InstanceKey | _ProgressKey
+    _OffsetKey
+    | _PendingKey
+    | _ProducerKey
+    | _GroupKey
+    | _MemberKey
+    | _TargetKey
+    | _CurrentKey
+    | _InstanceKey
+    | _ProgressKey
 )
 """What a record replaces all earlier ones of."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 _KEY_DECODER: msgspec.msgpack.Decoder[RecordKey] = msgspec.msgpack.Decoder(RecordKey)
 _OFFSET_DECODER = msgspec.msgpack.Decoder(OffsetCommitted)
+_PENDING_DECODER = msgspec.msgpack.Decoder(PendingOffsetsChanged)
+_PRODUCER_DECODER = msgspec.msgpack.Decoder(ProducerEnded)
 _GROUP_DECODER = msgspec.msgpack.Decoder(GroupChanged)
 _MEMBER_DECODER = msgspec.msgpack.Decoder(MemberChanged)
 _TARGET_DECODER = msgspec.msgpack.Decoder(TargetAssigned)
@@ -368,6 +442,10 @@ def key_of(record: GroupRecord) -> RecordKey:
     match record:
         case OffsetCommitted() | OffsetRemoved():
             return _OffsetKey(record.group, record.topic_id, record.partition)
+        case PendingOffsetsChanged() | PendingOffsetsRemoved():
+            return _PendingKey(record.group, record.producer_id)
+        case ProducerEnded() | ProducerForgotten():
+            return _ProducerKey(record.producer_id)
         case GroupChanged() | GroupRemoved():
             return _GroupKey(record.group)
         case MemberChanged() | MemberRemoved():
@@ -386,6 +464,10 @@ def _removed(key: RecordKey) -> GroupRecord:
     match key:
         case _OffsetKey():
             return OffsetRemoved(key.group, key.topic_id, key.partition)
+        case _PendingKey():
+            return PendingOffsetsRemoved(key.group, key.producer_id)
+        case _ProducerKey():
+            return ProducerForgotten(key.producer_id)
         case _GroupKey():
             return GroupRemoved(key.group)
         case _MemberKey():
@@ -404,6 +486,10 @@ def _decode_value(key: RecordKey, value: bytes) -> GroupRecord:
     match key:
         case _OffsetKey():
             return _OFFSET_DECODER.decode(value)
+        case _PendingKey():
+            return _PENDING_DECODER.decode(value)
+        case _ProducerKey():
+            return _PRODUCER_DECODER.decode(value)
         case _GroupKey():
             return _GROUP_DECODER.decode(value)
         case _MemberKey():

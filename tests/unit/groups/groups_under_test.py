@@ -2,6 +2,7 @@
 
 from random import Random
 
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.groups.cluster_view import ClusterView, TopicView
 from ottla_cluster.groups.commands import (
     CommitOffsets,
@@ -40,7 +41,7 @@ class GroupsUnderTest:
             known = self.view.topics.get(name)
             topic_id = known.topic_id if known else f"{name}@{version}"
             topics[name] = TopicView(topic_id, partitions)
-        self.view = ClusterView(version, topics)
+        self.view = ClusterView(version, topics, LATEST_FEATURE_LEVEL)
 
     def apply(self, command):
         context = GroupContext(self.config, self.view, self.timestamp_ms, self.random)

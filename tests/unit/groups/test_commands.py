@@ -8,11 +8,14 @@ from ottla_cluster.controller.records import PartitionCreated, TopicCreated, Top
 from ottla_cluster.groups.cluster_view import ClusterView, TopicView
 from ottla_cluster.groups.commands import (
     CommitOffsets,
+    CommitTransactionOffsets,
     DeleteGroup,
     DescribeGroup,
+    EndTransactionOffsets,
     ExpireMembers,
     ExpireOffsets,
     FetchOffsets,
+    ForgetProducers,
     Heartbeat,
     HeartbeatResponse,
     Join,
@@ -36,7 +39,9 @@ COMMANDS = [
     Heartbeat("g", "a", 2, (OwnedTopic("orders", (0, 1, 2)),)),
     CommitOffsets("g", (OffsetToCommit("orders", 0, 5),), "a", 2),
     FetchOffsets("g", (OwnedTopic("orders", (0,)),)),
+    CommitTransactionOffsets("h", "t", 7, 0, (OffsetToCommit("orders", 0, 5),)),
     DescribeGroup("g"),
+    DescribeGroup("h"),
     ListGroups(),
     Leave("g", "a"),
     SeekOffsets("g", (OffsetToSeek("orders", 0, 1),), dry_run=True),
@@ -54,7 +59,15 @@ def test_commands_and_responses_survive_the_wire():
 
 
 @pytest.mark.parametrize(
-    "own", [ExpireMembers("g", (OverdueMember("a", "no"),)), RefreshTopics("g"), ExpireOffsets("g")]
+    "own",
+    [
+        EndTransactionOffsets(7, 1, is_commit=True, coordinator_epoch=0),
+        ExpireMembers("g", (OverdueMember("a", "no"),)),
+        RefreshTopics("g"),
+        ExpireOffsets("g"),
+        ForgetProducers(((7, 1),)),
+    ],
+    ids=lambda own: type(own).__name__,
 )
 def test_nobody_sends_the_coordinators_own_commands(own):
     with pytest.raises(MalformedBodyError, match="parse"):
@@ -70,6 +83,13 @@ def test_a_field_that_the_coordinator_does_not_know_is_refused_in_a_command_only
     assert decode_response(msgspec.msgpack.encode(newer)) == answer
     with pytest.raises(MalformedBodyError):
         decode_response(b"\xc1")
+
+
+def test_a_fetch_that_needs_nothing_new_is_what_the_version_before_sends():
+    message = msgspec.msgpack.decode(encode_message(FetchOffsets("g")))
+    assert message == {"type": "fetch_offsets", "group": "g"}
+    stable = FetchOffsets("g", require_stable=True)
+    assert decode_command(encode_message(stable)) == stable
 
 
 # --- the view of the cluster ---

@@ -1,7 +1,15 @@
 """The largest decisions that the limits allow fit into one record batch."""
 
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.groups.cluster_view import ClusterView, TopicView
-from ottla_cluster.groups.commands import CommitOffsets, DeleteGroup, Leave, OffsetToCommit
+from ottla_cluster.groups.commands import (
+    CommitOffsets,
+    CommitTransactionOffsets,
+    DeleteGroup,
+    EndTransactionOffsets,
+    Leave,
+    OffsetToCommit,
+)
 from ottla_cluster.groups.image import replay
 from ottla_cluster.groups.limits import (
     MAX_COMMIT_METADATA_LENGTH,
@@ -11,6 +19,8 @@ from ottla_cluster.groups.limits import (
     MAX_MEMBERS,
     MAX_OFFSETS_PER_COMMIT,
     MAX_OFFSETS_PER_GROUP,
+    MAX_PENDING_METADATA_LENGTH,
+    MAX_PENDING_OFFSETS_PER_PRODUCER,
 )
 from ottla_cluster.groups.records import (
     CurrentAssigned,
@@ -26,7 +36,7 @@ WIDE = "\N{GRINNING FACE}"
 """A printable character of four bytes."""
 
 GROUP = WIDE * MAX_GROUP_ID_LENGTH
-TOPICS = {f"{number:05}".ljust(248, "x"): TopicView("t" * 32, 1) for number in range(10_000)}
+TOPICS = {f"{number:05}".ljust(248, "x"): TopicView(f"{number:032}", 1) for number in range(10_000)}
 
 
 def size(groups, command):
@@ -36,7 +46,7 @@ def size(groups, command):
 
 def groups_with(records):
     groups = GroupsUnderTest()
-    groups.view = ClusterView(1, TOPICS)
+    groups.view = ClusterView(1, TOPICS, LATEST_FEATURE_LEVEL)
     groups.image = replay(groups.image, records, 1)
     return groups
 
@@ -55,6 +65,23 @@ def test_the_largest_deletion_and_the_largest_commit_fit():
         for topic in list(TOPICS)[:MAX_OFFSETS_PER_COMMIT]
     )
     assert size(groups, CommitOffsets(GROUP, entries)) < MAX_DECISION_BYTES
+
+
+def test_the_largest_transaction_fits():
+    groups = groups_with([OffsetCommitted(GROUP, "orders", "t", 0, 1, None, "", 0, 0)])
+    topics, largest = list(TOPICS), 0
+    share = MAX_PENDING_METADATA_LENGTH // MAX_PENDING_OFFSETS_PER_PRODUCER
+    for start in range(0, MAX_PENDING_OFFSETS_PER_PRODUCER, MAX_OFFSETS_PER_COMMIT):
+        entries = tuple(
+            OffsetToCommit(topic, 0, 2**63 - 1, 2**31, WIDE * share)
+            for topic in topics[start : start + MAX_OFFSETS_PER_COMMIT]
+        )
+        commit = CommitTransactionOffsets(GROUP, "t", 2**63 - 1, 0, entries)
+        largest = max(largest, size(groups, commit))
+    assert largest < MAX_DECISION_BYTES
+    end = EndTransactionOffsets(2**63 - 1, 1, is_commit=True, coordinator_epoch=0)
+    assert size(groups, end) < MAX_DECISION_BYTES
+    assert len(groups.last_records) > MAX_PENDING_OFFSETS_PER_PRODUCER
 
 
 def test_the_largest_rebalance_fits():

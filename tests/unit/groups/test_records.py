@@ -19,6 +19,11 @@ from ottla_cluster.groups.records import (
     MemberRemoved,
     OffsetCommitted,
     OffsetRemoved,
+    PendingOffset,
+    PendingOffsetsChanged,
+    PendingOffsetsRemoved,
+    ProducerEnded,
+    ProducerForgotten,
     ProgressRemoved,
     SubscribedTopic,
     TargetAssigned,
@@ -54,6 +59,10 @@ ALL = [
         Delivery("d", 2, 5, (InstancePosition("orders", "id-1", 0, 4, 19),)),
     ),
     ProgressRemoved("g", "m"),
+    PendingOffsetsChanged("g", 7, 3, (PendingOffset("orders", "id-1", 2, 17, 3, "so far", 9),)),
+    PendingOffsetsRemoved("g", 7),
+    ProducerEnded(7, 4),
+    ProducerForgotten(7),
 ]
 
 
@@ -61,13 +70,13 @@ ALL = [
 def test_a_record_survives_its_encoding(record):
     key, value = encode_record(record)
     assert decode_record(key, value) == record
-    assert (value is None) == type(record).__name__.endswith("Removed")
+    assert (value is None) == type(record).__name__.endswith(("Removed", "Forgotten"))
 
 
 def test_a_tombstone_has_the_key_of_what_it_removes():
     keys = [encode_record(record)[0] for record in ALL]
     assert keys[0::2] == keys[1::2]
-    assert len(set(keys)) == 7
+    assert len(set(keys)) == 9
 
 
 def test_the_format_is_for_ever():
@@ -81,6 +90,12 @@ def test_the_format_is_for_ever():
         ["c", "g", "m"],
         ["i", "g", "m"],
         ["p", "g", "m"],
+        ["x", "g", 7],
+        ["e", 7],
+    ]
+    assert [msgspec.msgpack.decode(encode_record(record)[1]) for record in ALL[14::2]] == [
+        ["g", 7, 3, [["orders", "id-1", 2, 17, 3, "so far", 9]]],
+        [7, 4],
     ]
 
 
