@@ -164,7 +164,6 @@ def _accepted(proposed: _Proposed, state: PartitionState) -> None:
     proposed.partition.proposal_accepted(proposed.proposal, state.partition_epoch)
     grew = len(state.isr) > len(proposed.isr_before)
     METRICS.isr_changes.labels("expand" if grew else "shrink").inc()
-    log.info("isr_changed", partition=proposed.partition.name, isr=list(state.isr))
 
 
 def _failed(proposed: _Proposed, error: OttlaError) -> None:

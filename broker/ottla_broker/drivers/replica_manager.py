@@ -14,6 +14,7 @@ import structlog
 
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.disk_space import DiskRoom
+from ottla_broker.drivers.leadership_news import tell_changes
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_client import PeerClient
@@ -323,6 +324,7 @@ class ReplicaManager:
         previous = self._applied
         changes = changes_for(self._node_id, previous, image)
         wanted = changes.wanted
+        tell_changes(self._node_id, previous, wanted)
         # One that is being opened goes when it is open.
         hosted = (key for key in changes.unwanted if key in self.partitions)
         for done, key in enumerate([key for key in hosted if key not in self._openings], 1):
@@ -519,7 +521,7 @@ class ReplicaManager:
                 await hosted.stand_aside(state)
                 return
             if hosted.leader is None or not same_epoch:
-                log.info(
+                log.debug(
                     "leading",
                     partition=hosted.name,
                     leader_epoch=state.leader_epoch,
@@ -537,7 +539,7 @@ class ReplicaManager:
             await self._stop_following(hosted)
             await hosted.become_follower(state)
             if state.leader is not None:
-                log.info(
+                log.debug(
                     "following",
                     partition=hosted.name,
                     leader=state.leader,

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+import structlog
 
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.replica_healer import ReplicaHealer
@@ -434,3 +435,15 @@ async def test_others_have_their_turn_while_many_roles_change(manager):
         seen.add(sum(epochs))
         await asyncio.sleep(0)
     assert ROLE_STEP in seen
+
+
+async def test_the_log_tells_each_change_of_a_leader_once(manager):
+    with structlog.testing.capture_logs() as lines:
+        manager.replicas.start()
+        manager.replicas.activate()
+        await manager.apply(image(1))
+        await manager.apply(image(2, leader=LOCAL, leader_epoch=1))
+        await manager.apply(image(3, leader=LOCAL, leader_epoch=1, isr=(LOCAL, OTHER)))
+        await manager.apply(replace(manager.metadata.image, version=4))
+    told = [line["event"] for line in lines if line["log_level"] != "debug"]
+    assert told == ["replicas_found", "leader_changed", "isr_changed"]
