@@ -222,7 +222,7 @@ class Metrics:
         )  # fmt: skip
         self.compacted_records = Counter(
             "ottla_compacted_records",
-            "Records that compactions left out, by reason: superseded, tombstone or no_key",
+            "Records that compactions left out, by reason: superseded, tombstone, no_key, aborted",
             ["reason"], registry=registry,
         )  # fmt: skip
         self.damage = Counter(

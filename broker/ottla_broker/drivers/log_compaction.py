@@ -139,11 +139,13 @@ class LogCompactionTask:
         METRICS.compacted_records.labels("superseded").inc(counts.superseded)
         METRICS.compacted_records.labels("tombstone").inc(counts.tombstones_removed)
         METRICS.compacted_records.labels("no_key").inc(counts.without_key)
+        METRICS.compacted_records.labels("aborted").inc(counts.aborted)
         log.info(
             "log_compacted", partition=partition.name, cleaned_to=result.cleaned_to,
             segments_before=result.segments_before, segments_after=result.segments_after,
             size_bytes_before=result.size_bytes_before, size_bytes_after=result.size_bytes_after,
             superseded=counts.superseded, tombstones_removed=counts.tombstones_removed,
             without_key=counts.without_key, undecodable_batches=counts.undecodable_batches,
+            aborted=counts.aborted, markers_removed=counts.markers_removed,
             after_ms=after_ms,
         )  # fmt: skip

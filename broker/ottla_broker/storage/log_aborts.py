@@ -7,7 +7,6 @@ open at its base: a look-up ends before a segment that none of the range's trans
 
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 from ottla_broker.storage import segment as segments
@@ -16,7 +15,7 @@ from ottla_broker.storage.log_state import LogState
 from ottla_broker.storage.policy.abort_index import AbortIndex
 from ottla_broker.storage.policy.open_transactions import AbortedTransaction
 from ottla_broker.storage.segment import Segment
-from ottla_broker.storage.stored_batch import DamagedSegmentError
+from ottla_broker.storage.segment_transactions import read_index
 
 INDEXES_MAX: Final = 4
 """Sealed segments of one log whose aborted transactions are kept in memory, where they have any."""
@@ -91,27 +90,3 @@ class LogAborts:
                 oldest.aborts = oldest.aborts._replace(aborted=None)
         self._indexed.append(segment)
         segment.aborts = segment.aborts._replace(aborted=index)
-
-
-def read_index(connection: Any, path: Path) -> AbortIndex:
-    """The aborted transactions of a sealed segment.
-
-    Raises:
-        DamagedSegmentError: they are not what was written.
-    """
-    rows = segments.aborted_rows(connection)
-    wanted = segments.get_meta(connection, segments.ABORTED_CRC)
-    index = AbortIndex()
-    try:
-        is_whole = segments.aborted_crc(rows) == wanted if rows else wanted is None
-        for row in rows:
-            index.append(row)
-    except (TypeError, OverflowError) as error:
-        raise DamagedSegmentError(
-            f"{path}: the aborted transactions are damaged: {error}", path=path
-        ) from error
-    if not is_whole:
-        raise DamagedSegmentError(
-            f"{path}: the aborted transactions are damaged: their CRC-32C differs", path=path
-        )
-    return index

@@ -23,6 +23,7 @@ from ottla_broker.storage.compaction_progress import (
 )
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.group_commit import GroupCommit
+from ottla_broker.storage.log_aborts import LogAborts
 from ottla_broker.storage.log_appender import LogAppender
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_state import LogState
@@ -99,6 +100,7 @@ class LogCompactor:
         commits: the queue for the disk.
         appender: has the log's config, and the state of its end.
         trimmer: puts files in place.
+        aborts: its aborted transactions.
         require_writable: raises while the log is closed, being truncated, or has failed.
     """
 
@@ -109,6 +111,7 @@ class LogCompactor:
         commits: GroupCommit,
         appender: LogAppender,
         trimmer: LogTrimmer,
+        aborts: LogAborts,
         *,
         require_writable: Callable[[], None],
     ) -> None:
@@ -117,6 +120,7 @@ class LogCompactor:
         self._commits = commits
         self._appender = appender
         self._trimmer = trimmer
+        self._aborts = aborts
         self._require_writable = require_writable
         self._running = asyncio.Lock()
         self._pace: CompactionPace | None = None
@@ -152,6 +156,8 @@ class LogCompactor:
                     [source for _, source in sealed],
                     plan,
                     remembered=remembered_batches(self._appender.state),
+                    producers=producer_epochs(self._appender.state),
+                    aborted_behind=await self._aborts.find(plan.end_offset, plan.end_offset),
                     map_bytes=limits.map_bytes,
                     delete_retention_ms=config.delete_retention_ms,
                     now_ms=now_ms,
@@ -185,6 +191,7 @@ class LogCompactor:
         self, config: CompactionConfig, high_watermark: int, now_ms: int
     ) -> tuple[list[tuple[Segment, CompactionSource]], CompactionPlan | None]:
         progress = await self._known_progress()
+        stable = self._appender.state.transactions.last_stable_offset(high_watermark)
         async with self._files.lock.shared():
             sealed = [
                 (segment, CompactionSource(segment.path, segment.base_offset, end_offset))
@@ -209,7 +216,7 @@ class LogCompactor:
             facts,
             progress,
             config,
-            high_watermark=min(high_watermark, self._commits.durable_end),
+            last_stable_offset=min(stable, self._commits.durable_end),
             now_ms=now_ms,
         )
         if plan is not None:
@@ -348,6 +355,11 @@ def remembered_batches(state: LogState) -> frozenset[int]:
             *(request.base_offset for _, request in state.requests.entries()),
         )
     )
+
+
+def producer_epochs(state: LogState) -> dict[int, int]:
+    """The epoch of each producer that a log remembers: its last marker may be all that tells it."""
+    return {producer_id: producer.epoch for producer_id, producer in state.producers.entries()}
 
 
 def _reversed(

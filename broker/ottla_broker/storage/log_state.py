@@ -17,6 +17,7 @@ from ottla_broker.storage.policy.idempotency_window import IdempotencyWindow, St
 from ottla_broker.storage.policy.producer_state import ProducerAppend, ProducerStates
 from ottla_broker.storage.policy.rolling import SegmentFill
 from ottla_broker.storage.segment import Snapshot
+from ottla_broker.storage.segment_transactions import require_indexed, stored_marker
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_cluster.replication.leader_epochs import NO_EPOCH, LeaderEpochs
 from ottla_protocol.control_records import EndMarker
@@ -97,18 +98,15 @@ class LogState:
                     batch.base_offset,
                     batch.last_offset,
                     header.max_timestamp,
-                    header.is_transactional,
-                    header.is_control,
+                    header.is_transactional and not header.is_control,
+                    is_control=marker is not None,
                 ),
                 monotonic_ms,
             )
             if header.is_transactional:
-                if marker is not None:
-                    aborted = self.transactions.append_marker(
-                        header.producer_id, batch.base_offset, marker
-                    )
-                elif not header.is_control:
-                    self.transactions.append_records(header.producer_id, batch.base_offset)
+                aborted = self.transactions.append(
+                    header.producer_id, batch.base_offset, header.attributes, marker
+                )
         if batch.idempotency is not None:
             _remember(
                 self.requests,
@@ -157,6 +155,7 @@ def load_state(connection: Any, path: Path, limits: StateLimits) -> LogState:
     base_offset = segments.required_base_offset(path)
     snapshot = segments.read_snapshot(connection, path)
     producers, requests, transactions = _replay_rows(connection, snapshot, limits)
+    require_indexed(connection, path, transactions.aborted)
     ((batches, size_bytes, newest_timestamp),) = connection.execute(
         "SELECT count(*), coalesce(sum(size), 0), coalesce(max(max_timestamp), -1) FROM batches"
     ).fetchall()
@@ -205,7 +204,7 @@ def _replay_rows(
     for base, last, timestamp, producer_id, epoch, sequence, attributes, idempotency, data in rows:
         if producer_id != NO_PRODUCER_ID:
             is_transactional = attributes & TRANSACTIONAL_BIT != 0
-            is_control = attributes & CONTROL_BIT != 0
+            marker = stored_marker(attributes, data)
             producers.append(
                 ProducerAppend(
                     producer_id,
@@ -214,13 +213,13 @@ def _replay_rows(
                     base,
                     last,
                     timestamp,
-                    is_transactional,
-                    is_control,
+                    is_transactional and not attributes & CONTROL_BIT,
+                    is_control=marker is not None,
                 ),
                 limits.monotonic_ms,
             )
             if is_transactional:
-                transactions.replay(producer_id, base, attributes, data)
+                transactions.append(producer_id, base, attributes, marker)
         if idempotency is not None:
             _remember(requests, idempotency, base, last, timestamp, limits.now_ms)
     requests.expire(limits.now_ms)

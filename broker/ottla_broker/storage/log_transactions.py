@@ -12,15 +12,7 @@ from ottla_broker.storage.policy.open_transactions import EndedTransaction, Open
 from ottla_broker.storage.policy.producer_state import Producer
 from ottla_broker.storage.segment import Snapshot
 from ottla_protocol.control_records import EndMarker, read_end_marker
-from ottla_protocol.errors import CorruptMessageError
-from ottla_protocol.record_batch import (
-    CONTROL_BIT,
-    NO_PRODUCER_ID,
-    TRANSACTIONAL_BIT,
-    BatchHeader,
-    Buffer,
-    validate_batch,
-)
+from ottla_protocol.record_batch import CONTROL_BIT, BatchHeader, Buffer
 from ottla_protocol.record_codec import decode_validated_batch
 
 MARKER_BYTES_MAX = 1 << 10
@@ -57,14 +49,23 @@ class LogTransactions:
         self._open = OpenTransactions()
         self._open.load(open_transactions(snapshot.producers), snapshot.ended)
 
-    def append_records(self, producer_id: int, base_offset: int) -> None:
-        """A batch of a transaction is in the log."""
-        self._open.append_records(producer_id, base_offset)
+    def append(
+        self, producer_id: int, base_offset: int, attributes: int, marker: EndMarker | None
+    ) -> IndexedAbort | None:
+        """A batch of a transaction is in the log; `marker` is what a control batch holds.
 
-    def append_marker(
+        Returns:
+            The row to write beside a marker that aborts records.
+        """
+        if marker is not None:
+            return self._append_marker(producer_id, base_offset, marker)
+        if not attributes & CONTROL_BIT:
+            self._open.append_records(producer_id, base_offset)
+        return None
+
+    def _append_marker(
         self, producer_id: int, offset: int, marker: EndMarker
     ) -> IndexedAbort | None:
-        """A marker is in the log; returns the row to write beside it, where it aborts records."""
         found = self._open.append_marker(producer_id, offset, is_commit=marker.is_commit)
         if found is None:
             return None
@@ -89,24 +90,6 @@ class LogTransactions:
     def ended(self) -> tuple[EndedTransaction, ...]:
         """As `OpenTransactions.ended`."""
         return self._open.ended()
-
-    def replay(
-        self, producer_id: int, base_offset: int, attributes: int, data: object
-    ) -> IndexedAbort | None:
-        """Take in a row of a segment; `data` is needed of control batches alone.
-
-        Raises:
-            CorruptMessageError: a control batch does not decode.
-        """
-        if producer_id == NO_PRODUCER_ID or not attributes & TRANSACTIONAL_BIT:
-            return None
-        if not attributes & CONTROL_BIT:
-            self.append_records(producer_id, base_offset)
-            return None
-        if not isinstance(data, bytes):
-            raise CorruptMessageError(f"the control batch at {base_offset} is no blob")
-        marker = marker_of(validate_batch(data, on_append=False), data)
-        return None if marker is None else self.append_marker(producer_id, base_offset, marker)
 
 
 def open_transactions(

@@ -66,6 +66,8 @@ class LogTrimmer:
         config = self._appender.config
         if config.retention == RetentionLimits():
             return
+        # A transaction that is not over goes as a whole or not at all.
+        high_watermark = self._appender.state.transactions.last_stable_offset(high_watermark)
         if active_must_roll(
             self._appender.state.fill,
             config.retention,

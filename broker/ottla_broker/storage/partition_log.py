@@ -150,16 +150,17 @@ class PartitionLog:
             limits=lambda: StateLimits.of(self.config, clock_ms(), monotonic_ms()),
             require_writable=self._require_writable,
         )
+        self._aborts = LogAborts(self._files, lambda: self._state)
         self._compactor = LogCompactor(
             identity,
             self._files,
             self._commits,
             self._appender,
             self._trimmer,
+            self._aborts,
             require_writable=self._require_writable,
         )
         self._trimmer.before_cut = self._compactor.forget_from
-        self._aborts = LogAborts(self._files, lambda: self._state)
         self._reader = LogReader(self._files, self._tail, self._commits, lambda: self.next_offset)
         self.inspector = LogInspector(
             identity, self._files, self._commits, self.damage, require_open=self._require_open
@@ -624,8 +625,8 @@ class PartitionLog:
     async def enforce_retention(self, *, high_watermark: int, now_ms: int) -> None:
         """Move the log's start past what its configs let go: for the leader.
 
-        Nothing at or above `high_watermark` goes, and never the active segment; one that nobody
-        appends to is sealed when it is due, so that it can go too.
+        Nothing at or above the last stable offset goes, and never the active segment; one that
+        nobody appends to is sealed when it is due, so that it can go too.
 
         Args:
             high_watermark: everything below is committed.
@@ -676,8 +677,8 @@ class PartitionLog:
     ) -> CompactionResult | None:
         """Leave out of the sealed segments what newer records of the same key replace, if due.
 
-        Nothing at or above `high_watermark` is touched. Reads and appends go on meanwhile. What is
-        due, and what stays, is told by `policy.compaction` and the config's `compaction`.
+        Nothing at or above the last stable offset is touched. Reads and appends go on meanwhile.
+        What is due, and what stays, is told by `policy.compaction` and the config's `compaction`.
 
         Args:
             high_watermark: everything below is committed.

@@ -9,7 +9,7 @@ immutable, so any number of connections may read them. What this writes becomes 
 when the log puts it in place (`segment_replacement`).
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,8 @@ from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.batch_rewriting import with_records, without_records
 from ottla_broker.storage.compaction_pace import CompactionPace
+from ottla_broker.storage.log_transactions import open_transactions
+from ottla_broker.storage.policy.abort_index import AbortedRecords
 from ottla_broker.storage.policy.compaction import (
     CompactionPlan,
     CompactionProgress,
@@ -27,8 +29,10 @@ from ottla_broker.storage.policy.compaction import (
     kept_records,
 )
 from ottla_broker.storage.policy.key_offsets import KeyOffsets
+from ottla_broker.storage.policy.open_transactions import AbortedTransaction
 from ottla_broker.storage.segment import SegmentIdentity
 from ottla_broker.storage.segment_replacement import compacting_path
+from ottla_broker.storage.segment_transactions import index_aborted, read_index
 from ottla_broker.storage.stored_batch import (
     COLUMNS,
     Row,
@@ -79,6 +83,8 @@ class CompactionCounts:
     tombstones_removed: int = 0
     without_key: int = 0
     undecodable_batches: int = 0
+    aborted: int = 0
+    markers_removed: int = 0
 
 
 @dataclass(slots=True)
@@ -104,6 +110,9 @@ class LogCompaction:
         sources: all segments below the plan's end, oldest first.
         plan: what to compact.
         remembered: base offsets of batches that stay, without records if need be.
+        producers: the epoch of each producer whose newest marker stays.
+        aborted_behind: aborted transactions that have records below the plan's end, and their
+            marker behind it.
         map_bytes: what the table of keys may take.
         delete_retention_ms: how long a tombstone stays once it is met.
         now_ms: the wall clock.
@@ -118,6 +127,8 @@ class LogCompaction:
         plan: CompactionPlan,
         *,
         remembered: Collection[int],
+        producers: Mapping[int, int],
+        aborted_behind: Sequence[AbortedTransaction],
         map_bytes: int,
         delete_retention_ms: int,
         now_ms: int,
@@ -129,6 +140,8 @@ class LogCompaction:
         self._sources = sources
         self._plan = plan
         self._remembered = remembered
+        self._producers = producers
+        self._aborted_behind = aborted_behind
         self._horizon_ms = now_ms + delete_retention_ms
         self._now_ms = now_ms
         self._pace = pace
@@ -137,6 +150,10 @@ class LogCompaction:
         self._last_horizon_ms = -1
         # Whether batches that cannot be judged lie below: see `policy.compaction`.
         self._met_opaque = False
+        # Producers of whose transaction a batch was met, and its marker was not.
+        self._unended: set[int] = set()
+        # Of the segment that was asked about last.
+        self._aborted: tuple[CompactionSource, AbortedRecords] | None = None
 
     @property
     def progress(self) -> CompactionProgress:
@@ -168,6 +185,8 @@ class LogCompaction:
                 continue
             for row in self._rows(source, start):
                 batch, header = self._read(source, row)
+                if header.is_control or self._is_aborted(source, header):
+                    continue
                 for record in self._records(batch, header) or ():
                     if record.offset < start or record.key is None:
                         continue
@@ -202,12 +221,15 @@ class LogCompaction:
                 segments.set_meta(connection, segments.HAS_GAPS, 1)
             segments.set_meta(connection, segments.BATCH_COUNT, output.batches)
             segments.build_time_index(connection)
+            index_aborted(connection, snapshot)
+            segments.sum_up_aborted(connection)
 
         try:
             with closing(sqlite.connect_sealed(last.path)) as connection:
                 epochs = segments.read_epochs(connection).entries
             with closing(sqlite.connect_sealed(first.path)) as connection:
                 snapshot = segments.read_snapshot(connection, first.path)
+            self._unended = set(dict(open_transactions(snapshot.producers)))
             segments.fill_file(
                 path,
                 self._identity,
@@ -260,6 +282,13 @@ class LogCompaction:
     def _kept_row(self, source: CompactionSource, row: Row, *, is_last: bool) -> Row | None:
         """The row as it stays: itself, with fewer records, with none, or not at all."""
         batch, header = self._read(source, row)
+        if header.is_control:
+            return self._kept_control_row(row, batch, header, is_last=is_last)
+        if header.is_transactional:
+            self._unended.add(header.producer_id)
+            if self._is_aborted(source, header):
+                self.counts.aborted += header.record_count
+                return self._emptied_row(row, batch, header, is_last=is_last)
         records = self._records(batch, header)
         if records is None:
             self._met_opaque = True
@@ -277,9 +306,7 @@ class LogCompaction:
         self.counts.tombstones_removed += kept.tombstones_removed
         self.counts.without_key += kept.without_key
         if not kept.positions:
-            if not is_last and batch.base_offset not in self._remembered:
-                return None
-            return row if header.record_count == 0 else _row(batch, without_records(header))
+            return self._emptied_row(row, batch, header, is_last=is_last)
         if kept.tombstones and horizon_ms is None and batch.last_offset < self._mapped_end:
             # Nothing older of these keys is left: from here on their time runs.
             horizon_ms = self._horizon_ms
@@ -289,10 +316,69 @@ class LogCompaction:
             return row
         return _row(batch, _rewritten(batch, header, records, kept, horizon_ms))
 
+    def _emptied_row(
+        self, row: Row, batch: StoredBatch, header: BatchHeader, *, is_last: bool
+    ) -> Row | None:
+        """What stays of a batch that has lost all of its records."""
+        if not is_last and batch.base_offset not in self._remembered:
+            return None
+        return row if header.record_count == 0 else _row(batch, without_records(header))
+
+    def _kept_control_row(
+        self, row: Row, batch: StoredBatch, header: BatchHeader, *, is_last: bool
+    ) -> Row | None:
+        """A marker as it is, with the time from which on it may go, or nothing of it."""
+        if header.producer_id in self._unended:
+            self._unended.remove(header.producer_id)
+            return row
+        horizon_ms = header.delete_horizon_ms
+        stays = (
+            is_last
+            or batch.base_offset in self._remembered
+            or self._producers.get(header.producer_id) == header.producer_epoch
+            or batch.last_offset >= self._mapped_end
+        )
+        if stays:
+            return row
+        if horizon_ms is not None and horizon_ms <= self._now_ms:
+            self.counts.markers_removed += 1
+            return None
+        self._last_horizon_ms = max(self._last_horizon_ms, horizon_ms or self._horizon_ms)
+        if horizon_ms is not None:
+            return row
+        dated = with_records(
+            batch.data,
+            header,
+            range(header.record_count),
+            max_timestamp=header.max_timestamp,
+            delete_horizon_ms=self._horizon_ms,
+            max_inflated_bytes=MAX_INFLATED_BYTES,
+        )
+        return _row(batch, dated)
+
+    def _is_aborted(self, source: CompactionSource, header: BatchHeader) -> bool:
+        if not header.is_transactional:
+            return False
+        if self._aborted is None or self._aborted[0] is not source:
+            self._aborted = source, AbortedRecords(self._aborted_of(source))
+        return self._aborted[1].hides(header.producer_id, header.base_offset)
+
+    def _aborted_of(self, source: CompactionSource) -> list[AbortedTransaction]:
+        """Those that have records in a segment, in the order of their markers."""
+        found: list[AbortedTransaction] = []
+        start, end = source.base_offset, source.end_offset
+        for each in self._sources[self._sources.index(source) :]:
+            with closing(sqlite.connect_sealed(each.path)) as connection:
+                known = segments.read_aborts(connection)
+                if each is not source and not known.reaches_back_below(end):
+                    return found
+                if known.aborted_count:
+                    found.extend(read_index(connection, each.path).touching(start, end))
+        found.extend(each for each in self._aborted_behind if each.touches(start, end))
+        return found
+
     def _records(self, batch: StoredBatch, header: BatchHeader) -> Sequence[Record] | None:
         """The batch's records; None where it is not to be touched."""
-        if header.is_control or header.is_transactional:
-            return None
         try:
             return decode_validated_batch(batch.data, header, max_inflated_bytes=MAX_INFLATED_BYTES)
         except (CorruptMessageError, MessageTooLargeError):

@@ -17,6 +17,7 @@ Everything here blocks and runs on a thread.
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,7 @@ from ottla_broker.storage import sqlite
 from ottla_broker.storage.disk_full import is_disk_full
 from ottla_broker.storage.log_state import LogState, StateLimits, load_state
 from ottla_broker.storage.segment import SegmentIdentity, Snapshot
+from ottla_broker.storage.segment_transactions import index_aborted
 from ottla_broker.storage.stored_batch import COLUMNS, DamagedSegmentError, Row, verified_batch
 from ottla_cluster.replication.leader_epochs import EpochStart, LeaderEpochs
 from ottla_protocol.errors import CorruptMessageError
@@ -101,14 +103,14 @@ def copy_good_rows(
                 if was_sealed and _lacks_batches(connection):
                     good_end = base_offset
                 rows = _good_rows(connection, path, base_offset, good_end, has_gaps=has_gaps)
-                finish = partial(_finish_copy, base_offset=base_offset, has_gaps=has_gaps)
+                finish = partial(_finish_copy, snapshot, base_offset, has_gaps=has_gaps)
                 segments.fill_file(creating, identity, snapshot, rows, finish)
         except Exception as error:
             if not is_damage(error):
                 raise
             # Nothing of it can be opened: the log ends where the previous segment does.
             snapshot = Snapshot() if before is None else before.snapshot()
-            finish = partial(_finish_copy, base_offset=base_offset, has_gaps=False)
+            finish = partial(_finish_copy, snapshot, base_offset, has_gaps=False)
             segments.fill_file(creating, identity, snapshot, (), finish)
     except BaseException:
         if was_sealed:
@@ -117,7 +119,8 @@ def copy_good_rows(
     return creating
 
 
-def _finish_copy(connection: Any, base_offset: int, *, has_gaps: bool) -> None:
+def _finish_copy(snapshot: Snapshot, base_offset: int, connection: Any, *, has_gaps: bool) -> None:
+    index_aborted(connection, snapshot)
     end_offset = segments.end_offset_of(connection, base_offset)
     segments.drop_epochs_after(connection, end_offset)
     segments.mark_verified(connection, end_offset)
@@ -208,18 +211,17 @@ def _description(
     """
     try:
         snapshot = segments.read_snapshot(connection, path)
-        producers, requests = snapshot.producers, snapshot.requests
+        memory = snapshot
         epochs = snapshot.leader_epochs
     except Exception as error:
         if not is_damage(error):
             raise
-        known = Snapshot() if before is None else before.snapshot()
-        producers, requests = known.producers, known.requests
+        memory = Snapshot() if before is None else before.snapshot()
         epochs = _readable_epochs(connection)
     if before is not None:
         inherited = before.leader_epochs.truncate_to(base_offset).entries
         epochs = (*inherited, *(entry for entry in epochs if entry.start_offset >= base_offset))
-    return Snapshot(_rising(epochs), producers, requests), _has_gaps(connection)
+    return replace(memory, leader_epochs=_rising(epochs)), _has_gaps(connection)
 
 
 def _readable_epochs(connection: Any) -> tuple[EpochStart, ...]:

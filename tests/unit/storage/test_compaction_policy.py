@@ -23,7 +23,7 @@ def plan(*, cleaned_to=0, cleaned_from=0, horizon=-1, high_watermark=99, now_ms=
         SEGMENTS,
         CompactionProgress(cleaned_to, horizon, cleaned_from),
         CompactionConfig(**config),
-        high_watermark=high_watermark,
+        last_stable_offset=high_watermark,
         now_ms=now_ms,
     )
 

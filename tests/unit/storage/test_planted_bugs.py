@@ -135,8 +135,8 @@ def test_a_compaction_that_drops_the_newest_record_of_a_key(monkeypatch):
 def test_a_compaction_above_the_high_watermark(monkeypatch):
     sound = log_compactor.plan_compaction
 
-    def everything_committed(*arguments, high_watermark, **others):
-        return sound(*arguments, high_watermark=1 << 62, **others)
+    def everything_committed(*arguments, last_stable_offset, **others):
+        return sound(*arguments, last_stable_offset=1 << 62, **others)
 
     monkeypatch.setattr(log_compactor, "plan_compaction", everything_committed)
     # A record goes that is not committed itself, or whose newer one is not.

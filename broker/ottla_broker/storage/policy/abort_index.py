@@ -7,7 +7,8 @@ that came later nor hold a Python object for each.
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ottla_broker.storage.policy.open_transactions import AbortedTransaction
@@ -59,3 +60,25 @@ class AbortIndex:
                 yield AbortedTransaction(producer_ids[position], first[position], last[position])
             if stable[position] >= end_offset:
                 return
+
+
+class AbortedRecords:
+    """Tells the records of aborted transactions from all others.
+
+    Args:
+        aborted: in the order of their markers.
+    """
+
+    def __init__(self, aborted: Iterable[AbortedTransaction]) -> None:
+        # A producer has one transaction at a time: its ranges do not overlap.
+        self._by_producer: defaultdict[int, list[AbortedTransaction]] = defaultdict(list)
+        for each in aborted:
+            self._by_producer[each.producer_id].append(each)
+
+    def hides(self, producer_id: int, base_offset: int) -> bool:
+        """Whether a transactional batch is of an aborted transaction."""
+        ranges = self._by_producer.get(producer_id)
+        if ranges is None:
+            return False
+        position = bisect_left(ranges, base_offset, key=lambda each: each.last_offset)
+        return position < len(ranges) and ranges[position].first_offset <= base_offset

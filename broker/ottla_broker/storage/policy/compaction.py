@@ -6,8 +6,11 @@ compaction looks through the dirty part for the newest offset of each key (`KeyO
 copies every segment from the log's start on, and leaves out what has a newer record. Offsets never
 change.
 
-Out of bounds are the active segment, which is still written, and what is above the high watermark:
-a record that may yet be taken back must not replace one that was promised.
+Out of bounds are the active segment, which is still written, and what is above the last stable
+offset: a record that may yet be taken back must not replace one that was promised.
+
+Below it every transaction is known to be committed or aborted. Records of an aborted one go, and
+count for nothing. Those of a committed one are records like any other.
 
 What stays beside the newest record of each key:
 
@@ -15,9 +18,13 @@ What stays beside the newest record of each key:
 - a tombstone, until `delete.retention.ms` after the first compaction that met it. By then nothing
   older of its key is left. Its batch carries that time (KIP-534), so it outlives restarts, merges
   and replication;
-- batches that cannot be judged: those of transactions, control batches, and what does not decode.
-  While one of them stands below a tombstone, it might hold what the tombstone deletes, and the
-  tombstone stays too.
+- batches that do not decode, and so cannot be judged. While one of them stands below a tombstone,
+  it might hold what the tombstone deletes, and the tombstone stays too;
+- the marker of a transaction, as long as any batch of it was there when the compaction began, and
+  for `delete.retention.ms` after the first compaction that met none: a follower that has fetched
+  such a batch is to meet the marker. One that tells the epoch of a producer that the log remembers
+  stays too, and so does one whose transaction began in an earlier file, for the snapshot of its own
+  says that it is open.
 
 And as a batch without records, for what its header and its row say:
 
@@ -103,7 +110,7 @@ def plan_compaction(
     progress: CompactionProgress,
     config: CompactionConfig,
     *,
-    high_watermark: int,
+    last_stable_offset: int,
     now_ms: int,
 ) -> CompactionPlan | None:
     """What is to be compacted now; None when nothing is, or it is too little to be worth it.
@@ -112,10 +119,10 @@ def plan_compaction(
         segments: the log's sealed segments, oldest first.
         progress: what earlier compactions did.
         config: the topic's.
-        high_watermark: everything below is committed.
+        last_stable_offset: everything below is committed, and of a transaction that is over.
         now_ms: the wall clock.
     """
-    allowed = list(_allowed(segments, config, high_watermark, now_ms))
+    allowed = list(_allowed(segments, config, last_stable_offset, now_ms))
     if not allowed:
         return None
     end_offset = allowed[-1].end_offset
@@ -126,8 +133,8 @@ def plan_compaction(
         first_dirty = max(first_dirty, progress.cleaned_to)
     dirty = [segment for segment in allowed if segment.end_offset > first_dirty]
     if not dirty:
-        # Not of a part alone, while the high watermark or a lag holds the rest back: what is known
-        # of the rest would be forgotten.
+        # Not of a part alone, while the last stable offset or a lag holds the rest back: what is
+        # known of the rest would be forgotten.
         is_due = 0 <= progress.last_horizon_ms <= now_ms and end_offset >= progress.cleaned_to
         return CompactionPlan(end_offset, end_offset) if is_due else None
     dirty_bytes = sum(segment.size_bytes for segment in dirty)
@@ -144,13 +151,13 @@ def plan_compaction(
 def _allowed(
     segments: Sequence[CompactableSegment],
     config: CompactionConfig,
-    high_watermark: int,
+    last_stable_offset: int,
     now_ms: int,
 ) -> Iterator[CompactableSegment]:
-    """The segments up to the first that is not committed as a whole, or too young."""
+    """The segments up to the first that is not decided as a whole, or too young."""
     for segment in segments:
         is_young = config.min_lag_ms > 0 and now_ms - segment.newest_timestamp < config.min_lag_ms
-        if segment.end_offset > high_watermark or is_young:
+        if segment.end_offset > last_stable_offset or is_young:
             return
         yield segment
 
