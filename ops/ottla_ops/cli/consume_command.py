@@ -2,8 +2,7 @@
 
 import re
 import sys
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -12,17 +11,19 @@ from ottla_ops.cli.failures import usage_error
 from ottla_ops.cli.session import session_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable
 
     from ottla_ops.cli.consuming import PartitionRead
 
-
-class Format(StrEnum):
-    """How a record is printed."""
-
-    VALUE = "value"
-    KEY_VALUE = "key-value"
-    JSON = "json"
+FORMATS: Final = ("value", "key-value", "json")
+FORMAT_HELP: Final = (
+    "How to print a record: value, key-value or json, one a line, or a template as kcat -f has it: "
+    "'%t-%p@%o %k: %s\\n' (topic, partition, offset, key, value; %T timestamp, %h headers, %K %S "
+    "lengths in bytes). --json is --format json."
+)
+FormatOption = typer.Option(
+    "--format", metavar="FORMAT", autocompletion=lambda: list(FORMATS), help=FORMAT_HELP
+)
 
 
 def consume(
@@ -60,9 +61,7 @@ def consume(
         int | None,
         typer.Option("--max-records", "-n", min=1, metavar="N", help="Stop after so many."),
     ] = None,
-    output_format: Annotated[
-        Format, typer.Option("--format", help="How to print a record; --json is --format json.")
-    ] = Format.VALUE,
+    output_format: Annotated[str, FormatOption] = "value",
     key_separator: Annotated[
         str,
         typer.Option(metavar="TEXT", help="What --format key-value prints between key and value."),
@@ -91,13 +90,14 @@ def consume(
     elif not re.fullmatch(r"earliest|latest|-?[0-9]+", start):
         raise usage_error(f"--from {start}: neither earliest, latest, an offset, -N nor a time")
     if session.output.as_json:
-        output_format = Format.JSON
+        output_format = "json"
+    pieces_of = _printer(topic, output_format, key_separator)
     request = ReadRequest(
         topic=topic,
         start=start,
         since_ms=since,
         # As base64 the bytes come out as they were stored, whatever they are.
-        value_format="auto" if output_format is Format.JSON else "base64",
+        value_format="auto" if output_format == "json" else "base64",
         max_records=max_records,
         timeout_s=timeout,
         where=where,
@@ -109,22 +109,42 @@ def consume(
     shown = session.output.shows_progress and not sys.stdout.isatty()
     with TransferProgress(session.output, None, shown=shown) as progress:
         for read in reads:
-            lines = list(_formatted(topic, read, output_format, key_separator))
-            session.output.lines(lines)
-            progress.advance(len(lines), sum(map(len, lines)))
+            pieces = list(pieces_of(read))
+            session.output.pieces(pieces)
+            progress.advance(len(pieces), sum(map(len, pieces)))
         if shown:
             progress.summarize(f"read from {topic}")
 
 
-def _formatted(
-    topic: str, read: "PartitionRead", output_format: Format, key_separator: str
-) -> "Iterator[bytes]":
-    from ottla_ops.cli import record_output
+def _printer(
+    topic: str, output_format: str, key_separator: str
+) -> "Callable[[PartitionRead], Iterable[bytes]]":
+    """What is printed for each record of a read.
 
+    Raises:
+        CommandError: (usage) there is no such format.
+    """
+    from ottla_ops.cli import record_output
+    from ottla_ops.cli.record_template import is_template, parse_template
+
+    lines: Callable[[PartitionRead], Iterable[bytes]]
     match output_format:
-        case Format.JSON:
-            return record_output.json_lines(topic, read)
-        case Format.VALUE:
-            return record_output.value_lines(read)
-        case Format.KEY_VALUE:
-            return record_output.key_value_lines(read, key_separator.encode())
+        case "json":
+            lines = lambda read: record_output.json_lines(topic, read)  # noqa: E731
+        case "value":
+            lines = record_output.value_lines
+        case "key-value":
+            separator = key_separator.encode()
+            lines = lambda read: record_output.key_value_lines(read, separator)  # noqa: E731
+        case template if is_template(template):
+            try:
+                parsed = parse_template(template)
+            except ValueError as error:
+                raise usage_error(f"--format {template}: {error}") from error
+            return lambda read: parsed.pieces(topic, read)
+        case unknown:
+            raise usage_error(
+                f"--format {unknown}: neither {', '.join(FORMATS)} nor a template such as "
+                "'%k: %s\\n'"
+            )
+    return lambda read: (line + b"\n" for line in lines(read))

@@ -3,7 +3,7 @@
 import json
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -11,6 +11,9 @@ from ottla_ops.cli import moments
 from ottla_ops.cli.confirmation import confirm
 from ottla_ops.cli.failures import usage_error
 from ottla_ops.cli.session import session_of
+
+if TYPE_CHECKING:
+    from ottla_ops.cli.http_connection import HttpConnection
 
 app = typer.Typer(help="Consumer groups: list, describe, seek, delete.", no_args_is_help=True)
 
@@ -35,19 +38,59 @@ _VALUE_MEANINGS: Final = {
 
 
 @app.command("list")
-def list_groups(context: typer.Context) -> None:
+def list_groups(
+    context: typer.Context,
+    *,
+    lag: Annotated[
+        bool, typer.Option("--lag", help="Tell how far each is behind; asks once for each group.")
+    ] = False,
+) -> None:
     """List all consumer groups."""
     from ottla_protocol import routes
     from ottla_protocol.models_groups import GroupList
 
     session = session_of(context)
-    answer = session.connect().request("GET", routes.GROUPS)
-    if session.output.as_json:
-        session.output.document(answer.document())
-        return
+    connection = session.connect()
+    answer = connection.request("GET", routes.GROUPS)
     groups = answer.decoded(GroupList).groups
-    rows = [(group.group, group.state, group.members) for group in groups]
-    session.output.table(("GROUP", "STATE", "MEMBERS"), rows)
+    lags = {group.group: _lag_of(connection, group.group) for group in groups} if lag else {}
+    if session.output.as_json:
+        document = answer.document()
+        if lag:
+            for each in document["groups"]:
+                each["lag"] = lags[each["group"]]
+        session.output.document(document)
+        return
+    headers = ("GROUP", "STATE", "MEMBERS", *(("LAG",) if lag else ()))
+    rows = [
+        (group.group, group.state, group.members, *((_or_none(lags[group.group]),) if lag else ()))
+        for group in groups
+    ]
+    session.output.table(headers, rows)
+
+
+def _lag_of(connection: "HttpConnection", group: str) -> int | None:
+    """The records that a group has not committed yet.
+
+    None where it has committed nothing, is gone meanwhile, or a partition's end is not known now:
+    a sum without it would be too small.
+    """
+    from ottla_ops.cli.failures import CommandError
+    from ottla_ops.cli.http_connection import path_of
+    from ottla_protocol import routes
+    from ottla_protocol.models_groups import GroupDescription
+
+    try:
+        answer = connection.request("GET", path_of(routes.GROUP, group=group))
+    except CommandError as error:
+        if error.code == "GROUP_ID_NOT_FOUND":
+            return None
+        raise
+    committed = [
+        each.lag for each in answer.decoded(GroupDescription).offsets if each.committed is not None
+    ]
+    known = [each for each in committed if each is not None]
+    return sum(known) if known and len(known) == len(committed) else None
 
 
 @app.command("describe")

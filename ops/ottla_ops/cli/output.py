@@ -59,6 +59,11 @@ class Output:
         self._write(b"".join(line + b"\n" for line in data))
         self.flush()
 
+    def pieces(self, data: Iterable[bytes]) -> None:
+        """Print pieces of data as they are, one behind the other, and let the reader have them."""
+        self._write(b"".join(data))
+        self.flush()
+
     def text(self, text: str) -> None:
         """Print text as data."""
         self.line(text.encode())

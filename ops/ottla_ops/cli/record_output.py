@@ -1,8 +1,9 @@
-"""How consumed records are printed: one line each, in one of three formats.
+"""How consumed records are printed: one line each, in one of three formats, or by a template.
 
 - `value`: the value's bytes as they were stored, so that what `ottla produce` read comes out again;
 - `key-value`: the key's bytes, a separator, the value's bytes;
-- `json`: one object with topic, partition, offset, timestamp, key, value and headers.
+- `json`: one object with topic, partition, offset, timestamp, key, value and headers;
+- a template: see `record_template`.
 """
 
 import base64
@@ -13,29 +14,45 @@ import msgspec
 from ottla_ops.cli.consuming import PartitionRead
 
 
-class StoredRecord(msgspec.Struct, frozen=True):
-    """Key and value of one record as the broker renders them, whichever way it chose."""
+class _Base64(msgspec.Struct, frozen=True):
+    b64: bytes
 
+
+class StoredRecord(msgspec.Struct, frozen=True):
+    """One record as the broker renders it, whichever way it chose for key and value."""
+
+    offset: int
+    timestamp: int
     key: str | None = None
     key_b64: str | None = None
     value: msgspec.Raw = msgspec.Raw(b"null")
     value_text: str | None = None
     value_b64: str | None = None
+    headers: dict[str, str | _Base64 | None] | list[tuple[str, str | _Base64 | None]] = {}
 
-    def key_bytes(self) -> bytes:
-        """The stored key, empty where there is none."""
+    def stored_key(self) -> bytes | None:
+        """The key; None where there is none."""
         if self.key_b64 is not None:
             return base64.b64decode(self.key_b64)
-        return (self.key or "").encode()
+        return None if self.key is None else self.key.encode()
 
-    def value_bytes(self) -> bytes:
-        """The stored value, empty for a tombstone."""
+    def stored_value(self) -> bytes | None:
+        """The value; None for a tombstone."""
         if self.value_b64 is not None:
             return base64.b64decode(self.value_b64)
         if self.value_text is not None:
             return self.value_text.encode()
         raw = bytes(self.value)
-        return b"" if raw == b"null" else raw
+        return None if raw == b"null" else raw
+
+    def header_pairs(self) -> Iterator[tuple[str, bytes | None]]:
+        """Names and values in their order."""
+        pairs = self.headers.items() if isinstance(self.headers, dict) else self.headers
+        for name, value in pairs:
+            if isinstance(value, _Base64):
+                yield name, value.b64
+            else:
+                yield name, None if value is None else value.encode()
 
 
 def json_lines(topic: str, read: PartitionRead) -> Iterator[bytes]:
@@ -48,15 +65,16 @@ def json_lines(topic: str, read: PartitionRead) -> Iterator[bytes]:
 def value_lines(read: PartitionRead) -> Iterator[bytes]:
     """Each record's value."""
     for record in read.records:
-        yield _decoded(record).value_bytes()
+        yield decoded(record).stored_value() or b""
 
 
 def key_value_lines(read: PartitionRead, separator: bytes) -> Iterator[bytes]:
     """Each record's key and value."""
     for record in read.records:
-        stored = _decoded(record)
-        yield stored.key_bytes() + separator + stored.value_bytes()
+        stored = decoded(record)
+        yield (stored.stored_key() or b"") + separator + (stored.stored_value() or b"")
 
 
-def _decoded(record: msgspec.Raw) -> StoredRecord:
+def decoded(record: msgspec.Raw) -> StoredRecord:
+    """The record with its bytes."""
     return msgspec.json.decode(record, type=StoredRecord)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ottla_ops.cli.consume_command import Format, consume
+from ottla_ops.cli.consume_command import FormatOption, consume
 
 
 def tail(
@@ -26,9 +26,7 @@ def tail(
         str | None,
         typer.Option(metavar="EXPRESSION", help="Only those for which this holds; see `consume`."),
     ] = None,
-    output_format: Annotated[
-        Format, typer.Option("--format", help="How to print a record; --json is --format json.")
-    ] = Format.VALUE,
+    output_format: Annotated[str, FormatOption] = "value",
 ) -> None:
     """Print the last records of each partition; `consume` can do all that this does, and more."""
     consume(

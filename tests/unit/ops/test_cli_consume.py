@@ -72,6 +72,49 @@ def test_keys_and_values(cli, cluster):
     assert printed == "k=v:w\n=x\n"
 
 
+@pytest.mark.parametrize(
+    ("template", "printed"),
+    [
+        (r"%t-%p@%o %k: %s\n", "t-0@0 k: v\nt-0@1 : \n"),
+        (r"%T %K %S;", "1700000000000 1 1;1700000000001 -1 -1;"),
+        (r"%h|\t\x41\\%%\r\n", "a=1,b=x\u00e9|\tA\\%\r\n|\tA\\%\r\n"),
+        (r"%s\0", "v\0\0"),
+        ("\u00e9%o", "\u00e90\u00e91"),
+    ],
+)
+def test_templates_print_what_they_name_and_nothing_else(cli, cluster, template, printed):
+    cluster.create("t")
+    headers = ["--header", "a=1", "--header", "b=x\u00e9"]
+    assert cli("produce", "t", "--key", "k", *headers, stdin=b"v", to=cluster)[0] == 0
+    assert cli("produce", "t", "--ndjson", stdin=b"null", to=cluster)[0] == 0
+    assert cli("consume", "t", "--format", template, to=cluster) == (0, printed, "")
+
+
+def test_templates_print_bytes_as_they_were_stored(cli, cluster):
+    cluster.create("t")
+    cli("produce", "t", stdin=b"\xff\xfe \x00\n", to=cluster)
+    out = cli("consume", "t", "--format", "%S:%s", to=cluster)[1]
+    assert out.encode(errors="surrogateescape") == b"4:\xff\xfe \x00"
+    assert cli("tail", "t", "--format", "%S", to=cluster)[1] == "4"
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("xml", "neither value, key-value, json nor a template"),
+        ("%q", "'%q' means nothing"),
+        ("%s%", "'%' means nothing"),
+        (r"\q", r"'\q' means nothing"),
+        (r"\x4", r"'\x' means nothing"),
+        ("\\", "'\\' means nothing"),
+    ],
+)
+def test_what_no_template_says_is_refused(cli, orders, template, told):
+    code, out, err = cli("consume", "orders", "--format", template, to=orders)
+    assert (code, out) == (2, "")
+    assert told in err
+
+
 @pytest.mark.parametrize("flags", [["--json"], ["--format", "json"]])
 def test_json_has_everything(cli, cluster, flags):
     cluster.create("t")

@@ -56,6 +56,33 @@ def test_the_list_has_a_row_for_each_group(cli, cluster):
     assert rows_of(out) == [["GROUP", "STATE", "MEMBERS"], ["billing", "stable", "2"]]
 
 
+def test_the_list_tells_lags_where_they_are_asked_for(cli, cluster):
+    names = ("billing", "gone", "half", "new")
+    groups = [{"group": name, "state": "stable", "members": 2} for name in names]
+    known, unknown = DESCRIBED["offsets"]
+    cluster.script("GET", "/v1/groups", 200, {"groups": groups})
+    cluster.script("GET", "/v1/groups/billing", 200, DESCRIBED)
+    # Without the end of one partition the sum is not known.
+    half = DESCRIBED | {"offsets": [known, unknown | {"committed": 1}]}
+    cluster.script("GET", "/v1/groups/half", 200, half)
+    cluster.script("GET", "/v1/groups/new", 200, DESCRIBED | {"offsets": [unknown]})
+    cluster.script("GET", "/v1/groups/gone", 404, {"code": "GROUP_ID_NOT_FOUND", "detail": "gone"})
+    code, out, err = cli("group", "list", "--lag", to=cluster)
+    assert (code, err) == (0, "")
+    lags = {"billing": "2", "gone": "none", "half": "none", "new": "none"}
+    assert rows_of(out) == [
+        ["GROUP", "STATE", "MEMBERS", "LAG"],
+        *([name, "stable", "2", lags[name]] for name in names),
+    ]
+    document = json.loads(cli("group", "list", "--lag", "--json", to=cluster)[1])
+    assert {each["group"]: each["lag"] for each in document["groups"]} == {
+        "billing": 2,
+        "gone": None,
+        "half": None,
+        "new": None,
+    }
+
+
 def test_a_group_is_shown_with_its_lag(cli, cluster):
     cluster.script("GET", "/v1/groups/billing", 200, DESCRIBED)
     rows = rows_of(cli("group", "describe", "billing", to=cluster)[1])

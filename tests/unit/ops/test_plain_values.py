@@ -48,7 +48,7 @@ def test_what_is_taken_at_once_is_what_typer_makes_of_it():
     [
         (["consume", "t", "-n", "0"], "greater than or equal to 1"),
         (["consume", "t", "-n", "x"], "valid integer"),
-        (["consume", "t", "--format", "xml"], "is not one of"),
+        (["query", "select 1", "--format", "xml"], "is not one of"),
     ],
 )
 def test_what_is_wrong_is_told_as_before(cli, arguments, told):
