@@ -49,6 +49,8 @@ STEADY = "orders"
 class GroupsSimulation:
     """One seeded run; `run` raises AssertionError where a rule breaks."""
 
+    groups = GROUPS
+
     def __init__(self, seed):
         self.random = Random(seed)
         self.now_ms = 0
@@ -74,12 +76,16 @@ class GroupsSimulation:
             heartbeat_interval_ms=500,
         )
         self._lead()
-        self.processes = [
+        self.processes = self._make_processes()
+
+    def _make_processes(self):
+        processes = [
             Process(self, group, f"{group}{number}", is_static=self.random.random() < 0.3)
             for group, count in (("a", 4), ("b", 2))
             for number in range(count)
         ]
-        self.processes.append(Process(self, DELETED, DELETED, is_static=False, keeps_its_id=True))
+        processes.append(Process(self, DELETED, DELETED, is_static=False, keeps_its_id=True))
+        return processes
 
     def run(self, faulty_ms):
         for process in self.processes:
@@ -105,7 +111,7 @@ class GroupsSimulation:
         for process in self.processes:
             process.heal()
         self._run_until(self.now_ms + 2 * SESSION_TIMEOUT_MS + 2 * REBALANCE_TIMEOUT_MS + 6_000)
-        for group_id in GROUPS:
+        for group_id in self.groups:
             group = self.coordinator.committed_image.groups[group_id]
             living = {p.member_id: p for p in self.processes if p.group == group_id and p.is_alive}
             assert set(group.members) == set(living), (set(group.members), set(living))
@@ -156,9 +162,10 @@ class GroupsSimulation:
 
     def _delete_group(self):
         """Somebody stops the group's process and deletes the group at once."""
-        (process,) = (process for process in self.processes if process.group == DELETED)
-        if not process.is_alive:
+        deleted = [process for process in self.processes if process.group == DELETED]
+        if not deleted or not deleted[0].is_alive:
             return
+        process = deleted[0]
         process.leave()
         self.after(50, lambda: self.call(DeleteGroup(DELETED), lambda outcome: None))
         self.after(self.random.randint(100, 300), process.start)
@@ -207,7 +214,7 @@ class GroupsSimulation:
         if self.random.random() < 0.3:
             self.view = candidate
         self.counts["leaderships"] += 1
-        for group_id in GROUPS:
+        for group_id in self.groups:
             everything = OwnedTopic(STEADY, tuple(range(self.views[0].topics[STEADY].partitions)))
             self._arrived(FetchOffsets(group_id, (everything,)), lambda outcome: None, None)
 
@@ -400,7 +407,7 @@ class GroupsSimulation:
         if isinstance(command, FetchOffsets) and not refused:
             for fetched in outcome.offsets:
                 if fetched.topic == STEADY:
-                    self._fetched(command.group, fetched, sequence)
+                    self._fetched(command, fetched, sequence)
 
     def _went_forward(self, command, entry, committed, attempt, history):
         """A commit is what it says, or goes on from what stood there and never back."""
@@ -432,11 +439,12 @@ class GroupsSimulation:
         for key, tenure in tenures.items():
             assert at_arrival[key] == tenure, f"{command} commits after its owner lost {key}"
 
-    def _fetched(self, group, fetched, sequence):
+    def _fetched(self, command, fetched, sequence):
         """C3: what is fetched is the last commit that was acknowledged, or one in doubt after it.
 
         C4: nothing below it is unprocessed.
         """
+        group = command.group
         history = self.commits.get((group, fetched.topic, fetched.partition), [])
         before = [attempt for attempt in history if attempt[0] < sequence]
         acknowledged = [n for n, attempt in enumerate(before) if attempt[2] == "ok"]
