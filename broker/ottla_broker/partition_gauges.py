@@ -26,6 +26,8 @@ GAUGES: Final = (
      attrgetter("log.log_start_offset")),
     ("ottla_partition_high_watermark", "First offset that is not safe to read yet",
      attrgetter("high_watermark")),
+    ("ottla_partition_last_stable_offset", "First offset that is not read with read_committed yet",
+     attrgetter("last_stable_offset")),
     ("ottla_partition_log_end_offset", "First offset that is not durable here yet",
      attrgetter("log.log_end_offset")),
     ("ottla_partition_size_bytes", "File bytes of sealed segments and batches of the active one",

@@ -46,6 +46,7 @@ _EXPOSED = (
     routes.HEADER_NEXT_OFFSET,
     routes.HEADER_HIGH_WATERMARK,
     routes.HEADER_LOG_START_OFFSET,
+    routes.HEADER_LAST_STABLE_OFFSET,
     routes.HEADER_OFFSET,
     routes.HEADER_TIMESTAMP,
     routes.HEADER_KEY,

@@ -166,8 +166,9 @@ class GroupMemberDescription(Response, frozen=True):
 class PartitionLag(Response, frozen=True):
     """How far the group is on one partition.
 
-    `committed` is None where nothing was committed, `end` while the leader does not tell the high
-    watermark, `lag` where either is.
+    `end` is the high watermark, or the last stable offset with `isolation=read_committed`.
+    `committed` is None where nothing was committed, `end` while the leader does not tell it, `lag`
+    where either is.
     """
 
     topic: str

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from ottla_protocol.json_records import RenderedRecord
-from ottla_protocol.models import MAX_WAIT_MS, Request, Response
+from ottla_protocol.models import MAX_WAIT_MS, Isolation, Request, Response
 from ottla_protocol.models_groups import Count
 
 MAX_POLL_RECORDS = 10_000
@@ -36,6 +36,7 @@ class GroupPollRequest(Request, frozen=True):
     auto_offset_reset: Literal["earliest", "latest", "none"] = "earliest"
     """Where to begin in a partition whose committed offset is missing or out of range."""
     format: Literal["auto", "json", "text", "base64"] = "auto"
+    isolation: Isolation = "read_uncommitted"
 
 
 class GroupPollResponse(Response, frozen=True):

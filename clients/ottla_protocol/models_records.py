@@ -20,7 +20,11 @@ class SelectedRecord(Response, frozen=True):
 
 
 class PartitionRecords(Response, frozen=True):
-    """`GET …/records` of one partition: `next_offset` is where the next read begins."""
+    """`GET …/records` of one partition: `next_offset` is where the next read begins.
+
+    `last_stable_offset` is there with `isolation=read_committed`: nobody may read so from there on
+    yet.
+    """
 
     topic: str
     partition: int
@@ -28,6 +32,7 @@ class PartitionRecords(Response, frozen=True):
     next_offset: int
     high_watermark: int
     log_start_offset: int
+    last_stable_offset: int | UnsetType = UNSET
 
 
 class TopicRecords(Response, frozen=True):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ottla_cluster.replication.fetch_session import NO_SESSION, NO_SESSION_EPOCH
+from ottla_protocol.models import Isolation
 from ottla_protocol.record_batch import Buffer
 
 _LENGTH_BYTES = 4
@@ -220,6 +221,14 @@ class PartitionBounds(msgspec.Struct, frozen=True, array_like=True):
     partition: int
     log_start_offset: int
     high_watermark: int
+    last_stable_offset: int | None = None
+    """None from a broker that knows of no transactions."""
+
+    def latest(self, isolation: Isolation) -> int:
+        """Where it ends for such readers."""
+        if isolation == "read_uncommitted" or self.last_stable_offset is None:
+            return self.high_watermark
+        return self.last_stable_offset
 
 
 class ReplicaLogEnd(msgspec.Struct, frozen=True, array_like=True):
@@ -243,10 +252,11 @@ class TimestampLookup(msgspec.Struct, frozen=True, array_like=True):
 
     partitions: list[PartitionName]
     timestamp: int
+    isolation: Isolation = "read_uncommitted"
 
 
 class TimestampOffset(msgspec.Struct, frozen=True, array_like=True):
-    """The first record of that time or later; the high watermark where there is none."""
+    """The first record of that time or later; where such readers end if there is none."""
 
     topic_id: str
     partition: int

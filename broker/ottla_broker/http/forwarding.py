@@ -38,8 +38,8 @@ MAX_PROBLEM_BYTES = 64 << 10
 _PASSED_ON = (
     "Content-Type", "Content-Length", "Cache-Control", "ETag", "Vary", "X-Content-Type-Options",
     "Retry-After", "Allow", routes.HEADER_NEXT_OFFSET, routes.HEADER_HIGH_WATERMARK,
-    routes.HEADER_LOG_START_OFFSET, routes.HEADER_OFFSET, routes.HEADER_TIMESTAMP,
-    routes.HEADER_KEY, routes.HEADER_TOMBSTONE,
+    routes.HEADER_LOG_START_OFFSET, routes.HEADER_LAST_STABLE_OFFSET, routes.HEADER_OFFSET,
+    routes.HEADER_TIMESTAMP, routes.HEADER_KEY, routes.HEADER_TOMBSTONE,
 )  # fmt: skip
 _ASKED_WITH = ("Accept", "If-None-Match")
 

@@ -64,8 +64,9 @@ async def list_groups(request: web.Request) -> web.Response:
 
 async def describe(request: web.Request) -> web.Response:
     """`GET /v1/groups/{group}`."""
-    Query(request.query.items(), ())
-    return json_response(await context_of(request).groups.describe(_group(request)))
+    isolation = Query(request.query.items(), {"isolation"}).isolation()
+    groups = context_of(request).groups
+    return json_response(await groups.describe(_group(request), isolation=isolation))
 
 
 async def delete(request: web.Request) -> web.Response:

@@ -1,20 +1,28 @@
 """Query and path parameters: typed, bounded, and none unknown."""
 
 from collections.abc import Collection, Iterable
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from ottla_protocol.errors import (
     InvalidRequestError,
     InvalidRequiredAcksError,
     UnknownTopicOrPartitionError,
 )
-from ottla_protocol.models import ACKS_ALL, DEFAULT_PRODUCE_TIMEOUT_MS, MAX_PRODUCE_TIMEOUT_MS
+from ottla_protocol.models import (
+    ACKS_ALL,
+    DEFAULT_PRODUCE_TIMEOUT_MS,
+    MAX_PRODUCE_TIMEOUT_MS,
+    Isolation,
+)
 
 MAX_TIMESTAMP = 2**63 - 1
 """The latest time, in ms since the epoch, that a record can have."""
 
 MAX_OFFSET = 2**63 - 1
 """The largest offset that there can be."""
+
+ISOLATIONS: tuple[str, ...] = get_args(Isolation)
+"""What `isolation` may be; the first is meant without it."""
 
 _MAX_DIGITS = 19
 """More digits than a 64-bit integer has; longer numbers are refused unparsed."""
@@ -87,6 +95,14 @@ class Query:
                 f"{name} must be one of {', '.join(choices)}, not '{value}'", parameter=name
             )
         return value
+
+    def isolation(self) -> Isolation:
+        """Whether committed records alone are wanted: `isolation`.
+
+        Raises:
+            InvalidRequestError: it is no such word.
+        """
+        return cast(Isolation, self.choice("isolation", ISOLATIONS[0], ISOLATIONS))
 
     def acks(self) -> int:
         """`acks` as the wire value.

@@ -1,7 +1,7 @@
 """What a read of one partition found, as the answer that the client asked for.
 
 Next-Offset, High-Watermark and Log-Start-Offset are header fields of every answer: lines and bytes
-have no other place for them.
+have no other place for them. So is Last-Stable-Offset where committed records alone are read.
 """
 
 from typing import Final, NamedTuple
@@ -79,6 +79,8 @@ def answer(
     headers[routes.HEADER_NEXT_OFFSET] = str(found.next_offset)
     headers[routes.HEADER_HIGH_WATERMARK] = str(found.high_watermark)
     headers[routes.HEADER_LOG_START_OFFSET] = str(found.log_start_offset)
+    if found.last_stable_offset is not None:
+        headers[routes.HEADER_LAST_STABLE_OFFSET] = str(found.last_stable_offset)
     headers["Vary"] = "Accept"
     headers["Cache-Control"] = caching = cache_control(
         is_full=found.is_full,
@@ -108,14 +110,18 @@ def _document(found: RecordsRead, source: ReadSource, wanted: WantedAnswer) -> b
     view = wanted.selection.view
     if wanted.media_type == routes.NDJSON:
         return view.lines(found.records)
+    stable = b""
+    if found.last_stable_offset is not None:
+        stable = b',"last_stable_offset":%d' % found.last_stable_offset
     return b'{"topic":%b,"partition":%d,"records":%b,"next_offset":%d,' % (
         msgspec.json.encode(source.topic),
         source.partition,
         view.array(found.records),
         found.next_offset,
-    ) + b'"high_watermark":%d,"log_start_offset":%d}' % (
+    ) + b'"high_watermark":%d,"log_start_offset":%d%b}' % (
         found.high_watermark,
         found.log_start_offset,
+        stable,
     )
 
 

@@ -43,7 +43,7 @@ from ottla_protocol.errors import (
 
 START_PARAMETERS = ("cursor", "last_event_id", "offset", "timestamp")
 
-FOLLOW_PARAMETERS = (*START_PARAMETERS, "follow", *SELECTION_PARAMETERS)
+FOLLOW_PARAMETERS = (*START_PARAMETERS, "isolation", "follow", *SELECTION_PARAMETERS)
 
 
 ENDLESS = (routes.NDJSON, routes.EVENT_STREAM)
@@ -108,14 +108,14 @@ async def follow(
         filter=selection.filter,
         view=selection.view,
     )
-    start = start_of(request, query)
+    start, isolation = start_of(request, query), query.isolation()
     context = context_of(request)
     if context.purgatory.is_released and rendering.is_events:
         return await _come_back(request)
     async with AsyncExitStack() as stack:
         try:
             follower = await stack.enter_async_context(
-                context.following.follow(topic, partition, start, rendering)
+                context.following.follow(topic, partition, start, rendering, isolation=isolation)
             )
         except OttlaError as error:
             if rendering.is_events and isinstance(start, Cursor):

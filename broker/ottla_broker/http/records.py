@@ -38,7 +38,7 @@ DEFAULT_WAIT_MS = 500
 
 READ_PARAMETERS = (
     "offset", "timestamp", "max_bytes", "max_records", "min_bytes", "max_wait_ms", "replica",
-    "follow", *SELECTION_PARAMETERS,
+    "isolation", "follow", *SELECTION_PARAMETERS,
 )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ async def read(request: web.Request) -> web.StreamResponse:
         max_records=1 if media_type == routes.OCTET_STREAM else max_records,
         min_bytes=query.number("min_bytes", 1, minimum=0, maximum=MAX_READ_BYTES),
         max_wait_ms=query.number("max_wait_ms", DEFAULT_WAIT_MS, minimum=0, maximum=MAX_WAIT_MS),
+        isolation=query.isolation(),
         filter=wanted.selection.filter,
     )
     topic, partition = (
@@ -114,16 +115,17 @@ def _position(query: Query, *, local: bool) -> Position:
 
 
 async def offsets(request: web.Request) -> web.StreamResponse:
-    """`GET /v1/topics/{topic}/partitions/{partition}/offsets?at=earliest|latest|<timestamp>`."""
+    """`GET …/offsets?at=earliest|latest|<timestamp>&isolation=…` of a partition."""
     context = context_of(request)
-    at = _at(Query(request.query.items(), {"at"}))
+    query = Query(request.query.items(), {"at", "isolation"})
+    at, isolation = _at(query), query.isolation()
     topic, partition = (
         request.match_info["topic"],
         partition_number(request.match_info["partition"]),
     )
 
     async def serve_here() -> web.Response:
-        found = await context.record_read.offset_at(topic, partition, at)
+        found = await context.record_read.offset_at(topic, partition, at, isolation=isolation)
         leader_epoch = context.metadata.image.partition(topic, partition).leader_epoch
         answer = OffsetResponse(topic, partition, found.offset, leader_epoch, found.timestamp)
         return web.Response(

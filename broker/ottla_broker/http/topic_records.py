@@ -32,7 +32,8 @@ from ottla_protocol.models import MAX_WAIT_MS
 MAX_TOPIC_READ_RECORDS = 10_000
 
 READ_PARAMETERS = (
-    *START_PARAMETERS, "max_bytes", "max_records", "max_wait_ms", "follow", *SELECTION_PARAMETERS,
+    *START_PARAMETERS, "max_bytes", "max_records", "max_wait_ms", "isolation", "follow",
+    *SELECTION_PARAMETERS,
 )  # fmt: skip
 
 BOUNDED = (routes.JSON, routes.NDJSON, routes.EVENT_STREAM)
@@ -55,6 +56,7 @@ async def read(request: web.Request) -> web.StreamResponse:
             "max_records", DEFAULT_READ_RECORDS, minimum=1, maximum=MAX_TOPIC_READ_RECORDS
         ),
         max_wait_ms=query.number("max_wait_ms", DEFAULT_WAIT_MS, minimum=0, maximum=MAX_WAIT_MS),
+        isolation=query.isolation(),
         filter=selection.filter,
     )
     started_ms = monotonic_ms()

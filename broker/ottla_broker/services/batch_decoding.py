@@ -24,16 +24,31 @@ class DecodedRecords:
 
 
 async def decode_records(
-    batches: Sequence[Buffer], offset: int, *, max_records: int
+    batches: Sequence[Buffer], offset: int, *, max_records: int, end_offset: int | None = None
 ) -> DecodedRecords:
     """Records from `offset` on; the first batch may begin below it.
 
     Control batches are stepped over.
 
+    Args:
+        batches: in the order of their offsets.
+        offset: see above.
+        max_records: most records.
+        end_offset: where to go on behind all of the batches, where that is known to be further than
+            the last of them reaches.
+
     Raises:
         CorruptMessageError: a batch is not what Kafka's format says.
         MessageTooLargeError: the first batch alone inflates to more than MAX_INFLATED_BYTES.
     """
+    decoded = await _decoded(batches, offset, max_records)
+    if end_offset is None or end_offset <= decoded.next_offset:
+        return decoded
+    reaches_end = not batches or decoded.next_offset >= read_header(batches[-1]).next_offset
+    return DecodedRecords(decoded.records, end_offset) if reaches_end else decoded
+
+
+async def _decoded(batches: Sequence[Buffer], offset: int, max_records: int) -> DecodedRecords:
     large = sum(len(batch) for batch in batches) > BYTES_DECODED_INLINE or any(
         read_header(batch).compression for batch in batches
     )

@@ -3,10 +3,10 @@
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.reading import (
+    ConsumerRead,
     FollowerRead,
     LeaderRead,
     LocalRead,
-    PartitionRead,
     poll,
 )
 from ottla_protocol.errors import (
@@ -18,6 +18,7 @@ from ottla_protocol.models import (
     MAX_WAIT_MS,
     BinaryFetchRequest,
     FetchedPartition,
+    Isolation,
     PartitionToFetch,
 )
 
@@ -37,10 +38,12 @@ class BatchFetchService:
         Raises:
             OverloadedError: the purgatory is full.
         """
-        reads = [self._begin(wanted, request.replica) for wanted in request.partitions]
+        reads = [
+            self._begin(wanted, request.replica, request.isolation) for wanted in request.partitions
+        ]
         failed = any(isinstance(read, OttlaError) for read in reads)
         await poll(
-            [read for read in reads if isinstance(read, PartitionRead)],
+            [read for read in reads if isinstance(read, ConsumerRead)],
             min_bytes=request.min_bytes,
             max_bytes=min(request.max_bytes, MAX_FETCH_BYTES),
             max_wait_ms=0 if failed else min(request.max_wait_ms, MAX_WAIT_MS),
@@ -48,7 +51,9 @@ class BatchFetchService:
         )
         return [_result(read) for read in reads]
 
-    def _begin(self, wanted: PartitionToFetch, replica: str) -> PartitionRead | OttlaError:
+    def _begin(
+        self, wanted: PartitionToFetch, replica: str, isolation: Isolation
+    ) -> ConsumerRead | OttlaError:
         try:
             partition = self._replicas.hosted(wanted.topic, wanted.partition)
             leader_epoch = partition.state.leader_epoch
@@ -64,19 +69,23 @@ class BatchFetchService:
                     leader_epoch=leader_epoch,
                 )
             if replica == "local":
-                return LocalRead(partition, wanted.offset, wanted.max_bytes)
+                return LocalRead(partition, wanted.offset, wanted.max_bytes, isolation=isolation)
             if replica == "leader" or partition.follower is None:
                 partition.leading()
                 return LeaderRead(
-                    partition, wanted.offset, wanted.max_bytes, wanted.last_fetched_epoch
+                    partition,
+                    wanted.offset,
+                    wanted.max_bytes,
+                    wanted.last_fetched_epoch,
+                    isolation=isolation,
                 )
             partition.require_in_sync()
-            return FollowerRead(partition, wanted.offset, wanted.max_bytes)
+            return FollowerRead(partition, wanted.offset, wanted.max_bytes, isolation=isolation)
         except OttlaError as error:
             return error
 
 
-def _result(read: PartitionRead | OttlaError) -> FetchedPartition | OttlaError:
+def _result(read: ConsumerRead | OttlaError) -> FetchedPartition | OttlaError:
     if isinstance(read, OttlaError):
         return read
     if read.error is not None:
@@ -89,4 +98,6 @@ def _result(read: PartitionRead | OttlaError) -> FetchedPartition | OttlaError:
         log_start_offset=read.partition.log.log_start_offset,
         topic_id=read.partition.key[0],
         leader_epoch=read.leader_epoch if isinstance(read, LeaderRead) else None,
+        next_offset=read.next_offset,
+        last_stable_offset=read.partition.last_stable_offset if read.is_committed else None,
     )

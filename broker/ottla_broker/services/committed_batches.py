@@ -7,7 +7,7 @@ aborted transaction around its offset.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Final
 
@@ -26,23 +26,24 @@ _ATTRIBUTE_BYTE: Final = ATTRIBUTES_OFFSET + 1
 _first_offset = attrgetter("first_offset")
 
 
+def has_transactions(batches: Iterable[StoredBatch]) -> bool:
+    """Whether any of the batches is of a transaction, or a marker; for most topics none is."""
+    attributes = 0
+    for batch in batches:
+        attributes |= batch.data[_ATTRIBUTE_BYTE]
+    return attributes & (TRANSACTIONAL_BIT | CONTROL_BIT) != 0
+
+
 def committed_batches(
-    batches: Sequence[StoredBatch], aborted: Iterable[AbortedTransaction]
-) -> Sequence[StoredBatch]:
-    """Those of the batches that are to be shown; the same object where all are.
+    batches: Iterable[StoredBatch], aborted: Iterable[AbortedTransaction]
+) -> list[StoredBatch]:
+    """Those of the batches that are to be shown.
 
     Args:
         batches: in the order of their offsets, all below the last stable offset.
         aborted: the aborted transactions that touch them, and perhaps others, in any order.
     """
-    attributes = 0
-    for batch in batches:
-        attributes |= batch.data[_ATTRIBUTE_BYTE]
-    if not attributes & (TRANSACTIONAL_BIT | CONTROL_BIT):
-        return batches
     ranges = _by_producer(aborted)
-    if not ranges and not attributes & CONTROL_BIT:
-        return batches
     return [batch for batch in batches if _is_shown(batch, ranges)]
 
 

@@ -14,7 +14,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services.batch_decoding import decode_records
 from ottla_broker.services.heavy_work import on_worker
-from ottla_broker.services.reading import PartitionRead, poll
+from ottla_broker.services.reading import ConsumerRead, poll
 from ottla_broker.services.record_filter import RecordFilter
 from ottla_protocol.record_codec import Record
 
@@ -33,7 +33,7 @@ STEP_BYTES: Final = 1 << 20
 RECORDS_FILTERED_INLINE: Final = 200
 """More records than this are filtered on a thread."""
 
-OpenRead = Callable[[int, int], PartitionRead]
+OpenRead = Callable[[int, int], ConsumerRead]
 """(offset, bytes at most) to a read of the partition, not polled yet."""
 
 
@@ -99,15 +99,10 @@ async def read_filtered(
                 raise read.error
             return found
         found.limit = read.last_limit
-        if not read.batches:
+        if not read.batches and not read.has_more:
+            found.next_offset = read.next_offset or found.next_offset
             return found
-        is_enough = await _examine(
-            found,
-            [batch.data for batch in read.batches],
-            record_filter,
-            max_bytes=max_bytes,
-            max_records=max_records,
-        )
+        is_enough = await _examine(found, read, record_filter, max_bytes, max_records)
         is_late = monotonic_ms() >= deadline_ms + MAX_LATE_MS
         if is_enough or is_late or purgatory.is_released:
             return found
@@ -115,15 +110,18 @@ async def read_filtered(
 
 async def _examine(
     found: FilteredRecords,
-    batches: Sequence[bytes | bytearray | memoryview],
+    read: ConsumerRead,
     record_filter: RecordFilter,
-    *,
     max_bytes: int,
     max_records: int,
 ) -> bool:
     """Add what one step read; whether no further step is to be made."""
+    batches = [batch.data for batch in read.batches]
     decoded = await decode_records(
-        batches, found.next_offset, max_records=MAX_EXAMINED_RECORDS - found.examined_records
+        batches,
+        found.next_offset,
+        max_records=MAX_EXAMINED_RECORDS - found.examined_records,
+        end_offset=read.next_offset,
     )
     records = decoded.records
     if len(records) > RECORDS_FILTERED_INLINE:

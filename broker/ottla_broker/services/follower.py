@@ -11,7 +11,7 @@ It holds at most one read's worth of rendered records, and asks for no more befo
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from ottla_broker.drivers.clock import monotonic_ms
@@ -37,7 +37,8 @@ from ottla_protocol.errors import (
     OttlaError,
     UnknownTopicOrPartitionError,
 )
-from ottla_protocol.record_batch import NO_LEADER_EPOCH, Buffer
+from ottla_protocol.models import FetchedPartition
+from ottla_protocol.record_batch import NO_LEADER_EPOCH
 
 READ_AHEAD_BYTES = 128 << 20
 READ_AHEAD_BYTES_MIN = 64 << 10
@@ -320,6 +321,7 @@ class Follower:
                 max_bytes=buffer_bytes,
                 topic_ids={self._scope.topic: self._scope.topic_id},
                 epochs=dict(zip(where, self._epochs, strict=True)),
+                isolation=self._scope.isolation,
             )
             refuse_truncated(results, self._scope, self._positions, self._epochs)
             failures = []
@@ -334,8 +336,8 @@ class Follower:
                         failures.append(result)
             left_bytes = buffer_bytes
             for (_, partition), result in results.items():
-                if left_bytes > 0 and not isinstance(result, OttlaError) and result.batches:
-                    left_bytes -= await self._render(partition - first, result.batches, left_bytes)
+                if left_bytes > 0 and not isinstance(result, OttlaError):
+                    left_bytes -= await self._render(partition - first, result, left_bytes)
         return failures[0] if failures and len(failures) == len(results) else None
 
     def _grow(self) -> None:
@@ -350,15 +352,18 @@ class Follower:
         if self._scope.partition is None:
             self._add_partitions(len(topic.partitions))
 
-    async def _render(self, index: int, batches: Sequence[Buffer], max_bytes: int) -> int:
+    async def _render(self, index: int, fetched: FetchedPartition, max_bytes: int) -> int:
         """Put the records of one partition into `_ready`; returns their bytes."""
+        if not fetched.batches and (fetched.next_offset or 0) <= self._positions[index]:
+            return 0
         pieces = await render_batches(
-            batches,
+            fetched.batches,
             self._positions[index],
             partition=self._scope.first_partition + index,
             rendering=self._rendering,
             max_bytes=max_bytes,
             cursor_bytes=self._rendering.cursor_bytes(self._encoder, self._positions, self._epochs),
+            end_offset=fetched.next_offset,
         )
         for piece in pieces:
             part = with_cursors(

@@ -20,6 +20,7 @@ from ottla_broker.services.topic_positions import (
 from ottla_broker.telemetry import METRICS
 from ottla_protocol.cursors import Cursor
 from ottla_protocol.errors import OverloadedError, UnavailableError
+from ottla_protocol.models import Isolation
 
 ROWS_BYTES = 32 << 20
 ROW_BYTES_MIN = 64 << 10
@@ -71,7 +72,13 @@ class FollowService:
 
     @asynccontextmanager
     async def follow(
-        self, topic: str, partition: int | None, start: Start, rendering: StreamRendering
+        self,
+        topic: str,
+        partition: int | None,
+        start: Start,
+        rendering: StreamRendering,
+        *,
+        isolation: Isolation = "read_uncommitted",
     ) -> AsyncIterator[Follower]:
         """A follower that has begun; leaving the context frees all that it held.
 
@@ -80,7 +87,7 @@ class FollowService:
             OttlaError: as `TopicPositions.begin` and `Follower.begin`.
         """
         with self._place(rendering):
-            beginning = await self._positions.begin(topic, partition, start)
+            beginning = await self._positions.begin(topic, partition, start, isolation=isolation)
             follower = Follower(
                 beginning,
                 rendering,

@@ -252,6 +252,7 @@ class GroupPollService:
             max_wait_ms=max_wait_ms,
             topic_ids=membership.topic_ids,
             max_bytes=max_bytes,
+            isolation=membership.isolation,
         )
         found = await take_records(results, where, max_records=request.max_records)
         # Control batches and gaps are stepped over. Records are not: they may not be given out yet.

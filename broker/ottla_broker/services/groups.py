@@ -47,6 +47,7 @@ from ottla_protocol.errors import (
     Outcome,
     UnknownTopicOrPartitionError,
 )
+from ottla_protocol.models import Isolation
 
 
 class GroupService:
@@ -214,8 +215,12 @@ class GroupService:
             found.extend((listing, coordinator) for listing in response.groups)
         return sorted(found, key=lambda each: each[0].group)
 
-    async def describe(self, group: str) -> models.GroupDescription:
+    async def describe(
+        self, group: str, *, isolation: Isolation = "read_uncommitted"
+    ) -> models.GroupDescription:
         """A group's members, and how far it is on every partition that it reads or has committed.
+
+        Its lag is that of members who read so.
 
         Raises:
             GroupIdNotFoundError: there is no such group.
@@ -232,10 +237,12 @@ class GroupService:
             generation=response.generation,
             assignor=response.assignor,
             members=[_describe_member(member) for member in response.members],
-            offsets=await self._lags(response),
+            offsets=await self._lags(response, isolation),
         )
 
-    async def _lags(self, group: DescribeGroupResponse) -> list[models.PartitionLag]:
+    async def _lags(
+        self, group: DescribeGroupResponse, isolation: Isolation
+    ) -> list[models.PartitionLag]:
         owners = {
             (topic.topic, number): member.member_id
             for member in group.members
@@ -250,7 +257,7 @@ class GroupService:
             fetched = committed.get((topic, number))
             offset = None if fetched is None else fetched.offset
             known = bounds.get((topic, number))
-            end = None if known is None else known.high_watermark
+            end = None if known is None else known.latest(isolation)
             lags.append(
                 models.PartitionLag(
                     topic=topic,

@@ -25,6 +25,7 @@ from ottla_protocol.models import (
     BinaryFetchRequest,
     BinaryFetchResponse,
     FetchedPartition,
+    Isolation,
     PartitionToFetch,
 )
 from ottla_protocol.record_batch import NO_LEADER_EPOCH
@@ -83,6 +84,7 @@ class LeaderReads:
         topic_ids: Mapping[str, str],
         max_bytes: int = READ_BYTES,
         epochs: Mapping[TopicPartition, int] | None = None,
+        isolation: Isolation = "read_uncommitted",
     ) -> Results:
         """What follows at each position, or why it cannot be read.
 
@@ -98,6 +100,8 @@ class LeaderReads:
                 knows a later topic of that name already would tell the records of that.
             epochs: in which leader epoch each position was reached, where that is known; a leader
                 that was elected without all that is before it tells so (LogTruncatedError).
+            isolation: with `read_committed` a result may have no batches, and a `next_offset`
+                behind its position all the same.
         """
         results: Results = {}
         epochs = {} if epochs is None or not self._has_epochs else epochs
@@ -109,9 +113,8 @@ class LeaderReads:
         for leader, partitions in by_leader.items():
             for start in range(0, len(partitions), PARTITIONS_PER_REQUEST):
                 some = partitions[start : start + PARTITIONS_PER_REQUEST]
-                asked.add(
-                    asyncio.create_task(self._ask(leader, some, max_wait_ms, max_bytes, topic_ids))
-                )
+                request = _request(some, max_wait_ms, max_bytes, isolation)
+                asked.add(asyncio.create_task(self._ask(leader, request, topic_ids)))
         try:
             timeout_s: float | None = None
             while asked:
@@ -120,7 +123,7 @@ class LeaderReads:
                 )
                 for task in done:
                     results.update(task.result())
-                if not done or (max_wait_ms > 0 and _is_worth_telling(results)):
+                if not done or (max_wait_ms > 0 and _is_worth_telling(results, positions)):
                     break
                 if _has_records(results):
                     timeout_s = STRAGGLER_WAIT_MS / 1000
@@ -168,17 +171,9 @@ class LeaderReads:
     async def _ask(
         self,
         leader: int,
-        partitions: Sequence[PartitionToFetch],
-        max_wait_ms: int,
-        max_bytes: int,
+        request: BinaryFetchRequest,
         topic_ids: Mapping[str, str],
     ) -> Results:
-        share_bytes = -(-max_bytes // len(partitions))
-        request = BinaryFetchRequest(
-            [msgspec.structs.replace(each, max_bytes=share_bytes) for each in partitions],
-            max_wait_ms=max_wait_ms,
-            max_bytes=max_bytes,
-        )
         answers: Sequence[FetchedPartition | OttlaError]
         try:
             if leader == self._node_id:
@@ -186,13 +181,13 @@ class LeaderReads:
             else:
                 answers = await self._ask_peer(leader, request)
         except OttlaError as error:
-            answers = [error] * len(partitions)
+            answers = [error] * len(request.partitions)
         has_epochs = self._has_epochs
         return {
             (asked.topic, asked.partition): _as_told(
                 answer, topic_ids[asked.topic], has_epochs=has_epochs
             )
-            for asked, answer in zip(partitions, answers, strict=True)
+            for asked, answer in zip(request.partitions, answers, strict=True)
         }
 
     async def _ask_peer(
@@ -237,6 +232,18 @@ class LeaderReads:
         ]
 
 
+def _request(
+    partitions: Sequence[PartitionToFetch], max_wait_ms: int, max_bytes: int, isolation: Isolation
+) -> BinaryFetchRequest:
+    share_bytes = -(-max_bytes // len(partitions))
+    return BinaryFetchRequest(
+        [msgspec.structs.replace(each, max_bytes=share_bytes) for each in partitions],
+        max_wait_ms=max_wait_ms,
+        max_bytes=max_bytes,
+        isolation=isolation,
+    )
+
+
 def _as_told(
     answer: FetchedPartition | OttlaError, topic_id: str, *, has_epochs: bool
 ) -> FetchedPartition | OttlaError:
@@ -251,8 +258,13 @@ def _as_told(
     )
 
 
-def _is_worth_telling(results: Results) -> bool:
-    return any(isinstance(found, OttlaError) or found.batches for found in results.values())
+def _is_worth_telling(results: Results, positions: Mapping[TopicPartition, int]) -> bool:
+    return any(
+        isinstance(found, OttlaError)
+        or found.batches
+        or (found.next_offset is not None and found.next_offset > positions[key])
+        for key, found in results.items()
+    )
 
 
 def _has_records(results: Results) -> bool:

@@ -27,6 +27,7 @@ from ottla_protocol.errors import (
     RoutingError,
     UnavailableError,
 )
+from ottla_protocol.models import Isolation
 
 AnswerT = TypeVar("AnswerT")
 
@@ -38,7 +39,7 @@ TIMESTAMP_TIMEOUT_MS = 20_000
 
 
 class PartitionBoundsService:
-    """Asks the leaders of partitions for their log starts and high watermarks."""
+    """Asks the leaders of partitions for their log starts and ends."""
 
     def __init__(
         self,
@@ -64,7 +65,13 @@ class PartitionBoundsService:
                 # Not led here (any more), or the end is not known yet: no bounds are the answer.
                 continue
             found.append(
-                PartitionBounds(name.topic_id, name.partition, hosted.log.log_start_offset, latest)
+                PartitionBounds(
+                    name.topic_id,
+                    name.partition,
+                    hosted.log.log_start_offset,
+                    latest,
+                    hosted.last_stable_offset,
+                )
             )
         return found
 
@@ -74,10 +81,12 @@ class PartitionBoundsService:
         for name in lookup.partitions:
             try:
                 hosted = self._replicas.by_topic_id(name.topic_id, name.partition)
-                offset = (await find_by_timestamp(hosted, lookup.timestamp)).offset
+                place = await find_by_timestamp(
+                    hosted, lookup.timestamp, isolation=lookup.isolation
+                )
             except (RoutingError, UnavailableError, NotFoundError):
                 continue
-            found.append(TimestampOffset(name.topic_id, name.partition, offset))
+            found.append(TimestampOffset(name.topic_id, name.partition, place.offset))
         return found
 
     async def look_up(
@@ -94,16 +103,20 @@ class PartitionBoundsService:
         }
 
     async def look_up_timestamp(
-        self, partitions: Iterable[PartitionName], timestamp: int
+        self,
+        partitions: Iterable[PartitionName],
+        timestamp: int,
+        *,
+        isolation: Isolation = "read_uncommitted",
     ) -> Mapping[PartitionName, int]:
         """Where a time, in ms since the epoch, begins in partitions anywhere.
 
-        That is the first record at or after it, or the end; partitions whose leader does not tell
-        are left out.
+        That is the first record at or after it, or the end as such readers see it; partitions whose
+        leader does not tell are left out.
         """
         answers = await asyncio.gather(
             *(
-                self._ask_timestamp(leader, TimestampLookup(names, timestamp))
+                self._ask_timestamp(leader, TimestampLookup(names, timestamp, isolation))
                 for leader, names in self._by_leader(partitions).items()
             )
         )

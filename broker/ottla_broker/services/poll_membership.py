@@ -43,6 +43,7 @@ class PollMembership:
         generation: of the last answer.
         owned: what the member may read.
         topic_ids: of which topics, by name: a deleted topic's name may be given to another one.
+        isolation: whether it reads committed records alone.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class PollMembership:
         self.generation = 0
         self.owned: frozenset[TopicPartition] = frozenset()
         self.topic_ids: Mapping[str, str] = {}
+        self.isolation = request.isolation
         self._calls = calls
         self._request = request
         self._session_timeout_ms = request.session_timeout_ms

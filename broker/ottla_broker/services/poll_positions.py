@@ -131,13 +131,13 @@ class PollPositions:
         forward: dict[TopicPartition, int] = {}
         backward: dict[TopicPartition, int] = {}
         for key, known in bounds.items():
-            offset, start, end = refused[key], known.log_start_offset, known.high_watermark
-            if offset is not None and start <= offset <= end:
+            offset, start = refused[key], known.log_start_offset
+            if offset is not None and start <= offset <= known.high_watermark:
                 where[key] = offset
                 continue
             if reset == "none":
                 raise _nowhere(key, offset, known)
-            where[key] = start if reset == "earliest" else end
+            where[key] = start if reset == "earliest" else known.latest(membership.isolation)
             if offset is not None or reset == "latest":
                 # Lest the next poll skips what has come meanwhile, or is refused the same offset.
                 is_back = offset is not None and where[key] < offset

@@ -28,7 +28,8 @@ async def take_records(
     """At most `max_records` records of what was read, in the order in which it was read.
 
     Each partition may fill an equal share of the room that those before it left, so that a long
-    backlog in one does not keep the others back.
+    backlog in one does not keep the others back. One where there was nothing but what is passed
+    over has no records, and its next offset tells how far that is.
 
     Raises:
         CorruptMessageError, MessageTooLargeError: a batch cannot be decoded.
@@ -36,15 +37,18 @@ async def take_records(
     found: list[PolledPartition] = []
     left, size_bytes = max_records, 0
     readable = [
-        (key, result.batches)
+        (key, result)
         for key, result in results.items()
-        if not isinstance(result, OttlaError) and result.batches
+        if not isinstance(result, OttlaError)
+        and (result.batches or (result.next_offset or 0) > positions[key])
     ][:MAX_ACK_PARTITIONS]
-    for index, (key, batches) in enumerate(readable):
+    for index, (key, result) in enumerate(readable):
         if left <= 0 or size_bytes >= MAX_POLL_BYTES:
             break
         share = -(-left // (len(readable) - index))
-        decoded = await decode_records(batches, positions[key], max_records=share)
+        decoded = await decode_records(
+            result.batches, positions[key], max_records=share, end_offset=result.next_offset
+        )
         found.append(PolledPartition(key, decoded.records, decoded.next_offset))
         left -= len(decoded.records)
         size_bytes += sum(

@@ -16,6 +16,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.purgatory import Purgatory, Watchers
 from ottla_broker.drivers.replica_copies import ReplicaCopy
+from ottla_broker.services.committed_batches import committed_batches, has_transactions
 from ottla_broker.services.damaged_reads import answer_to_damage
 from ottla_broker.storage.partition_log import StoredBatch
 from ottla_broker.storage.stored_batch import DamagedSegmentError
@@ -29,6 +30,12 @@ from ottla_protocol.errors import (
     ReplicaNotAvailableError,
     UnknownLeaderEpochError,
 )
+from ottla_protocol.models import Isolation
+
+PASSED_BYTES_MAX = 16 << 20
+READS_MAX = 64
+"""What one look of a reader of committed records passes over, in bytes of aborted batches and in
+reads of the log, before it answers how far it got."""
 
 WATERMARK_WAIT_MS = 1_000
 """How long a read that waits for no records waits for a new leader to know which are committed. It
@@ -46,6 +53,8 @@ class PartitionRead(ABC):
         self.error: OttlaError | None = None
         self.last_limit = offset
         """What `limit` was when `batches` were read."""
+        self.has_more = False
+        """Whether there is more to look at at once, though nothing was found yet."""
         self.awaits_watermark = False
         """Whether nothing was found where an acknowledged record may be."""
 
@@ -71,26 +80,33 @@ class PartitionRead(ABC):
         """Read what is there now; an error is kept as this partition's result."""
         self.awaits_watermark = False
         try:
-            self.last_limit = limit = self.limit()
-            self._check_range()
-            if self.offset >= limit:
-                self.batches = ()
-                self.awaits_watermark = self._may_be_acknowledged()
-                return
-            max_bytes = min(self.max_bytes, budget_bytes)
-            log = self.partition.log
-            batches = log.read_tail(self.offset, max_bytes=max_bytes, limit=limit)
-            if batches is None:
-                batches = await log.read(self.offset, max_bytes=max_bytes, limit=limit)
-                # The role may have changed during the wait for the disk.
-                self.limit()
-            self.batches = batches
+            self.batches = await self._find(budget_bytes)
         except DamagedSegmentError as error:
             self.batches = ()
             self.error = await answer_to_damage(self.partition, error, self.offset)
         except OttlaError as error:
             self.batches = ()
             self.error = error
+
+    def look_away(self) -> None:
+        """Find nothing: others have found enough."""
+        self.batches = ()
+
+    async def _find(self, budget_bytes: int) -> Sequence[StoredBatch]:
+        """What there is at `offset`."""
+        self.last_limit = limit = self.limit()
+        self._check_range()
+        if self.offset >= limit:
+            self.awaits_watermark = self._may_be_acknowledged()
+            return ()
+        max_bytes = min(self.max_bytes, budget_bytes)
+        log = self.partition.log
+        batches = log.read_tail(self.offset, max_bytes=max_bytes, limit=limit)
+        if batches is None:
+            batches = await log.read(self.offset, max_bytes=max_bytes, limit=limit)
+            # The role may have changed during the wait for the disk.
+            self.limit()
+        return batches
 
     def _may_be_acknowledged(self) -> bool:
         """Whether a record that was acknowledged may be at `offset`, past the limit."""
@@ -116,8 +132,101 @@ class PartitionRead(ABC):
             )
 
 
-class LeaderRead(PartitionRead):
-    """A consumer's read at the leader, up to the high watermark.
+class ConsumerRead(PartitionRead):
+    """A consumer's read: up to the high watermark, or up to the last stable offset (KIP-98).
+
+    With `read_committed` what was aborted, and markers, are passed over. Then `next_offset` tells
+    how far that is, whether anything is left to be shown or not.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        offset: int,
+        max_bytes: int,
+        *,
+        isolation: Isolation = "read_uncommitted",
+    ) -> None:
+        super().__init__(partition, offset, max_bytes)
+        self.is_committed = isolation == "read_committed"
+        self.next_offset = offset if self.is_committed else None
+        """With `read_committed`: behind all that was looked at."""
+        # `offset` moves on behind what is passed over, and is right in this leader epoch.
+        self._asked_offset = offset
+        self._offset_epoch: int | None = None
+
+    @property
+    def watchers(self) -> Watchers:
+        """The high watermark, without which the last stable offset does not move, and the role."""
+        return self.partition.watermark_watchers
+
+    def limit(self) -> int:
+        """The high watermark or the last stable offset, while this broker may serve the read."""
+        self._require_service()
+        partition = self.partition
+        return partition.last_stable_offset if self.is_committed else partition.high_watermark
+
+    @abstractmethod
+    def _require_service(self) -> None:
+        """That this broker may serve the read now.
+
+        Raises:
+            OttlaError: it may not (any more).
+        """
+
+    def look_away(self) -> None:
+        """As every read; what was found before is not looked at."""
+        super().look_away()
+        self.has_more = False
+        if self.is_committed:
+            self.next_offset = self.offset
+
+    async def _find(self, budget_bytes: int) -> Sequence[StoredBatch]:
+        if not self.is_committed:
+            return await super()._find(budget_bytes)
+        leader_epoch = self.partition.state.leader_epoch
+        if self._offset_epoch != leader_epoch:
+            # What was passed over may have been replaced by something else.
+            self.offset, self._offset_epoch = self._asked_offset, leader_epoch
+        return await self._find_committed(budget_bytes)
+
+    async def _find_committed(self, budget_bytes: int) -> Sequence[StoredBatch]:
+        passed_bytes = 0
+        for _ in range(READS_MAX):
+            self.look_away()
+            before = self._what_is_there()
+            batches = await super()._find(budget_bytes)
+            if not batches:
+                return ()
+            shown, end_offset = batches, batches[-1].last_offset + 1
+            if has_transactions(batches):
+                aborted = await self.partition.log.aborted_transactions(
+                    batches[0].base_offset, end_offset
+                )
+                # As after every wait for the disk.
+                self._require_service()
+                if self._what_is_there() != before:
+                    # The transactions may not be those of these batches: read once more.
+                    self.has_more = True
+                    continue
+                shown = committed_batches(batches, aborted)
+            self.next_offset = end_offset
+            if shown:
+                return shown
+            self.offset = end_offset
+            passed_bytes += sum(len(batch.data) for batch in batches)
+            self.has_more = end_offset < self.last_limit
+            if not self.has_more or passed_bytes >= PASSED_BYTES_MAX:
+                break
+        return ()
+
+    def _what_is_there(self) -> tuple[int, int]:
+        """What changes where records are taken away, with what is known of their transactions."""
+        return self.partition.state.leader_epoch, self.partition.log.log_start_offset
+
+
+class LeaderRead(ConsumerRead):
+    """A consumer's read at the leader.
 
     `last_fetched_epoch` is the leader epoch in which the reader was told what is before `offset`;
     None where it does not say.
@@ -129,8 +238,10 @@ class LeaderRead(PartitionRead):
         offset: int,
         max_bytes: int,
         last_fetched_epoch: int | None = None,
+        *,
+        isolation: Isolation = "read_uncommitted",
     ) -> None:
-        super().__init__(partition, offset, max_bytes)
+        super().__init__(partition, offset, max_bytes, isolation=isolation)
         self.leader_epoch = partition.state.leader_epoch
         """The epoch in which this read has looked last."""
         self._last_fetched_epoch = last_fetched_epoch
@@ -140,18 +251,13 @@ class LeaderRead(PartitionRead):
         self.leader_epoch = self.partition.state.leader_epoch
         await super().look(budget_bytes)
 
-    @property
-    def watchers(self) -> Watchers:
-        """The high watermark and the role."""
-        return self.partition.watermark_watchers
-
-    def limit(self) -> int:
-        """The high watermark, while this broker leads."""
+    def _require_service(self) -> None:
         self.partition.leading()
-        return self.partition.high_watermark
 
     def _may_be_acknowledged(self) -> bool:
-        return self.partition.leading().may_be_acknowledged(self.offset)
+        # What is below the high watermark waits for a marker here, which may be above it.
+        least = max(self.offset, self.partition.high_watermark)
+        return self.partition.leading().may_be_acknowledged(least)
 
     def _check_range(self) -> None:
         last_fetched_epoch = self._last_fetched_epoch
@@ -180,24 +286,15 @@ class LeaderRead(PartitionRead):
             )
 
 
-class LocalRead(PartitionRead):
+class LocalRead(ConsumerRead):
     """A read of this broker's own copy (`replica=local`), up to its own high watermark."""
 
-    @property
-    def watchers(self) -> Watchers:
-        """The high watermark and the role."""
-        return self.partition.watermark_watchers
-
-    def limit(self) -> int:
-        """The high watermark that this replica knows, if it has all below it.
-
-        One that lost its end would show less than it has shown before.
-        """
+    def _require_service(self) -> None:
+        """One that lost its end would show less than it has shown before."""
         if self.partition.fitness.lost_tail and not self.partition.is_only_replica:
             raise ReplicaNotAvailableError(
                 f"this broker's copy of {self.partition.name} lost records, and is being refilled"
             )
-        return self.partition.high_watermark
 
     def _check_range(self) -> None:
         # One that came back with nothing, after its disk was replaced, is behind all readers.
@@ -206,18 +303,11 @@ class LocalRead(PartitionRead):
         super()._check_range()
 
 
-class FollowerRead(PartitionRead):
+class FollowerRead(ConsumerRead):
     """A consumer's read at a follower in sync, up to the high watermark that it knows (KIP-392)."""
 
-    @property
-    def watchers(self) -> Watchers:
-        """The high watermark and the role."""
-        return self.partition.watermark_watchers
-
-    def limit(self) -> int:
-        """The high watermark that this follower knows, while it is one in sync."""
+    def _require_service(self) -> None:
         self.partition.require_in_sync()
-        return self.partition.high_watermark
 
     def _check_range(self) -> None:
         _check_has(self.partition, self.offset)
@@ -263,7 +353,7 @@ class ReplicaRead(PartitionRead):
         if allowance_bytes is None:
             await super().look(budget_bytes)
         elif allowance_bytes == 0:
-            self.batches = ()
+            self.look_away()
         else:
             await super().look(min(budget_bytes, allowance_bytes))
         if self.copy is not None:
@@ -305,9 +395,10 @@ async def poll(
 ) -> None:
     """Fill each read's `batches` or `error`.
 
-    Returns as soon as `min_bytes` are found in all, any read has an error, `max_wait_ms` have
-    passed, or, if `for_client`, the purgatory releases the polls. `max_bytes` bounds the total,
-    save that the first partition that has data always gives at least one batch.
+    Returns as soon as `min_bytes` are found in all, any read has an error or has passed over as
+    much as it may, `max_wait_ms` have passed, or, if `for_client`, the purgatory releases the
+    polls. `max_bytes` bounds the total, save that the first partition that has data always gives at
+    least one batch.
 
     Without any data, a poll that does not wait waits up to WATERMARK_WAIT_MS for a new leader that
     does not know yet what is committed; what is still not known when a poll returns is the error
@@ -394,15 +485,15 @@ def _is_end_known(partition: Partition) -> bool:
 
 
 async def _look_at_all(reads: Sequence[PartitionRead], max_bytes: int) -> float:
-    """Bytes found in all; infinite when a read has an error to tell at once."""
+    """Bytes found in all; infinite when a read has something to tell at once."""
     total = 0
-    has_error = False
+    is_urgent = False
     for read in reads:
         if total >= max_bytes:
-            read.batches = ()
+            read.look_away()
             continue
         await read.look(max_bytes - total)
         # The others are read all the same: a follower asks again and again for one that is damaged.
-        has_error = has_error or read.error is not None
+        is_urgent = is_urgent or read.error is not None or read.has_more
         total += read.size_bytes
-    return float("inf") if has_error else total
+    return float("inf") if is_urgent else total

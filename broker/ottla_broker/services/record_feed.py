@@ -325,6 +325,7 @@ class RecordFeed:
                     max_bytes=READ_BYTES,
                     topic_ids={self.scope.topic: self.scope.topic_id},
                     epochs={self._key(index): self.epochs[index] for index in indexes},
+                    isolation=self.scope.isolation,
                 )
                 failed = False
                 for index in indexes:
@@ -372,7 +373,7 @@ class RecordFeed:
 
     async def _take_in(self, index: int, fetched: FetchedPartition) -> None:
         self.epochs = with_news(self.epochs, index, fetched)
-        if not fetched.batches:
+        if not fetched.batches and (fetched.next_offset or 0) <= self.positions[index]:
             return
         pieces = await render_batches(
             fetched.batches,
@@ -381,6 +382,7 @@ class RecordFeed:
             rendering=self.rendering,
             max_bytes=READ_BYTES,
             cursor_bytes=self.rendering.cursor_bytes(self.encoder, self.positions, self.epochs),
+            end_offset=fetched.next_offset,
         )
         for piece in pieces:
             before = self.positions

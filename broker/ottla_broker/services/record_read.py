@@ -9,9 +9,16 @@ from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.batch_decoding import decode_records
 from ottla_broker.services.filtered_read import read_filtered
-from ottla_broker.services.reading import LeaderRead, LocalRead, poll, watermark_known
+from ottla_broker.services.reading import (
+    ConsumerRead,
+    LeaderRead,
+    LocalRead,
+    poll,
+    watermark_known,
+)
 from ottla_broker.services.record_filter import RecordFilter
 from ottla_broker.services.timestamps import FoundOffset, find_by_timestamp
+from ottla_protocol.models import Isolation
 from ottla_protocol.record_codec import Record
 
 
@@ -37,9 +44,11 @@ class RecordsRead:
         offset: where the read began.
         next_offset: where the next one goes on, behind all that was looked at.
         is_full: what is appended later would not be part of it: there was more below the high
-            watermark when the records were read, or they are as many as were asked for.
+            watermark, or with `read_committed` below the last stable offset, when the records were
+            read, or they are as many as were asked for.
         high_watermark: as it is now.
         log_start_offset: as it is now.
+        last_stable_offset: as it is now; None with `read_uncommitted`.
         size_bytes: of the record batches read; with a filter, of the keys and values found.
     """
 
@@ -51,6 +60,7 @@ class RecordsRead:
     high_watermark: int
     log_start_offset: int
     size_bytes: int
+    last_stable_offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,7 @@ class ReadOptions:
     max_records: int
     min_bytes: int
     max_wait_ms: int
+    isolation: Isolation = "read_uncommitted"
     filter: RecordFilter | None = None
 
 
@@ -93,14 +104,18 @@ class RecordReadService:
             await watermark_known(replica, self._purgatory)
         if isinstance(options.position, AtTimestamp):
             assert not local, "the leader alone knows the end"
-            offset = (await find_by_timestamp(replica, options.position.timestamp)).offset
+            found_offset = await find_by_timestamp(
+                replica, options.position.timestamp, isolation=options.isolation
+            )
+            offset = found_offset.offset
         else:
-            offset = _resolve(replica, options.position, local=local)
-        kind = LocalRead if local else LeaderRead
+            offset = _resolve(replica, options.position, options.isolation, local=local)
         records: Sequence[Record]
         if options.filter is not None:
             found = await read_filtered(
-                lambda position, max_bytes: kind(replica, position, max_bytes),
+                lambda position, max_bytes: _open(
+                    replica, position, max_bytes, options.isolation, local=local
+                ),
                 options.filter,
                 offset,
                 max_bytes=options.max_bytes,
@@ -112,7 +127,7 @@ class RecordReadService:
             records, next_offset, limit = found.records, found.next_offset, found.limit
             size_bytes = found.size_bytes
         else:
-            read = kind(replica, offset, options.max_bytes)
+            read = _open(replica, offset, options.max_bytes, options.isolation, local=local)
             await poll(
                 [read],
                 min_bytes=options.min_bytes,
@@ -123,7 +138,10 @@ class RecordReadService:
             if read.error is not None:
                 raise read.error
             decoded = await decode_records(
-                [batch.data for batch in read.batches], offset, max_records=options.max_records
+                [batch.data for batch in read.batches],
+                offset,
+                max_records=options.max_records,
+                end_offset=read.next_offset,
             )
             records, next_offset, limit = decoded.records, decoded.next_offset, read.last_limit
             size_bytes = read.size_bytes
@@ -136,12 +154,22 @@ class RecordReadService:
             high_watermark=replica.high_watermark,
             log_start_offset=replica.log.log_start_offset,
             size_bytes=size_bytes,
+            last_stable_offset=(
+                replica.last_stable_offset if options.isolation == "read_committed" else None
+            ),
         )
 
     async def offset_at(
-        self, topic: str, partition: int, at: Literal["earliest", "latest"] | AtTimestamp
+        self,
+        topic: str,
+        partition: int,
+        at: Literal["earliest", "latest"] | AtTimestamp,
+        *,
+        isolation: Isolation = "read_uncommitted",
     ) -> FoundOffset:
-        """The log start, the high watermark, or where the first record at or after a time is.
+        """The log start, the end, or where the first record at or after a time is.
+
+        The end is the high watermark, or the last stable offset for who reads committed records.
 
         Raises:
             OffsetNotAvailableError: a new leader does not know `latest` soon enough.
@@ -151,9 +179,16 @@ class RecordReadService:
         if needs_end(at):
             await watermark_known(replica, self._purgatory)
         if isinstance(at, AtTimestamp):
-            return await find_by_timestamp(replica, at.timestamp)
+            return await find_by_timestamp(replica, at.timestamp, isolation=isolation)
         replica.leading()
-        return FoundOffset(_resolve(replica, at, local=False))
+        return FoundOffset(_resolve(replica, at, isolation, local=False))
+
+
+def _open(
+    replica: Partition, offset: int, max_bytes: int, isolation: Isolation, *, local: bool
+) -> ConsumerRead:
+    kind = LocalRead if local else LeaderRead
+    return kind(replica, offset, max_bytes, isolation=isolation)
 
 
 def needs_end(position: Position) -> bool:
@@ -162,12 +197,18 @@ def needs_end(position: Position) -> bool:
 
 
 def _resolve(
-    replica: Partition, position: int | Literal["earliest", "latest"], *, local: bool
+    replica: Partition,
+    position: int | Literal["earliest", "latest"],
+    isolation: Isolation,
+    *,
+    local: bool,
 ) -> int:
     start = replica.log.log_start_offset
     if position == "earliest":
         return start
     if position == "latest" or position < 0:
         latest = replica.high_watermark if local else replica.latest_offset()
+        if isolation == "read_committed":
+            latest = replica.last_stable_offset
         return latest if position == "latest" else max(start, latest + position)
     return position

@@ -48,19 +48,23 @@ async def render_batches(
     rendering: StreamRendering,
     max_bytes: int,
     cursor_bytes: int,
+    end_offset: int | None = None,
 ) -> list[RenderedPiece]:
     """Pieces with the records from `offset` on, at least one if the batches have any.
 
     They end before the record with which keys, values and headers are more than `max_bytes`,
     whether they are wanted or not: the last piece's `next_offset` is where to read on. Where
     records are passed over without any to render, the one piece has none and tells how far that is.
-    `cursor_bytes` is what each record's cursor will add, 0 where it gets none.
+    `cursor_bytes` is what each record's cursor will add, 0 where it gets none; `end_offset` is as
+    `decode_records` takes it.
 
     Raises:
         CorruptMessageError, MessageTooLargeError: a batch cannot be decoded.
         InvalidRequestError: a record cannot be rendered in this form.
     """
-    decoded = await decode_records(batches, offset, max_records=RECORDS_PER_READ)
+    decoded = await decode_records(
+        batches, offset, max_records=RECORDS_PER_READ, end_offset=end_offset
+    )
     records, next_offset = decoded.records, decoded.next_offset
     most = max(1, OVERHEAD_BYTES_MAX // (RECORD_BYTES + cursor_bytes))
     kept, size_bytes = _fitting(records[:most], max_bytes)

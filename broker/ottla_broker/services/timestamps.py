@@ -7,6 +7,7 @@ from ottla_broker.services.batch_decoding import decode_records
 from ottla_broker.services.damaged_reads import answer_to_damage
 from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_protocol.errors import LeaderNotAvailableError
+from ottla_protocol.models import Isolation
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +18,15 @@ class FoundOffset:
     timestamp: int | None = None
 
 
-async def find_by_timestamp(replica: Partition, timestamp: int) -> FoundOffset:
+async def find_by_timestamp(
+    replica: Partition, timestamp: int, *, isolation: Isolation = "read_uncommitted"
+) -> FoundOffset:
     """The first record at or after `timestamp`, in ms, that is below the high watermark.
 
     Timestamps need not rise with the offsets: what counts is the lowest offset. Where no record is
-    as late, it is the high watermark, and the answer has no timestamp.
+    as late, it is the high watermark, and the answer has no timestamp. With `read_committed` it is
+    the last stable offset in its place, and the record may be one that was aborted: whoever reads
+    from there on misses nothing.
 
     Raises:
         OffsetNotAvailableError: a new leader does not know its high watermark yet.
@@ -31,6 +36,8 @@ async def find_by_timestamp(replica: Partition, timestamp: int) -> FoundOffset:
     """
     leader = replica.leading()
     limit = replica.latest_offset()
+    if isolation == "read_committed":
+        limit = replica.last_stable_offset
     offset = replica.log.log_start_offset
     found = None
     while found is None:

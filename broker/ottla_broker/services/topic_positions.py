@@ -23,6 +23,7 @@ from ottla_protocol.errors import (
     LeaderNotAvailableError,
     UnknownTopicOrPartitionError,
 )
+from ottla_protocol.models import Isolation
 from ottla_protocol.record_batch import NO_LEADER_EPOCH
 
 LEADER_WAIT_MS = 5_000
@@ -41,6 +42,7 @@ class ReadScope:
     topic: str
     topic_id: str
     partition: int | None
+    isolation: Isolation = "read_uncommitted"
 
     @property
     def first_partition(self) -> int:
@@ -80,7 +82,14 @@ class TopicPositions:
         self._controller = controller
         self._bounds = bounds
 
-    async def begin(self, topic_name: str, partition: int | None, start: Start) -> Beginning:
+    async def begin(
+        self,
+        topic_name: str,
+        partition: int | None,
+        start: Start,
+        *,
+        isolation: Isolation = "read_uncommitted",
+    ) -> Beginning:
         """What is read, and from where.
 
         Raises:
@@ -104,7 +113,7 @@ class TopicPositions:
                 f"{MAX_CURSOR_PARTITIONS} are read with one cursor: read them one by one",
                 max_partitions=MAX_CURSOR_PARTITIONS,
             )
-        scope = ReadScope(topic.name, topic.topic_id, partition)
+        scope = ReadScope(topic.name, topic.topic_id, partition, isolation)
         if isinstance(start, Cursor):
             return await self._resume(scope, start, len(topic.partitions))
         if isinstance(start, int) and start >= 0:
@@ -188,11 +197,13 @@ class TopicPositions:
     ) -> Mapping[int, int]:
         names = [PartitionName(scope.topic_id, number) for number in partitions]
         if isinstance(position, AtTimestamp):
-            times = await self._bounds.look_up_timestamp(names, position.timestamp)
+            times = await self._bounds.look_up_timestamp(
+                names, position.timestamp, isolation=scope.isolation
+            )
             return {name.partition: offset for name, offset in times.items()}
         bounds = await self._bounds.look_up(names)
         return {
-            name.partition: _offset(position, each.log_start_offset, each.high_watermark)
+            name.partition: _offset(position, each.log_start_offset, each.latest(scope.isolation))
             for name, each in bounds.items()
         }
 
@@ -203,10 +214,10 @@ def _fits(cursor: Cursor, topic: Topic) -> bool:
     return cursor.topic_id == topic.topic_id and end <= len(topic.partitions)
 
 
-def _offset(position: Position, log_start_offset: int, high_watermark: int) -> int:
+def _offset(position: Position, log_start_offset: int, latest_offset: int) -> int:
     if position == "earliest":
         return log_start_offset
     if position == "latest":
-        return high_watermark
+        return latest_offset
     assert isinstance(position, int)
-    return max(log_start_offset, high_watermark + position)
+    return max(log_start_offset, latest_offset + position)

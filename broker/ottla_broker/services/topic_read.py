@@ -16,6 +16,7 @@ from ottla_broker.services.topic_positions import Start, TopicPositions
 from ottla_broker.services.truncated_reads import refuse_truncated, with_news
 from ottla_protocol.cursors import Cursor
 from ottla_protocol.errors import OttlaError
+from ottla_protocol.models import Isolation
 
 READ_WAIT_MS = 5_000
 """How long one read of a waiting request stays at the leaders, before it is asked who leads now."""
@@ -35,6 +36,7 @@ class TopicReadOptions:
     max_bytes: int
     max_records: int
     max_wait_ms: int
+    isolation: Isolation = "read_uncommitted"
     filter: RecordFilter | None = None
 
 
@@ -71,7 +73,9 @@ class TopicReadService:
             OttlaError: as `TopicPositions.begin`.
         """
         deadline_ms = monotonic_ms() + options.max_wait_ms
-        beginning = await self._positions.begin(topic, None, options.start)
+        beginning = await self._positions.begin(
+            topic, None, options.start, isolation=options.isolation
+        )
         scope, epochs = beginning.scope, beginning.epochs
         where = {(scope.topic, number): at for number, at in enumerate(beginning.positions)}
         wait_ms = 0
@@ -83,6 +87,7 @@ class TopicReadService:
                 max_bytes=options.max_bytes,
                 topic_ids={scope.topic: scope.topic_id},
                 epochs=dict(zip(where, epochs, strict=True)),
+                isolation=options.isolation,
             )
             refuse_truncated(results, scope, tuple(where.values()), epochs)
             failed = _failed(results)

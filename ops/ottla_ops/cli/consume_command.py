@@ -2,6 +2,7 @@
 
 import re
 import sys
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -24,6 +25,13 @@ FORMAT_HELP: Final = (
 FormatOption = typer.Option(
     "--format", metavar="FORMAT", autocompletion=lambda: list(FORMATS), help=FORMAT_HELP
 )
+
+
+class Isolation(StrEnum):
+    """Whether records of transactions that are open or were aborted are printed, too."""
+
+    UNCOMMITTED = "read_uncommitted"
+    COMMITTED = "read_committed"
 
 
 def consume(
@@ -57,6 +65,13 @@ def consume(
             "(RFC 9535); the broker evaluates it. --from -N still counts all records.",
         ),
     ] = None,
+    isolation: Annotated[
+        Isolation,
+        typer.Option(
+            help="With read_committed, records of transactions that are open or were aborted are "
+            "left out, and the end is before the oldest open one."
+        ),
+    ] = Isolation.UNCOMMITTED,
     max_records: Annotated[
         int | None,
         typer.Option("--max-records", "-n", min=1, metavar="N", help="Stop after so many."),
@@ -101,6 +116,7 @@ def consume(
         max_records=max_records,
         timeout_s=timeout,
         where=where,
+        isolation=isolation.value,
     )
     reader = TopicReader(session.connect(), request)
     partitions = reader.partitions() if partition is None else [partition]

@@ -1,6 +1,6 @@
 """Reads the partitions of a topic over HTTP, each from where it left off.
 
-`read_until_end` is `cat`: it notes each partition's high watermark first, reads up to there, one
+`read_until_end` is `cat`: it notes each partition's end first, reads up to there, one
 partition after the other, and so prints the same for the same data. `follow` is `tail -f`: one
 long-poll per partition at a time, each in its own thread, whatever comes first goes out first. In
 both, offsets advance only by what the broker answered, so a failover repeats no record and skips
@@ -19,7 +19,7 @@ import msgspec
 from ottla_ops.cli.failures import CommandError, ExitCode
 from ottla_ops.cli.http_connection import Answer, HttpConnection, path_of
 from ottla_protocol import routes
-from ottla_protocol.models import OffsetResponse, TopicDescription
+from ottla_protocol.models import Isolation, OffsetResponse, TopicDescription
 
 READ_BYTES_MAX: Final = 1 << 20
 READ_RECORDS_MAX: Final = 5_000
@@ -59,6 +59,8 @@ class ReadRequest:
         value_format: how keys and values come back: auto, json, text or base64.
         max_records: stop after so many, over all partitions; None for all.
         timeout_s: how long a retriable failure may last.
+        isolation: `read_uncommitted` or `read_committed`, which leaves out what was aborted and
+            ends before what is open.
     """
 
     topic: str
@@ -68,6 +70,7 @@ class ReadRequest:
     timeout_s: float = 30.0
     since_ms: int | None = None
     where: str | None = None
+    isolation: Isolation = "read_uncommitted"
 
 
 class TopicReader:
@@ -174,6 +177,7 @@ class TopicReader:
             "max_records": min(self._request.max_records or READ_RECORDS_MAX, READ_RECORDS_MAX),
             "max_wait_ms": wait_ms,
             "where": self._request.where,
+            "isolation": self._isolation,
         }
         answer = self._retry(
             lambda: self._connection.request(
@@ -194,8 +198,15 @@ class TopicReader:
 
     def _offset(self, partition: int, *, at: str | int) -> int:
         path = path_of(routes.PARTITION_OFFSETS, topic=self._request.topic, partition=partition)
-        answer = self._retry(lambda: self._connection.request("GET", path, query={"at": at}))
+        query: dict[str, object] = {"at": at, "isolation": self._isolation}
+        answer = self._retry(lambda: self._connection.request("GET", path, query=query))
         return answer.decoded(OffsetResponse).offset
+
+    @property
+    def _isolation(self) -> Isolation | None:
+        """As a parameter; none for what every broker does without."""
+        isolation = self._request.isolation
+        return None if isolation == "read_uncommitted" else isolation
 
     def _retry(self, attempt: Callable[[], Answer]) -> Answer:
         return self._connection.retry(attempt, timeout_s=self._request.timeout_s)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ottla_ops.cli.consume_command import FormatOption, consume
+from ottla_ops.cli.consume_command import FormatOption, Isolation, consume
 
 
 def tail(
@@ -22,6 +22,9 @@ def tail(
         int | None,
         typer.Option(min=0, metavar="N", help="Only this partition; all of them without it."),
     ] = None,
+    isolation: Annotated[
+        Isolation, typer.Option(help="Whether also what is not committed; see `consume`.")
+    ] = Isolation.UNCOMMITTED,
     where: Annotated[
         str | None,
         typer.Option(metavar="EXPRESSION", help="Only those for which this holds; see `consume`."),
@@ -36,5 +39,6 @@ def tail(
         start=f"-{last}" if last else "latest",
         follow=follow,
         where=where,
+        isolation=isolation,
         output_format=output_format,
     )

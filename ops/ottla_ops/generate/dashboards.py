@@ -172,6 +172,14 @@ TOPICS: Final = Dashboard(
             f" (ottla_partition_log_start_offset{{{SELECTED}}}))",
             "{{topic}}",
         ),
+        _graph(
+            "Records that wait for transactions, by topic",
+            "short",
+            "sum by (topic) (max by (topic, partition)"
+            f" (ottla_partition_high_watermark{{{SELECTED}}}"
+            f" - ottla_partition_last_stable_offset{{{SELECTED}}}))",
+            "{{topic}}",
+        ),
         _rates("Segments removed by retention", "ops", "ottla_removed_segments_total"),
         _rates("Records left out by compaction", "ops", "ottla_compacted_records_total", "reason"),
         _rates("Failed compactions by reason", "ops", "ottla_compaction_errors_total", "reason"),

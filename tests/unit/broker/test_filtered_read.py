@@ -45,6 +45,8 @@ class Log:
 
 
 class Read(PartitionRead):
+    next_offset = None
+
     def __init__(self, log, offset, max_bytes):
         super().__init__(None, offset, max_bytes)
         self.log = log

@@ -41,7 +41,7 @@ from ottla_protocol.errors import (
     UnknownTopicOrPartitionError,
 )
 from ottla_protocol.models import FetchedPartition
-from ottla_protocol.record_batch import NO_LEADER_EPOCH, patch_batch
+from ottla_protocol.record_batch import NO_LEADER_EPOCH, patch_batch, read_header
 from ottla_protocol.record_codec import RecordData, encode_batch
 
 TOPIC_ID = "0123456789abcdef0123456789abcdef"
@@ -101,27 +101,37 @@ class Topic:
         self.leaders[partition] = 3 - self.leaders[partition]
         self.publish()
 
-    def append(self, partition, *values, is_control=False):
+    def append(self, partition, *values, is_control=False, is_aborted=False):
         records = [RecordData(1, None, json.dumps(value).encode()) for value in values]
-        batch = encode_batch(records, is_control=is_control)
+        batch = encode_batch(
+            records,
+            is_control=is_control,
+            producer_id=7 if is_aborted else -1,
+            producer_epoch=0 if is_aborted else -1,
+            is_transactional=is_aborted,
+        )
         patch_batch(batch, base_offset=self.ends[partition], leader_epoch=0)
         self.ends[partition] += len(values)
         self.batches[partition].append((self.ends[partition], memoryview(batch)))
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def read(self, positions, *, max_wait_ms, max_bytes, topic_ids, epochs):
+    async def read(self, positions, *, max_wait_ms, max_bytes, topic_ids, epochs, isolation):
         """As `LeaderReads.read`; one batch of each partition at a time."""
         assert topic_ids == {"t": TOPIC_ID}
         self.reads += 1
         await self._dawdle()
         while True:
             changed = self._changed
-            found = {key: self._look(key[1], at, epochs[key]) for key, at in positions.items()}
+            found = {
+                key: self._look(key[1], at, epochs[key], isolation) for key, at in positions.items()
+            }
             told = {
                 key: each
                 for key, each in found.items()
-                if isinstance(each, Exception) or each.batches
+                if isinstance(each, Exception)
+                or each.batches
+                or (each.next_offset or 0) > positions[key]
             }
             if told or not max_wait_ms:
                 return found
@@ -131,7 +141,7 @@ class Topic:
     async def _dawdle(self):
         await turns(1 + self.delays.randrange(30) if self.delays else 1)
 
-    def _look(self, partition, offset, epoch):
+    def _look(self, partition, offset, epoch, isolation):
         if partition in self.failing:
             return self.failing[partition]
         common_end = self.elections[partition].common_end_for(epoch, self.ends[partition])
@@ -139,15 +149,26 @@ class Topic:
             return LogTruncatedError("gone", partition=partition, divergent_offset=common_end)
         if offset > self.ends[partition]:
             return OffsetOutOfRangeError("no such offset", log_end_offset=self.ends[partition])
-        batches = [batch for end, batch in self.batches[partition] if end > offset][:1]
+        ends = [(end, batch) for end, batch in self.batches[partition] if end > offset][:1]
+        batches = [batch for _, batch in ends]
+        next_offset = None
+        if isolation == "read_committed":
+            next_offset = max([offset, *(end for end, _ in ends)])
+            batches = [batch for batch in batches if not read_header(batch).is_transactional]
         epoch = self.elections[partition].latest_epoch
         return FetchedPartition(
-            "t", partition, batches, self.ends[partition], 0, leader_epoch=epoch
+            "t",
+            partition,
+            batches,
+            self.ends[partition],
+            0,
+            leader_epoch=epoch,
+            next_offset=next_offset,
         )
 
-    async def begin(self, topic, partition, start):
+    async def begin(self, topic, partition, start, *, isolation):
         """As `TopicPositions.begin`."""
-        scope = ReadScope(topic, TOPIC_ID, partition)
+        scope = ReadScope(topic, TOPIC_ID, partition, isolation)
         if isinstance(start, Cursor):
             offsets = start.offsets if partition is None else (start.offset_of(partition),)
             added = len(self.ends) - len(offsets) if partition is None else 0
@@ -466,6 +487,45 @@ async def test_signs_of_life_come_where_nothing_happens_and_tell_what_was_passed
         cursor = told.split(b"id: ")[1].strip().decode()
         assert decode_cursor(cursor).offsets == (1,)
         assert await follower.next() == b": keep-alive\n\n"
+
+
+async def test_committed_and_other_readers_share_no_feed_and_both_go_on_behind_what_was_aborted():
+    topic = Topic(1)
+    follows = service(topic)
+    committed = follows.follow("t", None, "earliest", LINES, isolation="read_committed")
+    async with committed as first, follows.follow("t", None, "earliest", LINES) as second:
+        readers = [Reader(first), Reader(second)]
+        topic.append(0, "a")
+        for reader in readers:
+            await reader.take_until(1)
+        waiting = [asyncio.create_task(reader.take()) for reader in readers]
+        await turns(100)
+        assert len(follows._feeds) == 2
+        topic.append(0, "never", is_aborted=True)
+        await waiting[1]
+        topic.append(0, "b")
+        await waiting[0]
+        await readers[0].take_until(2)
+        await readers[1].take_until(3)
+    assert [each["value"] for each in readers[0].records] == ["a", "b"]
+    assert [each["value"] for each in readers[1].records] == ["a", "never", "b"]
+    cursor = decode_cursor(readers[0].records[-1]["cursor"])
+    assert cursor.offsets == (3,)
+
+
+async def test_whoever_catches_up_passes_over_what_was_aborted():
+    topic = Topic(2)
+    topic.append(0, "never", is_aborted=True)
+    topic.append(0, "nor this", is_aborted=True)
+    topic.append(1, "a")
+    follows = service(topic)
+    committed = follows.follow("t", None, "earliest", LINES, isolation="read_committed")
+    async with committed as follower:
+        reader = Reader(follower)
+        await reader.take_until(1)
+        topic.append(0, "b")
+        await reader.take_until(2)
+    assert [each["value"] for each in reader.records] == ["a", "b"]
 
 
 async def test_no_more_follow_than_may_and_whoever_goes_makes_room():

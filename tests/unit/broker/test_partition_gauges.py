@@ -12,6 +12,7 @@ def hosted(topic, partition, *, leads=False):
         state=SimpleNamespace(topic=topic, partition=partition),
         leader=object() if leads else None,
         high_watermark=20,
+        last_stable_offset=15,
         log=SimpleNamespace(log_start_offset=10, log_end_offset=30, size_bytes=4096),
     )
 
@@ -31,6 +32,7 @@ def test_a_partition_has_its_offsets_and_its_size():
     assert {name: float(value) for name, value in samples.items()} == {
         f"ottla_partition_log_start_offset{labels}": 10,
         f"ottla_partition_high_watermark{labels}": 20,
+        f"ottla_partition_last_stable_offset{labels}": 15,
         f"ottla_partition_log_end_offset{labels}": 30,
         f"ottla_partition_size_bytes{labels}": 4096,
         UNTOLD: 0,

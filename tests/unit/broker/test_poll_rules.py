@@ -335,7 +335,7 @@ class Reads:
             return self._news, 1
         return await self._decide(group, command, repeatable=repeatable)
 
-    async def read(self, positions, *, max_wait_ms, topic_ids, max_bytes):
+    async def read(self, positions, *, max_wait_ms, topic_ids, max_bytes, isolation):
         assert topic_ids == {"t": "id"}
         self.asked.append(dict(positions))
         if max_wait_ms:
@@ -391,7 +391,7 @@ async def test_records_of_what_is_being_given_up_are_kept_back():
     class Slow:
         asked = 0
 
-        async def read(self, positions, *, max_wait_ms, topic_ids, max_bytes):
+        async def read(self, positions, *, max_wait_ms, topic_ids, max_bytes, isolation):
             assert topic_ids == {"t": "id"}
             self.asked += 1
             if self.asked == 1:
@@ -430,7 +430,7 @@ async def test_a_poll_ends_in_time_though_it_cannot_confirm_what_was_taken():
     class OnceEmpty:
         asked = 0
 
-        async def read(self, positions, *, max_wait_ms, topic_ids, max_bytes):
+        async def read(self, positions, *, max_wait_ms, topic_ids, max_bytes, isolation):
             assert topic_ids == {"t": "id"}
             self.asked += 1
             if self.asked == 1:

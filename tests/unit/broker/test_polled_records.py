@@ -1,5 +1,6 @@
 """The records of one poll: a fair share of each partition, in order, within the bounds."""
 
+import msgspec
 import pytest
 
 from ottla_broker.services import polled_records
@@ -71,3 +72,18 @@ async def test_many_bytes_end_a_poll_early(monkeypatch):
     results = {("t", number): fetched(1, value_bytes=60) for number in range(4)}
     found = await take_records(results, dict.fromkeys(results, 0), max_records=10)
     assert shares(found) == {0: 1, 1: 1}
+
+
+async def test_what_was_passed_over_is_told_though_there_are_no_records():
+    moved = FetchedPartition("t", 0, [], 1_000, 0, next_offset=40)
+    unmoved = FetchedPartition("t", 1, [], 1_000, 0, next_offset=20)
+    results = {("t", 0): moved, ("t", 1): unmoved}
+    [found] = await take_records(results, dict.fromkeys(results, 20), max_records=3)
+    assert (found.key, found.records, found.next_offset) == (("t", 0), [], 40)
+
+
+async def test_the_next_offset_is_behind_what_was_passed_over_once_all_is_taken():
+    whole = msgspec.structs.replace(fetched(5, base_offset=20), next_offset=40)
+    for room, next_offset in ((5, 40), (4, 24)):
+        [found] = await take_records({("t", 0): whole}, {("t", 0): 20}, max_records=room)
+        assert (len(found.records), found.next_offset) == (room, next_offset)

@@ -28,7 +28,7 @@ async def answer(error, headers, media_type=routes.EVENT_STREAM):
     """The status and body of a stream that cannot begin."""
 
     @asynccontextmanager
-    async def refuse(*_):
+    async def refuse(*_, **__):
         raise error
         yield
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ottla_broker.drivers.peer_messages import PartitionBounds
 from ottla_broker.services.topic_positions import TopicPositions
 from ottla_protocol.cursors import Cursor
 from ottla_protocol.errors import (
@@ -31,11 +32,11 @@ class Broker:
         return self._is_certain
 
     async def look_up(self, names):
-        return {name: SimpleNamespace(log_start_offset=7, high_watermark=9) for name in names}
+        return {name: PartitionBounds(name.topic_id, name.partition, 7, 9, 8) for name in names}
 
-    async def begin(self, cursor, partition=None):
+    async def begin(self, cursor, partition=None, **options):
         positions = TopicPositions(topics=self, metadata=self, controller=self, bounds=self)
-        found = await positions.begin("t", partition, cursor)
+        found = await positions.begin("t", partition, cursor, **options)
         assert len(found.epochs) == len(found.positions)
         return found.positions
 
@@ -46,6 +47,12 @@ def cursor(*offsets, topic_id=TOPIC_ID, first_partition=0):
 
 async def test_partitions_that_a_cursor_has_not_begin_at_their_earliest():
     assert await Broker(3).begin(cursor(1, 2)) == (1, 2, 7)
+
+
+async def test_latest_is_the_last_stable_offset_for_whoever_reads_committed_records():
+    assert await Broker(2).begin("latest") == (9, 9)
+    assert await Broker(2).begin("latest", isolation="read_committed") == (8, 8)
+    assert await Broker(2).begin(-1, isolation="read_committed") == (7, 7)
 
 
 async def test_partitions_of_which_only_the_cursor_knows_are_asked_for():

@@ -21,10 +21,10 @@ class EndlessTopic:
     def __init__(self):
         self.reads = 0
 
-    async def begin(self, topic, partition, start):
+    async def begin(self, topic, partition, start, *, isolation):
         return Beginning(ReadScope(topic, TOPIC_ID, partition), (start,), (NO_LEADER_EPOCH,))
 
-    async def read(self, positions, *, max_wait_ms, max_bytes, topic_ids, epochs):
+    async def read(self, positions, *, max_wait_ms, max_bytes, topic_ids, epochs, isolation):
         assert topic_ids == {"t": TOPIC_ID}
         self.reads += 1
         [(key, offset)] = positions.items()

@@ -1,7 +1,7 @@
 """Consumer groups: `/v1/groups`."""
 
 from ottla_broker.http import group_poll, groups
-from ottla_broker.http.operation_tables.parameters import GROUP, MEMBER
+from ottla_broker.http.operation_tables.parameters import GROUP, ISOLATION, MEMBER
 from ottla_broker.http.operations import (
     THROUGH_THE_CONTROLLER,
     Content,
@@ -223,7 +223,7 @@ OPERATIONS = (
         "One group",
         ok(GroupDescription, "Its members, what they read, and its lag."),
         groups.describe,
-        parameters=(GROUP,),
+        parameters=(GROUP, ISOLATION),
         problems=(*COORDINATOR, GroupIdNotFoundError),
         broker_only=True,
     ),

@@ -1,6 +1,7 @@
-"""Parameters of the path that many operations share."""
+"""Parameters that many operations share."""
 
-from ottla_broker.http.operations import Parameter, integer
+from ottla_broker.http.operations import Parameter, choice, integer
+from ottla_broker.http.query import ISOLATIONS
 from ottla_cluster.groups.limits import MAX_GROUP_ID_LENGTH, MAX_MEMBER_ID_LENGTH
 from ottla_protocol import routes
 from ottla_protocol.json_records import MAX_PARTITION
@@ -46,6 +47,14 @@ TRANSACTION_HEADER = Parameter(
         "pattern": r"^(0|[1-9][0-9]{0,17})\.(0|[1-9][0-9]{0,3})\.[A-Za-z0-9._~-]+$",
         "maxLength": MAX_TRANSACTIONAL_ID_CHARACTERS,
     },
+)
+
+ISOLATION = Parameter(
+    "isolation",
+    "query",
+    "With `read_committed` reads end at the last stable offset, and leave out records of "
+    "transactions that were aborted.",
+    choice(*ISOLATIONS, default=ISOLATIONS[0]),
 )
 
 BROKER = Parameter("broker", "path", "The broker's node id.", integer(1, MAX_NODE_ID), 1)

@@ -7,7 +7,7 @@ from ottla_broker.http.operation_tables.following import (
     FOLLOW_PROBLEMS,
     FOLLOWING,
 )
-from ottla_broker.http.operation_tables.parameters import PARTITION, TOPIC
+from ottla_broker.http.operation_tables.parameters import ISOLATION, PARTITION, TOPIC
 from ottla_broker.http.operations import Content, Operation, Parameter, Reply, choice, integer, ok
 from ottla_broker.http.query import MAX_OFFSET, MAX_TIMESTAMP
 from ottla_broker.http.selections import FORMATS, MAX_KEY_CHARACTERS
@@ -122,6 +122,7 @@ READ_HEADERS = LEADER_HEADER | {
     routes.HEADER_NEXT_OFFSET: "Where the next read begins.",
     routes.HEADER_HIGH_WATERMARK: "First offset that nobody may read yet.",
     routes.HEADER_LOG_START_OFFSET: "First offset that is retained.",
+    routes.HEADER_LAST_STABLE_OFFSET: "With `read_committed`: first offset it does not read.",
     "Cache-Control": (
         "`no-store` where more may be appended to the answer; else `no-cache` where records may be "
         "taken from it, or the URL names no offset; else a `max-age` with `immutable`."
@@ -251,6 +252,7 @@ OPERATIONS = (
                 "How long to wait for them, in milliseconds.",
                 integer(0, MAX_WAIT_MS, records.DEFAULT_WAIT_MS),
             ),
+            ISOLATION,
             *SELECTION,
             *FOLLOWING,
             Parameter(
@@ -283,14 +285,15 @@ OPERATIONS = (
             Parameter(
                 "at",
                 "query",
-                "`earliest`, `latest` (the high watermark), or a time in milliseconds since the "
-                "epoch.",
+                "`earliest`, `latest` (the high watermark; with `read_committed` the last stable "
+                "offset), or a time in milliseconds since the epoch.",
                 {
                     "anyOf": [integer(0, MAX_TIMESTAMP), {"enum": ["earliest", "latest"]}],
                     "default": "latest",
                 },
                 "latest",
             ),
+            ISOLATION,
         ),
         problems=READ,
         broker_only=True,

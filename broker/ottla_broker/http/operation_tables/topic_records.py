@@ -8,7 +8,7 @@ from ottla_broker.http.operation_tables.following import (
     FOLLOWING,
     LINES,
 )
-from ottla_broker.http.operation_tables.parameters import TOPIC
+from ottla_broker.http.operation_tables.parameters import ISOLATION, TOPIC
 from ottla_broker.http.operation_tables.records import NO_STORE, READ, SELECTION
 from ottla_broker.http.operations import Content, Operation, Parameter, Reply, integer
 from ottla_broker.http.query import MAX_OFFSET, MAX_TIMESTAMP
@@ -89,6 +89,7 @@ OPERATIONS = (
                 "How long to wait for a record, in milliseconds.",
                 integer(0, MAX_WAIT_MS, DEFAULT_WAIT_MS),
             ),
+            ISOLATION,
             *SELECTION,
             *FOLLOWING,
         ),
