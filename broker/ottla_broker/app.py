@@ -38,6 +38,7 @@ from ottla_broker.drivers.log_compaction import LogCompactionTask
 from ottla_broker.drivers.log_end_survey import LogEndSurvey
 from ottla_broker.drivers.log_retention import LogRetention
 from ottla_broker.drivers.log_scrubber import LogScrubber
+from ottla_broker.drivers.marker_appends import MarkerAppends
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.metadata_state_machine import MetadataStateMachine
 from ottla_broker.drivers.peer_client import PeerClient
@@ -47,6 +48,7 @@ from ottla_broker.drivers.raft_store import RaftStore
 from ottla_broker.drivers.replica_healer import ReplicaHealer
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.drivers.transaction_coordinators import TransactionCoordinators
 from ottla_broker.http.aiohttp_connection import AiohttpConnections
 from ottla_broker.http.application import build_application
 from ottla_broker.http.listener import Listener
@@ -320,6 +322,18 @@ class Broker:
             random=random,
             on_failure=self._fail,
         )
+        marker_appends = MarkerAppends(replicas=self._replicas, groups=self._coordinators)
+        self._transactions = TransactionCoordinators(
+            node_id=settings.node_id,
+            config=settings.transaction_config,
+            metadata=self._metadata,
+            replicas=self._replicas,
+            peers=self._peers,
+            write_here=marker_appends.write,
+            catch_up=self._controller_client.catch_up,
+            next_producer_id=self._producer_ids.next_id,
+            on_failure=self._fail,
+        )
         context = wire_services(
             settings,
             Drivers(
@@ -331,6 +345,8 @@ class Broker:
                 commands=self._controller_commands,
                 replicas=self._replicas,
                 coordinators=self._coordinators,
+                transactions=self._transactions,
+                marker_appends=marker_appends,
                 purgatory=self._purgatory,
                 producer_ids=self._producer_ids,
                 tenure=self._tenure,
@@ -420,6 +436,7 @@ class Broker:
         self._healer.start()
         self._scrubber.start()
         self._coordinators.start()
+        self._transactions.start()
         self._group_lags.start(self._fail)
         self._leadership_returns.start()
         self._lifecycle.start()
@@ -468,6 +485,7 @@ class Broker:
         await self._group_lags.stop()
         await self._group_polls.stop()
         await self._rest_consumers.stop()
+        await self._transactions.stop()
         await self._coordinators.stop()
         await self._compaction.stop()
         await self._retention.stop()

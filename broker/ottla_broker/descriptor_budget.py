@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ottla_broker.storage.handles import DESCRIPTORS_PER_SEGMENT, OPEN_SEGMENTS_MAX
+from ottla_cluster.transactions.marker_planner import MARKER_CALLS_PER_LEADER
 
 TURNED_AWAY_MAX: Final = 32
 """Connections beyond all limits that are told so at a time; others are closed without a word."""
@@ -26,9 +27,10 @@ with four each, threads of blocking work, the Raft store, the event loop, and re
 DESCRIPTORS_MIN: Final = 256
 """With fewer a broker does not start; one of more than three brokers needs more."""
 
-CLUSTER_CALLS_PER_PEER: Final = 6
+CLUSTER_CALLS_PER_PEER: Final = 6 + MARKER_CALLS_PER_LEADER
 """Calls to one peer at a time that the cluster lives by: Raft messages, replica fetches,
-heartbeats, news of metadata, and reports of peers and of replicas; ISR proposals come on top."""
+heartbeats, news of metadata, reports of peers and of replicas, and markers of transactions; ISR
+proposals come on top."""
 
 ISR_PROPOSALS_MAX: Final = 32
 """ISR proposals of this broker on their way to the controller at a time."""

@@ -12,12 +12,14 @@ from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.controller_driver import ControllerDriver
 from ottla_broker.drivers.controller_tenure import ControllerTenure
 from ottla_broker.drivers.group_coordinators import GroupCoordinators
+from ottla_broker.drivers.marker_appends import MarkerAppends
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.drivers.replica_copies import ReplicaCopies
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.drivers.transaction_coordinators import TransactionCoordinators
 from ottla_broker.http.context import BrokerContext
 from ottla_broker.http.inflight import OTHER_BODIES_BYTES_MAX, InflightBytes
 from ottla_broker.services.batch_fetch import BatchFetchService
@@ -54,6 +56,8 @@ from ottla_broker.services.stream_produce import StreamProduceService
 from ottla_broker.services.topic_positions import TopicPositions
 from ottla_broker.services.topic_read import TopicReadService
 from ottla_broker.services.topics import TopicService
+from ottla_broker.services.transaction_calls import TransactionCalls
+from ottla_broker.services.transaction_markers import TransactionMarkerService
 from ottla_broker.settings import Settings
 from ottla_broker.telemetry import METRICS
 from ottla_protocol.models import Readiness
@@ -71,6 +75,8 @@ class Drivers:
     commands: ControllerCommands
     replicas: ReplicaManager
     coordinators: GroupCoordinators
+    transactions: TransactionCoordinators
+    marker_appends: MarkerAppends
     purgatory: Purgatory
     producer_ids: ProducerIds
     tenure: ControllerTenure
@@ -110,6 +116,15 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         coordinators=drivers.coordinators,
         peers=drivers.peers,
         purgatory=drivers.purgatory,
+    )
+    transaction_calls = TransactionCalls(
+        node_id=settings.node_id,
+        partitions=settings.transaction_state_partitions,
+        metadata=drivers.metadata,
+        controller=drivers.controller_client,
+        commands=drivers.commands,
+        coordinators=drivers.transactions,
+        peers=drivers.peers,
     )
     bounds = PartitionBoundsService(
         node_id=settings.node_id,
@@ -228,6 +243,13 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
             peers=drivers.peers,
         ),
         coordinator_calls=calls,
+        transaction_calls=transaction_calls,
+        transaction_markers=TransactionMarkerService(
+            node_id=settings.node_id,
+            metadata=drivers.metadata,
+            peers=drivers.peers,
+            appends=drivers.marker_appends,
+        ),
         partition_bounds=bounds,
         groups=GroupService(metadata=drivers.metadata, topics=topics, calls=calls, bounds=bounds),
         group_lags=GroupLags(

@@ -30,6 +30,7 @@ from ottla_cluster.controller.topic_configs import (
     UNCLEAN_LEADER_ELECTION_ENABLE,
     ConfigValue,
 )
+from ottla_cluster.transactions.config import TransactionConfig
 
 ENVIRONMENT_PREFIX = "OTTLA_"
 CLIENT_VARIABLES = frozenset(
@@ -134,6 +135,24 @@ class Settings(BaseSettings):
     )
     offsets_retention_ms: int = Field(
         7 * 24 * HOUR_MS, ge=1, description="a group without members keeps its offsets this long"
+    )
+    transaction_state_partitions: int = Field(
+        16, ge=1, le=1_000, description="partitions of __transaction_state, when it is created"
+    )
+    transaction_max_timeout_ms: int = Field(
+        15 * MINUTE_MS,
+        ge=100,
+        le=24 * HOUR_MS,
+        description="the longest that a producer may have a transaction open",
+    )
+    transaction_default_timeout_ms: int = Field(
+        MINUTE_MS, ge=100, le=24 * HOUR_MS, description="and where it does not say"
+    )
+    transactional_id_expiration_ms: int = Field(
+        7 * 24 * HOUR_MS,
+        ge=1_000,
+        le=MAX_REMEMBERED_MS,
+        description="a transactional id that nobody uses is forgotten after",
     )
     rest_instance_timeout_ms: int = Field(
         5 * MINUTE_MS,
@@ -382,6 +401,32 @@ class Settings(BaseSettings):
                 "voters that are there, as id@host:port,..."
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_transaction_times(self) -> Self:
+        """A transaction may be open for as long as it may be by default, and its id outlives it."""
+        if self.transaction_default_timeout_ms > self.transaction_max_timeout_ms:
+            raise ValueError(
+                "OTTLA_TRANSACTION_DEFAULT_TIMEOUT_MS (--transaction-default-timeout-ms): must not "
+                "be above OTTLA_TRANSACTION_MAX_TIMEOUT_MS (--transaction-max-timeout-ms), which "
+                f"is {self.transaction_max_timeout_ms}"
+            )
+        if self.transactional_id_expiration_ms <= self.transaction_max_timeout_ms:
+            raise ValueError(
+                "OTTLA_TRANSACTIONAL_ID_EXPIRATION_MS (--transactional-id-expiration-ms): must be "
+                "above OTTLA_TRANSACTION_MAX_TIMEOUT_MS (--transaction-max-timeout-ms), which is "
+                f"{self.transaction_max_timeout_ms}"
+            )
+        return self
+
+    @property
+    def transaction_config(self) -> TransactionConfig:
+        """What this broker's transaction coordinators are told."""
+        return TransactionConfig(
+            default_timeout_ms=self.transaction_default_timeout_ms,
+            max_timeout_ms=self.transaction_max_timeout_ms,
+            transactional_id_expiration_ms=self.transactional_id_expiration_ms,
+        )
 
     @property
     def is_broker(self) -> bool:

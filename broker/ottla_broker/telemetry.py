@@ -366,6 +366,39 @@ class Metrics:
         self.group_expired_members = Counter(
             "ottla_group_expired_members", "Members that were silent or stuck", registry=registry
         )
+        self.transaction_coordinators = Gauge(
+            "ottla_transaction_coordinators", "Led partitions of the transaction topic by state",
+            ["state"], registry=registry,
+        )  # fmt: skip
+        self.open_transactions = Gauge(
+            "ottla_open_transactions", "Open transactions coordinated here", registry=registry
+        )
+        self.ended_transactions = Counter(
+            "ottla_ended_transactions",
+            "Transactions that were open and decided here, by end (committed, aborted) and by who "
+            "decided (producer, timeout, operator, successor)",
+            ["end", "by"],
+            registry=registry,
+        )
+        self.missing_markers = Gauge(
+            "ottla_transaction_markers_missing",
+            "Markers of decided transactions that their partitions are not known to have",
+            registry=registry,
+        )
+        self.transaction_marker_seconds = _latency(
+            registry, "ottla_transaction_marker_seconds",
+            "From a transaction's durable end until all its partitions have their markers", [],
+        )  # fmt: skip
+        self.marker_failures = Counter(
+            "ottla_transaction_marker_failures",
+            "Markers that a leader did not take, and that are sent again, by error code",
+            ["code"],
+            registry=registry,
+        )
+        self.transaction_load_seconds = _latency(
+            registry, "ottla_transaction_load_seconds",
+            "How long a transaction coordinator took to read its state", [],
+        )  # fmt: skip
         self.event_loop_lag_seconds = _latency(
             registry, "ottla_event_loop_lag_seconds", "How late a timer fires", []
         )

@@ -282,11 +282,42 @@ class SegmentVerificationCall(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CoordinatorCall(msgspec.Struct, frozen=True, array_like=True):
-    """A command for the coordinator on one partition of `__consumer_offsets`."""
+    """A command for the coordinator on one partition of an internal topic."""
 
     partition: int
     timeout_ms: int
     command: msgspec.Raw
+
+
+class TransactionMarker(msgspec.Struct, frozen=True, array_like=True):
+    """What ends one producer's transaction in a partition."""
+
+    producer_id: int
+    producer_epoch: int
+    is_commit: bool
+    coordinator_epoch: int
+    """The leader epoch of the coordinator that decided."""
+
+
+class PartitionMarkers(msgspec.Struct, frozen=True, array_like=True):
+    """Markers for one partition, in the order of their decisions."""
+
+    topic_id: str
+    partition: int
+    markers: tuple[TransactionMarker, ...]
+
+
+class WriteMarkers(msgspec.Struct, frozen=True, array_like=True):
+    """Asks the leader of some partitions to have markers in them, committed."""
+
+    timeout_ms: int
+    partitions: tuple[PartitionMarkers, ...]
+
+
+class MarkersWritten(msgspec.Struct, frozen=True, array_like=True):
+    """For each partition of the call, in its order, each marker's refusal; None: it is there."""
+
+    error_codes: tuple[tuple[str | None, ...], ...]
 
 
 def encode(message: Any) -> bytes:

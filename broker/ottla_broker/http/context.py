@@ -40,6 +40,8 @@ from ottla_broker.services.segment_inspection import SegmentInspectionService
 from ottla_broker.services.stream_produce import StreamProduceService
 from ottla_broker.services.topic_read import TopicReadService
 from ottla_broker.services.topics import TopicService
+from ottla_broker.services.transaction_calls import TransactionCalls
+from ottla_broker.services.transaction_markers import TransactionMarkerService
 from ottla_broker.settings import Settings
 from ottla_broker.site_policy import SitePolicy
 from ottla_protocol.models import Readiness
@@ -77,6 +79,8 @@ class BrokerContext:
     introductions: IntroductionService
     reassignments: ReassignmentService
     coordinator_calls: CoordinatorCalls
+    transaction_calls: TransactionCalls
+    transaction_markers: TransactionMarkerService
     partition_bounds: PartitionBoundsService
     groups: GroupService
     group_lags: GroupLags

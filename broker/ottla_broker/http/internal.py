@@ -18,6 +18,7 @@ from ottla_broker.drivers.peer_messages import (
     SegmentVerificationCall,
     TimestampLookup,
     UnreachableBroker,
+    WriteMarkers,
     encode_fetch_answer,
 )
 from ottla_broker.http.admission import admit_member, admit_namesake
@@ -37,6 +38,7 @@ from ottla_broker.settings import Settings
 from ottla_cluster.controller.commands import decode_command, encode_message
 from ottla_cluster.groups import commands as group_commands
 from ottla_cluster.raft.messages import ObserveRequest, decode_messages
+from ottla_cluster.transactions import commands as transaction_commands
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     OttlaError,
@@ -54,6 +56,7 @@ _fetch_decoder = msgspec.msgpack.Decoder(ReplicaFetchRequest)
 _unreachable_decoder = msgspec.msgpack.Decoder(UnreachableBroker)
 _lookup_decoder = msgspec.msgpack.Decoder(IdempotencyLookup)
 _coordinator_call_decoder = msgspec.msgpack.Decoder(CoordinatorCall)
+_markers_decoder = msgspec.msgpack.Decoder(WriteMarkers)
 _timestamps_decoder = msgspec.msgpack.Decoder(TimestampLookup)
 _segments_decoder = msgspec.msgpack.Decoder(SegmentListCall)
 _verification_decoder = msgspec.msgpack.Decoder(SegmentVerificationCall)
@@ -152,6 +155,23 @@ async def groups(context: BrokerContext, post: Post) -> Answer:
     return Answer(200, routes.MSGPACK, (group_commands.encode_message(response),))
 
 
+async def transactions(context: BrokerContext, post: Post) -> Answer:
+    """A command for the coordinator of a transactional id."""
+    try:
+        call = decode(_coordinator_call_decoder, post.body)
+        response = await context.transaction_calls.decide_here(call)
+    except OttlaError as error:
+        # What comes after the append of its records says so itself.
+        raise error.with_outcome(Outcome.NOT_APPLIED) from error
+    return Answer(200, routes.MSGPACK, (transaction_commands.encode_message(response),))
+
+
+async def markers(context: BrokerContext, post: Post) -> Answer:
+    """Ends of transactions, for partitions that are led here; errors stand in the results."""
+    call = decode(_markers_decoder, post.body)
+    return msgpack_answer(await context.transaction_markers.write_here(call))
+
+
 async def offsets(context: BrokerContext, post: Post) -> Answer:
     """Where partitions that are led here begin and end."""
     partitions = decode(_partitions_decoder, post.body)
@@ -216,6 +236,8 @@ ROUTES = (
     ),
     _route(routes.INTERNAL_IDEMPOTENCY, idempotency, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_GROUPS, groups, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_TRANSACTIONS, transactions, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_MARKERS, markers, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_OFFSETS, offsets, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_LOG_ENDS, log_ends, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_TIMESTAMPS, timestamps, MAX_COMMAND_BYTES),

@@ -179,11 +179,19 @@ class ActiveTransactionCoordinator:
         """Durable decisions whose markers some partitions lack."""
         return tuple(each for each in self._markers.to_write() if each.partitions)
 
+    def take_new_markers(self) -> tuple[MarkersToWrite, ...]:
+        """Those of them that have become durable since the last call; all of them at the first."""
+        return self._markers.take_news()
+
     def marker_written(
         self, transactional_id: str, marker: ProducerIdentity, partition: TransactionPartition
-    ) -> None:
-        """The partition has the marker, committed, or is deleted with its topic."""
-        self._markers.written(transactional_id, marker, partition)
+    ) -> bool:
+        """The partition has the marker, committed, or is deleted with its topic.
+
+        Returns:
+            Whether it was the last one: then `CompleteTransaction` is due at once.
+        """
+        return self._markers.written(transactional_id, marker, partition)
 
     def appended(self, request_id: int, log_end_offset: int) -> None:
         """The request's batch is in the log, which ends at that offset; see the runtime."""

@@ -20,6 +20,7 @@ from ottla_cluster.transactions.context import TransactionContext
 from ottla_cluster.transactions.image import TransactionsImage
 from ottla_cluster.transactions.known_ids import (
     DECIDED,
+    aborted_by_others,
     fenced,
     known_transaction,
     next_identity,
@@ -35,7 +36,6 @@ from ottla_cluster.transactions.records import (
 from ottla_protocol.errors import (
     ConcurrentTransactionsError,
     InvalidTransactionStateError,
-    TransactionAbortableError,
 )
 
 
@@ -160,15 +160,7 @@ def _answer_again(
             f"The transaction of {transaction.transactional_id!r} is {done} already and cannot be "
             f"{wanted}."
         )
-    why = (
-        f"it was open for longer than {transaction.timeout_ms} ms"
-        if ended.by is EndedBy.TIMEOUT
-        else "an operator did so"
-    )
-    raise TransactionAbortableError(
-        f"The transaction of {transaction.transactional_id!r} was aborted: {why}. Abort it, too, "
-        "and go on with the next one."
-    )
+    raise aborted_by_others(transaction, ended)
 
 
 def _complete(*, is_commit: bool) -> TransactionState:

@@ -12,6 +12,8 @@ from ottla_cluster.transactions.limits import (
     MAX_TRANSACTIONAL_ID_LENGTH,
 )
 from ottla_cluster.transactions.records import (
+    EndedBy,
+    EndedTransaction,
     ProducerIdentity,
     TransactionalIdChanged,
     TransactionalIdRemoved,
@@ -22,6 +24,7 @@ from ottla_protocol.errors import (
     CoordinatorNotAvailableError,
     InvalidRequestError,
     ProducerFencedError,
+    TransactionAbortableError,
     TransactionalIdNotFoundError,
 )
 
@@ -32,6 +35,9 @@ AT_REST = frozenset(
 
 DECIDED = frozenset({TransactionState.PREPARE_COMMIT, TransactionState.PREPARE_ABORT})
 """The decision is made, and markers may be missing."""
+
+BY_OTHERS = frozenset({EndedBy.TIMEOUT, EndedBy.OPERATOR})
+"""Who ends a transaction without taking its id over: its producer is to abort it and go on."""
 
 
 def validate_transactional_id(transactional_id: str) -> None:
@@ -71,10 +77,32 @@ def require_granted(transaction: TransactionalIdChanged, identity: ProducerIdent
     """Refuses whoever does not hold the id (any more).
 
     Raises:
-        ProducerFencedError: another identity is granted.
+        ProducerFencedError: another identity is granted, to somebody else or for the next
+            transaction.
+        TransactionAbortableError: that identity's transaction was aborted by its time-out or by an
+            operator, and nobody has taken the id over: once the producer aborts, too, it goes on.
     """
-    if identity != transaction.granted:
-        raise fenced(transaction, identity)
+    if identity == transaction.granted:
+        return
+    ended = transaction.ended
+    if ended is not None and ended.identity == identity and ended.by in BY_OTHERS:
+        raise aborted_by_others(transaction, ended)
+    raise fenced(transaction, identity)
+
+
+def aborted_by_others(
+    transaction: TransactionalIdChanged, ended: EndedTransaction
+) -> TransactionAbortableError:
+    """The refusal to go on with a transaction that its producer did not end."""
+    why = (
+        f"it was open for longer than {transaction.timeout_ms} ms"
+        if ended.by is EndedBy.TIMEOUT
+        else "an operator did so"
+    )
+    return TransactionAbortableError(
+        f"The transaction of {transaction.transactional_id!r} was aborted: {why}. Abort it, too, "
+        "and go on with the next one."
+    )
 
 
 def fenced(transaction: TransactionalIdChanged, identity: ProducerIdentity) -> ProducerFencedError:

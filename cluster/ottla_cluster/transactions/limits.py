@@ -1,5 +1,9 @@
 """The transaction coordinator's limits, by name."""
 
+MAX_DECISION_BYTES = 16 * 1024 * 1024
+"""More than the records of any one decision take, that is of a transaction with the most partitions
+or of all ids that expire; `max.message.bytes` of the transaction topic must be at least this."""
+
 MAX_TRANSACTIONAL_IDS = 10_000
 """Transactional ids of one coordinator, that is of one partition of the transaction topic."""
 

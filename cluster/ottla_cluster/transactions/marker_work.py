@@ -32,6 +32,13 @@ class MarkerWork:
 
     def __init__(self) -> None:
         self._to_write: dict[str, MarkersToWrite] = {}
+        # Those of which nobody has been told yet.
+        self._news: dict[str, MarkersToWrite] = {}
+
+    def take_news(self) -> tuple[MarkersToWrite, ...]:
+        """The decisions that have become durable since the last call."""
+        news, self._news = tuple(self._news.values()), {}
+        return news
 
     def to_write(self) -> tuple[MarkersToWrite, ...]:
         """Every decision that is not complete; also those of which only that is missing."""
@@ -39,23 +46,32 @@ class MarkerWork:
 
     def written(
         self, transactional_id: str, marker: ProducerIdentity, partition: TransactionPartition
-    ) -> None:
-        """A leader has the marker, committed; or the partition is deleted."""
+    ) -> bool:
+        """A leader has the marker, committed; or the partition is deleted.
+
+        Returns:
+            Whether it was the last one that the decision lacked.
+        """
         known = self._to_write.get(transactional_id)
-        if known is not None and known.marker == marker:
-            self._to_write[transactional_id] = MarkersToWrite(
-                transactional_id, marker, known.is_commit, known.partitions - {partition}
-            )
+        if known is None or known.marker != marker or partition not in known.partitions:
+            return False
+        left = known.partitions - {partition}
+        self._to_write[transactional_id] = MarkersToWrite(
+            transactional_id, marker, known.is_commit, left
+        )
+        return not left
 
     def follow(self, name: str, committed: TransactionalIdChanged | None) -> None:
         """What is durable of a transactional id has changed."""
         ended = None if committed is None else committed.ended
         if committed is None or ended is None or committed.state not in DECIDED:
             self._to_write.pop(name, None)
+            self._news.pop(name, None)
             return
         marker = marker_identity(ended)
         known = self._to_write.get(name)
         if known is None or known.marker != marker:
-            self._to_write[name] = MarkersToWrite(
+            decided = MarkersToWrite(
                 name, marker, ended.is_committed, frozenset(committed.partitions)
             )
+            self._to_write[name] = self._news[name] = decided

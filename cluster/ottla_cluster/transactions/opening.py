@@ -95,6 +95,7 @@ def add_partitions(
     Raises:
         TransactionalIdNotFoundError: the id is not known.
         ProducerFencedError: the producer does not hold the id, or its transaction is decided.
+        TransactionAbortableError: its time-out or an operator has aborted the transaction.
         ConcurrentTransactionsError: markers of the last transaction are being written.
         InvalidRequestError: none, or more than MAX_PARTITIONS_PER_TRANSACTION.
     """
