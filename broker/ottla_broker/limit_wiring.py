@@ -25,6 +25,7 @@ def watch_limits(
     limits.watch("connections", lambda: LimitUse(listener.connections, listener.connections_max))
     limits.watch("open_segments", lambda: LimitUse(len(handles), handles.limit))
     limits.watch("parked_requests", lambda: LimitUse(purgatory.parked, purgatory.limit))
+    limits.watch("transactional_batches", lambda: LimitUse(*context.produce.verification_places))
     limits.watch("followers", lambda: LimitUse(*context.following.places))
     limits.watch("fetch_sessions", lambda: LimitUse(*context.replication.session_places))
     limits.watch("pending_append_bytes", lambda: _fullest_log(replicas))

@@ -93,12 +93,22 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         commands=drivers.commands,
         raft=drivers.raft,
     )
+    transaction_calls = TransactionCalls(
+        node_id=settings.node_id,
+        partitions=settings.transaction_state_partitions,
+        metadata=drivers.metadata,
+        controller=drivers.controller_client,
+        commands=drivers.commands,
+        coordinators=drivers.transactions,
+        peers=drivers.peers,
+    )
     produce = ProduceService(
         node_id=settings.node_id,
         metadata=drivers.metadata,
         replicas=drivers.replicas,
         forwarder=ProduceForwarder(metadata=drivers.metadata, peers=drivers.peers),
         purgatory=drivers.purgatory,
+        coordinator=transaction_calls,
     )
     idempotency = IdempotencyService(
         node_id=settings.node_id,
@@ -116,15 +126,6 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         coordinators=drivers.coordinators,
         peers=drivers.peers,
         purgatory=drivers.purgatory,
-    )
-    transaction_calls = TransactionCalls(
-        node_id=settings.node_id,
-        partitions=settings.transaction_state_partitions,
-        metadata=drivers.metadata,
-        controller=drivers.controller_client,
-        commands=drivers.commands,
-        coordinators=drivers.transactions,
-        peers=drivers.peers,
     )
     bounds = PartitionBoundsService(
         node_id=settings.node_id,

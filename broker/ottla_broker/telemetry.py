@@ -134,6 +134,11 @@ class Metrics:
             "and streamed ones, which may wait there for news",
             ["kind"],
         )  # fmt: skip
+        self.transaction_verification_seconds = _histogram(
+            registry, "ottla_transaction_verification_seconds",
+            "From asking a transaction's coordinator to take partitions in, until it has",
+            LATENCY_BUCKETS_SECONDS,
+        )  # fmt: skip
         self.replicated_bytes = Counter(
             "ottla_replicated_bytes", "Bytes appended as follower", registry=registry
         )

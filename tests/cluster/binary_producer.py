@@ -6,13 +6,14 @@ from tests.cluster.awaiting import eventually
 from tests.cluster.http_client import produced
 
 
-def batch_of(*values, producer_id=-1, producer_epoch=-1, sequence=-1):
+def batch_of(*values, producer_id=-1, producer_epoch=-1, sequence=-1, is_transactional=False):
     """A record batch of these values (bytes)."""
     return encode_batch(
         [RecordData(1_700_000_000_000, None, value) for value in values],
         producer_id=producer_id,
         producer_epoch=producer_epoch,
         base_sequence=sequence,
+        is_transactional=is_transactional,
     )
 
 

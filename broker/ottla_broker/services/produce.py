@@ -7,8 +7,9 @@ caller waits instead of failing.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
+from functools import partial
 
 from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
 from ottla_broker.drivers.metadata import MetadataCache
@@ -19,11 +20,20 @@ from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.forwarder import ProduceForwarder
 from ottla_broker.services.produce_options import ACKS_LABELS, ProduceOptions
 from ottla_broker.services.required_keys import keyless, needs_keys
+from ottla_broker.services.transaction_verification import (
+    MAX_WAITING_BATCHES,
+    Placed,
+    TransactionalAppend,
+    TransactionCoordinator,
+    TransactionVerification,
+)
 from ottla_broker.telemetry import METRICS
+from ottla_cluster.controller.features import TRANSACTIONS, require
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES, integer_config
 from ottla_cluster.controller.topic_names import refuse_internal
 from ottla_protocol.errors import (
     InsufficientStorageError,
+    InvalidRequestError,
     LeaderNotAvailableError,
     MessageTooLargeError,
     NotEnoughReplicasError,
@@ -34,7 +44,7 @@ from ottla_protocol.errors import (
 )
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.models import ACKS_ALL, AppendedBatch, BatchToAppend
-from ottla_protocol.record_batch import read_header, validate_batch
+from ottla_protocol.record_batch import BatchHeader, read_header, validate_batch
 
 RETRY_INTERVAL_MS = 50
 """How soon a write that found no leader looks again; new metadata wakes it earlier."""
@@ -56,12 +66,19 @@ class ProduceService:
         replicas: ReplicaManager,
         forwarder: ProduceForwarder,
         purgatory: Purgatory,
+        coordinator: TransactionCoordinator,
     ) -> None:
         self._node_id = node_id
         self._metadata = metadata
         self._replicas = replicas
         self._forwarder = forwarder
         self._purgatory = purgatory
+        self._verification = TransactionVerification(coordinator)
+
+    @property
+    def verification_places(self) -> tuple[int, int]:
+        """How many batches wait for transaction coordinators, and how many may."""
+        return self._verification.waiting, MAX_WAITING_BATCHES
 
     async def append_here(
         self, batches: Sequence[BatchToAppend], options: ProduceOptions
@@ -73,10 +90,13 @@ class ProduceService:
         started = monotonic_ms()
         with self._purgatory.parked_ack():
             refused = await self._refuse_keyless(batches)
-            pending = [
-                refused.get(index) or self._append(batch, options)
-                for index, batch in enumerate(batches)
-            ]
+            if options.transactional_id is not None:
+                pending = await self._append_in_transaction(batches, refused, options)
+            else:
+                pending = [
+                    refused.get(index) or self._append(batch, options)
+                    for index, batch in enumerate(batches)
+                ]
             results: list[AppendedBatch | OttlaError] = [
                 item
                 if isinstance(item, OttlaError)
@@ -100,40 +120,109 @@ class ProduceService:
                     refused[index] = error
         return refused
 
-    def _append(
-        self, batch: BatchToAppend, options: ProduceOptions
-    ) -> tuple[Partition, Appended] | OttlaError:
+    def _append(self, batch: BatchToAppend, options: ProduceOptions) -> Placed:
         try:
-            # What a coordinator reads there decides for others.
-            refuse_internal(batch.topic)
-            if batch.topic_id is not None:
-                # A forwarder may know a topic before this broker does, which must not pass for
-                # 'unknown topic': this error can be tried again.
-                self._metadata.image.partition_by_id(batch.topic_id, batch.partition)
-            partition = self._replicas.hosted(batch.topic, batch.partition)
-            if batch.topic_id is not None and batch.topic_id != partition.state.topic_id:
-                raise UnknownTopicIdError(f"{batch.topic} was deleted and created again")
-            self._check_size(partition, batch)
+            partition = self._led_here(batch)
             header = validate_batch(batch.batch, on_append=True)
-            appended = partition.append(
-                _own(batch),
-                header,
-                acks_all=options.acks == ACKS_ALL,
-                now_ms=wall_clock_ms(),
-                idempotency=Idempotency.from_bytes(batch.idempotency)
-                if batch.idempotency is not None
-                else None,
-            )
+            if header.is_transactional:
+                raise InvalidRequestError("transactional_id is missing: a batch is transactional")
+            appended = self._append_to(partition, batch, header, options)
         except OttlaError as error:
-            METRICS.produce_errors.labels(error.code).inc()
-            return error.with_outcome(Outcome.NOT_APPLIED)
+            return _not_applied(error)
+        return partition, appended
+
+    def _led_here(self, batch: BatchToAppend) -> Partition:
+        """The partition that a batch of this size is for."""
+        # What a coordinator reads there decides for others.
+        refuse_internal(batch.topic)
+        if batch.topic_id is not None:
+            # A forwarder may know a topic before this broker does, which must not pass for
+            # 'unknown topic': this error can be tried again.
+            self._metadata.image.partition_by_id(batch.topic_id, batch.partition)
+        partition = self._replicas.hosted(batch.topic, batch.partition)
+        if batch.topic_id is not None and batch.topic_id != partition.state.topic_id:
+            raise UnknownTopicIdError(f"{batch.topic} was deleted and created again")
+        self._check_size(partition, batch)
+        return partition
+
+    def _append_to(
+        self,
+        partition: Partition,
+        batch: BatchToAppend,
+        header: BatchHeader,
+        options: ProduceOptions,
+    ) -> Appended:
+        appended = partition.append(
+            _own(batch),
+            header,
+            acks_all=options.acks == ACKS_ALL,
+            now_ms=wall_clock_ms(),
+            idempotency=Idempotency.from_bytes(batch.idempotency)
+            if batch.idempotency is not None
+            else None,
+        )
         if appended.info.duplicate:
             METRICS.duplicates.inc()
         else:
             METRICS.produced_batches.inc()
             METRICS.produced_records.inc(header.record_count)
             METRICS.produced_bytes.inc(header.size_bytes)
-        return partition, appended
+        return appended
+
+    async def _append_in_transaction(
+        self,
+        batches: Sequence[BatchToAppend],
+        refused: Mapping[int, OttlaError],
+        options: ProduceOptions,
+    ) -> list[Placed]:
+        """As `_append` of each, once the coordinator has the partition in the transaction.
+
+        Raises:
+            UnsupportedFeatureLevelError: the cluster does not know transactions yet.
+        """
+        require(self._metadata.image, TRANSACTIONS)
+        assert options.transactional_id is not None
+        placed: dict[int, Placed] = dict(refused)
+        waiting: dict[int, TransactionalAppend] = {}
+        for index, batch in enumerate(batches):
+            if index in placed:
+                continue
+            try:
+                partition = self._led_here(batch)
+                header = validate_batch(batch.batch, on_append=True)
+                append = partial(self._append_in_turn, batch, header, partition.key, options)
+                if header.is_transactional and not self._verification.may_append(partition, header):
+                    # It need not wait for a broker that could not take it anyway.
+                    partition.leading()
+                    waiting[index] = TransactionalAppend(partition, header, append)
+                else:
+                    placed[index] = append()
+            except OttlaError as error:
+                placed[index] = _not_applied(error)
+        if waiting:
+            appended = await self._verification.append_in_turn(
+                options.transactional_id,
+                tuple(waiting.values()),
+                deadline_ms=options.deadline_ms,
+            )
+            placed.update(zip(waiting, appended, strict=True))
+        return [placed[index] for index in range(len(batches))]
+
+    def _append_in_turn(
+        self,
+        batch: BatchToAppend,
+        header: BatchHeader,
+        verified: tuple[str, int],
+        options: ProduceOptions,
+    ) -> Placed:
+        """Append a batch that was checked before, to the partition that was verified."""
+        try:
+            partition = self._led_here(batch)
+            if partition.key != verified:
+                raise UnknownTopicIdError(f"{batch.topic} was deleted and created again")
+            return partition, self._append_to(partition, batch, header, options)
+        except OttlaError as error:
+            return _not_applied(error)
 
     def _check_size(self, partition: Partition, batch: BatchToAppend) -> None:
         topic = self._metadata.image.topics.get(partition.state.topic_id)
@@ -186,7 +275,13 @@ class ProduceService:
         Args:
             batches: at most one per partition, with their topic's id.
             options: acks and the deadline for all attempts together.
+
+        Raises:
+            UnsupportedFeatureLevelError: of a transaction, which the cluster does not know yet: a
+                leader would refuse the forward.
         """
+        if options.transactional_id is not None:
+            require(self._metadata.image, TRANSACTIONS)
         results: dict[int, AppendedBatch | OttlaError] = {}
         todo = list(range(len(batches)))
         while True:
@@ -286,6 +381,11 @@ class ProduceService:
             # Nothing of these was appended, but what goes to other leaders may be: so the error
             # belongs to each batch and not to the request.
             return [copy(error).with_outcome(Outcome.NOT_APPLIED) for _ in batches]
+
+
+def _not_applied(error: OttlaError) -> OttlaError:
+    METRICS.produce_errors.labels(error.code).inc()
+    return error.with_outcome(Outcome.NOT_APPLIED)
 
 
 def _own(batch: BatchToAppend) -> memoryview | bytearray:

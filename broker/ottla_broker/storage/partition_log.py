@@ -49,6 +49,7 @@ from ottla_broker.storage.log_state import LogState, StateLimits
 from ottla_broker.storage.log_transactions import OpenTransaction
 from ottla_broker.storage.log_trimming import LogTrimmer
 from ottla_broker.storage.policy.open_transactions import AbortedTransaction
+from ottla_broker.storage.policy.producer_state import ProducerStates
 from ottla_broker.storage.recovery import RecoveredLog, RecoveryReport
 from ottla_broker.storage.replica_directory import prepare_replica_directory
 from ottla_broker.storage.segment import SegmentIdentity
@@ -519,6 +520,11 @@ class PartitionLog:
             high_watermark: as this replica knows it. What is below is not asked about again.
         """
         return self._state.transactions.last_stable_offset(high_watermark)
+
+    @property
+    def producers(self) -> ProducerStates:
+        """What the log knows of producers at its end; another object after each truncation."""
+        return self._state.producers
 
     def is_in_transaction(self, header: BatchHeader) -> bool:
         """See `ProducerStates.is_in_transaction`."""

@@ -146,6 +146,7 @@ TOPICS: Final = Dashboard(
             "{{kind}} {{outcome}}",
         ),
         _latencies("Passing on by kind", "ottla_forward_seconds", "kind"),
+        _latencies("Asking coordinators of transactions", "ottla_transaction_verification_seconds"),
         _graph(
             "Clients that follow",
             "short",

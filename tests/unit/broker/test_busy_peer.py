@@ -68,7 +68,12 @@ def options():
 
 async def produce(metadata, peer):
     service = ProduceService(
-        node_id=1, metadata=metadata, replicas=None, forwarder=peer, purgatory=None
+        node_id=1,
+        metadata=metadata,
+        replicas=None,
+        forwarder=peer,
+        purgatory=None,
+        coordinator=None,
     )
     batch = BatchToAppend("t", 0, memoryview(b"x"), topic_id="id")
     [result] = await service.deliver([batch], options())

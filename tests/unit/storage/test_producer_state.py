@@ -141,6 +141,17 @@ def test_the_producer_silent_for_longest_is_evicted():
     assert [producer_id for producer_id, _ in states.entries()] == [1, 3]
 
 
+def test_whoever_may_have_been_forgotten_is_counted():
+    states = ProducerStates(producers_max=1, expiration_ms=10)
+    take(states, 0, producer_id=1)
+    assert states.forgotten == 0
+    take(states, 0, producer_id=2)
+    assert (states.get(1), states.forgotten) == (None, 1)
+    states.append(ProducerAppend(2, 0, 1, 1, 1, 0, False, False), 10)
+    states.append(ProducerAppend(3, 0, 0, 2, 2, 0, False, False), 20)
+    assert (states.get(2), states.forgotten) == (None, 2)
+
+
 def test_a_snapshot_restores_everything():
     states = ProducerStates()
     take(states, 0, producer_id=1)

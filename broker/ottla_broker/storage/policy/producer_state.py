@@ -134,6 +134,12 @@ class ProducerStates:
         self._expiration_ms = expiration_ms
         # Invariant: in order of each producer's last batch, oldest first, and so of seen_ms.
         self._producers: OrderedDict[int, _Remembered] = OrderedDict()
+        self._forgotten = 0
+
+    @property
+    def forgotten(self) -> int:
+        """How many were forgotten: while it stays the same, who is unknown never was known."""
+        return self._forgotten
 
     def __len__(self) -> int:
         return len(self._producers)
@@ -282,6 +288,7 @@ class ProducerStates:
         for producer_id, remembered in self._producers.items():
             if remembered.producer.transaction_start is None:
                 del self._producers[producer_id]
+                self._forgotten += 1
                 return
 
     def _expire(self, now_ms: int) -> None:
@@ -291,6 +298,7 @@ class ProducerStates:
             if not self._is_expired(self._producers[oldest], now_ms):
                 return
             del self._producers[oldest]
+            self._forgotten += 1
 
 
 def _check_open_transaction(header: BatchHeader, producer: Producer) -> None:
