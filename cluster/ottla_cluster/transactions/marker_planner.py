@@ -22,8 +22,8 @@ MAX_MARKERS_PER_CALL = 1_000
 """Markers in one call to a leader."""
 
 MAX_FRESH_CALLS_PER_LEADER = 1
-"""Calls to one leader at a time, with markers of partitions that are well; each is a connection that
-the cluster sets aside."""
+"""Calls to one leader at a time, with markers of partitions that are well. Each is a connection
+that the cluster sets aside."""
 
 MAX_REPEATED_CALLS_PER_LEADER = 1
 """Calls to one leader at a time, with markers that could not be written before."""
