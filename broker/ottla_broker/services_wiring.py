@@ -151,7 +151,7 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
     group_polls = GroupPollService(
         calls=calls,
         reads=reads,
-        positions=PollPositions(calls=calls, bounds=bounds),
+        positions=PollPositions(calls=calls, bounds=bounds, metadata=drivers.metadata),
         purgatory=drivers.purgatory,
     )
     secret = settings.cluster_secret

@@ -42,7 +42,8 @@ class GroupPollRequest(Request, frozen=True):
 class GroupPollResponse(Response, frozen=True):
     """Records of several partitions, those of each in the order of their offsets.
 
-    `ack` is None where there are no records.
+    `ack` is None where there is nothing to acknowledge. There may be without records: what readers
+    are not shown was passed over.
     """
 
     member_id: str

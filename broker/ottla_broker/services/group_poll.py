@@ -12,7 +12,7 @@ the assignment changes, beside the reads parked at the leaders.
 """
 
 import asyncio
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import uuid4
@@ -21,7 +21,12 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.leader_reads import LeaderReads, Results, TopicPartition, cancel_all
-from ottla_broker.services.poll_acks import PollAck, decode_ack, encode_ack
+from ottla_broker.services.poll_acks import (
+    MAX_ACK_PARTITIONS,
+    PollAck,
+    decode_ack,
+    encode_ack,
+)
 from ottla_broker.services.poll_membership import PollMembership
 from ottla_broker.services.poll_positions import PollPositions
 from ottla_broker.services.polled_records import PolledPartition, take_records
@@ -59,6 +64,9 @@ _Looked: TypeAlias = tuple[list[PolledPartition], bool]
 @dataclass(frozen=True, slots=True)
 class Polled:
     """What a poll found; `ack` is None where it found nothing.
+
+    Partitions may come without records: there was only what is passed over, such as markers and
+    what was aborted, and the ack is to keep the next poll from looking through it again.
 
     `is_new` tells that the client cannot know yet that it is a member.
     """
@@ -164,21 +172,26 @@ class GroupPollService:
     ) -> list[PolledPartition]:
         """Records of the partitions that the member owns; none when the time is up."""
         where: dict[TopicPartition, int] = {}
+        passed: dict[TopicPartition, int] = {}
         # The client is done with what it had: what has been taken from it is given up.
         await membership.settle()
         beating: asyncio.Task[bool] | None = None
         try:
             while True:
                 await self._positions.locate(membership, request.auto_offset_reset, where)
-                found, is_paced = await self._look(membership, request, where, max_wait_ms=0)
+                found, is_paced = await self._look(
+                    membership, request, where, passed, max_wait_ms=0
+                )
                 while not found:
                     remaining_ms = deadline_ms - monotonic_ms()
                     if remaining_ms <= 0 or self._purgatory.is_released:
-                        return []
+                        return _passed(membership, passed, where, found)
                     if beating is None:
                         beating = asyncio.create_task(membership.watch(remaining_ms))
                     looking = asyncio.create_task(
-                        self._look_again(membership, request, where, remaining_ms, paced=is_paced)
+                        self._look_again(
+                            membership, request, where, passed, remaining_ms, paced=is_paced
+                        )
                     )
                     try:
                         await asyncio.wait({beating, looking}, return_when=asyncio.FIRST_COMPLETED)
@@ -197,7 +210,7 @@ class GroupPollService:
                         await cancel_all({looking})
                 if found:
                     membership.require_session()
-                    return found
+                    return [*found, *_passed(membership, passed, where, found)]
         finally:
             if beating is not None:
                 await cancel_all({beating})
@@ -207,6 +220,7 @@ class GroupPollService:
         membership: PollMembership,
         request: GroupPollRequest,
         where: dict[TopicPartition, int],
+        passed: dict[TopicPartition, int],
         remaining_ms: int,
         *,
         paced: bool,
@@ -223,7 +237,7 @@ class GroupPollService:
             if unlocated:
                 await self._positions.locate(membership, request.auto_offset_reset, where)
         wait_ms = 0 if membership.owned - where.keys() else min(READ_WAIT_MS, remaining_ms)
-        return await self._look(membership, request, where, max_wait_ms=wait_ms)
+        return await self._look(membership, request, where, passed, max_wait_ms=wait_ms)
 
     async def _pause(self, wait_ms: int) -> None:
         """Do nothing for so long, or until this broker stops."""
@@ -240,10 +254,14 @@ class GroupPollService:
         membership: PollMembership,
         request: GroupPollRequest,
         where: dict[TopicPartition, int],
+        passed: dict[TopicPartition, int],
         *,
         max_wait_ms: int,
     ) -> _Looked:
-        """Read at `where`; the records, and whether something must be left alone for a moment."""
+        """Read at `where`; the records, and whether something must be left alone for a moment.
+
+        What is passed over without records moves `where`, and is noted in `passed`.
+        """
         if not where:
             return [], False
         max_bytes = max(LEAST_READ_BYTES, request.max_records * RECORD_BYTES)
@@ -255,8 +273,10 @@ class GroupPollService:
             isolation=membership.isolation,
         )
         found = await take_records(results, where, max_records=request.max_records)
-        # Control batches and gaps are stepped over. Records are not: they may not be given out yet.
-        where.update({each.key: each.next_offset for each in found if not each.records})
+        # Records are not stepped over: they may not be given out yet.
+        stepped_over = {each.key: each.next_offset for each in found if not each.records}
+        where.update(stepped_over)
+        passed.update(stepped_over)
         records = [each for each in found if each.records]
         out_of_range = out_of_range_in(results)
         await self._positions.reset(membership, request.auto_offset_reset, where, out_of_range)
@@ -316,6 +336,24 @@ def _are_kept(membership: PollMembership, looking: "asyncio.Task[_Looked]") -> b
         return True
     found, _ = looking.result()
     return all(membership.kept(each.key) for each in found)
+
+
+def _passed(
+    membership: PollMembership,
+    passed: Mapping[TopicPartition, int],
+    where: Mapping[TopicPartition, int],
+    found: Sequence[PolledPartition],
+) -> list[PolledPartition]:
+    """Partitions that the member has had all along, and of which nothing was found to be shown.
+
+    As many as an ack has room for.
+    """
+    told = {each.key for each in found}
+    return [
+        PolledPartition(key, (), offset)
+        for key, offset in passed.items()
+        if key not in told and where.get(key) == offset and membership.kept(key)
+    ][: MAX_ACK_PARTITIONS - len(told)]
 
 
 def out_of_range_in(results: Results) -> Collection[TopicPartition]:

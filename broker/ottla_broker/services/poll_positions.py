@@ -4,12 +4,14 @@ from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import Literal
 
+from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_messages import PartitionBounds, PartitionName
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.leader_reads import TopicPartition
 from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.poll_acks import PollAck
 from ottla_broker.services.poll_membership import PollMembership, by_topic, fenced_for_good
+from ottla_cluster.controller.features import TRANSACTIONS, is_enabled
 from ottla_cluster.groups.commands import (
     CommitOffsets,
     CommitOffsetsResponse,
@@ -24,6 +26,7 @@ from ottla_protocol.errors import (
     OttlaError,
     Outcome,
     UnknownMemberIdError,
+    UnstableOffsetCommitError,
 )
 
 Reset = Literal["earliest", "latest", "none"]
@@ -39,9 +42,11 @@ class PollPositions:
         *,
         calls: CoordinatorCalls,
         bounds: PartitionBoundsService,
+        metadata: MetadataCache,
     ) -> None:
         self._calls = calls
         self._bounds = bounds
+        self._metadata = metadata
 
     async def commit_ack(self, ack: PollAck) -> bool:
         """Commit what a client says it is done with: all of it or nothing, and never backwards.
@@ -84,7 +89,8 @@ class PollPositions:
         """Bring `where` up to what the member owns.
 
         What is new begins at the committed offset, or where `reset` says. A partition whose leader
-        does not tell its bounds now stays out.
+        does not tell its bounds now stays out, and so does all that is new while a transaction may
+        still move a committed offset of it, for a member that reads committed records (KIP-447).
 
         Raises:
             OffsetOutOfRangeError: nothing is committed, and `reset` is `none`.
@@ -96,7 +102,13 @@ class PollPositions:
         new = membership.owned - where.keys()
         if not new:
             return
-        committed = await self._committed(membership.group, new)
+        require_stable = membership.isolation == "read_committed" and is_enabled(
+            self._metadata.image, TRANSACTIONS
+        )
+        try:
+            committed = await self._committed(membership.group, new, require_stable=require_stable)
+        except UnstableOffsetCommitError:
+            return
         known = {key: found.offset for key, found in committed.items() if found.offset is not None}
         where.update(known)
         await self._place(membership, reset, where, dict.fromkeys(new - known.keys()))
@@ -159,9 +171,9 @@ class PollPositions:
         return {key: found[name] for key, name in names.items() if name in found}
 
     async def _committed(
-        self, group: str, partitions: Iterable[TopicPartition]
+        self, group: str, partitions: Iterable[TopicPartition], *, require_stable: bool = False
     ) -> dict[TopicPartition, FetchedOffset]:
-        command = FetchOffsets(group, by_topic(partitions))
+        command = FetchOffsets(group, by_topic(partitions), require_stable=require_stable)
         response, _ = await self._calls.decide(group, command, repeatable=True)
         assert isinstance(response, FetchOffsetsResponse)
         return {(each.topic, each.partition): each for each in response.offsets}

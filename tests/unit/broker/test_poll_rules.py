@@ -2,15 +2,17 @@
 
 import asyncio
 import gc
+from types import SimpleNamespace
 
 import pytest
 
 from ottla_broker.drivers.peer_messages import PartitionBounds
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services.group_poll import GroupPollService
-from ottla_broker.services.poll_acks import PollAck, encode_ack
+from ottla_broker.services.poll_acks import PollAck, decode_ack, encode_ack
 from ottla_broker.services.poll_membership import PollMembership
 from ottla_broker.services.poll_positions import PollPositions, mark_of
+from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL, TRANSACTIONS
 from ottla_cluster.groups.commands import (
     AssignedTopic,
     CommitOffsets,
@@ -33,6 +35,7 @@ from ottla_protocol.errors import (
     Outcome,
     OverloadedError,
     UnknownMemberIdError,
+    UnstableOffsetCommitError,
 )
 from ottla_protocol.models import FetchedPartition
 from ottla_protocol.models_poll import GroupPollRequest
@@ -40,6 +43,7 @@ from ottla_protocol.record_batch import patch_batch
 from ottla_protocol.record_codec import RecordData, encode_batch
 
 MEMBER = "m-1"
+METADATA = SimpleNamespace(image=SimpleNamespace(feature_level=LATEST_FEATURE_LEVEL))
 REQUEST = GroupPollRequest(topics=["t"])
 
 
@@ -204,7 +208,7 @@ class TestAcks:
     async def committed(self, found, **offsets):
         """The offsets that an ack has committed after the coordinator told `found`."""
         coordinator = Coordinator(found, CommitOffsetsResponse(()))
-        positions = PollPositions(calls=coordinator, bounds=None)
+        positions = PollPositions(calls=coordinator, bounds=None, metadata=METADATA)
         ack = PollAck("g", MEMBER, 4, {("t", int(n[1:])): o for n, o in offsets.items()})
         await positions.commit_ack(ack)
         assert len(coordinator.of_type(FetchOffsets)) == 1
@@ -228,7 +232,7 @@ class TestAcks:
 
     async def test_a_member_that_is_gone_is_fenced(self):
         coordinator = Coordinator(fetched(p0=(None, "")), UnknownMemberIdError("gone"))
-        positions = PollPositions(calls=coordinator, bounds=None)
+        positions = PollPositions(calls=coordinator, bounds=None, metadata=METADATA)
         with pytest.raises(FencedMemberEpochError) as refused:
             await positions.commit_ack(PollAck("g", MEMBER, 4, {("t", 0): 5}))
         assert refused.value.outcome is Outcome.NOT_APPLIED
@@ -254,7 +258,7 @@ async def test_an_error_after_the_ack_was_committed_does_not_deny_that(answers, 
     polls = GroupPollService(
         calls=coordinator,
         reads=None,
-        positions=PollPositions(calls=coordinator, bounds=None),
+        positions=PollPositions(calls=coordinator, bounds=None, metadata=METADATA),
         purgatory=Purgatory(10),
     )
     ack = encode_ack(PollAck("g", MEMBER, 4, {("t", 0): 5}))
@@ -292,7 +296,7 @@ class TestResets:
         await member.join()
         committed = CommitOffsetsResponse((CommittedPartition("t", 0, stands),))
         coordinator.answers = [fetched(p0=(None, "")), committed]
-        positions = PollPositions(calls=coordinator, bounds=Bounds())
+        positions = PollPositions(calls=coordinator, bounds=Bounds(), metadata=METADATA)
         where = {}
         if refused is None:
             await positions.locate(member, reset, where)
@@ -360,7 +364,7 @@ async def test_records_that_come_with_news_are_read_again_and_not_passed_over():
     polls = GroupPollService(
         calls=coordinator,
         reads=reads,
-        positions=PollPositions(calls=coordinator, bounds=None),
+        positions=PollPositions(calls=coordinator, bounds=None, metadata=METADATA),
         purgatory=Purgatory(10),
     )
     polled = await polls.poll("g", GroupPollRequest(topics=["t"], max_wait_ms=10_000))
@@ -408,7 +412,7 @@ async def test_records_of_what_is_being_given_up_are_kept_back():
     polls = GroupPollService(
         calls=coordinator,
         reads=reads,
-        positions=PollPositions(calls=coordinator, bounds=None),
+        positions=PollPositions(calls=coordinator, bounds=None, metadata=METADATA),
         purgatory=Purgatory(10),
     )
     polled = await polls.poll("g", GroupPollRequest(topics=["t"], max_wait_ms=10_000))
@@ -445,7 +449,7 @@ async def test_a_poll_ends_in_time_though_it_cannot_confirm_what_was_taken():
     polls = GroupPollService(
         calls=coordinator,
         reads=reads,
-        positions=PollPositions(calls=coordinator, bounds=None),
+        positions=PollPositions(calls=coordinator, bounds=None, metadata=METADATA),
         purgatory=Purgatory(10),
     )
     async with asyncio.timeout(5):
@@ -468,7 +472,7 @@ async def test_who_waits_for_partitions_needs_a_place_as_who_waits_for_records()
     polls = GroupPollService(
         calls=coordinator,
         reads=None,
-        positions=PollPositions(calls=coordinator, bounds=None),
+        positions=PollPositions(calls=coordinator, bounds=None, metadata=METADATA),
         purgatory=purgatory,
     )
     with purgatory.parked_request(), pytest.raises(OverloadedError, match="max_parked_requests"):
@@ -497,3 +501,106 @@ async def test_a_join_that_fails_unheard_is_no_defect():
     del member, joining
     gc.collect()
     assert reported == []
+
+
+class Transactional:
+    """A partition from 5 on with an aborted batch, its marker, and then what is appended."""
+
+    def __init__(self):
+        self.end = 7
+        self.records = {}
+        self.isolations = set()
+
+    def append(self):
+        batch = encode_batch([RecordData(1, None, b"v")])
+        patch_batch(batch, base_offset=self.end, leader_epoch=0)
+        self.records[self.end] = memoryview(batch)
+        self.end += 1
+
+    async def read(self, positions, *, max_wait_ms, topic_ids, max_bytes, isolation):
+        self.isolations.add(isolation)
+        if max_wait_ms and positions == {("t", 0): self.end}:
+            await asyncio.sleep(max_wait_ms / 1000)
+        [(key, offset)] = positions.items()
+        batches = [batch for base, batch in self.records.items() if base >= offset]
+        return {key: FetchedPartition(*key, batches, self.end, 0, next_offset=self.end)}
+
+
+def committed_polls(coordinator, reads):
+    return GroupPollService(
+        calls=coordinator,
+        reads=reads,
+        positions=PollPositions(calls=coordinator, bounds=Bounds(), metadata=METADATA),
+        purgatory=Purgatory(10),
+    )
+
+
+def committed_request(max_wait_ms):
+    return GroupPollRequest(topics=["t"], max_wait_ms=max_wait_ms, isolation="read_committed")
+
+
+async def test_an_ack_covers_what_was_passed_over_though_there_are_no_records():
+    """Or the next poll would look through it again, and the group never come to the end."""
+    coordinator = Coordinator(joined(4, 0), no_news(4), fetched(p0=(5, "")))
+    reads = Transactional()
+    polled = await committed_polls(coordinator, reads).poll("g", committed_request(0))
+    [found] = polled.partitions
+    assert (found.key, list(found.records), found.next_offset) == (("t", 0), [], 7)
+    assert decode_ack(polled.ack, group="g", member_id=None).offsets == {("t", 0): 7}
+    assert reads.isolations == {"read_committed"}
+    assert coordinator.of_type(FetchOffsets)[0].require_stable
+
+
+async def test_records_behind_what_was_passed_over_are_told_once():
+    coordinator = Coordinator(joined(4, 0), no_news(4), fetched(p0=(5, "")))
+    reads = Transactional()
+    reads.append()
+    polled = await committed_polls(coordinator, reads).poll("g", committed_request(0))
+    [found] = polled.partitions
+    assert ([each.offset for each in found.records], found.next_offset) == ([7], 8)
+
+
+async def test_where_there_is_nothing_at_all_there_is_no_ack():
+    coordinator = Coordinator(joined(4, 0), no_news(4), fetched(p0=(7, "")))
+    polled = await committed_polls(coordinator, Transactional()).poll("g", committed_request(0))
+    assert (polled.partitions, polled.ack) == ([], None)
+
+
+async def test_a_poll_waits_while_a_transaction_may_move_the_committed_offset():
+    coordinator = Coordinator(
+        joined(4, 0), no_news(4), UnstableOffsetCommitError("pending"), fetched(p0=(7, ""))
+    )
+    decide = coordinator.decide
+
+    async def waiting(group, command, *, repeatable):
+        if isinstance(command, Heartbeat) and command.max_wait_ms:
+            await asyncio.Event().wait()
+        return await decide(group, command, repeatable=repeatable)
+
+    coordinator.decide = waiting
+    reads = Transactional()
+    reads.append()
+    async with asyncio.timeout(5):
+        polled = await committed_polls(coordinator, reads).poll("g", committed_request(60_000))
+    assert [each.offset for found in polled.partitions for each in found.records] == [7]
+    assert coordinator.answers == []
+
+
+@pytest.mark.parametrize(
+    ("isolation", "level", "expected"),
+    [
+        ("read_committed", TRANSACTIONS.level, True),
+        # A broker of the version before does not know the field.
+        ("read_committed", TRANSACTIONS.level - 1, False),
+        ("read_uncommitted", TRANSACTIONS.level, False),
+    ],
+)
+async def test_stable_offsets_are_asked_for_where_they_can_be(isolation, level, expected):
+    coordinator = Coordinator(joined(4, 0), fetched(p0=(7, "")))
+    request = GroupPollRequest(topics=["t"], isolation=isolation)
+    member = PollMembership(coordinator, "g", MEMBER, request)
+    await member.join()
+    metadata = SimpleNamespace(image=SimpleNamespace(feature_level=level))
+    positions = PollPositions(calls=coordinator, bounds=None, metadata=metadata)
+    await positions.locate(member, "earliest", {})
+    assert coordinator.of_type(FetchOffsets)[0].require_stable == expected
