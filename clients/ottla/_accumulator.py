@@ -114,6 +114,7 @@ class Accumulator:
         max_request_size: bytes of the largest batch.
         linger_ms: how long an open batch waits for more records.
         delivery_timeout_ms: from a batch's first record to its failure.
+        is_transactional: every batch is part of a transaction, and says so.
 
     Attributes:
         available_bytes: what is left of `buffer_memory`.
@@ -134,12 +135,14 @@ class Accumulator:
         max_request_size: int,
         linger_ms: int,
         delivery_timeout_ms: int,
+        is_transactional: bool = False,
     ) -> None:
         self._limit_bytes = min(batch_size, buffer_memory, max_request_size)
         self._buffer_memory = buffer_memory
         self._max_request_size = max_request_size
         self._linger_ms = linger_ms
         self._delivery_timeout_ms = delivery_timeout_ms
+        self._is_transactional = is_transactional
         self._queues: dict[tuple[str, int], PartitionQueue] = {}
         self.available_bytes = buffer_memory
         self.active: dict[PartitionQueue, None] = {}
@@ -208,6 +211,7 @@ class Accumulator:
             opened_ms=now_ms,
             deadline_ms=now_ms + self._delivery_timeout_ms,
             order=queue.next_order(),
+            is_transactional=self._is_transactional,
         )
         queue.open = batch
         self.unsettled[batch] = None
@@ -289,11 +293,15 @@ class Accumulator:
         batch.reserved_bytes = 0
         del self.unsettled[batch]
 
-    def close(self) -> None:
-        """Close every open batch and take no further record."""
+    def close_all_open(self) -> None:
+        """Close every open batch, so that the next record of each partition opens another one."""
         for queue in self._queues.values():
             if queue.open is not None:
                 self.close_open(queue)
+
+    def close(self) -> None:
+        """Close every open batch and take no further record."""
+        self.close_all_open()
         self.is_closed = True
         self.wake_wanted = True
 

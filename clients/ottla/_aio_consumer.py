@@ -32,7 +32,12 @@ from ottla._consumer_steps import (
     TopicsOption,
     Wait,
 )
-from ottla._consumer_types import OffsetAndMetadata, OffsetAndTimestamp, TopicPartition
+from ottla._consumer_types import (
+    ConsumerGroupMetadata,
+    OffsetAndMetadata,
+    OffsetAndTimestamp,
+    TopicPartition,
+)
 from ottla._errors import ConcurrentUseError
 from ottla._partitioner import PartitionInfo
 from ottla._positions import Start
@@ -428,6 +433,18 @@ class Consumer:
             NotAssignedError: the partition is not read by this consumer.
         """
         return self._core.current_lag(partition)
+
+    def consumer_group_metadata(self) -> ConsumerGroupMetadata:
+        """Whose offsets a producer commits with its transaction: this group's, read by this member.
+
+        Ask for it after the poll whose records the transaction is about. Auto commit has to be off.
+
+        Raises:
+            SubscriptionError: there is no group.
+            CommitFailedError: the group gave the partitions to others; poll to join it again.
+            ConsumerClosedError: the consumer is closed.
+        """
+        return self._core.group_metadata()
 
     # --- the rest -------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from random import Random
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
+from ottla._aio_producer_transactions import AsyncProducerTransactions
 from ottla._config import ProducerConfig, ProducerOptions
 from ottla._errors import BufferExhaustedError, ProducerClosedError
 from ottla._futures import AsyncManyFuture, AsyncRecordFuture, WaitTimedOutError
@@ -22,6 +23,7 @@ from ottla._partitioner import PartitionInfo
 from ottla._producer_io import CONNECTIONS_BESIDE_PRODUCE, ProducerIO
 from ottla._record import DeliveryCallback, HeadersOption, ProducerRecord
 from ottla._send_many import joined, pairs_of
+from ottla._transactions_io import TransactionsIO, required
 from ottla._transport import AiohttpTransport, Transport
 from ottla_protocol.errors import OttlaError, Outcome
 
@@ -31,7 +33,7 @@ Answer = TypeVar("Answer")
 _open_producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()
 
 
-class Producer:
+class Producer(AsyncProducerTransactions):
     """Sends records to topics, on one event loop.
 
     Made anywhere, it begins to work with its first call, on the loop of that call, and is used on
@@ -212,6 +214,10 @@ class Producer:
         if self._is_closed:
             raise ProducerClosedError("the producer is closed")
 
+    @property
+    def _transactions(self) -> TransactionsIO:
+        return required(self._io.transactions)
+
     # --- the rest -----------------------------------------------------------------------------
 
     async def flush(self, timeout: float | None = None) -> None:
@@ -234,6 +240,8 @@ class Producer:
     async def close(self, timeout: float | None = None) -> None:
         """Send what is there, then stop; closing twice is no error.
 
+        A transaction that is open is aborted instead.
+
         Args:
             timeout: seconds that sending may take; None waits until every record is acknowledged
                 or given up. What is left then fails with ProducerClosedError.
@@ -245,8 +253,8 @@ class Producer:
             return
         self._io.close_intake()
         try:
-            if self._driving is not None:
-                await self._io.flush(timeout)
+            if self._driving is not None or self._io.transactions is not None:
+                await self._io.finish(timeout)
         finally:
             # Also when the flush was cancelled: nobody closes a second time.
             self._io.give_up(

@@ -90,9 +90,10 @@ class Batch:
         opened_ms: int,
         deadline_ms: int,
         order: int,
+        is_transactional: bool = False,
     ) -> None:
         self.queue = queue
-        builder = BatchBuilder(limit_bytes)
+        builder = BatchBuilder(limit_bytes, is_transactional=is_transactional)
         self._builder: BatchBuilder | None = builder
         self._encoded: bytearray | None = None
         self._encoded_number: tuple[int, int, int] | None = None

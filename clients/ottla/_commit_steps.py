@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from ottla._broker_questions import ConsumerTransport
@@ -16,14 +16,13 @@ from ottla._consumer_steps import (
     Run,
     Steps,
     Tell,
-    check_offset,
-    partition_of,
+    offsets_in,
 )
-from ottla._consumer_types import OffsetAndMetadata, TopicPartition
+from ottla._consumer_types import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
 from ottla._driver import monotonic_ms
 from ottla._errors import CommitQueueFullError
-from ottla._offset_commits import OffsetCommit
-from ottla_protocol.errors import InvalidRequestError, OttlaError
+from ottla._offset_commits import CommitFailedError, OffsetCommit
+from ottla_protocol.errors import OttlaError
 
 MAX_COMMITS_TO_TELL: Final = 10_000
 """Asynchronous commits that the application has not been told of yet."""
@@ -76,6 +75,20 @@ class CommitSteps(ConsumerBase):
         self._commits_to_tell += 1
         self._wake()
 
+    def group_metadata(self) -> ConsumerGroupMetadata:
+        """See `Consumer.consumer_group_metadata`."""
+        self.check_usable()
+        self._check_group("consumer_group_metadata")
+        group_id = self.config.group_id or ""
+        with self.lock:
+            member = self.io.member
+            if member is None:
+                return ConsumerGroupMetadata(group_id)
+            membership = member.membership
+        if membership is None:
+            raise CommitFailedError("the consumer is no member of the group at this moment")
+        return ConsumerGroupMetadata(group_id, membership.member_id, membership.generation)
+
     def _tell_commits(self) -> Steps[None]:
         """Call the callbacks of asynchronous commits that are settled, in their order."""
         left = len(self._told)
@@ -100,21 +113,9 @@ class CommitSteps(ConsumerBase):
             name = TopicPartition(what.topic, what.partition)
             epoch = what.leader_epoch if what.leader_epoch >= 0 else None
             return {name: OffsetAndMetadata(what.offset + 1, "", epoch)}
-        if not isinstance(what, Mapping):
-            raise InvalidRequestError(
-                "commit takes a record, or a mapping of partitions to the next offset, not "
-                f"{type(what).__qualname__}"
-            )
-        offsets: dict[TopicPartition, OffsetAndMetadata] = {}
-        for each, next_offset in what.items():
-            given = (
-                next_offset
-                if isinstance(next_offset, OffsetAndMetadata)
-                else OffsetAndMetadata(next_offset)
-            )
-            check_offset(given.offset)
-            offsets[partition_of(each)] = given
-        return offsets
+        return offsets_in(
+            what, "commit takes a record, or a mapping of partitions to the next offset"
+        )
 
     def _commit_finished_steps(
         self, names: Iterable[TopicPartition], timeout_ms: int

@@ -32,6 +32,7 @@ from ottla._serializers import (
 )
 from ottla_protocol.models import ACKS_ALL
 from ottla_protocol.record_batch import Compression
+from ottla_protocol.transaction_tokens import MAX_TRANSACTIONAL_ID_CHARACTERS
 
 MAX_IN_FLIGHT_WITH_IDEMPOTENCE: Final = 5
 """Brokers remember the last five batches of a producer and partition, so no more may be out."""
@@ -62,6 +63,8 @@ class ProducerOptions(TypedDict, total=False):
     interceptors: Iterable[Any] | None
     acks: AcksOption
     enable_idempotence: bool
+    transactional_id: str | None
+    transaction_timeout_ms: int
     compression: CompressionName | None
     batch_size: int
     linger_ms: int
@@ -100,6 +103,9 @@ class ProducerConfig:
         interceptors: objects with `on_send` or `on_acknowledgement`, in their order.
         acks: 0 (none), 1 (the leader) or -1 (every in-sync replica).
         enable_idempotence: retries never store a second copy, and keep the order.
+        transactional_id: names the producer, through restarts, for its transactions; whoever takes
+            the same one fences the one before. None sends without transactions.
+        transaction_timeout_ms: the cluster aborts a transaction that is open for longer.
         compression: of record batches.
         batch_size: bytes of records after which a batch is sent. While others of its partition
             wait or are under way, a batch may grow to 64 times that.
@@ -123,6 +129,8 @@ class ProducerConfig:
     interceptors: tuple[Any, ...] = ()
     acks: int = ACKS_ALL
     enable_idempotence: bool = True
+    transactional_id: str | None = None
+    transaction_timeout_ms: int = 60_000
     compression: Compression = Compression.NONE
     batch_size: int = 16_384
     linger_ms: int = 0
@@ -148,6 +156,7 @@ class ProducerConfig:
         _require_servers(parsed)
         for option in ("key_serializer", "value_serializer"):
             parsed[option] = resolve_serializer(parsed.get(option), option)
+        _settle_transactions(parsed)
         _settle_idempotence(parsed)
         _settle_delivery_timeout(parsed)
         return cls(**parsed)
@@ -186,6 +195,23 @@ class AdminConfig:
         return cls(**parsed)
 
 
+def _transactional_id(option: str, value: Any) -> str | None:
+    """A name that brokers take, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_TRANSACTIONAL_ID_CHARACTERS:
+        raise ConfigError(
+            f"{option} must be text of 1 to {MAX_TRANSACTIONAL_ID_CHARACTERS} characters, "
+            f"not {value!r}",
+            option=option,
+        )
+    if not value.isprintable() or value in {".", ".."}:
+        raise ConfigError(
+            f"{option} must be printable, and neither '.' nor '..', not {value!r}", option=option
+        )
+    return value
+
+
 _CLIENT: Final = {
     "bootstrap_servers": Option(servers),
     "client_id": Option(client_id),
@@ -203,6 +229,8 @@ _PRODUCER: Final = {
     "interceptors": Option(objects("on_send", "on_acknowledgement"), "interceptor.classes"),
     "acks": Option(choice(_ACKS)),
     "enable_idempotence": Option(boolean),
+    "transactional_id": Option(_transactional_id),
+    "transaction_timeout_ms": Option(_TIMEOUT_MS),
     "compression": Option(choice(_COMPRESSIONS), "compression.type"),
     "batch_size": Option(integer(0, MAX_INT)),
     "linger_ms": Option(_DURATION_MS),
@@ -217,7 +245,6 @@ _PRODUCER: Final = {
 _ADMIN: Final = {**_CLIENT, "default_api_timeout_ms": Option(_TIMEOUT_MS)}
 
 _UNSUPPORTED: Final = {
-    "transactional.id": "there are no transactions yet",
     "security.protocol": "there is no TLS and no authentication yet",
     "send.buffer.bytes": "the system chooses the sizes of socket buffers",
     "receive.buffer.bytes": "the system chooses the sizes of socket buffers",
@@ -230,6 +257,24 @@ def _require_servers(parsed: Mapping[str, Any]) -> None:
             "bootstrap_servers is missing",
             option="bootstrap_servers",
             hint="name at least one broker, for example bootstrap_servers='127.0.0.1:7101'",
+        )
+
+
+def _settle_transactions(parsed: dict[str, Any]) -> None:
+    """Transactions need idempotence; as in Kafka, what is at odds with it is an error then."""
+    if parsed.get("transactional_id") is None:
+        if "transaction_timeout_ms" in parsed:
+            raise ConfigError(
+                "transaction_timeout_ms needs a transactional_id",
+                option="transaction_timeout_ms",
+                hint="set transactional_id, or leave it out",
+            )
+        return
+    if parsed.setdefault("enable_idempotence", True) is False:
+        raise ConfigError(
+            "enable_idempotence must be true with a transactional_id",
+            option="enable_idempotence",
+            hint="leave enable_idempotence out, or transactional_id",
         )
 
 

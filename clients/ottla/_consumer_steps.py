@@ -90,3 +90,23 @@ def partition_of(given: object) -> TopicPartition:
 def check_offset(offset: object) -> None:
     if type(offset) is not int or not 0 <= offset < 2**63:
         raise InvalidRequestError(f"an offset is an int of at least 0, not {offset!r}")
+
+
+def offsets_in(given: object, rule: str) -> dict[TopicPartition, OffsetAndMetadata]:
+    """Next offsets by partition, as callers name both.
+
+    Raises:
+        InvalidRequestError: it is no mapping (`rule` says what it must be), or one of them is none.
+    """
+    if not isinstance(given, Mapping):
+        raise InvalidRequestError(f"{rule}, not {type(given).__qualname__}")
+    offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+    for each, next_offset in given.items():
+        offset = (
+            next_offset
+            if isinstance(next_offset, OffsetAndMetadata)
+            else OffsetAndMetadata(next_offset)
+        )
+        check_offset(offset.offset)
+        offsets[partition_of(each)] = offset
+    return offsets

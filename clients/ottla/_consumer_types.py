@@ -24,6 +24,20 @@ class OffsetAndMetadata(NamedTuple):
     leader_epoch: int | None = None
 
 
+class ConsumerGroupMetadata(NamedTuple):
+    """Whose offsets a transaction commits; see `Producer.send_offsets_to_transaction`.
+
+    Attributes:
+        group_id: the group.
+        member_id, generation: the member that read the records, so that one that the group has
+            given up commits nothing (KIP-447); None for a consumer that is no member.
+    """
+
+    group_id: str
+    member_id: str | None = None
+    generation: int | None = None
+
+
 class OffsetAndTimestamp(NamedTuple):
     """What a look-up by time finds.
 

@@ -9,6 +9,8 @@
         ├── BufferExhaustedError     no room in the buffer within `max_block_ms`
         ├── CommitQueueFullError     too many asynchronous commits wait
         ├── DeliveryTimeoutError     not acknowledged within `delivery_timeout_ms`
+        ├── TransactionStateError    a call that does not fit the producer's transaction
+        ├── TransactionAbortedError  a record's transaction was given up
         ├── ClusterUnreachableError  no broker could be asked; names each URL and its reason
         ├── ForkedProcessError       used in a child process of the one that made it
         ├── ConsumerClosedError      the consumer was closed
@@ -147,6 +149,29 @@ class DeliveryTimeoutError(ClientError):
     code = "DELIVERY_TIMED_OUT"
     title = "Delivery timed out"
     default_hint = "see the cause; delivery_timeout_ms bounds sending, waiting and all retries"
+
+
+class TransactionStateError(ClientError, RuntimeError):
+    """The call does not fit what the producer's transaction is at now; nothing was done.
+
+    A record outside of a transaction, a second begin, a transaction of a producer without
+    `transactional_id`.
+    """
+
+    code = "TRANSACTION_STATE"
+    title = "Transaction state"
+    default_outcome = Outcome.NOT_APPLIED
+
+
+class TransactionAbortedError(ClientError):
+    """The record's transaction was given up before the record was acknowledged.
+
+    It was aborted, or another of its records failed, which is the `__cause__` then. `outcome` is
+    UNKNOWN where the record may be in the log; readers of committed records never see it.
+    """
+
+    code = "TRANSACTION_ABORTED"
+    title = "Transaction aborted"
 
 
 class ClusterUnreachableError(ClientError):

@@ -22,6 +22,7 @@ from ottla._consumer_types import TopicPartition
 from ottla._fake_groups import FakeGroups
 from ottla._fake_log import FakePartition
 from ottla._fake_metadata import FakeMetadata, Unfinished, json_answer, parse_json, raise_shared
+from ottla._fake_transactions import FakeTransactions
 from ottla._transport import BrokerUnreachableError, Response
 from ottla_protocol import models, routes
 from ottla_protocol.errors import (
@@ -34,6 +35,7 @@ from ottla_protocol.errors import (
     Outcome,
 )
 from ottla_protocol.models_groups import CommittedOffset
+from ottla_protocol.record_batch import Buffer, read_header
 
 MAX_BROKERS: Final = 100
 FIRST_PORT: Final = 7_101
@@ -91,9 +93,13 @@ class FakeBrokers:
         self._metadata = FakeMetadata(self.urls)
         self.groups = FakeGroups(self._metadata)
         self._last_producer_id = 1_000
+        self.transactions = FakeTransactions(
+            self._metadata, self.groups, new_producer_id=self._new_producer_id
+        )
         self._calls: dict[tuple[str, str], Callable[..., Response]] = {
             **self._metadata.calls,
             **self.groups.calls,
+            **self.transactions.calls,
             ("POST", routes.PRODUCER_IDS): self._allocate_producer_id,
             ("POST", routes.PRODUCE): self._produce,
             ("POST", routes.FETCH): self._fetch,
@@ -146,6 +152,7 @@ class FakeBrokers:
         return None
 
     def _answer(self, node_id: int, method: str, path: str, body: bytes) -> Response:
+        self.transactions.end_overdue()
         parts = urlsplit(path)
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         for (wanted, route), call in self._calls.items():
@@ -187,6 +194,12 @@ class FakeBrokers:
             self._changed()
             self._metadata.check_broker(node_id)
             self._metadata.partition(topic, partition).lead(node_id)
+
+    def abort_transaction(self, transactional_id: str) -> None:
+        """Abort what the producer has open."""
+        with self._lock:
+            self._changed()
+            self.transactions.abort(transactional_id, "operator")
 
     def partitions(self, topic: str) -> list[FakePartition]:
         """The topic's partitions, to look at."""
@@ -240,8 +253,11 @@ class FakeBrokers:
         self, _node_id: int, _query: Mapping[str, str], body: bytes
     ) -> Response:
         parse_json(body, models.AllocateProducerIdRequest)
+        return json_answer(models.ProducerIdentity(self._new_producer_id(), 0))
+
+    def _new_producer_id(self) -> int:
         self._last_producer_id += 1
-        return json_answer(models.ProducerIdentity(self._last_producer_id, 0))
+        return self._last_producer_id
 
     def _produce(self, node_id: int, _query: Mapping[str, str], body: bytes) -> Response:
         wanted = _unpack(body, models.BinaryProduceRequest)
@@ -251,7 +267,9 @@ class FakeBrokers:
         errors: list[OttlaError] = []
         for batch in wanted.batches:
             try:
-                appended = self._led(node_id, batch.topic, batch.partition).append(batch.batch)
+                partition = self._led(node_id, batch.topic, batch.partition)
+                self._let_in(wanted, batch.batch, partition)
+                appended = partition.append(batch.batch)
             except OttlaError as error:
                 errors.append(error.with_outcome(Outcome.NOT_APPLIED))
                 appended = models.AppendedBatch(
@@ -263,6 +281,21 @@ class FakeBrokers:
         raise_shared(errors, len(results))
         return _msgpack(models.BinaryProduceResponse(results), 207 if errors else 200)
 
+    def _let_in(
+        self, wanted: models.BinaryProduceRequest, batch: Buffer, partition: FakePartition
+    ) -> None:
+        """Have the partition in the batch's transaction, if it is part of one."""
+        header = read_header(batch)
+        if not header.is_transactional:
+            return
+        if wanted.transactional_id is None or wanted.acks != models.ACKS_ALL:
+            raise InvalidRequestError(
+                "a transactional batch needs a transactional_id and acks=all in its request"
+            )
+        self.transactions.add(
+            wanted.transactional_id, header.producer_id, header.producer_epoch, partition
+        )
+
     def _fetch(self, node_id: int, _query: Mapping[str, str], body: bytes) -> Response:
         wanted = _unpack(body, models.BinaryFetchRequest)
         results: list[models.FetchedPartition] = []
@@ -270,10 +303,7 @@ class FakeBrokers:
         for asked in wanted.partitions:
             try:
                 partition = self._led(node_id, asked.topic, asked.partition)
-                batches = partition.read(asked.offset, asked.max_bytes)
-                result = models.FetchedPartition(
-                    asked.topic, asked.partition, batches, partition.end_offset, 0
-                )
+                result = _fetched(partition, asked, wanted.isolation)
             except OttlaError as error:
                 errors.append(error)
                 result = models.FetchedPartition(
@@ -283,7 +313,11 @@ class FakeBrokers:
         raise_shared(errors, len(results))
         answer = _msgpack(models.BinaryFetchResponse(results), 207 if errors else 200)
         size = sum(len(batch) for result in results for batch in result.batches)
-        if errors or size >= wanted.min_bytes or not wanted.max_wait_ms:
+        has_moved = any(
+            result.next_offset is not None and result.next_offset > asked.offset
+            for asked, result in zip(wanted.partitions, results, strict=True)
+        )
+        if errors or has_moved or size >= wanted.min_bytes or not wanted.max_wait_ms:
             return answer
         return Unfinished(answer.status, answer.content_type, answer.body, wanted.max_wait_ms)
 
@@ -299,6 +333,24 @@ class FakeBrokers:
                 leader_url=self.urls[found.leader],
             )
         return found
+
+
+def _fetched(
+    partition: FakePartition, asked: models.PartitionToFetch, isolation: str
+) -> models.FetchedPartition:
+    name = (partition.topic, partition.partition)
+    if isolation != "read_committed":
+        batches = partition.read(asked.offset, asked.max_bytes)
+        return models.FetchedPartition(*name, batches, partition.end_offset, 0)
+    batches, next_offset = partition.read_committed(asked.offset, asked.max_bytes)
+    return models.FetchedPartition(
+        *name,
+        batches,
+        partition.end_offset,
+        0,
+        next_offset=next_offset,
+        last_stable_offset=partition.last_stable_offset,
+    )
 
 
 def _wake(future: "asyncio.Future[None]") -> None:

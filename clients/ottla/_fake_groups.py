@@ -22,6 +22,7 @@ from ottla_protocol.errors import (
     OttlaError,
     UnknownMemberIdError,
     UnknownTopicOrPartitionError,
+    UnstableOffsetCommitError,
 )
 from ottla_protocol.models_groups import (
     AssignedPartitions,
@@ -36,6 +37,7 @@ from ottla_protocol.models_groups import (
     GroupMemberDescription,
     JoinGroupRequest,
     MembershipResponse,
+    OffsetToCommit,
     PartitionLag,
     PartitionOffset,
 )
@@ -55,6 +57,8 @@ class FakeGroups:
     def __init__(self, metadata: FakeMetadata) -> None:
         self._metadata = metadata
         self._groups: dict[str, FakeGroup] = {}
+        self.pending: set[tuple[str, int]] = set()
+        """Groups whose offsets a transaction is to commit, with its producer id."""
         # Generations never begin anew, lest a commit of a deleted group's member be taken.
         self._last_generation = 0
         self.calls: dict[tuple[str, str], Callable[..., Response]] = {
@@ -130,21 +134,8 @@ class FakeGroups:
         self, _node_id: int, _query: Mapping[str, str], body: bytes, group: str
     ) -> Response:
         request = parse_json(body, CommitOffsetsRequest)
-        found = self._made(group)
-        found.look(self._counts(), _now_ms())
-        partitions = [TopicPartition(each.topic, each.partition) for each in request.offsets]
-        found.check_commit(request.member_id, request.generation, partitions, _now_ms())
-        for partition in partitions:
-            self._metadata.partition(*partition)
-        for partition, each in zip(partitions, request.offsets, strict=True):
-            found.offsets[partition] = CommittedOffset(
-                topic=each.topic,
-                partition=each.partition,
-                offset=each.offset,
-                leader_epoch=each.leader_epoch,
-                metadata=each.metadata,
-                commit_timestamp=int(time.time() * 1000),
-            )
+        self.check_commit(group, request.member_id, request.generation, request.offsets)
+        self.commit(group, request.offsets)
         return json_answer(
             CommitOffsetsResponse(
                 [
@@ -154,10 +145,40 @@ class FakeGroups:
             )
         )
 
+    def check_commit(
+        self,
+        group: str,
+        member_id: str | None,
+        generation: int | None,
+        offsets: Iterable[OffsetToCommit],
+    ) -> None:
+        """Refuse a commit that its sender may not make; see `FakeGroup.check_commit`."""
+        found = self._made(group)
+        found.look(self._counts(), _now_ms())
+        partitions = [TopicPartition(each.topic, each.partition) for each in offsets]
+        found.check_commit(member_id, generation, partitions, _now_ms())
+        for partition in partitions:
+            self._metadata.partition(*partition)
+
+    def commit(self, group: str, offsets: Iterable[OffsetToCommit]) -> None:
+        """These are the group's offsets from now on."""
+        found = self._made(group)
+        for each in offsets:
+            found.offsets[TopicPartition(each.topic, each.partition)] = CommittedOffset(
+                topic=each.topic,
+                partition=each.partition,
+                offset=each.offset,
+                leader_epoch=each.leader_epoch,
+                metadata=each.metadata,
+                commit_timestamp=int(time.time() * 1000),
+            )
+
     def _committed(
-        self, _node_id: int, _query: Mapping[str, str], _body: bytes, group: str
+        self, _node_id: int, query: Mapping[str, str], _body: bytes, group: str
     ) -> Response:
         _check_group_id(group)
+        if query.get("require_stable") == "true" and any(name == group for name, _ in self.pending):
+            raise UnstableOffsetCommitError(f"a transaction has offsets of {group!r} pending")
         found = self._groups.get(group)
         offsets = [] if found is None else [each for _, each in sorted(found.offsets.items())]
         return json_answer(CommittedOffsets(group, offsets))

@@ -1,15 +1,19 @@
 """One partition of the fake cluster: record batches in memory, with a broker's checks.
 
 What a producer can notice is as at a broker: a batch is validated, sequences are held to Kafka's
-rules, a retry gets its first offsets again, and a newer producer epoch fences the older one.
+rules, a retry gets its first offsets again, and a newer producer epoch fences the older one. A
+transaction is open until its marker comes (KIP-98).
 """
 
+import time
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
+from ottla_protocol.control_records import EndMarker, encode_end_marker
 from ottla_protocol.errors import (
     DuplicateSequenceNumberError,
     InvalidProducerEpochError,
+    InvalidTransactionStateError,
     OffsetOutOfRangeError,
     OutOfOrderSequenceNumberError,
 )
@@ -48,6 +52,12 @@ class _Producer:
     batches: list[_Appended] = field(default_factory=list)
 
 
+class _Aborted(NamedTuple):
+    producer_id: int
+    first_offset: int
+    end_offset: int
+
+
 class FakePartition:
     """The batches of one partition, whoever leads it.
 
@@ -58,6 +68,7 @@ class FakePartition:
         leader_epoch: rises with every change of the leader.
         batches: in the order of their offsets, which are patched in.
         end_offset: of the next record.
+        open_transactions: the first offset of each, by producer id, oldest first.
     """
 
     def __init__(self, topic: str, partition: int, replicas: list[int]) -> None:
@@ -68,6 +79,8 @@ class FakePartition:
         self.leader_epoch = 0
         self.batches: list[bytearray] = []
         self.end_offset = 0
+        self.open_transactions: dict[int, int] = {}
+        self._aborted: list[_Aborted] = []
         self._producers: dict[int, _Producer] = {}
 
     @property
@@ -86,12 +99,19 @@ class FakePartition:
 
         Raises:
             CorruptMessageError: it is no batch.
-            ConflictError: its producer epoch or sequence is not what is due.
+            ConflictError: its producer epoch or sequence is not what is due, or it is of no
+                transaction although its producer has one open here.
         """
         header = validate_batch(buffer, on_append=True)
         known = self._appended_before(header) if header.has_producer else None
         if known is not None:
             return self._result(header, known.base_offset, known.timestamp, duplicate=True)
+        if header.is_transactional:
+            self.open_transactions.setdefault(header.producer_id, self.end_offset)
+        elif header.producer_id in self.open_transactions:
+            raise InvalidTransactionStateError(
+                f"producer {header.producer_id} has a transaction open in {self.name}"
+            )
         base_offset = self.end_offset
         batch = bytearray(buffer)
         patch_batch(batch, base_offset=base_offset, leader_epoch=self.leader_epoch)
@@ -100,6 +120,66 @@ class FakePartition:
         if header.has_producer:
             self._remember(header, base_offset)
         return self._result(header, base_offset, header.max_timestamp, duplicate=False)
+
+    def end_transaction(
+        self, producer_id: int, marker_epoch: int, *, is_commit: bool, coordinator_epoch: int
+    ) -> None:
+        """Append the marker that ends a producer's transaction here."""
+        marker = encode_end_marker(
+            EndMarker(is_commit, coordinator_epoch),
+            producer_id=producer_id,
+            producer_epoch=marker_epoch,
+            timestamp_ms=int(time.time() * 1000),
+        )
+        patch_batch(marker, base_offset=self.end_offset, leader_epoch=self.leader_epoch)
+        self.batches.append(marker)
+        self.end_offset += 1
+        self._producers[producer_id] = _Producer(marker_epoch)
+        first_offset = self.open_transactions.pop(producer_id, None)
+        if first_offset is not None and not is_commit:
+            self._aborted.append(_Aborted(producer_id, first_offset, self.end_offset))
+
+    @property
+    def last_stable_offset(self) -> int:
+        """Everything below is committed or aborted."""
+        return min(self.open_transactions.values(), default=self.end_offset)
+
+    def read_committed(self, offset: int, max_bytes: int) -> tuple[list[memoryview], int]:
+        """As `read`, without what is open or aborted and without markers; and where to go on.
+
+        Raises:
+            OffsetOutOfRangeError: as `read`.
+        """
+        found: list[memoryview] = []
+        next_offset = offset
+        for batch in self.read(offset, max_bytes):
+            header = read_header(batch)
+            if header.base_offset >= self.last_stable_offset:
+                break
+            next_offset = header.next_offset
+            if not (header.is_control or self._is_aborted(header)):
+                found.append(batch)
+        return found, next_offset
+
+    def readable(self, *, is_committed: bool) -> list[bytearray]:
+        """Every batch of records, or those of committed transactions and of none."""
+        headers = [(batch, read_header(batch)) for batch in self.batches]
+        return [
+            batch
+            for batch, header in headers
+            if not header.is_control
+            and not (
+                is_committed
+                and (self._is_aborted(header) or header.base_offset >= self.last_stable_offset)
+            )
+        ]
+
+    def _is_aborted(self, header: BatchHeader) -> bool:
+        return header.is_transactional and any(
+            each.producer_id == header.producer_id
+            and each.first_offset <= header.base_offset < each.end_offset
+            for each in self._aborted
+        )
 
     def read(self, offset: int, max_bytes: int) -> list[memoryview]:
         """Whole batches from the one that holds `offset`; one at least, where there is one.
@@ -155,10 +235,12 @@ class FakePartition:
         for batch in producer.batches:
             if (batch.base_sequence, batch.last_sequence) == (base, last):
                 return batch
-        expected = add_sequence(producer.batches[-1].last_sequence, 1)
+        # A producer known only by a marker has no sequence yet.
+        expected = add_sequence(producer.batches[-1].last_sequence, 1) if producer.batches else 0
         if base == expected:
             return None
-        distance = add_sequence(producer.batches[0].base_sequence, -last)
+        oldest = producer.batches[0].base_sequence if producer.batches else expected
+        distance = add_sequence(oldest, -last)
         if 0 < distance <= MAX_SEQUENCE // 2:
             raise DuplicateSequenceNumberError(
                 f"producer {header.producer_id} sequences {base} to {last} are older than its "

@@ -295,7 +295,9 @@ class FakeMetadata:
         if at.isdecimal():
             offset, timestamp = found.first_since(int(at))
         elif at in ("latest", "earliest"):
-            offset = found.end_offset if at == "latest" else 0
+            is_committed = query.get("isolation") == "read_committed"
+            end = found.last_stable_offset if is_committed else found.end_offset
+            offset = end if at == "latest" else 0
         else:
             raise InvalidRequestError(f"at must be latest, earliest or a timestamp, not {at!r}")
         return json_answer(

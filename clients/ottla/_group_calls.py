@@ -116,16 +116,7 @@ def commit_call(
     """`POST …/offsets`, of a member or, with None, of a consumer that is none."""
     member_id, generation = (None, None) if membership is None else membership
     request = CommitOffsetsRequest(
-        offsets=[
-            OffsetToCommit(
-                topic=partition.topic,
-                partition=partition.partition,
-                offset=committed.offset,
-                leader_epoch=committed.leader_epoch,
-                metadata=committed.metadata,
-            )
-            for partition, committed in offsets.items()
-        ],
+        offsets=offsets_to_commit(offsets.items()),
         member_id=member_id,
         generation=generation,
     )
@@ -134,11 +125,37 @@ def commit_call(
     return GroupCall(GroupCallKind.COMMIT, "POST", path, body, timeout_ms, wants_other_broker)
 
 
+def offsets_to_commit(
+    offsets: Iterable[tuple[TopicPartition, OffsetAndMetadata]],
+) -> list[OffsetToCommit]:
+    """Offsets as a request has them."""
+    return [
+        OffsetToCommit(
+            topic=partition.topic,
+            partition=partition.partition,
+            offset=committed.offset,
+            leader_epoch=committed.leader_epoch,
+            metadata=committed.metadata,
+        )
+        for partition, committed in offsets
+    ]
+
+
 def committed_call(
-    group_id: str, *, timeout_ms: int, wants_other_broker: bool = False
+    group_id: str,
+    *,
+    timeout_ms: int,
+    wants_other_broker: bool = False,
+    requires_stable: bool = False,
 ) -> GroupCall:
-    """`GET …/offsets`: everything that the group has committed."""
+    """`GET …/offsets`: everything that the group has committed.
+
+    With `requires_stable` it is refused, for a while, while a transaction may yet change it
+    (KIP-447).
+    """
     path = _path(routes.GROUP_OFFSETS, group_id)
+    if requires_stable:
+        path += "?require_stable=true"
     return GroupCall(GroupCallKind.COMMITTED, "GET", path, b"", timeout_ms, wants_other_broker)
 
 
@@ -151,7 +168,7 @@ def membership_in(body: bytes) -> MembershipResponse:
     Raises:
         BrokerUnreachableError: it is no such answer.
     """
-    return _decoded(body, MembershipResponse)
+    return decoded_body(body, MembershipResponse)
 
 
 def partitions_in(answer: MembershipResponse) -> frozenset[TopicPartition] | None:
@@ -171,7 +188,7 @@ def check_commit(body: bytes) -> None:
     Raises:
         BrokerUnreachableError: it is not.
     """
-    _decoded(body, CommitOffsetsResponse)
+    decoded_body(body, CommitOffsetsResponse)
 
 
 def committed_in(body: bytes) -> dict[TopicPartition, OffsetAndMetadata]:
@@ -184,7 +201,7 @@ def committed_in(body: bytes) -> dict[TopicPartition, OffsetAndMetadata]:
         TopicPartition(each.topic, each.partition): OffsetAndMetadata(
             each.offset, each.metadata, each.leader_epoch
         )
-        for each in _decoded(body, CommittedOffsets).offsets
+        for each in decoded_body(body, CommittedOffsets).offsets
     }
 
 
@@ -199,7 +216,12 @@ def _by_topic(partitions: Iterable[TopicPartition]) -> list[OwnedPartitions]:
     return [OwnedPartitions(topic, numbers) for topic, numbers in topics.items()]
 
 
-def _decoded(body: bytes, model: type[Model]) -> Model:
+def decoded_body(body: bytes, model: type[Model]) -> Model:
+    """The answer that a body of JSON is.
+
+    Raises:
+        BrokerUnreachableError: it is none.
+    """
     try:
         return msgspec.json.decode(body, type=model)
     except msgspec.MsgspecError as error:

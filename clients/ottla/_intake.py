@@ -45,6 +45,7 @@ from ottla._record import (
 )
 from ottla._send_many import ManyDraft
 from ottla._serializers import serialize_bytes
+from ottla._transaction_state import TransactionState
 from ottla_protocol.errors import (
     MessageTooLargeError,
     OttlaError,
@@ -99,6 +100,8 @@ class PendingRecord:
     headers: Headers
     on_delivery: DeliveryCallback | None
     is_sticky: bool
+    transaction: int
+    """The number of the transaction that it was sent in; 0 without transactions."""
 
 
 class Intake:
@@ -114,6 +117,7 @@ class Intake:
         random: for the default partitioner.
         now_ms: the clock that deadlines go by.
         give_way: called after each batch that was begun, so that the sender's thread gets a turn.
+        transaction: says whether records may be taken; None takes them without a transaction.
 
     Attributes:
         routes: the topics that records can be taken for.
@@ -132,6 +136,7 @@ class Intake:
         random: Random,
         now_ms: Callable[[], int],
         give_way: Callable[[], None],
+        transaction: TransactionState | None = None,
     ) -> None:
         self._accumulator = accumulator
         self._metadata = metadata
@@ -141,6 +146,7 @@ class Intake:
         self._wake = wake
         self._now_ms = now_ms
         self._give_way = give_way
+        self._transaction = transaction
         self._serialize_key = config.key_serializer
         self._serialize_value = config.value_serializer
         self._keys_are_bytes = config.key_serializer is serialize_bytes
@@ -172,6 +178,22 @@ class Intake:
         close = getattr(self._partitioner, "close", None)
         if close is not None:
             close()
+
+    @property
+    def transaction_number(self) -> int:
+        """The number of the transaction that records are sent in now; 0 without transactions."""
+        return 0 if self._transaction is None else self._transaction.number
+
+    def check_transaction(self, number: int) -> None:
+        """Refuse a record of another transaction than that of this moment. Under the lock.
+
+        Batches are open only within a transaction, so it is asked when one is to be opened.
+
+        Raises:
+            OttlaError: see `TransactionState.check_taking`.
+        """
+        if self._transaction is not None:
+            self._transaction.check_taking(number)
 
     # --- one record ---------------------------------------------------------------------------
 
@@ -242,6 +264,7 @@ class Intake:
                     pairs,
                     on_delivery,
                     is_sticky,
+                    self.transaction_number,
                 )
                 batch = self._open(pending)
                 if batch is None:
@@ -328,6 +351,7 @@ class Intake:
         self.monitor.check_process()
         if self._accumulator.is_closed:
             raise self.refusal
+        self.check_transaction(record.transaction)
         partition = record.partition
         queues = self._route(record.topic).queues
         if record.is_sticky:
@@ -433,7 +457,16 @@ class Intake:
         ):
             return batch, 1
         batch = self._open(
-            PendingRecord(topic, partition, timestamp, *record, headers, None, is_sticky)
+            PendingRecord(
+                topic,
+                partition,
+                timestamp,
+                *record,
+                headers,
+                None,
+                is_sticky,
+                self.transaction_number,
+            )
         )
         return batch, 1 if batch is not None else 0
 

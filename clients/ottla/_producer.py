@@ -22,8 +22,10 @@ from ottla._futures import ManyFuture, RecordFuture, WaitTimedOutError
 from ottla._intake import PendingRecord
 from ottla._partitioner import PartitionInfo
 from ottla._producer_io import CONNECTIONS_BESIDE_PRODUCE, ProducerIO
+from ottla._producer_transactions import ProducerTransactions
 from ottla._record import DeliveryCallback, HeadersOption, ProducerRecord
 from ottla._send_many import joined, pairs_of
+from ottla._transactions_io import TransactionsIO, required
 from ottla._transport import AiohttpTransport, Transport
 from ottla_protocol.errors import OttlaError, Outcome
 
@@ -154,7 +156,7 @@ class _Background:
                 raise
 
     async def _finish(self, timeout_s: float | None) -> None:
-        await self.io.flush(timeout_s)
+        await self.io.finish(timeout_s)
         self.io.give_up(ProducerClosedError("the producer was closed before the acknowledgement"))
         assert self._driving is not None, "not running"
         self._driving.cancel()
@@ -167,7 +169,7 @@ class _Background:
 _open_producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()
 
 
-class Producer:
+class Producer(ProducerTransactions):
     """Sends records to topics, from any thread.
 
     Records are batched per partition and sent by one background thread, to the partitions' leaders.
@@ -363,6 +365,13 @@ class Producer:
             raise ProducerClosedError("the producer is closed")
         self._io.monitor.check_thread()
 
+    @property
+    def _transactions(self) -> TransactionsIO:
+        return required(self._io.transactions)
+
+    def _call(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        return self._background.call(work)
+
     # --- the rest -----------------------------------------------------------------------------
 
     def flush(self, timeout: float | None = None) -> None:
@@ -384,6 +393,8 @@ class Producer:
 
     def close(self, timeout: float | None = None) -> None:
         """Send what is there, then stop; closing twice is no error.
+
+        A transaction that is open is aborted instead.
 
         Args:
             timeout: seconds that sending may take; None waits until every record is acknowledged

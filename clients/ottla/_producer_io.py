@@ -22,11 +22,14 @@ from ottla._accumulator import Accumulator
 from ottla._batch import Batch
 from ottla._config import ProducerConfig
 from ottla._driver import Driver, monotonic_ms
-from ottla._errors import ClusterUnreachableError
+from ottla._errors import ClusterUnreachableError, ProducerClosedError, TransactionAbortedError
 from ottla._futures import AsyncRecordFuture, Monitor, RecordFuture, wait_async
 from ottla._intake import Intake, Route
 from ottla._metadata import Metadata, MetadataFetch
 from ottla._sender import ProduceCall, Sender
+from ottla._transaction_state import TransactionState
+from ottla._transactional_sender import TransactionalSender
+from ottla._transactions_io import TransactionsIO
 from ottla._transport import BrokerUnreachableError, Response, Transport, error_of
 from ottla._verdict import Result
 from ottla_protocol import routes
@@ -89,6 +92,7 @@ class ProducerIO(Driver):
             max_request_size=config.max_request_size,
             linger_ms=config.linger_ms,
             delivery_timeout_ms=config.delivery_timeout_ms,
+            is_transactional=config.transactional_id is not None,
         )
         self.metadata = Metadata(
             config.bootstrap_servers,
@@ -96,6 +100,11 @@ class ProducerIO(Driver):
             retry_backoff_ms=config.retry_backoff_ms,
         )
         self.sender = Sender(config, self.accumulator, self.metadata)
+        self.transactions: TransactionsIO | None = None
+        state = None
+        if config.transactional_id is not None:
+            state = TransactionState(config.transactional_id)
+            self.sender = self._transact(state)
         self.intake = Intake(
             config,
             self.accumulator,
@@ -106,10 +115,26 @@ class ProducerIO(Driver):
             random=random,
             now_ms=monotonic_ms,
             give_way=give_way,
+            transaction=state,
         )
         # Called, and forgotten, when memory may have become free; guarded by the lock.
         self.room_wakers: list[Callable[[], object]] = []
         self._metadata_news: list[asyncio.Future[None]] = []
+
+    def _transact(self, state: TransactionState) -> TransactionalSender:
+        sender = TransactionalSender(self._config, self.accumulator, self.metadata, state)
+        self.transactions = TransactionsIO(
+            self._config,
+            state,
+            sender,
+            self.accumulator,
+            self.metadata,
+            self.monitor,
+            self._transport,
+            flush=self.flush,
+            announce=self._announce,
+        )
+        return sender
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -138,7 +163,10 @@ class ProducerIO(Driver):
         """Tell everybody who asked, and let go on who waited for room."""
         for batch in settled:
             if batch.error is not None:
-                _logger.warning(
+                # That a transaction is given up is told where that is decided.
+                is_given_up = isinstance(batch.error, TransactionAbortedError)
+                _logger.log(
+                    logging.DEBUG if is_given_up else logging.WARNING,
                     "%s-%d: %d records failed: %s",
                     batch.queue.topic,
                     batch.queue.partition,
@@ -159,6 +187,9 @@ class ProducerIO(Driver):
         """Send one request and report what came of it."""
         results: Sequence[Result]
         try:
+            if call.batches[0].is_done:
+                # Its transaction was given up before the request left.
+                raise ProducerClosedError("given up before it was sent")
             results = await self._send(call)
         except OttlaError as error:
             _logger.debug("produce to %s failed: %s", call.leader.url, error)
@@ -178,6 +209,7 @@ class ProducerIO(Driver):
             ],
             acks=self._config.acks,
             timeout_ms=min(call.timeout_ms, MAX_PRODUCE_TIMEOUT_MS),
+            transactional_id=self._config.transactional_id,
         )
         response = await self._transport.post(
             call.leader.url, routes.PRODUCE, _encode(request), timeout_ms=call.timeout_ms
@@ -301,6 +333,12 @@ class ProducerIO(Driver):
             await asyncio.wait([news], timeout=remaining_s)
 
     # --- the end ------------------------------------------------------------------------------
+
+    async def finish(self, timeout_s: float | None) -> None:
+        """Abort the transaction that is open, else send what was taken, for `timeout_s` at most."""
+        if self.transactions is not None:
+            await self.transactions.abort_at_close(timeout_s)
+        await self.flush(timeout_s)
 
     async def flush(self, timeout_s: float | None) -> int:
         """Send everything that was taken so far; returns how many records are not settled yet."""

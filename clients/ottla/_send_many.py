@@ -35,6 +35,15 @@ class BatchSource(Protocol):
     monitor: Monitor
     is_acknowledgement_wanted: bool
 
+    @property
+    def transaction_number(self) -> int:
+        """See `Intake`."""
+        ...
+
+    def check_transaction(self, number: int) -> None:
+        """See `Intake`."""
+        ...
+
     def batch_for(
         self,
         topic: str,
@@ -82,6 +91,7 @@ class ManyDraft:
         self._headers = headers
         self._timestamp = timestamp
         self._on_delivery = on_delivery
+        self._transaction = intake.transaction_number
         self._taken = 0
         self._runs: list[Run] = []
         self._stuck_to = array("i")
@@ -91,6 +101,7 @@ class ManyDraft:
 
         Raises:
             ProducerClosedError: too late; earlier records may have been taken.
+            OttlaError: the transaction is over; see `Intake.check_transaction`.
         """
         while self._taken < len(self._values):
             taken = self._taken
@@ -125,6 +136,7 @@ class ManyDraft:
         intake, timestamp, headers = self._intake, self._timestamp, self._headers
         partitions = repeat(None) if self._partitions is None else self._partitions[start:stop]
         with intake.monitor.lock:
+            intake.check_transaction(self._transaction)
             open_batches = OpenBatches(intake, self._topic, timestamp, headers)
             appends, counts = open_batches.appends, open_batches.counts
             try:

@@ -95,4 +95,5 @@ def as_told(batch: Batch, error: OttlaError) -> OttlaError:
         return error
     told = copy.copy(error)
     told.outcome = batch.outcome
+    told.__cause__ = error.__cause__
     return told

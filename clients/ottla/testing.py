@@ -11,8 +11,8 @@
         assert record.value == b'{"seat":"12A"}'
 
 Producers and consumers run all of their own code against it: partitioning, batches, retries;
-groups, rebalances, commits. Brokers can be stopped, leaders moved, members declared silent, and
-requests made to fail, before or after they are applied.
+groups, rebalances, commits; transactions. Brokers can be stopped, leaders moved, members declared
+silent, and requests made to fail, before or after they are applied.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ottla._admin import Admin
 from ottla._admin_calls import ConfigValue
 from ottla._aio_admin import Admin as AsyncAdmin
+from ottla._consumer_config import IsolationLevel
 from ottla._consumer_types import OffsetAndMetadata, TopicPartition
 from ottla._fake_cluster import FakeBrokers, Fault, Request
 from ottla._fake_metadata import Unfinished
@@ -224,8 +225,16 @@ class FakeCluster:
         with self.admin() as admin:
             return admin.create_topic(name, partitions, replication_factor, configs)
 
-    def records(self, topic: str, partition: int | None = None) -> list[FakeRecord]:
+    def records(
+        self,
+        topic: str,
+        partition: int | None = None,
+        *,
+        isolation_level: IsolationLevel = "read_uncommitted",
+    ) -> list[FakeRecord]:
         """Every record of a topic or of one partition, by partition and offset.
+
+        With `read_committed` only what is of no transaction, or of a committed one.
 
         Raises:
             UnknownTopicOrPartitionError: there is no such topic.
@@ -234,9 +243,18 @@ class FakeCluster:
             FakeRecord(topic, each.partition, *(getattr(record, name) for name in _RECORD_FIELDS))
             for each in self._brokers.partitions(topic)
             if partition is None or each.partition == partition
-            for batch in tuple(each.batches)
+            for batch in each.readable(is_committed=isolation_level == "read_committed")
             for record in decode_batch(batch, max_inflated_bytes=MAX_INFLATED_BYTES)
         ]
+
+    def abort_transaction(self, transactional_id: str) -> None:
+        """Abort what a producer has open, as its time-out or an operator does.
+
+        Raises:
+            TransactionalIdNotFoundError: no producer has taken the id.
+            InvalidTransactionStateError: nothing is open.
+        """
+        self._brokers.abort_transaction(transactional_id)
 
     # --- consumer groups ------------------------------------------------------------------------
 

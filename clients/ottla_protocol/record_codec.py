@@ -204,11 +204,11 @@ class BatchBuilder:
 
     __slots__ = ("_builder", "append")
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, *, is_transactional: bool = False) -> None:
         self._builder = _codec.DefaultRecordBatchBuilder(
             MAGIC,
             Compression.NONE,
-            False,  # noqa: FBT003 - the codec takes positions only
+            is_transactional,
             NO_PRODUCER_ID,
             NO_PRODUCER_EPOCH,
             NO_SEQUENCE,

@@ -47,6 +47,8 @@ class TestDefaults:
             interceptors=(),
             acks=-1,
             enable_idempotence=True,
+            transactional_id=None,
+            transaction_timeout_ms=60000,
             compression=Compression.NONE,
             batch_size=16384,
             linger_ms=0,
@@ -80,6 +82,8 @@ EVERY_OPTION = [
     ("interceptors", "interceptor.classes", [INTERCEPTOR], (INTERCEPTOR,)),
     ("acks", "acks", "all", -1),
     ("enable_idempotence", "enable.idempotence", "false", False),
+    ("transactional_id", "transactional.id", "flights-1", "flights-1"),
+    ("transaction_timeout_ms", "transaction.timeout.ms", "5000", 5000),
     ("compression", "compression.type", "zstd", Compression.ZSTD),
     ("batch_size", "batch.size", "1", 1),
     ("linger_ms", "linger.ms", "2", 2),
@@ -99,8 +103,9 @@ EVERY_OPTION = [
 class TestSpellings:
     @pytest.mark.parametrize(("keyword", "kafka_name", "value", "parsed"), EVERY_OPTION)
     def test_keyword_and_kafkas_name_mean_the_same(self, keyword, kafka_name, value, parsed):
+        needed = {"transactional_id": "t"} if keyword == "transaction_timeout_ms" else {}
         for name in (keyword, kafka_name, kafka_name.replace(".", "_")):
-            assert getattr(producer(**{name: value}), keyword) == parsed, name
+            assert getattr(producer(**{name: value}, **needed), keyword) == parsed, name
 
     def test_every_option_of_the_config_is_listed_here(self):
         listed = {keyword for keyword, *_ in EVERY_OPTION} | {"bootstrap_servers"}
@@ -148,8 +153,8 @@ class TestUnknownOptions:
         assert "unknown option" in refusal(AdminConfig, {**SERVER, "acks": 1}).detail
 
     def test_what_is_not_supported_says_why(self):
-        for name in ("transactional_id", "transactional.id"):
-            assert "no transactions" in refusal(ProducerConfig, {**SERVER, name: "x"}).detail
+        for name in ("security_protocol", "security.protocol"):
+            assert "no TLS" in refusal(ProducerConfig, {**SERVER, name: "x"}).detail
 
 
 class TestValues:
@@ -265,6 +270,31 @@ class TestIdempotence:
     )
     def test_what_agrees_keeps_it_on(self, option, value):
         assert producer(**{option: value}).enable_idempotence is True
+
+
+class TestTransactions:
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [*TestIdempotence.CONFLICTS, ("enable_idempotence", False)],
+    )
+    def test_what_is_at_odds_is_refused(self, option, value):
+        error = refusal(ProducerConfig, {**SERVER, "transactional_id": "t", option: value})
+        assert error.option == option
+
+    def test_it_is_idempotent(self):
+        assert producer(transactional_id="t").enable_idempotence is True
+
+    @pytest.mark.parametrize("value", ["", "x" * 250, "a\nb", ".", "..", 5])
+    def test_a_name_that_brokers_refuse_is_refused(self, value):
+        error = refusal(ProducerConfig, {**SERVER, "transactional_id": value})
+        assert error.option == "transactional_id"
+
+    def test_none_is_none(self):
+        assert producer(transactional_id=None, enable_idempotence=False).transactional_id is None
+
+    def test_a_timeout_without_an_id_is_refused(self):
+        error = refusal(ProducerConfig, {**SERVER, "transaction_timeout_ms": 1})
+        assert "transactional_id" in error.detail
 
 
 class TestDeliveryTimeout:
