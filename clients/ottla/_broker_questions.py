@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol, TypeVar
-from urllib.parse import quote
 
 import msgspec
 
@@ -13,9 +12,8 @@ from ottla._errors import ClusterUnreachableError
 from ottla._fetcher import MAX_CALLS_PER_BROKER
 from ottla._futures import Monitor
 from ottla._metadata import Metadata
-from ottla._position_lookups import MAX_LOOKUPS, decode_offset
+from ottla._position_lookups import MAX_LOOKUPS, decode_offset, offset_path
 from ottla._transport import BrokerUnreachableError, Response, Transport, error_of
-from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError
 from ottla_protocol.models import OffsetResponse
 
@@ -80,6 +78,7 @@ class BrokerQuestions:
         reach: is told of every answer, and of every one that did not come.
         request_timeout_ms: of one request.
         retry_backoff_ms: before the next.
+        reads_committed: partitions end where readers of committed records do.
     """
 
     def __init__(
@@ -91,6 +90,7 @@ class BrokerQuestions:
         *,
         request_timeout_ms: int,
         retry_backoff_ms: int,
+        reads_committed: bool,
     ) -> None:
         self._transport = transport
         self._metadata = metadata
@@ -98,6 +98,7 @@ class BrokerQuestions:
         self._reach = reach
         self._request_timeout_ms = request_timeout_ms
         self._retry_backoff_ms = retry_backoff_ms
+        self._reads_committed = reads_committed
 
     async def ask(
         self,
@@ -158,10 +159,8 @@ class BrokerQuestions:
 
         async def one(name: TopicPartition, where: str | int) -> OffsetResponse:
             async with gate:
-                path = routes.PARTITION_OFFSETS.format(
-                    topic=quote(name.topic, safe=""), partition=name.partition
-                )
-                return await self.ask(f"{path}?at={where}", decode_offset, timeout_ms, name)
+                path = offset_path(name, where, is_committed=self._reads_committed)
+                return await self.ask(path, decode_offset, timeout_ms, name)
 
         asked = [asyncio.ensure_future(one(name, where)) for name, where in at.items()]
         try:

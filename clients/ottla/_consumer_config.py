@@ -110,8 +110,8 @@ class ConsumerConfig:
         fetch_max_wait_ms: how long a broker may wait for `fetch_min_bytes`.
         fetch_max_bytes: of one answer, MAX_FETCH_BYTES at most; a batch is read whatever its size.
         max_partition_fetch_bytes: of one partition in one answer.
-        isolation_level: taken for Kafka's sake. There are no transactions yet, so both levels read
-            the same.
+        isolation_level: `read_committed` reads only what is of no transaction, or of a committed
+            one, up to the first that is open; `read_uncommitted` reads everything.
         consumer_timeout_ms: iteration ends when there was no record for so long; None is never.
         request_timeout_ms: of one request, beyond the time that it asks the broker to wait.
         default_api_timeout_ms: of one call that has no timeout of its own, retries included.
@@ -152,6 +152,11 @@ class ConsumerConfig:
         """How long this member may hold on to a partition that it is to give up."""
         longest_ms = max(self.max_poll_interval_ms, self.session_timeout_ms)
         return longest_ms if self.rebalance_timeout_ms is None else self.rebalance_timeout_ms
+
+    @property
+    def reads_committed(self) -> bool:
+        """Whether only what is certain is read."""
+        return self.isolation_level == "read_committed"
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "ConsumerConfig":

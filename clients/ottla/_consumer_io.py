@@ -101,6 +101,7 @@ class ConsumerIO(Driver):
             self.reach,
             request_timeout_ms=config.request_timeout_ms,
             retry_backoff_ms=config.retry_backoff_ms,
+            reads_committed=config.reads_committed,
         )
         self.member: GroupMember | None = None
         self.commits: OffsetCommits | None = None

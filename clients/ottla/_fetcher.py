@@ -347,7 +347,10 @@ class Fetcher:
                 self._on_error(fetch, _of_another_topic(fetch), call, now_ms)
             else:
                 self._take(fetch, result)
-        is_empty = not any(result.batches or result.error for result in results)
+        is_empty = not any(
+            result.batches or result.error or _told_end(result) > fetch.offset
+            for fetch, result in zip(call.partitions, results, strict=True)
+        )
         if is_empty and now_ms - call.sent_ms < EMPTY_ANSWER_PAUSE_MS:
             self._not_before_ms[call.url] = now_ms + EMPTY_ANSWER_PAUSE_MS
 
@@ -378,16 +381,20 @@ class Fetcher:
         state.failures = 0
         state.topic_id = fetch.topic_id
         self._metadata.trust(state.name.topic, state.name.partition)
-        state.high_watermark = result.high_watermark
+        end = result.last_stable_offset
+        state.readable_end = result.high_watermark if end is None else end
         state.log_start_offset = result.log_start_offset
-        if not result.batches:
-            return
         try:
-            next_offset = read_header(result.batches[-1]).next_offset
+            batches_end = (
+                read_header(result.batches[-1]).next_offset if result.batches else fetch.offset
+            )
         except CorruptMessageError as error:
             self._fail(state, error)
             return
+        next_offset = max(batches_end, _told_end(result))
         if next_offset <= fetch.offset:
+            if not result.batches:
+                return
             self._fail(
                 state,
                 CorruptMessageError(
@@ -399,6 +406,8 @@ class Fetcher:
         state.served = self._serves
         state.fetch_offset = next_offset
         state.buffered.extend(result.batches)
+        if next_offset > batches_end:
+            state.buffered.append(next_offset)
         size = sum(len(batch) for batch in result.batches)
         state.buffered_bytes += size
         self.fetched_bytes += size
@@ -483,6 +492,11 @@ def _of_another_topic(fetch: PartitionFetch) -> OttlaError:
     return UnknownTopicOrPartitionError(
         f"{topic}-{partition} was answered with records of another topic of that name"
     )
+
+
+def _told_end(result: FetchedPartition) -> int:
+    """Where the broker says to go on, if it does: behind what it left out."""
+    return -1 if result.next_offset is None else result.next_offset
 
 
 def _served(fetch: PartitionFetch) -> int:

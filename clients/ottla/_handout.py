@@ -127,6 +127,9 @@ class Handout:
                     part = state.records[state.index : state.index + limit]
                     if self._is_plain:
                         return self._given(state, part, iterates=iterates)
+            if isinstance(batch, int):
+                self._skip(state, version, batch)
+                continue
             if batch is not None:
                 assert offset is not None, "there are batches only behind a position"
                 self._decode(state, version, batch, offset)
@@ -152,15 +155,23 @@ class Handout:
         self.records += len(part)
         return part
 
-    def _next_batch(self, state: PartitionState) -> memoryview:
+    def _next_batch(self, state: PartitionState) -> memoryview | int:
         batch = state.buffered.popleft()
         had_room = state.buffered_bytes < self._most_buffered_bytes
-        state.buffered_bytes -= len(batch)
+        if not isinstance(batch, int):
+            state.buffered_bytes -= len(batch)
         has_room = state.buffered_bytes < self._most_buffered_bytes
         if (has_room and not had_room) or self._positions.lacks_room:
             self._positions.lacks_room = False
             self._wake()
         return batch
+
+    def _skip(self, state: PartitionState, version: int, next_offset: int) -> None:
+        """Go on behind what the broker left out."""
+        with self._lock:
+            if state.version == version:
+                state.load([], next_offset)
+                self._positions.refresh_ready(state)
 
     def _decode(self, state: PartitionState, version: int, batch: memoryview, offset: int) -> None:
         topic, partition = state.name

@@ -92,7 +92,11 @@ class OffsetSteps(ConsumerBase):
         self._check_group("committed")
         names = [partition_of(each) for each in partitions]
         timeout_ms = round(self._timeout_s(timeout_s) * 1000)
-        call = committed_call(self.config.group_id or "", timeout_ms=timeout_ms)
+        call = committed_call(
+            self.config.group_id or "",
+            timeout_ms=timeout_ms,
+            requires_stable=self.config.reads_committed,
+        )
         found = yield Run(lambda: self.io.questions.ask(call.path, committed_in, timeout_ms))
         return {name: found.get(name) for name in names}
 
@@ -156,9 +160,9 @@ class OffsetSteps(ConsumerBase):
         with self.lock:
             state = self.positions.state(partition_of(partition))
             position = self.positions.position(state)
-            if position is None or state.high_watermark is None:
+            if position is None or state.readable_end is None:
                 return None
-            return max(0, state.high_watermark - position)
+            return max(0, state.readable_end - position)
 
 
 def _checked_metadata(body: bytes) -> MetadataResponse:

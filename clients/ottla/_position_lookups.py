@@ -32,6 +32,8 @@ class LookupOptions(BackoffOptions, Protocol):
     def auto_offset_reset(self) -> str: ...
     @property
     def request_timeout_ms(self) -> int: ...
+    @property
+    def reads_committed(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,11 +84,13 @@ class PositionLookups:
                 committed.append((state, state.version))
             elif self._out + len(lookups) < MAX_LOOKUPS:
                 state.finding = state.version
-                lookups.append(_end_lookup(state))
+                lookups.append(self._end_lookup(state))
         if committed:
             assert self._options.group_id is not None
             call = committed_call(
-                self._options.group_id, timeout_ms=self._options.request_timeout_ms
+                self._options.group_id,
+                timeout_ms=self._options.request_timeout_ms,
+                requires_stable=self._options.reads_committed,
             )
             lookups.append(Lookup(call.path, tuple(committed), None))
         self._out += len(lookups)
@@ -137,6 +141,11 @@ class PositionLookups:
                 state.error = error
                 self._positions.refresh_ready(state)
 
+    def _end_lookup(self, state: PartitionState) -> Lookup:
+        at = "earliest" if state.start is Start.EARLIEST else "latest"
+        path = offset_path(state.name, at, is_committed=self._options.reads_committed)
+        return Lookup(path, ((state, state.version),), state.name)
+
     def _end(self, lookup: Lookup) -> None:
         self._out -= 1
         for state, version in lookup.wanted:
@@ -159,6 +168,17 @@ class PositionLookups:
             state.start = Start.EARLIEST if reset == "earliest" else Start.LATEST
 
 
+def offset_path(partition: TopicPartition, at: str | int, *, is_committed: bool) -> str:
+    """The question where a partition begins, ends, or has its first record of a time.
+
+    With `is_committed` it ends where readers of committed records do.
+    """
+    topic, number = partition
+    path = routes.PARTITION_OFFSETS.format(topic=quote(topic, safe=""), partition=number)
+    isolation = "&isolation=read_committed" if is_committed and at != "earliest" else ""
+    return f"{path}?at={at}{isolation}"
+
+
 def decode_offset(body: bytes) -> OffsetResponse:
     """The answer about one partition's offset.
 
@@ -178,10 +198,3 @@ def _wants(state: PartitionState) -> bool:
         and state.error is None
         and not state.is_held
     )
-
-
-def _end_lookup(state: PartitionState) -> Lookup:
-    topic, partition = state.name
-    at = "earliest" if state.start is Start.EARLIEST else "latest"
-    path = routes.PARTITION_OFFSETS.format(topic=quote(topic, safe=""), partition=partition)
-    return Lookup(f"{path}?at={at}", ((state, state.version),), state.name)

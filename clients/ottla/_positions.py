@@ -87,10 +87,13 @@ class PartitionState:
         finding: the version of the look-up that is out, None if none is.
         retry_at_ms: nothing is asked for before.
         failures: of the latest requests, without a success.
-        buffered, buffered_bytes: fetched batches that are not decoded yet.
+        buffered, buffered_bytes: fetched batches that are not decoded yet. An int is where to go on
+            behind what the broker left out.
         records, index: the decoded batch, and how many of it were handed out.
         next_offset: where reading goes on after `records`.
-        high_watermark, log_start_offset: as last heard of.
+        readable_end: what the leader lets this reader see ends there: at the high watermark, or at
+            the last stable offset; as last heard of.
+        log_start_offset: likewise.
     """
 
     __slots__ = (
@@ -103,7 +106,6 @@ class PartitionState:
         "fetching",
         "finding",
         "finished",
-        "high_watermark",
         "index",
         "is_announced",
         "is_held",
@@ -113,6 +115,7 @@ class PartitionState:
         "name",
         "next_offset",
         "position",
+        "readable_end",
         "records",
         "retry_at_ms",
         "served",
@@ -140,12 +143,12 @@ class PartitionState:
         self.retry_at_ms = 0
         self.served = 0
         self.failures = 0
-        self.buffered: deque[memoryview] = deque()
+        self.buffered: deque[memoryview | int] = deque()
         self.buffered_bytes = 0
         self.records: list[ConsumerRecord] = []
         self.index = 0
         self.next_offset = 0
-        self.high_watermark: int | None = None
+        self.readable_end: int | None = None
         self.log_start_offset: int | None = None
 
     @property
