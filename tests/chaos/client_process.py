@@ -283,6 +283,7 @@ def _read_by_http(client, part, *, via, query):
                     number,
                     records=[(record["offset"], record["value"]) for record in document["records"]],
                     high_watermark=document["high_watermark"],
+                    next_offset=document["next_offset"],
                     told_by=told_by,
                 )
     http.close()

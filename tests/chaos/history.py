@@ -20,7 +20,7 @@ INVOKE, OK, FAIL, INFO = "invoke", "ok", "fail", "info"
 SEND = "send"
 """Write `value`; ok has its `offset`."""
 POLL = "poll"
-"""Read on; ok has `records`, and as `high_watermark` what was told of it."""
+"""Read on; ok has `records`, and as `high_watermark` and `next_offset` what was told of them."""
 END_OFFSET = "end_offset"
 """Ask for the end; ok has `offset`."""
 TIME_LOOKUP = "time_lookup"
@@ -44,6 +44,7 @@ class Operation:
         records: (offset, value) of what a poll returned, in its order.
         session: polls of one process with the same session are one reading without a seek.
         high_watermark: told by a poll.
+        next_offset: where a poll goes on, as it was told.
         told_by: polls of one session with the same number were answered by one broker, with no
             failure in between: by one life of one leadership.
         via: node id of the broker that a session of polls reads from; None for the leader.
@@ -63,6 +64,7 @@ class Operation:
     records: tuple = ()
     session: int = 0
     high_watermark: int | None = None
+    next_offset: int | None = None
     told_by: int = 0
     via: int | None = None
     timestamp_ms: int | None = None

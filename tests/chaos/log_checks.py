@@ -226,7 +226,32 @@ def changed_prefixes(evidence):
 
 
 def stale_ends(evidence):
-    """L9: an end that is asked for after a record was acknowledged, read or told covers it."""
+    """L9: an end that is asked for after a record was acknowledged, read or told covers it.
+
+    And a read of its leader there finds it: an empty page would say that it is not there.
+    """
+    known_before = _known_ends(evidence)
+    for asked in evidence.told_ends:
+        end, reason = known_before(asked)
+        if asked.offset < end:
+            yield Violation(
+                "L9",
+                f"{asked.process} was told that partition {asked.partition} ends at "
+                f"{asked.offset}, though it ended at {end}: {reason}",
+            )
+    for poll in evidence.polls:
+        if poll.via is None and not poll.records and poll.next_offset is not None:
+            end, reason = known_before(poll)
+            if poll.next_offset < end:
+                yield Violation(
+                    "L9",
+                    f"{poll.process} found nothing in partition {poll.partition} at "
+                    f"{poll.next_offset}, though it ended at {end}: {reason}",
+                )
+
+
+def _known_ends(evidence):
+    """A function of an operation: the highest end known before it began, and of what; else 0."""
     known = defaultdict(list)
     for send in evidence.acknowledged:
         known[send.partition].append((send.completed_ns, send.offset + 1, f"{send.value} is acked"))
@@ -241,15 +266,12 @@ def stale_ends(evidence):
         facts.sort()
         times[partition] = [time_ns for time_ns, _, _ in facts]
         highest[partition] = list(accumulate(facts, lambda a, b: b if b[1] > a[1] else a))
-    for asked in evidence.told_ends:
-        before = bisect_left(times[asked.partition], asked.invoked_ns)
-        if before and asked.offset < highest[asked.partition][before - 1][1]:
-            _, end, reason = highest[asked.partition][before - 1]
-            yield Violation(
-                "L9",
-                f"{asked.process} was told that partition {asked.partition} ends at "
-                f"{asked.offset}, though it ended at {end}: {reason}",
-            )
+
+    def known_before(operation):
+        before = bisect_left(times.get(operation.partition, ()), operation.invoked_ns)
+        return highest[operation.partition][before - 1][1:] if before else (0, "")
+
+    return known_before
 
 
 def unexplained_log_starts(evidence):

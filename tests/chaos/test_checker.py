@@ -375,6 +375,33 @@ def an_end_goes_back(planted):
     planted.did(END_OFFSET, offset=8)
 
 
+@lie("L9")
+def a_record_is_denied_that_was_acknowledged(planted):
+    planted.poll("http", [], next_offset=4)
+
+
+@clean
+def nothing_is_there_yet(planted):
+    planted.poll("http", [], next_offset=5)
+
+
+@clean
+def a_page_ends_before_the_log_does(planted):
+    planted.poll("http", [1, 2], next_offset=3)
+
+
+@clean
+def a_copy_lags(planted):
+    planted.poll("copies", [], next_offset=2, via=2)
+
+
+@clean
+def a_record_is_acknowledged_while_somebody_reads(planted):
+    planted.operations.append(
+        Operation("http", POLL, OK, 1, planted.now_ns + 99, partition=0, next_offset=0)
+    )
+
+
 @lie("L10")
 def a_log_begins_where_nothing_explains_it(planted):
     planted.change_copies(log_start=2, records=tuple(planted.log[2:]))

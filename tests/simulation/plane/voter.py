@@ -50,7 +50,7 @@ class MetadataChecker(Checker):
     Args:
         voter_ids: who votes at first.
         events: gets a count of the changes of voters.
-        on_committed: called with the newest image.
+        on_committed: called with each image, in their order.
     """
 
     def __init__(self, voter_ids, events, on_committed):
@@ -67,7 +67,8 @@ class MetadataChecker(Checker):
             for entry in self.committed[known - 1 :]:
                 if entry.kind is EntryKind.CONFIGURATION:
                     self._note_voters(decode_configuration(entry.payload))
-            self._on_committed(self.states[-1])
+            for image in self.states[known:]:
+                self._on_committed(image)
 
     def _note_voters(self, configuration):
         changed = set(self.voter_ids) ^ set(configuration.voter_ids)
