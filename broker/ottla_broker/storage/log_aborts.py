@@ -56,11 +56,12 @@ class LogAborts:
         found: list[AbortedTransaction] = []
         active = self._files.active
         if from_offset < active.base_offset:
-            for position, segment in enumerate(self._files.sealed_from(from_offset)):
+            for segment in self._files.sealed_from(from_offset):
                 known = segment.aborts
                 if known is None:
                     return (), segment
-                if position and not known.reaches_back_below(end_offset):
+                is_behind = segment.base_offset >= end_offset
+                if is_behind and not known.reaches_back_below(end_offset):
                     return tuple(found), None
                 if known.aborted_count:
                     if known.aborted is None:

@@ -519,7 +519,9 @@ class PartitionLog:
         Args:
             high_watermark: as this replica knows it. What is below is not asked about again.
         """
-        return self._state.transactions.last_stable_offset(high_watermark)
+        stable = self._state.transactions.last_stable_offset(high_watermark)
+        # All below the log's start was decided, though this replica may have forgotten since.
+        return max(stable, self.log_start_offset)
 
     @property
     def producers(self) -> ProducerStates:

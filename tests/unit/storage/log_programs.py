@@ -521,11 +521,11 @@ CRASHING = frozenset(
 )
 
 
-def program_of(seed, steps_max, only=WEIGHTS):
+def program_of(seed, steps_max, only=None, *, weights=WEIGHTS):
     """The program of a seed: what the log is like, and its steps, of those names only."""
     source = random.Random(seed)
-    names = [name for name in WEIGHTS if name in only]
-    weights = [WEIGHTS[name] for name in names]
+    names = [name for name in weights if only is None or name in only]
+    weights = [weights[name] for name in names]
     chosen = source.choices(names, weights, k=source.randint(3, steps_max))
     return [source.randrange(LARGEST_NUMBER), source.randrange(LARGEST_NUMBER)], [
         (name, *(source.randrange(LARGEST_NUMBER) for _ in range(NUMBERS_PER_STEP)))
@@ -533,10 +533,10 @@ def program_of(seed, steps_max, only=WEIGHTS):
     ]
 
 
-async def failure_of(root, numbers, steps):
+async def failure_of(root, numbers, steps, kind=LogProgram):
     """What goes wrong when a program runs; None when nothing does. And how often it crashed."""
     root.mkdir()
-    program = LogProgram(root, numbers)
+    program = kind(root, numbers)
     try:
         await program.run(steps)
     except Exception as error:
@@ -546,19 +546,19 @@ async def failure_of(root, numbers, steps):
     return None, program.crashes
 
 
-async def shortened(root, numbers, steps):
+async def shortened(root, numbers, steps, kind=LogProgram):
     """A program that still fails, and does not without any one of its steps."""
     index, tries = len(steps) - 1, 0
     while index >= 0:
         rest = steps[:index] + steps[index + 1 :]
         tries += 1
-        if (await failure_of(root / f"shorter-{tries}", numbers, rest))[0] is not None:
+        if (await failure_of(root / f"shorter-{tries}", numbers, rest, kind))[0] is not None:
             steps = rest
         index = min(index, len(steps)) - 1
     return steps
 
 
-def run_programs(seeds, *, steps_max=STEPS_MAX, only=WEIGHTS):
+def run_programs(seeds, *, steps_max=STEPS_MAX, only=None, kind=LogProgram, weights=WEIGHTS):
     """Run the programs of these seeds; returns how many there were, and how many crashes.
 
     Raises:
@@ -570,12 +570,12 @@ def run_programs(seeds, *, steps_max=STEPS_MAX, only=WEIGHTS):
     async def run():
         nonlocal programs, crashes
         for seed in seeds:
-            numbers, steps = program_of(seed, steps_max, only)
-            error, crashed = await failure_of(directory / str(seed), numbers, steps)
+            numbers, steps = program_of(seed, steps_max, only, weights=weights)
+            error, crashed = await failure_of(directory / str(seed), numbers, steps, kind)
             programs, crashes = programs + 1, crashes + crashed
             if error is not None:
-                shorter = await shortened(directory, numbers, steps)
-                error, _ = await failure_of(directory / "again", numbers, shorter)
+                shorter = await shortened(directory, numbers, steps, kind)
+                error, _ = await failure_of(directory / "again", numbers, shorter, kind)
                 told = "\n".join(f"    {step!r}," for step in shorter)
                 raise ProgramFailedError(
                     f"seed {seed}: {type(error).__name__}: {error}\n"
