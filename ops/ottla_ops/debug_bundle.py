@@ -138,6 +138,8 @@ def gather(urls: Sequence[str], gathering: Gathering) -> Iterator[Part]:
         for name, path in BROKER_PARTS.items():
             yield gathering.ask(f"brokers/{_directory_name(url)}/{name}", url, path)
     yield _found(gathering, "topics.json", gathering.document(everyone, routes.TOPICS))
+    transactions = gathering.document(everyone, routes.TRANSACTIONS)
+    yield _found(gathering, "transactions.json", transactions)
     groups = gathering.document(everyone, routes.GROUPS)
     yield _found(gathering, "groups.json", groups)
     for number, group in enumerate((groups or {}).get("groups", [])[:GROUPS_MAX]):
