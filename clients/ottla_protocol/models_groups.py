@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from ottla_protocol.models import Request, Response
 
@@ -180,6 +180,17 @@ class PartitionLag(Response, frozen=True):
     metadata: str
 
 
+class PendingOffsets(Response, frozen=True):
+    """What a transaction that is not over has committed; by topic and partition.
+
+    They become the group's offsets if the transaction commits, and vanish if it aborts.
+    """
+
+    producer_id: int
+    producer_epoch: int
+    offsets: list[PartitionOffset]
+
+
 class GroupDescription(Response, frozen=True):
     """`GET /v1/groups/{group}`; `coordinator` is the node id of the broker that coordinates it."""
 
@@ -190,6 +201,7 @@ class GroupDescription(Response, frozen=True):
     assignor: str
     members: list[GroupMemberDescription]
     offsets: list[PartitionLag]
+    pending: list[PendingOffsets] = field(default_factory=list)
 
 
 class SeekGroupRequest(Request, frozen=True):

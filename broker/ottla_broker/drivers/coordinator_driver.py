@@ -33,6 +33,7 @@ from ottla_cluster.groups.commands import (
 from ottla_cluster.groups.image import Group, GroupsImage, replay
 from ottla_cluster.groups.instance_commands import PollInstance
 from ottla_cluster.groups.records import decode_pairs, decode_record
+from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
 from ottla_protocol.errors import OttlaError
 
 TICK_DECISIONS_MS = 20
@@ -104,6 +105,14 @@ class CoordinatorDriver(CoordinatorRuntime[GroupsImage, ActiveCoordinator, Comma
 
     # --- commands ---------------------------------------------------------------------------
 
+    def is_in_transaction(self, command: CommitTransactionOffsets, view: ClusterView) -> bool:
+        """Whether the marker of the command's transaction is sure to come here.
+
+        Raises:
+            OttlaError: as `execute`.
+        """
+        return self._require_active().is_in_transaction(command, wall_clock_ms(), view)
+
     async def execute(self, command: Command, view: ClusterView, *, deadline_ms: int) -> Response:
         """Decide a command; returns once what it saw, and what it changes, is committed.
 
@@ -118,7 +127,7 @@ class CoordinatorDriver(CoordinatorRuntime[GroupsImage, ActiveCoordinator, Comma
         active.arrived(command)
         try:
             response = await self._decide(active, command, view, deadline_ms)
-            if isinstance(command, CommitOffsets):
+            if isinstance(command, CommitOffsets | CommitTransactionOffsets):
                 METRICS.group_commits.inc()
             return response
         finally:

@@ -27,6 +27,7 @@ from ottla_cluster.groups.commands import Command, Heartbeat, Join, Response
 from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.groups.image import Group, GroupsImage
 from ottla_cluster.groups.instance_commands import SubscribeInstance
+from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
 from ottla_protocol.errors import (
     CoordinatorNotAvailableError,
     NotCoordinatorError,
@@ -103,6 +104,24 @@ class GroupCoordinators:
             CoordinatorNotAvailableError: this broker is starting or stopping.
             OttlaError: as `CoordinatorDriver.execute`.
         """
+        driver = self._driver(partition)
+        if isinstance(command, Join | SubscribeInstance) and command.pattern is not None:
+            index = self._current_view().index
+            if not index.knows(command.pattern):
+                await asyncio.to_thread(index.matching, command.pattern)
+        if isinstance(command, Heartbeat):
+            return await driver.heartbeat(command, self._current_view, deadline_ms=deadline_ms)
+        return await driver.execute(command, self._current_view(), deadline_ms=deadline_ms)
+
+    def is_in_transaction(self, partition: int, command: CommitTransactionOffsets) -> bool:
+        """Whether the marker of the command's transaction is sure to come to the partition.
+
+        Raises:
+            OttlaError: as `execute`.
+        """
+        return self._driver(partition).is_in_transaction(command, self._current_view())
+
+    def _driver(self, partition: int) -> CoordinatorDriver:
         if self._ticker is None:
             raise CoordinatorNotAvailableError(
                 "this broker is starting or stopping", outcome=Outcome.NOT_APPLIED
@@ -113,13 +132,7 @@ class GroupCoordinators:
                 f"this broker does not coordinate the groups of {OFFSETS_TOPIC}-{partition}",
                 outcome=Outcome.NOT_APPLIED,
             )
-        if isinstance(command, Join | SubscribeInstance) and command.pattern is not None:
-            index = self._current_view().index
-            if not index.knows(command.pattern):
-                await asyncio.to_thread(index.matching, command.pattern)
-        if isinstance(command, Heartbeat):
-            return await driver.heartbeat(command, self._current_view, deadline_ms=deadline_ms)
-        return await driver.execute(command, self._current_view(), deadline_ms=deadline_ms)
+        return driver
 
     def groups(self) -> Iterator[Group]:
         """Every group that is coordinated here, as it is committed."""

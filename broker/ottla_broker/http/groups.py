@@ -52,8 +52,10 @@ async def leave(request: web.Request) -> web.Response:
 
 async def committed(request: web.Request) -> web.Response:
     """`GET /v1/groups/{group}/offsets`."""
-    Query(request.query.items(), ())
-    return json_response(await context_of(request).groups.committed(_group(request)))
+    query = Query(request.query.items(), ("require_stable",))
+    is_stable = query.choice("require_stable", "false", ("true", "false")) == "true"
+    groups = context_of(request).groups
+    return json_response(await groups.committed(_group(request), require_stable=is_stable))
 
 
 async def list_groups(request: web.Request) -> web.Response:

@@ -24,6 +24,8 @@ from ottla_broker.services.coordinator_routes import (
     CoordinatorRoutes,
     CoordinatorTopic,
 )
+from ottla_broker.services.transaction_offsets import TransactionOffsets
+from ottla_cluster.controller.features import TRANSACTIONS, is_enabled
 from ottla_cluster.controller.image import BrokerRegistration, Topic
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES
 from ottla_cluster.groups.commands import (
@@ -56,6 +58,7 @@ from ottla_cluster.groups.instance_commands import (
 )
 from ottla_cluster.groups.limits import MAX_DECISION_BYTES
 from ottla_cluster.groups.messages import OffsetToCommit
+from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
 from ottla_cluster.groups.validation import validate_group_id
 from ottla_protocol import routes
 from ottla_protocol.errors import (
@@ -68,6 +71,7 @@ from ottla_protocol.errors import (
     Outcome,
     UnavailableError,
     UnknownMemberIdError,
+    UnstableOffsetCommitError,
 )
 from ottla_protocol.models_groups import MAX_HEARTBEAT_WAIT_MS
 from ottla_protocol.partitioning import partition_for_key
@@ -88,6 +92,7 @@ class CoordinatorCalls:
         node_id: this broker.
         offsets_partitions: how many partitions `__consumer_offsets` is created with.
         purgatory: bounds the heartbeats that wait here.
+        transaction_offsets: asked before offsets of a transaction are taken here.
     """
 
     def __init__(
@@ -101,7 +106,9 @@ class CoordinatorCalls:
         coordinators: GroupCoordinators,
         peers: PeerClient,
         purgatory: Purgatory,
+        transaction_offsets: TransactionOffsets,
     ) -> None:
+        self._transaction_offsets = transaction_offsets
         self._node_id = node_id
         self._metadata = metadata
         self._controller = controller
@@ -117,7 +124,11 @@ class CoordinatorCalls:
                 "group",
                 # A decision about a very large group is one batch all the same.
                 configs={MAX_MESSAGE_BYTES: MAX_DECISION_BYTES},
-                lasting_errors=(*LASTING_ERRORS, GroupMaxSizeReachedError),
+                lasting_errors=(
+                    *LASTING_ERRORS,
+                    GroupMaxSizeReachedError,
+                    UnstableOffsetCommitError,
+                ),
             ),
             metadata=metadata,
             controller=controller,
@@ -142,6 +153,10 @@ class CoordinatorCalls:
             OttlaError: the coordinator's refusal.
             UnavailableError: no coordinator decided in time.
         """
+        if isinstance(command, FetchOffsets) and command.require_stable:
+            # Below that level nothing is pending, and a coordinator may not know the field.
+            is_asked = is_enabled(self._metadata.image, TRANSACTIONS)
+            command = msgspec.structs.replace(command, require_stable=is_asked)
         topic = await self._offsets_topic(command)
         if topic is None:
             return _of_no_group(command), self._node_id
@@ -223,6 +238,8 @@ class CoordinatorCalls:
         named = _named_partitions(command)
         if named:
             await self._look_for(named)
+        if isinstance(command, CommitTransactionOffsets):
+            await self._transaction_offsets.have_added(partition, command, deadline_ms=deadline_ms)
         return await self._coordinators.execute(partition, command, deadline_ms=deadline_ms)
 
     async def _look_for(self, partitions: Iterable[NamedPartition]) -> None:
@@ -321,7 +338,7 @@ class CoordinatorCalls:
 def _named_partitions(command: ClientCommand) -> Sequence[NamedPartition]:
     """The partitions that a command names, and that have to exist."""
     match command:
-        case CommitOffsets() | SeekOffsets():
+        case CommitOffsets() | CommitTransactionOffsets() | SeekOffsets():
             return command.offsets
         case CommitInstance():
             return command.offsets or ()
@@ -335,7 +352,7 @@ def _may_make_a_group(command: ClientCommand) -> bool:
     match command:
         case Join() | CreateInstance():
             return True
-        case CommitOffsets():
+        case CommitOffsets() | CommitTransactionOffsets():
             return command.member_id is None
         case SeekOffsets():
             return not command.dry_run
@@ -370,7 +387,7 @@ def _of_no_group(command: ClientCommand) -> Response:
                     for each in command.offsets
                 ),
             )
-        case Heartbeat() | Leave() | CommitOffsets():
+        case Heartbeat() | Leave() | CommitOffsets() | CommitTransactionOffsets():
             raise UnknownMemberIdError(
                 f"The group {command.group!r} has no member {command.member_id!r}.",
                 outcome=Outcome.NOT_APPLIED,

@@ -12,6 +12,7 @@ from ottla_broker.drivers.peer_messages import PartitionBounds, PartitionName
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.topics import TopicService
+from ottla_cluster.controller.features import TRANSACTIONS, require
 from ottla_cluster.groups.commands import (
     AssignedTopic,
     CommitOffsets,
@@ -38,6 +39,11 @@ from ottla_cluster.groups.commands import (
 )
 from ottla_cluster.groups.limits import MAX_OFFSETS_PER_COMMIT
 from ottla_cluster.groups.messages import OffsetToCommit
+from ottla_cluster.groups.transaction_commands import (
+    CommitTransactionOffsets,
+    PendingTransaction,
+)
+from ottla_cluster.transactions.records import ProducerIdentity
 from ottla_protocol import models_groups as models
 from ottla_protocol.errors import (
     GroupIdNotFoundError,
@@ -48,6 +54,7 @@ from ottla_protocol.errors import (
     UnknownTopicOrPartitionError,
 )
 from ottla_protocol.models import Isolation
+from ottla_protocol.models_transactions import CommitTransactionOffsetsRequest, TransactionOffsets
 
 
 class GroupService:
@@ -139,12 +146,7 @@ class GroupService:
         """
         command = CommitOffsets(
             group=group,
-            offsets=tuple(
-                OffsetToCommit(
-                    each.topic, each.partition, each.offset, each.leader_epoch, each.metadata
-                )
-                for each in request.offsets
-            ),
+            offsets=_to_commit(request.offsets),
             member_id=request.member_id,
             generation=request.generation,
         )
@@ -157,14 +159,56 @@ class GroupService:
             ]
         )
 
-    async def committed(self, group: str) -> models.CommittedOffsets:
-        """Everything that a group has committed; nothing for a group that never did.
+    async def commit_transaction_offsets(
+        self,
+        transactional_id: str,
+        identity: ProducerIdentity,
+        request: CommitTransactionOffsetsRequest,
+    ) -> TransactionOffsets:
+        """Have offsets of a group committed if the producer's transaction is: all, or none.
+
+        May be sent again: within a transaction an offset only goes forward.
 
         Raises:
+            UnsupportedFeatureLevelError: not all brokers know transactions.
+            ProducerFencedError: another producer has taken the transactional id over.
+            TransactionAbortableError: the transaction is over.
+            OttlaError: as `commit`.
+        """
+        require(self._metadata.image, TRANSACTIONS)
+        command = CommitTransactionOffsets(
+            group=request.group,
+            transactional_id=transactional_id,
+            producer_id=identity.producer_id,
+            producer_epoch=identity.producer_epoch,
+            offsets=_to_commit(request.offsets),
+            member_id=request.member_id,
+            generation=request.generation,
+        )
+        await self._calls.decide(request.group, command, repeatable=True)
+        return TransactionOffsets(
+            request.group,
+            [
+                models.PartitionOffset(each.topic, each.partition, each.offset)
+                for each in request.offsets
+            ],
+        )
+
+    async def committed(
+        self, group: str, *, require_stable: bool = False
+    ) -> models.CommittedOffsets:
+        """Everything that a group has committed; nothing for a group that never did.
+
+        Args:
+            group: its name.
+            require_stable: whether to refuse what a transaction may yet change (KIP-447).
+
+        Raises:
+            UnstableOffsetCommitError: a transaction that is not over has offsets in the group.
             UnavailableError: no coordinator answered in time.
         """
         try:
-            offsets = await self._fetch(group)
+            offsets = await self._fetch(group, require_stable=require_stable)
         except GroupIdNotFoundError:
             offsets = ()
         return models.CommittedOffsets(
@@ -183,8 +227,9 @@ class GroupService:
             ],
         )
 
-    async def _fetch(self, group: str) -> Sequence[FetchedOffset]:
-        response, _ = await self._calls.decide(group, FetchOffsets(group), repeatable=True)
+    async def _fetch(self, group: str, *, require_stable: bool) -> Sequence[FetchedOffset]:
+        command = FetchOffsets(group, require_stable=require_stable)
+        response, _ = await self._calls.decide(group, command, repeatable=True)
         assert isinstance(response, FetchOffsetsResponse)
         return response.offsets
 
@@ -238,6 +283,7 @@ class GroupService:
             assignor=response.assignor,
             members=[_describe_member(member) for member in response.members],
             offsets=await self._lags(response, isolation),
+            pending=[_describe_pending(pending) for pending in response.pending],
         )
 
     async def _lags(
@@ -460,6 +506,24 @@ def _assigned(topics: Sequence[AssignedTopic]) -> list[models.AssignedPartitions
 
 def _owned(topics: Sequence[models.OwnedPartitions]) -> tuple[OwnedTopic, ...]:
     return tuple(OwnedTopic(each.topic, tuple(each.partitions)) for each in topics)
+
+
+def _to_commit(offsets: Sequence[models.OffsetToCommit]) -> tuple[OffsetToCommit, ...]:
+    return tuple(
+        OffsetToCommit(each.topic, each.partition, each.offset, each.leader_epoch, each.metadata)
+        for each in offsets
+    )
+
+
+def _describe_pending(pending: PendingTransaction) -> models.PendingOffsets:
+    return models.PendingOffsets(
+        pending.producer_id,
+        pending.producer_epoch,
+        [
+            models.PartitionOffset(each.topic, each.partition, each.offset)
+            for each in pending.offsets
+        ],
+    )
 
 
 def _describe_member(member: MemberDescription) -> models.GroupMemberDescription:

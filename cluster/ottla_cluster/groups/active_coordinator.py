@@ -49,6 +49,10 @@ from ottla_cluster.groups.reconcile import reconcile
 from ottla_cluster.groups.records import GroupRecord, encode_records
 from ottla_cluster.groups.sessions import MemberSessions
 from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
+from ottla_cluster.groups.transaction_handlers import (
+    commit_transaction_offsets,
+    is_in_transaction,
+)
 from ottla_protocol.errors import NotCoordinatorError, OttlaError
 
 if TYPE_CHECKING:
@@ -180,6 +184,20 @@ class ActiveCoordinator:
             *self._producer_memory.due(image, now_ms),
         )
         return expired + self._housekeeping.due(image, now_ms, self._context(timestamp_ms, view))
+
+    def is_in_transaction(
+        self, command: CommitTransactionOffsets, timestamp_ms: int, view: ClusterView
+    ) -> bool:
+        """Whether the transaction has something pending here, so that its marker is sure to come.
+
+        Otherwise the caller sees to that before it submits the command.
+
+        Raises:
+            OttlaError: the command would be refused.
+        """
+        image = self.speculative_image
+        commit_transaction_offsets(image, command, self._context(timestamp_ms, view))
+        return is_in_transaction(image, command.producer_id, command.producer_epoch)
 
     def submit(
         self, command: Command, now_ms: int, timestamp_ms: int, view: ClusterView

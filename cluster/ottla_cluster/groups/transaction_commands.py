@@ -9,8 +9,8 @@ class CommitTransactionOffsets(CommandMessage, frozen=True, tag="commit_transact
     """Has all offsets wait for the end of the producer's transaction, or none of them (KIP-447).
 
     They become the group's offsets if the transaction commits, and vanish if it aborts. Member and
-    generation are as in `CommitOffsets`. May be sent again: within a transaction the last offset
-    of a partition counts.
+    generation are as in `CommitOffsets`. May be sent again: within a transaction the highest
+    offset of a partition counts.
     """
 
     group: str

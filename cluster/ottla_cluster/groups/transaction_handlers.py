@@ -55,6 +55,9 @@ def commit_transaction_offsets(
 ) -> Result[GroupRecord, CommitTransactionOffsetsResponse]:
     """Has all offsets wait for the end of the transaction, or none.
 
+    Within a transaction an offset only goes forward, so that a command that comes late or twice
+    takes nothing back.
+
     Raises:
         TransactionAbortableError: the transaction has ended here: the offsets come late.
         ConcurrentTransactionsError: what the producer's last transaction has pending is not ended.
@@ -85,8 +88,12 @@ def commit_transaction_offsets(
     before = group.pending.get(command.producer_id)
     merged = {
         (each.topic_id, each.partition): each
-        for each in (*(before.offsets if before is not None else ()), *added)
+        for each in (before.offsets if before is not None else ())
     }
+    for each in added:
+        known = merged.get((each.topic_id, each.partition))
+        if known is None or known.offset <= each.offset:
+            merged[each.topic_id, each.partition] = each
     pending = PendingOffsetsChanged(
         group=command.group,
         producer_id=command.producer_id,

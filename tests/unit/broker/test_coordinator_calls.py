@@ -13,14 +13,18 @@ from ottla_broker.drivers.peer_messages import CoordinatorCall
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services import coordinator_calls
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
+from ottla_cluster.controller.features import TRANSACTIONS
 from ottla_cluster.controller.image import BrokerState
 from ottla_cluster.groups.commands import (
     AssignedTopic,
+    CommitTransactionOffsets,
+    CommitTransactionOffsetsResponse,
     FetchOffsets,
     FetchOffsetsResponse,
     Heartbeat,
     HeartbeatResponse,
     Join,
+    OffsetToCommit,
     decode_command,
     encode_message,
 )
@@ -30,6 +34,7 @@ from ottla_protocol.errors import (
     NotCoordinatorError,
     Outcome,
     UnavailableError,
+    UnstableOffsetCommitError,
 )
 from ottla_protocol.partitioning import partition_for_key
 
@@ -43,7 +48,9 @@ class Image:
     """A cluster whose offsets topic is led by one broker."""
 
     def __init__(self, leader):
-        self.topic_ids = {OFFSETS_TOPIC: "o"}
+        self.topic_ids = {OFFSETS_TOPIC: "o", "orders": "id-1"}
+        self.topics = {"id-1": SimpleNamespace(partitions=[None])}
+        self.feature_level = TRANSACTIONS.level
         self.leader = leader
         self.brokers = {
             THERE: SimpleNamespace(
@@ -65,6 +72,7 @@ class World:
         self.image = Image(leader)
         self.purgatory = Purgatory(16)
         self.asked = []
+        self.added = []
         self.parking = []
         self.answers = []
         self.rooms = []
@@ -78,6 +86,7 @@ class World:
             coordinators=self,
             peers=self,
             purgatory=self.purgatory,
+            transaction_offsets=self,
         )
 
     # The metadata, the controller and the commands.
@@ -94,7 +103,10 @@ class World:
     async def change(self, command, *, repeatable):
         raise self.refusal
 
-    # The peers and the coordinators.
+    # The peers, the coordinators, and what comes before a transaction's offsets.
+
+    async def have_added(self, partition, command, *, deadline_ms):
+        self.added.append(partition)
 
     def may_park(self, url):
         return self.rooms.pop(0)
@@ -109,6 +121,36 @@ class World:
         self.asked.append(command)
         answer = self.answers.pop(0)
         return await answer if asyncio.isfuture(answer) else answer
+
+
+async def test_a_transactions_offsets_are_decided_once_their_partition_is_in_it():
+    command = CommitTransactionOffsets("g", "t", 7, 0, (OffsetToCommit("orders", 0, 5),))
+    pending = CommitTransactionOffsetsResponse()
+    for leader, added in ((HERE, [partition_for_key(b"g", PARTITIONS)]), (THERE, [])):
+        world = World(leader)
+        world.answers = [pending]
+        answer, _ = await world.calls.decide("g", command, repeatable=True)
+        assert answer == pending
+        assert world.asked == [command]
+        assert world.added == added, "that is the coordinator's own business"
+
+
+async def test_stable_offsets_are_not_asked_of_brokers_that_may_not_know_of_them():
+    for level, is_asked in ((TRANSACTIONS.level - 1, False), (TRANSACTIONS.level, True)):
+        world = World(THERE)
+        world.image.feature_level = level
+        world.answers = [FetchOffsetsResponse(())]
+        await world.calls.decide("g", FetchOffsets("g", require_stable=True), repeatable=True)
+        assert world.asked == [FetchOffsets("g", require_stable=is_asked)]
+
+
+async def test_offsets_that_are_not_stable_are_not_waited_for():
+    world = World(HERE)
+    refusal = asyncio.get_running_loop().create_future()
+    refusal.set_exception(UnstableOffsetCommitError("pending", outcome=Outcome.NOT_APPLIED))
+    world.answers = [refusal]
+    with pytest.raises(UnstableOffsetCommitError):
+        await world.calls.decide("g", FetchOffsets("g", require_stable=True), repeatable=True)
 
 
 def heartbeat(max_wait_ms):

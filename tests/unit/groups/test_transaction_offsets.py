@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ottla_cluster.controller.features import TRANSACTIONS
 from ottla_cluster.groups import transaction_handlers
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
+from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import (
     CommitOffsets,
     CommitTransactionOffsets,
@@ -97,11 +98,12 @@ def test_offsets_vanish_with_the_transaction_and_so_does_the_group_that_they_mad
     assert groups.committed(0) == 3
 
 
-def test_the_last_offset_within_a_transaction_counts_and_the_others_stay():
+def test_within_a_transaction_offsets_go_forward_and_the_others_stay():
     groups = Transactions()
     groups.pend(5)
     groups.pend(2, partition=1)
     groups.pend(9)
+    groups.pend(5)  # Comes late.
     groups.end()
     assert (groups.committed(0), groups.committed(1)) == (9, 2)
 
@@ -177,6 +179,11 @@ def test_a_transaction_waits_for_the_end_of_the_one_before():
 def test_who_has_something_pending_is_in_the_transaction():
     groups = Transactions()
     assert not is_in_transaction(groups.image, PRODUCER, 3)
+    coordinator = ActiveCoordinator(groups.image, groups.config, groups.random, 0)
+    command = CommitTransactionOffsets("g", "t", PRODUCER, 3, (OffsetToCommit("orders", 0, 5),))
+    assert not coordinator.is_in_transaction(command, 0, groups.view)
+    with pytest.raises(UnknownTopicOrPartitionError):
+        coordinator.is_in_transaction(command, 0, ClusterView(9, {}, TRANSACTIONS.level))
     groups.pend(5, epoch=3, group="h")
     assert is_in_transaction(groups.image, PRODUCER, 3)
     assert not is_in_transaction(groups.image, PRODUCER, 4)

@@ -6,6 +6,7 @@ from ottla_broker.http.operations import (
     THROUGH_THE_CONTROLLER,
     Content,
     Operation,
+    Parameter,
     Reply,
     ok,
 )
@@ -41,6 +42,7 @@ from ottla_protocol.errors import (
     StorageError,
     UnknownMemberIdError,
     UnknownTopicOrPartitionError,
+    UnstableOffsetCommitError,
     UnsupportedAssignorError,
 )
 from ottla_protocol.models_groups import (
@@ -287,8 +289,17 @@ OPERATIONS = (
         "What a group has committed",
         ok(CommittedOffsets, "The next offset to read of each partition."),
         groups.committed,
-        parameters=(GROUP,),
-        problems=(*COORDINATOR, GroupIdNotFoundError),
+        parameters=(
+            GROUP,
+            Parameter(
+                "require_stable",
+                "query",
+                "Refuse with `UNSTABLE_OFFSET_COMMIT` what a transaction that is not over may yet "
+                "change; for readers of committed records.",
+                {"type": "string", "enum": ["false", "true"], "default": "false"},
+            ),
+        ),
+        problems=(*COORDINATOR, GroupIdNotFoundError, UnstableOffsetCommitError),
         broker_only=True,
     ),
     Operation(
@@ -312,6 +323,7 @@ OPERATIONS = (
             *COORDINATOR,
             GroupIdNotFoundError,
             NonEmptyGroupError,
+            UnstableOffsetCommitError,
             UnknownTopicOrPartitionError,
             ReplicaNotAvailableError,
             RecordsLostError,
@@ -327,7 +339,12 @@ OPERATIONS = (
         (Reply(204, "It is gone, with what it committed."),),
         groups.delete,
         parameters=(GROUP,),
-        problems=(*COORDINATOR, GroupIdNotFoundError, NonEmptyGroupError),
+        problems=(
+            *COORDINATOR,
+            GroupIdNotFoundError,
+            NonEmptyGroupError,
+            UnstableOffsetCommitError,
+        ),
         broker_only=True,
     ),
 )
