@@ -38,6 +38,7 @@ from ottla_broker.services.introductions import IntroductionService
 from ottla_broker.services.leader_reads import LeaderReads
 from ottla_broker.services.many_topics_produce import ManyTopicsProduceService
 from ottla_broker.services.metadata_tree import MetadataTreeService
+from ottla_broker.services.open_transactions import OpenTransactionService
 from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.poll_positions import PollPositions
 from ottla_broker.services.produce import ProduceService
@@ -59,6 +60,7 @@ from ottla_broker.services.topics import TopicService
 from ottla_broker.services.transaction_calls import TransactionCalls
 from ottla_broker.services.transaction_markers import TransactionMarkerService
 from ottla_broker.services.transaction_offsets import TransactionOffsets
+from ottla_broker.services.transactions import TransactionService
 from ottla_broker.settings import Settings
 from ottla_broker.telemetry import METRICS
 from ottla_protocol.models import Readiness
@@ -133,6 +135,13 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
             transactions=transaction_calls,
         ),
     )
+    transaction_markers = TransactionMarkerService(
+        node_id=settings.node_id,
+        metadata=drivers.metadata,
+        peers=drivers.peers,
+        appends=drivers.marker_appends,
+    )
+    transactions = TransactionService(calls=transaction_calls, config=settings.transaction_config)
     bounds = PartitionBoundsService(
         node_id=settings.node_id,
         metadata=drivers.metadata,
@@ -251,11 +260,17 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         ),
         coordinator_calls=calls,
         transaction_calls=transaction_calls,
-        transaction_markers=TransactionMarkerService(
+        transaction_markers=transaction_markers,
+        transactions=transactions,
+        open_transactions=OpenTransactionService(
             node_id=settings.node_id,
             metadata=drivers.metadata,
+            topics=topics,
+            replicas=drivers.replicas,
             peers=drivers.peers,
-            appends=drivers.marker_appends,
+            known=transactions,
+            markers=transaction_markers,
+            config=settings.transaction_config,
         ),
         partition_bounds=bounds,
         groups=GroupService(metadata=drivers.metadata, topics=topics, calls=calls, bounds=bounds),

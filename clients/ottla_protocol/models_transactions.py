@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from ottla_protocol.models import Request, Response
 from ottla_protocol.models_groups import Count, Offset, OffsetToCommit, PartitionOffset
-from ottla_protocol.transaction_tokens import MAX_TRANSACTIONAL_ID_CHARACTERS
+from ottla_protocol.transaction_tokens import MAX_PRODUCER_EPOCH, MAX_TRANSACTIONAL_ID_CHARACTERS
 
 TransactionalId = Annotated[str, Meta(min_length=1, max_length=MAX_TRANSACTIONAL_ID_CHARACTERS)]
 """Printable characters; neither `.` nor `..`."""
@@ -20,6 +20,9 @@ TransactionStateName = Literal[
     "Empty", "Ongoing", "PrepareCommit", "PrepareAbort", "CompleteCommit", "CompleteAbort"
 ]
 """Where a transactional id is on its way; the names are Kafka's."""
+
+GrantedEpoch = Annotated[int, Meta(ge=0, le=MAX_PRODUCER_EPOCH - 1)]
+"""That of records; their marker carries one more."""
 
 Decision = Literal["committed", "aborted"]
 
@@ -127,14 +130,14 @@ class EndedTransaction(Response, frozen=True):
 
 
 class TransactionDescription(Response, frozen=True):
-    """`GET /v1/transactions/{transactional_id}`; `coordinator` is the node id of its broker.
+    """`GET /v1/transactions/{transactional_id}`; `coordinator` is a node id, or None.
 
     `partitions` are those of the open transaction, or those that may lack a marker. `ended` is None
     where nothing was decided since the id was taken over. Timestamps in ms since the epoch.
     """
 
     transactional_id: str
-    coordinator: int
+    coordinator: int | None
     state: TransactionStateName
     producer_id: int
     producer_epoch: int
@@ -188,9 +191,13 @@ class HangingTransaction(Response, frozen=True):
 
 
 class HangingTransactionList(Response, frozen=True):
-    """`GET /v1/hanging-transactions`: by topic, partition and first offset."""
+    """`GET /v1/hanging-transactions`: by topic, partition and first offset.
+
+    `unavailable` are partitions whose leader did not tell what is open there.
+    """
 
     transactions: list[HangingTransaction]
+    unavailable: list[TransactionPartition]
 
 
 class AbortHangingRequest(Request, frozen=True):
@@ -200,7 +207,7 @@ class AbortHangingRequest(Request, frozen=True):
     aborted by its transactional id.
     """
 
-    producer_epoch: Count
+    producer_epoch: GrantedEpoch
     """That of the open records, so that no later transaction is hit."""
 
 

@@ -20,9 +20,12 @@ VARYING = frozenset(
         "leader",
         "leader_epoch",
         "next_cursor",
+        "producer_epoch",
+        "producer_id",
         "replicas",
         "timestamp",
         "topic_id",
+        "transaction",
     }
 )
 """Members of JSON objects that differ from run to run: only their JSON type is compared."""

@@ -214,6 +214,35 @@ class PartitionName(msgspec.Struct, frozen=True, array_like=True):
     partition: int
 
 
+class OpenTransactionLookup(msgspec.Struct, frozen=True, array_like=True):
+    """Asks a leader which transactions are open in its logs.
+
+    `last_timestamp_max` leaves out those whose producers have written since, in ms since the epoch.
+    """
+
+    partitions: list[PartitionName]
+    last_timestamp_max: int
+
+
+class OpenInLog(msgspec.Struct, frozen=True, array_like=True):
+    """A transaction that has records in a log and no marker."""
+
+    producer_id: int
+    producer_epoch: int
+    first_offset: int
+    last_timestamp: int
+
+
+class OpenTransactionsOfLog(msgspec.Struct, frozen=True, array_like=True):
+    """What is open in one partition that is led here, the oldest first."""
+
+    topic_id: str
+    partition: int
+    last_stable_offset: int
+    high_watermark: int
+    transactions: list[OpenInLog]
+
+
 class PartitionBounds(msgspec.Struct, frozen=True, array_like=True):
     """Where a partition that is led here begins and ends for consumers."""
 

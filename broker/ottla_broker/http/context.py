@@ -25,6 +25,7 @@ from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.introductions import IntroductionService
 from ottla_broker.services.many_topics_produce import ManyTopicsProduceService
 from ottla_broker.services.metadata_tree import MetadataTreeService
+from ottla_broker.services.open_transactions import OpenTransactionService
 from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.producer_ids import ProducerIds
@@ -42,6 +43,7 @@ from ottla_broker.services.topic_read import TopicReadService
 from ottla_broker.services.topics import TopicService
 from ottla_broker.services.transaction_calls import TransactionCalls
 from ottla_broker.services.transaction_markers import TransactionMarkerService
+from ottla_broker.services.transactions import TransactionService
 from ottla_broker.settings import Settings
 from ottla_broker.site_policy import SitePolicy
 from ottla_protocol.models import Readiness
@@ -81,6 +83,8 @@ class BrokerContext:
     coordinator_calls: CoordinatorCalls
     transaction_calls: TransactionCalls
     transaction_markers: TransactionMarkerService
+    transactions: TransactionService
+    open_transactions: OpenTransactionService
     partition_bounds: PartitionBoundsService
     groups: GroupService
     group_lags: GroupLags

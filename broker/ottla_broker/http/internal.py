@@ -11,6 +11,7 @@ from ottla_broker.drivers.peer_messages import (
     CoordinatorCall,
     IdempotencyLookup,
     IntroductionRequest,
+    OpenTransactionLookup,
     PartitionName,
     QuorumCall,
     ReplicaFetchRequest,
@@ -58,6 +59,7 @@ _lookup_decoder = msgspec.msgpack.Decoder(IdempotencyLookup)
 _coordinator_call_decoder = msgspec.msgpack.Decoder(CoordinatorCall)
 _markers_decoder = msgspec.msgpack.Decoder(WriteMarkers)
 _timestamps_decoder = msgspec.msgpack.Decoder(TimestampLookup)
+_open_transactions_decoder = msgspec.msgpack.Decoder(OpenTransactionLookup)
 _segments_decoder = msgspec.msgpack.Decoder(SegmentListCall)
 _verification_decoder = msgspec.msgpack.Decoder(SegmentVerificationCall)
 _quorum_decoder = msgspec.msgpack.Decoder(QuorumCall)
@@ -178,6 +180,12 @@ async def offsets(context: BrokerContext, post: Post) -> Answer:
     return msgpack_answer(context.partition_bounds.look_up_here(partitions))
 
 
+async def open_transactions(context: BrokerContext, post: Post) -> Answer:
+    """Which transactions are open in partitions that are led here."""
+    lookup = decode(_open_transactions_decoder, post.body)
+    return msgpack_answer(context.open_transactions.look_up_here(lookup))
+
+
 async def log_ends(context: BrokerContext, post: Post) -> Answer:
     """Where the replicas on this broker end."""
     partitions = decode(_partitions_decoder, post.body)
@@ -239,6 +247,7 @@ ROUTES = (
     _route(routes.INTERNAL_TRANSACTIONS, transactions, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_MARKERS, markers, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_OFFSETS, offsets, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_OPEN_TRANSACTIONS, open_transactions, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_LOG_ENDS, log_ends, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_TIMESTAMPS, timestamps, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_SEGMENTS, segments, MAX_COMMAND_BYTES),

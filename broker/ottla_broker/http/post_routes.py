@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from typing import TypeAlias
 from urllib.parse import parse_qsl
 
-from ottla_broker.http import binary, group_posts, internal, produce, produce_stream
+from ottla_broker.http import (
+    binary,
+    group_posts,
+    internal,
+    produce,
+    produce_stream,
+    transaction_posts,
+)
 from ottla_broker.http.admission import admit_to_broker
 from ottla_broker.http.post import PostRoute
 from ottla_broker.http.topics import MAX_ADMIN_BODY_BYTES
@@ -66,6 +73,20 @@ POST_ROUTES = (
         is_write=True,
         admit=admit_to_broker,
     ),
+    *(
+        PostRoute(
+            path,
+            handler,
+            lambda _: MAX_ADMIN_BODY_BYTES,
+            is_write=True,
+            admit=admit_to_broker,
+        )
+        for path, handler in (
+            (routes.TRANSACTIONS, transaction_posts.initialise),
+            (routes.TRANSACTION_COMMIT, transaction_posts.commit),
+            (routes.TRANSACTION_ABORT, transaction_posts.abort),
+        )
+    ),
     *internal.ROUTES,
 )
 
@@ -74,6 +95,11 @@ _TOPIC_RECORDS = _BY_PATTERN[routes.TOPIC_RECORDS]
 _PARTITION_RECORDS = _BY_PATTERN[routes.PARTITION_RECORDS]
 _GROUP_HEARTBEAT = _BY_PATTERN[routes.GROUP_HEARTBEAT]
 _GROUP_OFFSETS = _BY_PATTERN[routes.GROUP_OFFSETS]
+
+_OF_A_TRANSACTION = {
+    "commit": _BY_PATTERN[routes.TRANSACTION_COMMIT],
+    "abort": _BY_PATTERN[routes.TRANSACTION_ABORT],
+}
 
 _NEEDS_A_ROUTER = frozenset("%#{}")
 
@@ -102,4 +128,8 @@ def find_post_route(target: str) -> Found | None:
             return _GROUP_OFFSETS, {"group": group}, query
         case ["", "v1", "groups", group, "members", member, "heartbeat"] if group and member:
             return _GROUP_HEARTBEAT, {"group": group, "member": member}, query
+        case ["", "v1", "transactions", transactional_id, step] if transactional_id:
+            transaction_route = _OF_A_TRANSACTION.get(step)
+            if transaction_route is not None:
+                return transaction_route, {"transactional_id": transactional_id}, query
     return None

@@ -136,6 +136,13 @@ class TransactionCalls:
             )
         )
 
+    def coordinator_of(self, transactional_id: str) -> int | None:
+        """The node id of the id's coordinator, as this broker knows it; None where it has none."""
+        topic = self._routes.known_topic()
+        if topic is None:
+            return None
+        return topic.partitions[_partition_of(transactional_id, topic)].leader
+
     async def decide_here(self, call: CoordinatorCall) -> Response:
         """The answer of the coordinator that another broker takes this one for.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ottla_ops.cli.failures import CommandError, ExitCode, usage_error
+from ottla_ops.cli.partition_names import partition_of
 from ottla_ops.cli.reassignment_output import rate_of, show_reassignments, show_throttle
 from ottla_ops.cli.session import session_of
 
@@ -79,7 +80,7 @@ def elect(
     from ottla_protocol.models import ElectionResponse
 
     session = session_of(context)
-    named = [_partition_of(text) for text in partitions or []]
+    named = [partition_of(text) for text in partitions or []]
     body = {
         "type": "unclean" if unclean else "preferred",
         "partitions": [{"topic": topic, "partition": number} for topic, number in named] or None,
@@ -138,7 +139,7 @@ def reassign(
     session = session_of(context)
     wanted = [_move_of(text) for text in moves or []]
     for text in cancel or []:
-        topic, number = _partition_of(text)
+        topic, number = partition_of(text)
         wanted.append({"topic": topic, "partition": number, "replicas": None})
     body: dict[str, Any] = {"reassignments": wanted}
     if throttle is not None:
@@ -206,18 +207,6 @@ def _refusal(problem: dict[str, Any]) -> str:
     return str(problem.get("detail") or problem.get("code"))
 
 
-def _partition_of(text: str) -> tuple[str, int]:
-    """`TOPIC:PARTITION` as its parts; a topic's name has no colon.
-
-    Raises:
-        CommandError: (usage) it is not of that form.
-    """
-    topic, _, number = text.rpartition(":")
-    if not topic or not number.isascii() or not number.isdigit():
-        raise usage_error(f"{text}: not of the form TOPIC:PARTITION")
-    return topic, int(number)
-
-
 def _move_of(text: str) -> dict[str, Any]:
     """`TOPIC:PARTITION=ID,ID,...` as a member of the request.
 
@@ -230,7 +219,7 @@ def _move_of(text: str) -> dict[str, Any]:
     if not all(node_id.isascii() and node_id.isdigit() for node_id in node_ids):
         raise usage_error(f"{text}: not of the form {form}")
     try:
-        topic, number = _partition_of(partition)
+        topic, number = partition_of(partition)
     except CommandError as error:
         raise usage_error(f"{text}: not of the form {form}") from error
     return {"topic": topic, "partition": number, "replicas": [int(each) for each in node_ids]}

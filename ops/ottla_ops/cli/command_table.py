@@ -100,6 +100,12 @@ COMMANDS: Final = {
         ("consume", "consume_command", "consume", "Print the records of a topic, one a line."),
         ("tail", "tail_command", "tail", "Print the last records of a topic, and follow it."),
         ("group", "group_commands", "app", "Consumer groups: list, describe, seek, delete."),
+        (
+            "transaction",
+            "transaction_commands",
+            "app",
+            "Transactions: list, describe, open, abort, find-hanging.",
+        ),
         ("query", "query_command", "query", "Ask topics with SQL: each is a table of its name."),
         (
             "cluster",

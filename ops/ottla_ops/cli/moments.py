@@ -49,7 +49,7 @@ def moment_ms(text: str, option: str, now: int) -> int:
     if text.isascii() and text.isdigit():
         found = int(text)
     elif _DURATION.fullmatch(text):
-        found = now - sum(int(count) * _UNITS_MS[unit] for count, unit in _PART.findall(text))
+        found = now - _span_ms(text)
     else:
         moment = _datetime(text)
         if moment is None:
@@ -60,6 +60,31 @@ def moment_ms(text: str, option: str, now: int) -> int:
     if not 0 <= found <= MOMENT_MS_MAX:
         raise usage_error(f"{option} {text}: before 1970, or too far ahead")
     return found
+
+
+def duration_ms(text: str, option: str) -> int:
+    """A span of time in ms: `90s`, `1h30m`, or a bare number of milliseconds.
+
+    Args:
+        text: what was written.
+        option: the option's name, for the error.
+
+    Raises:
+        CommandError: (usage) it is none, or too long.
+    """
+    if re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
+        found = int(text)
+    elif _DURATION.fullmatch(text):
+        found = _span_ms(text)
+    else:
+        raise usage_error(f"{option} {text}: not a span of time, as 90s, 2h or 1h30m")
+    if found > MOMENT_MS_MAX:
+        raise usage_error(f"{option} {text}: too long")
+    return found
+
+
+def _span_ms(text: str) -> int:
+    return sum(int(count) * _UNITS_MS[unit] for count, unit in _PART.findall(text))
 
 
 def _datetime(text: str) -> datetime | None:

@@ -11,6 +11,7 @@ from ottla_broker.http.operation_tables.rest_v3 import OPERATIONS as REST_V3
 from ottla_broker.http.operation_tables.restores import OPERATIONS as RESTORES
 from ottla_broker.http.operation_tables.topic_records import OPERATIONS as TOPIC_RECORDS
 from ottla_broker.http.operation_tables.topics import OPERATIONS as TOPICS
+from ottla_broker.http.operation_tables.transactions import OPERATIONS as TRANSACTIONS
 
 OPERATIONS = (
     *TOPICS,
@@ -18,6 +19,7 @@ OPERATIONS = (
     *RECORDS,
     *TOPIC_RECORDS,
     *GROUPS,
+    *TRANSACTIONS,
     *CLUSTER,
     *ADMINISTRATION,
     *RESTORES,

@@ -37,6 +37,14 @@ MEMBER = Parameter(
     "laptop",
 )
 
+TRANSACTIONAL_ID = Parameter(
+    "transactional_id",
+    "path",
+    "The transactional id: printable characters, and neither `.` nor `..`.",
+    {"type": "string", "minLength": 1, "maxLength": MAX_TRANSACTIONAL_ID_CHARACTERS},
+    "payments",
+)
+
 TRANSACTION_HEADER = Parameter(
     routes.HEADER_TRANSACTION,
     "header",

@@ -1,0 +1,71 @@
+"""What producers ask for each of their transactions: begin, commit, abort."""
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import msgspec
+
+from ottla_broker.http.context import BrokerContext
+from ottla_broker.http.json_bodies import decode_json
+from ottla_broker.http.post import Answer, Post
+from ottla_broker.http.query import Query
+from ottla_protocol import routes
+from ottla_protocol.errors import OttlaError, Outcome
+from ottla_protocol.models_transactions import (
+    AbortTransactionRequest,
+    CommitTransactionRequest,
+    InitialiseProducerRequest,
+)
+
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
+
+_encoder = msgspec.json.Encoder()
+_initialise_decoder = msgspec.json.Decoder(InitialiseProducerRequest)
+_commit_decoder = msgspec.json.Decoder(CommitTransactionRequest)
+_abort_decoder = msgspec.json.Decoder(AbortTransactionRequest)
+
+
+def _parsed(post: Post, decoder: msgspec.json.Decoder[RequestT]) -> RequestT:
+    """The body as its model.
+
+    Raises:
+        OttlaError: as `decode_json`, or there is a query.
+    """
+    Query(post.query, ())
+    return decode_json(post.body, decoder, post.headers.get("content-type"))
+
+
+async def _answer(change: Awaitable[object]) -> Answer:
+    return Answer(200, routes.JSON, (_encoder.encode(await change),))
+
+
+async def initialise(context: BrokerContext, post: Post) -> Answer:
+    """`POST /v1/transactions`."""
+    try:
+        wanted = _parsed(post, _initialise_decoder)
+        return await _answer(context.transactions.initialise(wanted))
+    except OttlaError as error:
+        # What comes after the append of the coordinator's records says so itself.
+        raise error.with_outcome(Outcome.NOT_APPLIED) from error
+
+
+async def commit(context: BrokerContext, post: Post) -> Answer:
+    """`POST /v1/transactions/{transactional_id}/commit`."""
+    try:
+        wanted = _parsed(post, _commit_decoder)
+        transactional_id = post.values["transactional_id"]
+        return await _answer(context.transactions.commit(transactional_id, wanted))
+    except OttlaError as error:
+        # As above.
+        raise error.with_outcome(Outcome.NOT_APPLIED) from error
+
+
+async def abort(context: BrokerContext, post: Post) -> Answer:
+    """`POST /v1/transactions/{transactional_id}/abort`."""
+    try:
+        wanted = _parsed(post, _abort_decoder)
+        transactional_id = post.values["transactional_id"]
+        return await _answer(context.transactions.abort(transactional_id, wanted))
+    except OttlaError as error:
+        # As above.
+        raise error.with_outcome(Outcome.NOT_APPLIED) from error
