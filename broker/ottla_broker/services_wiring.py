@@ -141,12 +141,15 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         peers=drivers.peers,
         appends=drivers.marker_appends,
     )
-    transactions = TransactionService(calls=transaction_calls, config=settings.transaction_config)
     bounds = PartitionBoundsService(
         node_id=settings.node_id,
         metadata=drivers.metadata,
         replicas=drivers.replicas,
         peers=drivers.peers,
+    )
+    groups = GroupService(metadata=drivers.metadata, topics=topics, calls=calls, bounds=bounds)
+    transactions = TransactionService(
+        calls=transaction_calls, groups=groups, config=settings.transaction_config
     )
     batch_fetch = BatchFetchService(drivers.replicas, drivers.purgatory)
     reads = LeaderReads(
@@ -273,7 +276,7 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
             config=settings.transaction_config,
         ),
         partition_bounds=bounds,
-        groups=GroupService(metadata=drivers.metadata, topics=topics, calls=calls, bounds=bounds),
+        groups=groups,
         group_lags=GroupLags(
             coordinators=drivers.coordinators, metadata=drivers.metadata, bounds=bounds
         ),

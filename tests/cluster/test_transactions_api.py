@@ -30,15 +30,28 @@ def committed_now(client, topic, partition=0):
     return [record["value"] for record in read.document["records"]]
 
 
-def test_records_appear_with_the_commit(shared, teller, two):
+def group_offset(client, group):
+    url = client.any_url() + routes.GROUP_OFFSETS.format(group=group)
+    offsets = client.http.get(url).expect(200).document["offsets"]
+    return offsets[0]["offset"] if offsets else None
+
+
+def test_records_and_offsets_appear_with_the_commit(shared, teller, two):
+    group = f"of-{two}"
     teller.produce(two, "a").expect(200)
     teller.produce(two, "b", partition=1).expect(200)
     line = b'{"value": "c", "partition": 1}\n'
     headers = {routes.HEADER_TRANSACTION: teller.token, "Content-Type": routes.NDJSON}
     path = routes.TOPIC_RECORDS.format(topic=two)
     shared.http.post(shared.url(2) + path, body=line, headers=headers).expect(200)
+    pending = teller.offsets(group, two, 1).expect(200).document
+    assert pending == {
+        "group": group,
+        "offsets": [{"topic": two, "partition": 0, "offset": 1}],
+    }
     assert shared.values(two, 1) == {0: "b", 1: "c"}
     assert committed_now(shared, two) == committed_now(shared, two, 1) == []
+    assert group_offset(shared, group) is None
 
     token = teller.token
     first = teller.commit().expect(200)
@@ -46,6 +59,11 @@ def test_records_appear_with_the_commit(shared, teller, two):
     assert teller.committed_values(two, 1) == ["a"]
     assert teller.committed_values(two, 2, partition=1) == ["b", "c"]
     assert teller.commit(token).expect(200).document == first.document
+    # The offsets' partition has its marker before the next transaction may begin.
+    teller.offsets(group, two, 2).expect(200)
+    assert group_offset(shared, group) == 1
+    teller.abort().expect(200)
+    assert group_offset(shared, group) == 1
 
 
 def test_an_aborted_record_is_nobody_s_and_its_key_is_free(shared, teller, topic):

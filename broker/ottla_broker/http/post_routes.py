@@ -83,6 +83,7 @@ POST_ROUTES = (
         )
         for path, handler in (
             (routes.TRANSACTIONS, transaction_posts.initialise),
+            (routes.TRANSACTION_OFFSETS, transaction_posts.commit_offsets),
             (routes.TRANSACTION_COMMIT, transaction_posts.commit),
             (routes.TRANSACTION_ABORT, transaction_posts.abort),
         )
@@ -97,6 +98,7 @@ _GROUP_HEARTBEAT = _BY_PATTERN[routes.GROUP_HEARTBEAT]
 _GROUP_OFFSETS = _BY_PATTERN[routes.GROUP_OFFSETS]
 
 _OF_A_TRANSACTION = {
+    "offsets": _BY_PATTERN[routes.TRANSACTION_OFFSETS],
     "commit": _BY_PATTERN[routes.TRANSACTION_COMMIT],
     "abort": _BY_PATTERN[routes.TRANSACTION_ABORT],
 }

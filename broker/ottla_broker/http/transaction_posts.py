@@ -1,4 +1,4 @@
-"""What producers ask for each of their transactions: begin, commit, abort."""
+"""What producers ask for each of their transactions: begin, offsets, commit, abort."""
 
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -13,6 +13,7 @@ from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome
 from ottla_protocol.models_transactions import (
     AbortTransactionRequest,
+    CommitTransactionOffsetsRequest,
     CommitTransactionRequest,
     InitialiseProducerRequest,
 )
@@ -21,6 +22,7 @@ RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 
 _encoder = msgspec.json.Encoder()
 _initialise_decoder = msgspec.json.Decoder(InitialiseProducerRequest)
+_offsets_decoder = msgspec.json.Decoder(CommitTransactionOffsetsRequest)
 _commit_decoder = msgspec.json.Decoder(CommitTransactionRequest)
 _abort_decoder = msgspec.json.Decoder(AbortTransactionRequest)
 
@@ -46,6 +48,17 @@ async def initialise(context: BrokerContext, post: Post) -> Answer:
         return await _answer(context.transactions.initialise(wanted))
     except OttlaError as error:
         # What comes after the append of the coordinator's records says so itself.
+        raise error.with_outcome(Outcome.NOT_APPLIED) from error
+
+
+async def commit_offsets(context: BrokerContext, post: Post) -> Answer:
+    """`POST /v1/transactions/{transactional_id}/offsets`."""
+    try:
+        wanted = _parsed(post, _offsets_decoder)
+        transactional_id = post.values["transactional_id"]
+        return await _answer(context.transactions.commit_offsets(transactional_id, wanted))
+    except OttlaError as error:
+        # As above.
         raise error.with_outcome(Outcome.NOT_APPLIED) from error
 
 

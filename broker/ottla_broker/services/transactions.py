@@ -58,16 +58,32 @@ class Coordinators(Protocol):
         """The node id of the id's coordinator, as this broker knows it; None where it has none."""
 
 
+class OffsetCommits(Protocol):
+    """Group offsets that are committed with a transaction."""
+
+    async def commit_transaction_offsets(
+        self,
+        transactional_id: str,
+        identity: ProducerIdentity,
+        request: models.CommitTransactionOffsetsRequest,
+    ) -> models.TransactionOffsets:
+        """Have the group's offsets wait for the transaction's decision."""
+
+
 class TransactionService:
     """Serves `/v1/transactions`.
 
     Args:
         calls: the way to the coordinators.
+        groups: takes the offsets of a transaction.
         config: the coordinators'.
     """
 
-    def __init__(self, *, calls: Coordinators, config: TransactionConfig) -> None:
+    def __init__(
+        self, *, calls: Coordinators, groups: OffsetCommits, config: TransactionConfig
+    ) -> None:
         self._calls = calls
+        self._groups = groups
         self._config = config
 
     # --- what a producer does ---------------------------------------------------------------
@@ -109,6 +125,21 @@ class TransactionService:
             producer_epoch=response.granted.producer_epoch,
             timeout_ms=timeout_ms,
         )
+
+    async def commit_offsets(
+        self, transactional_id: str, request: models.CommitTransactionOffsetsRequest
+    ) -> models.TransactionOffsets:
+        """Have offsets of a group be committed if the transaction is.
+
+        Raises:
+            InvalidRequestError: the token is another id's, or none.
+            ProducerFencedError: its producer does not hold the id any more.
+            TransactionAbortableError: the transaction was ended meanwhile.
+            UnknownMemberIdError, FencedMemberEpochError: as a commit without a transaction.
+            UnavailableError: no coordinator decided in time.
+        """
+        identity = _identity(transactional_id, request.transaction)
+        return await self._groups.commit_transaction_offsets(transactional_id, identity, request)
 
     async def commit(
         self, transactional_id: str, request: models.CommitTransactionRequest

@@ -72,14 +72,30 @@ class Coordinators:
         return 1
 
 
+class Groups:
+    """Keeps what it was asked to commit."""
+
+    def __init__(self):
+        self.asked = []
+
+    async def commit_transaction_offsets(self, transactional_id, identity, request):
+        self.asked.append((transactional_id, identity, request))
+        return models.TransactionOffsets(request.group, [])
+
+
 @pytest.fixture
 def world():
     return Coordinators()
 
 
 @pytest.fixture
-def service(world):
-    return TransactionService(calls=world, config=TransactionConfig())
+def groups():
+    return Groups()
+
+
+@pytest.fixture
+def service(world, groups):
+    return TransactionService(calls=world, groups=groups, config=TransactionConfig())
 
 
 async def begun(service, world, transactional_id="pay/out"):
@@ -182,6 +198,17 @@ async def test_there_may_be_nothing_for_an_operator_to_abort(service, world):
     await commit(service, token)
     with pytest.raises(InvalidTransactionStateError, match="CompleteCommit"):
         await abort(service)
+
+
+async def test_offsets_go_with_the_transaction_s_identity(service, world, groups):
+    token = await begun(service, world)
+    request = models.CommitTransactionOffsetsRequest(token, "billing", [])
+    await service.commit_offsets("pay/out", request)
+    read = decode_transaction(token)
+    identity = ProducerIdentity(read.producer_id, read.producer_epoch)
+    assert groups.asked == [("pay/out", identity, request)]
+    with pytest.raises(InvalidRequestError):
+        await service.commit_offsets("other", request)
 
 
 async def test_a_description_tells_what_is_open_and_for_how_long(service, world):

@@ -3,14 +3,18 @@
 from ottla_broker.http import transactions
 from ottla_broker.http.operation_tables.groups import (
     COORDINATOR,
+    MEMBER_ID_SCHEMA,
+    MEMBERSHIP,
 )
 from ottla_broker.http.operation_tables.parameters import (
+    GROUP,
     PARTITION,
     TOPIC,
     TOPIC_NAME_SCHEMA,
     TRANSACTIONAL_ID,
 )
 from ottla_broker.http.operations import Content, Operation, Parameter, integer, ok
+from ottla_cluster.groups.limits import MAX_OFFSET_METADATA_LENGTH, MAX_OFFSETS_PER_COMMIT
 from ottla_cluster.transactions.config import TransactionConfig
 from ottla_cluster.transactions.records import TransactionState
 from ottla_protocol import routes
@@ -19,6 +23,7 @@ from ottla_protocol.errors import (
     InvalidProducerEpochError,
     InvalidTransactionStateError,
     InvalidTransactionTimeoutError,
+    NonEmptyGroupError,
     ProducerFencedError,
     TransactionAbortableError,
     TransactionalIdNotFoundError,
@@ -30,6 +35,7 @@ from ottla_protocol.models_transactions import (
     AbortedHanging,
     AbortHangingRequest,
     AbortTransactionRequest,
+    CommitTransactionOffsetsRequest,
     CommitTransactionRequest,
     HangingTransactionList,
     InitialiseProducerRequest,
@@ -38,6 +44,7 @@ from ottla_protocol.models_transactions import (
     TransactionDescription,
     TransactionEnd,
     TransactionList,
+    TransactionOffsets,
 )
 from ottla_protocol.transaction_tokens import MAX_PRODUCER_ID
 
@@ -80,6 +87,53 @@ OPERATIONS = (
             ),
         ),
         problems=(*HELD, InvalidTransactionTimeoutError),
+        broker_only=True,
+    ),
+    Operation(
+        "POST",
+        routes.TRANSACTION_OFFSETS,
+        "commitTransactionOffsets",
+        "transactions",
+        "Commit a group's offsets with the transaction",
+        ok(TransactionOffsets, "What the group's offsets become with the commit."),
+        description=(
+            "Until the transaction is decided the group's offsets stay as they are; an abort "
+            "leaves them so. Members name themselves and their generation."
+        ),
+        parameters=(TRANSACTIONAL_ID,),
+        request=(
+            Content(
+                CommitTransactionOffsetsRequest,
+                also={
+                    "properties": {
+                        "group": GROUP.schema,
+                        "offsets": {
+                            "minItems": 1,
+                            "maxItems": MAX_OFFSETS_PER_COMMIT,
+                            "items": {
+                                "properties": {
+                                    "metadata": {"maxLength": MAX_OFFSET_METADATA_LENGTH}
+                                }
+                            },
+                        },
+                        "member_id": MEMBER_ID_SCHEMA,
+                    }
+                },
+                example={
+                    "transaction": TOKEN,
+                    "group": "billing",
+                    "offsets": [{"topic": "flights", "partition": 0, "offset": 1}],
+                },
+            ),
+        ),
+        problems=(
+            *HELD,
+            *MEMBERSHIP,
+            NonEmptyGroupError,
+            TransactionAbortableError,
+            InvalidTransactionStateError,
+            UnknownTopicOrPartitionError,
+        ),
         broker_only=True,
     ),
     Operation(
