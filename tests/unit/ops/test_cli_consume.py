@@ -45,6 +45,18 @@ def test_where_to_start_and_to_stop(cli, orders, arguments, printed):
     assert cli("consume", "orders", *arguments, to=orders) == (0, printed, "")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "isolation"),
+    # A broker of the version before knows no such parameter.
+    [(["--isolation", "read_committed"], "read_committed"), ([], None)],
+)
+def test_ends_and_records_are_those_of_the_isolation(cli, orders, arguments, isolation):
+    assert cli("consume", "orders", "--from", "-1", *arguments, to=orders) == (0, "c\ne\n", "")
+    asked = [call.query for call in orders.calls("GET") if "/partitions/" in call.path]
+    assert len(asked) == 4
+    assert {query.get("isolation") for query in asked} == {isolation}
+
+
 def test_an_empty_topic_prints_nothing(cli, cluster):
     cluster.create("orders", 3)
     assert cli("consume", "orders", to=cluster) == (0, "", "")
