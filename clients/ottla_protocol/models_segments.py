@@ -20,6 +20,7 @@ class SegmentDescription(Response, frozen=True):
     its good batches; neither it nor an `unreadable` one was counted. `end_offset` is where the next
     segment begins, in an active one what is not durable yet; `size_bytes` includes what SQLite
     keeps beside the file. Timestamps, in ms, are the lowest and highest of its batches' latest.
+    `aborted_transactions` counts those that were aborted by markers in it.
     """
 
     file: str
@@ -32,6 +33,7 @@ class SegmentDescription(Response, frozen=True):
     first_timestamp: int | None
     last_timestamp: int | None
     leader_epoch: int | None
+    aborted_transactions: int = 0
 
 
 class SegmentList(Response, frozen=True):

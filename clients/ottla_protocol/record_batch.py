@@ -369,6 +369,21 @@ def set_producer(
     seal_batch(buffer)
 
 
+def take_out_of_transaction(buffer: bytearray) -> None:
+    """Make a transactional batch one of no transaction and no producer, in place; renew the CRC.
+
+    For what is copied elsewhere without the marker that ends its transaction.
+    """
+    (attributes,) = _ATTRIBUTES.unpack_from(buffer, ATTRIBUTES_OFFSET)
+    _ATTRIBUTES.pack_into(buffer, ATTRIBUTES_OFFSET, attributes & ~TRANSACTIONAL_BIT)
+    set_producer(
+        buffer,
+        producer_id=NO_PRODUCER_ID,
+        producer_epoch=NO_PRODUCER_EPOCH,
+        base_sequence=NO_SEQUENCE,
+    )
+
+
 def make_batch(header: BatchHeader, records: Buffer) -> bytearray:
     """A batch with the fields of `header` around its encoded records; length and CRC are made anew.
 

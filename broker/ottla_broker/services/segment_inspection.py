@@ -295,6 +295,7 @@ def _described(hosted: Partition, content: SegmentContent) -> SegmentDescription
         first_timestamp=content.first_timestamp,
         last_timestamp=content.last_timestamp,
         leader_epoch=content.leader_epoch,
+        aborted_transactions=content.aborted_transactions,
     )
 
 

@@ -7,14 +7,15 @@ open at its base: a look-up ends before a segment that none of the range's trans
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_state import LogState
 from ottla_broker.storage.policy.abort_index import AbortIndex
 from ottla_broker.storage.policy.open_transactions import AbortedTransaction
-from ottla_broker.storage.segment import Segment
+from ottla_broker.storage.segment import Segment, SegmentAborts
 from ottla_broker.storage.segment_transactions import read_index
 
 INDEXES_MAX: Final = 4
@@ -37,57 +38,68 @@ class LogAborts:
 
     def in_memory(self, from_offset: int, end_offset: int) -> tuple[AbortedTransaction, ...] | None:
         """As `PartitionLog.aborted_in_memory`."""
-        found, missing = self._look(from_offset, end_offset)
-        return found if missing is None else None
+        found: list[AbortedTransaction] = []
+        start = from_offset
+        while start < self._files.active.base_offset:
+            segment, start = self._files.sealed_at(start)
+            known = segment.aborts
+            if known is None:
+                return None
+            if _is_behind(segment, known, end_offset):
+                return tuple(found)
+            if known.aborted_count:
+                if known.aborted is None:
+                    return None
+                found.extend(known.aborted.touching(from_offset, end_offset))
+        self._add_newest(found, from_offset, end_offset)
+        return tuple(found)
 
     async def find(self, from_offset: int, end_offset: int) -> tuple[AbortedTransaction, ...]:
         """As `PartitionLog.aborted_transactions`."""
-        async with self._files.lock.shared():
-            while True:
-                found, missing = self._look(from_offset, end_offset)
-                if missing is None:
-                    return found
-                await self._load(missing)
-
-    def _look(
-        self, from_offset: int, end_offset: int
-    ) -> tuple[tuple[AbortedTransaction, ...], Segment | None]:
-        """What is found, or the sealed segment of which more must be known first."""
         found: list[AbortedTransaction] = []
-        active = self._files.active
-        if from_offset < active.base_offset:
-            for segment in self._files.sealed_from(from_offset):
-                known = segment.aborts
-                if known is None:
-                    return (), segment
-                is_behind = segment.base_offset >= end_offset
-                if is_behind and not known.reaches_back_below(end_offset):
-                    return tuple(found), None
+        start = from_offset
+        async with self._files.lock.shared():
+            # The writer may seal the newest segment meanwhile: then that is looked up, too.
+            while start < self._files.active.base_offset:
+                segment, start = self._files.sealed_at(start)
+                known = await self._known(segment)
+                if _is_behind(segment, known, end_offset):
+                    return tuple(found)
                 if known.aborted_count:
-                    if known.aborted is None:
-                        return (), segment
-                    found.extend(known.aborted.touching(from_offset, end_offset))
-        in_memory = self._state().transactions.aborted
-        if in_memory:
-            # What is sealed by now has been looked up in its file.
-            from_offset = max(from_offset, active.base_offset)
-            found.extend(in_memory.touching(from_offset, end_offset))
-        return tuple(found), None
+                    aborted = known.aborted or await self._load(segment, known)
+                    found.extend(aborted.touching(from_offset, end_offset))
+            self._add_newest(found, from_offset, end_offset)
+        return tuple(found)
 
-    async def _load(self, segment: Segment) -> None:
+    def _add_newest(
+        self, found: list[AbortedTransaction], from_offset: int, end_offset: int
+    ) -> None:
+        aborted = self._state().transactions.aborted
+        if aborted:
+            # What is sealed by now has been looked up in its file.
+            from_offset = max(from_offset, self._files.active.base_offset)
+            found.extend(aborted.touching(from_offset, end_offset))
+
+    async def _known(self, segment: Segment) -> SegmentAborts:
         if segment.aborts is None:
             segment.aborts = await self._files.run(
                 segment, "look for aborted transactions", segments.read_aborts
             )
-            return
+        return segment.aborts
 
-        def read(connection: Any) -> AbortIndex:
-            return read_index(connection, segment.path)
-
-        index = await self._files.run(segment, "read aborted transactions", read)
+    async def _load(self, segment: Segment, known: SegmentAborts) -> AbortIndex:
+        aborted = await self._files.run(
+            segment, "read aborted transactions", partial(read_index, path=segment.path)
+        )
         if len(self._indexed) >= INDEXES_MAX:
             oldest = self._indexed.popleft()
             if oldest.aborts is not None:
                 oldest.aborts = oldest.aborts._replace(aborted=None)
         self._indexed.append(segment)
-        segment.aborts = segment.aborts._replace(aborted=index)
+        segment.aborts = known._replace(aborted=aborted)
+        return aborted
+
+
+def _is_behind(segment: Segment, known: SegmentAborts, end_offset: int) -> bool:
+    """Whether neither this segment nor one behind it has the marker of records below an offset."""
+    return segment.base_offset >= end_offset and not known.reaches_back_below(end_offset)

@@ -367,10 +367,14 @@ class LogFiles:
             size_bytes += oldest.size_bytes
         return RemovedSegments(count, size_bytes)
 
-    def sealed_from(self, offset: int) -> list[Segment]:
-        """The sealed segments from the one that holds `offset` on, or from the first."""
+    def sealed_at(self, offset: int) -> tuple[Segment, int]:
+        """The sealed segment that holds `offset`, or the first one, and where it ends.
+
+        For an offset below the active segment.
+        """
         index = bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
-        return self._segments[max(index, 0) : -1]
+        index = max(index, 0)
+        return self._segments[index], self._segments[index + 1].base_offset
 
     # --- compaction -----------------------------------------------------------------------------
 

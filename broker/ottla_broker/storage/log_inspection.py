@@ -49,6 +49,7 @@ class SegmentContent:
         first_timestamp, last_timestamp: lowest and highest of its batches' latest timestamps, ms;
             None where there are no batches.
         leader_epoch: of the last batch, None where there is none.
+        aborted_transactions: how many were aborted by markers in it.
         unreadable: why it could not be counted, where it is damaged.
     """
 
@@ -62,6 +63,7 @@ class SegmentContent:
     first_timestamp: int | None = None
     last_timestamp: int | None = None
     leader_epoch: int | None = None
+    aborted_transactions: int = 0
     unreadable: str | None = None
 
 
@@ -239,6 +241,8 @@ def _count(content: SegmentContent, start: int, connection: Any) -> int | None:
         "WHERE base_offset >= ? ORDER BY base_offset LIMIT ?)",
         (start, COUNTED_BATCHES),
     ).fetchall()
+    if start == content.base_offset:
+        content.aborted_transactions = segments.read_aborts(connection).aborted_count
     if not batches:
         return None
     content.batches += batches

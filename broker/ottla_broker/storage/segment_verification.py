@@ -2,8 +2,8 @@
 
 A reader stops at the first damaged batch, because nothing behind it may be served. Whoever verifies
 wants to know how much there is, so this goes on: each batch's CRC-32C, its columns against its
-header, whether it follows the one before, the leader epochs, and the snapshot that the segment
-begins with.
+header, whether it follows the one before, the leader epochs, the snapshot that the segment
+begins with, and the aborted transactions.
 
 A segment can be checked in steps: each begins at `SegmentVerification.end_offset`, and what is
 between two steps may change at the log's end. Everything here runs on a connection's thread.
@@ -23,9 +23,10 @@ from ottla_broker.storage.segment_pages import (
     small_page_findings,
 )
 from ottla_broker.storage.segment_rebuild import is_damage
+from ottla_broker.storage.segment_transactions import read_index, replayed, require_indexed
 from ottla_broker.storage.stored_batch import COLUMNS, Row, verified_batch
 from ottla_cluster.replication.leader_epochs import LeaderEpochs
-from ottla_protocol.errors import OttlaError, StorageError
+from ottla_protocol.errors import CorruptMessageError, OttlaError, StorageError
 from ottla_protocol.record_codec import decode_validated_batch
 
 _ALL = ", ".join(COLUMNS)
@@ -102,6 +103,11 @@ def check_description(
         segments.read_snapshot(connection, result.path)
     except StorageError as error:
         result.find(result.base_offset, _reason(error, result.path))
+    if result.sealed:
+        try:
+            read_index(connection, result.path)
+        except StorageError as error:
+            result.find(None, _reason(error, result.path))
 
 
 def check_small_pages(connection: Any, result: SegmentVerification) -> None:
@@ -173,6 +179,15 @@ def check_end(connection: Any, result: SegmentVerification) -> None:
     verified_end = segments.get_meta(connection, segments.VERIFIED_END)
     if verified_end is not None and verified_end > result.end_offset:
         result.find(result.end_offset, f"batches up to offset {verified_end} were here once")
+
+
+def check_aborted(connection: Any, result: SegmentVerification) -> None:
+    """Check that the aborted transactions are those of the batches; it takes a look at all rows."""
+    try:
+        snapshot = segments.read_snapshot(connection, result.path)
+        require_indexed(connection, result.path, replayed(connection, snapshot))
+    except (StorageError, CorruptMessageError) as error:
+        result.find(None, _reason(error, result.path))
 
 
 def check_pages(connection: Any, result: SegmentVerification) -> None:

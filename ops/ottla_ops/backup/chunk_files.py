@@ -17,6 +17,7 @@ from ottla_protocol.record_batch import (
     HEADER_BYTES,
     LENGTH_OVERHEAD_BYTES,
     BatchHeader,
+    Buffer,
     read_header,
     validate_batch,
 )
@@ -46,7 +47,7 @@ class ChunkWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._stream: IO[bytes] = self._path.open("xb")
 
-    def write(self, batch: memoryview, header: BatchHeader) -> None:
+    def write(self, batch: Buffer, header: BatchHeader) -> None:
         """Add a batch that was validated."""
         self._stream.write(batch)
         self._sha256.update(batch)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from ottla_cluster.controller.features import CURSOR_EPOCHS
+from ottla_cluster.controller.features import CURSOR_EPOCHS, TRANSACTIONS
 from ottla_cluster.controller.topic_names import is_internal
 from ottla_ops.backup.leader_calls import LeaderCalls
 from ottla_ops.backup.manifest import GroupBackup, GroupOffset
@@ -39,7 +39,7 @@ class ClusterSource:
         self._connection = connection
         self._timeout_s = timeout_s
         self._leaders = LeaderCalls(connection, timeout_s=timeout_s)
-        self._has_epochs = False
+        self._has_epochs = self._has_transactions = False
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -50,6 +50,8 @@ class ClusterSource:
         cluster = self._get(routes.CLUSTER).decoded(ClusterDescription)
         # An older leader refuses a fetch with an epoch.
         self._has_epochs = cluster.feature_level >= CURSOR_EPOCHS.level
+        # Without them an older broker knows no `isolation` there.
+        self._has_transactions = cluster.feature_level >= TRANSACTIONS.level
         return cluster.cluster_id
 
     def topics(self, names: list[str]) -> list[TopicDescription]:
@@ -82,14 +84,26 @@ class ClusterSource:
         }
 
     def offset(self, topic: str, partition: int, at: str) -> int:
-        """Where the partition begins (`earliest`), or its high watermark (`latest`)."""
+        """An end of the partition.
+
+        Args:
+            topic: its name.
+            partition: its number.
+            at: `earliest`, where it begins; `latest`, its high watermark; or `stable`, its last
+                stable offset, before the first transaction that is open.
+        """
         path = path_of(routes.PARTITION_OFFSETS, topic=topic, partition=partition)
-        return self._get(path, at=at).decoded(OffsetResponse).offset
+        query: dict[str, object] = {"at": at}
+        if at == "stable":
+            query = {"at": "latest"}
+            if self._has_transactions:
+                query["isolation"] = "read_committed"
+        return self._get(path, **query).decoded(OffsetResponse).offset
 
     def fetch(
         self, topic: str, partition: int, offset: int, max_bytes: int, last_epoch: int | None
     ) -> FetchedPartition:
-        """Whole batches from `offset` on, below the high watermark, from the leader.
+        """Whole batches of committed records from `offset` on, from the leader.
 
         Raises:
             OttlaError: what the leader answered: OffsetOutOfRangeError below the log's start,
@@ -97,7 +111,9 @@ class ClusterSource:
         """
         epoch = last_epoch if self._has_epochs else None
         wanted = PartitionToFetch(topic, partition, offset, max_bytes, last_fetched_epoch=epoch)
-        request = BinaryFetchRequest([wanted], max_wait_ms=FETCH_WAIT_MS, max_bytes=max_bytes)
+        request = BinaryFetchRequest(
+            [wanted], max_wait_ms=FETCH_WAIT_MS, max_bytes=max_bytes, isolation="read_committed"
+        )
         answer = self._leaders.call(topic, partition, routes.FETCH, request, BinaryFetchResponse)
         found = answer.partitions[0]
         if found.error is not None:

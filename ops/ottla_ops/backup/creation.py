@@ -3,6 +3,10 @@
 Order matters. What groups have committed is read first, then where every partition ends, then the
 records: so no group is ahead of the records that are restored with it, and what is written
 meanwhile is not a part of the backup. The manifest comes last.
+
+Of transactions it has what readers of committed records are shown, at its offsets: a partition ends
+before the first transaction that is open, aborted records and markers are left out, and committed
+batches are of no transaction any more.
 """
 
 import os
@@ -12,6 +16,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Protocol
+
+import msgspec
 
 from ottla_broker.storage.atomic_file import write_atomically
 from ottla_broker.storage.sqlite import fsync_directory
@@ -36,7 +42,13 @@ from ottla_protocol.errors import (
     UnknownTopicIdError,
 )
 from ottla_protocol.models import FetchedPartition, TopicDescription
-from ottla_protocol.record_batch import validate_batch
+from ottla_protocol.record_batch import (
+    BatchHeader,
+    Buffer,
+    read_header,
+    take_out_of_transaction,
+    validate_batch,
+)
 
 FETCH_BYTES: Final = 8 << 20
 """Asked for at once, and so about what a backup holds in memory."""
@@ -58,7 +70,7 @@ class Source(Protocol):
         """The configs that the topic sets itself."""
 
     def offset(self, topic: str, partition: int, at: str) -> int:
-        """An end of a partition."""
+        """An end of a partition: `earliest`, `latest`, or `stable`, of what is committed."""
 
     def fetch(
         self, topic: str, partition: int, offset: int, max_bytes: int, last_epoch: int | None
@@ -107,6 +119,7 @@ class BackupCreation:
         timeout_s: how long a partition may stand still before the backup fails.
         wall_clock_ms, monotonic_s: clocks.
         on_total, on_records: told how many offsets there are to read, and how many records were.
+        on_note: told what whoever makes the backup should know.
     """
 
     def __init__(
@@ -120,6 +133,7 @@ class BackupCreation:
         monotonic_s: Callable[[], float],
         on_total: Callable[[int], None] = lambda _: None,
         on_records: Callable[[int], None] = lambda _: None,
+        on_note: Callable[[str], None] = lambda _: None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self._source = source
@@ -130,6 +144,7 @@ class BackupCreation:
         self._monotonic_s = monotonic_s
         self._on_total = on_total
         self._on_records = on_records
+        self._on_note = on_note
         self._chunk_bytes = chunk_bytes
         # Of the last batch of the partition that is being read: a leader that has not got it, after
         # an unclean election, must not go on with other records in the middle of the backup.
@@ -152,6 +167,7 @@ class BackupCreation:
         counts = {topic.name: len(topic.partitions) for topic in topics}
         groups = self._source.groups(counts) if with_groups else []
         ranges = [self._ranges(topic) for topic in topics]
+        groups = [_not_ahead(group, ranges) for group in groups]
         self._on_total(sum(each.end - each.start for topic in ranges for each in topic))
         manifest = Manifest(
             format=FORMAT,
@@ -181,7 +197,14 @@ class BackupCreation:
         found = []
         for partition in range(len(topic.partitions)):
             # The end first: what retention removes in between only makes the range shorter.
-            end = self._source.offset(topic.name, partition, "latest")
+            latest = self._source.offset(topic.name, partition, "latest")
+            end = self._source.offset(topic.name, partition, "stable")
+            behind = latest - end
+            if behind > 0:
+                self._on_note(
+                    f"{topic.name}-{partition} ends at offset {end}, before a transaction that is "
+                    f"open; {behind} offsets behind it are not in the backup"
+                )
             start = self._source.offset(topic.name, partition, "earliest")
             found.append(_Range(topic.name, topic.topic_id, partition, start, max(start, end)))
         return found
@@ -234,7 +257,7 @@ class BackupCreation:
             if position > before:
                 progressed_s, empty_answers = self._monotonic_s(), 0
                 continue
-            if found.high_watermark >= end:
+            if _end_of(found) >= end:
                 empty_answers += 1
                 if empty_answers == EMPTY_ANSWERS_MAX:
                     # Offsets that the leader itself has skipped, after damage.
@@ -256,11 +279,15 @@ class BackupCreation:
                 # Compacted away up to the end: what is there now came later.
                 position = end
                 break
-            writer.write(batch, header)
+            writer.write(*_plain(batch, header))
             records += header.record_count
             size_bytes += len(batch)
             position = header.next_offset
             self._last_epoch = header.leader_epoch
+        if found.next_offset is not None and found.next_offset > position:
+            # What is between was aborted, or ends transactions.
+            position = min(found.next_offset, end)
+            self._last_epoch = found.leader_epoch
         self._on_records(records)
         self._pace.moved(size_bytes)
         return position
@@ -270,3 +297,33 @@ class BackupCreation:
         for path, _, _ in os.walk(self._directory, topdown=False):
             fsync_directory(Path(path))
         fsync_directory(self._directory.absolute().parent)
+
+
+def _plain(batch: memoryview, header: BatchHeader) -> tuple[Buffer, BatchHeader]:
+    """A committed batch as one of no transaction, since the marker that says so is left out."""
+    if not header.is_transactional:
+        return batch, header
+    plain = bytearray(batch)
+    take_out_of_transaction(plain)
+    return plain, read_header(plain)
+
+
+def _end_of(found: FetchedPartition) -> int:
+    """Where the leader's committed records end, as it answers."""
+    stable = found.last_stable_offset
+    return found.high_watermark if stable is None else stable
+
+
+def _not_ahead(group: GroupBackup, ranges: list[list[_Range]]) -> GroupBackup:
+    """The group with no offset behind what is backed up.
+
+    One that reads what is not committed may have been told of records that are left out.
+    """
+    ends = {(each.topic, each.partition): each.end for topic in ranges for each in topic}
+    offsets = [
+        msgspec.structs.replace(
+            each, offset=min(each.offset, ends.get((each.topic, each.partition), each.offset))
+        )
+        for each in group.offsets
+    ]
+    return msgspec.structs.replace(group, offsets=offsets)

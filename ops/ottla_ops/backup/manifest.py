@@ -1,13 +1,14 @@
 """What a backup says of itself: `manifest.json`. Pure.
 
 A backup is a directory. Each partition's record batches stand in chunks, files of whole batches one
-behind the other, byte for byte as the cluster stored them. The manifest names every chunk with its
-range of offsets, size and SHA-256, and is written last: a directory without one holds no backup,
-or one that was not finished.
+behind the other, byte for byte as the cluster stored them; those of committed transactions have
+become batches of none. The manifest names every chunk with its range of offsets, size and SHA-256,
+and is written last: a directory without one holds no backup, or one that was not finished.
 
-The chunks of a partition tile the range from its log's start to the high watermark as it was when
-the backup began. Inside a chunk offsets may be missing, where the topic is compacted, and only
-there: what the leader had at a position, up to the next position, is what the chunk holds.
+The chunks of a partition tile the range from its log's start to the last stable offset as it was
+when the backup began. Inside a chunk offsets may be missing, where the topic is compacted or a
+transaction was aborted or ended, and only there: what a reader of committed records was shown from
+a position up to the next one is what the chunk holds.
 """
 
 import re

@@ -62,8 +62,9 @@ def create(
 ) -> None:
     """Copy topics into a directory, each partition up to where it ends now.
 
-    Brokers go on working. Record batches are copied as they are stored. The manifest.json comes
-    last: without it a backup is unfinished. Every backup is a whole one; there are no increments.
+    Brokers go on working. Record batches are copied as they are stored; of transactions only what
+    is committed, each partition up to the first that is open. The manifest.json comes last: without
+    it a backup is unfinished. Every backup is a whole one; there are no increments.
     """
     import time
 
@@ -77,6 +78,7 @@ def create(
     session = session_of(context)
     pace = Pace(None if throttle is None else bytes_per_second(throttle, "--throttle"))
     source = ClusterSource(session.connect(), timeout_s=timeout)
+    notes: list[str] = []
     with failures_told(), ReadProgress(session.output, 0) as progress:
         creation = BackupCreation(
             source,
@@ -87,12 +89,15 @@ def create(
             monotonic_s=time.monotonic,
             on_total=progress.expect,
             on_records=progress.advance,
+            on_note=notes.append,
         )
         try:
             manifest = creation.create(topics or [], with_groups=groups)
         finally:
             source.close()
     _show(session.output, manifest, directory)
+    for note in notes:
+        session.output.note(note)
     session.output.note(
         f"{manifest.records:,} records of {len(manifest.topics)} topics, "
         f"{manifest.size_bytes:,} bytes, and the offsets of {len(manifest.groups)} groups written "

@@ -61,14 +61,16 @@ def list_in_cluster(session: Session, wanted: WantedReplicas) -> None:
                         each.size_bytes,
                         shown_time(each.first_timestamp),
                         shown_time(each.last_timestamp),
+                        each.aborted_transactions,
                     )
                     for each in part.segments
                 ]
         if session.output.as_json:
             session.output.document({"segments": documents, "replicas": replicas})
         else:
-            headers = ("TOPIC", "PARTITION", "REPLICA", "ROLE", "STATE", "FIRST", "END", "BATCHES")
-            session.output.table((*headers, "RECORDS", "BYTES", "OLDEST", "NEWEST"), rows)
+            where = ("TOPIC", "PARTITION", "REPLICA", "ROLE", "STATE")
+            what = ("FIRST", "END", "BATCHES", "RECORDS", "BYTES", "OLDEST", "NEWEST", "ABORTED")
+            session.output.table((*where, *what), rows)
         cluster.raise_failures()
 
 

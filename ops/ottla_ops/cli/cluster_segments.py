@@ -13,7 +13,7 @@ import msgspec
 
 from ottla_ops.cli.failures import CommandError, ExitCode
 from ottla_ops.cli.http_connection import Answer, HttpConnection, path_of
-from ottla_ops.segments.dump import INFLATED_BYTES_MAX, DumpedBatch
+from ottla_ops.segments.dump import INFLATED_BYTES_MAX, DumpedBatch, marker_of
 from ottla_protocol import routes
 from ottla_protocol.errors import error_from_problem
 from ottla_protocol.models import (
@@ -153,7 +153,15 @@ class ClusterSegments:
                                 data, header, max_inflated_bytes=INFLATED_BYTES_MAX
                             )
                         )
-                    yield DumpedBatch(self.topic, name.partition, None, header, None, records)
+                    yield DumpedBatch(
+                        self.topic,
+                        name.partition,
+                        None,
+                        header,
+                        marker_of(data, header),
+                        None,
+                        records,
+                    )
                     offset = header.last_offset + 1
                 if not batches:
                     # Only offsets that compaction has taken are left.

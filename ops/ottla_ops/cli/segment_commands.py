@@ -85,10 +85,11 @@ def list_segments(
             each.size_bytes,
             shown_time(each.first_timestamp),
             shown_time(each.last_timestamp),
+            each.aborted_transactions,
         )
         for each in found
     ]
-    output.table((*headers, "OLDEST", "NEWEST"), rows)
+    output.table((*headers, "OLDEST", "NEWEST", "ABORTED"), rows)
 
 
 @app.command("dump")

@@ -15,6 +15,7 @@ def dump_lines(dumped: "DumpedBatch") -> Iterator[bytes]:
         for name, is_set in (
             ("transactional", header.is_transactional),
             ("control", header.is_control),
+            (f"marker={dumped.marker}", dumped.marker),
             ("log-append-time", header.is_log_append_time),
             ("idempotency-key", dumped.has_idempotency_key),
         )

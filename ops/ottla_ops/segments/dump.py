@@ -2,19 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from ottla_ops.records.selection import Bounds, Selection
 from ottla_ops.records.stored_records import read_stored_batches, wanted_segments
 from ottla_ops.segments.found_segments import FoundReplica
+from ottla_protocol.control_records import read_end_marker
 from ottla_protocol.json_records import render_record
-from ottla_protocol.record_batch import BatchHeader, read_header
+from ottla_protocol.record_batch import BatchHeader, Buffer, read_header
 from ottla_protocol.record_codec import Record, decode_validated_batch
 
 INFLATED_BYTES_MAX: Final = 256 << 20
 """What the records of one batch may take uncompressed."""
+
+
+Marker = Literal["commit", "abort"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class DumpedBatch:
         topic, partition, segment: where it lies; `segment` is the file's name, None where it came
             from a broker.
         header: what it says of itself.
+        marker: what a control batch is the end of, "commit" or "abort"; None for any other.
         has_idempotency_key: whether it came with one; None where that is not known.
         records: decoded, where that was asked for; control records too.
     """
@@ -33,6 +38,7 @@ class DumpedBatch:
     partition: int
     segment: str | None
     header: BatchHeader
+    marker: Marker | None
     has_idempotency_key: bool | None
     records: tuple[Record, ...] | None = None
 
@@ -55,6 +61,7 @@ class DumpedBatch:
             "log_append_time": header.is_log_append_time,
             "transactional": header.is_transactional,
             "control": header.is_control,
+            "marker": self.marker,
             "producer_id": header.producer_id,
             "producer_epoch": header.producer_epoch,
             "base_sequence": header.base_sequence,
@@ -68,6 +75,21 @@ class DumpedBatch:
         """Each record as a line of JSON; none where they were not decoded."""
         for record in self.records or ():
             yield msgspec.json.encode(render_record(record, "auto"))
+
+
+def marker_of(data: Buffer, header: BatchHeader) -> Marker | None:
+    """What a validated batch says about its producer's transaction, if it is a marker.
+
+    Raises:
+        CorruptMessageError: it does not decode.
+    """
+    if not header.is_control:
+        return None
+    for record in decode_validated_batch(data, header, max_inflated_bytes=INFLATED_BYTES_MAX):
+        marker = read_end_marker(record)
+        if marker is not None:
+            return "commit" if marker.is_commit else "abort"
+    return None
 
 
 def dump_replica(
@@ -95,6 +117,7 @@ def dump_replica(
                 replica.partition,
                 path.name,
                 header,
+                marker_of(batch.data, header),
                 batch.idempotency is not None,
                 records,
             )

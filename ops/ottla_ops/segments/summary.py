@@ -38,6 +38,7 @@ class SegmentSummary:
         first_timestamp, last_timestamp: lowest and highest of its batches' latest timestamps, ms;
             None where there are no batches.
         leader_epoch: of the last batch, None where there is none.
+        aborted_transactions: how many were aborted by markers in it.
     """
 
     topic: str
@@ -52,6 +53,7 @@ class SegmentSummary:
     first_timestamp: int | None = None
     last_timestamp: int | None = None
     leader_epoch: int | None = None
+    aborted_transactions: int = 0
 
 
 def summarize_replica(replica: FoundReplica) -> Iterator[SegmentSummary]:
@@ -90,6 +92,7 @@ def _summary(replica: FoundReplica, path: Path) -> SegmentSummary:
             last = opened.connection.execute(
                 "SELECT last_offset, leader_epoch FROM batches ORDER BY base_offset DESC LIMIT 1"
             ).fetchall()
+            aborted = segments.read_aborts(opened.connection).aborted_count
             state = SegmentState.SEALED if opened.sealed else SegmentState.ACTIVE
     except sqlite.DriverError as error:
         if not sqlite.is_damage(error):
@@ -116,6 +119,7 @@ def _summary(replica: FoundReplica, path: Path) -> SegmentSummary:
         first_timestamp=first_timestamp,
         last_timestamp=last_timestamp,
         leader_epoch=last[0][1] if last else None,
+        aborted_transactions=aborted,
     )
 
 

@@ -13,6 +13,7 @@ from ottla_broker.storage import sqlite
 from ottla_broker.storage.segment import SegmentIdentity
 from ottla_broker.storage.segment_verification import (
     SegmentVerification,
+    check_aborted,
     check_batches,
     check_description,
     check_end,
@@ -89,4 +90,7 @@ def _verify_opened(
     if not result.is_complete:
         return
     check_end(opened.connection, result)
+    if not result.findings:
+        # Else it is no news that the batches do not tell what was aborted.
+        check_aborted(opened.connection, result)
     check_pages(opened.connection, result)

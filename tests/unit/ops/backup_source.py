@@ -10,9 +10,9 @@ from ottla_protocol.record_codec import RecordData, encode_batch
 TOPIC_ID = "a" * 32
 
 
-def batch_at(base_offset, records=1, value=b"value", leader_epoch=0):
+def batch_at(base_offset, records=1, value=b"value", leader_epoch=0, **fields):
     data = [RecordData(1_000 + n, b"key", value, ()) for n in range(records)]
-    batch = bytearray(encode_batch(data, base_offset=base_offset))
+    batch = bytearray(encode_batch(data, base_offset=base_offset, **fields))
     patch_batch(batch, base_offset=base_offset, leader_epoch=leader_epoch)
     return bytes(batch)
 
@@ -29,6 +29,9 @@ class FakeSource:
         ]
         self.committed = list(groups)
         self.before_fetch = lambda: None
+        self.hidden = set()
+        """Base offsets of what a reader of committed records is not shown."""
+        self.latest = None
         self.batches_max = 100
         self.topic_id = TOPIC_ID
         self.epochs = {}
@@ -48,6 +51,8 @@ class FakeSource:
         return {"retention.ms": 5}
 
     def offset(self, topic, partition, at):
+        if at == "latest" and self.latest is not None:
+            return self.latest
         return (self.starts if at == "earliest" else self.ends)[partition]
 
     def fetch(self, topic, partition, offset, max_bytes, last_epoch):
@@ -58,23 +63,45 @@ class FakeSource:
         start, end = self.starts[partition], self.ends[partition]
         if offset < start:
             raise OffsetOutOfRangeError("below the log's start")
-        found, size = [], 0
+        found, size, next_offset = [], 0, None
         for batch in self.logs[partition]:
             header = read_header(batch)
             if header.next_offset <= offset or header.next_offset > end:
                 continue
             if found and (size + len(batch) > max_bytes or len(found) == self.batches_max):
                 break
+            if self.hidden:
+                next_offset = header.next_offset
+            if header.base_offset in self.hidden:
+                continue
             found.append(memoryview(bytes(batch)))
             size += len(batch)
-        return FetchedPartition(topic, partition, found, end, start, topic_id=self.topic_id)
+        return FetchedPartition(
+            topic,
+            partition,
+            found,
+            self.latest or end,
+            start,
+            topic_id=self.topic_id,
+            leader_epoch=1,
+            next_offset=next_offset,
+            last_stable_offset=end if self.hidden else None,
+        )
 
     def groups(self, partitions):
         assert partitions == {"flights": len(self.logs)}
         return self.committed
 
 
-def create(source, directory, *, chunk_bytes=200, with_groups=True, on_records=lambda _: None):
+def create(
+    source,
+    directory,
+    *,
+    chunk_bytes=200,
+    with_groups=True,
+    on_records=lambda _: None,
+    on_note=lambda _: None,
+):
     creation = BackupCreation(
         source,
         directory,
@@ -83,6 +110,7 @@ def create(source, directory, *, chunk_bytes=200, with_groups=True, on_records=l
         wall_clock_ms=lambda: 1_700_000_000_000,
         monotonic_s=lambda: 0.0,
         on_records=on_records,
+        on_note=on_note,
         chunk_bytes=chunk_bytes,
     )
     return creation.create([], with_groups=with_groups)

@@ -28,6 +28,7 @@ from ottla_ops.backup.manifest import (
 from ottla_ops.backup.pace import Pace
 from ottla_ops.backup.verification import damage_in, read_manifest
 from ottla_protocol.errors import LogTruncatedError, RequestTimedOutError, UnknownTopicIdError
+from ottla_protocol.record_batch import validate_batch
 from tests.unit.ops.backup_source import FakeSource, batch_at, create
 
 files_are_synced = settings(max_examples=20)
@@ -179,6 +180,36 @@ def test_offsets_that_the_leader_skipped_at_the_end_are_a_part_of_the_range(tmp_
     assert partition.end_offset == 7
     assert partition.records == 2
     assert hole_in(partition) is None
+
+
+def test_of_transactions_it_has_what_is_committed_at_its_offsets(tmp_path):
+    producer = {"producer_id": 7, "producer_epoch": 3, "is_transactional": True}
+    log = [
+        batch_at(0),
+        batch_at(1, 2, **producer),
+        batch_at(3, 2, b"aborted", **producer),
+        batch_at(5, is_control=True, **producer),
+        batch_at(6, 1, b"open", **producer),
+    ]
+    group = GroupBackup("readers", [GroupOffset("flights", 0, 7, 0, "", 1)])
+    source = FakeSource([log], ends=[6], groups=[group])
+    source.hidden, source.latest = {3, 5}, 7
+    notes = []
+    manifest = create(source, tmp_path / "b", on_note=notes.append)
+    partition = manifest.topics[0].partitions[0]
+    assert (partition.end_offset, partition.records) == (6, 3)
+    first, second = stored(tmp_path / "b", partition)
+    assert first == log[0]
+    header = validate_batch(second, on_append=False)
+    assert (header.base_offset, header.record_count, header.producer_id) == (1, 2, -1)
+    assert not header.is_transactional
+    # Nobody is told of records that are not there, and whoever makes the backup is told so.
+    assert manifest.groups[0].offsets[0].offset == 6
+    assert notes == [
+        "flights-0 ends at offset 6, before a transaction that is open; 1 offsets behind it are "
+        "not in the backup"
+    ]
+    assert damage_in(tmp_path / "b", manifest.topics, nothing) == []
 
 
 def test_a_topic_that_was_created_again_meanwhile_is_not_mixed_into_it(tmp_path):

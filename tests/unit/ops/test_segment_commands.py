@@ -12,7 +12,9 @@ from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.segment import segment_path
 from ottla_ops.segments import segment_snapshot
 from ottla_ops.segments.segment_snapshot import SegmentBusyError, open_segment
-from ottla_protocol.record_batch import Compression
+from ottla_protocol.control_records import EndMarker
+from ottla_protocol.record_batch import Compression, read_header
+from ottla_protocol.record_codec import encode_batch
 from tests.unit.ops.stored_topic import DataDirectory, append, record
 
 
@@ -30,6 +32,39 @@ def orders(data):
         for number in range(10)
     ]
     data.write("orders", *batches)
+    return data
+
+
+@pytest.fixture
+def transfers(data):
+    """A partition with an aborted and a committed transaction."""
+
+    async def write():
+        handles = HandlePool(4)
+        log = await data.open_log("transfers", 0, handles)
+        for producer_id in (1, 2):
+            batch = encode_batch(
+                [record(1_000, "k", "v")],
+                producer_id=producer_id,
+                producer_epoch=0,
+                base_sequence=0,
+                is_transactional=True,
+            )
+            log.append_as_leader(batch, read_header(batch), leader_epoch=0, now_ms=0)
+        for producer_id, is_commit in ((1, False), (2, True)):
+            log.append_marker(
+                EndMarker(is_commit, 0),
+                producer_id=producer_id,
+                producer_epoch=1,
+                leader_epoch=0,
+                now_ms=2_000,
+            )
+            log._appender.roll()
+        await append(log, [record(3_000, "k", "v")])
+        await log.close()
+        await handles.close_all()
+
+    asyncio.run(write())
     return data
 
 
@@ -87,7 +122,7 @@ def test_the_table_shows_the_same_to_a_person(cli, orders):
     assert code == 0
     assert lines[0].split()[:3] == ["TOPIC", "PARTITION", "STATE"]
     assert lines[1].split()[:4] == ["orders", "0", "sealed", "0"]
-    assert lines[1].split()[-2] == "1970-01-01T00:00:00.002Z"
+    assert lines[1].split()[-3] == "1970-01-01T00:00:00.002Z"
 
 
 @pytest.mark.parametrize("what", ["data directory", "partition", "segment"])
@@ -153,6 +188,32 @@ def test_a_dump_with_records_decodes_them(cli, data, compression):
     lines = cli("segment", "dump", data.root, "--records")[1].splitlines()
     assert lines[0].startswith("t-0 0-1 epoch 0 records 2 ")
     assert json.loads(lines[1])["offset"] == 0
+
+
+def test_a_dump_tells_which_markers_end_transactions(cli, transfers):
+    code, out, _ = cli("segment", "dump", transfers.root, "--json")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [each["marker"] for each in found] == [None, None, "abort", "commit", None]
+    assert [each["transactional"] for each in found] == [True, True, True, True, False]
+    lines = cli("segment", "dump", transfers.root)[1].splitlines()
+    assert lines[2].endswith(" transactional control marker=abort")
+
+
+def test_aborted_transactions_are_counted_and_held_against_the_batches(cli, transfers):
+    listed = json.loads(cli("segment", "list", transfers.root, "--json")[1])["segments"]
+    assert [each["aborted_transactions"] for each in listed] == [1, 0, 0]
+    assert cli("segment", "verify", transfers.root)[0] == 0
+    path = segment_files(transfers, "transfers")[0]
+    change(path, "UPDATE aborted_transactions SET first_offset = 1")
+    code, out, _ = cli("segment", "verify", transfers.root, "--json")
+    [finding] = [each for found in json.loads(out)["segments"] for each in found["findings"]]
+    assert code == 1
+    assert "aborted transactions are damaged" in finding["reason"]
+    change(path, "DELETE FROM aborted_transactions", "DELETE FROM meta WHERE name = 'aborted_crc'")
+    code, out, _ = cli("segment", "verify", transfers.root, "--json")
+    [finding] = [each for found in json.loads(out)["segments"] for each in found["findings"]]
+    assert "not those of its batches" in finding["reason"]
 
 
 @pytest.mark.parametrize(

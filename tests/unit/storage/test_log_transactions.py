@@ -1,8 +1,13 @@
 """Transactions in a log: markers, the last stable offset, and what was aborted."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
+from ottla_broker.storage.log_aborts import INDEXES_MAX
 from ottla_broker.storage.policy.open_transactions import AbortedTransaction
+from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_protocol.control_records import EndMarker
 from ottla_protocol.errors import (
     ConcurrentTransactionsError,
@@ -161,3 +166,84 @@ async def test_a_follower_has_the_same_transactions(harness):
     assert follower.last_stable_offset(3) == 1
     assert await follower.aborted_transactions(0, 3) == (AbortedTransaction(1, 0, 2),)
     assert follower.open_transactions() == log.open_transactions()
+
+
+def change(path, statement):
+    """Change a segment behind the broker's back, as a failing disk does."""
+    mode = path.stat().st_mode
+    path.chmod(0o600)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
+        connection.commit()
+        connection.execute("PRAGMA journal_mode=DELETE").fetchall()
+    path.chmod(mode)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE aborted_transactions SET first_offset = 1",
+        "UPDATE aborted_transactions SET producer_id = 'none'",
+        "DELETE FROM aborted_transactions",
+    ],
+)
+async def test_a_sealed_segment_s_aborted_transactions_are_not_believed_unchecked(
+    harness, statement
+):
+    log = await harness.open()
+    await write(log)
+    await end(log, ABORT)
+    log._appender.roll()
+    await append_durably(log)
+    await log.close()
+    change(harness.directory / f"{0:020d}.sqlite", statement)
+    log = await harness.open()
+    with pytest.raises(DamagedSegmentError):
+        await log.aborted_transactions(0, 1)
+    assert log.damage.first is not None
+
+
+async def test_an_active_segment_s_are_made_anew_from_its_batches(harness):
+    log = await harness.open()
+    await write(log)
+    await end(log, ABORT)
+    await log.close()
+    change(harness.directory / f"{0:020d}.sqlite", "DELETE FROM aborted_transactions")
+    log = await harness.open()
+    assert "not those of its batches" in log.recovery.reason
+    assert (log.recovery.damaged_from, log.next_offset) == (2, 2)
+    assert await log.aborted_transactions(0, 2) == (AbortedTransaction(PRODUCER, 0, 1),)
+    log = await harness.reopen(log)
+    assert await log.aborted_transactions(0, 2) == (AbortedTransaction(PRODUCER, 0, 1),)
+
+
+async def test_what_is_kept_of_a_damaged_segment_has_its_aborted_transactions(harness):
+    """The first transaction began in the segment before, the last one lost its marker."""
+    log = await harness.open()
+    await write(log, 1)
+    log._appender.roll()
+    await write(log, 2)
+    await end(log, ABORT, 1)
+    await end(log, ABORT, 2)
+    await append_durably(log)
+    await log.close()
+    path = harness.directory / f"{1:020d}.sqlite"
+    change(path, "UPDATE batches SET size = size + 1 WHERE base_offset = 3")
+    change(path, "DELETE FROM meta WHERE name = 'verified_end'")
+    log = await harness.open()
+    assert log.next_offset == 3
+    assert await log.aborted_transactions(0, 3) == (AbortedTransaction(1, 0, 2),)
+    assert [each.producer_id for each in log.open_transactions()] == [2]
+    assert log.last_stable_offset(3) == 1
+
+
+async def test_few_sealed_segments_keep_what_was_aborted_in_memory(harness):
+    log = await harness.open(**SMALL)
+    for number in range(2 * INDEXES_MAX):
+        await write(log, epoch=number)
+        await end(log, ABORT, epoch=number + 1)
+    await append_durably(log)
+    found = await log.aborted_transactions(0, log.next_offset)
+    assert [each.first_offset for each in found] == list(range(0, 4 * INDEXES_MAX, 2))
+    held = [each for each in log._files.segments if each.aborts and each.aborts.aborted]
+    assert len(held) == INDEXES_MAX
