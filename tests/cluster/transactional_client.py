@@ -49,9 +49,9 @@ class TransactionalClient:
             **arguments,
         )
 
-    def offsets(self, group, topic, offset):
+    def offsets(self, group, topic, offset, token=None, **member):
         """Have the group's offset of partition 0 be committed with the transaction."""
-        wanted = {"transaction": self.token, "group": group}
+        wanted = {"transaction": token or self.token, "group": group, **member}
         wanted["offsets"] = [{"topic": topic, "partition": 0, "offset": offset}]
         return self._post(routes.TRANSACTION_OFFSETS, wanted)
 
