@@ -385,9 +385,9 @@ class Metrics:
             ["end", "by"],
             registry=registry,
         )
-        self.missing_markers = Gauge(
-            "ottla_transaction_markers_missing",
-            "Markers of decided transactions that their partitions are not known to have",
+        self.overdue_markers = Gauge(
+            "ottla_transaction_markers_overdue",
+            "Markers of decided transactions that their partitions did not take, and still lack",
             registry=registry,
         )
         self.transaction_marker_seconds = _latency(

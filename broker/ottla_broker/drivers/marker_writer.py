@@ -113,6 +113,11 @@ class MarkerWriter:
         """How many markers are not known to be written."""
         return self._planner.count
 
+    @property
+    def overdue(self) -> int:
+        """How many of them are for partitions that did not take theirs when they were last sent."""
+        return self._planner.overdue_count
+
     def decided(self, coordinator: CoordinatorEpoch, decisions: Iterable[MarkersToWrite]) -> None:
         """Decisions are durable: their markers leave at once."""
         for decision in decisions:

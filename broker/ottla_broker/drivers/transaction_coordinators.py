@@ -164,4 +164,4 @@ class TransactionCoordinators:
         for state, count in self._coordinators.states().items():
             METRICS.transaction_coordinators.labels(state).set(count)
         METRICS.open_transactions.set(sum(each.open_count() for each in self._coordinators))
-        METRICS.missing_markers.set(self._markers.missing)
+        METRICS.overdue_markers.set(self._markers.overdue)

@@ -98,6 +98,12 @@ class MarkerPlanner:
         return sum(len(lane.waiting) + len(lane.in_flight) for lane in self._lanes.values())
 
     @property
+    def overdue_count(self) -> int:
+        """How many of them are for partitions that did not take theirs when they were last sent."""
+        failing = (lane for lane in self._lanes.values() if lane.failures)
+        return sum(len(lane.waiting) + len(lane.in_flight) for lane in failing)
+
+    @property
     def is_idle(self) -> bool:
         """Whether there is nothing to write."""
         return not self._lanes

@@ -248,6 +248,14 @@ WORK: Final = AlertGroup(
             "groups-lag",
         ),
         Alert(
+            "OttlaMarkersOverdue",
+            "min_over_time(ottla_transaction_markers_overdue[5m]) > 0",
+            "5m",
+            "warning",
+            "{{ $labels.instance }} cannot tell partitions the end of {{ $value }} transactions",
+            "markers-overdue",
+        ),
+        Alert(
             "OttlaCompactionFails",
             _happened("ottla_compaction_errors_total", "1h"),
             "0m",

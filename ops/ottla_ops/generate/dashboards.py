@@ -222,6 +222,34 @@ GROUPS: Final = Dashboard(
     ),
 )
 
+TRANSACTIONS: Final = Dashboard(
+    "ottla-transactions",
+    "Ottla / Transactions",
+    (
+        _gauges("Open transactions by coordinator", "short", "ottla_open_transactions"),
+        _gauges("Markers that were not taken", "short", "ottla_transaction_markers_overdue"),
+        _rates("Transactions ended, by how", "ops", "ottla_ended_transactions_total", "end"),
+        _rates("Transactions ended, by whom", "ops", "ottla_ended_transactions_total", "by"),
+        _latencies("From a decision to its last marker", "ottla_transaction_marker_seconds"),
+        _latencies(
+            "Until a partition is in its transaction", "ottla_transaction_verification_seconds"
+        ),
+        _rates(
+            "Markers that were not taken, by code",
+            "ops",
+            "ottla_transaction_marker_failures_total",
+            "code",
+        ),
+        _graph(
+            "Coordinators by state",
+            "short",
+            f"sum by (state) (ottla_transaction_coordinators{{{SELECTED}}})",
+            "{{state}}",
+        ),
+        _latencies("Loading of coordinators", "ottla_transaction_load_seconds"),
+    ),
+)
+
 REPLICATION: Final = Dashboard(
     "ottla-replication",
     "Ottla / Replication",
@@ -265,4 +293,4 @@ REPLICATION: Final = Dashboard(
     ),
 )
 
-DASHBOARDS: Final = (OVERVIEW, TOPICS, GROUPS, REPLICATION)
+DASHBOARDS: Final = (OVERVIEW, TOPICS, GROUPS, TRANSACTIONS, REPLICATION)

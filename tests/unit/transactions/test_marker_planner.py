@@ -65,6 +65,7 @@ def test_a_decision_leaves_at_once_for_each_leader_and_once_only():
     calls = planned.plan()
     assert {call.node_id: numbers(call) for call in calls} == {0: {0, 3}, 1: {1}}
     assert planned.plan(10_000) == ()
+    assert (planned.planner.count, planned.planner.overdue_count) == (3, 0)
     for call in calls:
         planned.finish(call)
     assert planned.planner.is_idle
@@ -100,6 +101,7 @@ def test_what_was_not_written_is_tried_again_later_each_time_and_for_ever():
     assert waits[:3] == [FIRST_RETRY_MS, 2 * FIRST_RETRY_MS, 4 * FIRST_RETRY_MS]
     assert waits[-1] == LAST_RETRY_MS
     assert planned.planner.worst() == (partition(0), 12)
+    assert planned.planner.overdue_count == 1
     planned.finish(call)
     assert planned.planner.is_idle
 
