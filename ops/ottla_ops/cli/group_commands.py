@@ -95,7 +95,7 @@ def _lag_of(connection: "HttpConnection", group: str) -> int | None:
 
 @app.command("describe")
 def describe_group(context: typer.Context, name: GroupName) -> None:
-    """Show a group's members, and how far it is on each partition."""
+    """Show a group's members, how far it is on each partition, and what waits for transactions."""
     from ottla_ops.cli.http_connection import path_of
     from ottla_protocol import routes
     from ottla_protocol.models_groups import GroupDescription
@@ -126,6 +126,16 @@ def describe_group(context: typer.Context, name: GroupName) -> None:
     ]
     headers = ("TOPIC", "PARTITION", "COMMITTED", "END", "LAG", "MEMBER")
     session.output.table(headers, rows)
+    if group.pending:
+        session.output.text("")
+        session.output.table(
+            ("TOPIC", "PARTITION", "PENDING", "PRODUCER", "EPOCH"),
+            [
+                (each.topic, each.partition, each.offset, held.producer_id, held.producer_epoch)
+                for held in group.pending
+                for each in held.offsets
+            ],
+        )
 
 
 @app.command("seek")

@@ -92,6 +92,18 @@ def test_a_group_is_shown_with_its_lag(cli, cluster):
     assert rows[-1] == ["orders", "1", "none", "none", "none", "none"]
 
 
+def test_what_waits_for_transactions_is_shown(cli, cluster):
+    pending = {
+        "producer_id": 7,
+        "producer_epoch": 3,
+        "offsets": [{"topic": "orders", "partition": 1, "offset": 9}],
+    }
+    cluster.script("GET", "/v1/groups/billing", 200, DESCRIBED | {"pending": [pending]})
+    rows = rows_of(cli("group", "describe", "billing", to=cluster)[1])
+    assert rows[-2] == ["TOPIC", "PARTITION", "PENDING", "PRODUCER", "EPOCH"]
+    assert rows[-1] == ["orders", "1", "9", "7", "3"]
+
+
 def test_a_group_as_json_has_everything(cli, cluster):
     cluster.script("GET", "/v1/groups/billing", 200, DESCRIBED)
     document = json.loads(cli("group", "describe", "billing", "--json", to=cluster)[1])
