@@ -15,6 +15,7 @@ from ottla_protocol import routes
 from tests.cluster.group_member import GroupMember
 from tests.cluster.page_blocks import NOT_RUN, blocks_of
 from tests.cluster.page_run import TIMEOUT_S, run
+from tests.cluster.transactional_client import TransactionalClient
 
 pytestmark = pytest.mark.cluster
 
@@ -32,11 +33,15 @@ def name(page):
 
 @pytest.fixture(scope="module")
 def cluster(shared):
-    """The first group makes a topic of 16 partitions, which takes long on a busy machine."""
+    """The first group, and the first transaction, make a topic of 16 partitions each.
+
+    That takes long on a busy machine; and what a page makes is deleted behind it.
+    """
     # A worker may come back to this module, and set it up again.
     first = f"page-first-group-{uuid.uuid4().hex}"
     shared.create_topic(first, partitions=1)
     GroupMember(shared, first, [first]).leave()
+    TransactionalClient(shared, first)
     return shared
 
 
