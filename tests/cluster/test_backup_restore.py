@@ -13,6 +13,7 @@ from ottla_protocol import routes
 from ottla_protocol.record_codec import decode_batch
 from tests.cluster.awaiting import eventually
 from tests.cluster.test_segment_tools import OTTLA, TIMEOUT_S, ottla
+from tests.cluster.transactional_client import TransactionalClient
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(360)]
 
@@ -126,6 +127,29 @@ def is_refused(answer):
     # Asserted, so that a failure tells what came in its place.
     assert answer.code == "TOPIC_BEING_RESTORED", (answer.status, answer.body)
     return True
+
+
+def test_of_transactions_a_backup_has_what_is_committed(shared, topic, tmp_path):
+    teller = TransactionalClient(shared, f"teller-{topic}")
+    shared.append(topic, "plain")
+    teller.produce(topic, "committed").expect(200)
+    teller.commit().expect(200)
+    teller.produce(topic, "aborted").expect(200)
+    teller.abort().expect(200)
+    # Both have their markers once the next one may write there.
+    teller.produce(topic, "open").expect(200)
+    bootstrap = ("--bootstrap", bootstrap_of(shared))
+    [made] = ottla(*bootstrap, "backup", tmp_path / "b", topic)
+    teller.commit().expect(200)
+    assert backed_up(tmp_path / "b", topic) == [{0: "plain", 1: "committed"}]
+    assert made["topics"][0]["partitions"][0]["end_offset"] == 5
+
+    again = f"{topic}-again"
+    ottla(*bootstrap, "restore", tmp_path / "b", "--rename", f"{topic}={again}")
+    eventually(lambda: shared.offset(again).status == 200, PATIENCE_S)
+    assert shared.values(again) == {0: "plain", 1: "committed"}
+    # It ends where the backup did: no offset of it is given a second time.
+    assert shared.append(again, "next") == 5
 
 
 def test_nobody_else_gets_at_a_topic_that_is_being_restored(shared, topic):
