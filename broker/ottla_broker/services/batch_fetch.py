@@ -2,13 +2,13 @@
 
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
-from ottla_broker.services.reading import (
+from ottla_broker.services.consumer_reads import (
     ConsumerRead,
     FollowerRead,
     LeaderRead,
     LocalRead,
-    poll,
 )
+from ottla_broker.services.reading import poll
 from ottla_protocol.errors import (
     FencedLeaderEpochError,
     OttlaError,

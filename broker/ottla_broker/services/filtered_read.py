@@ -13,8 +13,9 @@ from typing import Final
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services.batch_decoding import decode_records
+from ottla_broker.services.consumer_reads import ConsumerRead
 from ottla_broker.services.heavy_work import on_worker
-from ottla_broker.services.reading import ConsumerRead, poll
+from ottla_broker.services.reading import poll
 from ottla_broker.services.record_filter import RecordFilter
 from ottla_protocol.record_codec import Record
 

@@ -8,14 +8,9 @@ from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.batch_decoding import decode_records
+from ottla_broker.services.consumer_reads import ConsumerRead, LeaderRead, LocalRead
 from ottla_broker.services.filtered_read import read_filtered
-from ottla_broker.services.reading import (
-    ConsumerRead,
-    LeaderRead,
-    LocalRead,
-    poll,
-    watermark_known,
-)
+from ottla_broker.services.reading import poll, watermark_known
 from ottla_broker.services.record_filter import RecordFilter
 from ottla_broker.services.timestamps import FoundOffset, find_by_timestamp
 from ottla_protocol.models import Isolation

@@ -8,10 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ottla_broker.drivers.purgatory import Purgatory, Watchers
-from ottla_broker.services import reading
+from ottla_broker.services import consumer_reads
 from ottla_broker.services.batch_decoding import decode_records
-from ottla_broker.services.reading import FollowerRead, LeaderRead, LocalRead, poll
-from ottla_protocol.errors import LeaderNotAvailableError, NotLeaderOrFollowerError
+from ottla_broker.services.consumer_reads import FollowerRead, LeaderRead, LocalRead
+from ottla_broker.services.reading import poll
+from ottla_broker.storage.stored_batch import DamagedSegmentError
+from ottla_protocol.errors import (
+    LeaderNotAvailableError,
+    NotLeaderOrFollowerError,
+    ReplicaNotAvailableError,
+    StorageError,
+)
 from tests.unit.broker.transactional_log import STEPS, TransactionalLog, shown
 
 KINDS = [LeaderRead, LocalRead, FollowerRead]
@@ -164,7 +171,7 @@ async def test_what_was_passed_over_is_not_read_again():
 
 
 async def test_what_is_passed_over_at_a_time_is_bounded(monkeypatch):
-    monkeypatch.setattr(reading, "READS_MAX", 3)
+    monkeypatch.setattr(consumer_reads, "READS_MAX", 3)
     partition = Partition()
     partition.step(*[(1, "records")] * 5, (1, "abort"), (1, "plain"))
     read = committed(partition, max_bytes=1)
@@ -176,7 +183,7 @@ async def test_what_is_passed_over_at_a_time_is_bounded(monkeypatch):
 
 
 async def test_bytes_that_are_passed_over_are_bounded(monkeypatch):
-    monkeypatch.setattr(reading, "PASSED_BYTES_MAX", 1)
+    monkeypatch.setattr(consumer_reads, "PASSED_BYTES_MAX", 1)
     partition = Partition()
     partition.step(*[(1, "records")] * 5, (1, "abort"), (1, "plain"))
     read = await asyncio.wait_for(polled(committed(partition, max_bytes=1)), SOON_S)
@@ -247,6 +254,26 @@ async def test_a_new_leader_that_may_lack_a_marker_has_the_reader_wait_for_it():
     read = committed(partition)
     await read.look(1 << 20)
     assert read.awaits_watermark
+
+
+@pytest.mark.parametrize(
+    ("is_only_replica", "error"), [(True, StorageError), (False, ReplicaNotAvailableError)]
+)
+async def test_damage_to_what_is_known_of_transactions_is_told_and_is_not_passed_over(
+    is_only_replica, error
+):
+    partition = Partition()
+    partition.step((1, "records"), (1, "commit"))
+    partition.is_only_replica = is_only_replica
+
+    def fail():
+        raise DamagedSegmentError("the aborted transactions are damaged")
+
+    partition.during_lookup = fail
+    read = committed(partition)
+    await read.look(1 << 20)
+    assert type(read.error) is error
+    assert (read.batches, read.next_offset) == ((), 0)
 
 
 async def test_what_fails_is_told():

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from ottla_broker.drivers.purgatory import Purgatory, Watchers
-from ottla_broker.services.reading import LeaderRead, LocalRead, PartitionRead, poll
+from ottla_broker.services.consumer_reads import LeaderRead, LocalRead
+from ottla_broker.services.reading import PartitionRead, poll
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_cluster.replication.leader_epochs import LeaderEpochs
 from ottla_protocol.errors import (

@@ -8,7 +8,8 @@ import pytest
 from ottla_broker.drivers.purgatory import Purgatory, Watchers
 from ottla_broker.http.forwarding import refused_by
 from ottla_broker.services import reading
-from ottla_broker.services.reading import LeaderRead, LocalRead, poll
+from ottla_broker.services.consumer_reads import LeaderRead, LocalRead
+from ottla_broker.services.reading import poll
 from ottla_broker.services.record_read import AtTimestamp, ReadOptions, RecordReadService, needs_end
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_cluster.replication.leader import PartitionLeader
