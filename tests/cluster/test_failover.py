@@ -2,6 +2,8 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import pytest
 
@@ -14,6 +16,7 @@ pytestmark = pytest.mark.cluster
 PARTITIONS = 3
 NEW_TOPIC_LIMIT_S = 2.0
 PREFERRED_LEADER_LIMIT_S = 20.0
+LOOK_UP_LIMIT_S = 30.0
 
 
 @pytest.fixture
@@ -46,11 +49,33 @@ def check_everything(client, writers):
         assert not [line for line in lines if line["level"] in {"error", "critical"}]
 
 
+def look_up_newest(client, writers, via):
+    """Whoever reads what was acknowledged last finds it, or is asked to ask again."""
+    acknowledged = sorted(writers.acknowledged.copy().items())
+    newest = {partition: (offset, value) for (partition, offset), value in acknowledged}
+
+    def look_up(partition, node):
+        offset, value = newest[partition]
+
+        def answered():
+            answer = client.read("t", partition, via=node, offset=offset, max_wait_ms=0)
+            return answer.status != 503 and answer
+
+        # The first answer that is no refusal counts.
+        answer = eventually(answered, LOOK_UP_LIMIT_S)
+        records = answer.expect(200).document["records"]
+        assert [record["value"] for record in records[:1]] == [value], answer.text
+
+    with ThreadPoolExecutor(2 * PARTITIONS) as threads:
+        list(threads.map(look_up, *zip(*product(newest, via), strict=True)))
+
+
 def test_a_leader_is_killed_under_load(client):
     leader = client.leader("t", 0)
     with Writers(client, "t", partitions=PARTITIONS) as writers:
         writers.wait_for_more()
         client.cluster.broker(leader).kill()
+        look_up_newest(client, writers, client.others(leader))
         writers.wait_for_more()
         survivor = client.others(leader)[0]
         state = client.partition("t", 0, via=survivor)
