@@ -157,7 +157,7 @@ def test_what_is_on_its_way_is_not_waited_for(cluster, make):
     wait_for_requests(cluster, producer)
     cluster.delay_ms = 0
     producer.abort_transaction()
-    assert isinstance(late.exception(timeout=0.2), TransactionAbortedError)
+    assert isinstance(late.exception(timeout=0), TransactionAbortedError)
     with producer.transaction():
         producer.send("t", b"next", partition=0)
     # The late one arrives at last, and is refused by its epoch.
@@ -323,7 +323,7 @@ class TestFailures:
         cluster.fail(CoordinatorNotAvailableError("moving"), path=commit_path(), times=1_000_000)
         producer.begin_transaction()
         producer.send("t", b"a").get(timeout=10)
-        with pytest.raises(WaitTimedOutError) as caught:
+        with pytest.raises((WaitTimedOutError, ClusterUnreachableError)) as caught:
             producer.commit_transaction(timeout=0.05)
         assert caught.value.outcome is Outcome.UNKNOWN
         with pytest.raises(TransactionStateError, match="may be committed"):

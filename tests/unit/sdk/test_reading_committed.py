@@ -3,6 +3,7 @@
 import pytest
 
 from ottla import (
+    ClusterUnreachableError,
     CommitFailedError,
     ConsumerGroupMetadata,
     OffsetAndMetadata,
@@ -126,7 +127,8 @@ class TestOffsets:
         consumer = consume(group_id="g", retry_backoff_ms=1, retry_backoff_max_ms=1, **COMMITTED)
         consumer.assign([T0])
         assert consumer.poll(timeout=0.05) == {}
-        with pytest.raises(UnstableOffsetCommitError):
+        # On a busy machine not even the refusal may come in time.
+        with pytest.raises((UnstableOffsetCommitError, ClusterUnreachableError)):
             consumer.committed(T0, timeout=0.05)
         transfers.commit_transaction()
         assert values_of(consumer, until=3) == [b"2"]
