@@ -426,6 +426,7 @@ class Settings(BaseSettings):
             default_timeout_ms=self.transaction_default_timeout_ms,
             max_timeout_ms=self.transaction_max_timeout_ms,
             transactional_id_expiration_ms=self.transactional_id_expiration_ms,
+            expiry_interval_ms=min(10 * MINUTE_MS, self.transactional_id_expiration_ms // 2),
         )
 
     @property

@@ -376,6 +376,8 @@ class TestInternalRoutes:
         "/internal/fetch",
         "/internal/produce",
         "/internal/idempotency",
+        "/internal/transactions",
+        "/internal/markers",
     )
 
     @pytest.mark.parametrize("path", PATHS)

@@ -7,7 +7,7 @@ before that waits here, a few milliseconds mostly.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -56,6 +56,9 @@ tick does the rest."""
 
 PRODUCER_IDS_KEPT = 5
 """Fresh producer ids that a coordinator has at hand; it gets as many anew once half are used."""
+
+MAX_WAITING_FOR_MARKERS = 5_000
+"""Commands that wait at one coordinator for markers of a transaction before; more are refused."""
 
 log = structlog.get_logger()
 
@@ -137,6 +140,9 @@ class TransactionCoordinatorDriver(
         self._completions: dict[str, set[asyncio.Future[None]]] = {}
         # When decisions became durable whose markers are not all written.
         self._decided_ms: dict[tuple[str, ProducerIdentity], int] = {}
+        self._waiting_count = 0
+        # How many transactions of an image are open.
+        self._counted: tuple[Mapping[str, TransactionalIdChanged] | None, int] = (None, 0)
         self._supply: CriticalTask | None = None
         self._supplied = asyncio.Event()
 
@@ -183,18 +189,16 @@ class TransactionCoordinatorDriver(
         for transactional_id in list(self._completions):
             self._wake(transactional_id)
 
-    def transactions(self) -> dict[str, TransactionalIdChanged]:
-        """Everything that is known, as it is committed; nothing before it is loaded."""
-        if self._active is None:
-            return {}
-        return dict(self._active.machine.committed_image.transactions)
-
     def open_count(self) -> int:
         """How many transactions are open, as it is committed."""
         if self._active is None:
             return 0
         transactions = self._active.machine.committed_image.transactions
-        return sum(each.state is TransactionState.ONGOING for each in transactions.values())
+        counted, count = self._counted
+        if counted is not transactions:
+            count = sum(each.state is TransactionState.ONGOING for each in transactions.values())
+            self._counted = transactions, count
+        return count
 
     # --- commands ---------------------------------------------------------------------------
 
@@ -261,7 +265,7 @@ class TransactionCoordinatorDriver(
         """Wait until the last transaction of the command's id is complete, or nobody knows here.
 
         Returns:
-            Whether that happened before the deadline.
+            Whether that happened before the deadline; False, too, where too many wait.
         """
         name = getattr(command, "transactional_id", None)
         assert name is not None, command
@@ -269,13 +273,17 @@ class TransactionCoordinatorDriver(
             found = self._active.machine.speculative_image.transactions.get(name)
             if found is None or found.state not in DECIDED:
                 return True
+            if self._waiting_count >= MAX_WAITING_FOR_MARKERS:
+                return False
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._completions.setdefault(name, set()).add(waiting)
+            self._waiting_count += 1
             try:
                 await within(deadline_ms - monotonic_ms(), waiting)
             except TimeoutError:
                 return False
             finally:
+                self._waiting_count -= 1
                 waiters = self._completions.get(name)
                 if waiters is not None:
                     waiters.discard(waiting)

@@ -25,7 +25,7 @@ from ottla_cluster.transactions.config import TransactionConfig
 from ottla_cluster.transactions.context import TransactionContext
 from ottla_cluster.transactions.handlers import handle
 from ottla_cluster.transactions.image import TransactionsImage, replay
-from ottla_cluster.transactions.known_ids import has_expired
+from ottla_cluster.transactions.known_ids import DECIDED, has_expired
 from ottla_cluster.transactions.limits import MAX_WAITING_REQUESTS
 from ottla_cluster.transactions.marker_work import MarkersToWrite, MarkerWork
 from ottla_cluster.transactions.open_times import OpenTimes
@@ -34,6 +34,7 @@ from ottla_cluster.transactions.records import (
     ProducerIdentity,
     TransactionPartition,
     TransactionRecord,
+    TransactionState,
     encode_records,
 )
 from ottla_protocol.errors import NotCoordinatorError, OttlaError
@@ -148,20 +149,23 @@ class ActiveTransactionCoordinator:
     def due(self, now_ms: int, timestamp_ms: int) -> tuple[Command, ...]:
         """The coordinator's own commands at this time, for the driver to submit.
 
-        What is still true at a later call is due again, so a refused command needs no care.
+        What is still true at a later call is due again, so a refused command needs no care; what is
+        decided and not committed yet is not.
 
         Args:
             now_ms: the monotonic clock.
             timestamp_ms: the wall clock.
         """
+        decided = self.speculative_image.transactions
         commands: list[Command] = [
             CompleteTransaction(each.transactional_id, each.marker)
             for each in self._markers.to_write()
-            if not each.partitions
+            if not each.partitions and decided[each.transactional_id].state in DECIDED
         ]
         commands += [
             AbortTransaction(name, identity, EndedBy.TIMEOUT)
             for name, identity in self._open_times.overdue(now_ms)
+            if decided[name].state is TransactionState.ONGOING and decided[name].granted == identity
         ]
         if now_ms >= self._next_expiry_ms:
             self._next_expiry_ms = now_ms + self._config.expiry_interval_ms

@@ -1,5 +1,7 @@
 """What a coordinator does by itself: time-outs, markers, producer ids, failures."""
 
+import pytest
+
 from ottla_cluster.transactions.active_coordinator import ActiveTransactionCoordinator
 from ottla_cluster.transactions.commands import (
     AbortTransaction,
@@ -17,7 +19,12 @@ from ottla_cluster.transactions.records import (
     TransactionPartition,
     TransactionState,
 )
-from ottla_protocol.errors import NotCoordinatorError, UnavailableError
+from ottla_protocol.errors import (
+    NotCoordinatorError,
+    ProducerFencedError,
+    TransactionAbortableError,
+    UnavailableError,
+)
 
 TIMEOUT_MS = 1_000
 WALL_MS = 10**12
@@ -154,3 +161,44 @@ def test_lost_leadership_leaves_the_outcome_unknown():
     assert answer.request_id == request_id
     assert isinstance(answer.outcome, NotCoordinatorError)
     assert answer.outcome.outcome == "unknown"
+
+
+def test_what_is_decided_and_not_committed_is_not_due_again():
+    """A log that commits nothing for long must not fill up with the same decision."""
+    under_test = CoordinatorUnderTest()
+    under_test.begin()
+    late_ms = 2 * TIMEOUT_MS
+    (abort,) = under_test.due(late_ms)
+    under_test.append(abort, late_ms)
+    assert under_test.due(late_ms) == ()
+    under_test.active.committed(under_test.end, late_ms)
+    (decision,) = under_test.active.take_new_markers()
+    assert under_test.active.take_new_markers() == ()
+    told = [
+        under_test.active.marker_written("t", decision.marker, each)
+        for each in (*PARTITIONS, PARTITIONS[0])
+    ]
+    assert told == [False, True, False]
+    complete = CompleteTransaction("t", decision.marker)
+    assert under_test.due(late_ms) == (complete,)
+    submitted = under_test.active.submit(complete, late_ms, WALL_MS)
+    assert under_test.due(late_ms) == ()
+    refused = UnavailableError("no room")
+    under_test.active.append_failed(submitted.request_id, refused, late_ms)
+    assert under_test.due(late_ms) == (complete,)
+
+
+def test_who_was_only_slow_is_told_to_abort_and_not_that_it_is_fenced():
+    under_test = CoordinatorUnderTest()
+    identity = under_test.begin()
+    for by in (EndedBy.TIMEOUT, EndedBy.OPERATOR):
+        under_test.decide(AbortTransaction("t", identity, by))
+        with pytest.raises(TransactionAbortableError):
+            under_test.active.submit(AddPartitions("t", identity, PARTITIONS), 0, WALL_MS)
+        (decision,) = under_test.active.markers_to_write()
+        under_test.decide(CompleteTransaction("t", decision.marker))
+        identity = decision.marker
+        under_test.decide(AddPartitions("t", identity, PARTITIONS))
+    under_test.decide(InitialiseProducer("t", TIMEOUT_MS, None))
+    with pytest.raises(ProducerFencedError):
+        under_test.active.submit(AddPartitions("t", identity, PARTITIONS), 0, WALL_MS)
