@@ -84,6 +84,8 @@ def test_what_comes_late_touches_no_other_transaction(shared, teller, topic):
     late = teller.token
     teller.produce(topic, "kept").expect(200)
     teller.commit().expect(200)
+    # Until its marker is there, what comes late is still a part of it.
+    assert teller.committed_values(topic, 1) == ["kept"]
     assert teller.produce(topic, "late", token=late).status == 409
     assert teller.abort(late).expect(409).code == "INVALID_TXN_STATE"
     successor = TransactionalClient(shared, teller.transactional_id)
