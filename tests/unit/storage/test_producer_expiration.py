@@ -18,9 +18,14 @@ EXPIRATION_MS = 1_000
 PRODUCER = {"producer_id": 9, "producer_epoch": 0}
 
 
-def batch(sequence, producer_id=9):
+def batch(sequence, producer_id=9, *, is_transactional=False):
     return read_header(
-        make_batch(producer_id=producer_id, producer_epoch=0, base_sequence=sequence)
+        make_batch(
+            producer_id=producer_id,
+            producer_epoch=0,
+            base_sequence=sequence,
+            transactional=is_transactional,
+        )
     )
 
 
@@ -64,7 +69,8 @@ def test_an_open_transaction_is_not_forgotten_by_age(states):
     take(states, 0, now_ms=0, is_transactional=True)
     take(states, 0, now_ms=10 * EXPIRATION_MS, producer_id=2)
     assert states.get(9).transaction_start == 0
-    assert states.check(batch(0), 20 * EXPIRATION_MS) == Duplicate(0, 0, 0)
+    again = batch(0, is_transactional=True)
+    assert states.check(again, 20 * EXPIRATION_MS) == Duplicate(0, 0, 0)
 
 
 def test_record_timestamps_make_nobody_older(states):

@@ -21,9 +21,15 @@ from ottla_protocol.record_batch import MAX_SEQUENCE, NO_SEQUENCE, read_header
 from tests.unit.storage.log_harness import make_batch
 
 
-def header_of(sequence, records=1, *, producer_id=7, epoch=0):
+def header_of(sequence, records=1, *, producer_id=7, epoch=0, is_transactional=False):
     return read_header(
-        make_batch(records, producer_id=producer_id, producer_epoch=epoch, base_sequence=sequence)
+        make_batch(
+            records,
+            producer_id=producer_id,
+            producer_epoch=epoch,
+            base_sequence=sequence,
+            transactional=is_transactional,
+        )
     )
 
 
@@ -49,6 +55,16 @@ def test_a_batch_without_producer_is_always_accepted():
 @pytest.mark.parametrize("sequence", [0, 5, MAX_SEQUENCE])
 def test_an_unknown_producer_may_begin_at_any_sequence(sequence):
     assert ProducerStates().check(header_of(sequence)) == Accept()
+
+
+@pytest.mark.parametrize("sequence", [1, MAX_SEQUENCE])
+def test_an_unknown_producer_begins_a_transaction_at_sequence_0(sequence):
+    states = ProducerStates()
+    for accepted in (0, NO_SEQUENCE):
+        assert states.check(header_of(accepted, is_transactional=True)) == Accept()
+    with pytest.raises(OutOfOrderSequenceNumberError) as refused:
+        states.check(header_of(sequence, is_transactional=True))
+    assert refused.value.members == {"expected_sequence": 0}
 
 
 def test_the_next_sequence_is_accepted_and_a_later_one_is_not():
