@@ -1,0 +1,118 @@
+"""Committed records read from a real log's segments, of which many have aborted transactions."""
+
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+
+from ottla_broker.drivers.purgatory import Purgatory, Watchers
+from ottla_broker.services.consumer_reads import LeaderRead
+from ottla_broker.services.reading import poll
+from ottla_protocol.control_records import EndMarker
+from ottla_protocol.record_batch import read_header
+from tests.unit.storage.log_harness import LogHarness, make_batch
+
+SEGMENT_BYTES = 700
+PRODUCERS = 4
+STEPS = 150
+
+
+class WrittenLog:
+    """Appends what it is told, and knows what readers of committed records are to see."""
+
+    def __init__(self, log):
+        self.log = log
+        self.epochs = [0] * PRODUCERS
+        self.sequences = [0] * PRODUCERS
+        self.open = {}
+        self.committed = set()
+
+    def append(self, producer_id, *, is_transactional):
+        batch = make_batch(
+            2,
+            producer_id=producer_id,
+            producer_epoch=self.epochs[producer_id],
+            base_sequence=self.sequences[producer_id],
+            transactional=is_transactional,
+        )
+        info = self.log.append_as_leader(batch, read_header(batch), leader_epoch=0, now_ms=1_000)
+        self.sequences[producer_id] += 2
+        if is_transactional:
+            self.open.setdefault(producer_id, []).append(info.base_offset)
+        else:
+            self.committed.add(info.base_offset)
+
+    def end(self, producer_id, *, is_commit):
+        self.epochs[producer_id] += 1
+        self.sequences[producer_id] = 0
+        self.log.append_marker(
+            EndMarker(is_commit, 0),
+            producer_id=producer_id,
+            producer_epoch=self.epochs[producer_id],
+            leader_epoch=0,
+            now_ms=1_000,
+        )
+        ended = self.open.pop(producer_id, [])
+        if is_commit:
+            self.committed.update(ended)
+
+    def step(self, random):
+        producer_id = random.randrange(PRODUCERS)
+        kind = random.choice(["records", "records", "records", "plain", "commit", "abort"])
+        if kind == "records":
+            self.append(producer_id, is_transactional=True)
+        elif kind != "plain":
+            self.end(producer_id, is_commit=kind == "commit")
+        elif producer_id not in self.open:
+            self.append(producer_id, is_transactional=False)
+
+
+def replica(log):
+    """Its leader, all of whose log is committed."""
+    return SimpleNamespace(
+        log=log,
+        name="orders-0",
+        state=SimpleNamespace(leader_epoch=0, partition=0),
+        leading=lambda: SimpleNamespace(may_be_acknowledged=lambda _: False),
+        high_watermark=log.next_offset,
+        last_stable_offset=log.last_stable_offset(log.next_offset),
+        is_only_replica=True,
+        watermark_watchers=Watchers(),
+    )
+
+
+async def read_all(partition, max_bytes):
+    found, offset = [], partition.log.log_start_offset
+    while offset < partition.last_stable_offset:
+        read = LeaderRead(partition, offset, max_bytes, isolation="read_committed")
+        await poll([read], min_bytes=1, max_bytes=1 << 20, max_wait_ms=0, purgatory=Purgatory(1))
+        assert read.error is None
+        assert read.next_offset > offset
+        found += [batch.base_offset for batch in read.batches]
+        offset = read.next_offset
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_pages_of_any_size_show_what_is_committed_also_after_a_restart(tmp_path, seed):
+    random = Random(seed)
+    harness = LogHarness(tmp_path)
+    try:
+        log = await harness.open(segment_bytes=SEGMENT_BYTES)
+        log.assign_epoch(0)
+        written = WrittenLog(log)
+        for _ in range(STEPS):
+            written.step(random)
+        await log.wait_durable(log.next_offset)
+        for _ in range(2):
+            partition = replica(log)
+            stable = partition.last_stable_offset
+            wanted = sorted(offset for offset in written.committed if offset < stable)
+            assert wanted
+            for max_bytes in (1, 400, 1 << 20):
+                assert await read_all(partition, max_bytes) == wanted
+            log = await harness.reopen(log, segment_bytes=SEGMENT_BYTES)
+            assert log.last_stable_offset(log.next_offset) == stable
+        assert len([name for name in harness.files() if name.endswith(".sqlite")]) > 10
+    finally:
+        await harness.close()
