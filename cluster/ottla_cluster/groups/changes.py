@@ -8,8 +8,8 @@ by the same `replay` that makes it true once the records are committed.
 from ottla_cluster.groups.image import Group, replay_group
 from ottla_cluster.groups.records import (
     GroupChanged,
-    GroupRecord,
     RecordKey,
+    RecordOfGroup,
     SubscribedTopic,
     key_of,
 )
@@ -20,7 +20,7 @@ class GroupChanges:
 
     def __init__(self, group: Group) -> None:
         self._group = group
-        self._records: dict[RecordKey, GroupRecord] = {}
+        self._records: dict[RecordKey, RecordOfGroup] = {}
 
     @property
     def group(self) -> Group:
@@ -28,11 +28,11 @@ class GroupChanges:
         return self._group
 
     @property
-    def records(self) -> tuple[GroupRecord, ...]:
+    def records(self) -> tuple[RecordOfGroup, ...]:
         """The newest record of each key, in the order in which they were added."""
         return tuple(self._records.values())
 
-    def add(self, *records: GroupRecord) -> None:
+    def add(self, *records: RecordOfGroup) -> None:
         """Adds one stage's records; none of them removes the group."""
         changed = replay_group(self._group, records)
         if changed is not None:

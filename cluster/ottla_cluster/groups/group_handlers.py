@@ -16,7 +16,7 @@ from ottla_cluster.groups.image import Group, GroupsImage
 from ottla_cluster.groups.membership_handlers import assigned_topics
 from ottla_cluster.groups.offset_handlers import committed_offsets
 from ottla_cluster.groups.reconcile import is_reconciled
-from ottla_cluster.groups.records import GroupRecord, GroupRemoved, OffsetRemoved
+from ottla_cluster.groups.records import GroupRemoved, OffsetRemoved, RecordOfGroup
 from ottla_cluster.groups.targets import subscribed_topics
 from ottla_cluster.groups.transaction_handlers import pending_transactions
 from ottla_protocol.errors import (
@@ -29,7 +29,7 @@ from ottla_protocol.errors import (
 
 def describe_group(
     image: GroupsImage, command: DescribeGroup, context: GroupContext
-) -> Result[GroupRecord, DescribeGroupResponse]:
+) -> Result[RecordOfGroup, DescribeGroupResponse]:
     """Tells all of one group.
 
     Raises:
@@ -49,7 +49,7 @@ def describe_group(
     return Result((), response)
 
 
-def list_groups(image: GroupsImage) -> Result[GroupRecord, ListGroupsResponse]:
+def list_groups(image: GroupsImage) -> Result[RecordOfGroup, ListGroupsResponse]:
     """Tells the groups of this coordinator, by id."""
     return Result(
         (),
@@ -70,7 +70,7 @@ def list_groups(image: GroupsImage) -> Result[GroupRecord, ListGroupsResponse]:
 
 def delete_group(
     image: GroupsImage, command: DeleteGroup
-) -> Result[GroupRecord, DeleteGroupResponse]:
+) -> Result[RecordOfGroup, DeleteGroupResponse]:
     """Removes a group with its offsets.
 
     Raises:
@@ -94,7 +94,7 @@ def delete_group(
             f"{group.group_id!r}.",
             outcome=Outcome.NOT_APPLIED,
         )
-    records: tuple[GroupRecord, ...] = (
+    records: tuple[RecordOfGroup, ...] = (
         *(
             OffsetRemoved(group.group_id, topic_id, partition)
             for topic_id, partition in sorted(group.offsets)

@@ -13,11 +13,11 @@ from ottla_cluster.groups.instance_commands import (
 )
 from ottla_cluster.groups.instance_positions import counting_positions, held_partitions
 from ottla_cluster.groups.reconcile import is_reconciled
-from ottla_cluster.groups.records import GroupRecord, InstanceChanged
+from ottla_cluster.groups.records import InstanceChanged, RecordOfGroup
 from ottla_cluster.groups.targets import subscribed_topics
 from ottla_protocol.errors import NotFoundError
 
-Answer = Result[GroupRecord, InstanceResponse]
+Answer = Result[RecordOfGroup, InstanceResponse]
 
 
 def group_of_instance(image: GroupsImage, group_id: str, instance_id: str) -> Group:
@@ -33,7 +33,7 @@ def group_of_instance(image: GroupsImage, group_id: str, instance_id: str) -> Gr
 
 
 def answer(
-    group: Group, instance_id: str, records: Sequence[GroupRecord], context: GroupContext
+    group: Group, instance_id: str, records: Sequence[RecordOfGroup], context: GroupContext
 ) -> Answer:
     """The records, and the instance as they make it."""
     after = replay_group(group, records)

@@ -9,7 +9,7 @@ from ottla_cluster.groups.instance_positions import counting_positions
 from ottla_cluster.groups.limits import MAX_OFFSETS_PER_COMMIT
 from ottla_cluster.groups.messages import OffsetToCommit
 from ottla_cluster.groups.offset_handlers import commit_offsets
-from ottla_cluster.groups.records import GroupRecord
+from ottla_cluster.groups.records import RecordOfGroup
 from ottla_protocol.errors import ConflictError, FencedMemberEpochError, NotFoundError
 
 
@@ -19,7 +19,7 @@ def commit_as_instance(
     instance_id: str,
     offsets: Sequence[OffsetToCommit],
     context: GroupContext,
-) -> tuple[GroupRecord, ...]:
+) -> tuple[RecordOfGroup, ...]:
     """The records that commit offsets, as the member that the instance is, or for no member."""
     if not offsets:
         return ()
@@ -36,7 +36,7 @@ def commit_as_instance(
 
 def commit_read(
     image: GroupsImage, group: Group, instance_id: str, context: GroupContext
-) -> tuple[GroupRecord, ...]:
+) -> tuple[RecordOfGroup, ...]:
     """The records that commit what was read and is not committed yet.
 
     Raises:
@@ -56,7 +56,7 @@ def commit_read(
         for committed in (group.offsets.get((each.topic_id, each.partition)),)
         if committed is None or committed.offset != each.offset
     ]
-    records: list[GroupRecord] = []
+    records: list[RecordOfGroup] = []
     for start in range(0, len(due), MAX_OFFSETS_PER_COMMIT):
         piece = due[start : start + MAX_OFFSETS_PER_COMMIT]
         records += commit_as_instance(image, group, instance_id, piece, context)
@@ -65,7 +65,7 @@ def commit_read(
 
 def auto_commit(
     image: GroupsImage, group: Group, instance_id: str, context: GroupContext
-) -> tuple[GroupRecord, ...]:
+) -> tuple[RecordOfGroup, ...]:
     """The same with auto commit; one that cannot be made must not end what it is a part of."""
     if not group.instances[instance_id].auto_commit:
         return ()

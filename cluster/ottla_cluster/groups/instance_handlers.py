@@ -36,10 +36,10 @@ from ottla_cluster.groups.membership_handlers import join
 from ottla_cluster.groups.offset_handlers import refuse_new_group, topic_id_of
 from ottla_cluster.groups.records import (
     ChosenPartition,
-    GroupRecord,
     InstanceChanged,
     InstanceRemoved,
     ProgressRemoved,
+    RecordOfGroup,
 )
 from ottla_cluster.groups.validation import validate_group_id, validate_member_id
 from ottla_protocol.errors import (
@@ -97,7 +97,7 @@ def create_instance(image: GroupsImage, command: CreateInstance, context: GroupC
 
 def remove_instance(
     image: GroupsImage, command: RemoveInstance, context: GroupContext
-) -> Result[GroupRecord, LeaveResponse]:
+) -> Result[RecordOfGroup, LeaveResponse]:
     """Ends an instance and its membership.
 
     Raises:
@@ -113,7 +113,7 @@ def remove_instance(
 
 def expire_instances(
     image: GroupsImage, command: ExpireInstances, context: GroupContext
-) -> Result[GroupRecord, DoneResponse]:
+) -> Result[RecordOfGroup, DoneResponse]:
     """Ends instances that nobody has asked for; who is gone stays gone."""
     group = image.groups.get(command.group)
     if group is None:
@@ -205,7 +205,7 @@ def describe_instance(
 
 def _unsubscribed(
     image: GroupsImage, group: Group, instance: InstanceChanged, context: GroupContext
-) -> tuple[GroupRecord, ...]:
+) -> tuple[RecordOfGroup, ...]:
     """The records that have an instance read nothing."""
     if (instance.topics, instance.pattern, instance.partitions) == (None, None, None):
         return ()
@@ -220,7 +220,7 @@ def _unsubscribed(
 
 def _removal(
     group: Group, instance_ids: Sequence[str], context: GroupContext
-) -> tuple[GroupRecord, ...]:
+) -> tuple[RecordOfGroup, ...]:
     """The records that end instances and their memberships."""
     records = [*without_membership(group, instance_ids, context)]
     for instance_id in instance_ids:

@@ -6,7 +6,7 @@ from ottla_cluster.groups.commands import Join
 from ottla_cluster.groups.context import GroupContext
 from ottla_cluster.groups.image import Group
 from ottla_cluster.groups.membership_handlers import without_members
-from ottla_cluster.groups.records import GroupRecord, InstanceChanged
+from ottla_cluster.groups.records import InstanceChanged, RecordOfGroup
 
 REBALANCE_TIMEOUT_MS = 30_000
 """How long an instance may keep a partition that is to be another member's without asking for
@@ -27,7 +27,7 @@ def join_command(instance: InstanceChanged) -> Join:
 
 def without_membership(
     group: Group, instance_ids: Iterable[str], context: GroupContext
-) -> tuple[GroupRecord, ...]:
+) -> tuple[RecordOfGroup, ...]:
     """The records that end the memberships of those instances that have one."""
     members = [each for each in instance_ids if each in group.members]
     return without_members(group, members, context).records if members else ()

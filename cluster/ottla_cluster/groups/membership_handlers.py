@@ -25,10 +25,10 @@ from ottla_cluster.groups.limits import MAX_FORMER_MEMBER_IDS, MAX_GROUPS, MAX_M
 from ottla_cluster.groups.reconcile import current_record, is_reconciled
 from ottla_cluster.groups.records import (
     CurrentRemoved,
-    GroupRecord,
     HeldPartition,
     MemberChanged,
     MemberRemoved,
+    RecordOfGroup,
     TargetAssigned,
     TargetRemoved,
     TargetTopic,
@@ -51,7 +51,7 @@ _MEMBER_ID_BITS = 128
 
 def join(
     image: GroupsImage, command: Join, context: GroupContext
-) -> Result[GroupRecord, JoinResponse]:
+) -> Result[RecordOfGroup, JoinResponse]:
     """Makes a member, or changes one that joins again; the reply has what it owns at once.
 
     Raises:
@@ -108,7 +108,7 @@ def join(
 
 def heartbeat(
     image: GroupsImage, command: Heartbeat, context: GroupContext
-) -> Result[GroupRecord, HeartbeatResponse]:
+) -> Result[RecordOfGroup, HeartbeatResponse]:
     """Takes what a member holds and tells it what it owns.
 
     Raises:
@@ -147,7 +147,7 @@ def heartbeat(
 
 def leave(
     image: GroupsImage, command: Leave, context: GroupContext
-) -> Result[GroupRecord, LeaveResponse]:
+) -> Result[RecordOfGroup, LeaveResponse]:
     """Ends a membership; whoever is to own the member's partitions next may have them at once.
 
     Raises:
@@ -161,7 +161,7 @@ def leave(
 
 def expire_members(
     image: GroupsImage, command: ExpireMembers, context: GroupContext
-) -> Result[GroupRecord, DoneResponse]:
+) -> Result[RecordOfGroup, DoneResponse]:
     """Ends the memberships of members that are silent or stuck; who is gone stays gone."""
     group = image.groups.get(command.group)
     if group is None:
@@ -174,7 +174,7 @@ def expire_members(
 
 def refresh_topics(
     image: GroupsImage, command: RefreshTopics, context: GroupContext
-) -> Result[GroupRecord, DoneResponse]:
+) -> Result[RecordOfGroup, DoneResponse]:
     """Gives the group a new target if topics that it reads are others than before."""
     group = image.groups.get(command.group)
     if group is None or not topics_differ(group, context.view):
@@ -323,7 +323,7 @@ def without_members(group: Group, member_ids: Iterable[str], context: GroupConte
     return changes
 
 
-def _removed(group_id: str, member_id: str) -> tuple[GroupRecord, ...]:
+def _removed(group_id: str, member_id: str) -> tuple[RecordOfGroup, ...]:
     return (
         CurrentRemoved(group_id, member_id),
         TargetRemoved(group_id, member_id),

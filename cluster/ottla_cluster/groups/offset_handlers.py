@@ -25,11 +25,11 @@ from ottla_cluster.groups.limits import MAX_GROUPS, MAX_OFFSETS_PER_GROUP
 from ottla_cluster.groups.membership_handlers import member_group
 from ottla_cluster.groups.messages import OffsetToCommit
 from ottla_cluster.groups.records import (
-    GroupRecord,
     GroupRemoved,
     OffsetCommitted,
     OffsetRemoved,
     PendingOffset,
+    RecordOfGroup,
 )
 from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
 from ottla_cluster.groups.validation import validate_group_id, validate_offsets
@@ -47,7 +47,7 @@ from ottla_protocol.errors import (
 
 def commit_offsets(
     image: GroupsImage, command: CommitOffsets, context: GroupContext
-) -> Result[GroupRecord, CommitOffsetsResponse]:
+) -> Result[RecordOfGroup, CommitOffsetsResponse]:
     """Commits all offsets, or none; those that would go back stay with `only_forward`.
 
     A member may commit what it holds: assigned to it in a generation up to the one that it names,
@@ -115,7 +115,7 @@ def topic_ids_to_commit(
 
 def fetch_offsets(
     image: GroupsImage, command: FetchOffsets, context: GroupContext
-) -> Result[GroupRecord, FetchOffsetsResponse]:
+) -> Result[RecordOfGroup, FetchOffsetsResponse]:
     """Reads committed offsets; a group or partition without any is no error.
 
     Raises:
@@ -145,7 +145,7 @@ def fetch_offsets(
 
 def seek_offsets(
     image: GroupsImage, command: SeekOffsets, context: GroupContext
-) -> Result[GroupRecord, SeekOffsetsResponse]:
+) -> Result[RecordOfGroup, SeekOffsetsResponse]:
     """Moves the offsets of a group without members.
 
     Raises:
@@ -193,7 +193,7 @@ def seek_offsets(
 
 def expire_offsets(
     image: GroupsImage, command: ExpireOffsets, context: GroupContext
-) -> Result[GroupRecord, DoneResponse]:
+) -> Result[RecordOfGroup, DoneResponse]:
     """Removes offsets of deleted topics, and what a group without members keeps for too long.
 
     A topic id that is missing in a view older than the commit proves nothing: this broker may not
@@ -206,7 +206,7 @@ def expire_offsets(
     alive = view.index.topic_ids
     now_ms = context.timestamp_ms
     is_empty = not (group.members or group.instances or group.pending)
-    records: list[GroupRecord] = []
+    records: list[RecordOfGroup] = []
     for (topic_id, partition), committed in sorted(group.offsets.items()):
         kept_since_ms = max(committed.commit_timestamp_ms, group.empty_since_ms or 0)
         is_deleted = topic_id not in alive and view.version >= committed.metadata_version
@@ -284,10 +284,10 @@ def _pending_keys(group: Group) -> dict[tuple[str, int], PendingOffset]:
 
 
 def _refuse_old_view(group: Group, view: ClusterView) -> None:
-    newest = max((each.metadata_version for each in _pending_keys(group).values()), default=0)
-    if view.version < newest or any(
-        view.version < committed.metadata_version for committed in group.offsets.values()
-    ):
+    is_old = any(view.version < each.metadata_version for each in group.offsets.values())
+    if not is_old and group.pending:
+        is_old = any(view.version < each.metadata_version for each in _pending_keys(group).values())
+    if is_old:
         raise CoordinatorLoadInProgressError("The coordinator's metadata is behind the group's.")
 
 
@@ -394,11 +394,10 @@ def refuse_too_many(group: Group, keys: Sequence[tuple[str, int]]) -> None:
     Raises:
         InvalidRequestError: they are too many.
     """
-    if not group.pending:
-        count = len(group.offsets) + sum(key not in group.offsets for key in keys)
-    else:
-        count = len({*group.offsets, *_pending_keys(group), *keys})
-    if count > MAX_OFFSETS_PER_GROUP:
+    pending = _pending_keys(group) if group.pending else ()
+    if len(group.offsets) + len(pending) + len(keys) <= MAX_OFFSETS_PER_GROUP:
+        return
+    if len({*group.offsets, *pending, *keys}) > MAX_OFFSETS_PER_GROUP:
         raise InvalidRequestError(
             f"A group may have {MAX_OFFSETS_PER_GROUP} committed offsets; "
             f"this one has {len(group.offsets)}."

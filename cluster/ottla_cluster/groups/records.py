@@ -12,6 +12,7 @@ another state than its predecessor had.
 """
 
 from collections.abc import Sequence
+from typing import get_args
 
 import msgspec
 
@@ -377,6 +378,8 @@ RecordKey = (
 )
 """What a record replaces all earlier ones of."""
 
+_TOMBSTONES = frozenset(get_args(Tombstone))
+
 _ENCODER = msgspec.msgpack.Encoder()
 _KEY_DECODER: msgspec.msgpack.Decoder[RecordKey] = msgspec.msgpack.Decoder(RecordKey)
 _OFFSET_DECODER = msgspec.msgpack.Decoder(OffsetCommitted)
@@ -394,7 +397,8 @@ _PAIRS_DECODER = msgspec.msgpack.Decoder(tuple[tuple[bytes, bytes | None], ...])
 def encode_record(record: GroupRecord) -> tuple[bytes, bytes | None]:
     """The record's key, and its value or None for a tombstone."""
     key = key_of(record)
-    return _ENCODER.encode(key), None if isinstance(record, Tombstone) else _ENCODER.encode(record)
+    is_tombstone = type(record) in _TOMBSTONES  # `isinstance` takes twenty times as long.
+    return _ENCODER.encode(key), None if is_tombstone else _ENCODER.encode(record)
 
 
 def decode_record(key: bytes | None, value: bytes | None) -> GroupRecord:
