@@ -22,8 +22,8 @@ Rules, as in Kafka:
 - a batch of a transaction may have no sequence: then nothing tells whether it is a retry;
 - a producer id without state may begin at any sequence: its state may have been evicted or
   deleted by retention, and refusing it would stop a healthy producer for ever;
-- in a transaction it begins at 0: each has an epoch of its own, and nobody is forgotten while one is
-  open, so a later sequence has overtaken the first, or the log has lost that;
+- in a transaction it begins at 0: each has an epoch of its own, and nobody is forgotten while one
+  is open, so a later sequence has overtaken the first, or the log has lost that;
 - after 2**31 - 1 comes sequence 0.
 """
 
