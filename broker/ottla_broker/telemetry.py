@@ -351,6 +351,11 @@ class Metrics:
         self.group_members = Gauge(
             "ottla_group_members", "Members of the groups coordinated here", registry=registry
         )
+        self.group_pending_transactions = Gauge(
+            "ottla_group_pending_transactions",
+            "Open transactions with offsets of groups coordinated here",
+            registry=registry,
+        )
         self.group_coordinators = Gauge(
             "ottla_group_coordinators", "Led partitions of the offsets topic by state", ["state"],
             registry=registry,

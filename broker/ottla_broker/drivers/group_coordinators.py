@@ -141,14 +141,16 @@ class GroupCoordinators:
     def _report(self) -> None:
         """Set the gauges of what is coordinated here."""
         groups = dict.fromkeys(GROUP_STATES, 0)
-        members = 0
+        members = pending_transactions = 0
         for driver in self._coordinators:
             counts = driver.counts()
             if counts is not None:
                 members += counts.members
+                pending_transactions += counts.pending_transactions
                 for state, count in counts.groups.items():
                     groups[state] += count
         METRICS.group_members.set(members)
+        METRICS.group_pending_transactions.set(pending_transactions)
         for state, count in self._coordinators.states().items():
             METRICS.group_coordinators.labels(state).set(count)
         for state, count in groups.items():

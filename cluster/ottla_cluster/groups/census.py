@@ -14,10 +14,12 @@ GROUP_STATES = ("empty", "reconciling", "stable")
 
 @dataclass(frozen=True, slots=True)
 class GroupCounts:
-    """Groups by their state, and the members of all of them."""
+    """Groups by their state, and what all of them have."""
 
     groups: Mapping[str, int]
     members: int
+    pending_transactions: int
+    """Transactions with offsets that wait for their end, in whatever groups."""
 
 
 class Census:
@@ -39,7 +41,7 @@ class Census:
             groups[former[1]] += 1
             members += len(group.members)
         self._known = known
-        return GroupCounts(groups, members)
+        return GroupCounts(groups, members, len(image.pending_groups))
 
 
 def _is_settled_alike(former: Group, group: Group) -> bool:

@@ -227,6 +227,11 @@ TRANSACTIONS: Final = Dashboard(
     "Ottla / Transactions",
     (
         _gauges("Open transactions by coordinator", "short", "ottla_open_transactions"),
+        _gauges(
+            "Open transactions with offsets, by the groups' coordinator",
+            "short",
+            "ottla_group_pending_transactions",
+        ),
         _gauges("Markers that were not taken", "short", "ottla_transaction_markers_overdue"),
         _rates("Transactions ended, by how", "ops", "ottla_ended_transactions_total", "end"),
         _rates("Transactions ended, by whom", "ops", "ottla_ended_transactions_total", "by"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ottla_cluster.controller.features import TRANSACTIONS
 from ottla_cluster.groups import transaction_handlers
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
+from ottla_cluster.groups.census import Census
 from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import (
     CommitOffsets,
@@ -124,7 +125,9 @@ def test_a_transaction_ends_in_all_groups_at_once():
     groups = Transactions()
     for group in ("g", "h"):
         groups.pend(5, group=group)
+    assert Census().count(groups.image).pending_transactions == 1
     groups.end()
+    assert Census().count(groups.image).pending_transactions == 0
     assert {record.group for record in groups.last_records if hasattr(record, "group")} == {
         "g",
         "h",
