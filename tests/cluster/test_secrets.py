@@ -59,10 +59,10 @@ def use_all_ways(client):
 
 def test_neither_logs_nor_a_debug_bundle_have_it(start_cluster, tmp_path, monkeypatch, capsys):
     settings = {"OTTLA_CLUSTER_SECRET": SECRET, "OTTLA_LOG_LEVEL": "debug"}
-    client = start_cluster(settings=settings, cluster_id="guarded")
+    client = start_cluster(brokers=2, settings=settings, cluster_id="guarded")
     use_all_ways(client)
     # A broker that has another secret says so, and not which.
-    stranger = client.cluster.broker(3)
+    stranger = client.cluster.broker(2)
     stranger.kill()
     known = len(log_of(stranger))
     stranger.settings |= {"OTTLA_CLUSTER_SECRET": WRONG}
