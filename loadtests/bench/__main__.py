@@ -57,6 +57,7 @@ from loadtests.bench.rows import Row
 from loadtests.bench.sdk_consumer_rows import measure_consumer
 from loadtests.bench.sdk_rows import measure_sdk
 from loadtests.bench.storage_rows import measure_storage
+from loadtests.bench.transaction_rows import measure_transactions
 from ottla_ops.local_cluster import LocalCluster, LocalClusterError
 
 Measure: TypeAlias = Callable[[Environment, LocalCluster], Awaitable[list[Row]]]
@@ -78,6 +79,7 @@ STEPS: tuple[tuple[str, Measure], ...] = (
     ("hostile", measure_hostile),
     ("produce", measure_produce),
     ("sdk", measure_sdk),
+    ("transactions", measure_transactions),
     ("consumer", measure_consumer),
     ("groups", measure_groups),
     ("disk", measure_disk),

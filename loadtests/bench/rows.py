@@ -65,6 +65,7 @@ TARGETS: tuple[Target, ...] = (
     Target("ottla send, plain", "client_rss_growth_mb", at_most=84),
     Target("ottla send_many, plain", "records_per_s", at_least=1_000_000),
     Target("ottla send_many, plain", "client_rss_growth_mb", at_most=84),
+    Target("ottla send in transactions of 100 ms", "of_without_percent", at_least=70),
     Target("ottla consumer, poll, 1 partition", "records_per_s", at_least=1_000_000),
     Target("ottla consumer, poll, 6 partitions", "records_per_s", at_least=1_000_000),
     Target("ottla consumer, iteration, 1 partition", "records_per_s", at_least=400_000),
