@@ -469,7 +469,8 @@ class OffsetResponse(Response, frozen=True):
     """`GET …/offsets?at=earliest|latest|<timestamp>`: `latest` is the high watermark.
 
     For a timestamp (ms since the epoch) it is the first record at or after it, and `timestamp` is
-    that record's; where there is none, `offset` is the high watermark and `timestamp` None.
+    that record's; where there is none, `offset` is the high watermark and `timestamp` None. With
+    `isolation=read_committed` the last stable offset takes the high watermark's place.
     """
 
     topic: str

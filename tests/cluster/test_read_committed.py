@@ -273,6 +273,28 @@ def test_lag_is_told_as_the_readers_see_it(shared, log):
         )
 
 
+def test_a_poll_tells_of_some_partitions_that_they_were_passed_over_alone(shared):
+    name = f"passed-{uuid.uuid4().hex}"
+    shared.create_topic(name, partitions=3)
+    shared.wait_led(name, partitions=3)
+    teller = producer(shared)
+    for partition in range(2):
+        teller.produce(name, "never", partition=partition).expect(200)
+    shared.append(name, "plain", partition=2)
+    teller.abort().expect(200)
+    client = PollingClient(shared, f"g-{uuid.uuid4().hex}", [name], isolation="read_committed")
+    url = shared.any_url() + routes.GROUP.format(group=client.group)
+
+    def has_come_to_the_end():
+        client.poll(max_wait_ms=100)
+        answer = settled(lambda: shared.http.get(url, isolation="read_committed")).expect(200)
+        lags = [each["lag"] for each in answer.document["offsets"]]
+        assert (client.values, lags) == (["plain"], [0, 0, 0])
+
+    eventually(has_come_to_the_end, 30.0)
+    client.leave()
+
+
 def test_what_is_no_isolation_is_refused(shared, log):
     answer = shared.read(log.topic, isolation="serializable").expect(422)
     assert answer.document["parameter"] == "isolation"

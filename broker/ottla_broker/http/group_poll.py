@@ -47,6 +47,7 @@ def _render(polled: Polled, record_format: RecordFormat) -> bytes:
     arrays = (
         render_records(each.records, record_format, topic=each.key[0], partition=each.key[1])
         for each in polled.partitions
+        if each.records
     )
     # Each is a JSON array with its brackets.
     records = b",".join(array[1:-1] for array in arrays)
