@@ -43,6 +43,10 @@ REFUSED = {
     # It has moved already, and the same topic is deleted twice.
     "restDescribeReassignment": 404,
     "deleteTopic": 404,
+    # Nobody was granted the token of the examples.
+    "commitTransactionOffsets": 409,
+    "commitTransaction": 409,
+    "abortTransaction": 409,
 }
 """What the cluster of this test cannot do, and says so."""
 
