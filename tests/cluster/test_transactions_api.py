@@ -66,6 +66,22 @@ def test_records_and_offsets_appear_with_the_commit(shared, teller, two):
     assert group_offset(shared, group) == 1
 
 
+def test_the_rest_proxies_take_part(shared, teller, topic):
+    headers = {routes.HEADER_TRANSACTION: teller.token}
+    of_v2 = headers | {"Content-Type": "application/vnd.kafka.json.v2+json"}
+    path = routes.PROXY_TOPIC.format(topic=topic)
+    body = b'{"records": [{"value": "two"}]}'
+    shared.http.post(shared.url(1) + path, body=body, headers=of_v2).expect(200)
+    cluster = shared.http.get(shared.any_url() + routes.CLUSTER).document["cluster_id"]
+    path = routes.V3_RECORDS.format(cluster=cluster, topic=topic)
+    record = {"value": {"type": "JSON", "data": "three"}}
+    item = shared.http.post(shared.url(2) + path, record, headers=headers).expect(200).document
+    assert item["error_code"] == 200, item
+    assert committed_now(shared, topic) == []
+    teller.commit().expect(200)
+    assert teller.committed_values(topic, 2) == ["two", "three"]
+
+
 def test_an_aborted_record_is_nobody_s_and_its_key_is_free(shared, teller, topic):
     teller.produce(topic, "first", key="k").expect(200)
     assert teller.abort().expect(200).document["state"] == "aborted"

@@ -5,7 +5,12 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ottla_broker.http.admission import at_broker
-from ottla_broker.http.operation_tables.parameters import GROUP, PARTITION, TOPIC
+from ottla_broker.http.operation_tables.parameters import (
+    GROUP,
+    PARTITION,
+    TOPIC,
+    TRANSACTION_HEADER,
+)
 from ottla_broker.http.operations import Content, Operation, Parameter, Reply
 from ottla_broker.http.problems import Handler
 from ottla_broker.http.rest_v2 import consumer_records, consumers, produce, topics
@@ -198,7 +203,7 @@ TOPIC_OPERATIONS = (
         "Store records in a topic",
         produce.produce,
         Produced,
-        parameters=(TOPIC,),
+        parameters=(TOPIC, TRANSACTION_HEADER),
         request=GROUPED_RECORDS,
         description="200 has an entry for each record, in the order of the request, also for those "
         "that were not stored: those have an `error_code`.",
@@ -211,7 +216,7 @@ TOPIC_OPERATIONS = (
         "Store records in a partition",
         produce.produce,
         Produced,
-        parameters=(TOPIC, PARTITION),
+        parameters=(TOPIC, PARTITION, TRANSACTION_HEADER),
         request=GROUPED_RECORDS,
         description="As for a topic; the records name no partition.",
         errors=(404,),

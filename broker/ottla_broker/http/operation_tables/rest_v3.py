@@ -9,6 +9,7 @@ from ottla_broker.http.operation_tables.parameters import (
     MEMBER,
     PARTITION,
     TOPIC,
+    TRANSACTION_HEADER,
 )
 from ottla_broker.http.operations import Content, Operation, Parameter, Reply, choice
 from ottla_broker.http.problems import Handler
@@ -213,7 +214,7 @@ TOPIC_OPERATIONS = (
 RECORD_OPERATIONS = (
     operation(
         "POST", routes.V3_RECORDS, "restProduceRecords", "Produce a stream of records",
-        records.produce, ITEM, TOPIC,
+        records.produce, ITEM, TOPIC, TRANSACTION_HEADER,
         request=(Content(STREAM, example={"value": {"type": "JSON", "data": {"delay": 11}}}),),
         description=(
             "One record, or any number of them one after the other (concatenated JSON), chunked "
@@ -225,7 +226,7 @@ RECORD_OPERATIONS = (
     ),
     operation(
         "POST", routes.V3_RECORDS_BATCH, "restProduceBatch", "Produce a few records",
-        records.produce_batch, rest.ProducedBatch, TOPIC,
+        records.produce_batch, rest.ProducedBatch, TOPIC, TRANSACTION_HEADER,
         status=207,
         request=(
             Content(
