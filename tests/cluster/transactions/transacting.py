@@ -4,8 +4,6 @@ import msgspec
 
 from ottla_broker.drivers.peer_messages import CoordinatorCall, encode
 from ottla_broker.drivers.transaction_coordinators import TRANSACTION_STATE_TOPIC
-from ottla_cluster.controller.commands import CreateTopic
-from ottla_cluster.controller.commands import encode_message as encode_controller_command
 from ottla_cluster.transactions.commands import (
     AbortTransaction,
     AddPartitions,
@@ -41,23 +39,16 @@ class Coordinators:
 
     def __init__(self, client):
         self.client = client
-        client.controller()
-        eventually(self._make_topic)
+        # The first producer has the topic made.
+        eventually(self._initialise, 30.0)
         self.count = len(client.describe(TRANSACTION_STATE_TOPIC)["partitions"])
 
-    def _make_topic(self):
-        """As a broker does for the first producer."""
-        command = CreateTopic(name=TRANSACTION_STATE_TOPIC, partitions=4, internal=True)
-        self.client.http.post(
-            self.client.url(self.client.controller()) + routes.INTERNAL_CONTROLLER,
-            body=encode_controller_command(command),
-            headers=MEMBER,
+    def _initialise(self):
+        answer = self.client.http.post(
+            self.client.any_url() + routes.TRANSACTIONS, {"transactional_id": "first"}
         )
-        path = f"{routes.TOPICS}/{TRANSACTION_STATE_TOPIC}"
-        return all(
-            self.client.http.get(self.client.url(node_id) + path).status == 200
-            for node_id in self.client.live_node_ids
-        )
+        assert answer.status == 200 or answer.document["retriable"], answer.text
+        return answer.status == 200
 
     def node_of(self, transactional_id):
         return self.client.leader(TRANSACTION_STATE_TOPIC, self.partition_of(transactional_id))
