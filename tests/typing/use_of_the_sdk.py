@@ -8,16 +8,19 @@ from ottla import (
     ClusterUnreachableError,
     ClusterView,
     Consumer,
+    ConsumerGroupMetadata,
     ConsumerRecord,
     OffsetAndMetadata,
     OffsetAndTimestamp,
     OpenTelemetryInterceptor,
     OttlaError,
     Producer,
+    ProducerFencedError,
     RebalanceListener,
     RecordMetadata,
     TopicConfigValue,
     TopicPartition,
+    TransactionAbortableError,
     murmur2,
 )
 from ottla.aio import Admin as AsyncAdmin
@@ -70,6 +73,43 @@ async def produce_and_administrate() -> None:
     async with AsyncAdmin("127.0.0.1:7101") as admin, AsyncProducer("127.0.0.1:7101") as producer:
         assert_type((await admin.describe_topic("flights")).name, str)
         assert_type(await (await producer.send("flights", b"")), RecordMetadata)
+
+
+def transact() -> None:
+    with (
+        Producer(
+            "127.0.0.1:7101", transactional_id="gates-1", transaction_timeout_ms=5_000
+        ) as producer,
+        Consumer(
+            "flights",
+            bootstrap_servers="127.0.0.1:7101",
+            group_id="gates",
+            isolation_level="read_committed",
+        ) as consumer,
+    ):
+        producer.init_transactions(timeout=5)
+        with producer.transaction(timeout=5):
+            producer.send("gates", b"")
+            member = consumer.consumer_group_metadata()
+            assert_type(member, ConsumerGroupMetadata)
+            producer.send_offsets_to_transaction({TopicPartition("flights", 0): 1}, member)
+        try:
+            producer.begin_transaction()
+            producer.commit_transaction(timeout=5)
+        except ProducerFencedError:
+            pass
+        except TransactionAbortableError:
+            producer.abort_transaction(timeout=5)
+
+
+async def transact_with_asyncio() -> None:
+    async with AsyncProducer("127.0.0.1:7101", transactional_id="gates-1") as producer:
+        await producer.init_transactions()
+        async with producer.transaction():
+            await producer.send("gates", b"")
+            await producer.send_offsets_to_transaction(
+                {TopicPartition("flights", 0): OffsetAndMetadata(1)}, ConsumerGroupMetadata("gates")
+            )
 
 
 def catch(producer: Producer) -> None:
