@@ -90,6 +90,7 @@ class LogState:
         self.next_offset = batch.last_offset + 1
         self.last_batch_epoch = batch.leader_epoch
         if header.has_producer:
+            is_transactional = header.attributes & TRANSACTIONAL_BIT != 0
             self.producers.append(
                 ProducerAppend(
                     header.producer_id,
@@ -98,12 +99,12 @@ class LogState:
                     batch.base_offset,
                     batch.last_offset,
                     header.max_timestamp,
-                    header.is_transactional and not header.is_control,
-                    is_control=marker is not None,
+                    is_transactional and not header.is_control,
+                    marker is not None,
                 ),
                 monotonic_ms,
             )
-            if header.is_transactional:
+            if is_transactional:
                 aborted = self.transactions.append(
                     header.producer_id, batch.base_offset, header.attributes, marker
                 )
@@ -214,7 +215,7 @@ def _replay_rows(
                     last,
                     timestamp,
                     is_transactional and not attributes & CONTROL_BIT,
-                    is_control=marker is not None,
+                    marker is not None,
                 ),
                 limits.monotonic_ms,
             )
