@@ -60,7 +60,13 @@ def test_garbage_is_never_an_error(garbage):
 
 @pytest.mark.parametrize("route", POST_ROUTES, ids=lambda route: route.path)
 def test_every_route_is_found_with_the_names_in_its_path(route):
-    names = {"topic": "orders", "partition": "7", "group": "billing", "member": "m-1"}
+    names = {
+        "topic": "orders",
+        "partition": "7",
+        "group": "billing",
+        "member": "m-1",
+        "transactional_id": "teller-1",
+    }
     found, values, query = find_post_route(route.path.format(**names) + "?acks=all&x=%31&y=")
     assert found is route
     assert values == {name: names[name] for name in values}
