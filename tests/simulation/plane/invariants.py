@@ -106,7 +106,13 @@ class Invariants:
         self.require(self.world.options.is_unclean, "an unclean election is allowed", state)
         self.require(before.leader is None, "no unclean election beside a leader", before, state)
         history = self.history((state.topic_id, state.partition))
-        disk = self.world.processes[state.leader].disks.get(history.key)
+        # One decision may elect a replica and take the leadership from it again; it stays alone in
+        # the ISR, and its log is what counts.
+        elected = state.isr[0] if state.leader is None else state.leader
+        self.require(
+            state.leader is not None or len(state.isr) == 1, "only it is in the ISR then", state
+        )
+        disk = self.world.processes[elected].disks.get(history.key)
         records = () if disk is None else disk.records
         committed = history.committed
         kept = 0

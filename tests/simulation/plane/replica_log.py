@@ -23,6 +23,7 @@ class Record(NamedTuple):
     base_sequence: int
 
     has_producer = True
+    is_transactional = False
     producer_epoch = 0
 
     @property
