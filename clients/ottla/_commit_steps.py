@@ -21,6 +21,7 @@ from ottla._consumer_steps import (
 from ottla._consumer_types import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
 from ottla._driver import monotonic_ms
 from ottla._errors import CommitQueueFullError
+from ottla._group_member import Membership
 from ottla._offset_commits import CommitFailedError, OffsetCommit
 from ottla_protocol.errors import OttlaError
 
@@ -47,6 +48,9 @@ class CommitSteps(ConsumerBase):
         self._told: deque[tuple[OffsetCommit, CommitCallback | None]] = deque()
         # Invariant: at least as many as are in `_told`; the others are not settled.
         self._commits_to_tell = 0
+        self.read_as: Membership | None = None
+        """The membership under which the latest poll looked for records. One that began since then
+        may hold the same partitions, which others may have read on meanwhile."""
 
     def commit_steps(self, what: CommitOption, timeout_s: float | None) -> Steps[None]:
         """See `Consumer.commit`."""
@@ -80,11 +84,9 @@ class CommitSteps(ConsumerBase):
         self.check_usable()
         self._check_group("consumer_group_metadata")
         group_id = self.config.group_id or ""
-        with self.lock:
-            member = self.io.member
-            if member is None:
-                return ConsumerGroupMetadata(group_id)
-            membership = member.membership
+        if self.io.member is None:
+            return ConsumerGroupMetadata(group_id)
+        membership = self.read_as
         if membership is None:
             raise CommitFailedError("the consumer is no member of the group at this moment")
         return ConsumerGroupMetadata(group_id, membership.member_id, membership.generation)

@@ -214,6 +214,9 @@ class ConsumerCore(CommitSteps, OffsetSteps):
                     yield from self._tell_commits()
                 while io.rebalance:
                     yield from self._rebalance_steps()
+                # Before the look: as a member of now it may answer for no record of before.
+                with self.lock:
+                    self.read_as = None if io.member is None else io.member.membership
                 taken = take()
                 if taken or monotonic() >= deadline_s:
                     if not taken:
@@ -242,6 +245,7 @@ class ConsumerCore(CommitSteps, OffsetSteps):
             for name in assigned:
                 self.positions.states[name].is_announced = True
         if assigned:
+            self._wake()
             yield from self._tell_listener("on_partitions_assigned", assigned)
 
     def _give_up_steps(self, names: set[TopicPartition]) -> Steps[None]:

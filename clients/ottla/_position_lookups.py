@@ -2,6 +2,10 @@
 
 `next_lookups(now_ms)` returns requests; each ends with one `on_answer` or `on_failure`. Committed
 offsets are asked for once for all partitions that need one; ends are asked for one by one.
+
+Nothing is asked for before the application knows that it has a partition. It may have lost it and
+got it back while it is at work on its records, and a commit of those, also one with a transaction,
+is good: what was committed before that would be read again.
 """
 
 from dataclasses import dataclass
@@ -196,5 +200,6 @@ def _wants(state: PartitionState) -> bool:
         state.start is not None
         and state.finding != state.version
         and state.error is None
+        and state.is_announced
         and not state.is_held
     )

@@ -1,5 +1,7 @@
 """What a consumer with `isolation_level=read_committed` is given, and where it says that it is."""
 
+import time
+
 import pytest
 
 from ottla import (
@@ -161,6 +163,25 @@ class TestGroupMetadata:
             transfers.send_offsets_to_transaction({T0: 2}, found)
         assert caught.value.code == "UNKNOWN_MEMBER_ID"
         transfers.abort_transaction()
+
+    def test_a_member_of_now_does_not_answer_for_records_of_before(self, cluster, consume):
+        """Others may have read on where it begins now, until it polls again."""
+        with cluster.producer() as other:
+            other.send("t", b"a", partition=0).get(timeout=10)
+        consumer = consume("t", group_id="g", enable_auto_commit=False, **COMMITTED)
+        while not consumer.poll(timeout=1):
+            pass
+        before = consumer.consumer_group_metadata()
+        cluster.expire_member("g", before.member_id)
+        deadline_s = time.monotonic() + 20
+        while cluster.assignment("g").keys() in ({before.member_id}, set()):
+            assert time.monotonic() < deadline_s, "it did not join again"
+            time.sleep(0.01)
+        assert consumer.consumer_group_metadata() == before
+        while not consumer.poll(timeout=1):
+            pass
+        now = consumer.consumer_group_metadata()
+        assert [now.member_id] == [*cluster.assignment("g")] != [before.member_id]
 
     def test_before_it_has_joined_there_is_none(self, cluster, consume):
         cluster.fail(path=routes.GROUPS, times=1_000_000)
