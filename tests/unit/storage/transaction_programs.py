@@ -352,7 +352,7 @@ class TransactionProgram:
         self.check_open()
         await self.check_aborted(start, stable)
         await self.check_shown(start, stable)
-        await self.check_undecided(decided)
+        await self.check_undecided(max(model.first_undecided(model.committed), start))
 
     def check_open(self):
         found = [tuple(each[:3]) for each in self.log.open_transactions()]
@@ -397,7 +397,7 @@ class TransactionProgram:
     async def check_undecided(self, decided):
         """Nothing from there on is touched by anybody."""
         found = await self.log.read(
-            min(max(decided, self.log.log_start_offset), self.log.next_offset),
+            decided,
             max_bytes=1 << 20,
             limit=UNLIMITED,
         )
