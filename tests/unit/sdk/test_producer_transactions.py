@@ -20,6 +20,7 @@ from ottla import (
     TransactionStateError,
     WaitTimedOutError,
 )
+from ottla._transaction_state import Phase
 from ottla._transport import BrokerUnreachableError
 from ottla.testing import FakeCluster
 from ottla_protocol import routes
@@ -520,6 +521,28 @@ class TestThreads:
         assert len(raised) == 1
         producer.commit_transaction()
         assert committed(cluster) == []
+
+    def test_while_one_commits_no_other_one_sends(self, cluster, producer):
+        cluster.fail(
+            NotEnoughReplicasError("too few", outcome=Outcome.NOT_APPLIED), times=1_000_000
+        )
+        producer.begin_transaction()
+        producer.send("t", b"a", partition=0)
+        event = threading.Event()
+        while not producer.metrics()["batches_retried"]:
+            assert not event.wait(0.001)
+        producer.send("t", b"b", partition=0)  # Behind the first, in a batch that is open.
+        thread = threading.Thread(target=producer.commit_transaction)
+        thread.start()
+        while producer._io.transactions._state.phase is not Phase.COMMITTING:
+            assert not event.wait(0.001)
+        try:
+            with pytest.raises(TransactionStateError, match="committing"):
+                producer.send("t", b"late", partition=0)
+        finally:
+            cluster._brokers.faults.clear()
+            thread.join(timeout=10)
+        assert committed(cluster) == [b"a", b"b"]
 
 
 class TestAsyncio:
