@@ -126,9 +126,10 @@ class ConsumerRead(PartitionRead):
                 f"were aborted is not known any more, and there is no other replica: {error.detail}"
             ) from error
 
-    def _what_is_there(self) -> tuple[int, int]:
+    def _what_is_there(self) -> tuple[int, int, int]:
         """What changes where records are taken away, with what is known of their transactions."""
-        return self.partition.state.leader_epoch, self.partition.log.log_start_offset
+        log = self.partition.log
+        return self.partition.state.leader_epoch, log.log_start_offset, log.taken_away_count
 
 
 class LeaderRead(ConsumerRead):

@@ -51,6 +51,8 @@ class LogTrimmer:
     ) -> None:
         self.is_truncating = False
         """Whether nothing may be appended, because the log's end is being changed."""
+        self.taken_away_count = 0
+        """As `PartitionLog.taken_away_count`."""
         self.before_cut: Callable[[int], Awaitable[None]] = _nobody_is_told
         """Awaited with the offset from which on batches are about to be dropped."""
         self._files = files
@@ -134,6 +136,7 @@ class LogTrimmer:
                 async with self._files.lock.exclusive():
                     if not is_current() or not self._files.has_all(replaced):
                         return False
+                    self.taken_away_count += 1
                     try:
                         await self._files.replace(replaced, compacted, end_offset)
                     except (OSError, StorageError) as error:
@@ -224,6 +227,7 @@ class LogTrimmer:
                     return False
                 await self.before_cut(cut_from)
                 async with self._files.lock.exclusive():
+                    self.taken_away_count += 1
                     # The files are about to be replaced under whatever is written.
                     assert self._commits.is_idle, "a commit runs beside a truncation"
                     active = self._files.active

@@ -540,6 +540,14 @@ class PartitionLog:
             if (producer := self._state.producers.get(producer_id)) is not None
         )
 
+    @property
+    def taken_away_count(self) -> int:
+        """How often a truncation or a compaction took batches away, with what is told of them.
+
+        While it stays the same, and the log's start does, what was read is still in the log.
+        """
+        return self._trimmer.taken_away_count
+
     def aborted_in_memory(
         self, from_offset: int, end_offset: int
     ) -> tuple[AbortedTransaction, ...] | None:

@@ -37,6 +37,7 @@ class Partition:
         self.fitness = SimpleNamespace(lost_tail=False)
         self.watermark_watchers = Watchers()
         self.log_start_offset = 0
+        self.taken_away_count = 0
         self.refusal = None
         self.elected = SimpleNamespace(may_be_acknowledged=lambda _: False)
         self.reads = 0

@@ -10,6 +10,7 @@ from ottla_broker.services.consumer_reads import LeaderRead
 from ottla_broker.services.reading import poll
 from ottla_protocol.control_records import EndMarker
 from ottla_protocol.record_batch import read_header
+from tests.unit.storage.compaction_harness import ALWAYS, compact, put
 from tests.unit.storage.log_harness import LogHarness, make_batch
 
 SEGMENT_BYTES = 700
@@ -114,5 +115,42 @@ async def test_pages_of_any_size_show_what_is_committed_also_after_a_restart(tmp
             log = await harness.reopen(log, segment_bytes=SEGMENT_BYTES)
             assert log.last_stable_offset(log.next_offset) == stable
         assert len([name for name in harness.files() if name.endswith(".sqlite")]) > 10
+    finally:
+        await harness.close()
+
+
+@pytest.mark.parametrize("change", ["compaction", "truncation"])
+async def test_what_is_taken_away_during_a_read_does_not_make_aborted_records_committed(
+    tmp_path, monkeypatch, change
+):
+    harness = LogHarness(tmp_path)
+    try:
+        log = await harness.open(compaction=ALWAYS)
+        await put(log, ("first of its epoch", 0))
+        await put(log, ("aborted", 1), producer=(7, 0, -1), transactional=True)
+        log.append_marker(
+            EndMarker(False, 0), producer_id=7, producer_epoch=1, leader_epoch=0, now_ms=1_000
+        )
+        await put(log, ("kept", 1))
+        log._appender.roll()
+        await put(log, ("kept too", 1))
+        # After a restart it is not in memory what was aborted.
+        log = await harness.reopen(log, compaction=ALWAYS)
+        partition, read_log = replica(log), log.read
+
+        async def read_before_the_change(offset, **bounds):
+            batches = await read_log(offset, **bounds)
+            monkeypatch.setattr(log, "read", read_log)
+            if change == "truncation":
+                await log.truncate_to(2)
+                partition.last_stable_offset = log.last_stable_offset(log.next_offset)
+            else:
+                await compact(log)
+            return batches
+
+        monkeypatch.setattr(log, "read", read_before_the_change)
+        read = LeaderRead(partition, 1, 1 << 20, isolation="read_committed")
+        await read.look(1 << 20)
+        assert 1 not in [batch.base_offset for batch in read.batches]
     finally:
         await harness.close()
