@@ -129,11 +129,15 @@ class Producer(AsyncProducerTransactions):
             topic, value, key = record.topic, record.value, record.key
             partition, headers, timestamp = record.partition, record.headers, record.timestamp
             on_delivery = record.on_delivery
-        if topic not in self._routes:
-            await self._learn(topic)
-        taken = self._intake.put(topic, value, key, partition, headers, timestamp, on_delivery)
-        if type(taken) is PendingRecord:
-            taken = await self._with_room(partial(self._intake.put_again, taken))
+        try:
+            if topic not in self._routes:
+                await self._learn(topic)
+            taken = self._intake.put(topic, value, key, partition, headers, timestamp, on_delivery)
+            if type(taken) is PendingRecord:
+                taken = await self._with_room(partial(self._intake.put_again, taken))
+        except OttlaError as error:
+            self._intake.not_taken(error)
+            raise
         return taken  # type: ignore[no-any-return]
 
     async def send_many(
@@ -157,14 +161,20 @@ class Producer(AsyncProducerTransactions):
                 for value, key in pairs_of(values, keys)
             ]
             return joined(topic, futures, AsyncManyFuture, self._io.monitor)  # type: ignore[no-any-return]
-        if topic not in self._routes:
-            await self._learn(topic)
-        draft = self._intake.many(topic, values, keys, partition, headers, timestamp, on_delivery)
-        if not draft.advance():
-            try:
-                await self._with_room(lambda: draft.advance() or None)
-            except OttlaError as error:
-                raise draft.given_up(error) from error.__cause__
+        try:
+            if topic not in self._routes:
+                await self._learn(topic)
+            draft = self._intake.many(
+                topic, values, keys, partition, headers, timestamp, on_delivery
+            )
+            if not draft.advance():
+                try:
+                    await self._with_room(lambda: draft.advance() or None)
+                except OttlaError as error:
+                    raise draft.given_up(error) from error.__cause__
+        except OttlaError as error:
+            self._intake.not_taken(error)
+            raise
         return draft.future(AsyncManyFuture)  # type: ignore[no-any-return]
 
     async def _learn(self, topic: str) -> None:

@@ -195,6 +195,12 @@ class Intake:
         if self._transaction is not None:
             self._transaction.check_taking(number)
 
+    def not_taken(self, error: OttlaError) -> None:
+        """Have the open transaction, if there is one, know that a record of it was not taken."""
+        if self._transaction is not None:
+            with self._lock:
+                self._transaction.not_taken(error)
+
     # --- one record ---------------------------------------------------------------------------
 
     def put(

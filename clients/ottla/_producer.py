@@ -234,7 +234,8 @@ class Producer(ProducerTransactions):
         """Take a record to be sent.
 
         It blocks, for at most `max_block_ms`, only while the topic is not known yet or the buffer
-        is full.
+        is full. A transaction lacks a record that was not taken, so it can then only be aborted,
+        except after SerializationError and InvalidRecordError.
 
         Args:
             topic: an existing topic.
@@ -265,11 +266,15 @@ class Producer(ProducerTransactions):
             topic, value, key = record.topic, record.value, record.key
             partition, headers, timestamp = record.partition, record.headers, record.timestamp
             on_delivery = record.on_delivery
-        if topic not in self._routes:
-            self._learn(topic)
-        taken = self._put(topic, value, key, partition, headers, timestamp, on_delivery)
-        if type(taken) is PendingRecord:
-            taken = self._with_room(partial(self._intake.put_again, taken))
+        try:
+            if topic not in self._routes:
+                self._learn(topic)
+            taken = self._put(topic, value, key, partition, headers, timestamp, on_delivery)
+            if type(taken) is PendingRecord:
+                taken = self._with_room(partial(self._intake.put_again, taken))
+        except OttlaError as error:
+            self._intake.not_taken(error)
+            raise
         return taken  # type: ignore[no-any-return]
 
     def send_many(
@@ -305,14 +310,20 @@ class Producer(ProducerTransactions):
             return self._intercept_many(
                 topic, values, keys, partition, headers, timestamp, on_delivery
             )
-        if topic not in self._routes:
-            self._learn(topic)
-        draft = self._intake.many(topic, values, keys, partition, headers, timestamp, on_delivery)
-        if not draft.advance():
-            try:
-                self._with_room(lambda: draft.advance() or None)
-            except OttlaError as error:
-                raise draft.given_up(error) from error.__cause__
+        try:
+            if topic not in self._routes:
+                self._learn(topic)
+            draft = self._intake.many(
+                topic, values, keys, partition, headers, timestamp, on_delivery
+            )
+            if not draft.advance():
+                try:
+                    self._with_room(lambda: draft.advance() or None)
+                except OttlaError as error:
+                    raise draft.given_up(error) from error.__cause__
+        except OttlaError as error:
+            self._intake.not_taken(error)
+            raise
         return draft.future(ManyFuture)  # type: ignore[no-any-return]
 
     def _intercept_many(

@@ -7,6 +7,7 @@ asks it before a record is taken. All of that happens under the producer's lock.
     OPEN --commit--> COMMITTING --granted--> READY
     OPEN | ABORTABLE | COMMITTING (undecided) --abort--> ABORTING --granted--> READY
     OPEN | COMMITTING (undecided) --a record or offsets failed--> ABORTABLE
+    OPEN --a record was not taken--> ABORTABLE
     any --the transactional id is lost--> FATAL
 
 A commit or an abort whose answer does not come leaves the machine where it is: either may be asked
@@ -21,7 +22,7 @@ from copy import copy
 from enum import Enum
 from typing import NamedTuple
 
-from ottla._errors import TransactionStateError
+from ottla._errors import InvalidRecordError, SerializationError, TransactionStateError
 from ottla_protocol.errors import (
     InvalidTransactionStateError,
     OttlaError,
@@ -33,6 +34,10 @@ from ottla_protocol.errors import (
 
 FATAL_ERRORS = (ProducerFencedError, TransactionalIdNotFoundError)
 """How a broker says that the transactional id is somebody else's, or nobody's any more."""
+
+NO_RECORD_ERRORS = (SerializationError, InvalidRecordError, TransactionStateError)
+"""What `send` raises of a value that makes no record. Nothing is missing then, and a program may
+send something else in its place, as with Kafka's clients."""
 
 
 class Granted(NamedTuple):
@@ -95,6 +100,12 @@ class TransactionState:
             TransactionStateError: that was done.
             OttlaError: the id is lost.
         """
+        self._refuse_lost()
+        if self.granted is not None:
+            raise TransactionStateError(
+                "init_transactions was called before, and is called once",
+                hint="go on with begin_transaction()",
+            )
         self._require("init_transactions", Phase.UNINITIALISED, Phase.INITIALISING)
         self.phase = Phase.INITIALISING
 
@@ -235,6 +246,15 @@ class TransactionState:
         assert not self.is_decision_sent, "a record of a transaction that was to be committed"
         self.phase = Phase.ABORTABLE
         self.failure = error
+
+    def not_taken(self, error: OttlaError) -> None:
+        """`send` has raised in place of taking a record, so the open transaction lacks it.
+
+        A program that goes on all the same would commit the others of its records.
+        """
+        if self.phase is Phase.OPEN and not isinstance(error, NO_RECORD_ERRORS):
+            self.phase = Phase.ABORTABLE
+            self.failure = error
 
     # --------------------------------------------------------------------------------------------
 

@@ -31,7 +31,12 @@ from ottla._transaction_state import TransactionState
 from ottla._transactional_sender import TransactionalSender
 from ottla._transport import BrokerUnreachableError, Transport, error_of
 from ottla_protocol import routes
-from ottla_protocol.errors import ConcurrentTransactionsError, OttlaError, Outcome
+from ottla_protocol.errors import (
+    ConcurrentTransactionsError,
+    InvalidRequestError,
+    OttlaError,
+    Outcome,
+)
 
 Answer = TypeVar("Answer")
 
@@ -127,6 +132,11 @@ class TransactionsIO:
         timeout_s: float | None,
     ) -> None:
         """See `Producer.send_offsets_to_transaction`."""
+        if not isinstance(group, ConsumerGroupMetadata):
+            raise InvalidRequestError(
+                "group_metadata must be what consumer_group_metadata() returns, "
+                f"not {type(group).__qualname__}"
+            )
         deadline_s = self._deadline_s(timeout_s)
         async with self._turn:
             with self._monitor.lock:

@@ -8,16 +8,19 @@ import pytest
 from ottla import (
     ClusterUnreachableError,
     ConsumerGroupMetadata,
+    InvalidRecordError,
     InvalidRequestError,
     InvalidTransactionTimeoutError,
     MessageTooLargeError,
     OffsetAndMetadata,
     Outcome,
     ProducerFencedError,
+    SerializationError,
     TopicPartition,
     TransactionAbortableError,
     TransactionAbortedError,
     TransactionStateError,
+    UnknownTopicOrPartitionError,
     WaitTimedOutError,
 )
 from ottla._transaction_state import Phase
@@ -194,7 +197,7 @@ class TestOutside:
             producer.send("t", b"a")
 
     def test_init_goes_once(self, producer):
-        with pytest.raises(TransactionStateError):
+        with pytest.raises(TransactionStateError, match="called once"):
             producer.init_transactions()
 
     @pytest.mark.parametrize(
@@ -264,6 +267,39 @@ class TestFailures:
         with producer.transaction():
             producer.send("t", b"b", partition=0)
         assert committed(cluster) == [b"b"]
+
+    @pytest.mark.parametrize(
+        "send",
+        [
+            pytest.param(lambda it: it.send("t", b"x" * 2_000), id="too large"),
+            pytest.param(lambda it: it.send_many("t", [b"x" * 2_000]), id="one of many"),
+            pytest.param(lambda it: it.send("nowhere", b"lost"), id="no topic"),
+            pytest.param(lambda it: it.send_many("nowhere", [b"lost"]), id="no topic for many"),
+        ],
+    )
+    def test_a_record_that_is_not_taken_makes_the_commit_fail(self, cluster, make, send):
+        producer = make(max_request_size=1_000)
+        producer.init_transactions()
+        producer.begin_transaction()
+        producer.send("t", b"half", partition=0).get(timeout=10)
+        with pytest.raises((MessageTooLargeError, UnknownTopicOrPartitionError)) as refused:
+            send(producer)
+        with pytest.raises(TransactionAbortableError) as caught:
+            producer.commit_transaction()
+        assert type(caught.value.__cause__) is refused.type
+        producer.abort_transaction()
+        with producer.transaction():
+            producer.send("t", b"whole")
+        assert committed(cluster) == [b"whole"]
+
+    def test_a_program_may_send_something_else_than_what_makes_no_record(self, cluster, producer):
+        with producer.transaction():
+            with pytest.raises(SerializationError):
+                producer.send("t", 5)
+            with pytest.raises(InvalidRecordError):
+                producer.send("t", b"a", partition=77)
+            producer.send("t", b"instead")
+        assert committed(cluster) == [b"instead"]
 
     def test_the_others_of_its_transaction_fail_with_it(self, cluster, make):
         producer = make(linger_ms=60_000)
@@ -450,6 +486,12 @@ class TestOffsets:
             producer.send_offsets_to_transaction(offsets, GROUP)
         producer.send_offsets_to_transaction({T0: 1}, GROUP)
 
+    def test_the_group_is_what_the_consumer_says(self, producer):
+        producer.begin_transaction()
+        with pytest.raises(InvalidRequestError, match="consumer_group_metadata"):
+            producer.send_offsets_to_transaction({T0: 1}, "reports")
+        producer.send_offsets_to_transaction({T0: 1}, GROUP)
+
     def test_more_than_one_request_takes(self, cluster, producer):
         cluster.create_topic("wide", partitions=1_500)
         with producer.transaction():
@@ -584,6 +626,17 @@ class TestAsyncio:
             producer.begin_transaction()
             await producer.send_offsets_to_transaction({T0: 1}, GROUP)
         assert any(request.path == abort_path("x") for request in cluster.requests)
+
+    @pytest.mark.parametrize("call", ["send", "send_many"])
+    async def test_a_record_that_is_not_taken_makes_the_commit_fail(self, cluster, call):
+        async with cluster.async_producer(transactional_id="transfers") as producer:
+            await producer.init_transactions()
+            producer.begin_transaction()
+            with pytest.raises(UnknownTopicOrPartitionError):
+                await getattr(producer, call)("nowhere", [b"lost"])
+            with pytest.raises(TransactionAbortableError):
+                await producer.commit_transaction()
+            await producer.abort_transaction()
 
     async def test_cancelled_offsets_make_the_commit_fail(self, cluster):
         async with cluster.async_producer(transactional_id="x") as producer:

@@ -67,9 +67,7 @@ def test_nothing_goes_before_it_is_initialised(call, arguments):
     assert "init_transactions" in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    "call", ["begin_initialise", "begin_commit", "begin_abort", "begin_offsets"]
-)
+@pytest.mark.parametrize("call", ["begin_commit", "begin_abort", "begin_offsets"])
 def test_outside_of_a_transaction_only_begin_goes(call):
     with pytest.raises(TransactionStateError, match="outside of a transaction"):
         getattr(ready(), call)()
