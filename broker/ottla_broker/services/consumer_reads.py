@@ -180,11 +180,12 @@ class LeaderRead(ConsumerRead):
         """
         log = self.partition.log
         end_offset = log.leader_epochs.common_end_for(last_fetched_epoch, log.next_offset)
-        if end_offset < self.offset:
+        # What was passed over since was read in this epoch.
+        if end_offset < self._asked_offset:
             raise LogTruncatedError(
                 f"an unclean election has taken away records of {self.partition.name} that were "
-                f"read: offset {self.offset} was reached in leader epoch {last_fetched_epoch}, and "
-                f"of that the log has what is before offset {end_offset}",
+                f"read: offset {self._asked_offset} was reached in leader epoch "
+                f"{last_fetched_epoch}, and of that the log has what is before offset {end_offset}",
                 partition=self.partition.state.partition,
                 divergent_offset=end_offset,
                 log_start_offset=log.log_start_offset,

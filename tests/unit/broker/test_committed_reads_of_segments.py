@@ -154,3 +154,35 @@ async def test_what_is_taken_away_during_a_read_does_not_make_aborted_records_co
         assert 1 not in [batch.base_offset for batch in read.batches]
     finally:
         await harness.close()
+
+
+@pytest.mark.parametrize("aborted_batches", [1, 2])
+async def test_what_is_passed_over_in_a_newer_leader_epoch_is_no_truncation(
+    tmp_path, aborted_batches
+):
+    harness = LogHarness(tmp_path)
+    try:
+        log = await harness.open()
+        await put(log, ("read in epoch 0", 0))
+        for number in range(aborted_batches):
+            await put(
+                log,
+                ("aborted", number),
+                producer=(7, 0, -1),
+                transactional=True,
+                leader_epoch=1,
+            )
+        log.append_marker(
+            EndMarker(False, 0), producer_id=7, producer_epoch=1, leader_epoch=1, now_ms=1_000
+        )
+        await log.wait_durable(log.next_offset)
+        partition = replica(log)
+        partition.state.leader_epoch = 1
+        read = LeaderRead(partition, 1, 1, 0, isolation="read_committed")
+        # The second look is that of a parked read which something woke.
+        for _ in range(2):
+            await read.look(1 << 20)
+            assert read.error is None
+            assert read.next_offset == log.next_offset
+    finally:
+        await harness.close()
