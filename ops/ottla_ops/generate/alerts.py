@@ -252,7 +252,7 @@ WORK: Final = AlertGroup(
             "min_over_time(ottla_transaction_markers_overdue[5m]) > 0",
             "5m",
             "warning",
-            "{{ $labels.instance }} cannot tell partitions the end of {{ $value }} transactions",
+            "{{ $value }} markers of {{ $labels.instance }}, which end transactions, are not taken",
             "markers-overdue",
         ),
         Alert(
