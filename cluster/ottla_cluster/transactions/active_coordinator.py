@@ -93,6 +93,8 @@ class ActiveTransactionCoordinator:
         self._undecided: set[str] = set()
         self._producer_ids: deque[int] = deque()
         self._next_expiry_ms = now_ms + config.expiry_interval_ms
+        # Since when transactional ids have looked as if nobody used them.
+        self._unused_since_ms: dict[str, int] = {}
         self._machine = TransactionMachine(TransactionContext(config, timestamp_ms, None))
         self._runtime: SpeculativeRuntime[
             TransactionsImage, Command, TransactionRecord, Response
@@ -169,12 +171,7 @@ class ActiveTransactionCoordinator:
         ]
         if now_ms >= self._next_expiry_ms:
             self._next_expiry_ms = now_ms + self._config.expiry_interval_ms
-            context = TransactionContext(self._config, timestamp_ms, None)
-            expired = tuple(
-                name
-                for name, each in self.speculative_image.transactions.items()
-                if has_expired(each, context)
-            )
+            expired = self._expired(now_ms, timestamp_ms)
             if expired:
                 commands.append(ExpireTransactionalIds(expired))
         return tuple(commands)
@@ -218,6 +215,22 @@ class ActiveTransactionCoordinator:
     def lost_leadership(self) -> tuple[Completed[Response], ...]:
         """See `SpeculativeRuntime.lost_leadership`."""
         return self._runtime.lost_leadership()
+
+    def _expired(self, now_ms: int, timestamp_ms: int) -> tuple[str, ...]:
+        """The ids that nobody has used for long, and that have looked so for a while."""
+        context = TransactionContext(self._config, timestamp_ms, None)
+        former = self._unused_since_ms
+        self._unused_since_ms = {
+            name: former.get(name, now_ms)
+            for name, each in self.speculative_image.transactions.items()
+            if has_expired(each, context)
+        }
+        delay_ms = min(self._config.expiry_delay_ms, self._config.transactional_id_expiration_ms)
+        return tuple(
+            name
+            for name, since_ms in self._unused_since_ms.items()
+            if now_ms - since_ms >= delay_ms
+        )
 
     def _follow(self, now_ms: int) -> None:
         """Have deadlines and markers follow what is decided by now, and what of it is durable."""

@@ -15,8 +15,12 @@ class TransactionConfig:
     """How long a transactional id that nobody uses is remembered."""
     expiry_interval_ms: int = 600_000
     """How often such ids are looked for."""
+    expiry_delay_ms: int = 3_600_000
+    """For how long of the monotonic clock an id must go on looking unused before it is forgotten,
+    `transactional_id_expiration_ms` at most: the wall clock, by which it is unused, may jump."""
 
     def __post_init__(self) -> None:
         assert 0 < self.default_timeout_ms <= self.max_timeout_ms, self
         assert self.transactional_id_expiration_ms > self.max_timeout_ms, self
         assert self.expiry_interval_ms > 0, self
+        assert self.expiry_delay_ms >= 0, self

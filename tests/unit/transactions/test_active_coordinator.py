@@ -144,13 +144,31 @@ def test_each_fresh_producer_id_is_given_once():
     assert again == ProducerIdentity(5, 1)
 
 
-def test_old_ids_are_looked_for_now_and_then():
+def test_ids_go_that_look_unused_for_a_while():
     under_test = CoordinatorUnderTest()
     under_test.decide(InitialiseProducer("t", None, None))
     config = TransactionConfig()
-    old_ms = WALL_MS + config.transactional_id_expiration_ms
-    assert under_test.due(config.expiry_interval_ms - 1, old_ms) == ()
-    assert under_test.due(config.expiry_interval_ms, old_ms) == (ExpireTransactionalIds(("t",)),)
+    first_ms = config.expiry_interval_ms
+    unused_ms = WALL_MS + config.transactional_id_expiration_ms
+    assert under_test.due(first_ms - 1, unused_ms) == ()
+    end_ms = first_ms + config.expiry_delay_ms
+    for now_ms in range(first_ms, end_ms, config.expiry_interval_ms):
+        assert under_test.due(now_ms, unused_ms) == ()
+    assert under_test.due(end_ms, unused_ms) == (ExpireTransactionalIds(("t",)),)
+
+
+def test_a_wall_clock_that_jumps_and_is_put_right_has_no_id_forgotten():
+    under_test = CoordinatorUnderTest()
+    under_test.decide(InitialiseProducer("t", None, None))
+    config = TransactionConfig()
+    month_ahead_ms = WALL_MS + 30 * 24 * 3_600_000
+    jumped_ms = config.expiry_interval_ms
+    put_right_ms = jumped_ms + config.expiry_interval_ms
+    assert under_test.due(jumped_ms, month_ahead_ms) == ()
+    assert under_test.due(put_right_ms, WALL_MS + put_right_ms) == ()
+    # Another jump counts from when it comes.
+    again_ms = jumped_ms + config.expiry_delay_ms
+    assert under_test.due(again_ms, month_ahead_ms) == ()
 
 
 def test_lost_leadership_leaves_the_outcome_unknown():
