@@ -77,9 +77,13 @@ class ConsumerRead(PartitionRead):
         if self.is_committed:
             self.next_offset = self.offset
 
-    async def _find(self, budget_bytes: int) -> Sequence[StoredBatch]:
+    def _find_in_memory(self, budget_bytes: int) -> Sequence[StoredBatch] | None:
+        # What was aborted may have to be looked up on disk.
+        return None if self.is_committed else super()._find_in_memory(budget_bytes)
+
+    async def _find_stored(self, budget_bytes: int) -> Sequence[StoredBatch]:
         if not self.is_committed:
-            return await super()._find(budget_bytes)
+            return await super()._find_stored(budget_bytes)
         leader_epoch = self.partition.state.leader_epoch
         if self._offset_epoch != leader_epoch:
             # What was passed over may have been replaced by something else.
@@ -91,7 +95,9 @@ class ConsumerRead(PartitionRead):
         for _ in range(READS_MAX):
             self.look_away()
             before = self._what_is_there()
-            batches = await super()._find(budget_bytes)
+            batches = super()._find_in_memory(budget_bytes)
+            if batches is None:
+                batches = await super()._find_stored(budget_bytes)
             if not batches:
                 return ()
             shown, end_offset = batches, batches[-1].last_offset + 1

@@ -71,7 +71,8 @@ class PartitionRead(ABC):
         """Read what is there now; an error is kept as this partition's result."""
         self.awaits_watermark = False
         try:
-            self.batches = await self._find(budget_bytes)
+            batches = self._find_in_memory(budget_bytes)
+            self.batches = await self._find_stored(budget_bytes) if batches is None else batches
         except DamagedSegmentError as error:
             self.batches = ()
             self.error = await answer_to_damage(self.partition, error, self.offset)
@@ -83,20 +84,23 @@ class PartitionRead(ABC):
         """Find nothing: others have found enough."""
         self.batches = ()
 
-    async def _find(self, budget_bytes: int) -> Sequence[StoredBatch]:
-        """What there is at `offset`."""
+    def _find_in_memory(self, budget_bytes: int) -> Sequence[StoredBatch] | None:
+        """What there is at `offset`; None where that has to be looked for elsewhere."""
         self.last_limit = limit = self.limit()
         self._check_range()
         if self.offset >= limit:
             self.awaits_watermark = self._may_be_acknowledged()
             return ()
         max_bytes = min(self.max_bytes, budget_bytes)
+        return self.partition.log.read_tail(self.offset, max_bytes=max_bytes, limit=limit)
+
+    async def _find_stored(self, budget_bytes: int) -> Sequence[StoredBatch]:
+        """What there is at `offset`, from the segments."""
+        max_bytes = min(self.max_bytes, budget_bytes)
         log = self.partition.log
-        batches = log.read_tail(self.offset, max_bytes=max_bytes, limit=limit)
-        if batches is None:
-            batches = await log.read(self.offset, max_bytes=max_bytes, limit=limit)
-            # The role may have changed during the wait for the disk.
-            self.limit()
+        batches = await log.read(self.offset, max_bytes=max_bytes, limit=self.last_limit)
+        # The role may have changed during the wait for the disk.
+        self.limit()
         return batches
 
     def _may_be_acknowledged(self) -> bool:

@@ -83,6 +83,8 @@ class OpenTransactions:
         stable = high_watermark
         if self._open:
             stable = min(stable, next(iter(self._open.values())))
+        if not self._ended:
+            return stable
         # Few: those that ended within one round of replication.
         return min((stable, *(each.first_offset for each in self._ended)))
 
