@@ -160,7 +160,13 @@ def _require_may_go_on(transaction: TransactionalIdChanged, identity: ProducerId
     ended = transaction.ended
     if identity == transaction.granted:
         return
-    if ended is not None and identity == ended.identity and ended.by is not EndedBy.SUCCESSOR:
+    if (
+        ended is not None
+        and identity == ended.identity
+        and ended.by is not EndedBy.SUCCESSOR
+        # Who has begun the next transaction knows its identity: this command comes late.
+        and transaction.state is not TransactionState.ONGOING
+    ):
         return
     raise fenced(transaction, identity)
 

@@ -234,6 +234,18 @@ def test_a_new_producer_id_where_epochs_run_out(under_test):
     assert under_test.end(identity) == ProducerIdentity(8, 0)
 
 
+def test_going_on_that_comes_late_does_not_abort_the_next_transaction(under_test):
+    first = under_test.initialise()
+    under_test.add(first)
+    second = under_test.end(first, is_commit=False)
+    under_test.complete()
+    under_test.add(second)
+    with pytest.raises(ProducerFencedError):
+        under_test.initialise(first)
+    assert under_test.found.state is TransactionState.ONGOING
+    under_test.end(second)
+
+
 def test_without_producer_ids_new_transactional_ids_wait(under_test):
     under_test.next_producer_id = None
     with pytest.raises(CoordinatorNotAvailableError):
