@@ -80,8 +80,12 @@ def test_what_a_follower_has_not_got_may_be_had_elsewhere(shared, topic):
 
 def test_a_follower_fences_a_stale_leader_epoch(shared, topic):
     follower = shared.others(shared.leader(topic))[0]
-    answer = fetch(shared, follower, topic, leader_epoch=99).expect(409)
-    assert answer.code == "UNKNOWN_LEADER_EPOCH"
+
+    def is_fenced():
+        # It may not have opened its replica yet.
+        return fetch(shared, follower, topic, leader_epoch=99).expect(409)
+
+    assert eventually(is_fenced).code == "UNKNOWN_LEADER_EPOCH"
 
 
 def test_a_broker_without_a_replica_names_the_leader(shared):

@@ -20,7 +20,7 @@ COMMAND = (
     f"resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS_MIN}, {DESCRIPTORS_MIN}));"
     "runpy.run_module('ottla_broker', run_name='__main__', alter_sys=True)",
 )
-WRITES = 20
+WRITES = 16
 """More than any broker may have connections to one peer, fewer than it serves to clients."""
 
 WRITE_INTERVAL_S = 0.02

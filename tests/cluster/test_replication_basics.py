@@ -101,7 +101,7 @@ LIMITS = {
     "connections", "fetch_sessions", "followers", "inflight_other_bytes", "inflight_produce_bytes",
     "open_segments", "parked_requests", "peer_calls_client", "peer_calls_cluster",
     "peer_calls_parked", "peer_calls_produce", "pending_append_bytes", "raft_inputs",
-    "raft_outbox_messages", "streamed_reads", "unsent_answer_bytes",
+    "raft_outbox_messages", "streamed_reads", "transactional_batches", "unsent_answer_bytes",
 }  # fmt: skip
 
 LIMIT = {
