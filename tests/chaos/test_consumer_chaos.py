@@ -20,6 +20,7 @@ import pytest
 from loadtests.flights import SEQUENCE_HEADER, read_flights
 from ottla import Producer
 from ottla_ops.local_cluster import LocalCluster
+from tests.chaos.group_lag import group_lag
 from tests.chaos.journals import gaps, overlaps, read_journals
 from tests.cluster.awaiting import eventually
 from tests.cluster.cluster_client import ClusterClient
@@ -205,15 +206,6 @@ def make_trouble(client, consumers, faults, until_s):
     return told
 
 
-def group_lag(client):
-    """How far the group is behind in all; None while that cannot be told."""
-    answer = client.http.get(f"{client.any_url()}/v1/groups/{GROUP}")
-    if answer.status != 200:
-        return None
-    lags = [offset["lag"] for offset in answer.document["offsets"]]
-    return None if len(lags) < PARTITIONS or None in lags else sum(lags)
-
-
 @pytest.mark.timeout(SECONDS + JOIN_TIMEOUT_S + 3 * CATCH_UP_TIMEOUT_S)
 def test_every_record_is_processed_and_no_partition_has_two_owners(client, consumers):
     seed = random.SystemRandom().getrandbits(32)
@@ -237,7 +229,7 @@ def test_every_record_is_processed_and_no_partition_has_two_owners(client, consu
     def all_processed():
         missing = acknowledged - set(read_journals(consumers.journals).done)
         assert not missing, f"seed {seed}: {len(missing)} records were not processed"
-        lag = group_lag(client)
+        lag = group_lag(client, GROUP, PARTITIONS)
         assert lag == 0, f"seed {seed}: the group's lag is {lag}"
 
     eventually(all_processed, CATCH_UP_TIMEOUT_S)

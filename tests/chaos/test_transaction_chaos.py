@@ -21,6 +21,7 @@ import pytest
 from ottla import Consumer, Producer, TopicPartition
 from ottla_ops.local_cluster import LocalCluster
 from ottla_protocol.errors import OttlaError
+from tests.chaos.group_lag import group_lag
 from tests.chaos.transacting_process import (
     ACCOUNTS_TOPIC,
     FENCED,
@@ -311,15 +312,6 @@ def read_committed(client, topic):
     return records
 
 
-def group_lag(client):
-    """How far the transformers are behind in all; None while that cannot be told."""
-    answer = client.http.get(f"{client.any_url()}/v1/groups/{GROUP}")
-    if answer.status != 200:
-        return None
-    lags = [offset["lag"] for offset in answer.document["offsets"]]
-    return None if len(lags) < PARTITIONS or None in lags else sum(lags)
-
-
 def wait_nothing_open(client, seed):
     """T4: no transaction stays open, and none without its markers."""
 
@@ -362,7 +354,7 @@ def test_transactions_are_whole_and_their_outputs_exactly_once(client, clients, 
 
         def all_turned():
             clients.check_running()
-            lag = group_lag(client)
+            lag = group_lag(client, GROUP, PARTITIONS)
             assert lag == 0, f"seed {seed}: the transformers' lag is {lag}"
 
         eventually(all_turned, CATCH_UP_TIMEOUT_S)

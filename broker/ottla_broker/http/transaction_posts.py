@@ -1,6 +1,6 @@
 """What producers ask for each of their transactions: begin, offsets, commit, abort."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
@@ -37,48 +37,44 @@ def _parsed(post: Post, decoder: msgspec.json.Decoder[RequestT]) -> RequestT:
     return decode_json(post.body, decoder, post.headers.get("content-type"))
 
 
-async def _answer(change: Awaitable[object]) -> Answer:
-    return Answer(200, routes.JSON, (_encoder.encode(await change),))
-
-
-async def initialise(context: BrokerContext, post: Post) -> Answer:
-    """`POST /v1/transactions`."""
+async def _answer(change: Callable[[], Awaitable[object]]) -> Answer:
+    """What a change answers. What fails without saying what became of it was not applied."""
     try:
-        wanted = _parsed(post, _initialise_decoder)
-        return await _answer(context.transactions.initialise(wanted))
+        return Answer(200, routes.JSON, (_encoder.encode(await change()),))
     except OttlaError as error:
         # What comes after the append of the coordinator's records says so itself.
         raise error.with_outcome(Outcome.NOT_APPLIED) from error
 
 
+async def initialise(context: BrokerContext, post: Post) -> Answer:
+    """`POST /v1/transactions`."""
+    return await _answer(
+        lambda: context.transactions.initialise(_parsed(post, _initialise_decoder))
+    )
+
+
 async def commit_offsets(context: BrokerContext, post: Post) -> Answer:
     """`POST /v1/transactions/{transactional_id}/offsets`."""
-    try:
-        wanted = _parsed(post, _offsets_decoder)
-        transactional_id = post.values["transactional_id"]
-        return await _answer(context.transactions.commit_offsets(transactional_id, wanted))
-    except OttlaError as error:
-        # As above.
-        raise error.with_outcome(Outcome.NOT_APPLIED) from error
+    return await _answer(
+        lambda: context.transactions.commit_offsets(
+            post.values["transactional_id"], _parsed(post, _offsets_decoder)
+        )
+    )
 
 
 async def commit(context: BrokerContext, post: Post) -> Answer:
     """`POST /v1/transactions/{transactional_id}/commit`."""
-    try:
-        wanted = _parsed(post, _commit_decoder)
-        transactional_id = post.values["transactional_id"]
-        return await _answer(context.transactions.commit(transactional_id, wanted))
-    except OttlaError as error:
-        # As above.
-        raise error.with_outcome(Outcome.NOT_APPLIED) from error
+    return await _answer(
+        lambda: context.transactions.commit(
+            post.values["transactional_id"], _parsed(post, _commit_decoder)
+        )
+    )
 
 
 async def abort(context: BrokerContext, post: Post) -> Answer:
     """`POST /v1/transactions/{transactional_id}/abort`."""
-    try:
-        wanted = _parsed(post, _abort_decoder)
-        transactional_id = post.values["transactional_id"]
-        return await _answer(context.transactions.abort(transactional_id, wanted))
-    except OttlaError as error:
-        # As above.
-        raise error.with_outcome(Outcome.NOT_APPLIED) from error
+    return await _answer(
+        lambda: context.transactions.abort(
+            post.values["transactional_id"], _parsed(post, _abort_decoder)
+        )
+    )
