@@ -9,7 +9,10 @@ report `appended` and `committed`, and give each answer to whoever asked.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from ottla_cluster.controller.commands import (
     AdvanceDrains,
@@ -17,6 +20,7 @@ from ottla_cluster.controller.commands import (
     ElectPreferred,
     FormCluster,
     Heartbeat,
+    HeartbeatResponse,
     RegisterBroker,
     Response,
     TopicPartition,
@@ -177,7 +181,7 @@ class ActiveController:
 
     def committed(self, index: int) -> tuple[Completed[Response], ...]:
         """See `SpeculativeRuntime.committed`."""
-        return self._runtime.committed(index)
+        return tuple(_with_what_it_changed(done) for done in self._runtime.committed(index))
 
     def lost_leadership(self) -> tuple[Completed[Response], ...]:
         """See `SpeculativeRuntime.lost_leadership`."""
@@ -215,3 +219,10 @@ class ActiveController:
         broker = self.speculative_image.brokers.get(node_id)
         if broker is not None and broker.broker_epoch == broker_epoch:
             self._sessions.touched(node_id, broker_epoch, now_ms)
+
+
+def _with_what_it_changed(done: Completed[Response]) -> Completed[Response]:
+    """A heartbeat's answer names the version that has what the heartbeat itself changed."""
+    if not isinstance(done.outcome, HeartbeatResponse) or done.version is None:
+        return done
+    return replace(done, outcome=msgspec.structs.replace(done.outcome, version=done.version))

@@ -337,7 +337,11 @@ class HeartbeatResponse(_Response, frozen=True, tag="heartbeat_taken"):
 
     fenced: bool
     version: int
-    """The controller's image version when it took the heartbeat."""
+    """The metadata version with what this heartbeat changed.
+
+    A broker that confirms its lease by an earlier one would act as the leader of partitions that
+    the same heartbeat had given to others.
+    """
     may_shut_down: bool
     """Whether a draining broker has nothing left that another broker could still take over."""
 

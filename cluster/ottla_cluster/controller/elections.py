@@ -122,6 +122,14 @@ def loses_when_full(image: MetadataImage, node_id: int) -> bool:
     )
 
 
+def loses_when_draining(image: MetadataImage, node_id: int) -> bool:
+    """Whether this broker loses anything by saying that it shuts down."""
+    return any(
+        broker_drains(image, topic, partition, node_id)
+        for topic, partition in image.all_partitions()
+    )
+
+
 def broker_unfenced(partition: Partition, node_id: int) -> Change:
     """What a leaderless partition becomes when this broker is active again."""
     if partition.leader is not None or node_id not in partition.isr:

@@ -77,6 +77,11 @@ class Completed(Generic[AnswerT]):
 
     request_id: int
     outcome: AnswerT | OttlaError
+    version: int | None = None
+    """The index of the last entry that the answer rests on, its own records' where it has some.
+
+    None where it was never committed. The handler could only guess it.
+    """
 
 
 @dataclass(slots=True)
@@ -255,7 +260,7 @@ class SpeculativeRuntime(Generic[StateT, CommandT, RecordT, AnswerT]):
                     break
                 self._committed_state = item.state
                 self._committed_index = item.index
-            released.append(Completed(item.request_id, item.outcome))
+            released.append(Completed(item.request_id, item.outcome, item.version))
             self._waiting.popleft()
         if index > self._committed_index:
             self._committed_state = self._machine.replay(self._committed_state, (), index)

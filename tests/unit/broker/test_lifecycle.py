@@ -91,6 +91,33 @@ async def test_a_full_broker_leads_nothing_until_it_knows_what_became_of_it():
     await answered(beating)
 
 
+async def test_a_draining_broker_leads_nothing_until_it_knows_who_leads_now():
+    """The next leader may acknowledge without it, from before its own metadata say so."""
+    metadata = MetadataUnderTest()
+    metadata.create()
+    leader = metadata.partition().leader
+    cache = MetadataCache(metadata.image)
+    controller = Controller()
+    lifecycle = lifecycle_of(controller, metadata.image, node_id=leader, metadata=cache)
+    beating = asyncio.create_task(lifecycle._beat())
+    await until(lambda: controller.beats)
+    controller.beats[0][1].set_result(TAKEN)
+    lifecycle.hurry()
+    await beating
+    assert lifecycle.lease_is_valid
+    lifecycle._draining = True
+    beating = asyncio.create_task(lifecycle._beat())
+    await until(lambda: len(controller.beats) == 2)
+    assert not lifecycle.lease_is_valid
+    metadata.heartbeat(leader, draining=True)
+    assert metadata.partition().leader != leader
+    cache.publish(metadata.image)
+    controller.beats[1][1].set_result(TAKEN)
+    lifecycle.hurry()
+    await beating
+    assert lifecycle.lease_is_valid
+
+
 class Registrar:
     """Refuses registrations that lack what the cluster's level wants."""
 
@@ -105,16 +132,16 @@ class Registrar:
         return RegisterBrokerResponse(9)
 
 
-def lifecycle_of(controller, image):
+def lifecycle_of(controller, image, *, node_id=1, metadata=None):
     return BrokerLifecycle(
-        node_id=1,
+        node_id=node_id,
         url="u",
         rack="",
         cluster_id="c",
         directory_id=lambda: "disk",
         session_timeout_ms=60_000,
         controller=controller,
-        metadata=MetadataCache(image),
+        metadata=metadata or MetadataCache(image),
         replicas=lambda: Replicas(),
         is_full=lambda: False,
         gives_up=lambda: False,

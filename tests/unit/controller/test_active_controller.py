@@ -114,6 +114,22 @@ def test_a_refused_heartbeat_that_waits_prolongs_nothing(metadata):
     assert 2 in [command.node_id for command in driver.active.due(TIMEOUT_MS)]
 
 
+@pytest.mark.parametrize("said", [{"is_full": True}, {"draining": True}])
+def test_a_heartbeat_s_answer_names_the_version_that_has_what_it_changed(metadata, said):
+    """Also where the log puts something else before it: the handler can only guess its index."""
+    metadata.create()
+    leader = metadata.partition().leader
+    active = ActiveController(metadata.image, metadata.config, Random(7), 0)
+    before = metadata.image.version
+    beat = Heartbeat(leader, metadata.epoch(leader), before, **{"draining": False, **said})
+    submitted = active.submit(beat, 0)
+    active.appended(submitted.request_id, before + 3)
+    (completed,) = active.committed(before + 3)
+    assert completed.outcome.version == before + 3 == active.committed_image.version
+    again = active.submit(beat, 1)
+    assert again.response is None or again.response.version == before + 3
+
+
 def test_a_second_live_process_under_the_same_node_id_is_refused(driver):
     twin = RegisterBroker(
         2, "twin", "http://elsewhere:7101", "", CLUSTER_ID, LATEST_FEATURE_LEVEL, "disk"

@@ -59,7 +59,7 @@ def test_a_write_is_answered_when_its_entry_is_committed():
     assert (submitted.payload, submitted.response) == (b"a", None)
     assert running.committed_state == (10, ())
     assert running.committed(10) == ()
-    assert running.committed(11) == (Completed(submitted.request_id, "a is yours"),)
+    assert running.committed(11) == (Completed(submitted.request_id, "a is yours", 11),)
     assert running.committed_state == running.speculative_state == (11, ("a",))
 
 
@@ -77,7 +77,7 @@ def test_a_read_waits_until_what_it_saw_is_committed():
     read = running.submit("?", 0)
     propose(running, "+b", 12)
     assert (read.payload, read.response) == (None, None)
-    assert running.committed(11)[1] == Completed(read.request_id, ("a",))
+    assert running.committed(11)[1] == Completed(read.request_id, ("a",), 11)
 
 
 def test_a_refusal_waits_until_what_it_saw_is_committed():
