@@ -57,6 +57,45 @@ def ack_comes_from_the_next_leader(*classes):
     script.finish()
 
 
+def full_disk_hides_who_leads(*classes):
+    """A leader gives up what it has, and cannot write down who got it: it tells nobody anything."""
+    script = Script(*classes)
+    a, b, _c = script.state.replicas
+    script.commit(a)
+    script.run(100)
+    full = script.processes[a]
+    full.is_full = True
+    full.hung_until_ms = script.now_ms + DISK_HANG_TIMEOUT_MS // 2
+    former_end = script.end_of(a)
+    script.until(lambda: script.state.leader == b, "the leadership does not move")
+    script.commit(b)
+    script.require(script.replica(a).leader is not None, "it knows who leads")
+    script.require(script.look_up(a, former_end) is not None, "it tells what is no more true")
+    full.is_full = False
+    script.finish()
+
+
+def shutdown_hides_who_leads(*classes):
+    """A leader that stops in order, and hears neither that it may nor of its successor."""
+    script = Script(*classes)
+    a, b, _c = script.state.replicas
+    script.commit(a)
+    script.run(100)
+    stopping = script.processes[a]
+    former_end = script.end_of(a)
+    stopping.stop()
+    script.until(lambda: stopping.is_draining, "it does not hand over")
+    stopping.hung_until_ms = script.now_ms + DISK_HANG_TIMEOUT_MS // 2
+    answers = script.hold("answer", receiver=a)
+    script.until(lambda: script.state.leader == b, "the leadership does not move")
+    script.new_producer()
+    script.commit(b)
+    script.require(script.replica(a).leader is not None, "it knows who leads")
+    script.require(script.look_up(a, former_end) is not None, "it tells what is no more true")
+    answers.end()
+    script.finish()
+
+
 def hung_disk_gives_up(*classes):
     """A leader lives, and its disk does not: others lead, though it could heartbeat for ever."""
     script = Script(*classes)
@@ -105,6 +144,8 @@ SCHEDULES = {
     for schedule in (
         leader_stops_in_order,
         ack_comes_from_the_next_leader,
+        full_disk_hides_who_leads,
+        shutdown_hides_who_leads,
         hung_disk_gives_up,
         hung_disk_of_the_controller,
     )

@@ -9,7 +9,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from ottla_cluster.controller import broker_handlers, unclean_election_handlers
+from ottla_cluster.controller import (
+    active_controller,
+    broker_handlers,
+    unclean_election_handlers,
+)
 from ottla_cluster.raft.membership import Membership
 from ottla_cluster.replication.fetch_session import FetchSessions
 from ottla_cluster.replication.throttle import ReplicationThrottle
@@ -216,6 +220,13 @@ class LeaseBeforeTheMetadata(Process):
             self._awaited_lease = None
 
 
+class KeepsItsLeaseWhenItAsksToBeRelieved(Process):
+    """A broker says that its disk is full, or that it stops, and leads on while it may."""
+
+    def asks_to_be_relieved(self):
+        return False
+
+
 class HeartbeatsWhileItsDiskHangs(Process):
     """A broker keeps what it cannot exercise for as long as its process lives."""
 
@@ -314,6 +325,11 @@ def a_lost_log_is_a_short_one(monkeypatch):
     monkeypatch.setattr(unclean_election_handlers, "_is_without_its_log", lambda *_: False)
 
 
+def answers_with_the_version_of_before(monkeypatch):
+    """A heartbeat's answer names the version before what the heartbeat itself changed."""
+    monkeypatch.setattr(active_controller, "_with_what_it_changed", lambda done: done)
+
+
 # --- the quorum -----------------------------------------------------------------------------------
 
 
@@ -370,6 +386,9 @@ PROCESSES = {
     "keeps its first rate": built(throttle_class=KeepsItsFirstRate),
     "lease from receipt": built(process=LeaseFromReceipt),
     "lease before the metadata": built(process=LeaseBeforeTheMetadata),
+    "keeps its lease when it asks to be relieved": built(
+        process=KeepsItsLeaseWhenItAsksToBeRelieved
+    ),
     "acts for its former self": built(process=ActsForItsFormerSelf),
     "assumes followers are equal": with_leader(replication.AssumesFollowersAreEqual),
     "ignores the proposed isr": with_leader(replication.IgnoresTheProposedIsr),
@@ -387,7 +406,11 @@ PROCESSES = {
 CONTROLLERS = {plant.__name__.replace("_", " "): plant for plant in CONTROLLER_MUTANTS}
 CONTROLLERS |= {
     plant.__name__.replace("_", " "): plant
-    for plant in (another_directory_is_as_good, a_lost_log_is_a_short_one)
+    for plant in (
+        another_directory_is_as_good,
+        a_lost_log_is_a_short_one,
+        answers_with_the_version_of_before,
+    )
 }
 
 VOTERS = RAFT_MUTANTS | SNAPSHOT_MUTANTS | MEMBERSHIP_MUTANTS | OBSERVER_MUTANTS

@@ -10,6 +10,7 @@ from ottla_cluster.controller.commands import (
     Heartbeat,
     RegisterBroker,
 )
+from ottla_cluster.controller.elections import loses_when_draining, loses_when_full
 from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.replication.fetch_session import FetchSessions
@@ -252,6 +253,8 @@ class Process(Serving, Hosting, ControllerCalls, GivingUp):
 
     def _heartbeat(self, now_ms):
         self._heartbeat_due_ms = now_ms + CALL_TIMEOUT_MS
+        if self.asks_to_be_relieved():
+            self.lease.revoked()
         command = Heartbeat(
             node_id=self.node_id,
             broker_epoch=self.broker_epoch,
@@ -260,6 +263,12 @@ class Process(Serving, Hosting, ControllerCalls, GivingUp):
             is_full=self.is_full,
         )
         self.call(command, partial(self._heartbeat_answered, now_ms))
+
+    def asks_to_be_relieved(self):
+        """Whether others may lead as soon as the controller hears, without this broker in sync."""
+        return (self.is_draining and loses_when_draining(self.image, self.node_id)) or (
+            self.is_full and loses_when_full(self.image, self.node_id)
+        )
 
     def _heartbeat_answered(self, sent_at_ms, outcome):
         if isinstance(outcome, StaleBrokerEpochError):
