@@ -30,9 +30,9 @@ from ottla_cluster.controller.commands import (
 )
 from ottla_cluster.controller.config import ControllerConfig
 from ottla_cluster.controller.image import BrokerState
-from ottla_cluster.controller.runtime import Completed, Submitted
 from ottla_cluster.raft.messages import Entry
 from ottla_cluster.raft.ready import Proposed
+from ottla_cluster.state_machine.runtime import Completed, Submitted
 from ottla_protocol.errors import NotControllerError, OttlaError, Outcome
 
 TICK_INTERVAL_MS = 100

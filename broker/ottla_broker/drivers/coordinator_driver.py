@@ -17,7 +17,6 @@ from ottla_broker.drivers.parked_heartbeats import ParkedHeartbeats, Turns
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_broker.telemetry import METRICS
-from ottla_cluster.controller.runtime import Submitted
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.census import GroupCounts
 from ottla_cluster.groups.cluster_view import ClusterView
@@ -34,6 +33,7 @@ from ottla_cluster.groups.image import Group, GroupsImage, replay
 from ottla_cluster.groups.instance_commands import PollInstance
 from ottla_cluster.groups.records import decode_pairs, decode_record
 from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
+from ottla_cluster.state_machine.runtime import Submitted
 from ottla_protocol.errors import OttlaError
 
 TICK_DECISIONS_MS = 20

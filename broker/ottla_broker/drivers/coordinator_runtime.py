@@ -21,7 +21,7 @@ from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms, within
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.storage.stored_batch import StoredBatch
-from ottla_cluster.controller.runtime import Completed, Submitted
+from ottla_cluster.state_machine.runtime import Completed, Submitted
 from ottla_protocol.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,

@@ -18,7 +18,7 @@ from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_broker.telemetry import METRICS
-from ottla_cluster.controller.runtime import Completed, Submitted
+from ottla_cluster.state_machine.runtime import Completed, Submitted
 from ottla_cluster.transactions.active_coordinator import ActiveTransactionCoordinator
 from ottla_cluster.transactions.commands import (
     Command,

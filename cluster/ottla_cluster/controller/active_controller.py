@@ -28,12 +28,13 @@ from ottla_cluster.controller.commands import (
 from ottla_cluster.controller.drain_handlers import moves_are_due
 from ottla_cluster.controller.handlers import handle
 from ottla_cluster.controller.image import BrokerState, MetadataImage, replay
+from ottla_cluster.controller.limits import MAX_WAITING_REQUESTS
 from ottla_cluster.controller.partition_handlers import elect_preferred
 from ottla_cluster.controller.records import MetadataRecord, PartitionChanged, encode_records
-from ottla_cluster.controller.result import Result
-from ottla_cluster.controller.runtime import Completed, SpeculativeRuntime, Submitted
 from ottla_cluster.controller.sessions import BrokerSessions
 from ottla_cluster.controller.unclean_election_schedule import UncleanElectionSchedule
+from ottla_cluster.state_machine.result import Result
+from ottla_cluster.state_machine.runtime import Completed, SpeculativeRuntime, Submitted
 from ottla_protocol.errors import (
     DuplicateBrokerRegistrationError,
     NotControllerError,
@@ -101,6 +102,7 @@ class ActiveController:
             image,
             image.version,
             lost_leadership_error=NotControllerError,
+            max_waiting=MAX_WAITING_REQUESTS,
         )
 
     @property

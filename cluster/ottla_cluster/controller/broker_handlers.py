@@ -36,7 +36,7 @@ from ottla_cluster.controller.records import (
     MetadataRecord,
     PartitionChanged,
 )
-from ottla_cluster.controller.result import Result
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import (
     ControllerNotAvailableError,
     InconsistentClusterIdError,

@@ -36,7 +36,7 @@ from ottla_cluster.controller.records import (
     BrokerUnregistered,
     MetadataRecord,
 )
-from ottla_cluster.controller.result import Result
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import (
     ConflictError,
     InvalidReplicaAssignmentError,

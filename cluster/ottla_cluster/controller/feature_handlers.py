@@ -7,7 +7,7 @@ from ottla_cluster.controller.commands import (
 from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.controller.records import FeatureLevelChanged, MetadataRecord
-from ottla_cluster.controller.result import Result
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import InvalidRequestError
 
 

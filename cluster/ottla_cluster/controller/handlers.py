@@ -56,7 +56,6 @@ from ottla_cluster.controller.reassignment_handlers import (
 )
 from ottla_cluster.controller.records import MetadataRecord
 from ottla_cluster.controller.restore_handlers import begin_restore, finish_restore
-from ottla_cluster.controller.result import Result
 from ottla_cluster.controller.throttle_handlers import alter_replication_throttle
 from ottla_cluster.controller.topic_handlers import (
     add_partitions,
@@ -66,6 +65,7 @@ from ottla_cluster.controller.topic_handlers import (
 )
 from ottla_cluster.controller.unclean_election_handlers import elect_unclean
 from ottla_cluster.controller.unfit_replica_handlers import report_unfit_replicas
+from ottla_cluster.state_machine.result import Result
 
 if TYPE_CHECKING:
     from random import Random

@@ -16,7 +16,7 @@ from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.controller.limits import MAX_ISR_CHANGES
 from ottla_cluster.controller.partition_handlers import alter_partition
 from ottla_cluster.controller.records import MetadataRecord
-from ottla_cluster.controller.result import Result
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import InvalidRequestError, OttlaError
 
 

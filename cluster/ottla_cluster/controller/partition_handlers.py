@@ -15,7 +15,7 @@ from ottla_cluster.controller.commands import (
 from ottla_cluster.controller.elections import preferred_leader_returns
 from ottla_cluster.controller.image import BrokerState, MetadataImage, Partition, Topic
 from ottla_cluster.controller.records import MetadataRecord, PartitionChanged
-from ottla_cluster.controller.result import Result
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import (
     FencedLeaderEpochError,
     IneligibleReplicaError,

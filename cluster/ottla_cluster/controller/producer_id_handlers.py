@@ -9,7 +9,7 @@ from ottla_cluster.controller.commands import AllocateProducerIds, AllocateProdu
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.controller.limits import MAX_PRODUCER_ID, PRODUCER_ID_BLOCK_SIZE
 from ottla_cluster.controller.records import MetadataRecord, ProducerIdsAllocated
-from ottla_cluster.controller.result import Result
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import InvalidRequestError
 
 

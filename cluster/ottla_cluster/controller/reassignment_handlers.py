@@ -23,8 +23,8 @@ from ottla_cluster.controller.records import (
     PartitionReassigned,
     UncleanLeaderElected,
 )
-from ottla_cluster.controller.result import ResponseT, Result
 from ottla_cluster.controller.topic_names import refuse_internal
+from ottla_cluster.state_machine.result import ResponseT, Result
 from ottla_protocol.errors import (
     InvalidReplicaAssignmentError,
     InvalidRequestError,

@@ -22,9 +22,9 @@ from ottla_cluster.controller.records import (
     TopicRestoreBegun,
     TopicRestoreFinished,
 )
-from ottla_cluster.controller.result import Result
 from ottla_cluster.controller.topic_configs import effective_configs
 from ottla_cluster.controller.topic_handlers import create_topic, state_of
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import InvalidRequestError, RestoreConflictError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from ottla_cluster.controller.limits import (
     MIN_REPLICATION_THROTTLE_BYTES_PER_SECOND,
 )
 from ottla_cluster.controller.records import MetadataRecord, ReplicationThrottleChanged
-from ottla_cluster.controller.result import Result
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import InvalidRequestError
 
 

@@ -24,7 +24,6 @@ from ottla_cluster.controller.records import (
     TopicCreated,
     TopicRemoved,
 )
-from ottla_cluster.controller.result import Result
 from ottla_cluster.controller.topic_configs import (
     INTERNAL_TOPIC_CONFIGS,
     MIN_INSYNC_REPLICAS,
@@ -40,6 +39,7 @@ from ottla_cluster.controller.topic_names import (
     validate_topic_name,
     warnings_for,
 )
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import (
     InvalidPartitionsError,
     InvalidReplicationFactorError,

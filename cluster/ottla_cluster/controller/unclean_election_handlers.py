@@ -29,8 +29,8 @@ from ottla_cluster.controller.features import UNCLEAN_ELECTIONS, is_enabled, req
 from ottla_cluster.controller.image import MetadataImage, Partition, Topic
 from ottla_cluster.controller.limits import MAX_UNCLEAN_ELECTIONS
 from ottla_cluster.controller.records import MetadataRecord, UncleanLeaderElected
-from ottla_cluster.controller.result import Result
 from ottla_cluster.controller.topic_configs import UNCLEAN_LEADER_ELECTION_ENABLE, boolean_config
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import (
     EligibleLeadersNotAvailableError,
     InvalidRequestError,

@@ -17,7 +17,7 @@ from ottla_cluster.controller.elections import elect_leader, without
 from ottla_cluster.controller.image import MetadataImage, Partition
 from ottla_cluster.controller.limits import MAX_UNFIT_REPLICAS
 from ottla_cluster.controller.records import MetadataRecord, PartitionChanged
-from ottla_cluster.controller.result import Result
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import InvalidRequestError
 
 

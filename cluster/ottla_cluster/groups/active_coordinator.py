@@ -15,8 +15,6 @@ as one record batch, report `appended` and `committed`, and give each answer to 
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from ottla_cluster.controller.result import Result
-from ottla_cluster.controller.runtime import Completed, SpeculativeRuntime, Submitted
 from ottla_cluster.groups.census import Census, GroupCounts
 from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import (
@@ -53,6 +51,8 @@ from ottla_cluster.groups.transaction_handlers import (
     commit_transaction_offsets,
     is_in_transaction,
 )
+from ottla_cluster.state_machine.result import Result
+from ottla_cluster.state_machine.runtime import Completed, SpeculativeRuntime, Submitted
 from ottla_protocol.errors import NotCoordinatorError, OttlaError
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """The handlers for whole groups: describe, list, delete."""
 
-from ottla_cluster.controller.result import Result
 from ottla_cluster.groups.commands import (
     AssignedTopic,
     DeleteGroup,
@@ -19,6 +18,7 @@ from ottla_cluster.groups.reconcile import is_reconciled
 from ottla_cluster.groups.records import GroupRemoved, OffsetRemoved, RecordOfGroup
 from ottla_cluster.groups.targets import subscribed_topics
 from ottla_cluster.groups.transaction_handlers import pending_transactions
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import (
     GroupIdNotFoundError,
     NonEmptyGroupError,

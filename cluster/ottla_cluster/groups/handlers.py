@@ -6,7 +6,6 @@ before it is committed; the runtime holds back each response until what its hand
 
 from typing import assert_never
 
-from ottla_cluster.controller.result import Result
 from ottla_cluster.groups.commands import (
     Command,
     CommitOffsets,
@@ -79,6 +78,7 @@ from ottla_cluster.groups.transaction_handlers import (
     end_transaction_offsets,
     forget_producers,
 )
+from ottla_cluster.state_machine.result import Result
 
 
 def handle(  # noqa: C901  one case for each command

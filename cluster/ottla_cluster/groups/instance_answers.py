@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from ottla_cluster.controller.result import Result
 from ottla_cluster.groups.context import GroupContext
 from ottla_cluster.groups.image import Group, GroupsImage, replay_group
 from ottla_cluster.groups.instance_commands import (
@@ -15,6 +14,7 @@ from ottla_cluster.groups.instance_positions import counting_positions, held_par
 from ottla_cluster.groups.reconcile import is_reconciled
 from ottla_cluster.groups.records import InstanceChanged, RecordOfGroup
 from ottla_cluster.groups.targets import subscribed_topics
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import NotFoundError
 
 Answer = Result[RecordOfGroup, InstanceResponse]

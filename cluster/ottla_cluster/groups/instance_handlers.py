@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import msgspec
 
 from ottla_cluster.controller.features import CONSUMER_INSTANCES
-from ottla_cluster.controller.result import Result
 from ottla_cluster.groups.changes import GroupChanges
 from ottla_cluster.groups.commands import DoneResponse, LeaveResponse
 from ottla_cluster.groups.context import GroupContext
@@ -42,6 +41,7 @@ from ottla_cluster.groups.records import (
     RecordOfGroup,
 )
 from ottla_cluster.groups.validation import validate_group_id, validate_member_id
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import (
     ConflictError,
     GroupMaxSizeReachedError,

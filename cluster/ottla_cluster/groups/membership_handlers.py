@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ottla_cluster.controller.result import Result
 from ottla_cluster.groups.assignors import canonical_name
 from ottla_cluster.groups.changes import GroupChanges
 from ottla_cluster.groups.cluster_view import ClusterView
@@ -35,6 +34,7 @@ from ottla_cluster.groups.records import (
 )
 from ottla_cluster.groups.targets import rebalance, take_step, wanted_topics
 from ottla_cluster.groups.validation import validate_join, validate_wait
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import (
     CoordinatorLoadInProgressError,
     FencedInstanceIdError,

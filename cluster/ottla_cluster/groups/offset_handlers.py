@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ottla_cluster.controller.result import Result
 from ottla_cluster.groups.cluster_view import ClusterView
 from ottla_cluster.groups.commands import (
     CommitOffsets,
@@ -33,6 +32,7 @@ from ottla_cluster.groups.records import (
 )
 from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
 from ottla_cluster.groups.validation import validate_group_id, validate_offsets
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import (
     CoordinatorLoadInProgressError,
     FencedMemberEpochError,

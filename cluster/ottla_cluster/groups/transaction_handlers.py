@@ -12,7 +12,6 @@ would be pending for ever. `is_in_transaction` tells whether that is known here.
 """
 
 from ottla_cluster.controller.features import TRANSACTIONS
-from ottla_cluster.controller.result import Result
 from ottla_cluster.groups.commands import DoneResponse
 from ottla_cluster.groups.context import GroupContext
 from ottla_cluster.groups.image import Group, GroupsImage, replay_group
@@ -40,6 +39,7 @@ from ottla_cluster.groups.transaction_commands import (
     PendingPartition,
     PendingTransaction,
 )
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import (
     ConcurrentTransactionsError,
     InvalidRequestError,

@@ -12,8 +12,8 @@ committed append, that it has its own; to tell so by `marker_written`; and to su
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from ottla_cluster.controller.result import Result
-from ottla_cluster.controller.runtime import Completed, SpeculativeRuntime, Submitted
+from ottla_cluster.state_machine.result import Result
+from ottla_cluster.state_machine.runtime import Completed, SpeculativeRuntime, Submitted
 from ottla_cluster.transactions.commands import (
     AbortTransaction,
     Command,

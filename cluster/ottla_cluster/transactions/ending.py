@@ -7,7 +7,7 @@ or a decision, can then never touch the next transaction.
 
 from msgspec.structs import replace
 
-from ottla_cluster.controller.result import Result
+from ottla_cluster.state_machine.result import Result
 from ottla_cluster.transactions.commands import (
     AbortTransaction,
     AbortTransactionResponse,

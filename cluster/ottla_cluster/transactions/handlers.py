@@ -5,7 +5,7 @@ Handlers are pure; see `ottla_cluster.groups.handlers`, whose runtime runs these
 
 from typing import assert_never
 
-from ottla_cluster.controller.result import Result
+from ottla_cluster.state_machine.result import Result
 from ottla_cluster.transactions.commands import (
     AbortTransaction,
     AddPartitions,

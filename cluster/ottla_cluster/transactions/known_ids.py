@@ -1,6 +1,6 @@
 """Transactional ids: which may be, which are known, who holds one, and which are forgotten."""
 
-from ottla_cluster.controller.result import Result
+from ottla_cluster.state_machine.result import Result
 from ottla_cluster.transactions.commands import (
     ExpireTransactionalIds,
     ExpireTransactionalIdsResponse,

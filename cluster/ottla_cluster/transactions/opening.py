@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from ottla_cluster.controller.result import Result
+from ottla_cluster.state_machine.result import Result
 from ottla_cluster.transactions.commands import (
     AddPartitions,
     AddPartitionsResponse,

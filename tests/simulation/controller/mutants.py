@@ -11,11 +11,11 @@ from ottla_cluster.controller import (
     partition_handlers,
     producer_id_handlers,
     reassignment_handlers,
-    runtime,
     unclean_election_handlers,
 )
 from ottla_cluster.controller.elections import change, without
 from ottla_cluster.controller.records import PartitionChanged
+from ottla_cluster.state_machine import runtime
 
 
 def fencing_empties_the_isr(monkeypatch):

@@ -10,9 +10,9 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from ottla_cluster.controller import runtime
 from ottla_cluster.groups import handlers, membership_handlers, offset_handlers, sessions, targets
 from ottla_cluster.groups.commands import CommitOffsets, DoneResponse
+from ottla_cluster.state_machine import runtime
 from ottla_protocol.errors import FencedMemberEpochError
 from tests.simulation.groups.groups_simulation import GroupsSimulation
 from tests.simulation.groups.process import SESSION_TIMEOUT_MS

@@ -10,10 +10,10 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from ottla_cluster.controller.result import Result
 from ottla_cluster.groups import handlers, offset_handlers, transaction_handlers
 from ottla_cluster.groups.commands import CommitOffsets
 from ottla_cluster.groups.records import PendingOffsetsRemoved, ProducerEnded
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import OttlaError
 from tests.simulation.groups import groups_simulation
 from tests.simulation.groups.transactional_simulation import TransactionalSimulation

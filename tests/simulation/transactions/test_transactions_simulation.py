@@ -11,7 +11,7 @@ import pytest
 
 from ottla_broker.storage.policy.open_transactions import OpenTransactions
 from ottla_broker.storage.policy.producer_state import ProducerStates
-from ottla_cluster.controller import runtime
+from ottla_cluster.state_machine import runtime
 from ottla_cluster.transactions import ending, known_ids, marker_work, opening
 from ottla_cluster.transactions.active_coordinator import ActiveTransactionCoordinator
 from ottla_cluster.transactions.commands import EndTransaction

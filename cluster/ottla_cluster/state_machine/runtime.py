@@ -13,8 +13,8 @@ name is taken" is false if the entry that took it is lost.
 Lost leadership discards the speculation: what was proposed may still be committed by the next
 leader (outcome unknown), what was only read was never asked to change anything (not applied).
 
-The pattern is Kafka's `CoordinatorRuntime`. It serves the controller now and is not tied to it: a
-state machine is three pure functions.
+The pattern is Kafka's `CoordinatorRuntime`. It serves the controller and the coordinators of groups
+and of transactions: a state machine is three pure functions.
 """
 
 from collections import deque
@@ -22,8 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from ottla_cluster.controller.limits import MAX_WAITING_REQUESTS
-from ottla_cluster.controller.result import Result
+from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import (
     InternalError,
     OttlaError,
@@ -123,7 +122,7 @@ class SpeculativeRuntime(Generic[StateT, CommandT, RecordT, AnswerT]):
         version: int,
         *,
         lost_leadership_error: type[OttlaError],
-        max_waiting: int = MAX_WAITING_REQUESTS,
+        max_waiting: int,
     ) -> None:
         self._machine = machine
         self._committed_state = state

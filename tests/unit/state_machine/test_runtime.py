@@ -2,9 +2,9 @@
 
 import pytest
 
-from ottla_cluster.controller.result import Result
-from ottla_cluster.controller.runtime import Completed, SpeculativeRuntime
 from ottla_cluster.raft.errors import NotLeaderError
+from ottla_cluster.state_machine.result import Result
+from ottla_cluster.state_machine.runtime import Completed, SpeculativeRuntime
 from ottla_protocol.errors import (
     ConflictError,
     InternalError,
@@ -37,6 +37,7 @@ class Names:
 
 
 def runtime(**limits):
+    limits = {"max_waiting": 1_000} | limits
     return SpeculativeRuntime(
         Names(), (10, ()), 10, lost_leadership_error=NotControllerError, **limits
     )
