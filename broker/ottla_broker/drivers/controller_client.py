@@ -11,8 +11,9 @@ from ottla_broker.drivers.peer_client import PeerClient, PeerUnavailableError, P
 from ottla_broker.drivers.peer_messages import CommitVersion, UnreachableBroker, encode
 from ottla_broker.drivers.racing import Unless
 from ottla_broker.drivers.raft_driver import RaftDriver
-from ottla_cluster.controller.commands import Command, Response, decode_response, encode_message
+from ottla_cluster.controller.commands import Command, Response, decode_response
 from ottla_cluster.controller.image import BrokerState
+from ottla_cluster.state_machine.messages import encode_message
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     ControllerNotAvailableError,

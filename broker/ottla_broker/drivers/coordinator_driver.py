@@ -5,7 +5,7 @@ wait here for news of their members, and what is due by itself: members that fal
 that change.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
 from ottla_broker.drivers.coordinator_runtime import (
@@ -31,7 +31,7 @@ from ottla_cluster.groups.commands import (
 )
 from ottla_cluster.groups.image import Group, GroupsImage, replay
 from ottla_cluster.groups.instance_commands import PollInstance
-from ottla_cluster.groups.records import decode_pairs, decode_record
+from ottla_cluster.groups.records import decode_record
 from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
 from ottla_cluster.state_machine.runtime import Submitted
 from ottla_protocol.errors import OttlaError
@@ -84,9 +84,6 @@ class CoordinatorDriver(CoordinatorRuntime[GroupsImage, ActiveCoordinator, Comma
 
     def _activate(self, image: GroupsImage) -> ActiveCoordinator:
         return self._activate_image(image)
-
-    def _pairs(self, payload: bytes) -> Iterable[tuple[bytes, bytes | None]]:
-        return decode_pairs(payload)
 
     def _loaded(self, took_ms: int) -> None:
         METRICS.group_load_seconds.observe(took_ms / 1000)

@@ -21,6 +21,7 @@ from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms, within
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.storage.stored_batch import StoredBatch
+from ottla_cluster.state_machine.keyed_records import decode_pairs
 from ottla_cluster.state_machine.runtime import Completed, Submitted
 from ottla_protocol.errors import (
     CoordinatorLoadInProgressError,
@@ -124,10 +125,6 @@ class CoordinatorRuntime(ABC, Generic[ImageT, MachineT, CommandT, ResponseT]):
     @abstractmethod
     def _activate(self, image: ImageT) -> MachineT:
         """The machine that goes on from the whole log's state."""
-
-    @abstractmethod
-    def _pairs(self, payload: bytes) -> Iterable[tuple[bytes, bytes | None]]:
-        """The keys and values of a decision's records."""
 
     def _loaded(self, took_ms: int) -> None:
         """The state is there."""
@@ -315,7 +312,9 @@ class CoordinatorRuntime(ABC, Generic[ImageT, MachineT, CommandT, ResponseT]):
 
     def _batch_of(self, payload: bytes, now_ms: int) -> bytearray:
         """A decision's records as one batch, so that they apply together or not at all."""
-        return encode_batch([RecordData(now_ms, key, value) for key, value in self._pairs(payload)])
+        return encode_batch(
+            [RecordData(now_ms, key, value) for key, value in decode_pairs(payload)]
+        )
 
     def _submit_due(
         self,

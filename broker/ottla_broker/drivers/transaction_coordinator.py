@@ -37,7 +37,6 @@ from ottla_cluster.transactions.records import (
     TransactionalIdChanged,
     TransactionPartition,
     TransactionState,
-    decode_pairs,
     decode_record,
 )
 from ottla_protocol.errors import (
@@ -161,9 +160,6 @@ class TransactionCoordinatorDriver(
         return ClockedCoordinator(
             ActiveTransactionCoordinator(image, self._config, monotonic_ms(), wall_clock_ms())
         )
-
-    def _pairs(self, payload: bytes) -> Iterable[tuple[bytes, bytes | None]]:
-        return decode_pairs(payload)
 
     def _loaded(self, took_ms: int) -> None:
         METRICS.transaction_load_seconds.observe(took_ms / 1000)

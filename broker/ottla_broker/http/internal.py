@@ -33,13 +33,13 @@ from ottla_broker.http.post import (
     PostRoute,
     msgpack_answer,
 )
+from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.forwarder import MAX_BYTES_PER_FORWARD
 from ottla_broker.services.produce_options import ProduceOptions
+from ottla_broker.services.transaction_calls import TransactionCalls
 from ottla_broker.settings import Settings
-from ottla_cluster.controller.commands import decode_command, encode_message
-from ottla_cluster.groups import commands as group_commands
+from ottla_cluster.controller.commands import decode_command
 from ottla_cluster.raft.messages import ObserveRequest, decode_messages
-from ottla_cluster.transactions import commands as transaction_commands
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     OttlaError,
@@ -79,8 +79,7 @@ async def raft(context: BrokerContext, post: Post) -> Answer:
 
 async def controller(context: BrokerContext, post: Post) -> Answer:
     """A command for the active controller."""
-    response = await context.controller.execute(decode_command(bytes(post.body)))
-    return Answer(200, routes.MSGPACK, (encode_message(response),))
+    return msgpack_answer(await context.controller.execute(decode_command(bytes(post.body))))
 
 
 async def commit_version(context: BrokerContext, _: Post) -> Answer:
@@ -148,24 +147,21 @@ async def idempotency(context: BrokerContext, post: Post) -> Answer:
 
 async def groups(context: BrokerContext, post: Post) -> Answer:
     """A command for the coordinator of a consumer group."""
-    try:
-        call = decode(_coordinator_call_decoder, post.body)
-        response = await context.coordinator_calls.decide_here(call)
-    except OttlaError as error:
-        # What comes after the append of its records says so itself.
-        raise error.with_outcome(Outcome.NOT_APPLIED) from error
-    return Answer(200, routes.MSGPACK, (group_commands.encode_message(response),))
+    return await _decided(context.coordinator_calls, post)
 
 
 async def transactions(context: BrokerContext, post: Post) -> Answer:
     """A command for the coordinator of a transactional id."""
+    return await _decided(context.transaction_calls, post)
+
+
+async def _decided(calls: CoordinatorCalls | TransactionCalls, post: Post) -> Answer:
     try:
-        call = decode(_coordinator_call_decoder, post.body)
-        response = await context.transaction_calls.decide_here(call)
+        response = await calls.decide_here(decode(_coordinator_call_decoder, post.body))
     except OttlaError as error:
         # What comes after the append of its records says so itself.
         raise error.with_outcome(Outcome.NOT_APPLIED) from error
-    return Answer(200, routes.MSGPACK, (transaction_commands.encode_message(response),))
+    return msgpack_answer(response)
 
 
 async def markers(context: BrokerContext, post: Post) -> Answer:

@@ -47,7 +47,6 @@ from ottla_cluster.groups.commands import (
     SoughtOffset,
     decode_command,
     decode_response,
-    encode_message,
 )
 from ottla_cluster.groups.instance_commands import (
     AssignInstance,
@@ -60,6 +59,7 @@ from ottla_cluster.groups.limits import MAX_DECISION_BYTES
 from ottla_cluster.groups.messages import OffsetToCommit
 from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
 from ottla_cluster.groups.validation import validate_group_id
+from ottla_cluster.state_machine.messages import encode_message
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     CoordinatorNotAvailableError,

@@ -21,6 +21,7 @@ from ottla_broker.services.coordinator_routes import CoordinatorRoutes, Coordina
 from ottla_cluster.controller.features import TRANSACTIONS, require
 from ottla_cluster.controller.image import Topic
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES
+from ottla_cluster.state_machine.messages import encode_message
 from ottla_cluster.transactions.commands import (
     ClientCommand,
     InitialiseProducer,
@@ -28,7 +29,6 @@ from ottla_cluster.transactions.commands import (
     Response,
     decode_command,
     decode_response,
-    encode_message,
 )
 from ottla_cluster.transactions.known_ids import validate_transactional_id
 from ottla_cluster.transactions.limits import MAX_DECISION_BYTES

@@ -1,8 +1,6 @@
 """The controller's commands and their responses, as they cross the wire between brokers.
 
-Commands and responses are maps that name their type, so either MessagePack or JSON carries them. A
-command with an unknown field is refused: the controller would ignore what the sender meant. A
-response may gain fields.
+How they are encoded is in `ottla_cluster.state_machine.messages`.
 """
 
 from typing import Any
@@ -11,31 +9,23 @@ import msgspec
 
 from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL, OLDEST_FEATURE_LEVEL
 from ottla_cluster.controller.topic_configs import ConfigValue
-from ottla_protocol.errors import MalformedBodyError
+from ottla_cluster.state_machine.messages import CommandMessage, MessageDecoder, ResponseMessage
 
 
-class _Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
-    """The encoding that all commands share."""
-
-
-class _Response(msgspec.Struct, frozen=True, tag_field="type"):
-    """The encoding that all responses share."""
-
-
-class FormCluster(_Command, frozen=True, tag="form_cluster"):
+class FormCluster(CommandMessage, frozen=True, tag="form_cluster"):
     """Makes the log belong to a cluster; the first leader of a new cluster submits it to itself."""
 
     cluster_id: str
     feature_level: int = LATEST_FEATURE_LEVEL
 
 
-class UpgradeFeatureLevel(_Command, frozen=True, tag="upgrade_feature_level"):
+class UpgradeFeatureLevel(CommandMessage, frozen=True, tag="upgrade_feature_level"):
     """Raises the feature level, once all processes are known to support it."""
 
     feature_level: int
 
 
-class RegisterBroker(_Command, frozen=True, omit_defaults=True, tag="register_broker"):
+class RegisterBroker(CommandMessage, frozen=True, omit_defaults=True, tag="register_broker"):
     """A process takes its node id. Sent at its start, and again after StaleBrokerEpochError."""
 
     node_id: int
@@ -51,7 +41,7 @@ class RegisterBroker(_Command, frozen=True, omit_defaults=True, tag="register_br
     """Of the data directory that the replicas' logs are in; told from `BROKER_DIRECTORIES` on."""
 
 
-class Heartbeat(_Command, frozen=True, tag="heartbeat"):
+class Heartbeat(CommandMessage, frozen=True, tag="heartbeat"):
     """A registered broker is alive."""
 
     node_id: int
@@ -64,7 +54,7 @@ class Heartbeat(_Command, frozen=True, tag="heartbeat"):
     """The broker's disk has no room: it takes no appends until it says otherwise."""
 
 
-class FenceBroker(_Command, frozen=True, tag="fence_broker"):
+class FenceBroker(CommandMessage, frozen=True, tag="fence_broker"):
     """The controller holds this incarnation for dead.
 
     Its session expired, or it refused a connection of the controller itself.
@@ -82,7 +72,7 @@ class IsrMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker_epoch: int
 
 
-class AlterPartition(_Command, frozen=True, tag="alter_partition"):
+class AlterPartition(CommandMessage, frozen=True, tag="alter_partition"):
     """A leader proposes a new ISR: compare-and-set on the epochs that it knows."""
 
     node_id: int
@@ -104,7 +94,7 @@ class IsrChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     new_isr: tuple[IsrMember, ...]
 
 
-class AlterPartitions(_Command, frozen=True, tag="alter_partitions"):
+class AlterPartitions(CommandMessage, frozen=True, tag="alter_partitions"):
     """A broker's leaders propose new ISRs, each on its own; from `ISR_BATCHES` on."""
 
     node_id: int
@@ -112,26 +102,26 @@ class AlterPartitions(_Command, frozen=True, tag="alter_partitions"):
     changes: tuple[IsrChange, ...]
 
 
-class CreateTopic(_Command, frozen=True, tag="create_topic"):
+class CreateTopic(CommandMessage, frozen=True, tag="create_topic"):
     """Creates a topic; None takes the cluster's default."""
 
     name: str
     partitions: int | None = None
     replication_factor: int | None = None
-    configs: dict[str, ConfigValue] = {}
+    configs: dict[str, ConfigValue] = msgspec.field(default_factory=dict)
     validate_only: bool = False
     internal: bool = False
     """Set by brokers that create a topic of their own, never for a client."""
 
 
-class AlterTopicConfigs(_Command, frozen=True, tag="alter_topic_configs"):
+class AlterTopicConfigs(CommandMessage, frozen=True, tag="alter_topic_configs"):
     """Sets some configs of a topic; None returns one to its default."""
 
     name: str
     configs: dict[str, ConfigValue | None]
 
 
-class AddPartitions(_Command, frozen=True, tag="add_partitions"):
+class AddPartitions(CommandMessage, frozen=True, tag="add_partitions"):
     """Gives a topic more partitions."""
 
     name: str
@@ -139,7 +129,7 @@ class AddPartitions(_Command, frozen=True, tag="add_partitions"):
     """How many there are to be in all."""
 
 
-class BeginRestore(_Command, frozen=True, tag="begin_restore"):
+class BeginRestore(CommandMessage, frozen=True, tag="begin_restore"):
     """Creates a topic that is then filled from a backup; from `RESTORES` on.
 
     Beginning the same restore of a topic again changes nothing.
@@ -150,17 +140,17 @@ class BeginRestore(_Command, frozen=True, tag="begin_restore"):
     first_offsets: tuple[int, ...]
     """Where each partition begins: as many as there are to be."""
     replication_factor: int | None = None
-    configs: dict[str, ConfigValue] = {}
+    configs: dict[str, ConfigValue] = msgspec.field(default_factory=dict)
 
 
-class FinishRestore(_Command, frozen=True, tag="finish_restore"):
+class FinishRestore(CommandMessage, frozen=True, tag="finish_restore"):
     """Gives a topic that was restored to everybody."""
 
     name: str
     restore_id: str
 
 
-class DeleteTopic(_Command, frozen=True, tag="delete_topic"):
+class DeleteTopic(CommandMessage, frozen=True, tag="delete_topic"):
     """Removes a topic with all its records."""
 
     name: str
@@ -173,7 +163,7 @@ class TopicPartition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     partition: int
 
 
-class ElectPreferred(_Command, frozen=True, tag="elect_preferred"):
+class ElectPreferred(CommandMessage, frozen=True, tag="elect_preferred"):
     """Gives leadership back to preferred leaders that are active and in sync."""
 
     partitions: tuple[TopicPartition, ...] | None = None
@@ -198,7 +188,7 @@ class UncleanElection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_ends: tuple[ReplicaEnd, ...] = ()
 
 
-class ElectUnclean(_Command, frozen=True, tag="elect_unclean"):
+class ElectUnclean(CommandMessage, frozen=True, tag="elect_unclean"):
     """Lets replicas from outside the ISR lead partitions that nobody in it can lead."""
 
     partitions: tuple[UncleanElection, ...]
@@ -212,41 +202,41 @@ class Reassignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replicas: tuple[int, ...] | None
 
 
-class AlterReassignments(_Command, frozen=True, tag="alter_reassignments"):
+class AlterReassignments(CommandMessage, frozen=True, tag="alter_reassignments"):
     """Begins, replaces or calls off reassignments, each on its own."""
 
     reassignments: tuple[Reassignment, ...]
 
 
-class AlterReplicationThrottle(_Command, frozen=True, tag="alter_replication_throttle"):
+class AlterReplicationThrottle(CommandMessage, frozen=True, tag="alter_replication_throttle"):
     """Limits what each broker sends to replicas that are being added; None for no limit."""
 
     bytes_per_second: int | None
 
 
-class DrainBroker(_Command, frozen=True, tag="drain_broker"):
+class DrainBroker(CommandMessage, frozen=True, tag="drain_broker"):
     """All replicas of a broker are to move to others, and it gets no new ones."""
 
     node_id: int
 
 
-class CancelDrain(_Command, frozen=True, tag="cancel_drain"):
+class CancelDrain(CommandMessage, frozen=True, tag="cancel_drain"):
     """A broker may have replicas again; moves away from it that are under way are called off."""
 
     node_id: int
 
 
-class AdvanceDrains(_Command, frozen=True, tag="advance_drains"):
+class AdvanceDrains(CommandMessage, frozen=True, tag="advance_drains"):
     """The controller's own: begin the next moves away from brokers that are being drained."""
 
 
-class UnregisterBroker(_Command, frozen=True, tag="unregister_broker"):
+class UnregisterBroker(CommandMessage, frozen=True, tag="unregister_broker"):
     """A broker that is gone, and has no replicas, is forgotten."""
 
     node_id: int
 
 
-class AllocateProducerIds(_Command, frozen=True, tag="allocate_producer_ids"):
+class AllocateProducerIds(CommandMessage, frozen=True, tag="allocate_producer_ids"):
     """A broker takes its next block of producer ids; sent twice, it takes two."""
 
     node_id: int
@@ -263,7 +253,7 @@ class UnfitReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     records within the log cannot be read, and its end is whole."""
 
 
-class ReportUnfitReplicas(_Command, frozen=True, tag="report_unfit_replicas"):
+class ReportUnfitReplicas(CommandMessage, frozen=True, tag="report_unfit_replicas"):
     """A broker found damage: these replicas must not count as in sync before they are refilled."""
 
     node_id: int
@@ -310,21 +300,21 @@ class PartitionState(msgspec.Struct, frozen=True):
     partition_epoch: int
 
 
-class ClusterFormedResponse(_Response, frozen=True, tag="cluster_formed"):
+class ClusterFormedResponse(ResponseMessage, frozen=True, tag="cluster_formed"):
     """The log belongs to this cluster."""
 
     cluster_id: str
     feature_level: int
 
 
-class FeatureLevelUpgradedResponse(_Response, frozen=True, tag="feature_level_upgraded"):
+class FeatureLevelUpgradedResponse(ResponseMessage, frozen=True, tag="feature_level_upgraded"):
     """The level before, and from now on; the same where nothing was to do."""
 
     former_level: int
     feature_level: int
 
 
-class RegisterBrokerResponse(_Response, frozen=True, tag="broker_registered"):
+class RegisterBrokerResponse(ResponseMessage, frozen=True, tag="broker_registered"):
     """The incarnation's epoch; it is fenced until a heartbeat says that it has caught up."""
 
     broker_epoch: int
@@ -332,7 +322,7 @@ class RegisterBrokerResponse(_Response, frozen=True, tag="broker_registered"):
     """The data directory that the node id had before this, where that was another one."""
 
 
-class HeartbeatResponse(_Response, frozen=True, tag="heartbeat_taken"):
+class HeartbeatResponse(ResponseMessage, frozen=True, tag="heartbeat_taken"):
     """What the controller thinks of the broker."""
 
     fenced: bool
@@ -346,13 +336,13 @@ class HeartbeatResponse(_Response, frozen=True, tag="heartbeat_taken"):
     """Whether a draining broker has nothing left that another broker could still take over."""
 
 
-class BrokerFencedResponse(_Response, frozen=True, tag="broker_fenced"):
+class BrokerFencedResponse(ResponseMessage, frozen=True, tag="broker_fenced"):
     """The incarnation is fenced."""
 
     was_fenced_before: bool
 
 
-class AlterPartitionResponse(_Response, frozen=True, tag="partition_altered"):
+class AlterPartitionResponse(ResponseMessage, frozen=True, tag="partition_altered"):
     """The partition as it is now, for its leader to adopt."""
 
     topic_id: str
@@ -369,13 +359,13 @@ class IsrChangeResult(msgspec.Struct, frozen=True):
     """A problem document."""
 
 
-class AlterPartitionsResponse(_Response, frozen=True, tag="partitions_altered"):
+class AlterPartitionsResponse(ResponseMessage, frozen=True, tag="partitions_altered"):
     """A result for each change, in their order."""
 
     results: tuple[IsrChangeResult, ...]
 
 
-class CreateTopicResponse(_Response, frozen=True, tag="topic_created"):
+class CreateTopicResponse(ResponseMessage, frozen=True, tag="topic_created"):
     """The topic as created, or as it would be if only validated (then it has no id)."""
 
     name: str
@@ -386,7 +376,7 @@ class CreateTopicResponse(_Response, frozen=True, tag="topic_created"):
     warnings: tuple[str, ...]
 
 
-class AlterTopicConfigsResponse(_Response, frozen=True, tag="topic_configs_altered"):
+class AlterTopicConfigsResponse(ResponseMessage, frozen=True, tag="topic_configs_altered"):
     """All configs with their effective values."""
 
     name: str
@@ -394,21 +384,21 @@ class AlterTopicConfigsResponse(_Response, frozen=True, tag="topic_configs_alter
     configs: dict[str, ConfigValue]
 
 
-class DeleteTopicResponse(_Response, frozen=True, tag="topic_deleted"):
+class DeleteTopicResponse(ResponseMessage, frozen=True, tag="topic_deleted"):
     """The topic is removed."""
 
     name: str
     topic_id: str
 
 
-class RestoreFinishedResponse(_Response, frozen=True, tag="restore_finished"):
+class RestoreFinishedResponse(ResponseMessage, frozen=True, tag="restore_finished"):
     """The topic is one like any other."""
 
     name: str
     topic_id: str
 
 
-class AddPartitionsResponse(_Response, frozen=True, tag="partitions_added"):
+class AddPartitionsResponse(ResponseMessage, frozen=True, tag="partitions_added"):
     """The topic as it is now, with all its partitions."""
 
     name: str
@@ -431,7 +421,7 @@ class ElectionResult(msgspec.Struct, frozen=True):
     """A problem document."""
 
 
-class ElectPreferredResponse(_Response, frozen=True, tag="preferred_elected"):
+class ElectPreferredResponse(ResponseMessage, frozen=True, tag="preferred_elected"):
     """How many leaderships returned.
 
     `results` has every partition that was named; where none was, those that their preferred replica
@@ -442,7 +432,7 @@ class ElectPreferredResponse(_Response, frozen=True, tag="preferred_elected"):
     results: tuple[ElectionResult, ...] = ()
 
 
-class ElectUncleanResponse(_Response, frozen=True, tag="unclean_elected"):
+class ElectUncleanResponse(ResponseMessage, frozen=True, tag="unclean_elected"):
     """What became of each named partition; `elected` is false where it has a leader."""
 
     results: tuple[ElectionResult, ...]
@@ -457,21 +447,21 @@ class ReassignmentResult(msgspec.Struct, frozen=True):
     """A problem document."""
 
 
-class AlterReassignmentsResponse(_Response, frozen=True, tag="reassignments_altered"):
+class AlterReassignmentsResponse(ResponseMessage, frozen=True, tag="reassignments_altered"):
     """Results in the order of the command."""
 
     results: tuple[ReassignmentResult, ...]
 
 
 class ReplicationThrottleAlteredResponse(
-    _Response, frozen=True, tag="replication_throttle_altered"
+    ResponseMessage, frozen=True, tag="replication_throttle_altered"
 ):
     """The throttle from now on."""
 
     bytes_per_second: int | None
 
 
-class DrainChangedResponse(_Response, frozen=True, tag="drain_changed"):
+class DrainChangedResponse(ResponseMessage, frozen=True, tag="drain_changed"):
     """The drain has begun, or is called off; or was so before."""
 
     node_id: int
@@ -479,19 +469,19 @@ class DrainChangedResponse(_Response, frozen=True, tag="drain_changed"):
     """How many replicas the broker has."""
 
 
-class DrainsAdvancedResponse(_Response, frozen=True, tag="drains_advanced"):
+class DrainsAdvancedResponse(ResponseMessage, frozen=True, tag="drains_advanced"):
     """How many moves have begun."""
 
     moves: int
 
 
-class BrokerUnregisteredResponse(_Response, frozen=True, tag="broker_unregistered"):
+class BrokerUnregisteredResponse(ResponseMessage, frozen=True, tag="broker_unregistered"):
     """The broker is forgotten."""
 
     node_id: int
 
 
-class AllocateProducerIdsResponse(_Response, frozen=True, tag="producer_ids_allocated"):
+class AllocateProducerIdsResponse(ResponseMessage, frozen=True, tag="producer_ids_allocated"):
     """The block: `count` ids from `first_producer_id` on."""
 
     first_producer_id: int
@@ -509,7 +499,7 @@ class UnfitReplicaResult(msgspec.Struct, frozen=True):
     """Whoever lets it into the ISR from here on does so at a later one."""
 
 
-class ReportUnfitReplicasResponse(_Response, frozen=True, tag="unfit_replicas_reported"):
+class ReportUnfitReplicasResponse(ResponseMessage, frozen=True, tag="unfit_replicas_reported"):
     """What became of each replica that is one of the sender's and not the only one."""
 
     results: tuple[UnfitReplicaResult, ...]
@@ -540,34 +530,8 @@ Response = (
 )
 """Any response of the controller."""
 
-_COMMAND_DECODER: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
-_RESPONSE_DECODER: msgspec.msgpack.Decoder[Response] = msgspec.msgpack.Decoder(Response)
+decode_command = MessageDecoder[Command](Command, "controller command").decode
+"""The command that a broker sent."""
 
-
-def encode_message(message: Command | Response) -> bytes:
-    """A command or response as MessagePack."""
-    return msgspec.msgpack.encode(message)
-
-
-def decode_command(body: bytes) -> Command:
-    """The command that a broker sent.
-
-    Raises:
-        MalformedBodyError: it does not parse, or has an unknown type or field.
-    """
-    try:
-        return _COMMAND_DECODER.decode(body)
-    except msgspec.DecodeError as error:
-        raise MalformedBodyError(f"A controller command does not parse: {error}") from error
-
-
-def decode_response(body: bytes | bytearray) -> Response:
-    """The response that a controller sent.
-
-    Raises:
-        MalformedBodyError: it does not parse, or is of an unknown type.
-    """
-    try:
-        return _RESPONSE_DECODER.decode(body)
-    except msgspec.DecodeError as error:
-        raise MalformedBodyError(f"A controller response does not parse: {error}") from error
+decode_response = MessageDecoder[Response](Response, "controller response").decode
+"""The response that a controller sent."""

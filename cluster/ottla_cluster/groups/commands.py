@@ -1,8 +1,6 @@
 """The group coordinator's commands and their responses, as they cross the wire between brokers.
 
-Commands and responses are maps that name their type, so either MessagePack or JSON carries them. A
-command with an unknown field is refused: the coordinator would ignore what the sender meant. A
-response may gain fields.
+How they are encoded is in `ottla_cluster.state_machine.messages`.
 
 `ClientCommand` is what brokers forward for clients; the coordinator's own commands (expiry, topics
 that changed) never cross the wire, and `decode_command` refuses them.
@@ -15,7 +13,7 @@ from ottla_cluster.groups.instance_commands import (
     InstanceCommand,
     InstanceResponse,
 )
-from ottla_cluster.groups.messages import CommandMessage, OffsetToCommit, ResponseMessage
+from ottla_cluster.groups.messages import OffsetToCommit
 from ottla_cluster.groups.transaction_commands import (
     CommitTransactionOffsets,
     CommitTransactionOffsetsResponse,
@@ -23,7 +21,7 @@ from ottla_cluster.groups.transaction_commands import (
     ForgetProducers,
     PendingTransaction,
 )
-from ottla_protocol.errors import MalformedBodyError
+from ottla_cluster.state_machine.messages import CommandMessage, MessageDecoder, ResponseMessage
 
 
 class OwnedTopic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -353,35 +351,8 @@ Response = (
 )
 """Any response of the coordinator."""
 
-_COMMAND_DECODER: msgspec.msgpack.Decoder[ClientCommand] = msgspec.msgpack.Decoder(ClientCommand)
-_RESPONSE_DECODER: msgspec.msgpack.Decoder[Response] = msgspec.msgpack.Decoder(Response)
+decode_command = MessageDecoder[ClientCommand](ClientCommand, "group command").decode
+"""The command that a broker forwarded; those of the coordinator's own are refused."""
 
-
-def encode_message(message: Command | Response) -> bytes:
-    """A command or response as MessagePack."""
-    return msgspec.msgpack.encode(message)
-
-
-def decode_command(body: bytes) -> ClientCommand:
-    """The command that a broker forwarded.
-
-    Raises:
-        MalformedBodyError: it does not parse, has an unknown type or field, or is one of the
-            coordinator's own.
-    """
-    try:
-        return _COMMAND_DECODER.decode(body)
-    except msgspec.DecodeError as error:
-        raise MalformedBodyError(f"A group command does not parse: {error}") from error
-
-
-def decode_response(body: bytes | bytearray) -> Response:
-    """The response that a coordinator sent.
-
-    Raises:
-        MalformedBodyError: it does not parse, or is of an unknown type.
-    """
-    try:
-        return _RESPONSE_DECODER.decode(body)
-    except msgspec.DecodeError as error:
-        raise MalformedBodyError(f"A group response does not parse: {error}") from error
+decode_response = MessageDecoder[Response](Response, "group response").decode
+"""The response that a coordinator sent."""

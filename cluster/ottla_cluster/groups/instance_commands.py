@@ -12,7 +12,8 @@ they name the delivery as void, and what it would have brought is read again.
 
 import msgspec
 
-from ottla_cluster.groups.messages import CommandMessage, OffsetToCommit, ResponseMessage
+from ottla_cluster.groups.messages import OffsetToCommit
+from ottla_cluster.state_machine.messages import CommandMessage, ResponseMessage
 
 
 class InstanceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

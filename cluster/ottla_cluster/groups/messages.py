@@ -1,14 +1,6 @@
-"""The encoding of the coordinator's commands and responses; see `commands`."""
+"""What more than one of the coordinator's families of commands has in it; see `commands`."""
 
 import msgspec
-
-
-class CommandMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
-    """The encoding that all commands share."""
-
-
-class ResponseMessage(msgspec.Struct, frozen=True, tag_field="type"):
-    """The encoding that all responses share."""
 
 
 class OffsetToCommit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

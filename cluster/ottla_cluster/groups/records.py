@@ -1,14 +1,7 @@
 """The records of the offsets topic: the only facts from which a coordinator's image is made.
 
-Each is one record of the partition that its group hashes onto, and says all there is to say about
-its key, so the topic may be compacted by key at any time: the newest record of a key replaces the
-older ones, and a tombstone (no value) removes it. A decision's records are appended as one batch,
-so they apply together or not at all.
-
-Key and value are MessagePack arrays; a key starts with a short tag. The format is for ever: a tag
-or a field is never reused, a new field of a value goes to the end and has a default, and a reader
-refuses a tag or a field that it does not know, since a coordinator that skipped it would rebuild
-another state than its predecessor had.
+Each is one record of the partition that its group hashes onto, with a key of its own: see
+`ottla_cluster.state_machine.keyed_records`, where the rules of their format are.
 """
 
 from collections.abc import Sequence
@@ -16,6 +9,7 @@ from typing import get_args
 
 import msgspec
 
+from ottla_cluster.state_machine.keyed_records import KeyAndValue, RecordPart, encode_pairs
 from ottla_protocol.errors import InternalError
 
 
@@ -25,11 +19,7 @@ class CorruptGroupRecordError(InternalError):
     title = "Corrupt group record"
 
 
-class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The encoding that keys, values and their parts share."""
-
-
-class SubscribedTopic(_Part, frozen=True):
+class SubscribedTopic(RecordPart, frozen=True):
     """A topic that some member reads, as it was when the target was computed."""
 
     topic: str
@@ -38,14 +28,14 @@ class SubscribedTopic(_Part, frozen=True):
     """How many it had."""
 
 
-class TargetTopic(_Part, frozen=True):
+class TargetTopic(RecordPart, frozen=True):
     """The partitions of one topic that a member is to own, in rising order."""
 
     topic: str
     partitions: tuple[int, ...]
 
 
-class HeldPartition(_Part, frozen=True):
+class HeldPartition(RecordPart, frozen=True):
     """A partition that a member owns, or is giving up."""
 
     topic: str
@@ -55,7 +45,7 @@ class HeldPartition(_Part, frozen=True):
     """The generation in which it was assigned to the member."""
 
 
-class OffsetCommitted(_Part, frozen=True):
+class OffsetCommitted(RecordPart, frozen=True):
     """The group goes on at `offset`, the next one to read."""
 
     group: str
@@ -73,7 +63,7 @@ class OffsetCommitted(_Part, frozen=True):
     and lacks the topic's id proves that the topic is deleted."""
 
 
-class OffsetRemoved(_Part, frozen=True):
+class OffsetRemoved(RecordPart, frozen=True):
     """The group has no committed offset there any more."""
 
     group: str
@@ -81,7 +71,7 @@ class OffsetRemoved(_Part, frozen=True):
     partition: int
 
 
-class PendingOffset(_Part, frozen=True):
+class PendingOffset(RecordPart, frozen=True):
     """One partition's offset that waits for the end of a transaction."""
 
     topic: str
@@ -94,7 +84,7 @@ class PendingOffset(_Part, frozen=True):
     """As in OffsetCommitted."""
 
 
-class PendingOffsetsChanged(_Part, frozen=True):
+class PendingOffsetsChanged(RecordPart, frozen=True):
     """All offsets that a producer's transaction has pending in one group."""
 
     group: str
@@ -105,14 +95,14 @@ class PendingOffsetsChanged(_Part, frozen=True):
     """By topic id and partition."""
 
 
-class PendingOffsetsRemoved(_Part, frozen=True):
+class PendingOffsetsRemoved(RecordPart, frozen=True):
     """The transaction is over; what it committed is committed beside it."""
 
     group: str
     producer_id: int
 
 
-class ProducerEnded(_Part, frozen=True):
+class ProducerEnded(RecordPart, frozen=True):
     """The marker of a producer's transaction was here: whatever is below its epoch comes late."""
 
     producer_id: int
@@ -120,13 +110,13 @@ class ProducerEnded(_Part, frozen=True):
     """The marker's."""
 
 
-class ProducerForgotten(_Part, frozen=True):
+class ProducerForgotten(RecordPart, frozen=True):
     """Nothing of the producer's former transactions can be on its way any more."""
 
     producer_id: int
 
 
-class GroupChanged(_Part, frozen=True):
+class GroupChanged(RecordPart, frozen=True):
     """What is true of a group as a whole."""
 
     group: str
@@ -141,13 +131,13 @@ class GroupChanged(_Part, frozen=True):
     """Wall clock; when the last member went. None while there are members."""
 
 
-class GroupRemoved(_Part, frozen=True):
+class GroupRemoved(RecordPart, frozen=True):
     """The group is gone; records before it remove its offsets, and it has no members."""
 
     group: str
 
 
-class MemberChanged(_Part, frozen=True):
+class MemberChanged(RecordPart, frozen=True):
     """A member joined, or joined again with other settings."""
 
     group: str
@@ -165,14 +155,14 @@ class MemberChanged(_Part, frozen=True):
     by one of them has lost its instance id to another one."""
 
 
-class MemberRemoved(_Part, frozen=True):
+class MemberRemoved(RecordPart, frozen=True):
     """A member left, expired or was replaced; its target and assignment are removed beside it."""
 
     group: str
     member_id: str
 
 
-class TargetAssigned(_Part, frozen=True):
+class TargetAssigned(RecordPart, frozen=True):
     """What a member is to own once everybody else has given it up."""
 
     group: str
@@ -180,14 +170,14 @@ class TargetAssigned(_Part, frozen=True):
     topics: tuple[TargetTopic, ...]
 
 
-class TargetRemoved(_Part, frozen=True):
+class TargetRemoved(RecordPart, frozen=True):
     """A member that is gone is to own nothing."""
 
     group: str
     member_id: str
 
 
-class CurrentAssigned(_Part, frozen=True):
+class CurrentAssigned(RecordPart, frozen=True):
     """What a member owns now, and what it has been told to give up and may still work on."""
 
     group: str
@@ -198,14 +188,14 @@ class CurrentAssigned(_Part, frozen=True):
     revoking: tuple[HeldPartition, ...]
 
 
-class CurrentRemoved(_Part, frozen=True):
+class CurrentRemoved(RecordPart, frozen=True):
     """A member that is gone owns nothing."""
 
     group: str
     member_id: str
 
 
-class ChosenPartition(_Part, frozen=True):
+class ChosenPartition(RecordPart, frozen=True):
     """A partition that the client of a consumer instance chose, without the group's assignment."""
 
     topic: str
@@ -213,7 +203,7 @@ class ChosenPartition(_Part, frozen=True):
     partition: int
 
 
-class InstanceChanged(_Part, frozen=True):
+class InstanceChanged(RecordPart, frozen=True):
     """A consumer instance of the REST Proxy API was made, or reads something else than before.
 
     At most one of `topics`, `pattern` and `partitions` is set. With one of the former two the
@@ -235,14 +225,14 @@ class InstanceChanged(_Part, frozen=True):
     partitions: tuple[ChosenPartition, ...] | None
 
 
-class InstanceRemoved(_Part, frozen=True):
+class InstanceRemoved(RecordPart, frozen=True):
     """A consumer instance is gone; its progress and its membership are removed beside it."""
 
     group: str
     instance_id: str
 
 
-class InstancePosition(_Part, frozen=True):
+class InstancePosition(RecordPart, frozen=True):
     """Where an instance goes on in one partition."""
 
     topic: str
@@ -254,7 +244,7 @@ class InstancePosition(_Part, frozen=True):
     offset: int
 
 
-class Delivery(_Part, frozen=True):
+class Delivery(RecordPart, frozen=True):
     """Records that a broker sends to an instance's client: read once they have left it."""
 
     delivery_id: str
@@ -265,7 +255,7 @@ class Delivery(_Part, frozen=True):
     """The positions behind the records."""
 
 
-class InstanceProgressed(_Part, frozen=True):
+class InstanceProgressed(RecordPart, frozen=True):
     """How far an instance has read, and what is on its way to its client."""
 
     group: str
@@ -274,7 +264,7 @@ class InstanceProgressed(_Part, frozen=True):
     delivery: Delivery | None
 
 
-class ProgressRemoved(_Part, frozen=True):
+class ProgressRemoved(RecordPart, frozen=True):
     """An instance that is gone, or reads nothing, has no positions."""
 
     group: str
@@ -321,46 +311,46 @@ Tombstone = (
 """Records that say that there is nothing under their key any more."""
 
 
-class _OffsetKey(_Part, frozen=True, tag="o"):
+class _OffsetKey(RecordPart, frozen=True, tag="o"):
     group: str
     topic_id: str
     partition: int
 
 
-class _PendingKey(_Part, frozen=True, tag="x"):
+class _PendingKey(RecordPart, frozen=True, tag="x"):
     group: str
     producer_id: int
 
 
-class _ProducerKey(_Part, frozen=True, tag="e"):
+class _ProducerKey(RecordPart, frozen=True, tag="e"):
     producer_id: int
 
 
-class _GroupKey(_Part, frozen=True, tag="g"):
+class _GroupKey(RecordPart, frozen=True, tag="g"):
     group: str
 
 
-class _MemberKey(_Part, frozen=True, tag="m"):
-    group: str
-    member_id: str
-
-
-class _TargetKey(_Part, frozen=True, tag="t"):
+class _MemberKey(RecordPart, frozen=True, tag="m"):
     group: str
     member_id: str
 
 
-class _CurrentKey(_Part, frozen=True, tag="c"):
+class _TargetKey(RecordPart, frozen=True, tag="t"):
     group: str
     member_id: str
 
 
-class _InstanceKey(_Part, frozen=True, tag="i"):
+class _CurrentKey(RecordPart, frozen=True, tag="c"):
+    group: str
+    member_id: str
+
+
+class _InstanceKey(RecordPart, frozen=True, tag="i"):
     group: str
     instance_id: str
 
 
-class _ProgressKey(_Part, frozen=True, tag="p"):
+class _ProgressKey(RecordPart, frozen=True, tag="p"):
     group: str
     instance_id: str
 
@@ -391,10 +381,9 @@ _TARGET_DECODER = msgspec.msgpack.Decoder(TargetAssigned)
 _CURRENT_DECODER = msgspec.msgpack.Decoder(CurrentAssigned)
 _INSTANCE_DECODER = msgspec.msgpack.Decoder(InstanceChanged)
 _PROGRESS_DECODER = msgspec.msgpack.Decoder(InstanceProgressed)
-_PAIRS_DECODER = msgspec.msgpack.Decoder(tuple[tuple[bytes, bytes | None], ...])
 
 
-def encode_record(record: GroupRecord) -> tuple[bytes, bytes | None]:
+def encode_record(record: GroupRecord) -> KeyAndValue:
     """The record's key, and its value or None for a tombstone."""
     key = key_of(record)
     is_tombstone = type(record) in _TOMBSTONES  # `isinstance` takes twenty times as long.
@@ -426,19 +415,7 @@ def decode_record(key: bytes | None, value: bytes | None) -> GroupRecord:
 
 def encode_records(records: Sequence[GroupRecord]) -> bytes:
     """All records of one decision as a payload, for `decode_pairs`."""
-    return _ENCODER.encode([encode_record(record) for record in records])
-
-
-def decode_pairs(payload: bytes) -> tuple[tuple[bytes, bytes | None], ...]:
-    """The keys and values of one decision, to append as one batch: the inverse of encode_records.
-
-    Raises:
-        CorruptGroupRecordError: the payload is none.
-    """
-    try:
-        return _PAIRS_DECODER.decode(payload)
-    except msgspec.DecodeError as error:
-        raise CorruptGroupRecordError(f"A decision's payload does not parse: {error}") from error
+    return encode_pairs([encode_record(record) for record in records])
 
 
 def key_of(record: GroupRecord) -> RecordKey:

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from ottla_cluster.groups.messages import CommandMessage, OffsetToCommit, ResponseMessage
+from ottla_cluster.groups.messages import OffsetToCommit
+from ottla_cluster.state_machine.messages import CommandMessage, ResponseMessage
 
 
 class CommitTransactionOffsets(CommandMessage, frozen=True, tag="commit_transaction_offsets"):

@@ -15,6 +15,7 @@ from ottla_cluster.groups.limits import (
 )
 from ottla_cluster.groups.messages import OffsetToCommit
 from ottla_cluster.groups.pattern import Pattern
+from ottla_cluster.state_machine.identifiers import validate_identifier
 from ottla_protocol.errors import (
     InvalidGroupIdError,
     InvalidRequestError,
@@ -30,16 +31,12 @@ def validate_group_id(group_id: str) -> None:
     Raises:
         InvalidGroupIdError: its detail names the rule.
     """
-    if not 0 < len(group_id) <= MAX_GROUP_ID_LENGTH:
-        raise InvalidGroupIdError(
-            f"A group id must have 1 to {MAX_GROUP_ID_LENGTH} characters; "
-            f"this one has {len(group_id)}."
-        )
-    if not group_id.isprintable() or group_id in {".", ".."}:
-        raise InvalidGroupIdError(
-            "A group id must not be '.' or '..' and must have printable characters only; "
-            f"this one is {group_id!r}."
-        )
+    validate_identifier(
+        group_id,
+        name="A group id",
+        max_length=MAX_GROUP_ID_LENGTH,
+        refusal=InvalidGroupIdError,
+    )
 
 
 def validate_member_id(field: str, member_id: str) -> None:

@@ -1,5 +1,6 @@
 """Transactional ids: which may be, which are known, who holds one, and which are forgotten."""
 
+from ottla_cluster.state_machine.identifiers import validate_identifier
 from ottla_cluster.state_machine.result import Result
 from ottla_cluster.transactions.commands import (
     ExpireTransactionalIds,
@@ -46,16 +47,12 @@ def validate_transactional_id(transactional_id: str) -> None:
     Raises:
         InvalidRequestError: its detail names the rule.
     """
-    if not 0 < len(transactional_id) <= MAX_TRANSACTIONAL_ID_LENGTH:
-        raise InvalidRequestError(
-            f"transactional_id must have 1 to {MAX_TRANSACTIONAL_ID_LENGTH} characters; this one "
-            f"has {len(transactional_id)}."
-        )
-    if not transactional_id.isprintable() or transactional_id in {".", ".."}:
-        raise InvalidRequestError(
-            "transactional_id must not be '.' or '..' and must have printable characters only; "
-            f"this one is {transactional_id!r}."
-        )
+    validate_identifier(
+        transactional_id,
+        name="transactional_id",
+        max_length=MAX_TRANSACTIONAL_ID_LENGTH,
+        refusal=InvalidRequestError,
+    )
 
 
 def known_transaction(image: TransactionsImage, transactional_id: str) -> TransactionalIdChanged:

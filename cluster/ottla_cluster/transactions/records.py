@@ -1,9 +1,7 @@
 """The records of the transaction topic: the only facts from which a coordinator's image is made.
 
-There is one kind: all there is to say about one transactional id, under the id as its key, so the
-topic may be compacted at any time. The encoding is that of the offsets topic: MessagePack arrays, a
-tagged key, for ever; a new field goes to the end and has a default, and what is not known is
-refused.
+There is one kind: all there is to say about one transactional id, under the id as its key; see
+`ottla_cluster.state_machine.keyed_records`, where the rules of the format are.
 """
 
 from collections.abc import Sequence
@@ -11,6 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
+from ottla_cluster.state_machine.keyed_records import KeyAndValue, RecordPart, encode_pairs
 from ottla_protocol.errors import InternalError
 
 
@@ -49,18 +48,14 @@ class EndedBy(StrEnum):
     """Another producer took the transactional id over."""
 
 
-class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The encoding that the key, the value and its parts share."""
-
-
-class ProducerIdentity(_Part, frozen=True):
+class ProducerIdentity(RecordPart, frozen=True):
     """What a producer calls itself by: its id and the epoch in which it holds it."""
 
     producer_id: int
     producer_epoch: int
 
 
-class TransactionPartition(_Part, frozen=True, order=True):
+class TransactionPartition(RecordPart, frozen=True, order=True):
     """A partition that is in a transaction."""
 
     topic: str
@@ -68,7 +63,7 @@ class TransactionPartition(_Part, frozen=True, order=True):
     partition: int
 
 
-class EndedTransaction(_Part, frozen=True):
+class EndedTransaction(RecordPart, frozen=True):
     """The last transaction that was decided."""
 
     identity: ProducerIdentity
@@ -77,7 +72,7 @@ class EndedTransaction(_Part, frozen=True):
     by: EndedBy
 
 
-class TransactionalIdChanged(_Part, frozen=True):
+class TransactionalIdChanged(RecordPart, frozen=True):
     """All there is to say about a transactional id."""
 
     transactional_id: str
@@ -97,7 +92,7 @@ class TransactionalIdChanged(_Part, frozen=True):
     """None where no decision was made since the id was taken over last, or ever."""
 
 
-class TransactionalIdRemoved(_Part, frozen=True):
+class TransactionalIdRemoved(RecordPart, frozen=True):
     """Nobody has used the id for long."""
 
     transactional_id: str
@@ -107,17 +102,16 @@ TransactionRecord = TransactionalIdChanged | TransactionalIdRemoved
 """Any record of the transaction topic."""
 
 
-class _TransactionalIdKey(_Part, frozen=True, tag="t"):
+class _TransactionalIdKey(RecordPart, frozen=True, tag="t"):
     transactional_id: str
 
 
 _ENCODER = msgspec.msgpack.Encoder()
 _KEY_DECODER = msgspec.msgpack.Decoder(_TransactionalIdKey)
 _VALUE_DECODER = msgspec.msgpack.Decoder(TransactionalIdChanged)
-_PAIRS_DECODER = msgspec.msgpack.Decoder(tuple[tuple[bytes, bytes | None], ...])
 
 
-def encode_record(record: TransactionRecord) -> tuple[bytes, bytes | None]:
+def encode_record(record: TransactionRecord) -> KeyAndValue:
     """The record's key, and its value or None for a tombstone."""
     key = _ENCODER.encode(_TransactionalIdKey(record.transactional_id))
     return key, None if isinstance(record, TransactionalIdRemoved) else _ENCODER.encode(record)
@@ -151,18 +145,4 @@ def decode_record(key: bytes | None, value: bytes | None) -> TransactionRecord:
 
 def encode_records(records: Sequence[TransactionRecord]) -> bytes:
     """All records of one decision as a payload, for `decode_pairs`."""
-    return _ENCODER.encode([encode_record(record) for record in records])
-
-
-def decode_pairs(payload: bytes) -> tuple[tuple[bytes, bytes | None], ...]:
-    """The keys and values of one decision, to append as one batch: the inverse of encode_records.
-
-    Raises:
-        CorruptTransactionRecordError: the payload is none.
-    """
-    try:
-        return _PAIRS_DECODER.decode(payload)
-    except msgspec.DecodeError as error:
-        raise CorruptTransactionRecordError(
-            f"A decision's payload does not parse: {error}"
-        ) from error
+    return encode_pairs([encode_record(record) for record in records])

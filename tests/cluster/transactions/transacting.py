@@ -4,6 +4,7 @@ import msgspec
 
 from ottla_broker.drivers.peer_messages import CoordinatorCall, encode
 from ottla_broker.drivers.transaction_coordinators import TRANSACTION_STATE_TOPIC
+from ottla_cluster.state_machine.messages import encode_message
 from ottla_cluster.transactions.commands import (
     AbortTransaction,
     AddPartitions,
@@ -11,7 +12,6 @@ from ottla_cluster.transactions.commands import (
     EndTransaction,
     InitialiseProducer,
     decode_response,
-    encode_message,
 )
 from ottla_cluster.transactions.records import EndedBy, TransactionPartition
 from ottla_protocol import routes

@@ -27,9 +27,9 @@ from ottla_cluster.groups.records import (
     GroupChanged,
     OffsetCommitted,
     TargetAssigned,
-    decode_pairs,
     decode_record,
 )
+from ottla_cluster.state_machine.keyed_records import decode_pairs
 from ottla_protocol.errors import OttlaError
 
 HERE = Path(__file__).parent

@@ -1,10 +1,11 @@
 """The coordinator of all transactional ids, on a log like any other's, with failovers."""
 
+from ottla_cluster.state_machine.keyed_records import decode_pairs
 from ottla_cluster.transactions.active_coordinator import ActiveTransactionCoordinator
 from ottla_cluster.transactions.commands import EndTransaction
 from ottla_cluster.transactions.config import TransactionConfig
 from ottla_cluster.transactions.image import TransactionsImage, replay
-from ottla_cluster.transactions.records import decode_pairs, decode_record
+from ottla_cluster.transactions.records import decode_record
 from ottla_protocol.errors import NotCoordinatorError, OttlaError
 
 COMMIT_MAX_MS = 60

@@ -26,8 +26,8 @@ from ottla_cluster.groups.commands import (
     Join,
     OffsetToCommit,
     decode_command,
-    encode_message,
 )
+from ottla_cluster.state_machine.messages import encode_message
 from ottla_protocol.errors import (
     CoordinatorNotAvailableError,
     InvalidPartitionsError,

@@ -12,6 +12,7 @@ from ottla_broker.services.transaction_calls import TransactionCalls
 from ottla_cluster.controller.features import TRANSACTIONS
 from ottla_cluster.controller.image import BrokerState
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES
+from ottla_cluster.state_machine.messages import encode_message
 from ottla_cluster.transactions.commands import (
     EndTransaction,
     EndTransactionResponse,
@@ -20,7 +21,6 @@ from ottla_cluster.transactions.commands import (
     ListTransactions,
     ListTransactionsResponse,
     decode_command,
-    encode_message,
 )
 from ottla_cluster.transactions.limits import MAX_DECISION_BYTES
 from ottla_cluster.transactions.records import ProducerIdentity

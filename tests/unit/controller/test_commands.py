@@ -26,8 +26,8 @@ from ottla_cluster.controller.commands import (
     UnfitReplica,
     decode_command,
     decode_response,
-    encode_message,
 )
+from ottla_cluster.state_machine.messages import encode_message
 from ottla_protocol.errors import MalformedBodyError
 
 

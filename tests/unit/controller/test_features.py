@@ -4,12 +4,7 @@ import msgspec
 import pytest
 
 from ottla_cluster.controller.active_controller import ActiveController
-from ottla_cluster.controller.commands import (
-    FormCluster,
-    RegisterBroker,
-    UpgradeFeatureLevel,
-    encode_message,
-)
+from ottla_cluster.controller.commands import FormCluster, RegisterBroker, UpgradeFeatureLevel
 from ottla_cluster.controller.config import ControllerConfig
 from ottla_cluster.controller.features import (
     FEATURES,
@@ -25,6 +20,7 @@ from ottla_cluster.controller.handlers import handle
 from ottla_cluster.controller.image import MetadataImage, replay
 from ottla_cluster.controller.records import FeatureLevelChanged
 from ottla_cluster.controller.snapshot import decode_image, encode_image
+from ottla_cluster.state_machine.messages import encode_message
 from ottla_protocol.errors import InvalidRequestError, UnsupportedFeatureLevelError
 from tests.unit.controller.metadata_under_test import CLUSTER_ID
 

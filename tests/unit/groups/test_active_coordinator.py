@@ -22,7 +22,8 @@ from ottla_cluster.groups.commands import (
 )
 from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.groups.image import GroupsImage, replay
-from ottla_cluster.groups.records import decode_pairs, decode_record
+from ottla_cluster.groups.records import decode_record
+from ottla_cluster.state_machine.keyed_records import decode_pairs
 from ottla_protocol.errors import (
     FencedMemberEpochError,
     NotCoordinatorError,

@@ -29,8 +29,8 @@ from ottla_cluster.groups.commands import (
     SeekOffsets,
     decode_command,
     decode_response,
-    encode_message,
 )
+from ottla_cluster.state_machine.messages import encode_message
 from ottla_protocol.errors import MalformedBodyError
 from tests.unit.groups.groups_under_test import GroupsUnderTest
 

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from ottla_cluster.state_machine.keyed_records import decode_pairs
 from ottla_cluster.transactions.records import (
     CorruptTransactionRecordError,
     EndedBy,
@@ -12,7 +13,6 @@ from ottla_cluster.transactions.records import (
     TransactionalIdRemoved,
     TransactionPartition,
     TransactionState,
-    decode_pairs,
     decode_record,
     encode_record,
     encode_records,
@@ -69,11 +69,6 @@ def test_a_decision_is_one_payload():
 def test_what_is_not_known_is_refused(key, value):
     with pytest.raises(CorruptTransactionRecordError):
         decode_record(key, value)
-
-
-def test_a_payload_that_is_none_is_refused():
-    with pytest.raises(CorruptTransactionRecordError):
-        decode_pairs(b"\xc1")
 
 
 @pytest.mark.parametrize("is_commit", [True, False])
