@@ -1,10 +1,11 @@
 """Raft-lite: the quorum that holds the cluster's metadata.
 
-`node` is the state machine and states the driver's contract. Below it, each importing only what
-follows: `campaign` (a candidate's votes), `leadership` (a leader's work), `appends` and `snapshots`
-(a leader's entries and its snapshot on their way here), `ready` (what an input asks of the driver),
-`membership` (who follows a leader, and who is to vote), `transfer` (of a leadership), `starts`
-(what is remembered of the others' directories), `observers` (nodes without a vote),
+`node` is the state machine and states the driver's contract; `elections` and `voter_changes` are
+parts of it, over `node_state`. Below it, each importing only what follows: `campaign` (a
+candidate's votes), `leadership` (a leader's work), `appends` and `snapshots` (a leader's entries
+and its snapshot on their way here), `ready` (what an input asks of the driver), `membership` (who
+follows a leader, and who is to vote), `transfer` (of a leadership), `starts` (what is remembered of
+the others' directories), `observers` (nodes without a vote),
 `reads`, `progress`, `log`, `election_timer`, `admission`, `quorum`, `messages`, `config`,
 `configuration` (who votes, as the log has it), `errors`.
 Beside it, `snapshot_schedule` tells the driver when to take a snapshot.

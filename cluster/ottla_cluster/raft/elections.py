@@ -5,9 +5,6 @@ the log, which it shares with the rest of the node; what follows from a decision
 (`_become_follower`, `_become_leader`).
 """
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
-
 from msgspec.structs import replace
 
 from ottla_cluster.raft.campaign import Campaign
@@ -21,64 +18,20 @@ from ottla_cluster.raft.messages import (
     VoteResponse,
     directory_of,
 )
+from ottla_cluster.raft.node_state import NodeState
 from ottla_cluster.raft.quorum import VoteResult
-from ottla_cluster.raft.ready import Outputs, Role
+from ottla_cluster.raft.ready import Role
 from ottla_cluster.raft.starts import Standing
 
-if TYPE_CHECKING:
-    from ottla_cluster.raft.config import RaftConfig
-    from ottla_cluster.raft.election_timer import ElectionTimer
-    from ottla_cluster.raft.leadership import Leadership
-    from ottla_cluster.raft.log import RaftLog
-    from ottla_cluster.raft.messages import Origin
-    from ottla_cluster.raft.observers import ObserverTimer
 
-
-class Elections(ABC):
-    """What a node does about elections; `RaftNode` makes what is named here."""
-
-    _config: "RaftConfig"
-    _log: "RaftLog"
-    _outputs: Outputs
-    _timer: "ElectionTimer | ObserverTimer"
-    _now_ms: int
-    _origin: "Origin | None"
-    _standing: Standing
-    _role: Role
-    _stands_aside: bool
-    # The term never falls. Per term this voter votes at most once, and _voted_for tells for whom;
-    # both are on disk before any message of the term leaves (Raft figure 2).
-    _term: int
-    _voted_for: int | None
-    # The leader of _term, when known. None while this node campaigns.
-    _leader_id: int | None
-    # Present exactly while _role is LEADER.
-    _leadership: "Leadership | None"
-    # Answers to its own campaign; present exactly while it is a candidate of either kind.
-    _campaign: Campaign | None
-
-    @abstractmethod
-    def _become_follower(self, term: int, leader_id: int | None) -> None:
-        """Follow `leader_id` (None: whoever wins) in `term`, which never falls."""
-
-    @abstractmethod
-    def _become_leader(self) -> None:
-        """Lead the present term, which was won."""
+class Elections(NodeState):
+    """What a node does about elections."""
 
     def _observe_term(self, term: int) -> None:
         if term > self._term:
             self._become_follower(term, None)
 
     # --- who may take part ----------------------------------------------------------------------
-
-    @property
-    def is_voter(self) -> bool:
-        """Whether the last configuration in the log names this node with this data directory."""
-        return self._log.configuration.is_voter(self._config.node_id, self._directory_id)
-
-    @property
-    def _directory_id(self) -> str:
-        return self._origin.directory_id if self._origin else UNKNOWN_DIRECTORY
 
     @property
     def _may_campaign(self) -> bool:

@@ -37,8 +37,9 @@ Against disruption: pre-vote (dissertation §9.6), check-quorum (§6.2), and a v
 live leader within the minimum election timeout helps nobody else to power (§4.2.3), save when that
 leader's connection was refused.
 
-Who votes is what the last configuration in the log says (`configuration`, `membership`). How a node
-comes to power, and whom it helps there, is in `elections`.
+Who votes is what the last configuration in the log says (`configuration`, `membership`). What a
+node holds and tells of itself is in `node_state`; how it comes to power, and whom it helps there,
+in `elections`; how voters change, and the leadership is handed over, in `voter_changes`.
 """
 
 from typing import TYPE_CHECKING, assert_never
@@ -47,9 +48,6 @@ from msgspec.structs import replace
 
 from ottla_cluster.raft.admission import check_message, check_payloads, check_snapshot
 from ottla_cluster.raft.appends import AppendReceiver
-from ottla_cluster.raft.configuration import (
-    Configuration,
-)
 from ottla_cluster.raft.election_timer import ElectionTimer
 from ottla_cluster.raft.elections import Elections
 from ottla_cluster.raft.errors import (
@@ -60,7 +58,6 @@ from ottla_cluster.raft.errors import (
 )
 from ottla_cluster.raft.leadership import Leadership
 from ottla_cluster.raft.log import RaftLog
-from ottla_cluster.raft.membership import with_new_voter, without_voter
 from ottla_cluster.raft.messages import (
     AppendRequest,
     AppendResponse,
@@ -83,6 +80,7 @@ from ottla_cluster.raft.observers import ObserverTimer
 from ottla_cluster.raft.ready import Outputs, Proposed, Ready, Role
 from ottla_cluster.raft.snapshots import SnapshotReceiver
 from ottla_cluster.raft.starts import RememberedStarts, Standing
+from ottla_cluster.raft.voter_changes import VoterChanges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,10 +88,9 @@ if TYPE_CHECKING:
 
     from ottla_cluster.raft.config import RaftConfig
     from ottla_cluster.raft.messages import RememberedStart
-    from ottla_cluster.raft.progress import Progress
 
 
-class RaftNode(Elections):
+class RaftNode(Elections, VoterChanges):
     """One node.
 
     Args:
@@ -149,7 +146,6 @@ class RaftNode(Elections):
         self._campaign = None
         self._origin = origin
         self._starts = RememberedStarts(remembered or {})
-        # What the sender of the present message is worth.
         self._standing = Standing.TRUSTED
         self._writes_configurations = True
         self._random = random
@@ -166,80 +162,6 @@ class RaftNode(Elections):
         self._appends = AppendReceiver(config, self._log)
         self._snapshots = SnapshotReceiver(config, self._log)
         self._outputs = Outputs()
-
-    # --- what the driver may ask ----------------------------------------------------------------
-
-    @property
-    def term(self) -> int:
-        """The current term."""
-        return self._term
-
-    @property
-    def role(self) -> Role:
-        """The current role."""
-        return self._role
-
-    @property
-    def leader_id(self) -> int | None:
-        """The leader of this term, itself included; None while unknown."""
-        return self._leader_id
-
-    @property
-    def commit_index(self) -> int:
-        """How far the log is known to be committed."""
-        return self._log.commit_index
-
-    @property
-    def last_index(self) -> int:
-        """Index of the last entry; 0 when there is none."""
-        return self._log.last_index
-
-    @property
-    def applied_index(self) -> int:
-        """How far the state machine is, once the last Ready is carried out."""
-        return self._log.applied_index
-
-    @property
-    def snapshot_index(self) -> int:
-        """Index of the last entry that the snapshot covers; 0 while there is none."""
-        return self._log.snapshot_index
-
-    @property
-    def observer_ids(self) -> tuple[int, ...]:
-        """The observers that this node, as leader, sends to, ascending; empty otherwise."""
-        return () if self._leadership is None else self._leadership.observer_ids
-
-    def followers(self) -> "Sequence[Progress]":
-        """What this node, as leader, knows of the others; empty otherwise. To be read only."""
-        return () if self._leadership is None else self._leadership.followers()
-
-    @property
-    def origin(self) -> Origin | None:
-        """This node's data directory and start."""
-        return self._origin
-
-    @property
-    def configuration(self) -> Configuration:
-        """Who votes, as the last configuration in the log has it, committed or not."""
-        return self._log.configuration
-
-    @property
-    def is_configuration_committed(self) -> bool:
-        """Whether that configuration is known to be committed."""
-        return self._log.configuration_index <= self._log.commit_index
-
-    @property
-    def is_handing_over(self) -> bool:
-        """Whether this node leads and waits for another voter to take over."""
-        return self._leadership is not None and self._leadership.is_handing_over
-
-    def next_deadline_ms(self) -> int:
-        """When `tick` must be called next at the latest, on the clock of `now_ms`."""
-        if self._outputs.pending:
-            return self._now_ms
-        if self._leadership is not None:
-            return self._leadership.heartbeat_due_ms
-        return self._timer.deadline_ms
 
     # --- inputs ---------------------------------------------------------------------------------
 
@@ -372,76 +294,6 @@ class RaftNode(Elections):
         if self._stands_aside and self._leadership is not None:
             self._become_follower(self._term, None)
         return self._ready()
-
-    def add_voter(self, node_id: int, url: str, now_ms: int) -> Ready:
-        """Have a node become a voter: it gets the log, and votes once it has caught up.
-
-        Args:
-            node_id: the node.
-            url: where the others reach it.
-            now_ms: the monotonic clock.
-
-        Raises:
-            NotLeaderError: this node does not lead, or has just noticed that it may not.
-            DuplicateVoterError: the node is a voter, or on its way.
-            VoterChangeInProgressError: another change is not committed yet.
-            InvalidVoterChangeError: there are too many.
-        """
-        leadership = self._require_leadership(now_ms)
-        configuration = with_new_voter(self._log.configuration, node_id, url)
-        return self._change_configuration(leadership, configuration)
-
-    def remove_voter(self, node_id: int, now_ms: int, *, force: bool = False) -> Ready:
-        """Have a node be no voter any more; a leader that removes itself steps down afterwards.
-
-        Args:
-            node_id: the voter, or learner.
-            now_ms: the monotonic clock.
-            force: also where the voters that are left could not commit anything.
-
-        Raises:
-            QuorumAtRiskError: without it fewer than a majority answer and have the log.
-            NotLeaderError: this node does not lead, or has just noticed that it may not.
-            VoterNotFoundError: the node is none, nor on its way.
-            VoterChangeInProgressError: another change is not committed yet.
-            InvalidVoterChangeError: it is the last one.
-        """
-        leadership = self._require_leadership(now_ms)
-        former = self._log.configuration
-        configuration = without_voter(former, node_id)
-        has_fewer_voters = len(configuration.voters) < len(former.voters)
-        return self._change_configuration(
-            leadership, configuration, needs_majority=has_fewer_voters and not force
-        )
-
-    def allow_configurations(self, *, allowed: bool) -> None:
-        """Whether this node may write configurations by itself: the others must know them."""
-        self._writes_configurations = allowed
-        if self._leadership is not None:
-            self._leadership.writes_configurations = allowed
-
-    def transfer_leadership(self, target_id: int | None, now_ms: int) -> Ready:
-        """Hand the leadership over to a voter, or to the one that is furthest (§3.10).
-
-        Whether it succeeds shows by the next leader. Until then, for an election timeout at most,
-        proposals are refused. To hand over to the leader itself is done already.
-
-        Raises:
-            NotLeaderError: this node does not lead, or has just noticed that it may not.
-            VoterNotFoundError: the named node is no voter that this leader has just heard from.
-            InvalidVoterChangeError: there is no voter to choose from.
-        """
-        leadership = self._require_leadership(now_ms)
-        if target_id != self._config.node_id:
-            leadership.transfer(target_id, self._now_ms)
-        return self._ready()
-
-    def _change_configuration(
-        self, leadership: Leadership, configuration: Configuration, *, needs_majority: bool = False
-    ) -> Ready:
-        leadership.change_configuration(configuration, self._now_ms, needs_majority=needs_majority)
-        index = self._log.last_index
-        return self._ready(Proposed(index, index, self._term))
 
     def peer_refused(self, peer_id: int, now_ms: int) -> Ready:
         """The connection to a peer was refused (ECONNREFUSED and nothing else): it has crashed.
