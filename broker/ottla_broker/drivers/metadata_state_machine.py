@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.features import check_supported
-from ottla_cluster.controller.image import MetadataImage, replay
+from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.controller.image_sharing import sharing_with
 from ottla_cluster.controller.records import CorruptMetadataError, decode_records
+from ottla_cluster.controller.replay import replay
 from ottla_cluster.controller.snapshot import decode_image, encode_image
 from ottla_cluster.raft.messages import Entry, EntryKind, Snapshot
 

@@ -27,10 +27,11 @@ from ottla_cluster.controller.commands import (
 )
 from ottla_cluster.controller.drain_handlers import moves_are_due
 from ottla_cluster.controller.handlers import handle
-from ottla_cluster.controller.image import BrokerState, MetadataImage, replay
+from ottla_cluster.controller.image import BrokerState, MetadataImage
 from ottla_cluster.controller.limits import MAX_WAITING_REQUESTS
 from ottla_cluster.controller.partition_handlers import elect_preferred
 from ottla_cluster.controller.records import MetadataRecord, PartitionChanged, encode_records
+from ottla_cluster.controller.replay import replay
 from ottla_cluster.controller.sessions import BrokerSessions
 from ottla_cluster.controller.unclean_election_schedule import UncleanElectionSchedule
 from ottla_cluster.state_machine.result import Result
@@ -68,7 +69,7 @@ class ControllerMachine:
     def replay(
         self, state: MetadataImage, records: Sequence[MetadataRecord], version: int
     ) -> MetadataImage:
-        """See `image.replay`."""
+        """See `replay.replay`."""
         return replay(state, records, version)
 
     def encode(self, records: Sequence[MetadataRecord]) -> bytes:

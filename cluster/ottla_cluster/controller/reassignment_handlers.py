@@ -15,7 +15,7 @@ from ottla_cluster.controller.commands import (
     Reassignment,
     ReassignmentResult,
 )
-from ottla_cluster.controller.image import MetadataImage, Partition, replay
+from ottla_cluster.controller.image import MetadataImage, Partition
 from ottla_cluster.controller.limits import MAX_REASSIGNMENTS
 from ottla_cluster.controller.records import (
     MetadataRecord,
@@ -23,6 +23,7 @@ from ottla_cluster.controller.records import (
     PartitionReassigned,
     UncleanLeaderElected,
 )
+from ottla_cluster.controller.replay import replay
 from ottla_cluster.controller.topic_names import refuse_internal
 from ottla_cluster.state_machine.result import ResponseT, Result
 from ottla_protocol.errors import (

@@ -31,13 +31,14 @@ from ottla_cluster.controller.commands import (
 )
 from ottla_cluster.controller.config import ControllerConfig
 from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
-from ottla_cluster.controller.image import BrokerState, MetadataImage, replay
+from ottla_cluster.controller.image import BrokerState, MetadataImage
 from ottla_cluster.controller.records import (
     PartitionChanged,
     PartitionReassigned,
     UncleanLeaderElected,
     decode_records,
 )
+from ottla_cluster.controller.replay import replay
 from ottla_cluster.controller.snapshot import decode_image, encode_image
 from ottla_cluster.controller.topic_configs import (
     UNCLEAN_LEADER_ELECTION_ENABLE,

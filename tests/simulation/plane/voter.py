@@ -4,9 +4,10 @@ The driver's contract is that of the Raft simulation (`raft.host`); here the ent
 records, and whoever leads runs the controller.
 """
 
-from ottla_cluster.controller.image import MetadataImage, replay
+from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.controller.image_sharing import sharing_with
 from ottla_cluster.controller.records import decode_records
+from ottla_cluster.controller.replay import replay
 from ottla_cluster.controller.snapshot import decode_image, encode_image
 from ottla_cluster.raft import EntryKind
 from ottla_cluster.raft.configuration import decode_configuration

@@ -15,8 +15,9 @@ from ottla_cluster.controller.commands import (
 from ottla_cluster.controller.config import ControllerConfig
 from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.handlers import handle
-from ottla_cluster.controller.image import MetadataImage, replay
+from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.controller.records import decode_records, encode_records
+from ottla_cluster.controller.replay import replay
 
 CLUSTER_ID = "test"
 

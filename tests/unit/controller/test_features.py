@@ -17,8 +17,9 @@ from ottla_cluster.controller.features import (
     require,
 )
 from ottla_cluster.controller.handlers import handle
-from ottla_cluster.controller.image import MetadataImage, replay
+from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.controller.records import FeatureLevelChanged
+from ottla_cluster.controller.replay import replay
 from ottla_cluster.controller.snapshot import decode_image, encode_image
 from ottla_cluster.state_machine.messages import encode_message
 from ottla_protocol.errors import InvalidRequestError, UnsupportedFeatureLevelError

@@ -1,13 +1,14 @@
 import pytest
 
 from ottla_cluster.controller.commands import AlterTopicConfigs, DeleteTopic
-from ottla_cluster.controller.image import Partition, partitions_changed, replay
+from ottla_cluster.controller.image import Partition, partitions_changed
 from ottla_cluster.controller.records import (
     BrokerRegistered,
     BrokerUnfenced,
     ClusterFormed,
     PartitionChanged,
 )
+from ottla_cluster.controller.replay import replay
 from ottla_cluster.controller.snapshot import decode_image, encode_image
 from ottla_protocol.errors import UnknownTopicIdError, UnknownTopicOrPartitionError
 from tests.unit.controller.metadata_under_test import MetadataUnderTest

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from ottla_cluster.controller.commands import AllocateProducerIds
-from ottla_cluster.controller.image import replay
 from ottla_cluster.controller.limits import MAX_PRODUCER_ID, PRODUCER_ID_BLOCK_SIZE
 from ottla_cluster.controller.records import ProducerIdsAllocated
+from ottla_cluster.controller.replay import replay
 from ottla_cluster.controller.snapshot import decode_image, encode_image
 from ottla_protocol.errors import InvalidRequestError, StaleBrokerEpochError
 from tests.unit.controller.metadata_under_test import MetadataUnderTest

@@ -24,10 +24,10 @@ from ottla_cluster.controller.image import (
     Partition,
     Topic,
     partitions_changed,
-    replay,
 )
 from ottla_cluster.controller.image_sharing import sharing_with
 from ottla_cluster.controller.records import CorruptMetadataError
+from ottla_cluster.controller.replay import replay
 from ottla_cluster.controller.snapshot import decode_image, encode_image
 from ottla_protocol.errors import OttlaError
 from tests.unit.controller.metadata_under_test import MetadataUnderTest

@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
-from ottla_cluster.controller.image import MetadataImage, replay
+from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.controller.records import PartitionCreated, TopicCreated, TopicRemoved
+from ottla_cluster.controller.replay import replay
 from ottla_cluster.groups.cluster_view import ClusterView, TopicView
 from ottla_cluster.groups.commands import (
     CommitOffsets,
