@@ -7,21 +7,21 @@ metadata that still calls its former self the leader.
 """
 
 import asyncio
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 
 import structlog
 
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.disk_space import DiskRoom
+from ottla_broker.drivers.hosted_replicas import HostedReplicas
+from ottla_broker.drivers.leader_fetchers import LeaderFetchers
 from ottla_broker.drivers.leadership_news import tell_changes
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.purgatory import OffsetWaiters
-from ottla_broker.drivers.replica_activity import ReplicaActivity
 from ottla_broker.drivers.replica_changes import changes_for
-from ottla_broker.drivers.replica_fetcher import ReplicaFetcher
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.replica_openings import (
     OPENING_PATIENCE_MS,
@@ -29,26 +29,20 @@ from ottla_broker.drivers.replica_openings import (
     ReplicaOpenings,
 )
 from ottla_broker.drivers.replica_removals import ReplicaRemovals
+from ottla_broker.drivers.replica_roles import ReplicaRoles, draining_brokers, eligible_brokers
 from ottla_broker.drivers.witness_keeper import WitnessKeeper
 from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import EndWitness
 from ottla_broker.storage.log_config import LogConfig, RemovedSegments
 from ottla_broker.storage.loss_note import forget_loss
-from ottla_broker.storage.segment_rebuild import remove_damaged_files
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller import topic_names
-from ottla_cluster.controller.elections import effective_min_isr
-from ottla_cluster.controller.image import BrokerState, MetadataImage, Topic
+from ottla_cluster.controller.image import MetadataImage, Topic
 from ottla_cluster.controller.image import Partition as PartitionState
 from ottla_cluster.replication.leader import IsrProposal
 from ottla_protocol.errors import (
-    LeaderNotAvailableError,
-    NotLeaderOrFollowerError,
     OttlaError,
-    RestoreConflictError,
-    TopicBeingRestoredError,
-    UnknownTopicIdError,
 )
 
 TICK_INTERVAL_MS = 250
@@ -69,18 +63,7 @@ CHECKPOINT_INTERVAL_MS = 5_000
 log = structlog.get_logger()
 
 
-def require_not_restored(image: MetadataImage, state: PartitionState) -> None:
-    """Refuse a client's request of a topic that is not whole yet.
-
-    Raises:
-        TopicBeingRestoredError: it is being restored.
-    """
-    topic = image.topics.get(state.topic_id)
-    if topic is not None and topic.restore_id is not None:
-        raise TopicBeingRestoredError(f"the topic {topic.name} is being restored from a backup")
-
-
-class ReplicaManager:
+class ReplicaManager(HostedReplicas):
     """All replicas of this broker.
 
     Args:
@@ -112,20 +95,12 @@ class ReplicaManager:
         witness: EndWitness,
         writing: Writing = uncounted,
     ) -> None:
-        self.partitions: dict[tuple[str, int], Partition] = {}
-        self.activity = ReplicaActivity()
-        self._node_id = node_id
-        self._metadata = metadata
+        super().__init__(node_id=node_id, metadata=metadata, disk=disk, lease_valid=lease_valid)
         self._logs = logs
-        self._peers = peers
-        self._disk = disk
         self._replica_lag_time_max_ms = replica_lag_time_max_ms
-        self._lease_valid = lease_valid
         self._propose = propose
         self._broker_epoch = broker_epoch
-        self._on_refused = on_refused
         self._on_failure = on_failure
-        self._fetchers: dict[int, ReplicaFetcher] = {}
         self._applied: MetadataImage | None = None
         self._applied_waiters = OffsetWaiters()
         self._activated = asyncio.Event()
@@ -139,8 +114,16 @@ class ReplicaManager:
         self._opening_at_once = asyncio.Semaphore(OPENINGS_AT_ONCE)
         # Held while roles change: by the metadata, or because a log is to be cut, or was.
         self._changing_roles = asyncio.Lock()
-        # Replicas without a role because their logs are being cut; set when that is over.
-        self._cutting: dict[tuple[str, int], asyncio.Event] = {}
+        self._fetchers = LeaderFetchers(
+            node_id=node_id,
+            peers=peers,
+            leader_url=self._url_of,
+            broker_epoch=broker_epoch,
+            disk=disk,
+            on_refused=on_refused,
+            on_failure=on_failure,
+        )
+        self._roles = ReplicaRoles(node_id=node_id, fetchers=self._fetchers, witness=self._witness)
 
     @property
     def applied_version(self) -> int:
@@ -210,96 +193,10 @@ class ReplicaManager:
         await stop_all(self._tasks)
         await self._openings.stop()
         await self._removals.stop()
-        await asyncio.gather(*(fetcher.stop() for fetcher in self._fetchers.values()))
+        await self._fetchers.stop()
         await self._write_checkpoint()
         await asyncio.gather(*(partition.close() for partition in self.partitions.values()))
         await self._witness.stop()
-
-    # --- look-ups ---------------------------------------------------------------------------
-
-    def hosted(self, topic: str, partition: int) -> Partition:
-        """The replica on this broker, whatever its role.
-
-        Raises:
-            UnknownTopicOrPartitionError: the metadata has no such partition.
-            NotLeaderOrFollowerError: this broker is no replica of it.
-            LeaderNotAvailableError: it is one, but has not opened the log yet.
-            TopicBeingRestoredError: the topic is not for clients yet.
-        """
-        image = self._metadata.image
-        state = image.partition(topic, partition)
-        require_not_restored(image, state)
-        return self._hosted(state)
-
-    def hosted_for_restore(self, topic: str, partition: int, restore_id: str) -> Partition:
-        """The replica on this broker of a topic that is being restored from that backup.
-
-        Raises:
-            RestoreConflictError: it is not.
-            OttlaError: as `hosted`.
-        """
-        image = self._metadata.image
-        state = image.partition(topic, partition)
-        if image.topics[state.topic_id].restore_id != restore_id:
-            raise RestoreConflictError(f"the topic {topic} is not being restored from that backup")
-        return self._hosted(state)
-
-    def _hosted(self, state: PartitionState) -> Partition:
-        topic, partition = state.topic, state.partition
-        hosted = self.partitions.get((state.topic_id, partition))
-        if hosted is None and self._node_id in state.replicas:
-            raise LeaderNotAvailableError(f"the replica of {topic}-{partition} is not open yet")
-        if hosted is None:
-            raise NotLeaderOrFollowerError(
-                f"broker {self._node_id} has no replica of {topic}-{partition}",
-                leader=state.leader,
-                leader_epoch=state.leader_epoch,
-                replicas=list(state.replicas),
-            )
-        return hosted
-
-    def by_topic_id(self, topic_id: str, partition: int) -> Partition:
-        """The replica by topic id.
-
-        Raises:
-            UnknownTopicIdError: not (or not yet, or no longer) hosted here.
-        """
-        hosted = self.partitions.get((topic_id, partition))
-        if hosted is None:
-            raise UnknownTopicIdError(f"no replica of topic id {topic_id}, partition {partition}")
-        return hosted
-
-    def require_lease(self) -> None:
-        """That this broker may act as a leader now.
-
-        Raises:
-            LeaderNotAvailableError: it has not confirmed within its session that it still leads.
-        """
-        if not self._lease_valid():
-            raise LeaderNotAvailableError(
-                f"broker {self._node_id} has not confirmed that it still leads anything"
-            )
-
-    @property
-    def disk_is_full(self) -> bool:
-        """Whether this broker takes no appends for want of room."""
-        return self._disk.is_full
-
-    @property
-    def pending_bytes(self) -> int:
-        """Batch bytes that are queued for the disk, over all logs."""
-        total_bytes = 0
-        for key in tuple(self.activity.appended):
-            hosted = self.partitions.get(key)
-            found_bytes = 0 if hosted is None else hosted.log.pending_bytes
-            if found_bytes == 0:
-                self.activity.appended.discard(key)
-            total_bytes += found_bytes
-        return total_bytes
-
-    def leaders(self) -> Iterator[Partition]:
-        """Every partition that this broker leads."""
-        return (hosted for hosted in self.partitions.values() if hosted.leader is not None)
 
     async def wait_applied(self, version: int) -> None:
         """Wait until the replicas reflect metadata `version`."""
@@ -344,7 +241,7 @@ class ReplicaManager:
                 self._openings.begin(key, place, self._open_after(namesakes, topic, state))
         await self._openings.settled(timeout_ms=None if previous is None else OPENING_PATIENCE_MS)
         await self._assume_roles(wanted, opening, image)
-        await self._stop_idle_fetchers()
+        await self._fetchers.stop_idle()
 
     async def _assume_roles(
         self,
@@ -375,7 +272,7 @@ class ReplicaManager:
                 if topic.topic_id not in configs:
                     configs[topic.topic_id] = self._logs.config_of(topic)
                 hosted.log.reconfigure(configs[topic.topic_id])
-            await self._assume_role(hosted, topic, state, image)
+            await self._roles.assume(hosted, topic, state, image)
             done += 1
             if done % ROLE_STEP == 0:
                 await asyncio.sleep(0)
@@ -396,7 +293,7 @@ class ReplicaManager:
             # Thousands of new logs come like this, one after the other: each would have its leader
             # told all the others again. The last one need not wait.
             is_urgent = len(self._openings) == 0
-            await self._assume_role(hosted, topic, state, image, is_urgent=is_urgent)
+            await self._roles.assume(hosted, topic, state, image, is_urgent=is_urgent)
 
     async def _open_after(
         self, namesakes: Sequence[tuple[str, int]], topic: Topic, state: PartitionState
@@ -492,72 +389,9 @@ class ReplicaManager:
             log.error("commit_held", partition=hosted.name, detail=error.detail)
             hosted.commit_held()
 
-    async def _assume_role(
-        self,
-        hosted: Partition,
-        topic: Topic,
-        state: PartitionState,
-        image: MetadataImage,
-        *,
-        is_urgent: bool = True,
-    ) -> None:
-        same_epoch = state.leader_epoch == hosted.state.leader_epoch
-        if hosted.fitness.observe(state.isr, state.partition_epoch):
-            await self.refilled(hosted)
-        if hosted.key in self._cutting:
-            # It takes a role once that is over: others do not wait for its disk.
-            await hosted.stand_aside(state)
-            return
-        if state.leader == self._node_id:
-            # Nothing of the former leader may still arrive once this broker leads.
-            await self._stop_following(hosted)
-            is_unclean = state.unclean_leader_epoch == state.leader_epoch
-            if not hosted.is_fit_to_lead and is_unclean:
-                # Somebody has decided that what is left is what there is.
-                hosted.fitness.accepted_as_it_is()
-                self._witness.moved(hosted.key)
-            if not hosted.is_fit_to_lead:
-                log.critical("unfit_to_lead", partition=hosted.name)
-                await hosted.stand_aside(state)
-                return
-            if hosted.leader is None or not same_epoch:
-                log.debug(
-                    "leading",
-                    partition=hosted.name,
-                    leader_epoch=state.leader_epoch,
-                    unclean=is_unclean,
-                )
-            await hosted.become_leader(
-                state,
-                min_insync_replicas=effective_min_isr(topic, state),
-                eligible=_eligible(image),
-                draining=_draining(image),
-            )
-        elif same_epoch and hosted.leader is None and self._is_followed(hosted):
-            hosted.state = state
-        else:
-            await self._stop_following(hosted)
-            await hosted.become_follower(state)
-            if state.leader is not None:
-                log.debug(
-                    "following",
-                    partition=hosted.name,
-                    leader=state.leader,
-                    leader_epoch=state.leader_epoch,
-                )
-                self._fetcher(state.leader).add(hosted, is_urgent=is_urgent)
-
     async def refilled(self, hosted: Partition) -> None:
-        """A leader has let the replica into the ISR again: it holds all that is committed."""
-        METRICS.healed_replicas.inc()
-        removed = await asyncio.to_thread(remove_damaged_files, hosted.log.directory)
-        log.info(
-            "replica_refilled",
-            partition=hosted.name,
-            log_end_offset=hosted.log.log_end_offset,
-            damaged_files_removed=removed,
-        )
-        self._witness.moved(hosted.key)
+        """See `ReplicaRoles.refilled`."""
+        await self._roles.refilled(hosted)
 
     async def cut_at_damage(self, key: tuple[str, int]) -> None:
         """Cut a follower's log before its damage, and fetch it again from there.
@@ -574,15 +408,15 @@ class ReplicaManager:
             hosted = self.partitions.get(key)
             if hosted is None or hosted.state.leader in (None, self._node_id):
                 return
-            await self._stop_following(hosted)
+            await self._fetchers.stop_following(hosted)
             hosted.begin_cut()
-            is_cut = self._cutting[key] = asyncio.Event()
+            is_cut = self._roles.cutting[key] = asyncio.Event()
         before = hosted.log.log_end_offset
         try:
             await self._witness.mark_short(key, before)
             await hosted.cut_at_damage()
         finally:
-            del self._cutting[key]
+            del self._roles.cutting[key]
             is_cut.set()
         log.warning(
             "replica_cut_at_damage",
@@ -595,39 +429,11 @@ class ReplicaManager:
             image = self._applied
             if image is not None and self.partitions.get(key) is hosted:
                 topic = image.topics[key[0]]
-                await self._assume_role(hosted, topic, topic.partitions[key[1]], image)
-
-    def _is_followed(self, hosted: Partition) -> bool:
-        return any(fetcher.follows(hosted.key) for fetcher in self._fetchers.values())
-
-    async def _stop_following(self, hosted: Partition) -> None:
-        for fetcher in self._fetchers.values():
-            if fetcher.follows(hosted.key):
-                await fetcher.remove(hosted.key)
-
-    def _fetcher(self, leader_id: int) -> ReplicaFetcher:
-        fetcher = self._fetchers.get(leader_id)
-        if fetcher is None:
-            fetcher = self._fetchers[leader_id] = ReplicaFetcher(
-                node_id=self._node_id,
-                leader_id=leader_id,
-                peers=self._peers,
-                leader_url=lambda: self._url_of(leader_id),
-                broker_epoch=self._broker_epoch,
-                disk=self._disk,
-                on_refused=self._on_refused,
-                on_failure=self._on_failure,
-            )
-            fetcher.start()
-        return fetcher
+                await self._roles.assume(hosted, topic, topic.partitions[key[1]], image)
 
     def _url_of(self, node_id: int) -> str | None:
         registration = self._metadata.image.brokers.get(node_id)
         return registration.url if registration else None
-
-    async def _stop_idle_fetchers(self) -> None:
-        for leader_id in [key for key, fetcher in self._fetchers.items() if fetcher.is_idle]:
-            await self._fetchers.pop(leader_id).stop()
 
     async def _remove(self, key: tuple[str, int]) -> None:
         await self._remove_log(await self._withdrawn(key))
@@ -640,9 +446,9 @@ class ReplicaManager:
     async def _withdrawn(self, key: tuple[str, int]) -> Partition:
         """A replica that is hosted no longer, and has no role."""
         hosted = self.partitions[key]
-        await self._stop_following(hosted)
-        if key in self._cutting:
-            await self._cutting[key].wait()
+        await self._fetchers.stop_following(hosted)
+        if key in self._roles.cutting:
+            await self._roles.cutting[key].wait()
         del self.partitions[key]
         # The checkpoint must not keep its high watermark: the partition may come back, empty.
         self.activity.watermarks_moved = True
@@ -660,7 +466,7 @@ class ReplicaManager:
         while True:
             await asyncio.sleep(TICK_INTERVAL_MS / 1000)
             image = self._metadata.image
-            eligible, draining = _eligible(image), _draining(image)
+            eligible, draining = eligible_brokers(image), draining_brokers(image)
             for key in tuple(self.activity.restless):
                 hosted = self.partitions.get(key)
                 if hosted is None or not hosted.tick(eligible, draining):
@@ -691,22 +497,4 @@ def _had(known: Topic | None, state: PartitionState) -> bool:
         known is not None
         and state.partition < len(known.partitions)
         and known.partitions[state.partition] is state
-    )
-
-
-def _eligible(image: MetadataImage) -> dict[int, int]:
-    """The brokers that may be in an ISR, with their present broker epochs."""
-    return {
-        broker.node_id: broker.broker_epoch
-        for broker in image.brokers.values()
-        if broker.state is not BrokerState.FENCED
-    }
-
-
-def _draining(image: MetadataImage) -> tuple[int, ...]:
-    """The brokers that may stay in an ISR, but not join one: about to stop, or without room."""
-    return tuple(
-        broker.node_id
-        for broker in image.brokers.values()
-        if broker.state is BrokerState.DRAINING or broker.is_full
     )

@@ -7,10 +7,10 @@ import msgspec
 from aiohttp import web
 
 from ottla_broker.drivers.clock import monotonic_ms
+from ottla_broker.drivers.hosted_replicas import require_not_restored
 from ottla_broker.drivers.peer_client import PeerUnavailableError, unavailable
 from ottla_broker.drivers.peer_pool import CONNECT_TIMEOUT_MS
 from ottla_broker.drivers.racing import Unless
-from ottla_broker.drivers.replica_manager import require_not_restored
 from ottla_broker.http.admission import is_member
 from ottla_broker.http.context import context_of
 from ottla_broker.request_id import REQUEST_ID

@@ -68,7 +68,7 @@ class Hosting:
         return self.fetchers[leader_id]
 
     def eligible_and_draining(self, image):
-        """As `replica_manager` reads them from an image."""
+        """As `replica_roles` reads them from an image."""
         if self._eligible[0] is not image.brokers:
             brokers = image.brokers.values()
             self._eligible = (

@@ -138,7 +138,7 @@ async def test_the_metadata_is_applied_while_a_log_is_cut(manager):
     manager.disk_goes_on.set()
     await cutting
     assert manager.hosted.follower.leader_id == THIRD
-    assert manager.replicas._is_followed(manager.hosted)
+    assert manager.replicas._fetchers.is_following(manager.hosted)
 
 
 async def test_a_replica_that_is_elected_while_its_log_is_cut_stands_aside(manager):
@@ -402,13 +402,13 @@ async def test_a_change_of_one_partition_is_none_of_the_others(manager, monkeypa
     first = wide_image(1)
     await manager.apply(first)
     assumed, configured = [], []
-    assume_role = manager.replicas._assume_role
+    assume_role = manager.replicas._roles.assume
 
     async def counted(hosted, *others):
         assumed.append(hosted.state.partition)
         await assume_role(hosted, *others)
 
-    monkeypatch.setattr(manager.replicas, "_assume_role", counted)
+    monkeypatch.setattr(manager.replicas._roles, "assume", counted)
     monkeypatch.setattr(PartitionLog, "reconfigure", lambda log, _: configured.append(log))
     await manager.apply(sharing_with(first, wide_image(2, led_epoch=1, changed={5})))
     assert (assumed, configured) == ([5], [])

@@ -71,7 +71,7 @@ async def test_the_metadata_goes_on_while_a_new_log_is_slow_to_open(manager):
     late = manager.replicas.partitions[EVENTS, 0]
     await until(lambda: late.follower is not None)
     assert late.follower.leader_id == THIRD
-    assert manager.replicas._is_followed(late)
+    assert manager.replicas._fetchers.is_following(late)
 
 
 async def test_a_late_log_may_lead_by_then(manager):
@@ -200,7 +200,7 @@ async def test_a_start_opens_logs_as_fast_as_it_can(manager, monkeypatch):
 async def test_only_the_last_late_log_has_all_others_named_again(manager, is_last):
     """A fetch that is given up for one ends the session; thousands of new logs would each do so."""
     fetches = []
-    peers = manager.replicas._peers
+    peers = manager.replicas._fetchers._peers
     never_answer = peers.post
 
     async def counted(*arguments, **options):
@@ -208,7 +208,7 @@ async def test_only_the_last_late_log_has_all_others_named_again(manager, is_las
         await never_answer(*arguments, **options)
 
     peers.post = counted
-    manager.replicas._url_of = lambda node_id: f"http://broker-{node_id}"
+    manager.replicas._fetchers._leader_url = lambda node_id: f"http://broker-{node_id}"
     manager.begin_at_once()
     await manager.apply(image(1))
     await until(lambda: len(fetches) == 1)
@@ -218,10 +218,10 @@ async def test_only_the_last_late_log_has_all_others_named_again(manager, is_las
     manager.may_open.set()
     await until(lambda: manager.is_hosted(EVENTS))
     late = manager.replicas.partitions[EVENTS, 0]
-    await until(lambda: manager.replicas._is_followed(late))
+    await until(lambda: manager.replicas._fetchers.is_following(late))
     for _ in range(20):
         await asyncio.sleep(0)
     assert len(fetches) == (2 if is_last else 1)
     # The next fetch names it.
-    (fetcher,) = manager.replicas._fetchers.values()
+    (fetcher,) = manager.replicas._fetchers._fetchers.values()
     assert (EVENTS, 0) in fetcher._session._wanted
