@@ -5,25 +5,26 @@ partition log about offsets and durability. This module joins them: every input 
 machine, and what the machine puts out is done here: waiters wake, proposals leave.
 
 A replica has one of three roles. A *leader* appends and serves reads. A *follower* is filled by the
-fetcher of its leader's broker. A replica with no role waits for a leader to be elected.
+fetcher of its leader's broker. A replica with no role waits for a leader to be elected. What it may
+act as now is told by `partition_role`; a leader's appends are in `partition_appends`, and who waits
+for them in `partition_acks`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
-from ottla_broker.drivers.clock import monotonic_ms, within
+from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.disk_space import DiskRoom
+from ottla_broker.drivers.partition_acks import PartitionAcks
+from ottla_broker.drivers.partition_appends import PartitionAppends
 from ottla_broker.drivers.peer_messages import FetchResult
 from ottla_broker.drivers.purgatory import OffsetWaiters, Watchers
 from ottla_broker.drivers.replica_activity import ReplicaActivity
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.log_compactor import CompactionLimits, CompactionResult
-from ottla_broker.storage.log_transactions import MARKER_BYTES_MAX
-from ottla_broker.storage.partition_log import AppendInfo, PartitionLog
+from ottla_broker.storage.partition_log import PartitionLog
 from ottla_broker.telemetry import METRICS
-from ottla_cluster.controller import topic_names
 from ottla_cluster.controller.image import Partition as PartitionState
 from ottla_cluster.replication.fitness import ReplicaFitness
 from ottla_cluster.replication.follower import FetchPosition, FollowerOutput, PartitionFollower
@@ -34,34 +35,15 @@ from ottla_cluster.replication.leader import (
     PartitionLeader,
 )
 from ottla_cluster.replication.leader_epochs import EpochEnd
-from ottla_protocol.control_records import EndMarker
 from ottla_protocol.errors import (
-    InsufficientStorageError,
-    LeaderNotAvailableError,
-    NotEnoughReplicasAfterAppendError,
-    NotEnoughReplicasError,
-    NotLeaderOrFollowerError,
     OffsetNotAvailableError,
-    OttlaError,
-    Outcome,
-    RequestTimedOutError,
 )
-from ottla_protocol.idempotency import Idempotency
-from ottla_protocol.record_batch import BatchHeader
 
 GATHER_COMMITS_MS = 5
 """How long a leader's commit waits for company, under load."""
 
 HANDOVER_ACK_TIMEOUT_MS = 1_500
 """How long a former leader waits for the next one to commit what it has appended."""
-
-
-@dataclass(frozen=True, slots=True)
-class Appended:
-    """An append, with the leadership under which its offsets were given."""
-
-    info: AppendInfo
-    leader_epoch: int
 
 
 class FollowerContact(Protocol):
@@ -71,7 +53,7 @@ class FollowerContact(Protocol):
     last_fetch_ms: int
 
 
-class Partition:
+class Partition(PartitionAppends, PartitionAcks):
     """A hosted replica.
 
     Args:
@@ -108,15 +90,10 @@ class Partition:
         self.log = log
         self.state = state
         self.key = state.topic_id, state.partition
-        """Topic id and partition number: unlike the name, never used twice."""
-        # At most one of the two is set: the role under `state.leader_epoch`.
         self.leader: PartitionLeader | None = None
         self.follower: PartitionFollower | None = None
-        # Never above the log's end, and moves back only where that is cut at damage.
         self.high_watermark = min(max(high_watermark, log.log_start_offset), log.log_end_offset)
         self.fitness = ReplicaFitness(node_id, lost_tail=lost_tail)
-        """Whether the log holds what it has acknowledged."""
-        # Woken by every append (followers fetch what is not yet durable here, as in Raft).
         self.append_watchers = Watchers()
         # Told when the high watermark or the log's start moves here: followers learn of it with
         # their next answer, which need not leave for that alone.
@@ -135,32 +112,12 @@ class Partition:
         # The fetch sessions that speak for followers of this leader epoch, by replica.
         self._sessions: dict[int, FollowerContact] = {}
 
-    @property
-    def is_fit_to_lead(self) -> bool:
-        """Whether this log holds what it is known to have held.
-
-        A replica that came back damaged or shortened would, as leader, make the others truncate
-        what it lost. It has to be refilled as a follower first; a lone replica has nobody to be
-        refilled from.
-        """
-        return not self.fitness.lost_tail or self.is_only_replica
-
-    @property
-    def is_only_replica(self) -> bool:
-        """Whether nobody else has, or is to have, this partition."""
-        return len(self.state.replicas) == 1
-
     async def stand_aside(self, state: PartitionState) -> None:
         """Take no role, though the metadata says to lead: see `is_fit_to_lead`."""
         self._step_down()
         self._fail_acks(state)
         self.state = state
         self._wake_all()
-
-    @property
-    def name(self) -> str:
-        """For people: topic-partition."""
-        return f"{self.state.topic}-{self.state.partition}"
 
     # --- roles ------------------------------------------------------------------------------
 
@@ -297,290 +254,11 @@ class Partition:
         self._refuses_appends_until_ms = 0
         self.log.gather_commits(0)
 
-    @property
-    def has_waiting_acks(self) -> bool:
-        """Whether anybody waits for a batch to be committed."""
-        return self._ack_waiters.has_waiting
-
-    def _end_handover(self, state: PartitionState) -> None:
-        if self.leader is None:
-            self._fail_acks(state)
-
-    def _fail_acks(self, state: PartitionState, *, above: int = -1) -> None:
-        """Whoever waits for an ack past `above` learns that its outcome is unknown."""
-        self._ack_waiters.fail(
-            NotLeaderOrFollowerError(
-                f"{self.name} moved to leader epoch {state.leader_epoch} before the ack",
-                outcome=Outcome.UNKNOWN,
-                leader=state.leader,
-                leader_epoch=state.leader_epoch,
-            ),
-            above=above,
-        )
-
     def _wake_all(self) -> None:
         self.append_watchers.wake()
         self.watermark_watchers.wake()
 
-    def leading(self) -> PartitionLeader:
-        """The leader machine, if this broker may act as leader now.
-
-        Raises:
-            NotLeaderOrFollowerError: another broker leads.
-            LeaderNotAvailableError: nobody does, or this one has not confirmed its epoch within
-                its session (a paused process must ask before it serves).
-        """
-        if self.leader is None:
-            if self.state.leader is None or self.state.leader == self._node_id:
-                raise LeaderNotAvailableError(f"{self.name} has no leader at this moment")
-            raise NotLeaderOrFollowerError(
-                f"broker {self._node_id} does not lead {self.name}",
-                leader=self.state.leader,
-                leader_epoch=self.state.leader_epoch,
-            )
-        if not self._lease_valid():
-            raise LeaderNotAvailableError(
-                f"broker {self._node_id} has not confirmed that it still leads {self.name}"
-            )
-        return self.leader
-
-    def require_in_sync(self) -> None:
-        """That this broker may serve consumers as a follower: all that it shows is committed.
-
-        Raises:
-            LeaderNotAvailableError: nobody leads, or this broker has not confirmed within its
-                session that the metadata is as it knows it.
-            NotLeaderOrFollowerError: it is not in sync.
-        """
-        if self.follower is None:
-            raise LeaderNotAvailableError(f"{self.name} has no leader at this moment")
-        if not self._lease_valid():
-            raise LeaderNotAvailableError(
-                f"broker {self._node_id} has not confirmed that it still follows {self.name}"
-            )
-        if self._node_id not in self.state.isr or self.fitness.lost_tail:
-            raise NotLeaderOrFollowerError(
-                f"broker {self._node_id} is not in sync with the leader of {self.name}",
-                leader=self.state.leader,
-                leader_epoch=self.state.leader_epoch,
-            )
-
     # --- the leader's side ------------------------------------------------------------------
-
-    def append(
-        self,
-        batch: bytearray | memoryview,
-        header: BatchHeader,
-        *,
-        acks_all: bool,
-        now_ms: int,
-        idempotency: Idempotency | None,
-    ) -> "Appended":
-        """Append a validated batch as leader; safe only once `committed` or `durable` returns.
-
-        Raises:
-            RoutingError, UnavailableError: this broker cannot append it now; nothing was. Among
-                them InsufficientStorageError: its disk has no room.
-            ConflictError, InvalidRequestError: the producer's sequence or key refuses it.
-        """
-        leader = self.leading()
-        if self._refuses_appends_until_ms > monotonic_ms():
-            raise LeaderNotAvailableError(f"the leadership of {self.name} is being handed over")
-        if acks_all and leader.is_under_min_isr:
-            # A retry adds nothing to the log: if what it repeats is committed, it is told so.
-            stored = self.log.find_duplicate(header, idempotency)
-            if stored is not None:
-                return Appended(stored, leader.leader_epoch)
-            raise self._not_enough_replicas(leader)
-        is_internal = topic_names.is_internal(self.state.topic)
-        if not self._disk.has_room(len(batch), is_internal=is_internal):
-            stored = self.log.find_duplicate(header, idempotency)
-            if stored is not None:
-                return Appended(stored, leader.leader_epoch)
-            self._disk.require(len(batch), self.name, is_internal=is_internal)
-        info = self.log.append_as_leader(
-            batch,
-            header,
-            leader_epoch=leader.leader_epoch,
-            now_ms=now_ms,
-            idempotency=idempotency,
-        )
-        if not info.duplicate:
-            self._activity.appended.add(self.key)
-            self._disk.take(header.size_bytes)
-            self.append_watchers.wake()
-        return Appended(info, leader.leader_epoch)
-
-    def append_marker(
-        self, marker: EndMarker, *, producer_id: int, producer_epoch: int, now_ms: int
-    ) -> "Appended":
-        """Append a marker as leader, unless it is there; it counts once `committed` returns.
-
-        Args:
-            marker: what was decided.
-            producer_id: whose transaction ends.
-            producer_epoch: the marker's, one more than that of the records.
-            now_ms: the wall clock.
-
-        Returns:
-            What to wait for. A duplicate is already in the log, and perhaps not committed.
-
-        Raises:
-            RoutingError, UnavailableError: this broker cannot append it now; nothing was.
-            InvalidProducerEpochError: the log is past that epoch: the marker comes late.
-        """
-        leader = self.leading()
-        if self._refuses_appends_until_ms > monotonic_ms():
-            raise LeaderNotAvailableError(f"the leadership of {self.name} is being handed over")
-        if leader.is_under_min_isr:
-            raise self._not_enough_replicas(leader)
-        # What waits for its marker keeps retention and compaction from making room.
-        self._disk.require(MARKER_BYTES_MAX, self.name, is_internal=True)
-        self._forget_committed_markers()
-        info = self.log.append_marker(
-            marker,
-            producer_id=producer_id,
-            producer_epoch=producer_epoch,
-            leader_epoch=leader.leader_epoch,
-            now_ms=now_ms,
-        )
-        if not info.duplicate:
-            self._activity.appended.add(self.key)
-            self._disk.take(MARKER_BYTES_MAX)
-            self.append_watchers.wake()
-        return Appended(info, leader.leader_epoch)
-
-    def is_in_transaction(self, header: BatchHeader) -> bool:
-        """Whether a transactional batch goes on with a transaction that is open in this log."""
-        return self.log.is_in_transaction(header)
-
-    @property
-    def last_stable_offset(self) -> int:
-        """The end of what readers of committed records may see, on leader and follower.
-
-        It moves only when the high watermark does: `watermark_watchers` are woken then.
-        """
-        return self.log.last_stable_offset(self.high_watermark)
-
-    def _forget_committed_markers(self) -> None:
-        """Before there are more: a log remembers markers until they are known to be committed."""
-        self.log.last_stable_offset(self.high_watermark)
-
-    def append_restored(self, batches: Sequence[bytearray]) -> "Appended | None":
-        """Append batches of a backup, as `PartitionLog.append_restored`; None where all are there.
-
-        Raises:
-            RoutingError, UnavailableError: this broker cannot append now; nothing was.
-            InvalidRequestError, ConflictError: the batches are refused; nothing was appended.
-        """
-        leader = self.leading()
-        if self._refuses_appends_until_ms > monotonic_ms():
-            raise LeaderNotAvailableError(f"the leadership of {self.name} is being handed over")
-        if leader.is_under_min_isr:
-            raise self._not_enough_replicas(leader)
-        size_bytes = sum(map(len, batches))
-        self._disk.require(size_bytes, self.name, is_internal=False)
-        info = self.log.append_restored(batches, leader_epoch=leader.leader_epoch)
-        if info is None:
-            return None
-        self._activity.appended.add(self.key)
-        self._disk.take(size_bytes)
-        self.append_watchers.wake()
-        return Appended(info, leader.leader_epoch)
-
-    def _not_enough_replicas(self, leader: PartitionLeader) -> NotEnoughReplicasError:
-        return NotEnoughReplicasError(
-            f"{self.name} has {len(leader.isr)} replicas in sync, fewer than min.insync.replicas",
-            isr=list(leader.isr),
-            retry_after_seconds=1,
-        )
-
-    async def committed(self, appended: "Appended", *, deadline_ms: int) -> None:
-        """Wait until the high watermark has passed the appended batch (acks=all).
-
-        That of this leader epoch or a later one, whoever leads it: a batch that is still in this
-        log when the next leader's high watermark passes it is in that leader's log too.
-
-        Raises:
-            InsufficientStorageError: the disk has no room for it; the outcome is unknown.
-            NotLeaderOrFollowerError: leadership moved first, and the batch was cut, or nobody has
-                committed it in time; the outcome is unknown.
-            NotEnoughReplicasAfterAppendError, RequestTimedOutError: the deadline passed first; the
-                outcome is unknown.
-        """
-        self._require_leadership_of(appended)
-        next_offset = appended.info.next_offset
-        if self.high_watermark >= next_offset:
-            return
-        if self.log.held is not None:
-            raise self._held_commit()
-        waiting = self._ack_waiters.wait_for(next_offset)
-        try:
-            await within(deadline_ms - monotonic_ms(), waiting)
-        except TimeoutError:
-            raise self._late_ack() from None
-
-    async def durable(self, appended: "Appended", *, deadline_ms: int) -> None:
-        """Wait for the local commit alone (acks=1).
-
-        Raises:
-            InsufficientStorageError: the disk has no room for it; the outcome is unknown.
-            NotLeaderOrFollowerError: leadership moved meanwhile; the outcome is unknown.
-            RequestTimedOutError: the deadline passed first; the outcome is unknown.
-            StorageError: the log failed.
-        """
-        try:
-            async with asyncio.timeout(max(0, deadline_ms - monotonic_ms()) / 1000):
-                await self.log.wait_durable(appended.info.next_offset)
-        except DiskFullError:
-            raise self._held_commit() from None
-        except TimeoutError:
-            raise RequestTimedOutError(
-                f"the disk did not take the records of {self.name} in time",
-                outcome=Outcome.UNKNOWN,
-            ) from None
-        self._require_leadership_of(appended)
-        try:
-            self.leading()
-        except OttlaError as error:
-            raise error.with_outcome(Outcome.UNKNOWN) from None
-
-    def _require_leadership_of(self, appended: "Appended") -> None:
-        """Offsets mean what they meant only while the leadership lasts that gave them.
-
-        When leadership has moved in the meantime the batch may have been truncated and its offsets
-        given to others: a high watermark beyond them then says nothing about it.
-        """
-        if self.leader is None or self.leader.leader_epoch != appended.leader_epoch:
-            raise NotLeaderOrFollowerError(
-                f"{self.name} left leader epoch {appended.leader_epoch} before the ack",
-                outcome=Outcome.UNKNOWN,
-                leader=self.state.leader,
-                leader_epoch=self.state.leader_epoch,
-            )
-
-    def commit_held(self) -> None:
-        """The log found no room for what it was to commit: whoever waits for that hears so.
-
-        It may yet become durable, here or at a follower that leads next.
-        """
-        self._ack_waiters.fail(self._held_commit())
-
-    def _held_commit(self) -> InsufficientStorageError:
-        return InsufficientStorageError(
-            f"the disk had no room for records of {self.name} that were taken already",
-            outcome=Outcome.UNKNOWN,
-        )
-
-    def _late_ack(self) -> OttlaError:
-        if self.leader is not None and self.leader.is_under_min_isr:
-            return NotEnoughReplicasAfterAppendError(
-                f"the ISR of {self.name} shrank below min.insync.replicas after the append",
-                outcome=Outcome.UNKNOWN,
-            )
-        return RequestTimedOutError(
-            f"{self.name} did not replicate the records in time", outcome=Outcome.UNKNOWN
-        )
 
     def log_end_moved(self, log_end_offset: int) -> None:
         """The log's group commit: everything below `log_end_offset` is durable here."""

@@ -13,7 +13,8 @@ from functools import partial
 
 from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
 from ottla_broker.drivers.metadata import MetadataCache
-from ottla_broker.drivers.partition import Appended, Partition
+from ottla_broker.drivers.partition import Partition
+from ottla_broker.drivers.partition_acks import Appended
 from ottla_broker.drivers.peer_client import PeerBusyError
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager

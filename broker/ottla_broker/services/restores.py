@@ -7,7 +7,8 @@ beginning, appending what is there already, and finishing change nothing the sec
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.metadata import MetadataCache
-from ottla_broker.drivers.partition import Appended, Partition
+from ottla_broker.drivers.partition import Partition
+from ottla_broker.drivers.partition_acks import Appended
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.controller_commands import ControllerCommands

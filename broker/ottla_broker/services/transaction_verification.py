@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.drivers.partition import Appended, Partition
+from ottla_broker.drivers.partition import Partition
+from ottla_broker.drivers.partition_acks import Appended
 from ottla_broker.storage.policy.producer_state import ProducerStates
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.transactions.commands import AddPartitions, Response

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.drivers.partition import Appended
+from ottla_broker.drivers.partition_acks import Appended
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services import transaction_verification
 from ottla_broker.services.produce import ProduceService
