@@ -27,7 +27,7 @@ from typing import NamedTuple, TypeAlias
 
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.policy.abort_index import IndexedAbort
-from ottla_broker.storage.segment import Snapshot
+from ottla_broker.storage.segment_snapshot import Snapshot
 from ottla_broker.storage.sqlite import Durability
 from ottla_broker.storage.stored_batch import Row, StoredBatch
 from ottla_broker.storage.tail_cache import BatchRun

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from ottla_broker.storage import segment as segments
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_state import LogState
 from ottla_broker.storage.policy.abort_index import AbortIndex
 from ottla_broker.storage.policy.open_transactions import AbortedTransaction
-from ottla_broker.storage.segment import Segment, SegmentAborts
+from ottla_broker.storage.segment import Segment
+from ottla_broker.storage.segment_aborts import SegmentAborts, read_aborts
 from ottla_broker.storage.segment_transactions import read_index
 
 INDEXES_MAX: Final = 4
@@ -83,7 +83,7 @@ class LogAborts:
     async def _known(self, segment: Segment) -> SegmentAborts:
         if segment.aborts is None:
             segment.aborts = await self._files.run(
-                segment, "look for aborted transactions", segments.read_aborts
+                segment, "look for aborted transactions", read_aborts
             )
         return segment.aborts
 

@@ -26,7 +26,7 @@ from ottla_broker.storage.log_state import LogState, StateLimits, empty_state, l
 from ottla_broker.storage.policy.journaling import JournalChoice
 from ottla_broker.storage.policy.retention import RetentionLimits, SealedSegment, may_go
 from ottla_broker.storage.replica_directory import remove_directory
-from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
+from ottla_broker.storage.segment import Segment, SegmentIdentity
 from ottla_broker.storage.segment_compaction import CompactedFile
 from ottla_broker.storage.segment_reader import find_timestamp, next_base_offset, read_batches
 from ottla_broker.storage.segment_rebuild import (
@@ -36,6 +36,7 @@ from ottla_broker.storage.segment_rebuild import (
     read_state,
 )
 from ottla_broker.storage.segment_replacement import replace_segments
+from ottla_broker.storage.segment_snapshot import Snapshot
 from ottla_broker.storage.shared_lock import SharedLock
 from ottla_broker.storage.sqlite import Durability, SegmentConnection
 from ottla_broker.storage.stored_batch import DamagedSegmentError, StoredBatch

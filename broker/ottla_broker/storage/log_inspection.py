@@ -17,6 +17,7 @@ from ottla_broker.storage.group_commit import GroupCommit
 from ottla_broker.storage.log_damage import LogDamage
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.segment import Segment, SegmentIdentity
+from ottla_broker.storage.segment_aborts import read_aborts
 from ottla_broker.storage.segment_verification import (
     SegmentVerification,
     check_batches,
@@ -242,7 +243,7 @@ def _count(content: SegmentContent, start: int, connection: Any) -> int | None:
         (start, COUNTED_BATCHES),
     ).fetchall()
     if start == content.base_offset:
-        content.aborted_transactions = segments.read_aborts(connection).aborted_count
+        content.aborted_transactions = read_aborts(connection).aborted_count
     if not batches:
         return None
     content.batches += batches

@@ -16,7 +16,7 @@ from ottla_broker.storage.policy.abort_index import IndexedAbort
 from ottla_broker.storage.policy.idempotency_window import IdempotencyWindow, StoredRequest
 from ottla_broker.storage.policy.producer_state import ProducerAppend, ProducerStates
 from ottla_broker.storage.policy.rolling import SegmentFill
-from ottla_broker.storage.segment import Snapshot
+from ottla_broker.storage.segment_snapshot import Snapshot, read_snapshot
 from ottla_broker.storage.segment_transactions import require_indexed, stored_marker
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_cluster.replication.leader_epochs import NO_EPOCH, LeaderEpochs
@@ -154,7 +154,7 @@ def load_state(connection: Any, path: Path, limits: StateLimits) -> LogState:
         StorageError: the columns are not those of a log.
     """
     base_offset = segments.required_base_offset(path)
-    snapshot = segments.read_snapshot(connection, path)
+    snapshot = read_snapshot(connection, path)
     producers, requests, transactions = _replay_rows(connection, snapshot, limits)
     require_indexed(connection, path, transactions.aborted)
     ((batches, size_bytes, newest_timestamp),) = connection.execute(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ottla_broker.storage.policy.abort_index import AbortIndex, IndexedAbort
 from ottla_broker.storage.policy.open_transactions import EndedTransaction, OpenTransactions
 from ottla_broker.storage.policy.producer_state import Producer
-from ottla_broker.storage.segment import Snapshot
+from ottla_broker.storage.segment_snapshot import Snapshot
 from ottla_protocol.control_records import EndMarker, read_end_marker
 from ottla_protocol.record_batch import CONTROL_BIT, BatchHeader, Buffer
 from ottla_protocol.record_codec import decode_validated_batch

@@ -27,8 +27,9 @@ from ottla_broker.storage import sqlite
 from ottla_broker.storage.disk_full import is_disk_full
 from ottla_broker.storage.log_state import LogState, StateLimits, empty_state, load_state
 from ottla_broker.storage.loss_note import is_loss_noted, note_loss
-from ottla_broker.storage.segment import Segment, SegmentIdentity, Snapshot
+from ottla_broker.storage.segment import Segment, SegmentIdentity
 from ottla_broker.storage.segment_header import check_header
+from ottla_broker.storage.segment_meta import HAS_GAPS, VERIFIED_END, get_meta
 from ottla_broker.storage.segment_pages import page_findings
 from ottla_broker.storage.segment_rebuild import (
     is_damage,
@@ -38,6 +39,7 @@ from ottla_broker.storage.segment_rebuild import (
     read_state,
 )
 from ottla_broker.storage.segment_replacement import finish_replacements
+from ottla_broker.storage.segment_snapshot import Snapshot, read_epochs, read_snapshot
 from ottla_broker.storage.stored_batch import (
     COLUMNS,
     DamagedSegmentError,
@@ -259,7 +261,7 @@ def _verify_active(
             if wal.lost:
                 # What shows it goes with the write-ahead log.
                 note_loss(path.parent)
-            segments.read_snapshot(connection, path)
+            read_snapshot(connection, path)
             end_offset, batches, damage = _verify_rows(connection, path)
             return _Verification(end_offset, batches, damage or _page_damage(connection, path), wal)
     except Exception as error:
@@ -277,8 +279,8 @@ def _page_damage(connection: Any, path: Path) -> Exception | None:
 def _verify_rows(connection: Any, path: Path) -> tuple[int, int, Exception | None]:
     """The end of the good batches, how many were read, and the damage after them if any."""
     base_offset = segments.required_base_offset(path)
-    has_gaps = bool(segments.get_meta(connection, segments.HAS_GAPS))
-    verified_end = segments.get_meta(connection, segments.VERIFIED_END) or base_offset
+    has_gaps = bool(get_meta(connection, HAS_GAPS))
+    verified_end = get_meta(connection, VERIFIED_END) or base_offset
     expected = base_offset
     last_before = connection.execute(
         "SELECT last_offset FROM batches WHERE base_offset < ? ORDER BY base_offset DESC LIMIT 1",
@@ -289,7 +291,7 @@ def _verify_rows(connection: Any, path: Path) -> tuple[int, int, Exception | Non
     if expected != verified_end and not has_gaps:
         return expected, 0, damaged(path, expected, f"the log was verified up to {verified_end}")
     batches = 0
-    epochs = segments.read_epochs(connection)
+    epochs = read_epochs(connection)
     try:
         for batch in read_verified(connection, path, verified_end):
             if batch.base_offset < expected or (batch.base_offset > expected and not has_gaps):

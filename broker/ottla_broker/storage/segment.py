@@ -5,7 +5,8 @@ out of WAL, with a time index, read-only, so that sqlite3, Datasette and backups
 
 A file is complete or absent: it is made under another name, with its leader epochs and with the
 snapshot of producers and idempotent requests as of its first offset, and renamed into place. So
-the newest segment alone, its snapshot and its rows, rebuilds all state of the log.
+the newest segment alone, its snapshot (`segment_snapshot`) and its rows, rebuilds all state of the
+log. Which transactions were aborted in it is in a table of its own (`segment_aborts`).
 
 Functions that take a driver connection run on the connection's thread; the rest runs on the event
 loop.
@@ -16,20 +17,24 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import google_crc32c
-import msgspec
+from typing import Any
 
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.disk_full import is_disk_full
-from ottla_broker.storage.policy.abort_index import AbortIndex, IndexedAbort
-from ottla_broker.storage.policy.idempotency_window import StoredRequest
-from ottla_broker.storage.policy.open_transactions import EndedTransaction
-from ottla_broker.storage.policy.producer_state import Producer, ProducerBatch
+from ottla_broker.storage.policy.abort_index import IndexedAbort
+from ottla_broker.storage.segment_aborts import SegmentAborts, insert_aborted, sum_up_aborted
 from ottla_broker.storage.segment_header import check_header, check_length
+from ottla_broker.storage.segment_meta import (
+    BATCH_COUNT,
+    HAS_GAPS,
+    VERIFIED_END,
+    Transaction,
+    get_meta,
+    set_meta,
+)
+from ottla_broker.storage.segment_snapshot import Snapshot, write_snapshot
 from ottla_broker.storage.stored_batch import COLUMNS, DamagedSegmentError, Row
-from ottla_cluster.replication.leader_epochs import EpochStart, LeaderEpochs
+from ottla_cluster.replication.leader_epochs import EpochStart
 from ottla_protocol.errors import StorageError
 
 FORMAT_VERSION = 1
@@ -100,28 +105,6 @@ _TIME_INDEX = (
 The first batch at or after some time is always one of them, however timestamps go back and forth.
 """
 
-_PRODUCER_BATCHES = tuple[ProducerBatch, ...]
-_ENDED_TRANSACTIONS = tuple[EndedTransaction, ...]
-
-VERIFIED_END = "verified_end"
-"""Meta: everything below this offset was verified, or written and checkpointed by a clean close."""
-
-SNAPSHOT_CRC = "snapshot_crc"
-"""Meta: checksum of the snapshot, which no batch's CRC covers."""
-
-ENDED_TRANSACTIONS = "ended_transactions"
-"""Meta: those of the snapshot, as MessagePack; absent where there are none, as is nearly always."""
-
-ABORTED_CRC = "aborted_crc"
-"""Meta of a sealed segment that has any: checksum of `aborted_transactions`."""
-
-BATCH_COUNT = "batch_count"
-"""Meta: how many batches compaction has left in a sealed segment; none may be missing there either,
-though offsets are."""
-
-HAS_GAPS = "has_gaps"
-"""Meta: batches of this segment, or the next segment, may begin above the previous batch's end."""
-
 
 @dataclass(frozen=True, slots=True)
 class SegmentIdentity:
@@ -130,33 +113,6 @@ class SegmentIdentity:
     topic: str
     topic_id: str
     partition: int
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The log's state at a segment's base offset, taken when the segment is decided on."""
-
-    leader_epochs: tuple[EpochStart, ...] = ()
-    producers: tuple[tuple[int, Producer], ...] = ()
-    requests: tuple[tuple[bytes, StoredRequest], ...] = ()
-    ended: tuple[EndedTransaction, ...] = ()
-    """Transactions whose markers are below the base offset, and perhaps not committed yet."""
-
-
-class SegmentAborts(NamedTuple):
-    """What is known of the transactions in a sealed segment, so that few need be read.
-
-    `aborted_count` is how many were aborted by markers in it; `aborted` has them once they were
-    read. `open_from` is where the oldest transaction begins that was open at its base.
-    """
-
-    aborted_count: int
-    open_from: int | None
-    aborted: AbortIndex | None = None
-
-    def reaches_back_below(self, offset: int) -> bool:
-        """Whether it, or one behind it, may have the marker of records below `offset`."""
-        return self.open_from is not None and self.open_from < offset
 
 
 @dataclass(slots=True)
@@ -296,8 +252,7 @@ def _fill_new(
                 ("partition", identity.partition),
             ),
         )
-        _write_snapshot(connection, snapshot)
-        set_meta(connection, SNAPSHOT_CRC, _snapshot_crc(snapshot))
+        write_snapshot(connection, snapshot)
         for row in rows:
             connection.execute(_insert_statement(1), row)
         finish(connection)
@@ -362,11 +317,6 @@ def insert(
         insert_aborted(connection, aborted)
 
 
-def insert_aborted(connection: Any, aborted: Iterable[IndexedAbort]) -> None:
-    """Add rows to `aborted_transactions`."""
-    connection.executemany("INSERT INTO aborted_transactions VALUES (?, ?, ?, ?)", aborted)
-
-
 def delete_from(connection: Any, offset: int) -> int:
     """Remove every batch that reaches `offset`, and every epoch that began there or later.
 
@@ -418,39 +368,6 @@ def build_time_index(connection: Any) -> None:
         connection.execute(statement)
 
 
-def aborted_rows(connection: Any) -> list[IndexedAbort]:
-    """All of `aborted_transactions`, in the order of their markers."""
-    rows = connection.execute(
-        "SELECT last_offset, producer_id, first_offset, last_stable_offset "
-        "FROM aborted_transactions ORDER BY last_offset"
-    )
-    return [IndexedAbort(*row) for row in rows]
-
-
-def read_aborts(connection: Any) -> SegmentAborts:
-    """What a look-up must know of a sealed segment before it reads its aborted transactions."""
-    [(count,)] = connection.execute("SELECT count(*) FROM aborted_transactions").fetchall()
-    [(open_from,)] = connection.execute(
-        "SELECT min(transaction_start) FROM producer_snapshot"
-    ).fetchall()
-    # Where rows are hidden by damage the checksum is left, and whoever reads them is told so.
-    return SegmentAborts(count or int(get_meta(connection, ABORTED_CRC) is not None), open_from)
-
-
-def aborted_crc(rows: Sequence[IndexedAbort]) -> int:
-    """CRC-32C over `aborted_transactions`, which no batch's CRC covers."""
-    return int(google_crc32c.value(msgspec.msgpack.encode([tuple(row) for row in rows])))
-
-
-def sum_up_aborted(connection: Any) -> None:
-    """Set the checksum of a segment that is being sealed."""
-    rows = aborted_rows(connection)
-    if rows:
-        set_meta(connection, ABORTED_CRC, aborted_crc(rows))
-    else:
-        connection.execute("DELETE FROM meta WHERE name = ?", (ABORTED_CRC,))
-
-
 def unseal(path: Path) -> None:
     """Make a sealed, closed file writable again; the next open for writing puts it into WAL."""
     path.chmod(sqlite.FILE_MODE)
@@ -482,79 +399,6 @@ def mark_before_close(connection: Any, end_offset: int) -> None:
     except sqlite.DriverError as error:
         if not (is_disk_full(error) or sqlite.is_damage(error)):
             raise
-
-
-def read_epochs(connection: Any) -> LeaderEpochs:
-    """The leader epochs up to this segment's end.
-
-    Raises:
-        DamagedSegmentError: they do not rise, or are none.
-    """
-    rows = connection.execute(
-        "SELECT epoch, start_offset FROM leader_epochs ORDER BY epoch"
-    ).fetchall()
-    if not all(isinstance(value, int) for row in rows for value in row):
-        raise DamagedSegmentError("the leader epochs are no numbers")
-    try:
-        return LeaderEpochs.of(rows)
-    except StorageError as error:
-        raise DamagedSegmentError(error.detail) from error
-
-
-def read_snapshot(connection: Any, path: Path) -> Snapshot:
-    """The state as of the segment's base offset; `leader_epochs` are those of `read_epochs`.
-
-    Raises:
-        DamagedSegmentError: it is not what was written.
-    """
-    producers = connection.execute(
-        "SELECT producer_id, epoch, last_batches, transaction_start, last_timestamp "
-        "FROM producer_snapshot ORDER BY position"
-    ).fetchall()
-    requests = connection.execute(
-        "SELECT key_digest, body_digest, base_offset, last_offset, timestamp, seen_ms "
-        "FROM idempotency_snapshot ORDER BY position"
-    ).fetchall()
-    try:
-        snapshot = Snapshot(
-            leader_epochs=read_epochs(connection).entries,
-            producers=tuple(
-                (
-                    producer_id,
-                    Producer(
-                        epoch,
-                        msgspec.msgpack.decode(batches, type=_PRODUCER_BATCHES),
-                        transaction_start,
-                        last_timestamp,
-                    ),
-                )
-                for producer_id, epoch, batches, transaction_start, last_timestamp in producers
-            ),
-            requests=tuple((key_digest, StoredRequest(*rest)) for key_digest, *rest in requests),
-            ended=_ended_transactions(connection),
-        )
-        is_whole = _snapshot_crc(snapshot) == get_meta(connection, SNAPSHOT_CRC)
-    except (msgspec.MsgspecError, TypeError, StorageError) as error:
-        raise DamagedSegmentError(f"{path}: the snapshot is damaged: {error}", path=path) from error
-    if not is_whole:
-        raise DamagedSegmentError(
-            f"{path}: the snapshot is damaged: its CRC-32C differs", path=path
-        )
-    return snapshot
-
-
-def _snapshot_crc(snapshot: Snapshot) -> int:
-    """CRC-32C over all but the epochs, which change later and are checked by batch."""
-    parts: tuple[object, ...] = (snapshot.producers, snapshot.requests)
-    if snapshot.ended:
-        # Without them it is the checksum that it was before there were transactions.
-        parts = (*parts, snapshot.ended)
-    return int(google_crc32c.value(msgspec.msgpack.encode(parts)))
-
-
-def _ended_transactions(connection: Any) -> tuple[EndedTransaction, ...]:
-    found = get_meta(connection, ENDED_TRANSACTIONS)
-    return () if found is None else msgspec.msgpack.decode(found, type=_ENDED_TRANSACTIONS)
 
 
 def end_offset_of(connection: Any, base_offset: int) -> int:
@@ -609,34 +453,6 @@ def drop_epochs_after(connection: Any, end_offset: int) -> None:
     connection.execute("DELETE FROM leader_epochs WHERE start_offset > ?", (end_offset,))
 
 
-def get_meta(connection: Any, name: str) -> Any:
-    """A value of `meta`; None when it was never set."""
-    rows = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchall()
-    return rows[0][0] if rows else None
-
-
-def set_meta(connection: Any, name: str, value: Any) -> None:
-    """Set a value of `meta`."""
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
-
-
-class Transaction:
-    """BEGIN IMMEDIATE, then COMMIT or, if the block raised, ROLLBACK."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._connection.execute("COMMIT")
-        elif self._connection.in_transaction:
-            # SQLite itself has rolled back after a full disk or an IO error.
-            self._connection.execute("ROLLBACK")
-
-
 @lru_cache(maxsize=64)
 def _insert_statement(rows: int) -> str:
     row = f"({', '.join('?' * len(COLUMNS))})"
@@ -648,37 +464,6 @@ def insert_rows(connection: Any, rows: Sequence[Row]) -> None:
     if rows:
         values = rows[0] if len(rows) == 1 else [value for row in rows for value in row]
         connection.execute(_insert_statement(len(rows)), values)
-
-
-def _write_snapshot(connection: Any, snapshot: Snapshot) -> None:
-    connection.executemany(
-        "INSERT INTO leader_epochs VALUES (?, ?)",
-        ((epoch.epoch, epoch.start_offset) for epoch in snapshot.leader_epochs),
-    )
-    encode: Callable[[Any], bytes] = msgspec.msgpack.encode
-    connection.executemany(
-        "INSERT INTO producer_snapshot VALUES (?, ?, ?, ?, ?, ?)",
-        (
-            (
-                position,
-                producer_id,
-                producer.epoch,
-                encode(producer.batches),
-                producer.transaction_start,
-                producer.last_timestamp,
-            )
-            for position, (producer_id, producer) in enumerate(snapshot.producers)
-        ),
-    )
-    connection.executemany(
-        "INSERT INTO idempotency_snapshot VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            (position, key_digest, *request)
-            for position, (key_digest, request) in enumerate(snapshot.requests)
-        ),
-    )
-    if snapshot.ended:
-        set_meta(connection, ENDED_TRANSACTIONS, encode(snapshot.ended))
 
 
 def remove_file(path: Path) -> None:

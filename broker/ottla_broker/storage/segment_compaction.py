@@ -31,7 +31,10 @@ from ottla_broker.storage.policy.compaction import (
 from ottla_broker.storage.policy.key_offsets import KeyOffsets
 from ottla_broker.storage.policy.open_transactions import AbortedTransaction
 from ottla_broker.storage.segment import SegmentIdentity
+from ottla_broker.storage.segment_aborts import read_aborts, sum_up_aborted
+from ottla_broker.storage.segment_meta import BATCH_COUNT, HAS_GAPS, get_meta, set_meta
 from ottla_broker.storage.segment_replacement import compacting_path
+from ottla_broker.storage.segment_snapshot import read_epochs, read_snapshot
 from ottla_broker.storage.segment_transactions import index_aborted, read_index
 from ottla_broker.storage.stored_batch import (
     COLUMNS,
@@ -218,17 +221,17 @@ class LogCompaction:
             if len(sources) == 1 and not output.has_changed:
                 raise _UnchangedError
             if output.has_gaps or output.expected != last.end_offset:
-                segments.set_meta(connection, segments.HAS_GAPS, 1)
-            segments.set_meta(connection, segments.BATCH_COUNT, output.batches)
+                set_meta(connection, HAS_GAPS, 1)
+            set_meta(connection, BATCH_COUNT, output.batches)
             segments.build_time_index(connection)
             index_aborted(connection, snapshot)
-            segments.sum_up_aborted(connection)
+            sum_up_aborted(connection)
 
         try:
             with closing(sqlite.connect_sealed(last.path)) as connection:
-                epochs = segments.read_epochs(connection).entries
+                epochs = read_epochs(connection).entries
             with closing(sqlite.connect_sealed(first.path)) as connection:
-                snapshot = segments.read_snapshot(connection, first.path)
+                snapshot = read_snapshot(connection, first.path)
             self._unended = set(dict(open_transactions(snapshot.producers)))
             segments.fill_file(
                 path,
@@ -369,7 +372,7 @@ class LogCompaction:
         start, end = source.base_offset, source.end_offset
         for each in self._sources[self._sources.index(source) :]:
             with closing(sqlite.connect_sealed(each.path)) as connection:
-                known = segments.read_aborts(connection)
+                known = read_aborts(connection)
                 if each is not source and not known.reaches_back_below(end):
                     return found
                 if known.aborted_count:
@@ -408,8 +411,8 @@ class LogCompaction:
 
 def _following_rows(connection: Any, source: CompactionSource, offset: int) -> Iterator[Row]:
     path = source.path
-    has_gaps = bool(segments.get_meta(connection, segments.HAS_GAPS))
-    wanted = segments.get_meta(connection, segments.BATCH_COUNT)
+    has_gaps = bool(get_meta(connection, HAS_GAPS))
+    wanted = get_meta(connection, BATCH_COUNT)
     ((first,),) = connection.execute(
         "SELECT coalesce(max(base_offset), 0) FROM batches WHERE base_offset <= ?", (offset,)
     ).fetchall()

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ottla_broker.storage import sqlite
-from ottla_broker.storage.segment import HAS_GAPS, get_meta, has_time_index
+from ottla_broker.storage.segment import has_time_index
+from ottla_broker.storage.segment_meta import HAS_GAPS, get_meta
 from ottla_broker.storage.stored_batch import (
     COLUMNS,
     DamagedSegmentError,

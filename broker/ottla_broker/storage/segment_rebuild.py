@@ -28,7 +28,9 @@ from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.disk_full import is_disk_full
 from ottla_broker.storage.log_state import LogState, StateLimits, load_state
-from ottla_broker.storage.segment import SegmentIdentity, Snapshot
+from ottla_broker.storage.segment import SegmentIdentity
+from ottla_broker.storage.segment_meta import BATCH_COUNT, HAS_GAPS, Transaction, get_meta, set_meta
+from ottla_broker.storage.segment_snapshot import Snapshot, read_epochs, read_snapshot
 from ottla_broker.storage.segment_transactions import index_aborted
 from ottla_broker.storage.stored_batch import COLUMNS, DamagedSegmentError, Row, verified_batch
 from ottla_cluster.replication.leader_epochs import EpochStart, LeaderEpochs
@@ -125,7 +127,7 @@ def _finish_copy(snapshot: Snapshot, base_offset: int, connection: Any, *, has_g
     segments.drop_epochs_after(connection, end_offset)
     segments.mark_verified(connection, end_offset)
     if has_gaps:
-        segments.set_meta(connection, segments.HAS_GAPS, 1)
+        set_meta(connection, HAS_GAPS, 1)
 
 
 def publish_good_rows(copied: Path, path: Path) -> None:
@@ -163,7 +165,7 @@ def open_state(path: Path, durability: sqlite.Durability, limits: StateLimits) -
     with closing(sqlite.connect_active(path, durability)) as connection:
         end_offset = segments.end_offset_of(connection, segments.required_base_offset(path))
         try:
-            with segments.Transaction(connection):
+            with Transaction(connection):
                 segments.drop_epochs_after(connection, end_offset)
                 segments.mark_verified(connection, end_offset)
         except sqlite.DriverError as error:
@@ -210,7 +212,7 @@ def _description(
     What is damaged of it is taken from the end of the segment before.
     """
     try:
-        snapshot = segments.read_snapshot(connection, path)
+        snapshot = read_snapshot(connection, path)
         memory = snapshot
         epochs = snapshot.leader_epochs
     except Exception as error:
@@ -226,7 +228,7 @@ def _description(
 
 def _readable_epochs(connection: Any) -> tuple[EpochStart, ...]:
     try:
-        return segments.read_epochs(connection).entries
+        return read_epochs(connection).entries
     except Exception as error:
         if not is_damage(error):
             raise
@@ -245,7 +247,7 @@ def _rising(epochs: tuple[EpochStart, ...]) -> tuple[EpochStart, ...]:
 
 def _has_gaps(connection: Any) -> bool:
     try:
-        return bool(segments.get_meta(connection, segments.HAS_GAPS))
+        return bool(get_meta(connection, HAS_GAPS))
     except Exception as error:
         if not is_damage(error):
             raise
@@ -254,7 +256,7 @@ def _has_gaps(connection: Any) -> bool:
 
 def _lacks_batches(connection: Any) -> bool:
     """Whether fewer batches can be found than compaction has left in a sealed segment."""
-    wanted = segments.get_meta(connection, segments.BATCH_COUNT)
+    wanted = get_meta(connection, BATCH_COUNT)
     if wanted is None:
         return False
     try:

@@ -10,10 +10,16 @@ Everything here runs on the connection's thread.
 from pathlib import Path
 from typing import Any
 
-from ottla_broker.storage import segment as segments
 from ottla_broker.storage.log_transactions import MARKER_DATA, LogTransactions, marker_of
 from ottla_broker.storage.policy.abort_index import AbortIndex
-from ottla_broker.storage.segment import Snapshot
+from ottla_broker.storage.segment_aborts import (
+    ABORTED_CRC,
+    aborted_crc,
+    aborted_rows,
+    insert_aborted,
+)
+from ottla_broker.storage.segment_meta import get_meta
+from ottla_broker.storage.segment_snapshot import Snapshot
 from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_protocol.control_records import EndMarker
 from ottla_protocol.errors import CorruptMessageError
@@ -39,7 +45,7 @@ def stored_marker(attributes: int, data: object) -> EndMarker | None:
 
 def index_aborted(connection: Any, snapshot: Snapshot) -> None:
     """Fill the table of a new file from the snapshot that it begins with and from its rows."""
-    segments.insert_aborted(connection, replayed(connection, snapshot))
+    insert_aborted(connection, replayed(connection, snapshot))
 
 
 def replayed(connection: Any, snapshot: Snapshot) -> AbortIndex:
@@ -66,7 +72,7 @@ def require_indexed(connection: Any, path: Path, aborted: AbortIndex) -> None:
     Raises:
         DamagedSegmentError: it does not.
     """
-    if segments.aborted_rows(connection) != list(aborted):
+    if aborted_rows(connection) != list(aborted):
         raise DamagedSegmentError(
             f"{path}: the aborted transactions are not those of its batches", path=path
         )
@@ -78,11 +84,11 @@ def read_index(connection: Any, path: Path) -> AbortIndex:
     Raises:
         DamagedSegmentError: they are not what was written.
     """
-    rows = segments.aborted_rows(connection)
-    wanted = segments.get_meta(connection, segments.ABORTED_CRC)
+    rows = aborted_rows(connection)
+    wanted = get_meta(connection, ABORTED_CRC)
     index = AbortIndex()
     try:
-        is_whole = segments.aborted_crc(rows) == wanted if rows else wanted is None
+        is_whole = aborted_crc(rows) == wanted if rows else wanted is None
         for row in rows:
             index.append(row)
     except (TypeError, OverflowError) as error:

@@ -17,12 +17,14 @@ from typing import Any
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.segment import SegmentIdentity
+from ottla_broker.storage.segment_meta import BATCH_COUNT, HAS_GAPS, VERIFIED_END, get_meta
 from ottla_broker.storage.segment_pages import (
     FINDINGS_MAX,
     page_findings,
     small_page_findings,
 )
 from ottla_broker.storage.segment_rebuild import is_damage
+from ottla_broker.storage.segment_snapshot import read_epochs, read_snapshot
 from ottla_broker.storage.segment_transactions import read_index, replayed, require_indexed
 from ottla_broker.storage.stored_batch import COLUMNS, Row, verified_batch
 from ottla_cluster.replication.leader_epochs import LeaderEpochs
@@ -100,7 +102,7 @@ def check_description(
     if found != identity:
         result.find(None, f"belongs to {found}, not to {identity}")
     try:
-        segments.read_snapshot(connection, result.path)
+        read_snapshot(connection, result.path)
     except StorageError as error:
         result.find(result.base_offset, _reason(error, result.path))
     if result.sealed:
@@ -137,8 +139,8 @@ def check_batches(
     Returns:
         Bytes read, and whether there may be more to read.
     """
-    result.has_gaps = bool(segments.get_meta(connection, segments.HAS_GAPS))
-    epochs = segments.read_epochs(connection)
+    result.has_gaps = bool(get_meta(connection, HAS_GAPS))
+    epochs = read_epochs(connection)
     result.end_offset = _start(connection, result.end_offset)
     cursor = connection.execute(
         f"SELECT {_ALL} FROM batches "  # noqa: S608  constant names
@@ -167,7 +169,7 @@ def check_end(connection: Any, result: SegmentVerification) -> None:
 
     Where offsets may be missing, a segment says how many batches compaction has left in it.
     """
-    wanted = segments.get_meta(connection, segments.BATCH_COUNT)
+    wanted = get_meta(connection, BATCH_COUNT)
     if result.sealed and wanted is not None:
         # One that was cut since, and is written again, has the number until it is sealed.
         [(count,)] = connection.execute("SELECT count(*) FROM batches").fetchall()
@@ -176,7 +178,7 @@ def check_end(connection: Any, result: SegmentVerification) -> None:
     if result.sealed and result.has_gaps:
         # The last batches may be gone by compaction.
         return
-    verified_end = segments.get_meta(connection, segments.VERIFIED_END)
+    verified_end = get_meta(connection, VERIFIED_END)
     if verified_end is not None and verified_end > result.end_offset:
         result.find(result.end_offset, f"batches up to offset {verified_end} were here once")
 
@@ -184,7 +186,7 @@ def check_end(connection: Any, result: SegmentVerification) -> None:
 def check_aborted(connection: Any, result: SegmentVerification) -> None:
     """Check that the aborted transactions are those of the batches; it takes a look at all rows."""
     try:
-        snapshot = segments.read_snapshot(connection, result.path)
+        snapshot = read_snapshot(connection, result.path)
         require_indexed(connection, result.path, replayed(connection, snapshot))
     except (StorageError, CorruptMessageError) as error:
         result.find(None, _reason(error, result.path))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ottla_broker.storage import segment as segments
 from ottla_broker.storage import sqlite
+from ottla_broker.storage.segment_aborts import read_aborts
 from ottla_ops.segments.found_segments import FoundReplica
 from ottla_ops.segments.segment_snapshot import open_segment
 
@@ -92,7 +93,7 @@ def _summary(replica: FoundReplica, path: Path) -> SegmentSummary:
             last = opened.connection.execute(
                 "SELECT last_offset, leader_epoch FROM batches ORDER BY base_offset DESC LIMIT 1"
             ).fetchall()
-            aborted = segments.read_aborts(opened.connection).aborted_count
+            aborted = read_aborts(opened.connection).aborted_count
             state = SegmentState.SEALED if opened.sealed else SegmentState.ACTIVE
     except sqlite.DriverError as error:
         if not sqlite.is_damage(error):

@@ -8,7 +8,7 @@ from ottla_broker.storage import log_compactor
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_state import LogState
 from ottla_broker.storage.policy.open_transactions import OpenTransactions
-from ottla_broker.storage.segment import SegmentAborts
+from ottla_broker.storage.segment_aborts import SegmentAborts
 from ottla_broker.storage.segment_compaction import LogCompaction
 from tests.unit.storage.log_programs import ProgramFailedError
 from tests.unit.storage.transaction_programs import run_transaction_programs

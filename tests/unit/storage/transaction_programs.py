@@ -16,6 +16,7 @@ from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_compactor import CompactionLimits
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.policy.compaction import CompactionConfig
+from ottla_broker.storage.segment_snapshot import read_snapshot
 from ottla_broker.storage.segment_transactions import read_index, replayed, require_indexed
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_protocol.control_records import EndMarker
@@ -409,7 +410,7 @@ class TransactionProgram:
         """Each segment's aborted transactions are those of its rows."""
         for path in sorted(self.log.directory.glob("*.sqlite")):
             with closing(sqlite.connect_sealed(path)) as connection:
-                snapshot = segments.read_snapshot(connection, path)
+                snapshot = read_snapshot(connection, path)
                 require_indexed(connection, path, replayed(connection, snapshot))
                 if segments.is_sealed(path):
                     read_index(connection, path)
