@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 
+from ottla_broker.storage import sqlite
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.segment import segment_path
 from ottla_ops.segments import segment_snapshot
@@ -370,18 +371,20 @@ async def test_the_active_segment_of_a_running_broker_is_seen_whole(data):
             assert not opened.sealed
             seen.append(found[0])
 
-    for number in range(60):
+    for number in range(120):
         before = log.log_end_offset
         reading = asyncio.create_task(asyncio.to_thread(read)) if number % 10 == 5 else None
-        while True:
-            await append(log, [record(number, "k", "v" * 3_000)] * 2)
+        # So few that the write-ahead log begins anew at most once meanwhile, and the file stays
+        # small enough to be copied before it does so again, however slow the reader is.
+        for _ in range(30):
+            await append(log, [record(number, "k", "v" * 60_000)] * 2)
             if reading is None or reading.done():
                 break
         if reading is not None:
             await reading
             assert seen[-1][1] >= before
             assert seen[-1][0] * 2 == seen[-1][1]
-    assert len(seen) == 6
+    assert len(seen) == 12
     await log.close()
     await handles.close_all()
 
@@ -395,40 +398,84 @@ def test_a_segment_that_never_rests_is_told(data, monkeypatch):
         pytest.fail("it must not open")
 
 
+def before_sidecars(monkeypatch, action):
+    """Do something between the first copy of a database and that of its log; returns all copies."""
+    copies = []
+    copy_sidecars = segment_snapshot._copy_sidecars
+
+    def act_and_copy(source, directory):
+        copies.append(source)
+        if len(copies) == 1:
+            action()
+        copy_sidecars(source, directory)
+
+    monkeypatch.setattr(segment_snapshot, "_copy_sidecars", act_and_copy)
+    return copies
+
+
 def test_a_change_during_the_copy_is_seen(data, monkeypatch):
     path = segment_path(data.write("t", [record(1, "k", "v")]), 0)
-    copies = []
-    copy = segment_snapshot.shutil.copyfile
-
-    def copy_and_change(source, target):
-        result = copy(source, target)
-        copies.append(source)
-        if len(copies) == 1:
-            path.write_bytes(path.read_bytes())
-        return result
-
-    monkeypatch.setattr(segment_snapshot.shutil, "copyfile", copy_and_change)
+    copies = before_sidecars(monkeypatch, lambda: path.write_bytes(path.read_bytes()))
     with open_segment(path) as opened:
         assert opened.connection.execute("SELECT count(*) FROM batches").fetchall() == [(1,)]
-    assert copies.count(path) == 2
+    assert copies == [path] * 2
 
 
-def test_a_log_that_began_anew_during_the_copy_is_seen(data, monkeypatch):
+def test_a_log_that_begins_during_the_copy_is_seen(data, monkeypatch):
     path = segment_path(data.write("t", [record(1, "k", "v")]), 0)
     wal = path.with_name(path.name + "-wal")
-    copies = []
-    copy = segment_snapshot.shutil.copyfile
-
-    def copy_and_begin_anew(source, target):
-        copies.append(source)
-        if len(copies) == 1:
-            wal.write_bytes(b"another header")
-        return copy(source, target)
-
-    monkeypatch.setattr(segment_snapshot.shutil, "copyfile", copy_and_begin_anew)
+    copies = before_sidecars(monkeypatch, lambda: wal.write_bytes(b"another header"))
     with open_segment(path) as opened:
         assert opened.connection.execute("SELECT count(*) FROM batches").fetchall() == [(1,)]
-    assert copies.count(path) == 2
+    assert copies == [path] * 2
+
+
+@pytest.mark.parametrize(
+    ("statements", "attempts", "seen"),
+    [
+        ([], 1, 7),
+        (["PRAGMA wal_checkpoint(PASSIVE)"], 1, 7),
+        (["PRAGMA wal_checkpoint(PASSIVE)", "UPDATE batches SET max_timestamp = 8"], 2, 8),
+        (
+            ["UPDATE batches SET max_timestamp = 8", "PRAGMA wal_checkpoint(PASSIVE)"],
+            1,
+            8,
+        ),
+        (["PRAGMA wal_checkpoint(TRUNCATE)"], 2, 7),
+        (["PRAGMA journal_mode=DELETE", "UPDATE batches SET max_timestamp = 8"], 2, 8),
+    ],
+)
+def test_a_checkpoint_during_the_copy_mixes_nothing(data, monkeypatch, statements, attempts, seen):
+    """Half of the database is copied before a checkpoint has changed all of it, half after."""
+    path = segment_path(data.write("t", *([record(n, "k", "v" * 5_000)] for n in range(20))), 0)
+    looks, begun = [], []
+    look, copy = segment_snapshot._wal_header, segment_snapshot._copy_while
+
+    def copy_while(is_unchanged, source, target):
+        begun.append(source)
+        return copy(is_unchanged, source, target)
+
+    with closing(sqlite.connect_active(path, sqlite.Durability.OS)) as writer:
+        writer.execute("UPDATE batches SET max_timestamp = 7")
+        chunks = path.stat().st_size // sqlite.PAGE_BYTES
+        assert chunks > 6, "the batches fill some pages"
+
+        def look_and_write(of):
+            looks.append(of)
+            if len(looks) == chunks // 2:
+                for statement in statements:
+                    writer.execute(statement).fetchall()
+            return look(of)
+
+        monkeypatch.setattr(segment_snapshot, "COPY_CHUNK_BYTES", sqlite.PAGE_BYTES)
+        monkeypatch.setattr(segment_snapshot, "_wal_header", look_and_write)
+        monkeypatch.setattr(segment_snapshot, "_copy_while", copy_while)
+        with open_segment(path) as opened:
+            found = opened.connection.execute("SELECT DISTINCT max_timestamp FROM batches")
+            assert found.fetchall() == [(seen,)]
+            assert opened.connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert len(begun) == attempts
+    assert len(looks) > chunks // 2
 
 
 def test_a_sealed_segment_that_is_truncated_meanwhile_is_told(orders):
