@@ -200,10 +200,14 @@ def test_ctrl_c_exits_with_130_without_a_traceback(cluster):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert consume.stdout.readline() == b"first\n"
-    consume.send_signal(signal.SIGINT)
-    _, stderr = consume.communicate(timeout=20)
-    assert (consume.returncode, stderr) == (130, b"")
+    try:
+        assert consume.stdout.readline() == b"first\n"
+        consume.send_signal(signal.SIGINT)
+        _, stderr = consume.communicate(timeout=20)
+        assert (consume.returncode, stderr) == (130, b"")
+    finally:
+        consume.kill()
+        consume.communicate()
 
 
 def test_supervise_runs_without_the_command_tree(tmp_path):
