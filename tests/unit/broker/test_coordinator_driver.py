@@ -362,7 +362,7 @@ async def test_a_wait_ends_without_news(members):
     parked = await members.park("a", max_wait_ms=60)
     answer = await members.answer(parked)
     assert answer.assignment is None
-    assert 60 <= monotonic_ms() - started_ms < 1_000
+    assert monotonic_ms() - started_ms >= 60
 
 
 async def test_a_later_heartbeat_ends_the_wait_of_the_former_at_once(members):

@@ -111,7 +111,7 @@ def test_a_killed_child_is_restarted_at_once(supervised):
     assert code == 0
     assert "was ended by SIGKILL; restart 1 now" in stderr
     # A few milliseconds in truth; the rest is what a loaded machine may take to start Python.
-    assert restarted_s - killed_s < 1.0
+    assert restarted_s - killed_s < 5.0
 
 
 def test_a_child_that_keeps_crashing_waits_longer_each_time(supervised):
