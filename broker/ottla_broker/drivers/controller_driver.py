@@ -18,6 +18,7 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.log_end_survey import LogEndSurvey
 from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.pending_answers import PendingAnswers
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.active_controller import ActiveController
@@ -32,7 +33,7 @@ from ottla_cluster.controller.config import ControllerConfig
 from ottla_cluster.controller.image import BrokerState
 from ottla_cluster.raft.messages import Entry
 from ottla_cluster.raft.ready import Proposed
-from ottla_cluster.state_machine.runtime import Completed, Submitted
+from ottla_cluster.state_machine.runtime import Submitted
 from ottla_protocol.errors import NotControllerError, OttlaError, Outcome
 
 TICK_INTERVAL_MS = 100
@@ -77,7 +78,7 @@ class ControllerDriver:
         # Held from a decision until its records have a place in the log: what Raft refuses must not
         # be followed by a proposal that was decided as if it were there.
         self._appending = asyncio.Lock()
-        self._answers: dict[int, asyncio.Future[Response]] = {}
+        self._answers: PendingAnswers[Response] = PendingAnswers()
         # Strong references: the event loop keeps only weak ones to its tasks.
         self._deciding: set[asyncio.Task[Response]] = set()
         self._probes: dict[int, asyncio.Task[None]] = {}
@@ -99,7 +100,7 @@ class ControllerDriver:
     def applied(self, entries: Sequence[Entry]) -> None:
         """Entries were replayed into the metadata image."""
         if self._active is not None:
-            self._answer(self._active.committed(entries[-1].index))
+            self._answers.give(self._active.committed(entries[-1].index))
         elif self._leading_term is not None and entries[-1].term == self._leading_term:
             self._begin(self._leading_term)
 
@@ -127,18 +128,8 @@ class ControllerDriver:
             probe.cancel()
         METRICS.is_controller.set(0)
         if active is not None:
-            self._answer(active.lost_leadership())
+            self._answers.give(active.lost_leadership())
             log.info("controller_resigned", successor=successor)
-
-    def _answer(self, completed: Sequence[Completed[Response]]) -> None:
-        for answer in completed:
-            waiting = self._answers.pop(answer.request_id, None)
-            if waiting is None or waiting.done():
-                continue
-            if isinstance(answer.outcome, OttlaError):
-                waiting.set_exception(answer.outcome)
-            else:
-                waiting.set_result(answer.outcome)
 
     # --- commands ---------------------------------------------------------------------------
 
@@ -211,9 +202,7 @@ class ControllerDriver:
         """Where the answer will come, if it does not stand already."""
         if submitted.response is not None:
             return None
-        waiting: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        self._answers[submitted.request_id] = waiting
-        return waiting
+        return self._answers.expect(submitted.request_id)
 
     async def _append(self, active: ActiveController, request_id: int, payload: bytes) -> None:
         """Propose, and return once the proposal has its place or is refused; never raises."""
@@ -222,7 +211,7 @@ class ControllerDriver:
         def appended(result: Proposed | OttlaError) -> None:
             if active is self._active:
                 if isinstance(result, OttlaError):
-                    self._answer(active.append_failed(request_id, result))
+                    self._answers.give(active.append_failed(request_id, result))
                 else:
                     active.appended(request_id, result.last_index)
             if not placed.done():

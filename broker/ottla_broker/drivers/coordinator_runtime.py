@@ -20,6 +20,7 @@ import structlog
 from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms, within
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
+from ottla_broker.drivers.pending_answers import PendingAnswers
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_cluster.state_machine.keyed_records import decode_pairs
 from ottla_cluster.state_machine.runtime import Completed, Submitted
@@ -100,7 +101,7 @@ class CoordinatorRuntime(ABC, Generic[ImageT, MachineT, CommandT, ResponseT]):
         self._active: MachineT | None = None
         self._failure: OttlaError | None = None
         self._changed = asyncio.Event()
-        self._answers: dict[int, asyncio.Future[ResponseT]] = {}
+        self._answers: PendingAnswers[ResponseT] = PendingAnswers()
         self._first_load_retry_ms = first_load_retry_ms
         # After refusals of the log: how long to wait with what nobody asked for, and until when.
         self._retry_after_ms = FIRST_RETRY_MS
@@ -228,7 +229,7 @@ class CoordinatorRuntime(ABC, Generic[ImageT, MachineT, CommandT, ResponseT]):
     def _resign(self) -> None:
         active, self._active = self._active, None
         if active is not None:
-            self._answer(active.lost_leadership())
+            self._answers.give(active.lost_leadership())
             log.info(
                 "coordinator_resigned", partition=self.partition.name,
                 leader_epoch=self.leader_epoch,
@@ -237,17 +238,7 @@ class CoordinatorRuntime(ABC, Generic[ImageT, MachineT, CommandT, ResponseT]):
 
     def _release(self) -> None:
         if self._active is not None:
-            self._answer(self._active.committed(self.partition.high_watermark))
-
-    def _answer(self, completed: Sequence[Completed[ResponseT]]) -> None:
-        for answer in completed:
-            waiting = self._answers.pop(answer.request_id, None)
-            if waiting is None or waiting.done():
-                continue
-            if isinstance(answer.outcome, OttlaError):
-                waiting.set_exception(answer.outcome)
-            else:
-                waiting.set_result(answer.outcome)
+            self._answers.give(self._active.committed(self.partition.high_watermark))
 
     # --- commands ---------------------------------------------------------------------------
 
@@ -275,8 +266,7 @@ class CoordinatorRuntime(ABC, Generic[ImageT, MachineT, CommandT, ResponseT]):
         """
         if submitted.response is not None:
             return submitted.response
-        waiting: asyncio.Future[ResponseT] = asyncio.get_running_loop().create_future()
-        self._answers[submitted.request_id] = waiting
+        waiting = self._answers.expect(submitted.request_id)
         if self._append(active, submitted):
             appended()
         try:
@@ -287,7 +277,7 @@ class CoordinatorRuntime(ABC, Generic[ImageT, MachineT, CommandT, ResponseT]):
                 outcome=Outcome.UNKNOWN,
             ) from None
         finally:
-            self._answers.pop(submitted.request_id, None)
+            self._answers.forget(submitted.request_id)
 
     def _append(self, active: MachineT, submitted: Submitted[ResponseT]) -> bool:
         """Append a decision's records, if it has any; False when the log did not take them."""
@@ -305,7 +295,7 @@ class CoordinatorRuntime(ABC, Generic[ImageT, MachineT, CommandT, ResponseT]):
             )
         except OttlaError as error:
             refused = _not_coordinator(error).with_outcome(Outcome.NOT_APPLIED)
-            self._answer(active.append_failed(submitted.request_id, refused))
+            self._answers.give(active.append_failed(submitted.request_id, refused))
             return False
         active.appended(submitted.request_id, appended.info.next_offset)
         return True

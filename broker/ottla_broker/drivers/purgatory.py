@@ -87,6 +87,16 @@ class Purgatory:
         finally:
             self._polls.remove(event)
 
+    async def pause(self, wait_ms: int) -> None:
+        """Do nothing for so long, or until the release."""
+        released = asyncio.Event()
+        with self.released_into(released):
+            try:
+                async with asyncio.timeout(wait_ms / 1000):
+                    await released.wait()
+            except TimeoutError:
+                return
+
     def unless_released(self) -> Unless:
         """A context for waits for another broker on a client's behalf: the release ends them.
 

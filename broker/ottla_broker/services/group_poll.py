@@ -230,24 +230,14 @@ class GroupPollService:
         if not where and not unlocated:
             # Nothing to read before the coordinator gives the member something.
             with self._purgatory.parked_request():
-                await self._pause(remaining_ms)
+                await self._purgatory.pause(remaining_ms)
             return [], False
         if paced or unlocated:
-            await self._pause(min(RETRY_INTERVAL_MS, remaining_ms))
+            await self._purgatory.pause(min(RETRY_INTERVAL_MS, remaining_ms))
             if unlocated:
                 await self._positions.locate(membership, request.auto_offset_reset, where)
         wait_ms = 0 if membership.owned - where.keys() else min(READ_WAIT_MS, remaining_ms)
         return await self._look(membership, request, where, passed, max_wait_ms=wait_ms)
-
-    async def _pause(self, wait_ms: int) -> None:
-        """Do nothing for so long, or until this broker stops."""
-        released = asyncio.Event()
-        with self._purgatory.released_into(released):
-            try:
-                async with asyncio.timeout(wait_ms / 1000):
-                    await released.wait()
-            except TimeoutError:
-                return
 
     async def _look(
         self,

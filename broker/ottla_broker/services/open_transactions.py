@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 from ottla_broker.drivers.metadata import MetadataCache
-from ottla_broker.drivers.peer_client import PeerClient, Purpose
+from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.peer_messages import (
     OpenInLog,
     OpenTransactionLookup,
@@ -20,8 +20,8 @@ from ottla_broker.drivers.peer_messages import (
     TransactionMarker,
     encode,
 )
-from ottla_broker.drivers.racing import Unless
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.services.leader_questions import LeaderQuestions
 from ottla_broker.services.topics import TopicService
 from ottla_cluster.transactions.config import TransactionConfig
 from ottla_cluster.transactions.known_ids import DECIDED
@@ -93,7 +93,7 @@ class OpenTransactionService:
         self._metadata = metadata
         self._topics = topics
         self._replicas = replicas
-        self._peers = peers
+        self._leaders = LeaderQuestions(metadata, peers)
         self._known = known
         self._markers = markers
         self.hanging_after_ms = config.max_timeout_ms + HANGING_GRACE_MS
@@ -275,16 +275,10 @@ class OpenTransactionService:
         self, names: Iterable[PartitionName], *, last_timestamp_max: int
     ) -> Mapping[PartitionName, OpenTransactionsOfLog]:
         """What the leaders tell; partitions whose leader does not are left out."""
-        by_leader: dict[int, list[PartitionName]] = {}
-        for name in names:
-            topic = self._metadata.image.topics.get(name.topic_id)
-            leader = None if topic is None else topic.partitions[name.partition].leader
-            if leader is not None:
-                by_leader.setdefault(leader, []).append(name)
         answers = await asyncio.gather(
             *(
                 self._ask(leader, OpenTransactionLookup(group, last_timestamp_max))
-                for leader, group in by_leader.items()
+                for leader, group in self._leaders.by_leader(names).items()
             )
         )
         return {
@@ -296,25 +290,13 @@ class OpenTransactionService:
     async def _ask(self, leader: int, lookup: OpenTransactionLookup) -> list[OpenTransactionsOfLog]:
         if leader == self._node_id:
             return self.look_up_here(lookup)
-        registration = self._metadata.image.brokers.get(leader)
-        if registration is None:
-            return []
-        try:
-            with Unless(
-                self._metadata.replacement_of(leader, registration.broker_epoch),
-                LeaderNotAvailableError(f"broker {leader} was fenced before it answered"),
-            ):
-                return await self._peers.call(
-                    registration.url,
-                    routes.INTERNAL_OPEN_TRANSACTIONS,
-                    encode(lookup),
-                    timeout_ms=ASK_TIMEOUT_MS,
-                    answer=list[OpenTransactionsOfLog],
-                    purpose=Purpose.CLIENT,
-                )
-        except OttlaError:
-            # The partitions are told as unavailable; the next look asks again.
-            return []
+        return await self._leaders.ask(
+            leader,
+            routes.INTERNAL_OPEN_TRANSACTIONS,
+            encode(lookup),
+            ASK_TIMEOUT_MS,
+            list[OpenTransactionsOfLog],
+        )
 
 
 def _identity(found: OpenInLog) -> ProducerIdentity:

@@ -5,10 +5,9 @@ A group's lag is measured by the former, and a group seeks by both.
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
 
 from ottla_broker.drivers.metadata import MetadataCache
-from ottla_broker.drivers.peer_client import PeerClient, Purpose
+from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.peer_messages import (
     PartitionBounds,
     PartitionName,
@@ -16,20 +15,17 @@ from ottla_broker.drivers.peer_messages import (
     TimestampOffset,
     encode,
 )
-from ottla_broker.drivers.racing import Unless
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_broker.services.leader_questions import LeaderQuestions
 from ottla_broker.services.timestamps import find_by_timestamp
 from ottla_protocol import routes
 from ottla_protocol.errors import (
-    LeaderNotAvailableError,
     NotFoundError,
     OttlaError,
     RoutingError,
     UnavailableError,
 )
 from ottla_protocol.models import Isolation
-
-AnswerT = TypeVar("AnswerT")
 
 ASK_TIMEOUT_MS = 2_000
 """How long a leader may take to tell its bounds."""
@@ -50,9 +46,8 @@ class PartitionBoundsService:
         peers: PeerClient,
     ) -> None:
         self._node_id = node_id
-        self._metadata = metadata
         self._replicas = replicas
-        self._peers = peers
+        self._leaders = LeaderQuestions(metadata, peers)
 
     def look_up_here(self, partitions: Sequence[PartitionName]) -> list[PartitionBounds]:
         """The bounds of those partitions that this broker leads and knows the end of."""
@@ -94,7 +89,10 @@ class PartitionBoundsService:
     ) -> Mapping[PartitionName, PartitionBounds]:
         """The bounds of partitions anywhere; those whose leader does not tell are left out."""
         answers = await asyncio.gather(
-            *(self._ask(leader, names) for leader, names in self._by_leader(partitions).items())
+            *(
+                self._ask(leader, names)
+                for leader, names in self._leaders.by_leader(partitions).items()
+            )
         )
         return {
             PartitionName(bounds.topic_id, bounds.partition): bounds
@@ -117,7 +115,7 @@ class PartitionBoundsService:
         answers = await asyncio.gather(
             *(
                 self._ask_timestamp(leader, TimestampLookup(names, timestamp, isolation))
-                for leader, names in self._by_leader(partitions).items()
+                for leader, names in self._leaders.by_leader(partitions).items()
             )
         )
         return {
@@ -126,58 +124,20 @@ class PartitionBoundsService:
             for found in answer
         }
 
-    def _by_leader(self, partitions: Iterable[PartitionName]) -> dict[int, list[PartitionName]]:
-        by_leader: dict[int, list[PartitionName]] = {}
-        for name in partitions:
-            leader = self._leader_of(name)
-            if leader is not None:
-                by_leader.setdefault(leader, []).append(name)
-        return by_leader
-
-    def _leader_of(self, name: PartitionName) -> int | None:
-        topic = self._metadata.image.topics.get(name.topic_id)
-        if topic is None or name.partition >= len(topic.partitions):
-            return None
-        return topic.partitions[name.partition].leader
-
     async def _ask(self, leader: int, names: Sequence[PartitionName]) -> list[PartitionBounds]:
         if leader == self._node_id:
             return self.look_up_here(names)
-        return await self._ask_peer(
+        return await self._leaders.ask(
             leader, routes.INTERNAL_OFFSETS, encode(names), ASK_TIMEOUT_MS, list[PartitionBounds]
         )
 
     async def _ask_timestamp(self, leader: int, lookup: TimestampLookup) -> list[TimestampOffset]:
         if leader == self._node_id:
             return await self.look_up_timestamp_here(lookup)
-        return await self._ask_peer(
+        return await self._leaders.ask(
             leader,
             routes.INTERNAL_TIMESTAMPS,
             encode(lookup),
             TIMESTAMP_TIMEOUT_MS,
             list[TimestampOffset],
         )
-
-    async def _ask_peer(
-        self, leader: int, path: str, body: bytes, timeout_ms: int, answer: type[list[AnswerT]]
-    ) -> list[AnswerT]:
-        """What another broker tells; nothing where it does not answer."""
-        registration = self._metadata.image.brokers.get(leader)
-        if registration is None:
-            return []
-        try:
-            with Unless(
-                self._metadata.replacement_of(leader, registration.broker_epoch),
-                LeaderNotAvailableError(f"broker {leader} was fenced before it answered"),
-            ):
-                return await self._peers.call(
-                    registration.url,
-                    path,
-                    body,
-                    timeout_ms=timeout_ms,
-                    answer=answer,
-                    purpose=Purpose.CLIENT,
-                )
-        except OttlaError:
-            # Told as unknown; the next look asks again.
-            return []

@@ -127,7 +127,7 @@ class ConsumerReads:
                     watching = asyncio.create_task(self._watch(group, state, remaining_ms))
                 wait_ms = max(1, min(READ_WAIT_MS, remaining_ms))
                 if len(where) < len(state.partitions) or _has_failed(results):
-                    await self._pause(min(RETRY_INTERVAL_MS, remaining_ms))
+                    await self._purgatory.pause(min(RETRY_INTERVAL_MS, remaining_ms))
                     wait_ms = 0
         finally:
             if watching is not None:
@@ -149,18 +149,8 @@ class ConsumerReads:
             )
         if wait_ms:
             with self._purgatory.parked_request():
-                await self._pause(wait_ms)
+                await self._purgatory.pause(wait_ms)
         return {}
-
-    async def _pause(self, wait_ms: int) -> None:
-        """Do nothing for so long, or until this broker stops."""
-        released = asyncio.Event()
-        with self._purgatory.released_into(released):
-            try:
-                async with asyncio.timeout(wait_ms / 1000):
-                    await released.wait()
-            except TimeoutError:
-                return
 
     async def _watch(self, group: str, state: InstanceResponse, wait_ms: int) -> bool:
         """Be the instance's sign of life for so long; whether it reads something else now."""

@@ -45,15 +45,18 @@ def change(partition: Partition, *, isr: tuple[int, ...], leader: int | None) ->
     """The record that gives the partition this ISR and leader; none if it has them."""
     if isr == partition.isr and leader == partition.leader:
         return ()
-    return (
-        PartitionChanged(
-            topic_id=partition.topic_id,
-            partition=partition.partition,
-            isr=isr,
-            leader=leader,
-            leader_epoch=partition.leader_epoch + (leader != partition.leader),
-            partition_epoch=partition.partition_epoch + 1,
-        ),
+    return (changed(partition, isr=isr, leader=leader),)
+
+
+def changed(partition: Partition, *, isr: tuple[int, ...], leader: int | None) -> PartitionChanged:
+    """The same, if it has them too: whoever named its partition epoch is to look again."""
+    return PartitionChanged(
+        topic_id=partition.topic_id,
+        partition=partition.partition,
+        isr=isr,
+        leader=leader,
+        leader_epoch=partition.leader_epoch + (leader != partition.leader),
+        partition_epoch=partition.partition_epoch + 1,
     )
 
 

@@ -13,7 +13,7 @@ from ottla_cluster.controller.commands import (
     UnfitReplica,
     UnfitReplicaResult,
 )
-from ottla_cluster.controller.elections import elect_leader, without
+from ottla_cluster.controller.elections import changed, elect_leader, without
 from ottla_cluster.controller.image import MetadataImage, Partition
 from ottla_cluster.controller.limits import MAX_UNFIT_REPLICAS
 from ottla_cluster.controller.records import MetadataRecord, PartitionChanged
@@ -85,11 +85,4 @@ def _without_unfit(
         return None
     else:
         leader = None
-    return PartitionChanged(
-        topic_id=partition.topic_id,
-        partition=partition.partition,
-        isr=isr,
-        leader=leader,
-        leader_epoch=partition.leader_epoch + (leader != partition.leader),
-        partition_epoch=partition.partition_epoch + 1,
-    )
+    return changed(partition, isr=isr, leader=leader)
