@@ -45,7 +45,18 @@ LARGE_CHARACTERS = 300_000
 TAIL_RECORDS = 200
 """How far before the end a reader begins that replaces one that was killed."""
 LOOKUP_AGE_MS_MAX = 20_000
-EXPECTED_CODES = {"INVALID_TIMESTAMP", "KAFKA_STORAGE_ERROR"}
+EXPECTED_CODES = {
+    "INVALID_TIMESTAMP": (
+        "clock jump, clock drift: a broker whose clock is ahead stamps records, "
+        "and a leader whose clock is right refuses them"
+    ),
+    "KAFKA_STORAGE_ERROR": (
+        "few descriptors: a broker cannot open what is to be read. "
+        "failing disk: its log has failed, and the broker is about to stop"
+    ),
+}
+"""What is not retriable and a client may be told nevertheless: by which fault it comes up, and how.
+An error of any other code has to be retriable, or the run fails."""
 
 
 class Client:
@@ -358,10 +369,8 @@ def _answer(history, number, http, url, **query):
 
 
 def _retriable(answer):
-    """The problem that a broker told; one that no retry mends must not come up."""
+    """The problem that a broker told: one that a retry may mend, or that a fault explains."""
     problem = answer.document
-    # A broker whose clock is wrong stamps records so that one whose clock is right refuses them;
-    # one without descriptors cannot open what is to be read.
     assert problem["retriable"] is True or problem["code"] in EXPECTED_CODES, answer.body
     return problem
 
