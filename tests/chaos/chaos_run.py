@@ -78,11 +78,13 @@ class Outcome:
         fired: how often each fault was in effect.
         problems: what went wrong beside the invariants: no recovery in time, clients that failed.
         recoveries_s: how long writes took to go on after each fault.
+        lingers_s: how much longer that may take by what an earlier fault left behind.
     """
 
     fired: Counter = field(default_factory=Counter)
     problems: list = field(default_factory=list)
     recoveries_s: list = field(default_factory=list)
+    lingers_s: float = 0.0
     verdict: Verdict = field(default_factory=Verdict)
 
     @property
@@ -191,7 +193,10 @@ def _one_fault(world, plan, name, numbers, outcome, schedule, tell):
                     f"{broker.log_tail(1000)}"
                 )
             broker.start()
-    recovered_s = _wait_recovered(world, outcome, name, nemesis.settles_s)
+    if nemesis.lingers:
+        outcome.lingers_s = max(outcome.lingers_s, nemesis.settles_s)
+    settles_s = max(nemesis.settles_s, outcome.lingers_s)
+    recovered_s = _wait_recovered(world, outcome, name, settles_s)
     line = {
         "fault": name,
         "what": told,

@@ -41,12 +41,14 @@ class Nemesis:
         needs: what of the machine or the world it takes: "disks", "strace".
         settles_s: for how long the fault may go on working after `heal`, beyond what every fault
             is given.
+        lingers: whether that may also be during later faults: what it broke is found some time.
         may_end_brokers: whether a broker may rightly give up; its supervisor starts it again.
         lasts_s: between which spans it is chosen for how long it stays; None for the run's own.
     """
 
     needs = frozenset()
     settles_s = 0.0
+    lingers = False
     may_end_brokers = False
     lasts_s = None
 
@@ -523,7 +525,9 @@ class BitFlips(Nemesis):
 
     may_end_brokers = True
     needs = frozenset({"disks"})
+    # A partition with damage in two of three replicas takes no writes until one is fetched anew.
     settles_s = 60.0
+    lingers = True
 
     def inject(self):
         self.nodes = self.numbers.sample(self.world.node_ids, self.world.minority)
