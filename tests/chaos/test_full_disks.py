@@ -60,6 +60,10 @@ def leaders(client, topic):
     return {state["leader"] for state in client.describe(topic)["partitions"]}
 
 
+def readiness(client, node_id):
+    return client.http.get(client.url(node_id) + "/readyz")
+
+
 def is_full(client, node_id):
     return client.metric(node_id, "ottla_disk_full") == 1
 
@@ -72,8 +76,9 @@ def test_leadership_leaves_a_full_disk_and_comes_back(client, topic):
             eventually(lambda full=full: full not in leaders(client, topic), 20)
             assert is_full(client, full)
             writers.wait_for_more(50)
-            ready = client.http.get(client.url(full) + "/readyz").expect(200).document
-            assert "no room" in ready["warnings"][0]
+            # Until it could write down who leads now, it confirms no session: it would lead on.
+            eventually(lambda full=full: readiness(client, full).status == 200, 20)
+            assert "no room" in readiness(client, full).expect(200).document["warnings"][0]
             ballast.unlink()
             eventually(lambda full=full: not is_full(client, full), 20)
             client.wait_isr(topic, 3, timeout_s=20)
