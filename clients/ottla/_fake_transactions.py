@@ -43,6 +43,9 @@ MAX_TIMEOUT_MS: Final = 900_000
 MAX_GRANTED_PRODUCER_EPOCH: Final = 2**15 - 2
 """The last epoch that is granted: the one after it is its markers'."""
 
+MAX_REMEMBERED_TAKEOVERS: Final = 4
+"""How many calls that took an id over are known when they come again."""
+
 EndedBy = Literal["producer", "timeout", "operator", "successor"]
 
 
@@ -70,8 +73,13 @@ class _Transaction:
     partitions: list[FakePartition] = field(default_factory=list)
     offsets: dict[str, list[OffsetToCommit]] = field(default_factory=dict)
     ended: _Ended | None = None
+    takeovers: list[str | None] = field(default_factory=list)
+    """The keys of the calls that took the id over, the last one first."""
+    is_new: bool = True
+    """Nothing was begun or decided since."""
 
     def begin(self) -> None:
+        self.is_new = False
         if self.started_ms is None:
             self.started_ms = _now_ms()
 
@@ -146,19 +154,11 @@ class FakeTransactions:
                 f"timeout_ms must be 1 to {MAX_TIMEOUT_MS}, it is {timeout_ms}"
             )
         name = request.transactional_id
-        found = self._transactions.get(name)
         if request.transaction is not None:
-            found = self._held(name, _identity_in(request.transaction))
-        if found is None:
-            granted = _Identity(self._new_producer_id(), 0)
-            found = self._transactions[name] = _Transaction(name, granted, timeout_ms)
+            found = self._go_on(name, _identity_in(request.transaction))
         else:
-            if found.started_ms is not None:
-                by: EndedBy = "successor" if request.transaction is None else "producer"
-                self._end(found, is_commit=False, by=by)
-            found.granted = self._next(found.granted)
-            found.timeout_ms = timeout_ms
-            found.ended = None
+            found = self._take_over(name, request.idempotency_key)
+        found.timeout_ms = timeout_ms
         return json_answer(
             TransactionalProducer(
                 name,
@@ -207,6 +207,39 @@ class FakeTransactions:
 
     # --- rules ----------------------------------------------------------------------------------
 
+    def _take_over(self, name: str, key: str | None) -> _Transaction:
+        """Grant the id anew, or again where this very call took it over before."""
+        found = self._transactions.get(name)
+        if found is None:
+            granted = _Identity(self._new_producer_id(), 0)
+            found = self._transactions[name] = _Transaction(name, granted, DEFAULT_TIMEOUT_MS)
+        elif key is not None and key in found.takeovers:
+            if key != found.takeovers[0] or not found.is_new:
+                raise _fenced(found)
+            return found
+        else:
+            if found.started_ms is not None:
+                self._end(found, is_commit=False, by="successor")
+            found.granted = self._next(found.granted)
+            found.ended = None
+            found.is_new = True
+        found.takeovers = [key, *found.takeovers][:MAX_REMEMBERED_TAKEOVERS]
+        return found
+
+    def _go_on(self, name: str, identity: _Identity) -> _Transaction:
+        """End what the identity has open; what that grants is what it goes on with."""
+        found, ended = self._known(name), self._known(name).ended
+        if identity == found.granted:
+            self._end(found, is_commit=False, by="producer")
+        elif (
+            ended is None
+            or ended.identity != identity
+            or ended.by == "successor"
+            or found.started_ms is not None
+        ):
+            raise _fenced(found)
+        return found
+
     def _decide(self, transactional_id: str, token: str, *, is_commit: bool) -> Response:
         """End the transaction of that token, or give the answer again (see `ending` of brokers)."""
         found = self._known(transactional_id)
@@ -236,6 +269,7 @@ class FakeTransactions:
             self._groups.pending.discard((group, identity.producer_id))
             if is_commit:
                 self._groups.commit(group, offsets)
+        transaction.is_new = False
         transaction.ended = _Ended(identity, is_commit, by)
         transaction.granted = self._next(identity)
         transaction.started_ms = None

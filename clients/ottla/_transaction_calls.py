@@ -35,12 +35,18 @@ class TransactionCall:
     body: bytes
 
 
-def initialise_call(transactional_id: str, timeout_ms: int) -> TransactionCall:
+def initialise_call(
+    transactional_id: str, timeout_ms: int, idempotency_key: str
+) -> TransactionCall:
     """Take the transactional id over; each transaction may be open for `timeout_ms`."""
     return TransactionCall(
         routes.TRANSACTIONS,
         _encode(
-            InitialiseProducerRequest(transactional_id=transactional_id, timeout_ms=timeout_ms)
+            InitialiseProducerRequest(
+                transactional_id=transactional_id,
+                timeout_ms=timeout_ms,
+                idempotency_key=idempotency_key,
+            )
         ),
     )
 

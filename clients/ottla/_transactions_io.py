@@ -6,6 +6,7 @@ each one ends within its time-out, and may be made again after that.
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Final, TypeVar
@@ -41,8 +42,7 @@ from ottla_protocol.errors import (
 Answer = TypeVar("Answer")
 
 ATTEMPT_TIMEOUT_MS: Final = 15_000
-"""How long one broker may take over a transaction's end or its offsets before the next is asked. An
-id is taken over in one attempt if it can be, for each attempt grants anew."""
+"""How long one broker may take over a call of a transaction before the next is asked."""
 
 MARKERS_BACKOFF_MS: Final = 20
 """Before asking again while the last transaction's markers are being written."""
@@ -91,6 +91,8 @@ class TransactionsIO:
         self._flush = flush
         self._announce = announce
         self._turn = asyncio.Lock()
+        # The producer takes its id over once, however often it has to ask.
+        self._takeover_key = os.urandom(16).hex()
         # The broker that answered last, so that not each call tries another one.
         self._url: str | None = None
 
@@ -111,12 +113,12 @@ class TransactionsIO:
             with self._monitor.lock:
                 self._state.begin_initialise()
             call = initialise_call(
-                self._state.transactional_id, self._config.transaction_timeout_ms
+                self._state.transactional_id,
+                self._config.transaction_timeout_ms,
+                self._takeover_key,
             )
             try:
-                granted = await self._ask(
-                    call, granted_in, deadline_s, self._config.request_timeout_ms
-                )
+                granted = await self._ask(call, granted_in, deadline_s)
             except OttlaError as error:
                 with self._monitor.lock:
                     self._state.initialise_failed(error)
@@ -144,7 +146,7 @@ class TransactionsIO:
             calls = offsets_calls(self._state.transactional_id, granted.token, offsets, group)
             try:
                 for call in calls:
-                    await self._ask(call, check_offsets, deadline_s, ATTEMPT_TIMEOUT_MS)
+                    await self._ask(call, check_offsets, deadline_s)
             except OttlaError as error:
                 self._fail(error)
                 raise
@@ -216,7 +218,7 @@ class TransactionsIO:
     async def _end(self, call: TransactionCall, deadline_s: float) -> None:
         """Have the coordinator end the transaction, and go on under the next identity."""
         try:
-            granted = await self._ask(call, next_granted_in, deadline_s, ATTEMPT_TIMEOUT_MS)
+            granted = await self._ask(call, next_granted_in, deadline_s)
         except OttlaError as error:
             with self._monitor.lock:
                 self._state.end_failed(error)
@@ -243,7 +245,6 @@ class TransactionsIO:
         call: TransactionCall,
         decode: Callable[[bytes], Answer],
         deadline_s: float,
-        attempt_ms: int,
     ) -> Answer:
         """Ask one broker after the other until one decides.
 
@@ -257,7 +258,7 @@ class TransactionsIO:
         failures = 0
         while True:
             left_ms = round((deadline_s - monotonic()) * 1000)
-            timeout_ms = max(1, min(left_ms, attempt_ms, self._config.request_timeout_ms))
+            timeout_ms = max(1, min(left_ms, ATTEMPT_TIMEOUT_MS, self._config.request_timeout_ms))
             url = self._any_url()
             try:
                 response = await self._transport.post(

@@ -16,6 +16,8 @@ from ottla_protocol.transaction_tokens import MAX_PRODUCER_EPOCH, MAX_TRANSACTIO
 TransactionalId = Annotated[str, Meta(min_length=1, max_length=MAX_TRANSACTIONAL_ID_CHARACTERS)]
 """Printable characters; neither `.` nor `..`."""
 
+IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=255)]
+
 TransactionStateName = Literal[
     "Empty", "Ongoing", "PrepareCommit", "PrepareAbort", "CompleteCommit", "CompleteAbort"
 ]
@@ -33,11 +35,15 @@ class InitialiseProducerRequest(Request, frozen=True):
     With `transaction`, the token that the producer has, it only goes on after an error (KIP-360),
     and is refused if somebody else has taken the id over meanwhile. In both cases what was open is
     aborted before the answer. `timeout_ms` is how long each of its transactions may be open.
+
+    With an `idempotency_key`, a new one each time that a producer starts, the call may be sent
+    again: it takes the id over once. With `transaction` it may be sent again as it is.
     """
 
     transactional_id: TransactionalId
     timeout_ms: Count | None = None
     transaction: str | None = None
+    idempotency_key: IdempotencyKey | None = None
 
 
 class TransactionalProducer(Response, frozen=True):

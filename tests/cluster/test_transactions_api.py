@@ -1,6 +1,7 @@
 """Transactions over plain HTTP: records and offsets appear together, or not at all."""
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -111,6 +112,26 @@ def test_what_comes_late_touches_no_other_transaction(shared, teller, topic):
     assert teller.produce(topic, "zombie").status == 409
     successor.commit().expect(200)
     assert successor.committed_values(topic, 2) == ["kept", "successor"]
+
+
+def test_an_id_is_taken_over_once_however_often_it_is_asked_for(shared, teller, topic):
+    wanted = {"transactional_id": teller.transactional_id}
+    keyed = wanted | {"idempotency_key": "started again"}
+    teller.produce(topic, "left open").expect(200)
+    urls = [shared.url(node_id) + routes.TRANSACTIONS for node_id in shared.live_node_ids]
+    with ThreadPoolExecutor(len(urls)) as pool:
+        answers = list(pool.map(lambda url: shared.http.post(url, keyed).expect(200), urls))
+    [token] = {answer.document["transaction"] for answer in answers}
+    teller.token = token
+    teller.produce(topic, "kept").expect(200)
+    assert shared.http.post(urls[0], keyed).expect(409).code == "PRODUCER_FENCED"
+    going_on = wanted | {"transaction": token}
+    with ThreadPoolExecutor(len(urls)) as pool:
+        answers = list(pool.map(lambda url: shared.http.post(url, going_on).expect(200), urls))
+    [teller.token] = {answer.document["transaction"] for answer in answers}
+    teller.produce(topic, "after").expect(200)
+    teller.commit().expect(200)
+    assert teller.committed_values(topic, 1) == ["after"]
 
 
 def test_an_operator_sees_what_is_open_and_aborts_it(shared, teller, topic):

@@ -5,7 +5,9 @@ identity that its coordinator granted. Every call may be sent again: a decision 
 succeeded is told so.
 """
 
+import os
 from collections.abc import Collection
+from hashlib import blake2b
 from typing import Protocol
 
 from ottla_cluster.transactions.commands import (
@@ -23,6 +25,7 @@ from ottla_cluster.transactions.commands import (
     Response,
 )
 from ottla_cluster.transactions.config import TransactionConfig
+from ottla_cluster.transactions.limits import ATTEMPT_BYTES
 from ottla_cluster.transactions.records import (
     EndedBy,
     EndedTransaction,
@@ -93,9 +96,13 @@ class TransactionService:
     ) -> models.TransactionalProducer:
         """Grant the transactional id to whoever asks; what was open is aborted first.
 
+        Brokers repeat the call through a failover, and it counts once. That it does, too, when its
+        client sends it again takes an `idempotency_key`, or the token of who goes on.
+
         Raises:
             InvalidRequestError: the id breaks a rule, or the token is another id's.
             InvalidTransactionTimeoutError: the time-out is out of bounds.
+            IdempotencyKeyReusedError: the key was used with another time-out.
             TransactionalIdNotFoundError: a token is given and the id is not known.
             ProducerFencedError: the token's producer does not hold the id any more.
             UnavailableError: no coordinator decided in time.
@@ -108,9 +115,10 @@ class TransactionService:
             timeout_ms = self._config.default_timeout_ms
         response = await self._calls.decide(
             request.transactional_id,
-            InitialiseProducer(request.transactional_id, timeout_ms, identity),
-            # Whoever goes on as what it was can do so once: it is somebody else afterwards.
-            repeatable=identity is None,
+            InitialiseProducer(
+                request.transactional_id, timeout_ms, identity, _attempt(request.idempotency_key)
+            ),
+            repeatable=True,
         )
         assert isinstance(response, InitialiseProducerResponse)
         if response.granted is None:
@@ -289,6 +297,19 @@ class TransactionService:
         )
         assert isinstance(response, DescribeTransactionResponse)
         return response.transaction
+
+
+def _attempt(idempotency_key: str | None) -> bytes:
+    """What tells a call from all others, and not from its own repetitions."""
+    if idempotency_key is None:
+        return os.urandom(ATTEMPT_BYTES)
+    try:
+        encoded = idempotency_key.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(
+            "idempotency_key is not valid Unicode", field="idempotency_key"
+        ) from error
+    return blake2b(encoded, digest_size=ATTEMPT_BYTES).digest()
 
 
 def _identity(transactional_id: str, transaction: str) -> ProducerIdentity:

@@ -24,7 +24,11 @@ class InitialiseProducer(CommandMessage, frozen=True, tag="initialise_producer")
     """How long each of its transactions may be open; None for the default."""
     identity: ProducerIdentity | None
     """What it was granted before, where it only wants to go on after an error (KIP-360): it is
-    refused if somebody else has taken the id over meanwhile."""
+    refused if somebody else has taken the id over meanwhile. May be sent again as it is."""
+    attempt: bytes | None = None
+    """What tells a repetition of this take-over from another producer's, ATTEMPT_BYTES long: one
+    that was granted already is answered the same. None where nobody can tell; then each one is a
+    take-over of its own. Of no account where there is an identity."""
 
 
 class InitialiseProducerResponse(ResponseMessage, frozen=True, tag="producer_initialised"):

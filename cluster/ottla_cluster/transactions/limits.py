@@ -19,5 +19,13 @@ MAX_PRODUCER_EPOCH = 2**15 - 1
 MAX_GRANTED_PRODUCER_EPOCH = MAX_PRODUCER_EPOCH - 1
 """The largest that a producer is given: the markers that end its transaction carry one more."""
 
+ATTEMPT_BYTES = 16
+"""What tells one take-over of a transactional id from another."""
+
+MAX_REMEMBERED_TAKEOVERS = 4
+"""Take-overs of a transactional id that are known when they come again. A repetition is late by the
+time-outs of its call at most, seconds; so many other producers that take the id over meanwhile, and
+none of which waits for that, make it one of them."""
+
 MAX_WAITING_REQUESTS = 5_000
 """Commands whose response waits for a commit, at one coordinator."""

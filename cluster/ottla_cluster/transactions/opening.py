@@ -23,6 +23,7 @@ from ottla_cluster.transactions.known_ids import (
 )
 from ottla_cluster.transactions.limits import (
     MAX_PARTITIONS_PER_TRANSACTION,
+    MAX_REMEMBERED_TAKEOVERS,
     MAX_TRANSACTIONAL_IDS,
 )
 from ottla_cluster.transactions.records import (
@@ -34,9 +35,11 @@ from ottla_cluster.transactions.records import (
 )
 from ottla_protocol.errors import (
     ConcurrentTransactionsError,
+    IdempotencyKeyReusedError,
     InvalidRequestError,
     InvalidTransactionTimeoutError,
     OverloadedError,
+    ProducerFencedError,
 )
 
 
@@ -46,34 +49,35 @@ def initialise_producer(
     """Grants the transactional id to whoever asks, in an epoch that nobody has had.
 
     An open transaction of the predecessor is aborted first, and the answer then grants nothing yet.
+    A take-over that comes again, late or because its answer was lost, is answered the same while
+    its producer has begun nothing, and never takes the id from anybody: not from those who came
+    after it, nor from the producer that was answered before.
 
     Raises:
         InvalidRequestError: the id breaks a rule.
         InvalidTransactionTimeoutError: the time-out is not between 1 ms and the allowed most.
+        IdempotencyKeyReusedError: the same attempt with another time-out.
         TransactionalIdNotFoundError: an identity is given and the id is not known.
-        ProducerFencedError: the given identity does not hold the id any more.
+        ProducerFencedError: the given identity does not hold the id any more; or the attempt was
+            granted before, and its producer or another one has gone on since.
         ConcurrentTransactionsError: markers of the last transaction are being written.
         OverloadedError: there are MAX_TRANSACTIONAL_IDS already.
         CoordinatorNotAvailableError: see `next_identity`.
     """
     validate_transactional_id(command.transactional_id)
     timeout_ms = _allowed_timeout_ms(command.timeout_ms, context.config)
-    found = image.transactions.get(command.transactional_id)
     if command.identity is not None:
-        found = known_transaction(image, command.transactional_id)
-        _require_may_go_on(found, command.identity)
+        known = known_transaction(image, command.transactional_id)
+        return _go_on(known, command.identity, timeout_ms, context)
+    found = image.transactions.get(command.transactional_id)
     if found is None:
         return _first_grant(image, command, timeout_ms, context)
+    if command.attempt and command.attempt in found.takeovers:
+        return Result((), _granted_again(found, command.attempt, timeout_ms))
     if found.state in DECIDED:
         raise markers_missing(found)
     if found.state is TransactionState.ONGOING:
-        aborting = decided(
-            found,
-            is_commit=False,
-            # Who goes on with its own identity is not to be fenced by its own command.
-            by=EndedBy.SUCCESSOR if command.identity is None else EndedBy.PRODUCER,
-            context=context,
-        )
+        aborting = decided(found, is_commit=False, by=EndedBy.SUCCESSOR, context=context)
         return Result((aborting,), InitialiseProducerResponse(None))
     granted = next_identity(found.granted, context)
     changed = replace(
@@ -83,6 +87,7 @@ def initialise_producer(
         state=TransactionState.EMPTY,
         updated_timestamp_ms=context.timestamp_ms,
         ended=None,
+        takeovers=_takeovers(command.attempt, found.takeovers),
     )
     return Result((changed,), InitialiseProducerResponse(granted))
 
@@ -131,6 +136,54 @@ def markers_missing(transaction: TransactionalIdChanged) -> ConcurrentTransactio
     )
 
 
+def _granted_again(
+    transaction: TransactionalIdChanged, attempt: bytes, timeout_ms: int
+) -> InitialiseProducerResponse:
+    """The answer to a take-over that was granted before."""
+    is_last = attempt == transaction.takeovers[0]
+    if is_last and transaction.state is TransactionState.EMPTY:
+        if timeout_ms != transaction.timeout_ms:
+            raise IdempotencyKeyReusedError(
+                f"{transaction.transactional_id!r} was taken over by this call with timeout_ms "
+                f"{transaction.timeout_ms}, and now it says {timeout_ms}."
+            )
+        return InitialiseProducerResponse(transaction.granted)
+    who = "its producer has gone on" if is_last else "another producer has taken it over"
+    raise ProducerFencedError(
+        f"{transaction.transactional_id!r} was taken over by this call before, and {who} since."
+    )
+
+
+def _takeovers(attempt: bytes | None, former: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    # One that nobody can tell from others counts, too: it makes the one before it a former one.
+    return (attempt or b"", *former)[:MAX_REMEMBERED_TAKEOVERS]
+
+
+def _go_on(
+    found: TransactionalIdChanged,
+    identity: ProducerIdentity,
+    timeout_ms: int,
+    context: TransactionContext,
+) -> Result[TransactionRecord, InitialiseProducerResponse]:
+    """Ends what the identity had open, if anything, and grants what comes after that.
+
+    The end is a decision like any other, and what it grants is all that the producer is granted:
+    so the same command again, when the end is there, changes nothing and is answered the same.
+    """
+    _require_may_go_on(found, identity)
+    if found.state in DECIDED:
+        raise markers_missing(found)
+    changed = found
+    if identity == found.granted:
+        # By the producer: who goes on is not to be fenced by its own command.
+        changed = decided(found, is_commit=False, by=EndedBy.PRODUCER, context=context)
+    if timeout_ms != changed.timeout_ms:
+        changed = replace(changed, timeout_ms=timeout_ms, updated_timestamp_ms=context.timestamp_ms)
+    granted = None if changed.state in DECIDED else changed.granted
+    records = () if changed is found else (changed,)
+    return Result(records, InitialiseProducerResponse(granted))
+
+
 def _first_grant(
     image: TransactionsImage,
     command: InitialiseProducer,
@@ -151,6 +204,7 @@ def _first_grant(
         started_timestamp_ms=None,
         updated_timestamp_ms=context.timestamp_ms,
         ended=None,
+        takeovers=_takeovers(command.attempt, ()),
     )
     return Result((made,), InitialiseProducerResponse(granted))
 

@@ -90,6 +90,9 @@ class TransactionalIdChanged(RecordPart, frozen=True):
     """Wall clock; of this record."""
     ended: EndedTransaction | None
     """None where no decision was made since the id was taken over last, or ever."""
+    takeovers: tuple[bytes, ...] = ()
+    """By which attempts the id was taken over, the last one first; empty bytes for one that nobody
+    can tell from others. MAX_REMEMBERED_TAKEOVERS at most."""
 
 
 class TransactionalIdRemoved(RecordPart, frozen=True):

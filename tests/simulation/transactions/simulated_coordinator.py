@@ -2,7 +2,7 @@
 
 from ottla_cluster.state_machine.keyed_records import decode_pairs
 from ottla_cluster.transactions.active_coordinator import ActiveTransactionCoordinator
-from ottla_cluster.transactions.commands import EndTransaction
+from ottla_cluster.transactions.commands import EndTransaction, InitialiseProducer
 from ottla_cluster.transactions.config import TransactionConfig
 from ottla_cluster.transactions.image import TransactionsImage, replay
 from ottla_cluster.transactions.records import decode_record
@@ -11,6 +11,8 @@ from ottla_protocol.errors import NotCoordinatorError, OttlaError
 COMMIT_MAX_MS = 60
 TICK_MS = 40
 PRODUCER_IDS_PER_BLOCK = 20
+DECIDING = (EndTransaction, InitialiseProducer)
+"""Commands that may end a transaction."""
 
 
 class SimulatedCoordinator:
@@ -70,7 +72,7 @@ class SimulatedCoordinator:
             active.appended(submitted.request_id, len(self._batches))
             delay_ms = self._random.randint(1, COMMIT_MAX_MS)
             self._events.after(delay_ms, self._commit, self.epoch, len(self._batches))
-            if isinstance(command, EndTransaction) and self._random.random() < self.loss:
+            if isinstance(command, DECIDING) and self._random.random() < self.loss:
                 # The moment at which a decision can be lost that somebody has heard of.
                 self._events.after(self._random.randint(1, COMMIT_MAX_MS), self.failover, 50)
 

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from ottla_broker.storage.policy.open_transactions import OpenTransactions
 from ottla_broker.storage.policy.producer_state import ProducerStates
@@ -25,7 +26,7 @@ from tests.simulation.transactions.transactions_simulation import (
 
 SEEDS = int(os.environ.get("OTTLA_TRANSACTION_SEEDS", "200"))
 FIRST_SEED = int(os.environ.get("OTTLA_SIMULATION_FIRST_SEED", "0"))
-MUTANT_SEEDS = 100
+MUTANT_SEEDS = 400
 FAULTY_MS = 15_000
 FEW_EPOCHS = 3
 
@@ -50,6 +51,18 @@ def test_random_lives_keep_the_rules():
     assert total["TRANSACTION_ABORTABLE"] > 0
     assert total["late markers"] > 0
     assert total["crashed"] > SEEDS // 2
+    assert total["gone on"] > SEEDS // 2
+
+
+def test_nobody_is_fenced_by_repetitions_of_its_own_calls():
+    total = Counter()
+    for seed in range(FIRST_SEED, FIRST_SEED + SEEDS // 4):
+        simulation = TransactionsSimulation(seed, workers_per_id=1)
+        simulation.run(FAULTY_MS)
+        assert simulation.counts["PRODUCER_FENCED"] == 0, f"seed {seed}"
+        total.update(simulation.counts)
+    assert total["taken over"] > SEEDS
+    assert total["gone on"] > SEEDS // 8
 
 
 def test_the_rules_hold_where_epochs_run_out(monkeypatch):
@@ -216,3 +229,39 @@ PLANTED = (
 def test_planted_bugs_are_caught(plant, monkeypatch):
     plant(monkeypatch)
     assert first_failing_seed() is not None
+
+
+def a_take_over_that_comes_again_grants_anew(monkeypatch):
+    monkeypatch.setattr(opening, "_takeovers", lambda attempt, former: ())
+
+
+def going_on_counts_once(monkeypatch):
+    real = opening._go_on
+
+    def go_on(found, identity, timeout_ms, context):
+        result = real(found, identity, timeout_ms, context)
+        if result.response.granted is None:
+            return result
+        changed = result.records[0] if result.records else found
+        granted = known_ids.next_identity(changed.granted, context)
+        changed = structs.replace(changed, granted=granted, state="Empty", ended=None)
+        return replace(result, records=(changed,), response=type(result.response)(granted))
+
+    monkeypatch.setattr(opening, "_go_on", go_on)
+
+
+REPETITIONS = (
+    a_take_over_that_comes_again_grants_anew,
+    going_on_counts_once,
+)
+
+
+@pytest.mark.parametrize("plant", REPETITIONS, ids=lambda plant: plant.__name__)
+def test_repetitions_that_fence_are_caught(plant, monkeypatch):
+    plant(monkeypatch)
+    for seed in range(MUTANT_SEEDS):
+        simulation = TransactionsSimulation(seed, workers_per_id=1)
+        simulation.run(FAULTY_MS)
+        if simulation.counts["PRODUCER_FENCED"]:
+            return
+    pytest.fail("nobody was fenced")

@@ -20,6 +20,7 @@ from ottla_cluster.transactions.commands import (
     InitialiseProducerResponse,
 )
 from ottla_cluster.transactions.known_ids import AT_REST
+from ottla_cluster.transactions.limits import ATTEMPT_BYTES
 from ottla_cluster.transactions.records import TransactionPartition
 from ottla_protocol.errors import (
     ConcurrentTransactionsError,
@@ -36,7 +37,6 @@ PARTITIONS = 4
 POSITIONS = PARTITIONS
 """The partition in which workers write how far they are."""
 IDS = ("a", "b", "c")
-WORKERS_PER_ID = 2
 REQUEST_TIMEOUT_MS = 400
 TRANSACTION_TIMEOUT_MS = 2_000
 QUIET_MS = 12_000
@@ -54,7 +54,9 @@ class Written:
 
 
 class TransactionsSimulation:
-    def __init__(self, seed):
+    """Where an id has one worker at a time, nobody may ever be fenced: there is no other."""
+
+    def __init__(self, seed, workers_per_id=2):
         self.random = Random(seed)
         self.events = EventHeap()
         self.counts = Counter()
@@ -78,7 +80,7 @@ class TransactionsSimulation:
         self._requests = 0
         self._resumed = {}  # request -> the worker that waits
         for name in IDS:
-            for _ in range(WORKERS_PER_ID):
+            for _ in range(workers_per_id):
                 self._start(name, self.random.randint(0, 3_000))
         self.events.after(FAULT_EVERY_MS, self._fault)
         self.events.after(READ_EVERY_MS, self._read)
@@ -215,12 +217,11 @@ class TransactionsSimulation:
         while self.is_faulty:
             identity = yield from self._take_over(name)
             if identity is None:
-                return
-            self.counts["taken over"] += 1
-            position = self._position(name)
-            if position is None:
-                yield "wait", 50
                 continue
+            self.counts["taken over"] += 1
+            position = None
+            while self.is_faulty and (position := self._position(name)) is None:
+                yield "wait", 50
             while self.is_faulty and identity is not None:
                 if self.random.random() < 0.06:
                     yield "wait", self.random.randint(100, 3_500)
@@ -232,12 +233,17 @@ class TransactionsSimulation:
                     return
             yield "wait", self.random.randint(0, 6_000)
 
-    def _take_over(self, name):
+    def _take_over(self, name, identity=None):
+        """Take the id over, or go on with it; however often it is asked for, it is done once."""
+        attempt = self.random.randbytes(ATTEMPT_BYTES) if identity is None else None
+        command = InitialiseProducer(name, TRANSACTION_TIMEOUT_MS, identity, attempt)
         while self.is_faulty:
-            command = InitialiseProducer(name, TRANSACTION_TIMEOUT_MS, None)
             outcome = yield "ask", command
             if isinstance(outcome, InitialiseProducerResponse) and outcome.granted is not None:
                 return outcome.granted
+            if isinstance(outcome, ProducerFencedError):
+                self.counts[outcome.code] += 1
+                return None
             yield "wait", self.random.randint(5, 100)
         return None
 
@@ -265,6 +271,9 @@ class TransactionsSimulation:
                 yield "wait", self.random.randint(100, 3_000)
             if self.random.random() < 0.02:
                 raise CrashedError
+        if not is_whole and self.random.random() < 0.5:
+            self.counts["gone on"] += 1
+            return (yield from self._take_over(name, identity)), position
         granted, committed = yield from self._end(name, identity, is_commit=is_whole)
         if committed is not None:
             self.told[transaction] = committed

@@ -59,7 +59,7 @@ class Coordinators:
     async def decide(self, transactional_id, command, *, repeatable):
         assert transactional_id == command.transactional_id
         if isinstance(command, InitialiseProducer):
-            assert repeatable == (command.identity is None)
+            assert repeatable
             response = self.execute(command)
             return response if response.granted is not None else self.execute(command)
         assert repeatable
@@ -130,6 +130,26 @@ async def test_a_producer_is_told_its_token_and_its_timeout(service):
         await service.initialise(models.InitialiseProducerRequest("pay/out", 0))
 
 
+async def test_a_take_over_with_a_key_may_be_sent_again(service):
+    request = models.InitialiseProducerRequest("pay/out", idempotency_key="started at 9")
+    first = await service.initialise(request)
+    assert await service.initialise(request) == first
+    other = await service.initialise(
+        models.InitialiseProducerRequest("pay/out", idempotency_key="started at 10")
+    )
+    assert other.producer_epoch == first.producer_epoch + 1
+    with pytest.raises(ProducerFencedError):
+        await service.initialise(request)
+    without = models.InitialiseProducerRequest("pay/out")
+    assert await service.initialise(without) != await service.initialise(without)
+
+
+async def test_a_key_that_is_not_unicode_is_refused(service):
+    request = models.InitialiseProducerRequest("pay/out", idempotency_key="\ud800")
+    with pytest.raises(InvalidRequestError, match="idempotency_key"):
+        await service.initialise(request)
+
+
 async def test_who_was_succeeded_is_fenced_and_what_it_left_is_aborted(service, world):
     former = await begun(service, world)
     latter = await begun(service, world)
@@ -151,6 +171,14 @@ async def test_a_producer_goes_on_after_an_error(service, world):
         await service.initialise(
             models.InitialiseProducerRequest("pay/out", None, granted.transaction)
         )
+
+
+async def test_going_on_may_be_sent_again(service, world):
+    again = models.InitialiseProducerRequest("pay/out", None, await begun(service, world))
+    granted = await service.initialise(again)
+    assert await service.initialise(again) == granted
+    write(world, granted.transaction)
+    assert (await commit(service, granted.transaction)).state == "committed"
 
 
 @pytest.mark.parametrize("end", [commit, abort])

@@ -381,6 +381,29 @@ class TestFailures:
         cluster._brokers.faults.clear()
         producer.init_transactions()
 
+    def test_init_whose_answer_was_lost_takes_the_id_over_once(self, cluster, make):
+        cluster.fail(path=routes.TRANSACTIONS, times=1_000_000, after_append=True)
+        producer = make()
+        for _ in range(2):
+            with pytest.raises(ClusterUnreachableError):
+                producer.init_transactions(timeout=0.05)
+        cluster._brokers.faults.clear()
+        producer.init_transactions()
+        assert producer._transactions._state.granted.producer_epoch == 0
+        other = make()
+        other.init_transactions()
+        assert other._transactions._state.granted.producer_epoch == 1
+
+    def test_init_that_was_decided_before_another_producer_s_is_fenced(self, cluster, make):
+        cluster.fail(path=routes.TRANSACTIONS, times=1_000_000, after_append=True)
+        producer = make()
+        with pytest.raises(ClusterUnreachableError):
+            producer.init_transactions(timeout=0.05)
+        cluster._brokers.faults.clear()
+        make().init_transactions()
+        with pytest.raises(ProducerFencedError):
+            producer.init_transactions()
+
     def test_records_that_are_not_acknowledged_in_time_are_not_committed(self, cluster, producer):
         cluster.fail(
             NotEnoughReplicasError("too few", outcome=Outcome.NOT_APPLIED), times=1_000_000

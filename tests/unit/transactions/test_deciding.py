@@ -21,6 +21,7 @@ from ottla_cluster.transactions.limits import (
     MAX_GRANTED_PRODUCER_EPOCH,
     MAX_PARTITIONS_PER_TRANSACTION,
     MAX_PRODUCER_EPOCH,
+    MAX_REMEMBERED_TAKEOVERS,
 )
 from ottla_cluster.transactions.records import (
     EndedBy,
@@ -33,6 +34,7 @@ from ottla_cluster.transactions.records import (
 from ottla_protocol.errors import (
     ConcurrentTransactionsError,
     CoordinatorNotAvailableError,
+    IdempotencyKeyReusedError,
     InvalidRequestError,
     InvalidTransactionStateError,
     InvalidTransactionTimeoutError,
@@ -62,8 +64,8 @@ class TransactionsUnderTest:
             self.image = replay(self.image, records, self.image.version + 1)
         return result.response
 
-    def initialise(self, identity=None, timeout_ms=None):
-        return self.apply(InitialiseProducer("t", timeout_ms, identity)).granted
+    def initialise(self, identity=None, timeout_ms=None, attempt=None):
+        return self.apply(InitialiseProducer("t", timeout_ms, identity, attempt)).granted
 
     def add(self, identity, *partitions):
         return self.apply(AddPartitions("t", identity, partitions or ORDERS[:1]))
@@ -220,6 +222,91 @@ def test_a_producer_goes_on_after_an_error_unless_it_was_succeeded(under_test):
         under_test.initialise(second)
     with pytest.raises(TransactionalIdNotFoundError):
         under_test.apply(InitialiseProducer("nobody", None, second))
+
+
+def test_a_take_over_that_comes_again_is_answered_the_same(under_test):
+    first = under_test.initialise(attempt=b"1")
+    under_test.add(first)
+    assert under_test.initialise(attempt=b"2") is None
+    under_test.complete()
+    second = under_test.initialise(attempt=b"2")
+    version = under_test.image.version
+    assert under_test.initialise(attempt=b"2") == second
+    assert under_test.image.version == version
+    with pytest.raises(IdempotencyKeyReusedError):
+        under_test.initialise(attempt=b"2", timeout_ms=5)
+    under_test.add(second)
+    assert under_test.end(second) == ProducerIdentity(7, second.producer_epoch + 1)
+
+
+def test_a_take_over_that_comes_late_does_not_touch_its_own_producer(under_test):
+    first = under_test.initialise(attempt=b"1")
+    under_test.add(first)
+    with pytest.raises(ProducerFencedError, match="its producer has gone on"):
+        under_test.initialise(attempt=b"1")
+    second = under_test.end(first)
+    under_test.complete()
+    with pytest.raises(ProducerFencedError, match="its producer has gone on"):
+        under_test.initialise(attempt=b"1")
+    third = under_test.initialise(second)
+    with pytest.raises(ProducerFencedError, match="its producer has gone on"):
+        under_test.initialise(attempt=b"1")
+    under_test.add(third)
+
+
+def test_a_take_over_that_comes_late_does_not_touch_a_successor(under_test):
+    attempts = [bytes([number]) for number in range(MAX_REMEMBERED_TAKEOVERS)]
+    for attempt in attempts:
+        holder = under_test.initialise(attempt=attempt)
+    for attempt in attempts[:-1]:
+        with pytest.raises(ProducerFencedError, match="another producer has taken it over"):
+            under_test.initialise(attempt=attempt)
+    assert under_test.initialise(attempt=attempts[-1]) == holder
+    assert len(under_test.found.takeovers) == MAX_REMEMBERED_TAKEOVERS
+    under_test.initialise(attempt=b"more")
+    assert len(under_test.found.takeovers) == MAX_REMEMBERED_TAKEOVERS
+
+
+def test_take_overs_that_nobody_can_tell_apart_grant_anew(under_test):
+    first = under_test.initialise(attempt=b"1")
+    second = under_test.initialise()
+    assert under_test.initialise() != second != first
+    with pytest.raises(ProducerFencedError):
+        under_test.initialise(attempt=b"1")
+
+
+def test_going_on_that_comes_again_is_answered_the_same(under_test):
+    first = under_test.initialise()
+    under_test.add(first)
+    assert under_test.initialise(first) is None
+    with pytest.raises(ConcurrentTransactionsError):
+        under_test.initialise(first)
+    under_test.complete()
+    second = under_test.initialise(first)
+    version = under_test.image.version
+    assert under_test.initialise(first) == second == under_test.found.granted
+    assert under_test.image.version == version
+    # Nothing was open this time: batches that are under way are fenced all the same.
+    third = under_test.initialise(second, timeout_ms=5_000)
+    assert third == ProducerIdentity(7, second.producer_epoch + 1)
+    assert under_test.found.timeout_ms == 5_000
+    assert under_test.initialise(second, timeout_ms=6_000) == third
+    assert under_test.found.timeout_ms == 6_000
+    with pytest.raises(ProducerFencedError):
+        under_test.initialise(first)
+    under_test.add(third)
+    assert under_test.end(third) == ProducerIdentity(7, third.producer_epoch + 1)
+
+
+@pytest.mark.parametrize("by", [EndedBy.TIMEOUT, EndedBy.OPERATOR])
+def test_who_was_too_slow_goes_on_too(under_test, by):
+    first = under_test.initialise()
+    under_test.add(first)
+    under_test.time_out(by)
+    under_test.complete()
+    second = under_test.initialise(first)
+    assert under_test.initialise(first) == second
+    under_test.add(second)
 
 
 def test_a_new_producer_id_where_epochs_run_out(under_test):

@@ -33,9 +33,11 @@ CHANGED = TransactionalIdChanged(
     ended=EndedTransaction(ProducerIdentity(4, 2), is_committed=True, by=EndedBy.PRODUCER),
 )
 FOR_EVER = bytes.fromhex(
-    "98a174920403cdea60ad50726570617265436f6d6d69749293a66f7264657273a269640093a66f7264657273a2"
-    "696402010293920402c3a870726f6475636572"
+    "99a174920403cdea60ad50726570617265436f6d6d69749293a66f7264657273a269640093a66f7264657273a2"
+    "696402010293920402c3a870726f647563657290"
 )
+BEFORE_TAKEOVERS = b"\x98" + FOR_EVER[1:-1]
+"""As it was written before take-overs were remembered (decision 53)."""
 
 
 def test_the_encoding_is_for_ever():
@@ -43,6 +45,14 @@ def test_the_encoding_is_for_ever():
     assert key == bytes.fromhex("92a174a174")
     assert value == FOR_EVER
     assert decode_record(key, FOR_EVER) == CHANGED
+    assert decode_record(key, BEFORE_TAKEOVERS) == CHANGED
+
+
+def test_take_overs_are_written():
+    changed = msgspec.structs.replace(CHANGED, takeovers=(b"2" * 16, b"", b"1" * 16))
+    key, value = encode_record(changed)
+    assert value == FOR_EVER[:-1] + b"\x93\xc4\x10" + b"2" * 16 + b"\xc4\0\xc4\x10" + b"1" * 16
+    assert decode_record(key, value) == changed
 
 
 def test_a_decision_is_one_payload():

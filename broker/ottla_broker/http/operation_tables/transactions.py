@@ -20,6 +20,7 @@ from ottla_cluster.transactions.records import TransactionState
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     ConcurrentTransactionsError,
+    IdempotencyKeyReusedError,
     InvalidProducerEpochError,
     InvalidTransactionStateError,
     InvalidTransactionTimeoutError,
@@ -73,7 +74,9 @@ OPERATIONS = (
         description=(
             "Whoever held the id before is fenced, and what it left open is aborted before the "
             "answer. With `transaction` a producer that had an error goes on, and is refused if "
-            "somebody else has taken the id over. A transaction begins with its first record."
+            "somebody else has taken the id over. With an `idempotency_key`, a new one each time "
+            "that the producer starts, the call may be sent again and takes the id over once. A "
+            "transaction begins with its first record."
         ),
         request=(
             Content(
@@ -86,7 +89,7 @@ OPERATIONS = (
                 example={"transactional_id": "payments"},
             ),
         ),
-        problems=(*HELD, InvalidTransactionTimeoutError),
+        problems=(*HELD, InvalidTransactionTimeoutError, IdempotencyKeyReusedError),
         broker_only=True,
     ),
     Operation(
