@@ -59,6 +59,9 @@ class FakeGroups:
         self._groups: dict[str, FakeGroup] = {}
         self.pending: set[tuple[str, int]] = set()
         """Groups whose offsets a transaction is to commit, with its producer id."""
+        self._commits = 0
+        # When each offset came that is committed: by group and partition.
+        self._came: dict[tuple[str, TopicPartition], int] = {}
         # Generations never begin anew, lest a commit of a deleted group's member be taken.
         self._last_generation = 0
         self.calls: dict[tuple[str, str], Callable[..., Response]] = {
@@ -135,7 +138,7 @@ class FakeGroups:
     ) -> Response:
         request = parse_json(body, CommitOffsetsRequest)
         self.check_commit(group, request.member_id, request.generation, request.offsets)
-        self.commit(group, request.offsets)
+        self.commit(group, request.offsets, self.next_commit())
         return json_answer(
             CommitOffsetsResponse(
                 [
@@ -160,10 +163,19 @@ class FakeGroups:
         for partition in partitions:
             self._metadata.partition(*partition)
 
-    def commit(self, group: str, offsets: Iterable[OffsetToCommit]) -> None:
-        """These are the group's offsets from now on."""
+    def next_commit(self) -> int:
+        """Numbers commits in the order in which they come."""
+        self._commits += 1
+        return self._commits
+
+    def commit(self, group: str, offsets: Iterable[OffsetToCommit], came: int) -> None:
+        """These are the group's offsets from now on, but for what was committed since they came."""
         found = self._made(group)
         for each in offsets:
+            key = group, TopicPartition(each.topic, each.partition)
+            if came < self._came.get(key, 0):
+                continue
+            self._came[key] = came
             found.offsets[TopicPartition(each.topic, each.partition)] = CommittedOffset(
                 topic=each.topic,
                 partition=each.partition,

@@ -71,7 +71,8 @@ class _Transaction:
     timeout_ms: int
     started_ms: int | None = None
     partitions: list[FakePartition] = field(default_factory=list)
-    offsets: dict[str, list[OffsetToCommit]] = field(default_factory=dict)
+    offsets: dict[str, list[tuple[int, list[OffsetToCommit]]]] = field(default_factory=dict)
+    """By group: what came, and when."""
     ended: _Ended | None = None
     takeovers: list[str | None] = field(default_factory=list)
     """The keys of the calls that took the id over, the last one first."""
@@ -178,7 +179,8 @@ class FakeTransactions:
             request.group, request.member_id, request.generation, request.offsets
         )
         found.begin()
-        found.offsets.setdefault(request.group, []).extend(request.offsets)
+        commits = found.offsets.setdefault(request.group, [])
+        commits.append((self._groups.next_commit(), request.offsets))
         self._groups.pending.add((request.group, found.granted.producer_id))
         return json_answer(
             TransactionOffsets(
@@ -265,10 +267,11 @@ class FakeTransactions:
                 is_commit=is_commit,
                 coordinator_epoch=0,
             )
-        for group, offsets in transaction.offsets.items():
+        for group, commits in transaction.offsets.items():
             self._groups.pending.discard((group, identity.producer_id))
             if is_commit:
-                self._groups.commit(group, offsets)
+                for came, offsets in commits:
+                    self._groups.commit(group, offsets, came)
         transaction.is_new = False
         transaction.ended = _Ended(identity, is_commit, by)
         transaction.granted = self._next(identity)

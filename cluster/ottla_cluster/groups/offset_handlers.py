@@ -23,11 +23,11 @@ from ottla_cluster.groups.image import Group, GroupsImage
 from ottla_cluster.groups.limits import MAX_GROUPS, MAX_OFFSETS_PER_GROUP
 from ottla_cluster.groups.membership_handlers import member_group
 from ottla_cluster.groups.messages import OffsetToCommit
+from ottla_cluster.groups.pending_offsets import overtaken, pending_offsets, refuse_pending
 from ottla_cluster.groups.records import (
     GroupRemoved,
     OffsetCommitted,
     OffsetRemoved,
-    PendingOffset,
     RecordOfGroup,
 )
 from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
@@ -38,10 +38,8 @@ from ottla_protocol.errors import (
     FencedMemberEpochError,
     InvalidRequestError,
     NonEmptyGroupError,
-    Outcome,
     OverloadedError,
     UnknownTopicOrPartitionError,
-    UnstableOffsetCommitError,
 )
 
 
@@ -49,6 +47,8 @@ def commit_offsets(
     image: GroupsImage, command: CommitOffsets, context: GroupContext
 ) -> Result[RecordOfGroup, CommitOffsetsResponse]:
     """Commits all offsets, or none; those that would go back stay with `only_forward`.
+
+    What transactions have pending there came before, and will not count.
 
     A member may commit what it holds: assigned to it in a generation up to the one that it names,
     which is one that it has been given. So whoever has lost a partition and does not know yet is
@@ -64,7 +64,7 @@ def commit_offsets(
         OverloadedError: the coordinator has MAX_GROUPS groups.
     """
     group, topic_ids = topic_ids_to_commit(image, command, context)
-    records = tuple(
+    wanted = tuple(
         OffsetCommitted(
             group=command.group,
             topic=entry.topic,
@@ -78,13 +78,19 @@ def commit_offsets(
         )
         for entry, topic_id in zip(command.offsets, topic_ids, strict=True)
     )
+    records = wanted
     if command.only_forward:
-        records = tuple(_not_before(group, record) for record in records)
+        records = tuple(_not_before(group, record) for record in wanted)
     refuse_too_many(group, [(record.topic_id, record.partition) for record in records])
     committed = tuple(
         CommittedPartition(record.topic, record.partition, record.offset) for record in records
     )
-    return Result(records, CommitOffsetsResponse(committed))
+    moved = {
+        (record.topic_id, record.partition): image.version + 1
+        for record, asked in zip(records, wanted, strict=True)
+        if record is asked
+    }
+    return Result((*records, *overtaken(group, moved)), CommitOffsetsResponse(committed))
 
 
 def topic_ids_to_commit(
@@ -249,44 +255,15 @@ def _refuse_unstable(group: Group, command: FetchOffsets, view: ClusterView) -> 
         refuse_pending(group, asked)
         return
     existing = view.index.topic_ids
-    refuse_pending(group, [key for key in _pending_keys(group) if key[0] in existing])
-
-
-def refuse_pending(group: Group, keys: Sequence[tuple[str, int]]) -> None:
-    """Refuse what needs offsets that no transaction may yet change.
-
-    Args:
-        group: the group.
-        keys: the offsets by topic id and partition.
-
-    Raises:
-        UnstableOffsetCommitError: one of them is pending.
-    """
-    if not group.pending:
-        return
-    pending = _pending_keys(group)
-    for key in keys:
-        found = pending.get(key)
-        if found is not None:
-            raise UnstableOffsetCommitError(
-                f"A transaction that is not over has an offset of {found.topic}-{found.partition} "
-                f"in the group {group.group_id!r}.",
-                outcome=Outcome.NOT_APPLIED,
-            )
-
-
-def _pending_keys(group: Group) -> dict[tuple[str, int], PendingOffset]:
-    return {
-        (each.topic_id, each.partition): each
-        for pending in group.pending.values()
-        for each in pending.offsets
-    }
+    refuse_pending(group, [key for key in pending_offsets(group) if key[0] in existing])
 
 
 def _refuse_old_view(group: Group, view: ClusterView) -> None:
     is_old = any(view.version < each.metadata_version for each in group.offsets.values())
     if not is_old and group.pending:
-        is_old = any(view.version < each.metadata_version for each in _pending_keys(group).values())
+        is_old = any(
+            view.version < each.metadata_version for each in pending_offsets(group).values()
+        )
     if is_old:
         raise CoordinatorLoadInProgressError("The coordinator's metadata is behind the group's.")
 
@@ -394,7 +371,7 @@ def refuse_too_many(group: Group, keys: Sequence[tuple[str, int]]) -> None:
     Raises:
         InvalidRequestError: they are too many.
     """
-    pending = _pending_keys(group) if group.pending else ()
+    pending = pending_offsets(group) if group.pending else ()
     if len(group.offsets) + len(pending) + len(keys) <= MAX_OFFSETS_PER_GROUP:
         return
     if len({*group.offsets, *pending, *keys}) > MAX_OFFSETS_PER_GROUP:

@@ -82,6 +82,10 @@ class PendingOffset(RecordPart, frozen=True):
     metadata: str
     metadata_version: int
     """As in OffsetCommitted."""
+    pended_at: int | None = 0
+    """The version of the groups' image on which it was decided: of two commits the later one
+    counts. None where a later one is committed already, and this one never will be; it is kept
+    because its own transaction may send it again."""
 
 
 class PendingOffsetsChanged(RecordPart, frozen=True):

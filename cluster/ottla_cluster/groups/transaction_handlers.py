@@ -11,6 +11,8 @@ coordinator's partition is in the transaction: nobody would send a marker otherw
 would be pending for ever. `is_in_transaction` tells whether that is known here.
 """
 
+from msgspec.structs import replace
+
 from ottla_cluster.controller.features import TRANSACTIONS
 from ottla_cluster.groups.commands import DoneResponse
 from ottla_cluster.groups.context import GroupContext
@@ -21,6 +23,7 @@ from ottla_cluster.groups.limits import (
     MAX_TRANSACTIONAL_PRODUCERS,
 )
 from ottla_cluster.groups.offset_handlers import refuse_too_many, topic_ids_to_commit
+from ottla_cluster.groups.pending_offsets import overtaken
 from ottla_cluster.groups.records import (
     GroupRecord,
     GroupRemoved,
@@ -30,6 +33,7 @@ from ottla_cluster.groups.records import (
     PendingOffsetsRemoved,
     ProducerEnded,
     ProducerForgotten,
+    RecordOfGroup,
 )
 from ottla_cluster.groups.transaction_commands import (
     CommitTransactionOffsets,
@@ -81,6 +85,7 @@ def commit_transaction_offsets(
             leader_epoch=entry.leader_epoch,
             metadata=entry.metadata,
             metadata_version=metadata_version,
+            pended_at=image.version,
         )
         for entry, topic_id in zip(command.offsets, topic_ids, strict=True)
     ]
@@ -92,8 +97,12 @@ def commit_transaction_offsets(
     }
     for each in added:
         known = merged.get((each.topic_id, each.partition))
-        if known is None or known.offset <= each.offset:
+        if known is None or known.offset < each.offset:
             merged[each.topic_id, each.partition] = each
+        elif known.offset == each.offset:
+            # Sent again, so it is as old as it was.
+            again = replace(each, pended_at=known.pended_at)
+            merged[each.topic_id, each.partition] = again
     pending = PendingOffsetsChanged(
         group=command.group,
         producer_id=command.producer_id,
@@ -119,6 +128,9 @@ def end_transaction_offsets(
 ) -> Result[GroupRecord, DoneResponse]:
     """Commits or drops what the producer has pending under lower epochs, in all groups at once.
 
+    Of two commits of an offset the later one counts: what was committed after the transaction's own
+    stays, and what is pending elsewhere and came before it will not count.
+
     A marker that was here before, or that a later one has overtaken, changes nothing.
     """
     producer_id, marker_epoch = command.producer_id, command.producer_epoch
@@ -132,14 +144,13 @@ def end_transaction_offsets(
         if pending.producer_epoch >= marker_epoch:
             # The next transaction has begun, so the one that the marker names is over.
             return Result((), DoneResponse())
-        records.append(PendingOffsetsRemoved(group_id, producer_id))
+        of_group: list[RecordOfGroup] = [PendingOffsetsRemoved(group_id, producer_id)]
         if command.is_commit:
-            records += (_committed(group_id, each, context) for each in pending.offsets)
-        elif replay_group(group, (PendingOffsetsRemoved(group_id, producer_id),)) == Group(
-            group_id
-        ):
+            of_group += _committed(group, pending, context)
+        if replay_group(group, of_group) == Group(group_id):
             # Nothing else was known of it.
-            records.append(GroupRemoved(group_id))
+            of_group.append(GroupRemoved(group_id))
+        records += of_group
     records.append(ProducerEnded(producer_id, marker_epoch))
     return Result(tuple(records), DoneResponse())
 
@@ -171,6 +182,7 @@ def pending_transactions(group: Group) -> tuple[PendingTransaction, ...]:
                 for each in sorted(
                     pending.offsets, key=lambda offset: (offset.topic, offset.partition)
                 )
+                if each.pended_at is not None
             ),
         )
         for producer_id, pending in sorted(group.pending.items())
@@ -233,15 +245,28 @@ def _refuse_too_much(image: GroupsImage, pending: PendingOffsetsChanged) -> None
         )
 
 
-def _committed(group_id: str, pending: PendingOffset, context: GroupContext) -> OffsetCommitted:
-    return OffsetCommitted(
-        group=group_id,
-        topic=pending.topic,
-        topic_id=pending.topic_id,
-        partition=pending.partition,
-        offset=pending.offset,
-        leader_epoch=pending.leader_epoch,
-        metadata=pending.metadata,
-        commit_timestamp_ms=context.timestamp_ms,
-        metadata_version=pending.metadata_version,
+def _committed(
+    group: Group, pending: PendingOffsetsChanged, context: GroupContext
+) -> list[RecordOfGroup]:
+    """The transaction's offsets as the group's, and what becomes of others' that are pending."""
+    at = {
+        (each.topic_id, each.partition): each.pended_at
+        for each in pending.offsets
+        if each.pended_at is not None
+    }
+    committed = (
+        OffsetCommitted(
+            group=group.group_id,
+            topic=each.topic,
+            topic_id=each.topic_id,
+            partition=each.partition,
+            offset=each.offset,
+            leader_epoch=each.leader_epoch,
+            metadata=each.metadata,
+            commit_timestamp_ms=context.timestamp_ms,
+            metadata_version=each.metadata_version,
+        )
+        for each in pending.offsets
+        if each.pended_at is not None
     )
+    return [*committed, *overtaken(group, at, by=pending.producer_id)]

@@ -94,9 +94,16 @@ def test_the_format_is_for_ever():
         ["e", 7],
     ]
     assert [msgspec.msgpack.decode(encode_record(record)[1]) for record in ALL[14::2]] == [
-        ["g", 7, 3, [["orders", "id-1", 2, 17, 3, "so far", 9]]],
+        ["g", 7, 3, [["orders", "id-1", 2, 17, 3, "so far", 9, 0]]],
         [7, 4],
     ]
+
+
+def test_what_was_pending_before_it_was_known_since_when_is_read():
+    pending = ALL[14]
+    key, value = encode_record(pending)
+    *start, ((*offset, _),) = msgspec.msgpack.decode(value)
+    assert decode_record(key, msgspec.msgpack.encode([*start, [offset]])) == pending
 
 
 def test_a_decision_is_one_payload():

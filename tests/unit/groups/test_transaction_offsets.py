@@ -1,13 +1,14 @@
 """Offsets of transactions: pending until the marker comes, and then committed or gone."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ottla_cluster.controller.features import TRANSACTIONS
-from ottla_cluster.groups import transaction_handlers
+from ottla_cluster.groups import offset_handlers, transaction_handlers
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.census import Census
 from ottla_cluster.groups.cluster_view import ClusterView
@@ -107,6 +108,54 @@ def test_within_a_transaction_offsets_go_forward_and_the_others_stay():
     groups.pend(5)  # Comes late.
     groups.end()
     assert (groups.committed(0), groups.committed(1)) == (9, 2)
+
+
+@pytest.mark.parametrize("is_commit", [True, False])
+def test_an_offset_that_was_committed_later_stays(is_commit):
+    groups = Transactions()
+    groups.pend(9)
+    groups.pend(2, partition=1)
+    groups.commit(0, 3)
+    assert groups.stable() == 3, "no transaction changes it any more"
+    groups.apply(SeekOffsets("g", (OffsetToSeek("orders", 0, 4),)))
+    (pending,) = groups.apply(DescribeGroup("g")).pending
+    assert [each.partition for each in pending.offsets] == [1]
+    groups.pend(9)  # Sent again, and late.
+    assert groups.last_records == ()
+    groups.end(is_commit=is_commit)
+    assert groups.committed(0) == 4
+    assert groups.committed(1) == (2 if is_commit else None)
+
+
+def test_an_offset_of_the_transaction_that_comes_after_a_commit_counts():
+    groups = Transactions()
+    groups.pend(5)
+    groups.commit(0, 20)
+    groups.pend(6)
+    assert groups.stable_is_refused()
+    groups.end()
+    assert groups.committed(0) == 6
+
+
+def test_an_acknowledgement_that_does_not_go_forward_overtakes_nothing():
+    groups = Transactions()
+    groups.commit(0, 7)
+    groups.pend(9)
+    behind = CommitOffsets("g", (OffsetToCommit("orders", 0, 5),), only_forward=True)
+    groups.apply(behind)
+    assert groups.stable_is_refused()
+    groups.end()
+    assert groups.committed(0) == 9
+
+
+def test_a_group_whose_offsets_are_all_gone_is_forgotten_with_the_transaction():
+    groups = Transactions(topics={"orders": 3, "clicks": 1})
+    groups.pend(5, topic="clicks")
+    groups.commit(0, 6, topic="clicks")
+    groups.set_topics(orders=3)
+    groups.apply(ExpireOffsets("g"))
+    groups.end()
+    assert "g" not in groups.image.groups
 
 
 def test_what_is_sent_again_changes_nothing():
@@ -357,24 +406,47 @@ def test_a_marker_is_remembered_for_an_hour_of_the_coordinator():
 
 # --- any order ------------------------------------------------------------------------------
 
+PRODUCERS, EPOCHS, GROUPS, PARTITIONS = (1, 2), (0, 1, 2), ("g", "h"), (0, 1)
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(
             st.just("pend"),
-            st.integers(1, 2),
-            st.integers(0, 2),
-            st.sampled_from("gh"),
-            st.integers(0, 2),
+            st.sampled_from(PRODUCERS),
+            st.sampled_from(EPOCHS),
+            st.sampled_from(GROUPS),
+            st.sampled_from(PARTITIONS),
+            st.booleans(),
         ),
-        st.tuples(st.just("end"), st.integers(1, 2), st.integers(0, 2), st.booleans()),
-        st.tuples(st.just("commit"), st.sampled_from("gh"), st.integers(0, 2)),
+        st.tuples(
+            st.just("end"), st.sampled_from(PRODUCERS), st.sampled_from(EPOCHS), st.booleans()
+        ),
+        st.tuples(st.just("commit"), st.sampled_from(GROUPS), st.sampled_from(PARTITIONS)),
     ),
     max_size=40,
 )
 
 
+def random_steps(random):
+    """Such steps without hypothesis, for planted bugs."""
+    steps = []
+    for _ in range(40):
+        producer, epoch = random.choice(PRODUCERS), random.choice(EPOCHS)
+        key = random.choice(GROUPS), random.choice(PARTITIONS)
+        steps.append(
+            random.choice(
+                (
+                    ("pend", producer, epoch, *key, random.random() < 0.3),
+                    ("end", producer, epoch, random.random() < 0.7),
+                    ("commit", *key),
+                )
+            )
+        )
+    return steps
+
+
 class Model:
-    """What is to be: offsets by (group, partition), and each producer's transaction."""
+    """What is to be: (when, offset) by (group, partition), and each producer's transaction."""
 
     def __init__(self):
         self.committed = {}
@@ -385,8 +457,18 @@ class Model:
         epoch_pending, _ = self.pending.get(producer, (epoch, {}))
         return epoch >= self.ended.get(producer, 0) and epoch == epoch_pending
 
-    def pend(self, producer, epoch, key, offset):
-        self.pending.setdefault(producer, (epoch, {}))[1][key] = offset
+    def last_pended(self, producer, key):
+        _, offsets = self.pending.get(producer, (0, {}))
+        return offsets.get(key, (None, None))[1]
+
+    def pend(self, producer, epoch, key, at, offset):
+        offsets = self.pending.setdefault(producer, (epoch, {}))[1]
+        if offsets.get(key, (None, None))[1] != offset:
+            offsets[key] = at, offset
+
+    def commit(self, key, at, offset):
+        """The later commit counts."""
+        self.committed[key] = max(self.committed.get(key, (-1, 0)), (at, offset))
 
     def end(self, producer, epoch, is_commit):
         epoch_pending, offsets = self.pending.get(producer, (epoch, {}))
@@ -395,17 +477,24 @@ class Model:
         self.pending.pop(producer, None)
         self.ended[producer] = epoch + 1
         if is_commit:
-            self.committed.update(offsets)
+            for key, (at, offset) in offsets.items():
+                self.commit(key, at, offset)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=100)
 @given(STEPS)
 def test_any_order_of_commits_and_markers(steps):
+    apply_steps(steps)
+
+
+def apply_steps(steps):
     groups, model, log = Transactions(), Model(), []
-    for offset, (kind, *rest) in enumerate(steps):
+    for at, (kind, *rest) in enumerate(steps):
         match kind:
             case "pend":
-                producer, epoch, group, partition = rest
+                producer, epoch, group, partition, is_again = rest
+                offset = model.last_pended(producer, (group, partition)) if is_again else None
+                offset = at if offset is None else offset
                 try:
                     groups.pend(
                         offset, epoch=epoch, group=group, partition=partition, producer=producer
@@ -414,15 +503,16 @@ def test_any_order_of_commits_and_markers(steps):
                     assert not model.may_pend(producer, epoch)
                     continue
                 assert model.may_pend(producer, epoch)
-                model.pend(producer, epoch, (group, partition), offset)
+                model.pend(producer, epoch, (group, partition), at, offset)
             case "end":
                 producer, epoch, is_commit = rest
                 groups.end(epoch, is_commit=is_commit, producer=producer)
                 model.end(producer, epoch, is_commit)
             case "commit":
                 group, partition = rest
-                groups.apply(CommitOffsets(group, (OffsetToCommit("orders", partition, offset),)))
-                model.committed[group, partition] = offset
+                # Below what is pending, mostly: not the higher offset counts but the later one.
+                groups.apply(CommitOffsets(group, (OffsetToCommit("orders", partition, at // 2),)))
+                model.commit((group, partition), at, at // 2)
         log.extend(groups.last_records)
         check(groups, model)
     compacted = {}
@@ -435,21 +525,80 @@ def test_any_order_of_commits_and_markers(steps):
         assert replay(GroupsImage(), kept, groups.image.version) == groups.image
 
 
+def a_commit_overtakes_nothing(monkeypatch):
+    monkeypatch.setattr(offset_handlers, "overtaken", lambda *_, **__: ())
+
+
+def a_transaction_overtakes_nothing(monkeypatch):
+    monkeypatch.setattr(transaction_handlers, "overtaken", lambda *_, **__: ())
+
+
+def what_is_sent_again_counts_as_new(monkeypatch):
+    real = transaction_handlers.replace
+
+    def replace(struct, **changed):
+        changed.pop("pended_at", None)
+        return real(struct, **changed)
+
+    monkeypatch.setattr(transaction_handlers, "replace", replace)
+
+
+def a_transaction_overtakes_what_came_after_it(monkeypatch):
+    real = transaction_handlers.overtaken
+    monkeypatch.setattr(
+        transaction_handlers,
+        "overtaken",
+        lambda group, at, by: real(group, dict.fromkeys(at, 2**62), by=by),
+    )
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        a_commit_overtakes_nothing,
+        a_transaction_overtakes_nothing,
+        what_is_sent_again_counts_as_new,
+        a_transaction_overtakes_what_came_after_it,
+    ],
+    ids=lambda plant: plant.__name__,
+)
+def test_a_planted_bug_is_caught(monkeypatch, plant):
+    plant(monkeypatch)
+    for seed in range(300):
+        try:
+            apply_steps(random_steps(Random(seed)))
+        except AssertionError:
+            return
+    pytest.fail("not caught")
+
+
 def check(groups, model):
     committed = {
         (name, partition): each.offset
         for name, group in groups.image.groups.items()
         for (_, partition), each in group.offsets.items()
     }
-    assert committed == model.committed
+    assert committed == {key: offset for key, (_, offset) in model.committed.items()}
     pending = {}
     for name, group in groups.image.groups.items():
         for producer, each in group.pending.items():
             assert name in groups.image.pending_groups[producer]
             epoch, offsets = pending.setdefault(producer, (each.producer_epoch, {}))
             assert epoch == each.producer_epoch
-            offsets.update({(name, o.partition): o.offset for o in each.offsets})
-    assert pending == model.pending
+            offsets.update(
+                {(name, o.partition): o.offset for o in each.offsets if o.pended_at is not None}
+            )
+    assert pending == {
+        producer: (
+            epoch,
+            {
+                key: offset
+                for key, (at, offset) in offsets.items()
+                if at > model.committed.get(key, (-1, 0))[0]
+            },
+        )
+        for producer, (epoch, offsets) in model.pending.items()
+    }
     assert groups.image.pending_groups.keys() == pending.keys()
     ended = {producer: each.producer_epoch for producer, each in groups.image.ended.items()}
     assert ended == model.ended

@@ -477,6 +477,16 @@ class TestOffsets:
             producer.send_offsets_to_transaction({T1: 1}, GROUP)
         assert cluster.committed("reports") == {T1: OffsetAndMetadata(1)}
 
+    def test_what_is_committed_later_without_a_transaction_stays(self, cluster, producer):
+        producer.begin_transaction()
+        producer.send_offsets_to_transaction({T0: 5, T1: 7}, GROUP)
+        consumer = cluster.consumer(group_id="reports", enable_auto_commit=False)
+        with consumer:
+            consumer.assign([T0])
+            consumer.commit({T0: 3})
+        producer.commit_transaction()
+        assert cluster.committed("reports") == {T0: OffsetAndMetadata(3), T1: OffsetAndMetadata(7)}
+
     def test_a_member_that_was_given_up_commits_nothing(self, cluster, producer):
         cluster.fail(
             FencedMemberEpochError("not yours"),
