@@ -357,6 +357,7 @@ class Broker:
         )
         self._group_polls = context.group_polls
         self._group_lags = context.group_lags
+        self._hanging_transactions = context.hanging_transactions
         self._rest_consumers = context.rest_consumers
         self._runner = web.AppRunner(
             build_application(context),
@@ -438,6 +439,7 @@ class Broker:
         self._coordinators.start()
         self._transactions.start()
         self._group_lags.start(self._fail)
+        self._hanging_transactions.start(self._fail)
         self._leadership_returns.start()
         self._lifecycle.start()
 
@@ -483,6 +485,7 @@ class Broker:
         await self._hung_disk.stop()
         await stop_all(self._tasks)
         await self._group_lags.stop()
+        await self._hanging_transactions.stop()
         await self._group_polls.stop()
         await self._rest_consumers.stop()
         await self._transactions.stop()

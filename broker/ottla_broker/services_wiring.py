@@ -33,12 +33,13 @@ from ottla_broker.services.forwarder import ProduceForwarder
 from ottla_broker.services.group_lags import GroupLags
 from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
+from ottla_broker.services.hanging_transactions import HangingTransactions
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.introductions import IntroductionService
 from ottla_broker.services.leader_reads import LeaderReads
 from ottla_broker.services.many_topics_produce import ManyTopicsProduceService
 from ottla_broker.services.metadata_tree import MetadataTreeService
-from ottla_broker.services.open_transactions import OpenTransactionService
+from ottla_broker.services.open_transactions import OpenTransactionService, hanging_after_ms
 from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.poll_positions import PollPositions
 from ottla_broker.services.produce import ProduceService
@@ -274,6 +275,12 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
             known=transactions,
             markers=transaction_markers,
             config=settings.transaction_config,
+        ),
+        hanging_transactions=HangingTransactions(
+            replicas=drivers.replicas,
+            known=transactions,
+            markers=transaction_markers,
+            hanging_after_ms=hanging_after_ms(settings.transaction_config),
         ),
         partition_bounds=bounds,
         groups=groups,

@@ -390,6 +390,13 @@ class Metrics:
             ["end", "by"],
             registry=registry,
         )
+        self.hanging_transactions_ended = Counter(
+            "ottla_hanging_transactions_ended",
+            "Transactions that no coordinator was going to end, and that were ended in a log that "
+            "is led here, by end (committed, aborted)",
+            ["end"],
+            registry=registry,
+        )
         self.overdue_markers = Gauge(
             "ottla_transaction_markers_overdue",
             "Markers of decided transactions that their partitions did not take, and still lack",

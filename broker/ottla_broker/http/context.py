@@ -21,6 +21,7 @@ from ottla_broker.services.following import FollowService
 from ottla_broker.services.group_lags import GroupLags
 from ottla_broker.services.group_poll import GroupPollService
 from ottla_broker.services.groups import GroupService
+from ottla_broker.services.hanging_transactions import HangingTransactions
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.introductions import IntroductionService
 from ottla_broker.services.many_topics_produce import ManyTopicsProduceService
@@ -85,6 +86,7 @@ class BrokerContext:
     transaction_markers: TransactionMarkerService
     transactions: TransactionService
     open_transactions: OpenTransactionService
+    hanging_transactions: HangingTransactions
     partition_bounds: PartitionBoundsService
     groups: GroupService
     group_lags: GroupLags

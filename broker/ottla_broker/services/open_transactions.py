@@ -53,6 +53,11 @@ NO_COORDINATOR_EPOCH: Final = -1
 """What a marker carries that no coordinator decided."""
 
 
+def hanging_after_ms(config: TransactionConfig) -> int:
+    """Longer than any transaction may be open."""
+    return config.max_timeout_ms + HANGING_GRACE_MS
+
+
 class Markers(Protocol):
     """Writes markers, wherever the partition is led."""
 
@@ -96,9 +101,9 @@ class OpenTransactionService:
         self._leaders = LeaderQuestions(metadata, peers)
         self._known = known
         self._markers = markers
-        self.hanging_after_ms = config.max_timeout_ms + HANGING_GRACE_MS
-        """Longer than any transaction may be open: without a word of its producer for so long,
-        what is open somewhere hangs if no coordinator has it."""
+        self.hanging_after_ms = hanging_after_ms(config)
+        """Without a word of its producer for so long, what is open somewhere hangs if no
+        coordinator has it."""
 
     def look_up_here(self, lookup: OpenTransactionLookup) -> list[OpenTransactionsOfLog]:
         """What is open in those partitions that this broker leads and knows the end of."""

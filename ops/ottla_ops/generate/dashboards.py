@@ -235,6 +235,12 @@ TRANSACTIONS: Final = Dashboard(
         _gauges("Markers that were not taken", "short", "ottla_transaction_markers_overdue"),
         _rates("Transactions ended, by how", "ops", "ottla_ended_transactions_total", "end"),
         _rates("Transactions ended, by whom", "ops", "ottla_ended_transactions_total", "by"),
+        _rates(
+            "Hanging transactions ended, by how",
+            "ops",
+            "ottla_hanging_transactions_ended_total",
+            "end",
+        ),
         _latencies("From a decision to its last marker", "ottla_transaction_marker_seconds"),
         _latencies(
             "Until a partition is in its transaction", "ottla_transaction_verification_seconds"

@@ -237,6 +237,21 @@ async def test_what_is_kept_of_a_damaged_segment_has_its_aborted_transactions(ha
     assert log.last_stable_offset(3) == 1
 
 
+async def test_a_transaction_whose_marker_was_lost_is_open_and_can_be_ended_behind_the_gap(harness):
+    """As the only replica of a partition goes on whose disk lost the end of the log."""
+    log = await harness.open()
+    await write(log)
+    await write(log)
+    await log.skip_to(9)
+    log = await harness.reopen(log)
+    assert [each.first_offset for each in log.open_transactions()] == [0]
+    assert log.last_stable_offset(9) == 0
+    await end(log, ABORT)
+    assert log.open_transactions() == ()
+    assert log.last_stable_offset(10) == 10
+    assert await log.aborted_transactions(0, 2) == (AbortedTransaction(PRODUCER, 0, 9),)
+
+
 async def test_few_sealed_segments_keep_what_was_aborted_in_memory(harness):
     log = await harness.open(**SMALL)
     for number in range(2 * INDEXES_MAX):
