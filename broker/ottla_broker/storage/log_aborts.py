@@ -12,11 +12,11 @@ from typing import Final
 
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_state import LogState
-from ottla_broker.storage.policy.abort_index import AbortIndex
 from ottla_broker.storage.policy.open_transactions import AbortedTransaction
 from ottla_broker.storage.segment import Segment
 from ottla_broker.storage.segment_aborts import SegmentAborts, read_aborts
-from ottla_broker.storage.segment_transactions import read_index
+from ottla_broker.storage.segment_transactions import read_index, rebuilt_aborts
+from ottla_broker.storage.stored_batch import DamagedSegmentError
 
 INDEXES_MAX: Final = 4
 """Sealed segments of one log whose aborted transactions are kept in memory, where they have any."""
@@ -28,11 +28,18 @@ class LogAborts:
     Args:
         files: its segments.
         state: as of its end.
+        on_damage: told of damage that costs nothing here, because a segment's batches are whole.
     """
 
-    def __init__(self, files: LogFiles, state: Callable[[], LogState]) -> None:
+    def __init__(
+        self,
+        files: LogFiles,
+        state: Callable[[], LogState],
+        on_damage: Callable[[DamagedSegmentError], None],
+    ) -> None:
         self._files = files
         self._state = state
+        self._on_damage = on_damage
         # Those that hold an index, the one asked for last at the right.
         self._indexed: deque[Segment] = deque()
 
@@ -62,12 +69,16 @@ class LogAborts:
             # The writer may seal the newest segment meanwhile: then that is looked up, too.
             while start < self._files.active.base_offset:
                 segment, start = self._files.sealed_at(start)
-                known = await self._known(segment)
+                try:
+                    known = await self._known(segment)
+                    if known.aborted_count and not _is_behind(segment, known, end_offset):
+                        known = await self._with_index(segment, known)
+                except DamagedSegmentError as error:
+                    known = await self._rebuilt(segment, error)
                 if _is_behind(segment, known, end_offset):
                     return tuple(found)
-                if known.aborted_count:
-                    aborted = known.aborted or await self._load(segment, known)
-                    found.extend(aborted.touching(from_offset, end_offset))
+                if known.aborted is not None:
+                    found.extend(known.aborted.touching(from_offset, end_offset))
             self._add_newest(found, from_offset, end_offset)
         return tuple(found)
 
@@ -87,17 +98,31 @@ class LogAborts:
             )
         return segment.aborts
 
-    async def _load(self, segment: Segment, known: SegmentAborts) -> AbortIndex:
+    async def _with_index(self, segment: Segment, known: SegmentAborts) -> SegmentAborts:
+        if known.aborted is not None:
+            return known
         aborted = await self._files.run(
             segment, "read aborted transactions", partial(read_index, path=segment.path)
         )
+        return self._keep(segment, known._replace(aborted=aborted))
+
+    async def _rebuilt(self, segment: Segment, damage: DamagedSegmentError) -> SegmentAborts:
+        """Go on without the damaged table, once its damage is told."""
+        self._on_damage(damage)
+        known = await self._files.run(
+            segment, "look for aborted transactions", partial(rebuilt_aborts, path=segment.path)
+        )
+        return self._keep(segment, known)
+
+    def _keep(self, segment: Segment, known: SegmentAborts) -> SegmentAborts:
+        """Keep a segment's index in memory, in the place of the one that was asked for first."""
         if len(self._indexed) >= INDEXES_MAX:
             oldest = self._indexed.popleft()
             if oldest.aborts is not None:
                 oldest.aborts = oldest.aborts._replace(aborted=None)
         self._indexed.append(segment)
-        segment.aborts = known._replace(aborted=aborted)
-        return aborted
+        segment.aborts = known
+        return known
 
 
 def _is_behind(segment: Segment, known: SegmentAborts, end_offset: int) -> bool:

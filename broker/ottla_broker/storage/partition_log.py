@@ -151,7 +151,9 @@ class PartitionLog:
             limits=lambda: StateLimits.of(self.config, clock_ms(), monotonic_ms()),
             require_writable=self._require_writable,
         )
-        self._aborts = LogAborts(self._files, lambda: self._state)
+        self._aborts = LogAborts(
+            self._files, lambda: self._state, lambda error: self.damage.found(error, "read")
+        )
         self._compactor = LogCompactor(
             identity,
             self._files,

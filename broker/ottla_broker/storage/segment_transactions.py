@@ -7,19 +7,21 @@ checksum of it besides, for there nobody reads the rows for it.
 Everything here runs on the connection's thread.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ottla_broker.storage.log_transactions import MARKER_DATA, LogTransactions, marker_of
-from ottla_broker.storage.policy.abort_index import AbortIndex
+from ottla_broker.storage.policy.abort_index import AbortIndex, IndexedAbort
 from ottla_broker.storage.segment_aborts import (
     ABORTED_CRC,
+    SegmentAborts,
     aborted_crc,
     aborted_rows,
     insert_aborted,
 )
 from ottla_broker.storage.segment_meta import get_meta
-from ottla_broker.storage.segment_snapshot import Snapshot
+from ottla_broker.storage.segment_snapshot import Snapshot, read_snapshot
 from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_protocol.control_records import EndMarker
 from ottla_protocol.errors import CorruptMessageError
@@ -85,10 +87,9 @@ def read_index(connection: Any, path: Path) -> AbortIndex:
         DamagedSegmentError: they are not what was written.
     """
     rows = aborted_rows(connection)
-    wanted = get_meta(connection, ABORTED_CRC)
     index = AbortIndex()
     try:
-        is_whole = aborted_crc(rows) == wanted if rows else wanted is None
+        is_whole = _are_those_sealed(connection, rows)
         for row in rows:
             index.append(row)
     except (TypeError, OverflowError) as error:
@@ -100,3 +101,37 @@ def read_index(connection: Any, path: Path) -> AbortIndex:
             f"{path}: the aborted transactions are damaged: their CRC-32C differs", path=path
         )
     return index
+
+
+def rebuilt_aborts(connection: Any, path: Path) -> SegmentAborts:
+    """What the table of a sealed segment would have that is damaged, made anew from the batches.
+
+    The checksum tells whether it is what was sealed: so nothing is lost with the table, and nothing
+    is made of batches, or of a snapshot, that are damaged themselves. Nothing is written.
+
+    Raises:
+        DamagedSegmentError: it is not.
+    """
+    snapshot = read_snapshot(connection, path)
+    try:
+        aborted = replayed(connection, snapshot)
+    except CorruptMessageError as error:
+        raise _not_to_be_had(path, str(error)) from error
+    if not _are_those_sealed(connection, list(aborted)):
+        raise _not_to_be_had(path, "their CRC-32C differs")
+    starts = (producer.transaction_start for _, producer in snapshot.producers)
+    open_from = min((start for start in starts if start is not None), default=None)
+    return SegmentAborts(len(aborted), open_from, aborted)
+
+
+def _are_those_sealed(connection: Any, rows: Sequence[IndexedAbort]) -> bool:
+    wanted = get_meta(connection, ABORTED_CRC)
+    return aborted_crc(rows) == wanted if rows else wanted is None
+
+
+def _not_to_be_had(path: Path, reason: str) -> DamagedSegmentError:
+    return DamagedSegmentError(
+        f"{path}: the aborted transactions are damaged, and cannot be made anew from the batches: "
+        f"{reason}",
+        path=path,
+    )

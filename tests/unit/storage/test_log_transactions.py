@@ -179,27 +179,59 @@ def change(path, statement):
     path.chmod(mode)
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE aborted_transactions SET first_offset = 1",
-        "UPDATE aborted_transactions SET producer_id = 'none'",
-        "DELETE FROM aborted_transactions",
-    ],
+DAMAGES = (
+    "UPDATE aborted_transactions SET first_offset = 1",
+    "UPDATE aborted_transactions SET producer_id = 'none'",
+    "DELETE FROM aborted_transactions",
+    "DROP TABLE aborted_transactions",
 )
-async def test_a_sealed_segment_s_aborted_transactions_are_not_believed_unchecked(
-    harness, statement
-):
+
+
+async def with_damaged_aborts(harness, *statements):
+    """A log whose second segment has markers of two transactions; the first began before it."""
     log = await harness.open()
-    await write(log)
-    await end(log, ABORT)
+    await write(log, 1)
+    log._appender.roll()
+    await write(log, 2)
+    await end(log, ABORT, 2)
+    await end(log, ABORT, 1)
     log._appender.roll()
     await append_durably(log)
     await log.close()
-    change(harness.directory / f"{0:020d}.sqlite", statement)
-    log = await harness.open()
+    for statement in statements:
+        change(harness.directory / f"{1:020d}.sqlite", statement)
+    return await harness.open()
+
+
+@pytest.mark.parametrize("statement", DAMAGES)
+async def test_a_sealed_segment_s_aborted_transactions_are_made_anew_where_they_are_damaged(
+    harness, statement
+):
+    log = await with_damaged_aborts(harness, statement)
+    expected = (AbortedTransaction(2, 1, 2), AbortedTransaction(1, 0, 3))
+    assert await log.aborted_transactions(0, 2) == expected
+    assert log.damage.first is not None, "another replica is to be refilled"
+    assert log.aborted_in_memory(0, 2) == expected
+    assert await log.aborted_transactions(0, 1) == expected[1:]
+
+
+@pytest.mark.parametrize("statement", DAMAGES)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE batches SET data = zeroblob(78) WHERE base_offset = 3",
+        "DELETE FROM batches WHERE base_offset = 3",
+        "DELETE FROM producer_snapshot",
+        "UPDATE producer_snapshot SET transaction_start = 5",
+        "UPDATE meta SET value = value + 1 WHERE name = 'aborted_crc'",
+    ],
+)
+async def test_aborted_transactions_are_not_made_of_what_is_damaged_itself(
+    harness, statement, damage
+):
+    log = await with_damaged_aborts(harness, statement, damage)
     with pytest.raises(DamagedSegmentError):
-        await log.aborted_transactions(0, 1)
+        await log.aborted_transactions(0, 2)
     assert log.damage.first is not None
 
 
