@@ -56,6 +56,15 @@ def replayed(connection: Any, snapshot: Snapshot) -> AbortIndex:
     Raises:
         CorruptMessageError: a control batch does not decode.
     """
+    return replayed_transactions(connection, snapshot).aborted
+
+
+def replayed_transactions(connection: Any, snapshot: Snapshot) -> LogTransactions:
+    """The log's transactions as of the end of a segment, those aborted in it among them.
+
+    Raises:
+        CorruptMessageError: a control batch does not decode.
+    """
     transactions = LogTransactions(snapshot)
     rows = connection.execute(
         f"SELECT producer_id, base_offset, attributes, {MARKER_DATA} FROM batches "  # noqa: S608  constant names
@@ -65,7 +74,7 @@ def replayed(connection: Any, snapshot: Snapshot) -> AbortIndex:
     for producer_id, base_offset, attributes, data in rows:
         marker = stored_marker(attributes, data)
         transactions.append(producer_id, base_offset, attributes, marker)
-    return transactions.aborted
+    return transactions
 
 
 def require_indexed(connection: Any, path: Path, aborted: AbortIndex) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ottla_ops.cli.consume_command import Isolation
 from ottla_ops.cli.failures import CommandError, ExitCode, usage_error
 from ottla_ops.cli.moments import MEANING, moment_ms, now_ms
 from ottla_ops.cli.output import OutputClosedError
@@ -59,6 +60,13 @@ def export(
         ExportFormat | None,
         typer.Option("--format", help="By the name's ending where it is left out."),
     ] = None,
+    isolation: Annotated[
+        Isolation,
+        typer.Option(
+            help="With read_committed, records of transactions that are open or were aborted are "
+            "left out, and a partition ends before the oldest open one."
+        ),
+    ] = Isolation.UNCOMMITTED,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a file that is there.")
     ] = False,
@@ -92,7 +100,7 @@ def export(
             None if until is None else moment_ms(until, "--until", now) - 1,
         ),
     )
-    with failures_told(), opened_source(session, path, timeout) as source:
+    with failures_told(), opened_source(session, path, timeout, isolation) as source:
         name = topic or _only_topic(path)
         if not source.has_topic(name):
             raise _missing(name)

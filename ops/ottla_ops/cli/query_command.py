@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ottla_ops.cli.consume_command import Isolation
 from ottla_ops.cli.row_output import RowFormat
 from ottla_ops.cli.session import Session, session_of
 
@@ -22,6 +23,13 @@ DataDirectory = Annotated[
         help="Read the files of this broker's data directory, and no cluster.",
     ),
 ]
+ReadIsolation = Annotated[
+    Isolation,
+    typer.Option(
+        help="With read_committed, records of transactions that are open or were aborted are "
+        "left out, and a partition ends before the oldest open one."
+    ),
+]
 ReadTimeout = Annotated[
     float,
     typer.Option(min=0.1, metavar="SECONDS", help="How long reading may stand still."),
@@ -33,6 +41,7 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT statement of SQLite's.")],
     *,
     data_directory: DataDirectory = None,
+    isolation: ReadIsolation = Isolation.UNCOMMITTED,
     row_format: Annotated[
         RowFormat, typer.Option("--format", help="How to print rows; --json is --format json.")
     ] = RowFormat.TABLE,
@@ -66,7 +75,7 @@ def query(
         row_format = RowFormat.JSON
     with (
         failures_told(),
-        opened_source(session, data_directory, timeout) as source,
+        opened_source(session, data_directory, timeout, isolation) as source,
         temporary_database() as database,
     ):
         uses = prepare(database, sql, source.has_topic)
@@ -86,19 +95,21 @@ def query(
 
 @contextmanager
 def opened_source(
-    session: Session, data_directory: Path | None, timeout_s: float
+    session: Session, data_directory: Path | None, timeout_s: float, isolation: Isolation
 ) -> "Iterator[RecordSource]":
     """The files of a data directory, or the cluster without one."""
     if data_directory is not None:
         from ottla_ops.records.stored_records import StoredRecords
         from ottla_ops.segments.found_segments import find_replicas
 
-        yield StoredRecords(find_replicas(data_directory))
+        yield StoredRecords(find_replicas(data_directory), isolation.value)
         return
     from ottla_ops.cli.bootstrap import parse_bootstrap
     from ottla_ops.records.cluster_records import ClusterRecords
 
-    source = ClusterRecords(parse_bootstrap(session.bootstrap), timeout_s=timeout_s)
+    source = ClusterRecords(
+        parse_bootstrap(session.bootstrap), timeout_s=timeout_s, isolation=isolation.value
+    )
     try:
         yield source
     finally:

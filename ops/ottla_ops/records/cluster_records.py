@@ -8,6 +8,7 @@ from ottla import Consumer, ConsumerRecord, TopicPartition, UnknownTopicOrPartit
 from ottla_ops.records.record_source import TopicRead, selected
 from ottla_ops.records.selection import Selection
 from ottla_protocol.errors import RequestTimedOutError
+from ottla_protocol.models import Isolation
 
 PARTITION_FETCH_BYTES: Final = 4 << 20
 """Of one partition in one answer: larger than the default, since all of it is wanted."""
@@ -22,11 +23,18 @@ class ClusterRecords:
     Args:
         bootstrap: URLs of brokers.
         timeout_s: how long reading may stand still before it fails.
+        isolation: with `read_committed`, only records of transactions that are committed, up to the
+            last stable offset.
         transport: takes the place of the network, for tests.
     """
 
     def __init__(
-        self, bootstrap: tuple[str, ...], *, timeout_s: float, transport: Any = None
+        self,
+        bootstrap: tuple[str, ...],
+        *,
+        timeout_s: float,
+        isolation: Isolation = "read_uncommitted",
+        transport: Any = None,
     ) -> None:
         self._timeout_s = timeout_s
         self._consumer = Consumer(
@@ -34,6 +42,7 @@ class ClusterRecords:
             transport=transport,
             # What retention removes while it is being read is stepped over.
             auto_offset_reset="earliest",
+            isolation_level=isolation,
             client_id="ottla-cli",
             max_poll_records=POLL_RECORDS_MAX,
             max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
@@ -53,7 +62,7 @@ class ClusterRecords:
         return True
 
     def read(self, topic: str, selection: Selection) -> TopicRead:
-        """See `RecordSource.read`; only what is below the high watermark.
+        """See `RecordSource.read`; only what is below the high watermark, or what is stable.
 
         Raises:
             OttlaError: there is no such topic, or the cluster does not answer.

@@ -20,8 +20,10 @@ from ottla_broker.storage.segment_reader import read_batches
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_ops.records.record_source import TopicRead, selected
 from ottla_ops.records.selection import Bounds, Selection
+from ottla_ops.records.stored_transactions import CommittedView, committed_view
 from ottla_ops.segments.found_segments import FoundReplica
 from ottla_ops.segments.segment_snapshot import open_segment
+from ottla_protocol.models import Isolation
 from ottla_protocol.record_batch import read_header
 from ottla_protocol.record_codec import decode_consumed_batch
 
@@ -39,10 +41,15 @@ class StoredRecords:
 
     Args:
         replicas: see `found_segments.find_replicas`.
+        isolation: with `read_committed`, only records of transactions that are committed, up to the
+            first that has no marker.
     """
 
-    def __init__(self, replicas: Sequence[FoundReplica]) -> None:
+    def __init__(
+        self, replicas: Sequence[FoundReplica], isolation: Isolation = "read_uncommitted"
+    ) -> None:
         self._replicas = replicas
+        self._isolation = isolation
 
     def has_topic(self, topic: str) -> bool:
         """See `RecordSource.has_topic`."""
@@ -62,8 +69,17 @@ class StoredRecords:
         if selection.is_empty:
             replicas = []
         offsets = sum(_offsets(replica, selection.offset) for replica in replicas)
-        records = (run for replica in replicas for run in _read_replica(replica, selection) if run)
+        records = (run for replica in replicas for run in self._read(replica, selection) if run)
         return TopicRead(tuple(replica.partition for replica in replicas), offsets, records)
+
+    def _read(self, replica: FoundReplica, selection: Selection) -> Iterator[list[ConsumerRecord]]:
+        if self._isolation == "read_uncommitted":
+            return _read_replica(replica, selection, None)
+        view = committed_view(replica.segments)
+        if view.end_offset is not None:
+            below = Bounds(None, view.end_offset - 1)
+            selection = replace(selection, offset=selection.offset.both(below))
+        return _read_replica(replica, selection, view)
 
 
 def read_stored_batches(path: Path, selection: Selection) -> Iterator[StoredBatch]:
@@ -98,21 +114,27 @@ def _offsets(replica: FoundReplica, wanted: Bounds) -> int:
     return max(0, greatest - least + 1)
 
 
-def _read_replica(replica: FoundReplica, selection: Selection) -> Iterator[list[ConsumerRecord]]:
+def _read_replica(
+    replica: FoundReplica, selection: Selection, view: CommittedView | None
+) -> Iterator[list[ConsumerRecord]]:
     position = 0
     for path in wanted_segments(replica.segments, selection.offset):
         try:
             for batch in read_stored_batches(path, selection):
                 position = batch.last_offset + 1
-                yield selected(_decoded(replica, batch), selection)
+                yield selected(_decoded(replica, batch, view), selection)
         except FileNotFoundError:
             # Retention took it away meanwhile, as it would have a moment before; or compaction has
             # made it a part of the segment before it.
-            yield from _read_compacted(replica, path, selection, position)
+            yield from _read_compacted(replica, path, selection, position, view)
 
 
 def _read_compacted(
-    replica: FoundReplica, gone: Path, selection: Selection, position: int
+    replica: FoundReplica,
+    gone: Path,
+    selection: Selection,
+    position: int,
+    view: CommittedView | None,
 ) -> Iterator[list[ConsumerRecord]]:
     """What another segment holds by now, from `position` on, of the offsets of one that is gone."""
     base_offset = segments.required_base_offset(gone)
@@ -127,7 +149,7 @@ def _read_compacted(
     if holders:
         narrowed = replace(selection, offset=selection.offset.both(own))
         for batch in read_stored_batches(holders[-1], narrowed):
-            yield selected(_decoded(replica, batch), narrowed)
+            yield selected(_decoded(replica, batch, view), narrowed)
 
 
 def wanted_segments(paths: Sequence[Path], wanted: Bounds) -> Iterator[Path]:
@@ -185,9 +207,12 @@ def _batch_at(connection: Any, offset: int) -> int:
     return 0 if found is None else int(found)
 
 
-def _decoded(replica: FoundReplica, batch: StoredBatch) -> list[ConsumerRecord]:
+def _decoded(
+    replica: FoundReplica, batch: StoredBatch, view: CommittedView | None
+) -> list[ConsumerRecord]:
+    """The batch's records; none of a marker's, nor of what the view does not show."""
     header = read_header(batch.data)
-    if header.is_control:
+    if header.is_control or not (view is None or view.shows(header)):
         return []
     return decode_consumed_batch(
         batch.data,

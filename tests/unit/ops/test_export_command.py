@@ -63,8 +63,8 @@ def export(request, cli, files, online, monkeypatch):
         return lambda *arguments: cli("segment", "export", files.root, "--topic", "t", *arguments)
     monkeypatch.setattr(
         "ottla_ops.records.cluster_records.ClusterRecords",
-        lambda _, timeout_s: ClusterRecords(
-            tuple(online.bootstrap_servers), timeout_s=timeout_s, transport=online.transport()
+        lambda _, **options: ClusterRecords(
+            tuple(online.bootstrap_servers), transport=online.transport(), **options
         ),
     )
     return lambda *arguments: cli("segment", "export", "--topic", "t", *arguments)

@@ -66,14 +66,16 @@ def ask(request, cli, files, online, monkeypatch):
         return lambda *arguments: cli("query", *arguments, "--data-dir", files.root)
     monkeypatch.setattr(
         "ottla_ops.records.cluster_records.ClusterRecords",
-        lambda _, timeout_s: cluster_records(online, timeout_s),
+        lambda _, **options: cluster_records(online, **options),
     )
     return lambda *arguments: cli("query", *arguments)
 
 
-def cluster_records(online, timeout_s=5):
+def cluster_records(online, **options):
     return ClusterRecords(
-        tuple(online.bootstrap_servers), timeout_s=timeout_s, transport=online.transport()
+        tuple(online.bootstrap_servers),
+        transport=online.transport(),
+        **{"timeout_s": 5, **options},
     )
 
 
