@@ -430,7 +430,10 @@ class Producer(ProducerTransactions):
         """Counters since the start and gauges of this moment, by name.
 
         Counters: records_sent (taken by send), records_acknowledged, records_failed,
-        bytes_acknowledged, requests, batches_sent, batches_retried, epoch_bumps. Gauges:
+        bytes_acknowledged, requests, batches_sent, batches_retried, epoch_bumps,
+        transactions_begun, transactions_committed and transactions_aborted (by this producer, or
+        acknowledged by it), transactions_fenced (1 once another producer has its
+        transactional_id). Gauges:
         requests_in_flight, buffer_total_bytes, buffer_available_bytes, waiting_callers,
         metadata_age_ms.
         """

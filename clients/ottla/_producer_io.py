@@ -27,7 +27,7 @@ from ottla._futures import AsyncRecordFuture, Monitor, RecordFuture, wait_async
 from ottla._intake import Intake, Route
 from ottla._metadata import Metadata, MetadataFetch
 from ottla._sender import ProduceCall, Sender
-from ottla._transaction_state import TransactionState
+from ottla._transaction_state import TransactionCounters, TransactionState
 from ottla._transactional_sender import TransactionalSender
 from ottla._transactions_io import TransactionsIO
 from ottla._transport import BrokerUnreachableError, Response, Transport, error_of
@@ -102,8 +102,10 @@ class ProducerIO(Driver):
         self.sender = Sender(config, self.accumulator, self.metadata)
         self.transactions: TransactionsIO | None = None
         state = None
+        self._transaction_counters = TransactionCounters()
         if config.transactional_id is not None:
             state = TransactionState(config.transactional_id)
+            self._transaction_counters = state.counters
             self.sender = self._transact(state)
         self.intake = Intake(
             config,
@@ -388,7 +390,7 @@ class ProducerIO(Driver):
         """Counters and gauges of this moment; see `Producer.metrics`."""
         now_ms = monotonic_ms()
         with self.monitor.lock:
-            counters = self.sender.counters
+            counters, transactions = self.sender.counters, self._transaction_counters
             return {
                 "records_sent": self.accumulator.records_taken,
                 "records_acknowledged": counters.records_acknowledged,
@@ -399,6 +401,10 @@ class ProducerIO(Driver):
                 "batches_sent": counters.attempts,
                 "batches_retried": counters.retries,
                 "epoch_bumps": counters.epoch_bumps,
+                "transactions_begun": transactions.begun,
+                "transactions_committed": transactions.committed,
+                "transactions_aborted": transactions.aborted,
+                "transactions_fenced": transactions.fenced,
                 "buffer_total_bytes": self._config.buffer_memory,
                 "buffer_available_bytes": self.accumulator.available_bytes,
                 "waiting_callers": self.accumulator.waiting,

@@ -19,6 +19,7 @@ began with, so nothing of it can enter the next one.
 """
 
 from copy import copy
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -53,6 +54,22 @@ class Granted(NamedTuple):
     producer_epoch: int
 
 
+@dataclass(slots=True)
+class TransactionCounters:
+    """What became of a producer's transactions; one that was lost with the id is in `begun` only.
+
+    Attributes:
+        begun: by `begin_transaction`.
+        committed, aborted: ended by this producer; empty ones too.
+        fenced: 1 once another producer has taken the transactional id over.
+    """
+
+    begun: int = 0
+    committed: int = 0
+    aborted: int = 0
+    fenced: int = 0
+
+
 class Phase(Enum):
     """Where the producer is; see the module."""
 
@@ -80,6 +97,7 @@ class TransactionState:
         has_begun: something of this transaction may have reached a broker.
         is_decision_sent: its commit may have been decided.
         failure: why the transaction has failed, or the producer.
+        counters: since the producer was made.
     """
 
     def __init__(self, transactional_id: str) -> None:
@@ -90,6 +108,7 @@ class TransactionState:
         self.has_begun = False
         self.is_decision_sent = False
         self.failure: OttlaError | None = None
+        self.counters = TransactionCounters()
 
     # --- the producer's calls -------------------------------------------------------------------
 
@@ -119,6 +138,7 @@ class TransactionState:
         self._require("begin_transaction", Phase.READY)
         self.phase = Phase.OPEN
         self.number += 1
+        self.counters.begun += 1
         self.has_begun = self.is_decision_sent = False
         self.failure = None
 
@@ -204,6 +224,10 @@ class TransactionState:
     def ended(self, granted: Granted) -> None:
         """The transaction is decided, and this is the next one's identity."""
         assert self.phase in {Phase.COMMITTING, Phase.ABORTING}, self.phase
+        if self.phase is Phase.COMMITTING:
+            self.counters.committed += 1
+        else:
+            self.counters.aborted += 1
         self.phase = Phase.READY
         self.granted = granted
         self.has_begun = self.is_decision_sent = False
@@ -297,6 +321,7 @@ class TransactionState:
         if self.phase is not Phase.FATAL:
             self.phase = Phase.FATAL
             self.failure = error
+            self.counters.fenced += isinstance(error, ProducerFencedError)
 
 
 _HINTS = {

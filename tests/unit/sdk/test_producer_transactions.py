@@ -457,6 +457,39 @@ class TestFailures:
         assert committed(cluster) == []
 
 
+def counters(producer):
+    names = ("begun", "committed", "aborted", "fenced")
+    return tuple(producer.metrics()[f"transactions_{name}"] for name in names)
+
+
+class TestCounters:
+    def test_what_became_of_transactions(self, cluster, producer, make):
+        for number in range(3):
+            with producer.transaction():
+                producer.send("t", b"%d" % number)
+        producer.begin_transaction()
+        producer.abort_transaction()
+        assert counters(producer) == (4, 3, 1, 0)
+        producer.begin_transaction()
+        producer.send("t", b"lost").get(timeout=10)
+        make().init_transactions()
+        with pytest.raises(ProducerFencedError):
+            producer.commit_transaction()
+        assert counters(producer) == (5, 3, 1, 1)
+
+    def test_a_producer_without_transactions_has_none(self, cluster):
+        with cluster.producer() as producer:
+            producer.send("t", b"a").get(timeout=10)
+            assert counters(producer) == (0, 0, 0, 0)
+
+    async def test_with_asyncio(self, cluster):
+        async with cluster.async_producer(transactional_id="transfers") as producer:
+            await producer.init_transactions()
+            async with producer.transaction():
+                await producer.send("t", b"a")
+            assert counters(producer) == (1, 1, 0, 0)
+
+
 class TestOffsets:
     def test_they_appear_with_the_commit(self, cluster, producer):
         producer.begin_transaction()

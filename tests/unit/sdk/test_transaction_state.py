@@ -185,6 +185,40 @@ def test_what_was_ended_otherwise_was_ended_by_somebody_else():
         state.begin()
 
 
+def counted(state):
+    counters = state.counters
+    return counters.begun, counters.committed, counters.aborted, counters.fenced
+
+
+def test_what_became_of_transactions_is_counted():
+    state = TransactionState("t")
+    state.begin_initialise()
+    state.initialised(Granted("7.0.t", 7, 0))
+    assert counted(state) == (0, 0, 0, 0)
+    state.begin()
+    state.begin_commit()
+    state.end_of_nothing()
+    state.begin()
+    state.has_begun = True
+    state.begin_abort()
+    state.begin_abort()
+    state.ended(Granted("7.1.t", 7, 1))
+    assert counted(state) == (2, 1, 1, 0)
+    state.begin()
+    state.begin_commit()
+    state.decide_commit()
+    state.end_failed(ProducerFencedError("another"))
+    state.failed(ProducerFencedError("still another"))
+    assert counted(state) == (3, 1, 1, 1)
+
+
+def test_an_id_that_nobody_knows_any_more_is_not_fenced():
+    state = TransactionState("t")
+    state.begin_initialise()
+    state.initialise_failed(TransactionalIdNotFoundError("gone"))
+    assert counted(state) == (0, 0, 0, 0)
+
+
 class AnyOrder(RuleBasedStateMachine):
     """An application that calls what it likes, and a coordinator that keeps a book of its own."""
 
