@@ -1,6 +1,7 @@
 """Passes a read on to the partition's leader: one hop, streamed, and never in a circle."""
 
 from collections.abc import Awaitable, Callable
+from urllib.parse import parse_qsl, urlencode
 
 import aiohttp
 import msgspec
@@ -13,9 +14,11 @@ from ottla_broker.drivers.peer_pool import CONNECT_TIMEOUT_MS
 from ottla_broker.drivers.racing import Unless
 from ottla_broker.http.admission import is_member
 from ottla_broker.http.context import context_of
+from ottla_broker.http.query import ISOLATIONS
 from ottla_broker.request_id import REQUEST_ID
 from ottla_broker.telemetry import METRICS
-from ottla_cluster.controller.image import BrokerRegistration, Partition
+from ottla_cluster.controller.features import TRANSACTIONS, is_enabled, require
+from ottla_cluster.controller.image import BrokerRegistration, MetadataImage, Partition
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     LeaderNotAvailableError,
@@ -41,6 +44,7 @@ _PASSED_ON = (
     routes.HEADER_LOG_START_OFFSET, routes.HEADER_LAST_STABLE_OFFSET, routes.HEADER_OFFSET,
     routes.HEADER_TIMESTAMP, routes.HEADER_KEY, routes.HEADER_TOMBSTONE,
 )  # fmt: skip
+_ISOLATION = "isolation"
 _ASKED_WITH = ("Accept", "If-None-Match")
 
 _RECORD_PREFIX = routes.HEADER_RECORD_PREFIX.lower()
@@ -61,6 +65,7 @@ async def serve_at_leader(
         OffsetNotAvailableError: a new leader does not know yet what it may show.
         TopicBeingRestoredError: the topic is not for clients yet.
         PeerBusyError: too many reads are forwarded already.
+        UnsupportedFeatureLevelError: see `path_for_leader`.
     """
     context = context_of(request)
     was_forwarded = routes.HEADER_FORWARDED_BY in request.headers and is_member(
@@ -97,6 +102,26 @@ def _next_hop(state: Partition, *, was_forwarded: bool) -> int:
     return state.leader
 
 
+def path_for_leader(raw_path: str, image: MetadataImage) -> str:
+    """Path and query as a leader understands them that may be of the version before.
+
+    Below the feature level of transactions it may not know `isolation`, so what is meant without it
+    is left out.
+
+    Raises:
+        UnsupportedFeatureLevelError: committed records are asked for at such a level.
+    """
+    path, mark, query = raw_path.partition("?")
+    if not mark or is_enabled(image, TRANSACTIONS):
+        return raw_path
+    pairs = parse_qsl(query, keep_blank_values=True)
+    for name, value in pairs:
+        if name == _ISOLATION and value != ISOLATIONS[0]:
+            require(image, TRANSACTIONS)
+    kept = [pair for pair in pairs if pair[0] != _ISOLATION]
+    return f"{path}?{urlencode(kept)}" if kept else path
+
+
 async def _forward(request: web.Request, leader: int) -> web.StreamResponse:
     context = context_of(request)
     registration = context.metadata.image.brokers.get(leader)
@@ -124,7 +149,7 @@ async def _stream_through(
         ):
             upstream = await session.request(
                 request.method,
-                registration.url + request.raw_path,
+                registration.url + path_for_leader(request.raw_path, context.metadata.image),
                 headers=_headers_of(request),
                 timeout=aiohttp.ClientTimeout(
                     total=FORWARD_TIMEOUT_MS / 1000, sock_connect=CONNECT_TIMEOUT_MS / 1000

@@ -113,6 +113,7 @@ READ = (
     RecordsLostError,
     StorageError,
     RequestTimedOutError,
+    UnsupportedFeatureLevelError,
 )
 
 LEADER_HEADER = {routes.HEADER_LEADER: "Node id of the partition's leader."}
