@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from ottla_protocol.control_records import EndMarker, encode_end_marker
 from ottla_protocol.errors import (
+    ConcurrentTransactionsError,
     DuplicateSequenceNumberError,
     InvalidProducerEpochError,
     InvalidTransactionStateError,
@@ -108,10 +109,6 @@ class FakePartition:
             return self._result(header, known.base_offset, known.timestamp, duplicate=True)
         if header.is_transactional:
             self.open_transactions.setdefault(header.producer_id, self.end_offset)
-        elif header.producer_id in self.open_transactions:
-            raise InvalidTransactionStateError(
-                f"producer {header.producer_id} has a transaction open in {self.name}"
-            )
         base_offset = self.end_offset
         batch = bytearray(buffer)
         patch_batch(batch, base_offset=base_offset, leader_epoch=self.leader_epoch)
@@ -220,6 +217,9 @@ class FakePartition:
         """The batch that this one repeats; None if it is new and its turn has come."""
         producer = self._producers.get(header.producer_id)
         if producer is None:
+            if header.is_transactional and header.base_sequence > 0:
+                # Records of the transaction before this batch are missing.
+                raise _out_of_order(header, 0)
             return None
         if header.producer_epoch < producer.epoch:
             raise InvalidProducerEpochError(
@@ -227,6 +227,8 @@ class FakePartition:
                 f"epoch {producer.epoch}",
                 producer_epoch=producer.epoch,
             )
+        if header.producer_id in self.open_transactions:
+            self._check_open_transaction(header, producer)
         base, last = header.base_sequence, header.last_sequence
         if header.producer_epoch > producer.epoch:
             if base != 0:
@@ -248,6 +250,16 @@ class FakePartition:
                 expected_sequence=expected,
             )
         raise _out_of_order(header, expected)
+
+    def _check_open_transaction(self, header: BatchHeader, producer: _Producer) -> None:
+        if not header.is_transactional:
+            raise InvalidTransactionStateError(
+                f"producer {header.producer_id} has a transaction open in {self.name}"
+            )
+        if header.producer_epoch > producer.epoch:
+            raise ConcurrentTransactionsError(
+                f"producer {header.producer_id} has its last transaction open in {self.name}"
+            )
 
     def _remember(self, header: BatchHeader, base_offset: int) -> None:
         producer = self._producers.get(header.producer_id)

@@ -6,15 +6,24 @@ from hypothesis import strategies as st
 
 from ottla._fake_log import FakePartition
 from ottla_broker.storage.policy.producer_state import Accept, ProducerAppend, ProducerStates
-from ottla_protocol.errors import CorruptMessageError, OffsetOutOfRangeError, OttlaError
-from ottla_protocol.record_batch import MAX_SEQUENCE, read_header
+from ottla_protocol.errors import (
+    CorruptMessageError,
+    OffsetOutOfRangeError,
+    OttlaError,
+    OutOfOrderSequenceNumberError,
+)
+from ottla_protocol.record_batch import MAX_SEQUENCE, NO_SEQUENCE, read_header
 from ottla_protocol.record_codec import RecordData, decode_batch, encode_batch
 
 
-def batch(count=1, producer_id=-1, epoch=-1, sequence=-1, value=b"v"):
+def batch(count=1, producer_id=-1, epoch=-1, sequence=-1, value=b"v", transactional=False):
     records = [RecordData(1_000 + index, None, value) for index in range(count)]
     return encode_batch(
-        records, producer_id=producer_id, producer_epoch=epoch, base_sequence=sequence
+        records,
+        producer_id=producer_id,
+        producer_epoch=epoch,
+        base_sequence=sequence,
+        is_transactional=transactional,
     )
 
 
@@ -42,11 +51,26 @@ class Broker:
                     base_offset,
                     last_offset,
                     header.max_timestamp,
-                    is_transactional=False,
+                    is_transactional=header.is_transactional,
                     is_control=False,
                 )
             )
         return base_offset, False
+
+    def end_transaction(self, producer_id, marker_epoch):
+        self.states.append(
+            ProducerAppend(
+                producer_id,
+                marker_epoch,
+                NO_SEQUENCE,
+                self.end_offset,
+                self.end_offset,
+                1_000,
+                is_transactional=True,
+                is_control=True,
+            )
+        )
+        self.end_offset += 1
 
 
 def verdict(append, buffer):
@@ -79,6 +103,48 @@ def test_it_agrees_with_the_brokers_rules(wraps, steps):
         sent = batch(count, producer_id, epoch, sequence)
         assert verdict(fake_append(partition), sent) == verdict(broker.append, sent)
     assert partition.end_offset == broker.end_offset
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(
+                st.sampled_from([1, 2]),
+                st.integers(0, 2),
+                st.integers(0, 4),
+                st.sampled_from([True, True, False]),
+            ),
+            st.tuples(st.sampled_from([1, 2]), st.just("end")),
+        ),
+        max_size=30,
+    )
+)
+def test_it_agrees_with_the_brokers_rules_of_transactions(steps):
+    broker, partition = Broker(), FakePartition("flights", 0, [1])
+    for producer_id, *step in steps:
+        if step == ["end"]:
+            known = broker.states.get(producer_id)
+            if known is not None and known.transaction_start is not None:
+                broker.end_transaction(producer_id, known.epoch + 1)
+                partition.end_transaction(
+                    producer_id, known.epoch + 1, is_commit=True, coordinator_epoch=0
+                )
+            continue
+        epoch, sequence, transactional = step
+        sent = batch(1, producer_id, epoch, sequence, transactional=transactional)
+        assert verdict(fake_append(partition), sent) == verdict(broker.append, sent)
+
+
+def test_the_first_batch_of_a_transaction_begins_at_0():
+    partition = FakePartition("flights", 0, [1])
+    with pytest.raises(OutOfOrderSequenceNumberError) as caught:
+        partition.append(batch(1, 7, 0, 3, transactional=True))
+    assert caught.value.members["expected_sequence"] == 0
+    assert partition.open_transactions == {}
+    partition.append(batch(3, 7, 0, 0, transactional=True))
+    partition.append(batch(1, 7, 0, 3, transactional=True))
+    # Without a transaction the log may have forgotten what was before.
+    partition.append(batch(1, 8, 0, 3))
 
 
 def test_a_whole_run_with_every_batch_repeated_is_stored_once():
