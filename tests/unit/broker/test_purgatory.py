@@ -7,6 +7,8 @@ import pytest
 from ottla_broker.drivers.purgatory import PRUNE_AT_LEAST, OffsetWaiters, Purgatory, Watchers
 from ottla_protocol.errors import NotLeaderOrFollowerError, OverloadedError
 
+FAR_MS = 60_000
+
 
 def test_a_full_purgatory_refuses_at_once():
     purgatory = Purgatory(limit=2)
@@ -15,6 +17,24 @@ def test_a_full_purgatory_refuses_at_once():
             pass
         assert purgatory.parked == 2
     assert purgatory.parked == 0
+
+
+async def test_a_pause_lasts_as_long_as_it_should():
+    purgatory = Purgatory(limit=1)
+    began_s = asyncio.get_running_loop().time()
+    await purgatory.pause(20)
+    assert asyncio.get_running_loop().time() - began_s > 0.01
+    assert purgatory.parked == 0
+
+
+async def test_the_release_ends_a_pause():
+    purgatory = Purgatory(limit=1)
+    pausing = asyncio.create_task(purgatory.pause(FAR_MS))
+    await asyncio.sleep(0)
+    assert not pausing.done()
+    purgatory.release()
+    async with asyncio.timeout(10):
+        await pausing
 
 
 async def test_an_offset_resolves_those_who_wait_for_it_or_less():
