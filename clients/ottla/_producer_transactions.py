@@ -37,7 +37,9 @@ class ProducerTransactions(ABC):
         Raises:
             InvalidTransactionTimeoutError: the cluster allows no such `transaction_timeout_ms`.
             TransactionStateError: the producer has no `transactional_id`, or has done so already.
-            WaitTimedOutError, ClusterUnreachableError: not in time; it may be called again.
+            WaitTimedOutError, ClusterUnreachableError: not in time; it may be called again, and
+                takes the id over once.
+            ProducerFencedError: an earlier call took it over, and another producer has since.
             ProducerClosedError, ForkedProcessError: as `send`.
         """
         transactions = self._transactions

@@ -43,6 +43,25 @@ def describe(client, group):
     return client.http.get(client.any_url() + routes.GROUP.format(group=group))
 
 
+def test_of_two_commits_of_an_offset_the_later_one_counts(shared, topic, group):
+    producer = transactional(shared)
+    path = routes.GROUP_OFFSETS.format(group=group)
+
+    def commit(offset):
+        offsets = [{"topic": topic, "partition": 0, "offset": offset}]
+        return shared.http.post(shared.any_url() + path, {"offsets": offsets}).expect(200)
+
+    producer.offsets(group, topic, 3).expect(200)
+    commit(1)
+    assert offset_of(ask(shared, group)) == 1
+    producer.commit().expect(200)
+    # The next transaction begins when the group's coordinator has the marker of this one.
+    producer.offsets(group, topic, 2).expect(200)
+    assert offset_of(ask(shared, group, require_stable="false")) == 1
+    producer.commit().expect(200)
+    assert wait_stable(shared, group) == 2
+
+
 def test_offsets_wait_for_the_end_of_their_transaction(shared, topic, group):
     producer = transactional(shared)
     producer.offsets(group, topic, 3).expect(200)

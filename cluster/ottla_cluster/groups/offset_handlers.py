@@ -85,12 +85,15 @@ def commit_offsets(
     committed = tuple(
         CommittedPartition(record.topic, record.partition, record.offset) for record in records
     )
+    response = CommitOffsetsResponse(committed)
+    if not group.pending:
+        return Result(records, response)
     moved = {
         (record.topic_id, record.partition): image.version + 1
         for record, asked in zip(records, wanted, strict=True)
         if record is asked
     }
-    return Result((*records, *overtaken(group, moved)), CommitOffsetsResponse(committed))
+    return Result((*records, *overtaken(group, moved)), response)
 
 
 def topic_ids_to_commit(
