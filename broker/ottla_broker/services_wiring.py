@@ -62,6 +62,7 @@ from ottla_broker.services.transaction_calls import TransactionCalls
 from ottla_broker.services.transaction_markers import TransactionMarkerService
 from ottla_broker.services.transaction_offsets import TransactionOffsets
 from ottla_broker.services.transactions import TransactionService
+from ottla_broker.services.trims import TrimService
 from ottla_broker.settings import Settings
 from ottla_broker.telemetry import METRICS
 from ottla_protocol.models import Readiness
@@ -313,6 +314,15 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
             metadata=drivers.metadata,
             commands=drivers.commands,
             replicas=drivers.replicas,
+            purgatory=drivers.purgatory,
+        ),
+        trims=TrimService(
+            node_id=settings.node_id,
+            metadata=drivers.metadata,
+            topics=topics,
+            replicas=drivers.replicas,
+            commands=drivers.commands,
+            peers=drivers.peers,
             purgatory=drivers.purgatory,
         ),
         site=settings.site_policy,

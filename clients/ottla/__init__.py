@@ -100,6 +100,7 @@ if TYPE_CHECKING:
         NoReassignmentInProgressError,
         NotEnoughReplicasError,
         NotFoundError,
+        OffsetNotAvailableError,
         OffsetOutOfRangeError,
         OttlaError,
         Outcome,
@@ -126,6 +127,9 @@ if TYPE_CHECKING:
         ReassignedPartition,
         TopicConfigValue,
         TopicDescription,
+    )
+    from ottla_protocol.models_trims import (
+        TrimmedPartition,
     )
     from ottla_protocol.partitioning import (
         murmur2,
@@ -178,6 +182,7 @@ _MODULES = {
     "NotFoundError": "ottla_protocol.errors",
     "OffsetAndMetadata": "ottla._consumer_types",
     "OffsetAndTimestamp": "ottla._consumer_types",
+    "OffsetNotAvailableError": "ottla_protocol.errors",
     "OffsetOutOfRangeError": "ottla_protocol.errors",
     "OffsetResponse": "ottla_protocol.models",
     "OngoingReassignment": "ottla_protocol.models",
@@ -212,6 +217,7 @@ _MODULES = {
     "TransactionAbortedError": "ottla._errors",
     "TransactionStateError": "ottla._errors",
     "TransactionalIdNotFoundError": "ottla_protocol.errors",
+    "TrimmedPartition": "ottla_protocol.models_trims",
     "UnavailableError": "ottla_protocol.errors",
     "UnknownTopicOrPartitionError": "ottla_protocol.errors",
     "WaitTimedOutError": "ottla._futures",
@@ -266,6 +272,7 @@ __all__ = [
     "NotFoundError",
     "OffsetAndMetadata",
     "OffsetAndTimestamp",
+    "OffsetNotAvailableError",
     "OffsetOutOfRangeError",
     "OffsetResponse",
     "OngoingReassignment",
@@ -300,6 +307,7 @@ __all__ = [
     "TransactionAbortedError",
     "TransactionStateError",
     "TransactionalIdNotFoundError",
+    "TrimmedPartition",
     "UnavailableError",
     "UnknownTopicOrPartitionError",
     "WaitTimedOutError",

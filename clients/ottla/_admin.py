@@ -32,6 +32,7 @@ from ottla_protocol.models import (
     TopicConfigValue,
     TopicDescription,
 )
+from ottla_protocol.models_trims import TrimmedPartition
 
 if TYPE_CHECKING:
     import urllib3
@@ -330,6 +331,47 @@ class Admin:
             UnknownTopicOrPartitionError: there is no such partition.
         """
         return self._call(calls.offsets(topic, partition, at))
+
+    def delete_records(
+        self,
+        topic: str,
+        partition: int,
+        *,
+        before_offset: int | None = None,
+        before_timestamp: int | None = None,
+        before_end: bool = False,
+        dry_run: bool = False,
+    ) -> TrimmedPartition:
+        """Have a partition begin further up: what is before goes for good, for every reader.
+
+        One of the three ends is named. Files go whole, so some of what went may still take room.
+        Asked for again, nothing changes.
+
+        Args:
+            topic: whose.
+            partition: its number.
+            before_offset: the first offset that stays; at most the high watermark.
+            before_timestamp: the first record at or after it stays, in ms since the epoch.
+            before_end: everything goes that is committed, and of transactions that are over.
+            dry_run: only tell what would go.
+
+        Raises:
+            OffsetOutOfRangeError: the offset is above the high watermark.
+            OffsetNotAvailableError: a transaction below the offset is not over.
+            PolicyViolationError: the topic's `cleanup.policy` lacks `delete`.
+            InvalidRequestError: not one of the three ends is named.
+            UnknownTopicOrPartitionError: there is no such partition.
+        """
+        return self._call(
+            calls.delete_records(
+                topic,
+                partition,
+                before_offset=before_offset,
+                before_timestamp=before_timestamp,
+                before_end=before_end,
+                dry_run=dry_run,
+            )
+        )
 
     def close(self) -> None:
         """Close the connections. Calls under way end first."""

@@ -30,6 +30,7 @@ from ottla_protocol.errors import (
     Outcome,
     PreferredLeaderNotAvailableError,
 )
+from ottla_protocol.models_trims import TrimmedPartition, TrimPartitionRequest
 
 ConfigValue: TypeAlias = str | int | float | bool
 At: TypeAlias = Literal["earliest", "latest"]
@@ -197,6 +198,21 @@ def offsets(topic: str, partition: int, at: At) -> AdminCall[models.OffsetRespon
     """`GET /v1/topics/{topic}/partitions/{partition}/offsets`."""
     path = routes.PARTITION_OFFSETS.format(topic=_topic_in_path(topic), partition=partition)
     return AdminCall("GET", f"{path}?{urlencode({'at': at})}", _decoder(models.OffsetResponse))
+
+
+def delete_records(
+    topic: str,
+    partition: int,
+    *,
+    before_offset: int | None,
+    before_timestamp: int | None,
+    before_end: bool,
+    dry_run: bool,
+) -> AdminCall[TrimmedPartition]:
+    """`POST /v1/topics/{topic}/partitions/{partition}/trim`."""
+    path = routes.PARTITION_TRIM.format(topic=_topic_in_path(topic), partition=partition)
+    request = TrimPartitionRequest(before_offset, before_timestamp, before_end, dry_run)
+    return AdminCall("POST", path, _decoder(TrimmedPartition), _json(request))
 
 
 class CallAttempts(Generic[T]):

@@ -31,6 +31,7 @@ from ottla_protocol.models import (
     TopicConfigValue,
     TopicDescription,
 )
+from ottla_protocol.models_trims import TrimmedPartition
 
 T = TypeVar("T")
 
@@ -183,6 +184,28 @@ class Admin:
     async def offsets(self, topic: str, partition: int, at: At = "latest") -> OffsetResponse:
         """See `ottla.Admin.offsets`."""
         return await self._call(calls.offsets(topic, partition, at))
+
+    async def delete_records(
+        self,
+        topic: str,
+        partition: int,
+        *,
+        before_offset: int | None = None,
+        before_timestamp: int | None = None,
+        before_end: bool = False,
+        dry_run: bool = False,
+    ) -> TrimmedPartition:
+        """See `ottla.Admin.delete_records`."""
+        return await self._call(
+            calls.delete_records(
+                topic,
+                partition,
+                before_offset=before_offset,
+                before_timestamp=before_timestamp,
+                before_end=before_end,
+                dry_run=dry_run,
+            )
+        )
 
     async def close(self) -> None:
         """Close the connections."""

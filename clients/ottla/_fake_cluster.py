@@ -341,13 +341,14 @@ def _fetched(
     name = (partition.topic, partition.partition)
     if isolation != "read_committed":
         batches = partition.read(asked.offset, asked.max_bytes)
-        return models.FetchedPartition(*name, batches, partition.end_offset, 0)
+        end, start = partition.end_offset, partition.start_offset
+        return models.FetchedPartition(*name, batches, end, start)
     batches, next_offset = partition.read_committed(asked.offset, asked.max_bytes)
     return models.FetchedPartition(
         *name,
         batches,
         partition.end_offset,
-        0,
+        partition.start_offset,
         next_offset=next_offset,
         last_stable_offset=partition.last_stable_offset,
     )

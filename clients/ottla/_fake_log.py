@@ -68,6 +68,7 @@ class FakePartition:
         leader: node id; None while it has none.
         leader_epoch: rises with every change of the leader.
         batches: in the order of their offsets, which are patched in.
+        start_offset: nothing below it is read, though the first batch may have some.
         end_offset: of the next record.
         open_transactions: the first offset of each, by producer id, oldest first.
     """
@@ -79,6 +80,7 @@ class FakePartition:
         self.leader: int | None = replicas[0]
         self.leader_epoch = 0
         self.batches: list[bytearray] = []
+        self.start_offset = 0
         self.end_offset = 0
         self.open_transactions: dict[int, int] = {}
         self._aborted: list[_Aborted] = []
@@ -136,6 +138,12 @@ class FakePartition:
         if first_offset is not None and not is_commit:
             self._aborted.append(_Aborted(producer_id, first_offset, self.end_offset))
 
+    def trim(self, offset: int) -> None:
+        """Let nobody read below an offset any more."""
+        self.start_offset = max(self.start_offset, offset)
+        while self.batches and read_header(self.batches[0]).next_offset <= self.start_offset:
+            del self.batches[0]
+
     @property
     def last_stable_offset(self) -> int:
         """Everything below is committed or aborted."""
@@ -182,12 +190,12 @@ class FakePartition:
         """Whole batches from the one that holds `offset`; one at least, where there is one.
 
         Raises:
-            OffsetOutOfRangeError: it is below 0 or beyond the end.
+            OffsetOutOfRangeError: it is below the start or beyond the end.
         """
-        if not 0 <= offset <= self.end_offset:
+        if not self.start_offset <= offset <= self.end_offset:
             raise OffsetOutOfRangeError(
-                f"offset {offset} is outside 0 to {self.end_offset}",
-                log_start_offset=0,
+                f"offset {offset} is outside {self.start_offset} to {self.end_offset}",
+                log_start_offset=self.start_offset,
                 log_end_offset=self.end_offset,
             )
         found: list[memoryview] = []
@@ -209,7 +217,7 @@ class FakePartition:
         for batch in self.batches:
             if read_header(batch).max_timestamp >= timestamp:
                 for record in decode_batch(batch, max_inflated_bytes=MAX_INFLATED_BYTES):
-                    if record.timestamp >= timestamp:
+                    if record.timestamp >= timestamp and record.offset >= self.start_offset:
                         return record.offset, record.timestamp
         return self.end_offset, None
 

@@ -25,6 +25,8 @@ from ottla_protocol.errors import (
     MalformedBodyError,
     NoReassignmentInProgressError,
     NotFoundError,
+    OffsetNotAvailableError,
+    OffsetOutOfRangeError,
     OttlaError,
     Outcome,
     PolicyViolationError,
@@ -32,9 +34,11 @@ from ottla_protocol.errors import (
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
 )
+from ottla_protocol.models_trims import TrimmedPartition, TrimPartitionRequest
 
 MAX_PARTITIONS: Final = 2_000
 DEFAULT_PARTITIONS: Final = 3
+CLEANUP_POLICY: Final = "cleanup.policy"
 UNCLEAN_ELECTION: Final = "unclean.leader.election.enable"
 
 _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,248}")
@@ -82,6 +86,7 @@ class FakeMetadata:
             ("GET", routes.TOPIC_CONFIGS): self._describe_configs,
             ("PATCH", routes.TOPIC_CONFIGS): self._alter_configs,
             ("GET", routes.PARTITION_OFFSETS): self._offsets,
+            ("POST", routes.PARTITION_TRIM): self._trim,
             ("POST", routes.ELECTIONS): self._elect,
             ("GET", routes.REASSIGNMENTS): self._list_reassignments,
             ("POST", routes.REASSIGNMENTS): self._reassign,
@@ -297,12 +302,37 @@ class FakeMetadata:
         elif at in ("latest", "earliest"):
             is_committed = query.get("isolation") == "read_committed"
             end = found.last_stable_offset if is_committed else found.end_offset
-            offset = end if at == "latest" else 0
+            offset = end if at == "latest" else found.start_offset
         else:
             raise InvalidRequestError(f"at must be latest, earliest or a timestamp, not {at!r}")
         return json_answer(
             models.OffsetResponse(
                 found.topic, found.partition, offset, found.leader_epoch, timestamp
+            )
+        )
+
+    def _trim(
+        self, _node_id: int, _query: Mapping[str, str], body: bytes, topic: str, partition: str
+    ) -> Response:
+        wanted = parse_json(body, TrimPartitionRequest)
+        found = self.partition(topic, int(partition) if partition.isdecimal() else -1)
+        policy = str(self.topic(topic).configs.get(CLEANUP_POLICY, "delete"))
+        if "delete" not in policy.split(","):
+            raise PolicyViolationError(f"the topic {topic!r} has {CLEANUP_POLICY}={policy}")
+        former = found.start_offset
+        offset = _first_offset(found, wanted)
+        if not wanted.dry_run:
+            found.trim(offset)
+        return json_answer(
+            TrimmedPartition(
+                topic=topic,
+                partition=found.partition,
+                former_log_start_offset=former,
+                log_start_offset=max(former, offset),
+                records=max(0, offset - former),
+                segments=0,
+                size_bytes=0,
+                dry_run=wanted.dry_run,
             )
         )
 
@@ -346,6 +376,31 @@ class FakeMetadata:
             )
             for node_id, url in self.urls.items()
         ]
+
+
+def _first_offset(found: FakePartition, wanted: TrimPartitionRequest) -> int:
+    """Where a trim has the partition begin."""
+    named = (wanted.before_offset is not None, wanted.before_timestamp is not None)
+    if sum(named) + wanted.before_end != 1:
+        raise InvalidRequestError(
+            "one of before_offset, before_timestamp and before_end must be named, and no two"
+        )
+    stable = found.last_stable_offset
+    if wanted.before_timestamp is not None:
+        return min(found.first_since(wanted.before_timestamp)[0], stable)
+    if wanted.before_offset is None:
+        return stable
+    if wanted.before_offset > found.end_offset:
+        raise OffsetOutOfRangeError(
+            f"offset {wanted.before_offset} of {found.name} is above the high watermark, "
+            f"{found.end_offset}",
+            log_start_offset=found.start_offset,
+            log_end_offset=found.end_offset,
+            high_watermark=found.end_offset,
+        )
+    if wanted.before_offset > stable:
+        raise OffsetNotAvailableError(f"{found.name} has a transaction that is not over")
+    return wanted.before_offset
 
 
 def raise_shared(errors: list[OttlaError], results: int) -> None:

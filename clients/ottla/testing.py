@@ -245,6 +245,7 @@ class FakeCluster:
             if partition is None or each.partition == partition
             for batch in each.readable(is_committed=isolation_level == "read_committed")
             for record in decode_batch(batch, max_inflated_bytes=MAX_INFLATED_BYTES)
+            if record.offset >= each.start_offset
         ]
 
     def abort_transaction(self, transactional_id: str) -> None:

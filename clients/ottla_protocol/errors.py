@@ -695,7 +695,7 @@ class GroupMaxSizeReachedError(UnavailableError):
 
 
 class OffsetNotAvailableError(UnavailableError):
-    """The new leader's high watermark has not reached its epoch's start yet."""
+    """Not known to be committed yet, by a new leader; or of a transaction that is not over."""
 
     code = "OFFSET_NOT_AVAILABLE"
     title = "Offset not available"

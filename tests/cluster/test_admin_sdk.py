@@ -13,6 +13,7 @@ from ottla_protocol.errors import (
     InvalidPartitionsError,
     InvalidRequestError,
     InvalidTopicError,
+    OffsetOutOfRangeError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
 )
@@ -108,6 +109,16 @@ class TestPartitions:
         with pytest.raises(UnknownTopicOrPartitionError):
             admin.offsets(topic, 1)
 
+    def test_records_go_from_the_beginning(self, shared, admin, topic):
+        shared.append(topic, *range(10))
+        told = admin.delete_records(topic, 0, before_offset=4, dry_run=True)
+        assert (told.log_start_offset, told.records) == (4, 4)
+        assert admin.delete_records(topic, 0, before_offset=4).log_start_offset == 4
+        assert admin.offsets(topic, 0, "earliest").offset == 4
+        with pytest.raises(OffsetOutOfRangeError):
+            admin.delete_records(topic, 0, before_offset=11)
+        assert admin.delete_records(topic, 0, before_end=True).log_start_offset == 10
+
     def test_a_partition_moves_to_other_brokers_with_its_records(self, shared, admin, name):
         made = admin.create_topic(name, 1, 1)
         shared.wait_led(name)
@@ -168,6 +179,7 @@ async def test_asyncio_does_the_same(shared, name):
         assert result.error is None
         shared.wait_led(name, partitions=2)
         assert (await admin.offsets(name, 0)).offset == 0
+        assert (await admin.delete_records(name, 0, before_end=True)).records == 0
         [reassigned] = await admin.reassign_partitions({(name, 1): shared.node_ids})
         assert reassigned.error is None
         await admin.delete_topic(name)

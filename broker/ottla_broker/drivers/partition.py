@@ -35,9 +35,8 @@ from ottla_cluster.replication.leader import (
     PartitionLeader,
 )
 from ottla_cluster.replication.leader_epochs import EpochEnd
-from ottla_protocol.errors import (
-    OffsetNotAvailableError,
-)
+from ottla_protocol.errors import OffsetNotAvailableError
+from ottla_protocol.record_batch import read_header, validate_batch
 
 GATHER_COMMITS_MS = 5
 """How long a leader's commit waits for company, under load."""
@@ -111,12 +110,13 @@ class Partition(PartitionAppends, PartitionAcks):
         self._activity = activity or ReplicaActivity()
         # The fetch sessions that speak for followers of this leader epoch, by replica.
         self._sessions: dict[int, FollowerContact] = {}
+        self._begin_at_first_offset()
 
     async def stand_aside(self, state: PartitionState) -> None:
         """Take no role, though the metadata says to lead: see `is_fit_to_lead`."""
         self._step_down()
         self._fail_acks(state)
-        self.state = state
+        self.take_state(state)
         self._wake_all()
 
     # --- roles ------------------------------------------------------------------------------
@@ -139,7 +139,8 @@ class Partition(PartitionAppends, PartitionAcks):
         """
         if self.leader is not None and self.state.leader_epoch == state.leader_epoch:
             now_ms = monotonic_ms()
-            self.state = state
+            assert state.first_offset <= max(self.high_watermark, self.log.log_start_offset)
+            self.take_state(state)
             self._hear_sessions(self.leader)
             # A leader that is at rest has not been told by a tick.
             self.leader.brokers_changed(eligible, draining)
@@ -157,6 +158,7 @@ class Partition(PartitionAppends, PartitionAcks):
         self.state = state
         # The epoch begins at a durable end; nothing is appended here while there is no role.
         await self._settle()
+        await self._require_first_offset()
         self.log.assign_epoch(state.leader_epoch)
         # With followers an ack waits for their rounds, which take longer than this.
         self.log.gather_commits(GATHER_COMMITS_MS if len(state.replicas) > 1 else 0)
@@ -187,7 +189,7 @@ class Partition(PartitionAppends, PartitionAcks):
         """
         was_leader = self.leader is not None
         self._step_down()
-        self.state = state
+        self.take_state(state)
         if was_leader and self.has_waiting_acks:
             asyncio.get_running_loop().call_later(
                 HANDOVER_ACK_TIMEOUT_MS / 1000, self._end_handover, state
@@ -199,6 +201,34 @@ class Partition(PartitionAppends, PartitionAcks):
         self._fail_acks(state, above=self.log.log_end_offset)
         self._follow_anew(state)
         self._wake_all()
+
+    def take_state(self, state: PartitionState) -> None:
+        """The metadata has the partition so now; the role stays."""
+        self.state = state
+        self._begin_at_first_offset()
+
+    def _begin_at_first_offset(self) -> None:
+        """Let nobody read what was trimmed (decision 51), as far as this log goes.
+
+        Acks are not told: whether this log has what the leader committed there is not known yet.
+        """
+        offset = min(self.state.first_offset, self.log.log_end_offset)
+        if offset > self.log.log_start_offset:
+            self.log.advance_log_start(offset)
+            self._activity.log_start_moved.add(self.key)
+            self.news_watchers.wake()
+
+    async def _require_first_offset(self) -> None:
+        """Before it leads, a log begins at the first offset, where all below is committed.
+
+        One that ends below comes from outside the ISR, or from a disk that was lost: it begins
+        anew, and no offset that was given is given again.
+        """
+        if self.log.log_end_offset < self.state.first_offset:
+            await self._will_end_at(None)
+            await self.log.reset_to(self.state.first_offset)
+        self._begin_at_first_offset()
+        self.high_watermark = max(self.high_watermark, self.log.log_start_offset)
 
     def follow_again(self) -> None:
         """Ask the same leader from where the log ends: it could not be changed as an answer wants.
@@ -263,6 +293,7 @@ class Partition(PartitionAppends, PartitionAcks):
     def log_end_moved(self, log_end_offset: int) -> None:
         """The log's group commit: everything below `log_end_offset` is durable here."""
         if self.leader is not None:
+            self._begin_at_first_offset()
             self._hear_sessions(self.leader)
             self._act(self.leader.local_log_end_moved(log_end_offset, monotonic_ms()))
 
@@ -429,10 +460,25 @@ class Partition(PartitionAppends, PartitionAcks):
             self.log.advance_log_start(min(result.log_start_offset, self.high_watermark))
             self._activity.log_start_moved.add(self.key)
         if result.batches:
+            await self.begin_with(result.batches[0].data)
             self._activity.appended.add(self.key)
             self._forget_committed_markers()
             self.log.append_as_follower(result.batches)
         return None
+
+    async def begin_with(self, batch: bytes | bytearray | memoryview) -> None:
+        """Have an empty log begin where its first batch does, if its start is amid that batch.
+
+        A trim may end anywhere; a log begins with a batch that is whole. What this cannot take is
+        left to the append to refuse.
+        """
+        start = self.log.log_start_offset
+        if start != self.log.next_offset or read_header(batch).base_offset >= start:
+            return
+        header = validate_batch(batch, on_append=False)
+        if start <= header.last_offset:
+            await self._will_end_at(None)
+            await self.log.reset_to(header.base_offset)
 
     async def _cut_loses_keys(self, offset: int) -> bool:
         """Whether records below `offset` may have been compacted away for newer ones above it.
@@ -449,6 +495,7 @@ class Partition(PartitionAppends, PartitionAcks):
         """The durable end moved: only now may the next fetch acknowledge it."""
         if self.follower is not None:
             self._follow(self.follower.log_changed(self.log.log_end_offset, self.log.leader_epochs))
+            self._begin_at_first_offset()
 
     def _follow(self, output: FollowerOutput) -> None:
         if output.high_watermark is not None:

@@ -23,7 +23,8 @@ class PartitionRole:
     # At most one of the two is set: the role under `state.leader_epoch`.
     leader: PartitionLeader | None
     follower: PartitionFollower | None
-    # Never above the log's end, and moves back only where that is cut at damage.
+    # Never above the log's end, and moves back only where that is cut at damage. While another
+    # broker leads it may be below the log's start: a trim is heard of before what it took.
     high_watermark: int
     fitness: ReplicaFitness
     """Whether the log holds what it has acknowledged."""

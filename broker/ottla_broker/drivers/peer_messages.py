@@ -310,6 +310,16 @@ class SegmentVerificationCall(msgspec.Struct, frozen=True, array_like=True):
     max_bytes: int
 
 
+class TrimCall(msgspec.Struct, frozen=True, array_like=True):
+    """Asks a leader to have its partition begin further up; without an end named, at its own."""
+
+    topic_id: str
+    partition: int
+    before_offset: int | None
+    before_timestamp: int | None
+    dry_run: bool
+
+
 class CoordinatorCall(msgspec.Struct, frozen=True, array_like=True):
     """A command for the coordinator on one partition of an internal topic."""
 

@@ -89,7 +89,7 @@ class ReplicaRoles:
                 draining=draining_brokers(image),
             )
         elif same_epoch and hosted.leader is None and self._fetchers.is_following(hosted):
-            hosted.state = state
+            hosted.take_state(state)
         else:
             await self._fetchers.stop_following(hosted)
             await hosted.become_follower(state)

@@ -45,6 +45,7 @@ from ottla_broker.services.topics import TopicService
 from ottla_broker.services.transaction_calls import TransactionCalls
 from ottla_broker.services.transaction_markers import TransactionMarkerService
 from ottla_broker.services.transactions import TransactionService
+from ottla_broker.services.trims import TrimService
 from ottla_broker.settings import Settings
 from ottla_broker.site_policy import SitePolicy
 from ottla_protocol.models import Readiness
@@ -94,6 +95,7 @@ class BrokerContext:
     rest_consumers: RestConsumerService
     segments: SegmentInspectionService
     restores: RestoreService
+    trims: TrimService
     inflight: InflightBytes
     """Produce bodies."""
     other_bodies: InflightBytes

@@ -18,6 +18,7 @@ from ottla_broker.drivers.peer_messages import (
     SegmentListCall,
     SegmentVerificationCall,
     TimestampLookup,
+    TrimCall,
     UnreachableBroker,
     WriteMarkers,
     encode_fetch_answer,
@@ -60,6 +61,7 @@ _coordinator_call_decoder = msgspec.msgpack.Decoder(CoordinatorCall)
 _markers_decoder = msgspec.msgpack.Decoder(WriteMarkers)
 _timestamps_decoder = msgspec.msgpack.Decoder(TimestampLookup)
 _open_transactions_decoder = msgspec.msgpack.Decoder(OpenTransactionLookup)
+_trim_decoder = msgspec.msgpack.Decoder(TrimCall)
 _segments_decoder = msgspec.msgpack.Decoder(SegmentListCall)
 _verification_decoder = msgspec.msgpack.Decoder(SegmentVerificationCall)
 _quorum_decoder = msgspec.msgpack.Decoder(QuorumCall)
@@ -206,6 +208,11 @@ async def verify_segments(context: BrokerContext, post: Post) -> Answer:
     return msgpack_answer(await context.segments.verify_here(call))
 
 
+async def trim(context: BrokerContext, post: Post) -> Answer:
+    """Have a partition that is led here begin further up."""
+    return msgpack_answer(await context.trims.trim_here(decode(_trim_decoder, post.body)))
+
+
 def _route(path: str, handler: PostHandler, limit_bytes: int) -> PostRoute:
     return PostRoute(path, handler, lambda _: limit_bytes, admit=admit_member)
 
@@ -248,4 +255,5 @@ ROUTES = (
     _route(routes.INTERNAL_TIMESTAMPS, timestamps, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_SEGMENTS, segments, MAX_COMMAND_BYTES),
     _route(routes.INTERNAL_VERIFY_SEGMENTS, verify_segments, MAX_COMMAND_BYTES),
+    _route(routes.INTERNAL_TRIM, trim, MAX_COMMAND_BYTES),
 )

@@ -5,7 +5,7 @@ from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerBusyError, Purpose
 from ottla_cluster.controller.commands import Command, Response
-from ottla_protocol.errors import OttlaError, Outcome
+from ottla_protocol.errors import FencedLeaderEpochError, OttlaError, Outcome
 
 DECISION_TIMEOUT_MS = 10_000
 """How long a change of metadata may take, a controller's election included."""
@@ -33,6 +33,7 @@ class ControllerCommands:
         Raises:
             OttlaError: the controller's refusal.
             PeerBusyError: too many commands of clients wait there; told at once.
+            FencedLeaderEpochError: it names another leader epoch than there is; told at once.
             UnavailableError: no controller decided within DECISION_TIMEOUT_MS.
         """
         deadline_ms = monotonic_ms() + DECISION_TIMEOUT_MS
@@ -42,7 +43,8 @@ class ControllerCommands:
                 return await self._controller.execute(
                     command, timeout_ms=remaining_ms, purpose=Purpose.CLIENT
                 )
-            except PeerBusyError:
+            except (PeerBusyError, FencedLeaderEpochError):
+                # The same command would be refused again: its sender is to look at what changed.
                 raise
             except OttlaError as error:
                 again = error.retriable and (repeatable or error.outcome is Outcome.NOT_APPLIED)

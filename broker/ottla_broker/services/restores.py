@@ -146,6 +146,8 @@ class RestoreService:
                 partition.leading()
                 self._require_no_hole(partition, request.position)
                 batches = [bytearray(batch) for batch in request.batches]
+                if batches:
+                    await partition.begin_with(batches[0])
                 return partition, partition.append_restored(batches)
             except OttlaError as error:
                 # A topic that has just begun: its logs are being opened.
@@ -156,7 +158,8 @@ class RestoreService:
 
     @staticmethod
     def _require_no_hole(partition: Partition, position: int) -> None:
-        if position > partition.log.next_offset:
+        # Below its first offset it needs nothing, whatever batch that is amid.
+        if position > max(partition.log.next_offset, partition.state.first_offset):
             raise RestoreConflictError(
                 f"{partition.name} ends at {partition.log.next_offset}; what begins behind "
                 f"{position} would leave a hole",

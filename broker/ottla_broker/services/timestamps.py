@@ -48,7 +48,9 @@ async def find_by_timestamp(
         if batch is None:
             break
         count = batch.last_offset - batch.base_offset + 1
-        decoded = await decode_records([batch.data], batch.base_offset, max_records=count)
+        decoded = await decode_records(
+            [batch.data], max(batch.base_offset, offset), max_records=count
+        )
         found = next((record for record in decoded.records if record.timestamp >= timestamp), None)
         offset = batch.last_offset + 1
     # The disk took its time: what was read is worth nothing if the leadership went meanwhile.

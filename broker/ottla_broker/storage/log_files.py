@@ -345,6 +345,16 @@ class LogFiles:
                 )
         return segment.first_timestamp
 
+    def segments_below(self, offset: int, *, next_offset: int) -> RemovedSegments:
+        """How much would go if the log began at `offset`; it ends at `next_offset`."""
+        ends = (*(segment.base_offset for segment in self._segments[1:]), next_offset)
+        going = [
+            segment.size_bytes
+            for segment, end in zip(self._segments, ends, strict=True)
+            if segment.base_offset < end <= offset
+        ]
+        return RemovedSegments(len(going), sum(going))
+
     def forget_expired(self) -> None:
         """Give up the segments below the log's start; the lock is held exclusively.
 

@@ -153,15 +153,18 @@ class LogTrimmer:
 
     @property
     def _active_must_end(self) -> bool:
-        """Whether the active segment holds what has expired.
+        """Whether enough of the active segment has expired for it to end here.
 
-        A leader's log begins with a segment of its own. A follower's segments may be cut elsewhere,
-        and one that goes on would keep what its leader has removed.
+        Retention has a leader's log begin with a segment. A trim does not, nor does a leader's
+        start at a follower, whose segments may be cut elsewhere: what has expired of a segment that
+        goes on stays until all of it has. With half of it gone it ends, so that this is never much;
+        not with each little step of the start, or a log that is trimmed all the time would be one
+        of tiny segments.
         """
-        return (
-            self._appender.state.fill.batches > 0
-            and self._files.log_start_offset > self._files.active.base_offset
-        )
+        base_offset = self._files.active.base_offset
+        expired = self._files.log_start_offset - base_offset
+        total = self._appender.state.next_offset - base_offset
+        return self._appender.state.fill.batches > 0 and expired > 0 and 2 * expired >= total
 
     async def truncate_to(self, offset: int) -> None:
         """As `PartitionLog.truncate_to`, for an offset within the log."""

@@ -3,7 +3,7 @@
 Theory. The log is a sequence that only grows at its end, save for truncation after a change of
 leader. Three offsets describe it, always log_start_offset <= log_end_offset <= next_offset:
 
-    log_start_offset   first offset that is kept
+    log_start_offset   first offset that is kept, anywhere in a batch
     log_end_offset     end of what is durable: everything below is committed and synced
     next_offset        end of what is assigned: batches between the two are in memory, queued
 
@@ -615,7 +615,7 @@ class PartitionLog:
         Args:
             timestamp: what to look for; timestamps need not rise.
             limit: only a batch whose last offset is below it.
-            offset: begin with the first batch that does not begin below it; None for the log's
+            offset: begin with the first batch that does not end below it; None for the log's
                 start.
 
         Raises:
@@ -665,10 +665,15 @@ class PartitionLog:
         the log begins.
 
         Args:
-            offset: where a batch begins, or the log's end; all below is committed.
+            offset: at most the durable end, and anywhere in a batch: what holds it stays. All
+                below is committed.
         """
         assert offset <= self.log_end_offset, (offset, self.log_end_offset)
         self._files.advance_log_start(offset)
+
+    def segments_below(self, offset: int) -> RemovedSegments:
+        """The segments that would go with everything below `offset`."""
+        return self._files.segments_below(offset, next_offset=self.next_offset)
 
     @property
     def has_expired(self) -> bool:
@@ -678,7 +683,7 @@ class PartitionLog:
     async def remove_expired(self) -> RemovedSegments:
         """Remove the files of segments that lie wholly below the log's start.
 
-        An active segment that begins below it is sealed, to go with the others when its time comes.
+        An active segment of which half lies below is sealed, to go with the others in its time.
         Whoever reads one of them is waited for, and not interrupted.
 
         Raises:
@@ -742,7 +747,13 @@ class PartitionLog:
             return
         self._require_writable()
         await self._trimmer.truncate_to(offset)
+        await self._begin_at_start()
         self._apply_durability()
+
+    async def _begin_at_start(self) -> None:
+        """Begin anew where the log starts, if it ends below: a batch went that the start was in."""
+        if self.next_offset < self.log_start_offset:
+            await self.reset_to(self.log_start_offset)
 
     async def reset_to(self, offset: int) -> None:
         """Drop everything and begin again, empty, at `offset`: for a replica that is out of range.
@@ -774,8 +785,7 @@ class PartitionLog:
         if path is None:
             return
         self.damage.forget_from(path)
-        if self.next_offset < self.log_start_offset:
-            await self.reset_to(self.log_start_offset)
+        await self._begin_at_start()
         self._apply_durability()
 
     async def skip_to(self, offset: int) -> None:

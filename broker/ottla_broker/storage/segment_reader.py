@@ -74,7 +74,7 @@ def read_batches(
 def find_timestamp(
     connection: Any, timestamp: int, offset: int, *, sealed: bool
 ) -> tuple[int | None, int | None]:
-    """One step of a look-up among the batches that begin at or above `offset`.
+    """One step of a look-up among the batches that end at or above `offset`.
 
     The index of a sealed segment tells at once where the first batch of a time is. It knows nothing
     of those that come after: where the look-up begins behind that batch, as in an active segment,
@@ -84,6 +84,13 @@ def find_timestamp(
         The base offset of the first of them whose latest record is at or after `timestamp`, in ms,
         if there is one; and where the next step begins, None at the segment's end.
     """
+    holding = connection.execute(
+        "SELECT base_offset FROM (SELECT base_offset, last_offset FROM batches "
+        "WHERE base_offset <= ? ORDER BY base_offset DESC LIMIT 1) WHERE last_offset >= ?",
+        (offset, offset),
+    ).fetchall()
+    if holding:
+        offset = holding[0][0]
     if sealed and has_time_index(connection):
         first = connection.execute(
             "SELECT base_offset FROM time_index WHERE max_timestamp >= ? "

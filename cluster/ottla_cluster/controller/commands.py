@@ -150,6 +150,19 @@ class FinishRestore(CommandMessage, frozen=True, tag="finish_restore"):
     restore_id: str
 
 
+class TrimPartition(CommandMessage, frozen=True, tag="trim_partition"):
+    """A leader lets nobody read below an offset any more; from `TRIMS` on.
+
+    All below is committed and of transactions that are over, which the leader of `leader_epoch` has
+    made sure of. An offset that is not above the present one changes nothing.
+    """
+
+    topic_id: str
+    partition: int
+    leader_epoch: int
+    first_offset: int
+
+
 class DeleteTopic(CommandMessage, frozen=True, tag="delete_topic"):
     """Removes a topic with all its records."""
 
@@ -285,6 +298,7 @@ Command = (
     | AlterPartitions
     | BeginRestore
     | FinishRestore
+    | TrimPartition
 )
 """Any command of the controller."""
 
@@ -396,6 +410,14 @@ class RestoreFinishedResponse(ResponseMessage, frozen=True, tag="restore_finishe
 
     name: str
     topic_id: str
+
+
+class PartitionTrimmedResponse(ResponseMessage, frozen=True, tag="partition_trimmed"):
+    """Nobody reads below `first_offset`, which a trim before may have set further up."""
+
+    topic_id: str
+    partition: int
+    first_offset: int
 
 
 class AddPartitionsResponse(ResponseMessage, frozen=True, tag="partitions_added"):
@@ -527,6 +549,7 @@ Response = (
     | DrainsAdvancedResponse
     | BrokerUnregisteredResponse
     | RestoreFinishedResponse
+    | PartitionTrimmedResponse
 )
 """Any response of the controller."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OLDEST_FEATURE_LEVEL: Final = 1
 """The lowest level of a cluster that this version can be a part of."""
 
-LATEST_FEATURE_LEVEL: Final = 5
+LATEST_FEATURE_LEVEL: Final = 6
 """The highest level of a cluster that this version can be a part of."""
 
 
@@ -63,6 +63,7 @@ BROKER_DIRECTORIES: Final = Feature(
     "broker_directories", 4, "Telling one data directory of a broker from another"
 )
 TRANSACTIONS: Final = Feature("transactions", 5, "Writing records and offsets in a transaction")
+TRIMS: Final = Feature("trims", 6, "Trimming the beginning of a partition at any offset")
 
 FEATURES: Final[tuple[Feature, ...]] = (
     UNCLEAN_ELECTIONS,
@@ -76,6 +77,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     RESTORES,
     BROKER_DIRECTORIES,
     TRANSACTIONS,
+    TRIMS,
 )
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 

@@ -36,6 +36,7 @@ from ottla_cluster.controller.commands import (
     RegisterBroker,
     ReportUnfitReplicas,
     Response,
+    TrimPartition,
     UnregisterBroker,
     UpgradeFeatureLevel,
 )
@@ -63,6 +64,7 @@ from ottla_cluster.controller.topic_handlers import (
     create_topic,
     delete_topic,
 )
+from ottla_cluster.controller.trim_handlers import trim_partition
 from ottla_cluster.controller.unclean_election_handlers import elect_unclean
 from ottla_cluster.controller.unfit_replica_handlers import report_unfit_replicas
 from ottla_cluster.state_machine.result import Result
@@ -122,6 +124,8 @@ def _decide(  # noqa: C901  one case for each command
             return begin_restore(image, command, config, random)
         case FinishRestore():
             return finish_restore(image, command)
+        case TrimPartition():
+            return trim_partition(image, command)
         case ElectPreferred():
             return elect_preferred(image, command.partitions)
         case DrainBroker():

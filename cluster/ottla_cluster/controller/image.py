@@ -83,7 +83,8 @@ class Partition:
     unclean_leader_epoch: int | None = None
     """The last leader epoch that began with an unclean election; None when none did."""
     first_offset: int = 0
-    """Where its logs begin when they are new; above 0 only in a restored topic."""
+    """Nothing below it is read any more, and logs that are new begin there. It is above 0 where the
+    topic was restored so, or was trimmed; of what retention lets go it says nothing."""
     awaited_directory_id: str | None = None
     """The data directory with the log of the last ISR member, whose broker came back with another
     one; None while it is not known to be away."""

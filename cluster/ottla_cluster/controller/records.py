@@ -247,6 +247,17 @@ class TopicRestoreFinished(_Record, frozen=True, tag="rf"):
     topic_id: str
 
 
+class PartitionTrimmed(_Record, frozen=True, tag="pt"):
+    """Nobody reads below `first_offset` of the partition any more, at whatever broker.
+
+    It only rises. The partition epoch stays: nothing about its leader or its ISR depends on this.
+    """
+
+    topic_id: str
+    partition: int
+    first_offset: int
+
+
 MetadataRecord = (
     ClusterFormed
     | FeatureLevelChanged
@@ -271,6 +282,7 @@ MetadataRecord = (
     | BrokerUnregistered
     | TopicRestoreBegun
     | TopicRestoreFinished
+    | PartitionTrimmed
 )
 """Any record of the metadata log."""
 

@@ -31,6 +31,7 @@ from ottla_cluster.controller.records import (
     PartitionCreated,
     PartitionDirectoryAwaited,
     PartitionReassigned,
+    PartitionTrimmed,
     ProducerIdsAllocated,
     ReplicationThrottleChanged,
     TopicConfigsChanged,
@@ -117,6 +118,8 @@ class _Draft:
                 self._elect_uncleanly(record)
             case PartitionDirectoryAwaited():
                 self._await_directory(record)
+            case PartitionTrimmed():
+                self._trim_partition(record)
             case TopicConfigsChanged():
                 topics = self._own_topics()
                 topics[record.topic_id] = replace(topics[record.topic_id], configs=record.configs)
@@ -286,6 +289,12 @@ class _Draft:
             awaited_directory_id=record.directory_id,
             partition_epoch=record.partition_epoch,
         )
+
+    def _trim_partition(self, record: PartitionTrimmed) -> None:
+        partitions = self._own_partitions(record.topic_id)
+        before = partitions[record.partition]
+        assert record.first_offset > before.first_offset, (before, record)
+        partitions[record.partition] = replace(before, first_offset=record.first_offset)
 
     def _own_brokers(self) -> dict[int, BrokerRegistration]:
         if self._brokers is None:

@@ -107,7 +107,10 @@ def _batches(stream: IO[bytes], path: Path, chunk: Chunk) -> Iterator[tuple[byte
     left_bytes = chunk.size_bytes
     while left_bytes > 0:
         batch, header = _next_batch(stream, path, left_bytes)
-        if header.base_offset < position or header.next_offset > chunk.next_offset:
+        # A trim may have ended within the first batch, which is read whole.
+        begins_within = batches == 0 and header.next_offset > position
+        is_above = header.base_offset >= position or begins_within
+        if not is_above or header.next_offset > chunk.next_offset:
             raise DamagedBackupError(
                 f"{path}: a batch of {header.base_offset} to {header.last_offset} where "
                 f"{position} to {chunk.next_offset - 1} is left"

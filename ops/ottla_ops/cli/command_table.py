@@ -89,7 +89,7 @@ COMMANDS: Final = {
             "topic",
             "topic_commands",
             "app",
-            "Topics: list, create, describe, alter, add-partitions, delete.",
+            "Topics: list, create, describe, alter, trim, delete.",
         ),
         (
             "produce",

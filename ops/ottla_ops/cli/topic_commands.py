@@ -1,4 +1,4 @@
-"""`ottla topic`: list, create, describe, alter, add-partitions, delete."""
+"""`ottla topic`: list, create, describe, alter, add-partitions, trim, delete."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,13 +8,15 @@ import typer
 from ottla_ops.cli.confirmation import confirm
 from ottla_ops.cli.failures import CommandError, usage_error
 from ottla_ops.cli.session import session_of
+from ottla_ops.cli.topic_trimming import trim_topic
 
 if TYPE_CHECKING:
     from ottla_ops.cli.http_connection import Answer, HttpConnection
     from ottla_protocol.models import TopicDescription
 
 app = typer.Typer(
-    help="Topics: list, create, describe, alter, add-partitions, delete.", no_args_is_help=True
+    help="Topics: list, create, describe, alter, trim, delete.",
+    no_args_is_help=True,
 )
 
 TopicName = Annotated[str | None, typer.Argument(metavar="TOPIC", help="Name of the topic.")]
@@ -229,6 +231,9 @@ def add_partitions(
         return
     after = len(answer.decoded(TopicDescription).partitions)
     session.output.note(f"{name} had {before} partitions and has {after} now")
+
+
+app.command("trim")(trim_topic)
 
 
 @app.command("delete")

@@ -33,6 +33,7 @@ class State:
 
     topics: dict[str, list[list[dict]]] = field(default_factory=dict)
     configs: dict[str, dict] = field(default_factory=dict)
+    starts: dict[tuple[str, int], int] = field(default_factory=dict)
     answered: dict[str, dict] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     refusals: list[dict] = field(default_factory=list)
@@ -176,6 +177,8 @@ class _Api:
                 self.log_of(topic)
                 del self.state.topics[topic]
                 return 204, {}
+            case "POST", ["v1", "topics", topic, "partitions", partition, "trim"]:
+                return 200, self.trim(topic, int(partition), call.body)
             case "POST", ["v1", "topics", topic, "records"]:
                 return 200, self.produce(call, topic, None)
             case "POST", ["v1", "topics", topic, "partitions", partition, "records"]:
@@ -194,6 +197,33 @@ class _Api:
                     "leader_epoch": 0,
                 }
         raise ProblemError(404, "RESOURCE_NOT_FOUND")
+
+    def trim(self, topic, partition, body):
+        end = len(self.log_of(topic, partition))
+        former = self.state.starts.get((topic, partition), 0)
+        offset = body.get("before_offset", end)
+        if "before_timestamp" in body:
+            late = [
+                each["offset"]
+                for each in self.log_of(topic, partition)
+                if each["timestamp"] >= body["before_timestamp"]
+            ]
+            offset = min(late, default=end)
+        if offset > end:
+            raise ProblemError(416, "OFFSET_OUT_OF_RANGE", f"the log ends at {end}")
+        start = max(former, offset)
+        if not body["dry_run"]:
+            self.state.starts[topic, partition] = start
+        return {
+            "topic": topic,
+            "partition": partition,
+            "former_log_start_offset": former,
+            "log_start_offset": start,
+            "records": start - former,
+            "segments": 1,
+            "size_bytes": 16_384,
+            "dry_run": body["dry_run"],
+        }
 
     def log_of(self, topic, partition=0):
         logs = self.state.topics.get(topic)

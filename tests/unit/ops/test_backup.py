@@ -28,7 +28,7 @@ from ottla_ops.backup.manifest import (
 from ottla_ops.backup.pace import Pace
 from ottla_ops.backup.verification import damage_in, read_manifest
 from ottla_protocol.errors import LogTruncatedError, RequestTimedOutError, UnknownTopicIdError
-from ottla_protocol.record_batch import validate_batch
+from ottla_protocol.record_batch import read_header, validate_batch
 from tests.unit.ops.backup_source import FakeSource, batch_at, create
 
 files_are_synced = settings(max_examples=20)
@@ -36,12 +36,15 @@ files_are_synced = settings(max_examples=20)
 
 @st.composite
 def logs(draw):
-    """Batches with gaps between them, from any start; and the high watermark behind some."""
+    """Batches with gaps between them, from any start, also amid the first of them."""
     position = start = draw(st.integers(0, 50))
     batches = []
     for gap, records in draw(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=8)):
         batches.append(batch_at(position + gap, records, b"x" * draw(st.integers(0, 60))))
         position += gap + records
+    if batches and draw(st.booleans()):
+        first = read_header(batches[0])
+        start = draw(st.integers(start, first.last_offset))
     return start, batches
 
 

@@ -125,6 +125,24 @@ class TestWhatIsSent:
                 "/v1/topics/flights/partitions/2/offsets?at=earliest",
                 None,
             ),
+            (
+                calls.delete_records(
+                    "flights",
+                    2,
+                    before_offset=17,
+                    before_timestamp=None,
+                    before_end=False,
+                    dry_run=True,
+                ),
+                "POST",
+                "/v1/topics/flights/partitions/2/trim",
+                {
+                    "before_offset": 17,
+                    "before_timestamp": None,
+                    "before_end": False,
+                    "dry_run": True,
+                },
+            ),
         ],
     )
     def test_each_call(self, call, method, path, body):

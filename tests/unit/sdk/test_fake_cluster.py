@@ -11,10 +11,13 @@ from ottla_protocol import routes
 from ottla_protocol.errors import (
     InvalidPartitionsError,
     InvalidReplicationFactorError,
+    InvalidRequestError,
     InvalidTopicError,
     NotEnoughReplicasError,
+    OffsetOutOfRangeError,
     OttlaError,
     Outcome,
+    PolicyViolationError,
     PreferredLeaderNotAvailableError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
@@ -261,6 +264,36 @@ class TestAdmin:
             admin.delete_topic("trains")
             with pytest.raises(UnknownTopicOrPartitionError):
                 admin.describe_topic("trains")
+
+    def test_what_was_trimmed_is_read_no_more(self, cluster):
+        with cluster.producer() as producer:
+            for _ in range(2):
+                producer.send_many("flights", [b"one", b"two", b"three"], partition=0)
+                producer.flush()
+        admin = cluster.admin()
+        told = admin.delete_records("flights", 0, before_offset=4, dry_run=True)
+        assert (told.records, told.log_start_offset, told.dry_run) == (4, 4, True)
+        assert admin.offsets("flights", 0, "earliest").offset == 0
+        for _ in range(2):
+            assert admin.delete_records("flights", 0, before_offset=4).log_start_offset == 4
+        assert admin.delete_records("flights", 0, before_offset=2).records == 0
+        assert admin.offsets("flights", 0, "earliest").offset == 4
+        assert [record.offset for record in cluster.records("flights", 0)] == [4, 5]
+        with cluster.consumer(auto_offset_reset="earliest") as consumer:
+            consumer.assign([("flights", 0)])
+            (found,) = consumer.poll(timeout=5).values()
+            assert [record.offset for record in found] == [4, 5]
+        with pytest.raises(OffsetOutOfRangeError):
+            admin.delete_records("flights", 0, before_offset=7)
+        with pytest.raises(InvalidRequestError):
+            admin.delete_records("flights", 0)
+        assert admin.delete_records("flights", 0, before_end=True).log_start_offset == 6
+        assert cluster.records("flights", 0) == []
+
+    def test_only_topics_whose_records_may_go_are_trimmed(self, cluster):
+        cluster.create_topic("table", 1, configs={"cleanup.policy": "compact"})
+        with pytest.raises(PolicyViolationError):
+            cluster.admin().delete_records("table", 0, before_end=True)
 
     def test_the_cluster(self, cluster):
         admin = cluster.admin()

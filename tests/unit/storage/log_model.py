@@ -86,6 +86,16 @@ class LogModel:
         """Batches from the start on."""
         return [batch for batch in self.batches if batch.base >= self.start]
 
+    @property
+    def held(self):
+        """The same, with the one that the start is in."""
+        return [batch for batch in self.batches if batch.last >= self.start]
+
+    @property
+    def first_whole(self):
+        """The first offset from the start on that is amid no batch."""
+        return max([self.start, *(b.last + 1 for b in self.batches if b.base < self.start)])
+
     def append(self, records, batch):
         assert batch.base >= self.end
         self.records += records
@@ -134,9 +144,9 @@ class LogModel:
         )
 
     def first_at_or_after(self, timestamp, offset):
-        """The first record of that time or later in batches that do not begin below `offset`."""
+        """The first record of that time or later from `offset` on."""
         return next(
-            (r for r in self.records if r.batch >= offset and r.timestamp >= timestamp), None
+            (r for r in self.records if r.offset >= offset and r.timestamp >= timestamp), None
         )
 
 

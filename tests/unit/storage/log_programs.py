@@ -116,6 +116,8 @@ class LogProgram:
         self.requests = 0
         self.copies = 0
         self.crashes = 0
+        # What the metadata knows of the log's beginning: nothing below comes back.
+        self.trimmed_to = 0
         self.config = {
             "segment_bytes": SEGMENT_BYTES[numbers[0] % 3],
             "group_commit_max_bytes": 1_000,
@@ -160,9 +162,9 @@ class LogProgram:
         after, abandoned = self.model, self.log
         await abandoned.close()
         shutil.rmtree(abandoned.directory)
-        self.log = await self.harness.open(point.target, **self.config)
+        self.log = await self.trimmed(await self.harness.open(point.target, **self.config))
         assert self.log.recovery.damaged_from is None, f"damaged by a crash before {point.hit}"
-        stored = records_in(await read_all(self.log))
+        stored = await self.stored()
         # Where all was to go, what is left is the old log, with what compactions did to it.
         old = before if may_begin_anew and stored else after
         self.model = LogModel(
@@ -185,6 +187,18 @@ class LogProgram:
         ]
         if may_begin_anew and not stored:
             self.model.batches, self.model.let_go = [], []
+
+    async def trimmed(self, log):
+        """A log that was opened begins no lower than the metadata says; if need be, anew there."""
+        if log.log_end_offset < self.trimmed_to:
+            await log.reset_to(self.trimmed_to)
+        log.advance_log_start(self.trimmed_to)
+        return log
+
+    async def stored(self):
+        """What a reader finds: batches are read whole, also the one that the start is in."""
+        found = records_in(await read_all(self.log))
+        return [record for record in found if record.offset >= self.log.log_start_offset]
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -261,7 +275,7 @@ class LogProgram:
 
     async def truncate(self, *numbers):
         # What a compaction was told to be committed never goes.
-        least = min(max(self.model.start, self.model.committed), self.model.end)
+        least = min(max(self.model.first_whole, self.model.committed), self.model.end)
         offset = max(self.model.end - numbers[0] % 13, least)
         forgotten = [b for b in self.model.batches if b.last >= offset and b.request is not None]
         await self.log.truncate_to(offset)
@@ -283,15 +297,17 @@ class LogProgram:
         """With a segment for each batch it is exactly the old ones from the beginning on."""
         age_ms = (0, 5, 15, 100)[numbers[0] % 4]
         below_start = self.below_start_in_its_segment()
+        cut = [r for r in self.model.records if r.batch < self.model.start]
         committed, gone, kept = await self.enforce(numbers[1], retention_ms=age_ms)
         assert all(NOW_MS - r.timestamp > age_ms for r in gone), "what is young enough went"
         ages = [self.model.newest_timestamp(batch) for batch in kept]
         ages = [NOW_MS - newest for newest in ages if newest is not None]
-        if self.config["segment_bytes"] == 1 and kept and not self.model.is_compacted:
+        is_whole = not cut and not self.model.is_compacted
+        if self.config["segment_bytes"] == 1 and kept and is_whole:
             assert kept[0].last >= committed or ages[0] <= age_ms, "what is too old stayed"
         if committed == self.model.end and not self.model.is_compacted and ages:
             # What is hidden below the start counts while its segment is there: that goes whole.
-            ages += [NOW_MS - record.timestamp for record in below_start]
+            ages += [NOW_MS - record.timestamp for record in (*below_start, *cut)]
             assert min(ages) <= age_ms, "everything is too old and some stayed"
 
     def below_start_in_its_segment(self):
@@ -320,7 +336,8 @@ class LogProgram:
             await self.log.enforce_retention(high_watermark=committed, now_ms=NOW_MS)
         start = self.log.log_start_offset
         assert self.model.start <= start <= max(committed, self.model.start)
-        assert not any(b.base < start <= b.last for b in self.model.batches), "a batch is cut"
+        is_cut = any(b.base < start <= b.last for b in self.model.batches)
+        assert start == self.model.start or not is_cut, "a batch is cut"
         gone = [record for record in self.model.records if record.offset < start]
         self.model.begin_at(start)
         self.log.reconfigure(LogConfig(**self.config))
@@ -343,6 +360,19 @@ class LogProgram:
         with removals_watched(self.going):
             self.log.advance_log_start(starts[max(0, len(starts) - 1 - numbers[0] % 7)])
         self.model.begin_at(self.log.log_start_offset)
+
+    async def trim(self, *numbers):
+        """The log begins at any offset, amid a batch too, and never below it again."""
+        await self.log.wait_durable(self.model.end)
+        offset = max(self.model.end - numbers[0] % 11, self.model.start)
+        self.trimmed_to = max(self.trimmed_to, offset)
+        going = self.log.segments_below(offset)
+        with removals_watched(self.going):
+            self.log.advance_log_start(offset)
+            self.model.begin_at(offset)
+            if numbers[1] % 3:
+                removed = await self.log.remove_expired()
+                assert removed.count >= going.count, "what was told to go stays"
 
     async def remove_expired(self, *_):
         """Files go after the log's start has moved, and only those below it."""
@@ -367,7 +397,9 @@ class LogProgram:
             if found is None:
                 return None
             late = [r for r in records_in([found]) if r.timestamp >= timestamp]
-            assert late or self.model.is_compacted, f"time {timestamp} from offset {offset}"
+            late = [r for r in late if r.offset >= offset]
+            is_whole = found.base_offset >= offset and not self.model.is_compacted
+            assert late or not is_whole, f"time {timestamp} from offset {offset}"
             if late:
                 return late[0]
             offset = found.last_offset + 1
@@ -383,8 +415,8 @@ class LogProgram:
             return
         assert self.model.start <= offset <= self.model.end
         assert len(found) <= 1 or sum(len(batch.data) for batch in found) <= max_bytes
-        read = records_in(found)
-        batches = {batch.base for batch in self.model.kept if batch.last < limit}
+        read = [record for record in records_in(found) if record.offset >= self.model.start]
+        batches = {batch.base for batch in self.model.held if batch.last < limit}
         wanted = [r for r in self.model.records if r.batch in batches]
         wanted = [r for r in wanted if any(r.batch == b.base and b.last >= offset
                                            for b in self.model.batches)]  # fmt: skip
@@ -392,7 +424,7 @@ class LogProgram:
         assert found or not wanted
 
     async def restart(self, *_):
-        self.log = await self.harness.reopen(self.log, **self.config)
+        self.log = await self.trimmed(await self.harness.reopen(self.log, **self.config))
         await self.opened()
         assert self.log.recovery.verified_batches == 0
         assert self.log.recovery.damaged_from is None
@@ -402,7 +434,7 @@ class LogProgram:
         before = self.model.copy()
         self.model.opened(self.log.log_start_offset)
         if self.model.is_compacted:
-            found = records_in(await read_all(self.log))
+            found = await self.stored()
             revived = [record for record in found if record.offset < before.start]
             assert set(revived) <= set(before.let_go)
             assert found[len(revived) :] == before.records
@@ -425,7 +457,7 @@ class LogProgram:
             high_watermark=committed, now_ms=now_ms, limits=CompactionLimits(map_bytes=1 << 16)
         )
         self.log.reconfigure(LogConfig(**self.config))
-        found = records_in(await read_all(self.log))
+        found = await self.stored()
         check_compaction(
             self.model,
             found,
@@ -446,7 +478,7 @@ class LogProgram:
         target = self.root / f"crash-{self.copies}"
         shutil.copytree(self.log.directory, target)
         await self.log.close()
-        self.log = await self.harness.open(target, **self.config)
+        self.log = await self.trimmed(await self.harness.open(target, **self.config))
         await self.opened()
         assert self.log.recovery.damaged_from is None
         assert not self.log.recovery.suspect_tail
@@ -454,6 +486,7 @@ class LogProgram:
     # --- what holds after each of them ------------------------------------------------------------
 
     def check_ends(self):
+        assert self.log.log_start_offset >= self.trimmed_to, "what was trimmed is back"
         assert self.log.log_start_offset == self.model.start
         assert self.log.next_offset == self.model.end
         assert self.model.start <= self.log.log_end_offset <= self.model.end
@@ -462,7 +495,7 @@ class LogProgram:
             assert self.log.last_batch_epoch == last.epoch
 
     async def check_everything(self, *_):
-        found = records_in(await read_all(self.log))
+        found = await self.stored()
         assert found == self.model.records
         for record in found:
             assert self.log.leader_epochs.epoch_at(record.offset) == record.epoch
@@ -496,6 +529,7 @@ WEIGHTS = {
     "let_go_by_age": 3,
     "let_go_by_size": 3,
     "follow_the_leaders_start": 2,
+    "trim": 3,
     "remove_expired": 4,
     "compact": 5,
     "find_timestamps": 3,
@@ -516,6 +550,7 @@ CRASHING = frozenset(
         "let_go_by_age",
         "let_go_by_size",
         "remove_expired",
+        "trim",
         "compact",
     }
 )

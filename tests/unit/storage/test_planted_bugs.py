@@ -11,10 +11,11 @@ from ottla_broker.storage import (
     log_files,
     segment,
     segment_compaction,
+    segment_reader,
 )
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.segment import remove_file
-from tests.unit.storage.log_programs import WEIGHTS, ProgramFailedError, run_programs
+from tests.unit.storage.log_programs import WEIGHTS, LogProgram, ProgramFailedError, run_programs
 
 PROGRAMS_MAX = 600
 
@@ -163,3 +164,38 @@ def test_a_compaction_that_makes_room_before_the_new_file_counts(monkeypatch):
 
     monkeypatch.setattr(log_files, "replace_segments", removes_first)
     assert_caught(r"crash-\d+/.* damaged at offset|after a crash before|lost", {"compact"})
+
+
+TRIMS = {"trim", "remove_expired", "restart", "crash"}
+
+
+def test_a_trim_that_takes_the_segment_that_the_log_begins_in(monkeypatch):
+    def begins_in_it(self):
+        return len(self._segments) > 1 and self._segments[0].base_offset < self._log_start_offset
+
+    monkeypatch.setattr(LogFiles, "_first_has_expired", property(begins_in_it))
+    assert_caught("while the log begins at", TRIMS)
+
+
+def test_a_look_up_by_time_behind_the_batch_that_the_log_begins_in(monkeypatch):
+    sound = log_files.find_timestamp
+
+    def whole_batches(connection, timestamp, offset, **arguments):
+        found, then = sound(connection, timestamp, offset, **arguments)
+        if found is None or found >= offset:
+            return found, then
+        behind = segment_reader.next_base_offset(connection, found)
+        return (None, None) if behind is None else sound(connection, timestamp, behind, **arguments)
+
+    monkeypatch.setattr(log_files, "find_timestamp", whole_batches)
+    assert_caught("time ", TRIMS, {"find_timestamps"})
+
+
+def test_a_trim_that_only_files_remember(monkeypatch):
+    """As with retention: after a restart the log may begin lower."""
+
+    async def forgotten(_self, log):
+        return log
+
+    monkeypatch.setattr(LogProgram, "trimmed", forgotten)
+    assert_caught("what was trimmed is back", TRIMS)

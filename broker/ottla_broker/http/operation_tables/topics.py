@@ -1,7 +1,7 @@
 """Topics: `/v1/topics` and `/v1/metadata`."""
 
-from ottla_broker.http import metadata_tree, topics
-from ottla_broker.http.operation_tables.parameters import TOPIC, TOPIC_NAME_SCHEMA
+from ottla_broker.http import metadata_tree, topics, trims
+from ottla_broker.http.operation_tables.parameters import PARTITION, TOPIC, TOPIC_NAME_SCHEMA
 from ottla_broker.http.operation_tables.topic_configs import configs_schema
 from ottla_broker.http.operations import (
     THROUGH_THE_CONTROLLER,
@@ -24,9 +24,17 @@ from ottla_protocol.errors import (
     InvalidPartitionsError,
     InvalidReplicationFactorError,
     InvalidTopicError,
+    LeaderNotAvailableError,
+    OffsetNotAvailableError,
+    OffsetOutOfRangeError,
+    PolicyViolationError,
+    RequestTimedOutError,
+    StorageError,
     TopicAlreadyExistsError,
+    TopicBeingRestoredError,
     UnknownMetadataPathError,
     UnknownTopicOrPartitionError,
+    UnsupportedFeatureLevelError,
 )
 from ottla_protocol.models import (
     AddPartitionsRequest,
@@ -38,6 +46,7 @@ from ottla_protocol.models import (
     TopicList,
 )
 from ottla_protocol.models_tree import DEFAULT_TREE_LIMIT, MAX_TREE_LIMIT, TreeNodeDescription
+from ottla_protocol.models_trims import TrimmedPartition, TrimPartitionRequest
 
 LOOK_UP: Problems = (UnknownTopicOrPartitionError, ControllerNotAvailableError)
 CHANGE: Problems = (UnknownTopicOrPartitionError, InvalidTopicError, *THROUGH_THE_CONTROLLER)
@@ -160,6 +169,47 @@ OPERATIONS = (
         topics.delete_topic,
         parameters=(TOPIC,),
         problems=CHANGE,
+    ),
+    Operation(
+        "POST",
+        routes.PARTITION_TRIM,
+        "trimPartition",
+        "topics",
+        "Have a partition begin further up",
+        ok(TrimmedPartition, "Where it begins now, or would begin."),
+        trims.trim_partition,
+        description=(
+            "What is before goes for good, at all replicas: no leader brings it back. Asked for "
+            "again, it changes nothing. One of `before_offset`, `before_timestamp` (ms) and "
+            "`before_end` is named; only what is committed and of transactions that are over is "
+            "trimmed, and only in topics with `delete` in `cleanup.policy`."
+        ),
+        parameters=(TOPIC, PARTITION),
+        request=(
+            Content(
+                TrimPartitionRequest,
+                also={
+                    "oneOf": [
+                        {"required": ["before_offset"]},
+                        {"required": ["before_timestamp"]},
+                        {"required": ["before_end"]},
+                    ]
+                },
+                example={"before_end": True, "dry_run": True},
+            ),
+        ),
+        problems=(
+            OffsetOutOfRangeError,
+            OffsetNotAvailableError,
+            LeaderNotAvailableError,
+            RequestTimedOutError,
+            PolicyViolationError,
+            UnsupportedFeatureLevelError,
+            TopicBeingRestoredError,
+            StorageError,
+            *CHANGE,
+        ),
+        broker_only=True,
     ),
     Operation(
         "GET",

@@ -1,0 +1,36 @@
+"""Requests and responses of trims; the rules are those of `models`."""
+
+from ottla_protocol.models import Request, Response
+from ottla_protocol.models_groups import Offset
+
+
+class TrimPartitionRequest(Request, frozen=True):
+    """`POST …/partitions/{partition}/trim`: have a partition begin further up.
+
+    What is before `before_offset` goes, or before the first record at or after `before_timestamp`,
+    in ms since the epoch, or with `before_end` all that is committed; one of the three. With
+    `dry_run` nothing goes.
+    """
+
+    before_offset: Offset | None = None
+    before_timestamp: Offset | None = None
+    before_end: bool = False
+    dry_run: bool = False
+
+
+class TrimmedPartition(Response, frozen=True):
+    """Where the partition begins now, or with `dry_run` would begin.
+
+    `records` are the offsets that went: records, markers of transactions, and what compaction had
+    taken before. Files go whole: `segments` of them, with `size_bytes`, lie below the beginning and
+    are removed soon; what else went of a file goes with the rest of it.
+    """
+
+    topic: str
+    partition: int
+    former_log_start_offset: int
+    log_start_offset: int
+    records: int
+    segments: int
+    size_bytes: int
+    dry_run: bool
