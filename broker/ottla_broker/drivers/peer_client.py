@@ -59,6 +59,9 @@ MAX_PARKED_CALLS_PER_PEER = 4_096
 """Calls that wait at one peer for something to happen there; each takes a connection. Fewer where
 the descriptors of the process do not suffice: all peers share them."""
 
+STRANGERS_ANSWER_BYTES_MAX = 16 << 10
+"""How much is read of who is asked who it is, which says that in a hundred bytes."""
+
 
 _REQUEST_ID_FIELD = routes.HEADER_REQUEST_ID.encode("ascii")
 
@@ -256,7 +259,7 @@ class PeerClient:
         Over a connection of its own, so that nothing is remembered of the URL.
 
         Raises:
-            PeerUnavailableError: no answer.
+            PeerUnavailableError: no answer, or one over STRANGERS_ANSWER_BYTES_MAX.
             OttlaError: the error that it told.
         """
         cluster_id = self._headers[routes.HEADER_CLUSTER_ID]
@@ -266,7 +269,7 @@ class PeerClient:
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         with _failures_of(base_url, timeout_ms):
-            connection = await connect(base_url)
+            connection = await connect(base_url, answer_bytes_max=STRANGERS_ANSWER_BYTES_MAX)
             try:
                 answer = await connection.exchange(
                     head.encode("ascii"), body, deadline_ms=monotonic_ms() + timeout_ms

@@ -17,7 +17,7 @@ import httptools
 from ottla_broker.drivers.clock import monotonic_ms, within
 
 MAX_ANSWER_BYTES = 128 << 20
-"""An answer longer than this ends the connection."""
+"""A peer's answer longer than this ends the connection."""
 
 MAX_HEAD_BYTES = 16 << 10
 
@@ -61,9 +61,14 @@ class PeerConnection(asyncio.BufferedProtocol):
     """A connection; made by `loop.create_connection`.
 
     Once `is_reusable` is False it can only be closed.
+
+    Args:
+        answer_bytes_max: an answer whose body is longer ends the connection, before any memory is
+            taken for it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answer_bytes_max: int = MAX_ANSWER_BYTES) -> None:
+        self._answer_bytes_max = answer_bytes_max
         self._transport: asyncio.Transport | None = None
         # Set while an exchange waits for its answer.
         self._waiting: asyncio.Future[Answer] | None = None
@@ -166,7 +171,7 @@ class PeerConnection(asyncio.BufferedProtocol):
         head.status = parser.get_status_code()
         head.keep_alive = parser.should_keep_alive()
         self._filled = len(self._received) - end
-        if not self._filled <= head.content_length <= MAX_ANSWER_BYTES:
+        if not self._filled <= head.content_length <= self._answer_bytes_max:
             raise ConnectionResetError(f"a body of {head.content_length} bytes is announced")
         self._body = bytearray(head.content_length)
         self._body[: self._filled] = memoryview(self._received)[end:]

@@ -3,10 +3,11 @@
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urlsplit
 
 from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.drivers.peer_connection import PeerConnection
+from ottla_broker.drivers.peer_connection import MAX_ANSWER_BYTES, PeerConnection
 from ottla_broker.settings import split_address
 
 MAX_CONNECTIONS_PER_PEER = 256
@@ -152,8 +153,12 @@ class PeerPool:
                 peer.idle.pop()[0].close()
 
 
-async def connect(base_url: str) -> PeerConnection:
+async def connect(base_url: str, *, answer_bytes_max: int = MAX_ANSWER_BYTES) -> PeerConnection:
     """A new connection, which belongs to the caller.
+
+    Args:
+        base_url: where to.
+        answer_bytes_max: the longest body that an answer may have.
 
     Raises:
         ConnectFailedError: none could be made.
@@ -162,7 +167,7 @@ async def connect(base_url: str) -> PeerConnection:
         host, port = split_address(urlsplit(base_url).netloc)
         async with asyncio.timeout(CONNECT_TIMEOUT_MS / 1000):
             _, connection = await asyncio.get_running_loop().create_connection(
-                PeerConnection, host, port
+                partial(PeerConnection, answer_bytes_max), host, port
             )
     except TimeoutError:
         raise ConnectFailedError("connecting took too long", refused=False) from None

@@ -10,6 +10,7 @@ from aiohttp import web
 from ottla_broker.drivers import peer_client, peer_pool
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.peer_client import (
+    STRANGERS_ANSWER_BYTES_MAX,
     PeerBusyError,
     PeerClient,
     PeerUnavailableError,
@@ -172,6 +173,20 @@ async def test_a_broken_answer_may_stand_for_an_applied_call(peers, answer):
         with pytest.raises(PeerUnavailableError) as caught:
             await peers.post(url, "/echo", b"", timeout_ms=TIMEOUT_MS, purpose=Purpose.CLIENT)
     assert (caught.value.refused, caught.value.outcome) == (False, Outcome.UNKNOWN)
+
+
+async def test_a_stranger_is_told_no_secret_and_read_no_further_than_its_limit(peers, peer):
+    url, seen = peer
+    longest = b"x" * STRANGERS_ANSWER_BYTES_MAX
+    assert await peers.ask_stranger(url, "/echo", longest, timeout_ms=TIMEOUT_MS) == longest
+    _, headers, _, _ = seen[0]
+    assert headers["Ottla-Cluster-Id"] == "tests"
+    assert "Ottla-Cluster-Secret" not in headers
+    with pytest.raises(PeerUnavailableError) as told:
+        await peers.ask_stranger(url, "/echo", longest + b"x", timeout_ms=TIMEOUT_MS)
+    assert f"{len(longest) + 1} bytes" in told.value.detail
+    # It was asked, and a peer would have been heard out.
+    assert len(seen) == 2
 
 
 def few_places(places):
