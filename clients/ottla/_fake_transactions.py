@@ -152,7 +152,8 @@ class FakeTransactions:
         timeout_ms = DEFAULT_TIMEOUT_MS if request.timeout_ms is None else request.timeout_ms
         if not 0 < timeout_ms <= MAX_TIMEOUT_MS:
             raise InvalidTransactionTimeoutError(
-                f"timeout_ms must be 1 to {MAX_TIMEOUT_MS}, it is {timeout_ms}"
+                f"timeout_ms must be 1 to {MAX_TIMEOUT_MS}, it is {timeout_ms}",
+                field="timeout_ms",
             )
         name = request.transactional_id
         if request.transaction is not None:

@@ -28,6 +28,10 @@ GrantedEpoch = Annotated[int, Meta(ge=0, le=MAX_PRODUCER_EPOCH - 1)]
 
 Decision = Literal["committed", "aborted"]
 
+DEFAULT_LISTED_TRANSACTIONS = 100
+MAX_LISTED_TRANSACTIONS = 1_000
+"""How many transactional ids one answer tells of."""
+
 
 class InitialiseProducerRequest(Request, frozen=True):
     """`POST /v1/transactions`: take a transactional id over; whoever held it before is fenced.
@@ -83,7 +87,10 @@ class CommitTransactionRequest(Request, frozen=True):
 
 
 class AbortTransactionRequest(Request, frozen=True):
-    """`POST …/abort`: without `transaction` it is an operator's, of whatever is open."""
+    """`POST …/abort`: without `transaction` it is an operator's, of whatever is open.
+
+    So is one without a body.
+    """
 
     transaction: str | None = None
 
@@ -114,9 +121,14 @@ class TransactionListing(Response, frozen=True):
 
 
 class TransactionList(Response, frozen=True):
-    """`GET /v1/transactions`: by transactional id."""
+    """`GET /v1/transactions`: by transactional id.
+
+    Where there are more than the answer has, `next_cursor` is what to ask with as `cursor` for the
+    rest.
+    """
 
     transactions: list[TransactionListing]
+    next_cursor: str | None = None
 
 
 class TransactionPartition(Response, frozen=True):

@@ -137,7 +137,7 @@ def test_an_id_is_taken_over_once_however_often_it_is_asked_for(shared, teller, 
 def test_an_operator_sees_what_is_open_and_aborts_it(shared, teller, topic):
     http, url = shared.http, shared.any_url()
     base = teller.produce(topic, "open").expect(200).document["results"][0]["base_offset"]
-    listed = http.get(url + routes.TRANSACTIONS, state="Ongoing").expect(200).document
+    listed = http.get(url + routes.TRANSACTIONS, state="ongoing").expect(200).document
     mine = [
         each
         for each in listed["transactions"]
@@ -163,7 +163,7 @@ def test_an_operator_sees_what_is_open_and_aborts_it(shared, teller, topic):
     epoch = {"producer_epoch": identity["producer_epoch"]}
     assert http.post(url + path, epoch).expect(409).code == "INVALID_TXN_STATE"
 
-    aborted = http.post(url + f"/v1/transactions/{encoded}/abort", {}).expect(200).document
+    aborted = http.post(url + f"/v1/transactions/{encoded}/abort").expect(200).document
     assert aborted["state"] == "aborted"
     assert teller.commit().expect(409).code == "TRANSACTION_ABORTABLE"
     teller.abort().expect(200)

@@ -113,7 +113,9 @@ class Query:
         value = self._values.get("acks", "all")
         known = {"0": 0, "1": 1, "all": ACKS_ALL, "-1": ACKS_ALL}
         if value not in known:
-            raise InvalidRequiredAcksError(f"acks must be 0, 1 or all, not '{value}'")
+            raise InvalidRequiredAcksError(
+                f"acks must be 0, 1 or all, not '{value}'", parameter="acks"
+            )
         return known[value]
 
     def timeout_ms(self) -> int:

@@ -72,9 +72,10 @@ async def commit(context: BrokerContext, post: Post) -> Answer:
 
 
 async def abort(context: BrokerContext, post: Post) -> Answer:
-    """`POST /v1/transactions/{transactional_id}/abort`."""
+    """`POST /v1/transactions/{transactional_id}/abort`, an operator's perhaps without a body."""
     return await _answer(
         lambda: context.transactions.abort(
-            post.values["transactional_id"], _parsed(post, _abort_decoder)
+            post.values["transactional_id"],
+            _parsed(post if post.body else post._replace(body=b"{}"), _abort_decoder),
         )
     )

@@ -8,15 +8,21 @@ from ottla_broker.http.query import MAX_TIMESTAMP, Query, parse_integer, partiti
 from ottla_broker.http.topics import change_request, json_response
 from ottla_cluster.transactions.records import TransactionState
 from ottla_protocol.errors import InvalidRequestError, OttlaError, Outcome
-from ottla_protocol.models_transactions import AbortHangingRequest
-from ottla_protocol.transaction_tokens import MAX_PRODUCER_ID
+from ottla_protocol.models_transactions import (
+    DEFAULT_LISTED_TRANSACTIONS,
+    MAX_LISTED_TRANSACTIONS,
+    AbortHangingRequest,
+)
+from ottla_protocol.transaction_tokens import MAX_PRODUCER_ID, MAX_TRANSACTIONAL_ID_CHARACTERS
 
 MAX_AGE_MS = MAX_TIMESTAMP
+
+_STATES = {state.lower(): state for state in TransactionState}
 
 
 async def list_transactions(request: web.Request) -> web.Response:
     """`GET /v1/transactions`."""
-    query = Query(request.query.items(), ("state", "older_than_ms"))
+    query = Query(request.query.items(), ("state", "older_than_ms", "limit", "cursor"))
     state = query.text("state")
     older_than_ms = None
     if query.text("older_than_ms") is not None:
@@ -25,6 +31,10 @@ async def list_transactions(request: web.Request) -> web.Response:
         None if state is None else _states(state),
         older_than_ms=older_than_ms,
         now_ms=wall_clock_ms(),
+        limit=query.number(
+            "limit", DEFAULT_LISTED_TRANSACTIONS, minimum=1, maximum=MAX_LISTED_TRANSACTIONS
+        ),
+        behind=_cursor(query.text("cursor")),
     )
     return json_response(found)
 
@@ -79,19 +89,38 @@ async def abort_hanging(request: web.Request) -> web.Response:
 
 
 def _states(text: str) -> list[TransactionState]:
-    """The states of a list that is separated by commas.
+    """The states of a list that is separated by commas; capitals do not matter.
 
     Raises:
-        InvalidRequestError: there is no such state.
+        InvalidRequestError: there is no such state, or there are more than all.
     """
+    words = text.split(",", maxsplit=len(_STATES))
     try:
-        return [TransactionState(word) for word in text.split(",")]
-    except ValueError as error:
+        states = [_STATES[word.lower()] for word in words]
+    except KeyError:
+        states = []
+    if not 1 <= len(states) <= len(_STATES):
         raise InvalidRequestError(
             f"state must be some of {', '.join(TransactionState)}, separated by commas, not "
             f"'{text}'",
             parameter="state",
-        ) from error
+        )
+    return states
+
+
+def _cursor(text: str | None) -> str | None:
+    """The transactional id behind which to go on.
+
+    Raises:
+        InvalidRequestError: it is none that there could be.
+    """
+    if text is not None and not 1 <= len(text) <= MAX_TRANSACTIONAL_ID_CHARACTERS:
+        raise InvalidRequestError(
+            "cursor must be the next_cursor of an answer, of 1 to "
+            f"{MAX_TRANSACTIONAL_ID_CHARACTERS} characters",
+            parameter="cursor",
+        )
+    return text
 
 
 def _producer_id(text: str) -> int:

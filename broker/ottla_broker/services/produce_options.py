@@ -1,6 +1,7 @@
 """How a produce is to be acknowledged, and until when."""
 
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_cluster.transactions.known_ids import validate_transactional_id
@@ -37,27 +38,39 @@ class ProduceOptions:
         """
         if transaction is None:
             return cls.checked(acks, timeout_ms)
-        options = cls.checked(acks, timeout_ms, transaction.transactional_id)
+        options = cls.checked(acks, timeout_ms, transaction.transactional_id, acks_are="parameter")
         return replace(options, transaction=transaction)
 
     @classmethod
     def checked(
-        cls, acks: int, timeout_ms: int, transactional_id: str | None = None
+        cls,
+        acks: int,
+        timeout_ms: int,
+        transactional_id: str | None = None,
+        *,
+        acks_are: Literal["field", "parameter"] = "field",
     ) -> "ProduceOptions":
         """Options from a request.
+
+        Args:
+            acks: as the wire has them.
+            timeout_ms: how long all attempts may take together.
+            transactional_id: of the transaction that the batches belong to.
+            acks_are: where they were told, a field of the body or a parameter of the query.
 
         Raises:
             InvalidRequiredAcksError: acks is none of 0, 1 and -1, or less than all in a
                 transaction: what is lost after its commit would tear it.
             InvalidRequestError: the transactional id breaks a rule.
         """
+        where: dict[str, Any] = {acks_are: "acks"}
         if acks not in ACKS_LABELS:
-            raise InvalidRequiredAcksError(f"acks must be 0, 1 or all (-1), not {acks}")
+            raise InvalidRequiredAcksError(f"acks must be 0, 1 or all (-1), not {acks}", **where)
         if transactional_id is not None:
             validate_transactional_id(transactional_id)
             if acks != ACKS_ALL:
                 raise InvalidRequiredAcksError(
-                    f"acks must be all (-1) in a transaction, not {acks}"
+                    f"acks must be all (-1) in a transaction, not {acks}", **where
                 )
         return cls(acks, monotonic_ms() + timeout_ms, transactional_id)
 

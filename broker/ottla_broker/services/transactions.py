@@ -219,22 +219,30 @@ class TransactionService:
         *,
         older_than_ms: int | None,
         now_ms: int,
+        limit: int,
+        behind: str | None = None,
     ) -> models.TransactionList:
-        """The transactional ids of all coordinators, by id.
+        """Some transactional ids of all coordinators, by id.
 
         Args:
             states: only those; None for all.
             older_than_ms: only those whose transaction has been open, or ending, for longer.
             now_ms: the wall clock.
+            limit: how many at most.
+            behind: only ids that sort behind this one.
 
         Raises:
             UnavailableError: a coordinator did not answer in time.
         """
-        found = [
-            each
-            for each in await self.all_transactions(states)
-            if older_than_ms is None or (_age_ms(each, now_ms) or 0) > older_than_ms
-        ]
+        command = ListTransactions(
+            states=None if states is None else frozenset(states),
+            started_before_ms=None if older_than_ms is None else now_ms - older_than_ms,
+            behind=behind,
+            limit=limit,
+        )
+        known, has_more = await self._list(command)
+        found = known[:limit]
+        has_more = has_more or len(known) > limit
         return models.TransactionList(
             [
                 models.TransactionListing(
@@ -246,24 +254,43 @@ class TransactionService:
                     partitions=len(each.partitions),
                     age_ms=_age_ms(each, now_ms),
                 )
-                for each in sorted(found, key=lambda each: each.transactional_id)
-            ]
+                for each in found
+            ],
+            next_cursor=found[-1].transactional_id if has_more else None,
         )
 
-    async def all_transactions(
-        self, states: Collection[TransactionState] | None = None
-    ) -> list[TransactionalIdChanged]:
-        """What all coordinators know, in no order.
+    async def all_transactions(self) -> list[TransactionalIdChanged]:
+        """What all coordinators know, by id.
+
+        Not of one moment: each id is told as it is at some time after the call.
 
         Raises:
             UnavailableError: a coordinator did not answer in time.
         """
-        command = ListTransactions(None if states is None else frozenset(states))
+        found, has_more = await self._list(ListTransactions())
+        while has_more:
+            part, has_more = await self._list(ListTransactions(behind=found[-1].transactional_id))
+            found += part
+        return found
+
+    async def _list(self, command: ListTransactions) -> tuple[list[TransactionalIdChanged], bool]:
+        """The next ids of all coordinators together, by id, and whether others come behind them.
+
+        At least one, if there is any. Each coordinator tells only so many, so all of them together
+        are complete up to the first place where one of them has stopped.
+        """
         found: list[TransactionalIdChanged] = []
+        complete_to: list[str] = []
         for response, _ in await self._calls.ask_all(command):
             assert isinstance(response, ListTransactionsResponse)
             found.extend(response.transactions)
-        return found
+            if response.has_more:
+                complete_to.append(response.transactions[-1].transactional_id)
+        found.sort(key=lambda each: each.transactional_id)
+        if not complete_to:
+            return found, False
+        end = min(complete_to)
+        return [each for each in found if each.transactional_id <= end], True
 
     async def describe(
         self, transactional_id: str, *, now_ms: int

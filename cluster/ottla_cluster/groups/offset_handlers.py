@@ -107,7 +107,11 @@ def topic_ids_to_commit(
     validate_group_id(command.group)
     validate_offsets(command.offsets)
     if (command.member_id is None) != (command.generation is None):
-        raise InvalidRequestError("member_id and generation must be given together.")
+        missing = "member_id" if command.member_id is None else "generation"
+        raise InvalidRequestError(
+            f"member_id and generation must be given together: {missing} is missing.",
+            field=missing,
+        )
     if command.member_id is not None and command.generation is not None:
         group = member_group(image, command.group, command.member_id)
         return group, [

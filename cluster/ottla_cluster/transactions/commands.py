@@ -7,6 +7,7 @@ never cross the wire, and `decode_command` refuses them.
 """
 
 from ottla_cluster.state_machine.messages import CommandMessage, MessageDecoder, ResponseMessage
+from ottla_cluster.transactions.limits import MAX_LISTED_IDS
 from ottla_cluster.transactions.records import (
     EndedBy,
     ProducerIdentity,
@@ -122,15 +123,23 @@ class DescribeTransactionResponse(ResponseMessage, frozen=True, tag="transaction
 
 
 class ListTransactions(CommandMessage, frozen=True, tag="list_transactions"):
-    """The transactional ids of this coordinator, all or those in some states."""
+    """The transactional ids of this coordinator, by id, from one on."""
 
     states: frozenset[TransactionState] | None = None
+    """Only those in these states; None for all."""
+    started_before_ms: int | None = None
+    """Only those whose transaction, open or being ended, began before this time; None for all."""
+    behind: str | None = None
+    """Only ids that sort behind this one."""
+    limit: int = MAX_LISTED_IDS
+    """How many at most; never more than MAX_LISTED_IDS, fewer where they have many partitions."""
 
 
 class ListTransactionsResponse(ResponseMessage, frozen=True, tag="transactions_listed"):
-    """By transactional id."""
+    """By transactional id; `has_more` tells that others sort behind the last of them."""
 
     transactions: tuple[TransactionalIdChanged, ...]
+    has_more: bool = False
 
 
 ClientCommand = (

@@ -3,6 +3,7 @@
 Handlers are pure; see `ottla_cluster.groups.handlers`, whose runtime runs these, too.
 """
 
+from heapq import nsmallest
 from typing import assert_never
 
 from ottla_cluster.state_machine.result import Result
@@ -31,8 +32,9 @@ from ottla_cluster.transactions.known_ids import (
     expire_transactional_ids,
     known_transaction,
 )
+from ottla_cluster.transactions.limits import MAX_LISTED_IDS, MAX_LISTED_PARTITIONS
 from ottla_cluster.transactions.opening import add_partitions, initialise_producer
-from ottla_cluster.transactions.records import TransactionRecord
+from ottla_cluster.transactions.records import TransactionalIdChanged, TransactionRecord
 
 
 def handle(
@@ -73,10 +75,31 @@ def handle(
 def list_transactions(
     image: TransactionsImage, command: ListTransactions
 ) -> Result[TransactionRecord, ListTransactionsResponse]:
-    """All of them, or those in the states that are asked for."""
-    found = (
-        each
-        for _, each in sorted(image.transactions.items())
-        if command.states is None or each.state in command.states
+    """As many of those that are asked for as one answer may have; at least one, if there is any."""
+    wanted = (
+        transactional_id
+        for transactional_id, each in image.transactions.items()
+        if (command.behind is None or transactional_id > command.behind)
+        and _is_asked_for(command, each)
     )
-    return Result((), ListTransactionsResponse(tuple(found)))
+    limit = max(1, min(command.limit, MAX_LISTED_IDS))
+    first = nsmallest(limit + 1, wanted)
+    found: list[TransactionalIdChanged] = []
+    partitions = 0
+    for transactional_id in first[:limit]:
+        each = image.transactions[transactional_id]
+        partitions += len(each.partitions)
+        if found and partitions > MAX_LISTED_PARTITIONS:
+            break
+        found.append(each)
+    has_more = len(found) < len(first)
+    return Result((), ListTransactionsResponse(tuple(found), has_more))
+
+
+def _is_asked_for(command: ListTransactions, each: TransactionalIdChanged) -> bool:
+    if command.states is not None and each.state not in command.states:
+        return False
+    if command.started_before_ms is None:
+        return True
+    started_ms = each.started_timestamp_ms
+    return started_ms is not None and started_ms < command.started_before_ms

@@ -27,5 +27,11 @@ MAX_REMEMBERED_TAKEOVERS = 4
 time-outs of its call at most, seconds; so many other producers that take the id over meanwhile, and
 none of which waits for that, make it one of them."""
 
+MAX_LISTED_IDS = 1_000
+"""Transactional ids that a coordinator tells at once; the next question goes on behind them."""
+
+MAX_LISTED_PARTITIONS = MAX_PARTITIONS_PER_TRANSACTION
+"""How many partitions those ids have in all, unless one has more: some MiB of an answer."""
+
 MAX_WAITING_REQUESTS = 5_000
 """Commands whose response waits for a commit, at one coordinator."""

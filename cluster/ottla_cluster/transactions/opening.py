@@ -230,6 +230,7 @@ def _allowed_timeout_ms(timeout_ms: int | None, config: TransactionConfig) -> in
         return config.default_timeout_ms
     if not 0 < timeout_ms <= config.max_timeout_ms:
         raise InvalidTransactionTimeoutError(
-            f"timeout_ms must be 1 to {config.max_timeout_ms}, it is {timeout_ms}."
+            f"timeout_ms must be 1 to {config.max_timeout_ms}, it is {timeout_ms}.",
+            field="timeout_ms",
         )
     return timeout_ms

@@ -2,7 +2,7 @@
 
 import json
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -44,8 +44,12 @@ def list_transactions(
     context: typer.Context,
     *,
     state: Annotated[
-        list[State] | None,
-        typer.Option(help="Only those in this state; may be repeated.", case_sensitive=False),
+        list[str] | None,
+        typer.Option(
+            metavar="STATE[,STATE]",
+            autocompletion=lambda: list(State),
+            help=f"Only those in these states; may be repeated. Some of {', '.join(State)}.",
+        ),
     ] = None,
     older_than: Annotated[
         str | None,
@@ -55,19 +59,20 @@ def list_transactions(
     ] = None,
 ) -> None:
     """List transactional ids, with what is open or being ended."""
-    from ottla_protocol import routes
-    from ottla_protocol.models_transactions import TransactionList
+    import msgspec
+
+    from ottla_protocol.models_transactions import TransactionListing
 
     session = session_of(context)
     query: dict[str, object] = {
-        "state": ",".join(state) if state else None,
+        "state": ",".join(_states(state)) if state else None,
         "older_than_ms": None
         if older_than is None
         else moments.duration_ms(older_than, "--older-than"),
     }
-    answer = session.connect().request("GET", routes.TRANSACTIONS, query=query)
+    found = _listed(session, query)
     if session.output.as_json:
-        session.output.document(answer.document())
+        session.output.document({"transactions": found})
         return
     rows = [
         (
@@ -79,10 +84,41 @@ def list_transactions(
             _span(each.age_ms),
             _span(each.timeout_ms),
         )
-        for each in answer.decoded(TransactionList).transactions
+        for each in msgspec.convert(found, list[TransactionListing])
     ]
     headers = ("ID", "STATE", "PRODUCER", "EPOCH", "PARTITIONS", "OPEN FOR", "TIMEOUT")
     session.output.table(headers, rows)
+
+
+def _states(words: list[str]) -> list[State]:
+    """The states that are named, by one option or several; capitals do not matter.
+
+    Raises:
+        CommandError: there is no such state.
+    """
+    known = {state.lower(): state for state in State}
+    named = [word for each in words for word in each.split(",")]
+    for word in named:
+        if word.lower() not in known:
+            raise usage_error(f"--state must be some of {', '.join(State)}, not '{word}'")
+    return list(dict.fromkeys(known[word.lower()] for word in named))
+
+
+def _listed(session: Session, query: dict[str, object]) -> list[dict[str, Any]]:
+    """Every transactional id that is asked for, page after page."""
+    from ottla_protocol import routes
+    from ottla_protocol.models_transactions import MAX_LISTED_TRANSACTIONS
+
+    connection = session.connect()
+    listed: list[dict[str, Any]] = []
+    cursor = None
+    while True:
+        page = {**query, "limit": MAX_LISTED_TRANSACTIONS, "cursor": cursor}
+        answer = connection.request("GET", routes.TRANSACTIONS, query=page).document()
+        listed.extend(answer["transactions"])
+        cursor = answer.get("next_cursor")
+        if cursor is None:
+            return listed
 
 
 @app.command("describe")

@@ -12,8 +12,13 @@ from ottla_protocol.transaction_tokens import TransactionToken
 @pytest.mark.parametrize("acks", [0, 1])
 def test_a_transaction_needs_every_acknowledgement(acks):
     assert ProduceOptions.checked(acks, 1_000).acks == acks
-    with pytest.raises(InvalidRequiredAcksError, match="all"):
+    with pytest.raises(InvalidRequiredAcksError, match="all") as told:
         ProduceOptions.checked(acks, 1_000, "transfers")
+    assert told.value.members == {"field": "acks"}
+    with pytest.raises(InvalidRequiredAcksError, match="all") as told:
+        ProduceOptions.of_records(acks, 1_000, TransactionToken("transfers", 7, 0))
+    # It came in the query.
+    assert told.value.members == {"parameter": "acks"}
     assert ProduceOptions.checked(ACKS_ALL, 1_000, "transfers").transactional_id == "transfers"
 
 

@@ -1,5 +1,6 @@
 """Transactions as clients see them, over the real coordinator's decisions."""
 
+import msgspec
 import pytest
 
 from ottla_broker.services.transactions import TransactionService
@@ -265,8 +266,9 @@ async def test_a_list_has_those_that_are_asked_for(service, world):
 
     async def listed(states=None, older_than_ms=None):
         found = await service.list_transactions(
-            states, older_than_ms=older_than_ms, now_ms=NOW_MS + 1_000
+            states, older_than_ms=older_than_ms, now_ms=NOW_MS + 1_000, limit=10
         )
+        assert found.next_cursor is None
         return [each.transactional_id for each in found.transactions]
 
     assert await listed() == ["a", "b", "c"]
@@ -276,3 +278,39 @@ async def test_a_list_has_those_that_are_asked_for(service, world):
     assert await listed([TransactionState.ONGOING]) == ["b", "c"]
     assert await listed([TransactionState.COMPLETE_COMMIT]) == ["a"]
     assert await listed(older_than_ms=0) == ["b"]
+
+
+class Sharded(Coordinators):
+    """Ids that are spread over two coordinators, which tell two at once."""
+
+    async def ask_all(self, command):
+        command = msgspec.structs.replace(command, limit=min(2, command.limit))
+        whole = self.image.transactions
+        answers = []
+        for share in (sorted(whole)[:5], sorted(whole)[5:]):
+            image = TransactionsImage(transactions={name: whole[name] for name in share})
+            context = TransactionContext(TransactionConfig(), self.now_ms, 0)
+            answers.append((handle(image, command, context).response, 1))
+        return answers
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 8, 100])
+async def test_a_long_list_comes_in_pages_that_miss_and_repeat_nothing(groups, limit):
+    world = Sharded()
+    names = [f"id-{number}" for number in (3, 1, 4, 0, 5, 9, 2, 6)]
+    for name in names:
+        world.execute(InitialiseProducer(name, None, None))
+    service = TransactionService(calls=world, groups=groups, config=TransactionConfig())
+    seen, cursor = [], None
+    for _ in range(len(names) + 1):
+        page = await service.list_transactions(
+            None, older_than_ms=None, now_ms=NOW_MS, limit=limit, behind=cursor
+        )
+        assert 1 <= len(page.transactions) <= limit
+        seen += [each.transactional_id for each in page.transactions]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+        assert cursor == seen[-1]
+    assert seen == sorted(names)
+    assert [each.transactional_id for each in await service.all_transactions()] == sorted(names)

@@ -139,8 +139,10 @@ def test_only_members_commit_in_a_group_that_has_some(groups):
         groups.commit(0, 5, "a1", 1)
     with pytest.raises(NonEmptyGroupError):
         groups.commit(0, 5)
-    with pytest.raises(InvalidRequestError, match="together"):
-        groups.apply(CommitOffsets("g", (OffsetToCommit("orders", 0, 5),), "a2"))
+    for alone, missing in (({"member_id": "a2"}, "generation"), ({"generation": 1}, "member_id")):
+        with pytest.raises(InvalidRequestError, match="together") as told:
+            groups.apply(CommitOffsets("g", (OffsetToCommit("orders", 0, 5),), **alone))
+        assert told.value.members["field"] == missing
     groups.leave("a2")
     with pytest.raises(UnknownMemberIdError):
         groups.commit(0, 5, "a2", 1)

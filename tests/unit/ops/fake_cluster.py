@@ -88,7 +88,7 @@ class FakeCluster:
         self.state.refusals += [ProblemError(status, code, **members).document] * times
 
     def script(self, method, path, status, document):
-        """What the brokers answer to that call from now on."""
+        """What the brokers answer to that call from now on; a list is of pages by cursor."""
         self.state.scripted[method, path] = (status, document)
 
     def lose_answers(self, count):
@@ -156,7 +156,10 @@ class _Api:
             problem = self.state.refusals.pop(0)
             return problem["status"], problem
         if (call.method, call.path) in self.state.scripted:
-            return self.state.scripted[call.method, call.path]
+            status, document = self.state.scripted[call.method, call.path]
+            if isinstance(document, list):
+                return status, document[int(call.query.get("cursor", 0))]
+            return status, document
         if call.method == "PATCH":
             return 200, self.alter(call)
         return self.route(call)

@@ -78,15 +78,38 @@ def test_the_list_has_a_row_for_each_id(cli, cluster):
     assert rows_of(out)[1] == ["pay/out", "Ongoing", "7001", "3", "2", "1m35s", "1m"]
 
 
-def test_the_list_may_be_of_some_states_and_ages(cli, cluster):
+def test_the_list_goes_on_for_as_long_as_there_is_more(cli, cluster):
+    listed = [{**LISTED, "transactional_id": f"pay/{number}"} for number in range(3)]
+    pages = [
+        {"transactions": listed[:2], "next_cursor": "1"},
+        {"transactions": listed[2:], "next_cursor": None},
+    ]
+    cluster.script("GET", "/v1/transactions", 200, pages)
+    document = json.loads(cli("transaction", "list", "--json", to=cluster)[1])
+    assert document["transactions"] == listed
+    assert "next_cursor" not in document
+    assert [each.query.get("cursor") for each in cluster.calls("GET")] == [None, "1"]
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        ("--state", "Ongoing", "--state", "prepareabort"),
+        ("--state", "ONGOING,PrepareAbort"),
+        ("--state", "Ongoing,PrepareAbort", "--state", "ongoing"),
+    ],
+)
+def test_the_list_may_be_of_some_states_and_ages(cli, cluster, states):
     cluster.script("GET", "/v1/transactions", 200, {"transactions": []})
-    states = ("--state", "Ongoing", "--state", "prepareabort")
     code, out, _ = cli("transaction", "list", *states, "--older-than", "90s", to=cluster)
     assert (code, len(rows_of(out))) == (0, 1)
     assert cluster.calls("GET")[0].query == {
         "state": "Ongoing,PrepareAbort",
         "older_than_ms": "90000",
+        "limit": "1000",
     }
+    code, _, err = cli("transaction", "list", "--state", "Ongoing,open", to=cluster)
+    assert (code, "not 'open'" in err) == (2, True)
     assert cli("transaction", "list", "--older-than", "soon", to=cluster)[0] == 2
 
 

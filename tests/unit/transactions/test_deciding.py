@@ -2,6 +2,7 @@
 
 import pytest
 
+from ottla_cluster.transactions import handlers
 from ottla_cluster.transactions.commands import (
     AbortTransaction,
     AddPartitions,
@@ -341,8 +342,11 @@ def test_without_producer_ids_new_transactional_ids_wait(under_test):
 
 @pytest.mark.parametrize("timeout_ms", [0, -1, 900_001])
 def test_a_timeout_out_of_range_is_refused(under_test, timeout_ms):
-    with pytest.raises(InvalidTransactionTimeoutError, match="timeout_ms must be 1 to 900000"):
+    with pytest.raises(
+        InvalidTransactionTimeoutError, match="timeout_ms must be 1 to 900000"
+    ) as told:
         under_test.initialise(timeout_ms=timeout_ms)
+    assert told.value.members["field"] == "timeout_ms"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a\n", "x" * 250])
@@ -390,3 +394,48 @@ def test_transactions_are_listed_and_described(under_test):
     ongoing = ListTransactions(frozenset({TransactionState.ONGOING}))
     assert under_test.apply(ongoing).transactions == (under_test.found,)
     assert under_test.apply(DescribeTransaction("t")).transaction == under_test.found
+
+
+def test_a_list_ends_at_its_bounds_and_says_so(under_test, monkeypatch):
+    for name in "cabd":
+        under_test.apply(InitialiseProducer(name, None, None))
+
+    def listed(**asked):
+        answer = under_test.apply(ListTransactions(**asked))
+        return "".join(each.transactional_id for each in answer.transactions), answer.has_more
+
+    assert listed() == ("abcd", False)
+    assert listed(limit=2) == ("ab", True)
+    assert listed(limit=2, behind="b") == ("cd", False)
+    assert listed(behind="b0") == ("cd", False)
+    assert listed(behind="d") == ("", False)
+    assert listed(limit=0) == ("a", True)
+    monkeypatch.setattr(handlers, "MAX_LISTED_IDS", 3)
+    assert listed(limit=4) == ("abc", True)
+
+
+def test_a_list_ends_before_it_has_too_many_partitions_and_has_one_id_at_least(
+    under_test, monkeypatch
+):
+    for name in "abc":
+        granted = under_test.apply(InitialiseProducer(name, None, None)).granted
+        if name != "b":
+            under_test.apply(AddPartitions(name, granted, ORDERS))
+    answers = []
+    for most in (2, 3, 5, 6):
+        monkeypatch.setattr(handlers, "MAX_LISTED_PARTITIONS", most)
+        answer = under_test.apply(ListTransactions())
+        answers.append(
+            ("".join(each.transactional_id for each in answer.transactions), answer.has_more)
+        )
+    assert answers == [("a", True), ("ab", True), ("ab", True), ("abc", False)]
+
+
+def test_a_list_may_be_of_what_began_before_a_time(under_test):
+    identity = under_test.initialise()
+    under_test.apply(InitialiseProducer("idle", None, None))
+    under_test.add(identity)
+    began_ms = under_test.found.started_timestamp_ms
+    for before_ms, expected in ((began_ms, ()), (began_ms + 1, ("t",))):
+        found = under_test.apply(ListTransactions(started_before_ms=before_ms)).transactions
+        assert tuple(each.transactional_id for each in found) == expected

@@ -6,7 +6,10 @@ from ottla_cluster.groups.limits import MAX_GROUP_ID_LENGTH, MAX_MEMBER_ID_LENGT
 from ottla_protocol import routes
 from ottla_protocol.json_records import MAX_PARTITION
 from ottla_protocol.topic_names import MAX_TOPIC_NAME_LENGTH
-from ottla_protocol.transaction_tokens import MAX_TRANSACTIONAL_ID_CHARACTERS
+from ottla_protocol.transaction_tokens import (
+    MAX_TRANSACTION_TOKEN_CHARACTERS,
+    MAX_TRANSACTIONAL_ID_CHARACTERS,
+)
 
 MAX_NODE_ID = 2**31 - 1
 
@@ -52,8 +55,11 @@ TRANSACTION_HEADER = Parameter(
     "sees them before its commit. `acks` must be `all`.",
     {
         "type": "string",
-        "pattern": r"^(0|[1-9][0-9]{0,17})\.(0|[1-9][0-9]{0,3})\.[A-Za-z0-9._~-]+$",
-        "maxLength": MAX_TRANSACTIONAL_ID_CHARACTERS,
+        # Some more are taken: ids and epochs that a pattern cannot bound.
+        "pattern": (
+            r"^(0|[1-9][0-9]{0,17})\.(0|[1-9][0-9]{0,3})\.([A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+$"
+        ),
+        "maxLength": MAX_TRANSACTION_TOKEN_CHARACTERS,
     },
 )
 

@@ -33,6 +33,8 @@ from ottla_protocol.errors import (
     UnsupportedFeatureLevelError,
 )
 from ottla_protocol.models_transactions import (
+    DEFAULT_LISTED_TRANSACTIONS,
+    MAX_LISTED_TRANSACTIONS,
     AbortedHanging,
     AbortHangingRequest,
     AbortTransactionRequest,
@@ -47,7 +49,7 @@ from ottla_protocol.models_transactions import (
     TransactionList,
     TransactionOffsets,
 )
-from ottla_protocol.transaction_tokens import MAX_PRODUCER_ID
+from ottla_protocol.transaction_tokens import MAX_PRODUCER_ID, MAX_TRANSACTIONAL_ID_CHARACTERS
 
 HELD = (
     *COORDINATOR,
@@ -61,7 +63,10 @@ HELD = (
 TOKEN = "7001.0.payments"  # noqa: S105  no secret: it tells what the coordinator granted
 """An example."""
 
-_STATES = "|".join(TransactionState)
+_STATES = "|".join(
+    "".join(f"[{letter.upper()}{letter.lower()}]" for letter in state) for state in TransactionState
+)
+"""Capitals do not matter, which a pattern has no other word for."""
 
 OPERATIONS = (
     Operation(
@@ -163,11 +168,13 @@ OPERATIONS = (
         "Abort the transaction",
         ok(TransactionEnd, "It is decided; `transaction` is the next one's token."),
         description=(
-            "May be sent again. Without `transaction` it is an operator's, of whatever is open: "
-            "the producer's commit is refused, and it goes on once it has aborted, too."
+            "May be sent again. Without `transaction`, or without a body, it is an operator's, of "
+            "whatever is open: the producer's commit is refused, and it goes on once it has "
+            "aborted, too."
         ),
         parameters=(TRANSACTIONAL_ID,),
         request=(Content(AbortTransactionRequest, example={"transaction": TOKEN}),),
+        is_body_required=False,
         problems=(*HELD, TransactionAbortableError, InvalidTransactionStateError),
         broker_only=True,
     ),
@@ -177,14 +184,18 @@ OPERATIONS = (
         "listTransactions",
         "transactions",
         "Every transactional id",
-        ok(TransactionList, "By transactional id."),
+        ok(TransactionList, "By transactional id; `next_cursor` goes on."),
         transactions.list_transactions,
         parameters=(
             Parameter(
                 "state",
                 "query",
-                "Only in these states, separated by commas.",
-                {"type": "string", "pattern": f"^({_STATES})(,({_STATES})){{0,5}}$"},
+                f"Only in these states, separated by commas: {', '.join(TransactionState)}. "
+                "Capitals do not matter.",
+                {
+                    "type": "string",
+                    "pattern": f"^({_STATES})(,({_STATES})){{0,{len(TransactionState) - 1}}}$",
+                },
                 "Ongoing",
             ),
             Parameter(
@@ -192,6 +203,22 @@ OPERATIONS = (
                 "query",
                 "Only transactions that have been open, or ending, for longer, in milliseconds.",
                 integer(0, transactions.MAX_AGE_MS),
+            ),
+            Parameter(
+                "limit",
+                "query",
+                "How many to list at most.",
+                integer(1, MAX_LISTED_TRANSACTIONS, DEFAULT_LISTED_TRANSACTIONS),
+            ),
+            Parameter(
+                "cursor",
+                "query",
+                "The `next_cursor` of the answer before.",
+                {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": MAX_TRANSACTIONAL_ID_CHARACTERS,
+                },
             ),
         ),
         problems=COORDINATOR,
