@@ -629,6 +629,16 @@ class ReplicaNotAvailableError(UnavailableError):
     refresh_metadata = True
 
 
+class PartitionCountChangedError(UnavailableError):
+    """The topic has got more partitions since the request was divided among them.
+
+    With its Idempotency-Key it is sent again as it was, and then meets what is stored of it.
+    """
+
+    code = "PARTITION_COUNT_CHANGED"
+    title = "Number of partitions changed"
+
+
 class TopicBeingRestoredError(UnavailableError):
     """The topic is being restored from a backup: nobody reads or writes it until it is whole."""
 

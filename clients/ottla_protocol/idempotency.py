@@ -84,6 +84,16 @@ def key_within(transaction: str | None, key: str) -> str:
     return key if transaction is None else f"\0transaction\0{transaction}\0{key}"
 
 
+def divided_key(key: str, count: int) -> str:
+    """The key as it is digested where a request was divided among `count` partitions.
+
+    Of a topic that has got more of them: the same records go elsewhere then, and what is stored has
+    to tell with how many that was.
+    """
+    # No header has a NUL, so no other request has this key.
+    return f"\0divided\0{count}\0{key}"
+
+
 @dataclass(frozen=True, slots=True)
 class LineNumbers:
     """Which lines of a stream a batch has: `first`, `last`, and those between for its partition."""

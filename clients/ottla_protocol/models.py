@@ -336,11 +336,13 @@ class ManyTopicsProduceResponse(Response, frozen=True):
     records: list[TopicRecordPosition]
 
 
-class BatchToAppend(Request, frozen=True):
+class BatchToAppend(Request, frozen=True, omit_defaults=True):
     """One record batch of a binary produce.
 
     `idempotency` (32 bytes: digest of principal, topic and key, then of the body) is only taken
-    from brokers that forward a JSON produce.
+    from brokers that forward a JSON produce, and so is `partition_count`: where it is given, the
+    batch is appended only while its topic has so many partitions. An older broker takes no such
+    field, so it is left out where there is none.
     """
 
     topic: str
@@ -348,6 +350,7 @@ class BatchToAppend(Request, frozen=True):
     batch: memoryview
     topic_id: str | None = None
     idempotency: bytes | None = None
+    partition_count: int | None = None
 
 
 class BinaryProduceRequest(Request, frozen=True, omit_defaults=True):

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from ottla_broker.drivers.clock import monotonic_ms
 from ottla_cluster.controller.image import BrokerState, MetadataImage
 
 
@@ -44,6 +45,14 @@ class MetadataCache:
             or broker.broker_epoch != broker_epoch
             or broker.state is BrokerState.FENCED
         )
+
+    async def reached(self, version: int, *, timeout_ms: int) -> bool:
+        """Wait until an image of this version or a newer one is applied, at most `timeout_ms`."""
+        deadline_ms = monotonic_ms() + timeout_ms
+        while self.image.version < version:
+            if not await self.wait_for_change(timeout_ms=deadline_ms - monotonic_ms()):
+                return self.image.version >= version
+        return True
 
     async def wait_for_change(self, *, timeout_ms: int) -> bool:
         """Wait until an image newer than the present one is applied, at most `timeout_ms`."""

@@ -191,11 +191,17 @@ class ReplicaCopyReports(msgspec.Struct, frozen=True, array_like=True):
 
 
 class IdempotencyLookup(msgspec.Struct, frozen=True, array_like=True):
-    """Asks the leader of some partitions whether it knows an Idempotency-Key."""
+    """Asks the leader of some partitions whether it knows an Idempotency-Key.
+
+    With `metadata_version` the answer is one for good: it waits until the leader's metadata is at
+    least as new, and is refused while it is not certain that what is found stays. So what is not
+    found by then is appended later only by whoever knows how many partitions there were.
+    """
 
     topic_id: str
     partitions: list[int]
     idempotency: bytes
+    metadata_version: int | None = None
 
 
 class IdempotencyHit(msgspec.Struct, frozen=True, array_like=True):

@@ -83,6 +83,8 @@ def _check(wanted: BinaryProduceRequest) -> None:
         raise InvalidRequestError(f"timeout_ms must be from 1 to {MAX_PRODUCE_TIMEOUT_MS}")
     if any(batch.idempotency is not None for batch in wanted.batches):
         raise InvalidRequestError("idempotency is for brokers; clients send a producer id")
+    if any(batch.partition_count is not None for batch in wanted.batches):
+        raise InvalidRequestError("partition_count is for brokers")
 
 
 def produce_answer(

@@ -144,7 +144,7 @@ async def produce(context: BrokerContext, post: Post) -> Answer:
 async def idempotency(context: BrokerContext, post: Post) -> Answer:
     """Whether partitions led here hold an Idempotency-Key."""
     lookup = decode(_lookup_decoder, post.body)
-    return msgpack_answer(context.idempotency.look_up_here(lookup))
+    return msgpack_answer(await context.idempotency.answer(lookup))
 
 
 async def groups(context: BrokerContext, post: Post) -> Answer:

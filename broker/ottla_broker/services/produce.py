@@ -40,6 +40,7 @@ from ottla_protocol.errors import (
     NotEnoughReplicasError,
     OttlaError,
     Outcome,
+    PartitionCountChangedError,
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
@@ -143,7 +144,7 @@ class ProduceService:
         partition = self._replicas.hosted(batch.topic, batch.partition)
         if batch.topic_id is not None and batch.topic_id != partition.state.topic_id:
             raise UnknownTopicIdError(f"{batch.topic} was deleted and created again")
-        self._check_size(partition, batch)
+        self._check_topic(partition, batch)
         return partition
 
     def _append_to(
@@ -225,10 +226,13 @@ class ProduceService:
         except OttlaError as error:
             return _not_applied(error)
 
-    def _check_size(self, partition: Partition, batch: BatchToAppend) -> None:
+    def _check_topic(self, partition: Partition, batch: BatchToAppend) -> None:
+        """Refuse a batch that is too large for its topic, or was made for fewer partitions."""
         topic = self._metadata.image.topics.get(partition.state.topic_id)
         if topic is None:
             raise UnknownTopicIdError(f"{batch.topic} was deleted")
+        if batch.partition_count is not None:
+            _check_count(len(topic.partitions), batch.partition_count, partition, batch)
         limit = integer_config(topic.configs, MAX_MESSAGE_BYTES)
         if len(batch.batch) > limit:
             raise MessageTooLargeError(
@@ -305,13 +309,16 @@ class ProduceService:
         perhaps was, because the leader answers a batch that it holds with the original offsets.
         Too few in-sync replicas is told at once: it lasts longer than a caller wants to wait. So
         are too many produces that wait at the leader, which more attempts would only queue, and
-        a full disk, unless leadership is about to move to one with room.
+        a full disk, unless leadership is about to move to one with room; and another number of
+        partitions, among which the records have to be divided anew.
         """
         return (
             isinstance(result, OttlaError)
             and result.retriable
             and (result.outcome is Outcome.NOT_APPLIED or batch.idempotency is not None)
-            and not isinstance(result, NotEnoughReplicasError | PeerBusyError)
+            and not isinstance(
+                result, NotEnoughReplicasError | PeerBusyError | PartitionCountChangedError
+            )
             and (
                 not isinstance(result, InsufficientStorageError)
                 or self._somebody_has_room_for(batch)
@@ -387,6 +394,28 @@ class ProduceService:
 def _not_applied(error: OttlaError) -> OttlaError:
     METRICS.produce_errors.labels(error.code).inc()
     return error.with_outcome(Outcome.NOT_APPLIED)
+
+
+def _check_count(count: int, expected: int, partition: Partition, batch: BatchToAppend) -> None:
+    """Refuse a batch that was divided among `expected` partitions where there are `count`."""
+    if count > expected and not _holds(partition, batch):
+        raise PartitionCountChangedError(
+            f"{batch.topic} has {count} partitions by now, and the records were divided among "
+            f"{expected}: send the request again as it was, with its Idempotency-Key"
+        )
+    if count < expected:
+        raise LeaderNotAvailableError(
+            f"the leader of {batch.topic}-{batch.partition} does not know yet that there are "
+            f"{expected} partitions"
+        )
+
+
+def _holds(partition: Partition, batch: BatchToAppend) -> bool:
+    """Whether this very batch is stored there: then its append only tells where."""
+    if batch.idempotency is None:
+        return False
+    told = Idempotency.from_bytes(batch.idempotency)
+    return partition.log.check_idempotency(told.key_digest, told.body_digest) is not None
 
 
 def _own(batch: BatchToAppend) -> memoryview | bytearray:

@@ -3,12 +3,14 @@
 A request's records of one partition become one record batch, appended whole or not at all. With an
 Idempotency-Key every batch carries the key's digest and the body's; the split into partitions is a
 function of the request, the key and the number of partitions, so a retry finds its own batches
-whichever broker it reaches and whoever leads by then. Where the topic has got more partitions, what
-is stored of the request tells which number its split was made with.
+whichever broker it reaches and whoever leads by then. Where the topic has got more partitions, the
+key's digest has their number in it, so that what is stored tells with which one its split was made.
 """
 
+import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from ottla_broker.drivers.clock import wall_clock_ms
@@ -28,7 +30,7 @@ from ottla_protocol.errors import (
     UnavailableError,
     UnknownTopicOrPartitionError,
 )
-from ottla_protocol.idempotency import Idempotency, idempotency_for, key_within
+from ottla_protocol.idempotency import Idempotency, divided_key, idempotency_for, key_within
 from ottla_protocol.json_records import ParsedRecord
 from ottla_protocol.models import (
     AppendedBatch,
@@ -93,28 +95,56 @@ class RecordProduceService:
         topic = await self._topics.find(topic_name)
         if partition is not None:
             self._check_partition(topic, partition)
-        idempotency: Idempotency | None = None
-        if idempotency_key is not None:
-            # The same body to the path of another partition is another request.
-            request = body if partition is None else b"%d\n%b" % (partition, body)
-            key = key_within(options.token, idempotency_key)
-            idempotency = idempotency_for(ANONYMOUS, topic.name, key, request)
-        count = len(topic.partitions)
-        split = await _for_all(
-            records, _split, topic, records, count, partition, idempotency_key, numbers
+        if idempotency_key is None:
+            count = len(topic.partitions)
+            split = await _for_all(records, _split, topic, records, count, partition, None, numbers)
+            placing = _Placing(split)
+        else:
+            request = _KeyedRequest(
+                topic, records, partition, idempotency_key, body, options.token, numbers
+            )
+            placing = await self._place(request, options)
+            split = placing.split
+        results = await self.deliver_split(
+            topic,
+            records,
+            split,
+            {} if placing.stored is None else dict.fromkeys(split, placing.stored),
+            options,
+            partition_count=placing.partition_count,
         )
-        if idempotency is not None:
-            has_grown = partition is None and topic.former_partition_counts != ()
-            asked = [number for number in range(count) if has_grown or number not in split]
-            hits = await self._idempotency.look_up(topic, asked, idempotency, options)
-            if has_grown and not _explains(split, hits):
-                split = await _for_all(
-                    records, _former_split, topic, records, idempotency_key, hits
-                )
-        stored = None if idempotency is None else idempotency.to_bytes()
-        marks = {} if stored is None else dict.fromkeys(split, stored)
-        results = await self.deliver_split(topic, records, split, marks, options)
         return await _for_all(records, _response, topic, records, split, results, numbers)
+
+    async def _place(self, request: "_KeyedRequest", options: ProduceOptions) -> "_Placing":
+        """Where a request with an Idempotency-Key goes: to where it is, if it has been stored."""
+        count = len(request.topic.partitions)
+        split = await request.split(count)
+        plain = request.idempotency()
+        former = request.topic.former_partition_counts
+        if request.partition is not None or not former:
+            others = [number for number in range(count) if number not in split]
+            await self._idempotency.look_up(request.topic, others, plain, options)
+            partition_count = None
+            if request.partition is None:
+                partition_count = self._idempotency.counted(count)
+            return _Placing(split, plain.to_bytes(), partition_count)
+        tells_counts = self._idempotency.counted(count) is not None
+        counts = (*former[1:], count) if tells_counts else ()
+        marks = [(None, plain), *((number, request.idempotency(number)) for number in counts)]
+        found = await asyncio.gather(
+            *(
+                self._idempotency.look_up(
+                    request.topic, range(count), mark, options, for_good=tells_counts
+                )
+                for _, mark in marks
+            )
+        )
+        for (divided, mark), hits in zip(marks, found, strict=True):
+            if hits:
+                known = (divided,) if divided is not None else (*former, count)
+                return _Placing(await request.explained(hits, known), mark.to_bytes())
+        mark = request.idempotency(count) if tells_counts else plain
+        return _Placing(split, mark.to_bytes(), self._idempotency.counted(count))
 
     async def deliver_split(
         self,
@@ -123,6 +153,8 @@ class RecordProduceService:
         split: Mapping[int, Sequence[int]],
         marks: Mapping[int, bytes],
         options: ProduceOptions,
+        *,
+        partition_count: int | None = None,
     ) -> list[AppendedBatch | OttlaError]:
         """Encode and deliver each partition's records; results in the order of `split`.
 
@@ -136,17 +168,21 @@ class RecordProduceService:
             split: positions in `records`, by partition.
             marks: the idempotency of partitions whose batch is to have one.
             options: acks, deadline and transaction.
+            partition_count: how many partitions there have to be; None where it does not matter.
         """
         now_ms = wall_clock_ms()
-        transaction = options.transaction
-        batches = await _encode(topic, records, split, marks, transaction, now_ms)
+
+        async def encode(split: Mapping[int, Sequence[int]], stamp_ms: int) -> list[BatchToAppend]:
+            return await _encode(
+                topic, records, split, marks, options.transaction, stamp_ms, partition_count
+            )
+
+        batches = await encode(split, now_ms)
         results = await self._produce.deliver(batches, options)
         for position, (number, indexes) in enumerate(split.items()):
             leader_ms = _refused_stamp(results[position], now_ms)
             if leader_ms is not None:
-                again = await _encode(
-                    topic, records, {number: indexes}, marks, transaction, leader_ms
-                )
+                again = await encode({number: indexes}, leader_ms)
                 [results[position]] = await self._produce.deliver(again, options)
         return results
 
@@ -156,6 +192,82 @@ class RecordProduceService:
                 f"topic {topic.name} has partitions 0 to {len(topic.partitions) - 1}, "
                 f"not {partition}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Placing:
+    """Where the records of a request go.
+
+    Attributes:
+        split: positions of records by partition.
+        stored: what its batches leave behind; None without an Idempotency-Key.
+        partition_count: how many partitions there have to be; None where it does not matter, since
+            some of the request is known to be stored, or names its partition.
+    """
+
+    split: dict[int, list[int]]
+    stored: bytes | None = None
+    partition_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyedRequest:
+    """A request with an Idempotency-Key."""
+
+    topic: Topic
+    records: Sequence[ParsedRecord]
+    partition: int | None
+    key: str
+    body: bytes
+    token: str | None
+    numbers: Sequence[int] | None
+
+    async def split(self, count: int) -> dict[int, list[int]]:
+        """The records by one of `count` partitions."""
+        return await _for_all(
+            self.records,
+            _split,
+            self.topic,
+            self.records,
+            count,
+            self.partition,
+            self.key,
+            self.numbers,
+        )
+
+    def idempotency(self, divided: int | None = None) -> Idempotency:
+        """Its digests, where it was divided among so many partitions.
+
+        None stands for as many as the topic has had first, and for any number of them in what was
+        stored before the cluster was at the feature level that tells them apart.
+        """
+        # The same body to the path of another partition is another request.
+        body = self.body if self.partition is None else b"%d\n%b" % (self.partition, self.body)
+        key = key_within(self.token, self.key)
+        if divided is not None:
+            key = divided_key(key, divided)
+        return idempotency_for(ANONYMOUS, self.topic.name, key, body)
+
+    async def explained(
+        self, hits: Sequence[IdempotencyHit], counts: Sequence[int]
+    ) -> dict[int, list[int]]:
+        """The split that puts what is stored of the request where it is.
+
+        Raises:
+            UnavailableError: none does: this broker has not heard of all that were added.
+        """
+        for count in counts:
+            try:
+                split = await self.split(count)
+            except UnknownTopicOrPartitionError:
+                # A record names a partition that there was not: no attempt met this number.
+                continue
+            if _explains(split, hits):
+                return split
+        raise UnavailableError(
+            f"the number of partitions of {self.topic.name} is changing",
+            outcome=Outcome.NOT_APPLIED,
+        )
 
 
 def _refused_stamp(result: AppendedBatch | OttlaError, now_ms: int) -> int | None:
@@ -168,31 +280,6 @@ def _refused_stamp(result: AppendedBatch | OttlaError, now_ms: int) -> int | Non
     leader_ms = result.members.get("broker_time")
     is_own_stamp = result.members.get("timestamp") == now_ms
     return leader_ms if is_own_stamp and isinstance(leader_ms, int) else None
-
-
-def _former_split(
-    topic: Topic,
-    records: Sequence[ParsedRecord],
-    idempotency_key: str | None,
-    hits: Sequence[IdempotencyHit],
-) -> dict[int, list[int]]:
-    """The split of a request whose first attempt met fewer partitions.
-
-    Raises:
-        UnavailableError: none accounts for what is stored: this broker does not know yet how many
-            partitions there are.
-    """
-    for count in reversed(topic.former_partition_counts):
-        try:
-            split = _split(topic, records, count, None, idempotency_key)
-        except UnknownTopicOrPartitionError:
-            # A record names a partition that there was not: no attempt met this number.
-            continue
-        if _explains(split, hits):
-            return split
-    raise UnavailableError(
-        f"the number of partitions of {topic.name} is changing", outcome=Outcome.NOT_APPLIED
-    )
 
 
 def _explains(split: dict[int, list[int]], hits: Sequence[IdempotencyHit]) -> bool:
@@ -254,6 +341,7 @@ async def _encode(
     marks: Mapping[int, bytes],
     transaction: TransactionToken | None,
     now_ms: int,
+    partition_count: int | None,
 ) -> list[BatchToAppend]:
     def encode_all() -> list[BatchToAppend]:
         return [
@@ -267,6 +355,7 @@ async def _encode(
                 ),
                 topic_id=topic.topic_id,
                 idempotency=marks.get(partition),
+                partition_count=partition_count,
             )
             for partition, indexes in split.items()
         ]

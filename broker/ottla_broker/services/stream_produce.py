@@ -39,7 +39,7 @@ from ottla_protocol.errors import (
 )
 from ottla_protocol.idempotency import LineNumbers, key_within, stream_idempotency
 from ottla_protocol.json_records import ParsedRecord
-from ottla_protocol.models import AppendedBatch
+from ottla_protocol.models import ACKS_ALL, AppendedBatch
 from ottla_protocol.partitioning import partition_for_key
 from ottla_protocol.transaction_tokens import TransactionToken, encode_transaction
 
@@ -77,10 +77,15 @@ LineResult: TypeAlias = StoredLine | OttlaError
 
 @dataclass(slots=True)
 class _Destination:
-    """A topic as one stream writes to it: `count` partitions, for a stream with a key for ever."""
+    """A topic as one stream writes to it: `count` partitions, for a stream with a key for ever.
+
+    `is_settled`: some of the stream is committed, so whoever goes on with it elsewhere finds that
+    and divides the lines among as many. Until then they are appended only while there are so many.
+    """
 
     topic: Topic
     count: int
+    is_settled: bool = False
 
 
 @dataclass(slots=True)
@@ -237,9 +242,14 @@ class StreamProduceService:
         """Store the lines of one topic, and note what became of each in `results`."""
         records = [line.record for line in lines]
         marks = _marks(stream, destination, lines, split)
+        partition_count = None
+        if marks and stream.partition is None and not destination.is_settled:
+            partition_count = self._idempotency.counted(destination.count)
         answers = await self._record_produce.deliver_split(
-            destination.topic, records, split, marks, options
+            destination.topic, records, split, marks, options, partition_count=partition_count
         )
+        if options.acks == ACKS_ALL:
+            destination.is_settled |= any(isinstance(each, AppendedBatch) for each in answers)
         for (partition, positions), answer in zip(split.items(), answers, strict=True):
             parts = _parts(lines, positions, answer, may_cut=cuts < CUTS_MAX)
             if not parts:
@@ -266,6 +276,9 @@ class StreamProduceService:
             known.topic = topic
             if stream.key is None:
                 known.count = len(topic.partitions)
+            elif not known.is_settled and len(topic.partitions) > known.count:
+                # Nothing of it may be stored yet, and then its leaders want it divided anew.
+                known = stream.destinations[name] = await self._begun(stream, topic, options)
             return known
         if known is None and len(stream.destinations) >= TOPICS_PER_STREAM_MAX:
             raise MessageTooLargeError(
@@ -277,28 +290,29 @@ class StreamProduceService:
                 f"topic {topic.name} has partitions 0 to {len(topic.partitions) - 1}, "
                 f"not {stream.partition}"
             )
-        count = await self._partition_count(stream, topic, options)
-        destination = stream.destinations[name] = _Destination(topic, count)
+        destination = stream.destinations[name] = await self._begun(stream, topic, options)
         return destination
 
-    async def _partition_count(
+    async def _begun(
         self, stream: ProduceStream, topic: Topic, options: ProduceOptions
-    ) -> int:
-        """How many partitions there were when the first line of this stream was stored.
+    ) -> _Destination:
+        """The topic with as many partitions as when the first line of this stream was stored.
 
         A line that comes again has to meet itself, though the topic has more partitions by now.
         """
         count = len(topic.partitions)
         if stream.key is None or stream.partition is not None:
-            return count
+            return _Destination(topic, count)
         for former in reversed(topic.former_partition_counts):
             idempotency = stream_idempotency(
                 ANONYMOUS, topic.name, stream.digested_key, str(former), LineNumbers(0, 0)
             )
-            hits = await self._idempotency.look_up(topic, range(count), idempotency, options)
+            hits = await self._idempotency.look_up(
+                topic, range(count), idempotency, options, for_good=True
+            )
             if hits:
-                return former
-        return count
+                return _Destination(topic, former, is_settled=True)
+        return _Destination(topic, count)
 
 
 def _partition_of(stream: ProduceStream, share: _Share, line: StreamLine) -> int | OttlaError:

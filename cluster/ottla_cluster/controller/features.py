@@ -64,6 +64,9 @@ BROKER_DIRECTORIES: Final = Feature(
 )
 TRANSACTIONS: Final = Feature("transactions", 5, "Writing records and offsets in a transaction")
 TRIMS: Final = Feature("trims", 6, "Trimming the beginning of a partition at any offset")
+PARTITION_COUNTS: Final = Feature(
+    "partition_counts", 6, "Batches that are appended only while their topic has so many partitions"
+)
 
 FEATURES: Final[tuple[Feature, ...]] = (
     UNCLEAN_ELECTIONS,
@@ -78,6 +81,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     BROKER_DIRECTORIES,
     TRANSACTIONS,
     TRIMS,
+    PARTITION_COUNTS,
 )
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 
