@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +28,7 @@ FITHAW = 0xC0045878
 FILLED_BY_WRITING_BYTES = 8 * MEBIBYTE
 
 COMMAND_TIMEOUT_S = 30
+RETRY_INTERVAL_S = 0.1
 
 
 def needs(*programs, loop_devices=False):
@@ -134,10 +136,31 @@ class PoweredDisk:
             os.close(descriptor)
 
     def restore_power(self):
-        """Mount what is left; no process may have files open on it."""
-        run("umount", str(self.path))
-        self._mounted = False
-        self._mount()
+        """Mount what is left; no process may have files open on it.
+
+        Whoever made a mount namespace meanwhile holds the file system that was shut down, and
+        mounting gives back that one, until it is gone there as well.
+        """
+        deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
+        while True:
+            run("umount", str(self.path))
+            self._mounted = False
+            self._mount()
+            if self._takes_files():
+                return
+            assert time.monotonic() < deadline_s, f"{self.path} is held by another mount namespace"
+            time.sleep(RETRY_INTERVAL_S)
+
+    def _takes_files(self):
+        probe = self.path / ".power-is-back"
+        try:
+            probe.touch()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return False
+        probe.unlink()
+        return True
 
     @contextmanager
     def frozen(self):
