@@ -1,4 +1,4 @@
-"""How the SDK reaches a broker: one small port, and its aiohttp implementation.
+"""How the SDK reaches a broker: one small port, and its implementation over HTTP.
 
 Everything that the producer sends goes through `Transport`, so that a test can put a fake cluster
 in the place of the sockets. A transport answers every HTTP status with a `Response`; it raises only
@@ -11,10 +11,12 @@ import errno
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
+from ottla._answer_reader import NotAnAnswerError, UnannouncedLengthError
+from ottla._connections import BrokerConnections, NotSentError
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome, UnavailableError, error_from_problem
 
@@ -100,17 +102,26 @@ def error_of(response: Response, url: str) -> OttlaError:
 
 
 class AiohttpTransport:
-    """HTTP over aiohttp; the session is opened by the first call, on the loop that makes it.
+    """HTTP: a short way for POSTs, which carry records, and aiohttp for everything else.
+
+    Everything is opened by the first call that needs it, on the loop that makes it. A broker whose
+    answers do not announce their length, because a proxy stands before it, is left to aiohttp.
 
     Args:
         client_id: sent as the first word of User-Agent.
-        connections_per_broker: most connections to one broker.
+        connections_per_broker: most connections to one broker, on either way.
     """
 
     def __init__(self, *, client_id: str, connections_per_broker: int) -> None:
-        self._client_id = client_id
+        self._user_agent = f"{client_id} ottla-python"
         self._connections_per_broker = connections_per_broker
         self._session: aiohttp.ClientSession | None = None
+        self._connections = BrokerConnections(
+            user_agent=self._user_agent,
+            connections_per_broker=connections_per_broker,
+            max_body_bytes=MAX_RESPONSE_BYTES,
+        )
+        self._left_to_aiohttp: set[str] = set()
 
     async def post(
         self,
@@ -122,9 +133,27 @@ class AiohttpTransport:
         content_type: str = routes.MSGPACK,
     ) -> Response:
         """See `Transport`."""
-        return await self._call(
-            "POST", url, path, timeout_ms, data=body, headers={"Content-Type": content_type}
-        )
+        if url in self._left_to_aiohttp or not url.startswith("http://"):
+            return await self._call(
+                "POST", url, path, timeout_ms, data=body, headers={"Content-Type": content_type}
+            )
+        try:
+            answer = await self._connections.post(
+                url, path, body, content_type=content_type, timeout_ms=timeout_ms
+            )
+        except UnannouncedLengthError as error:
+            self._left_to_aiohttp.add(url)
+            raise BrokerUnreachableError(f"{url}: {error}") from error
+        except NotSentError as error:
+            raise BrokerUnreachableError(
+                f"{url}: {error}", outcome=Outcome.NOT_APPLIED, refused=error.refused
+            ) from error
+        except TimeoutError as error:
+            raise _too_late(url, timeout_ms) from error
+        except (NotAnAnswerError, OSError) as error:
+            raise BrokerUnreachableError(f"{url}: {error}") from error
+        # A cast, because what reads bytes reads this too, and a fetched megabyte is not copied.
+        return Response(answer.status, answer.content_type, cast(bytes, answer.body))
 
     async def get(self, url: str, path: str, *, timeout_ms: int) -> Response:
         """See `Transport`."""
@@ -132,6 +161,9 @@ class AiohttpTransport:
 
     async def close(self) -> None:
         """See `Transport`."""
+        self._connections.close()
+        # What was closed just now ends with the loop's next turn.
+        await asyncio.sleep(0)
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -148,7 +180,7 @@ class AiohttpTransport:
                 ),
                 # The deadline of each call bounds it; aiohttp's own five minutes would not.
                 timeout=aiohttp.ClientTimeout(total=None),
-                headers={"User-Agent": f"{self._client_id} ottla-python"},
+                headers={"User-Agent": self._user_agent},
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
@@ -190,8 +222,12 @@ def _unreachable(url: str, error: Exception, timeout_ms: int) -> BrokerUnreachab
     if isinstance(error, aiohttp.InvalidURL | aiohttp.ConnectionTimeoutError):
         return BrokerUnreachableError(f"{url}: {error}", outcome=Outcome.NOT_APPLIED)
     if isinstance(error, TimeoutError):
-        return BrokerUnreachableError(f"{url}: no answer within {timeout_ms} ms")
+        return _too_late(url, timeout_ms)
     return BrokerUnreachableError(f"{url}: {str(error) or type(error).__name__}")
+
+
+def _too_late(url: str, timeout_ms: int) -> BrokerUnreachableError:
+    return BrokerUnreachableError(f"{url}: no answer within {timeout_ms} ms")
 
 
 Handler = Callable[[str, str, str, bytes], "Response | Awaitable[Response]"]

@@ -1,4 +1,4 @@
-"""What the aiohttp transport sends, and what it says of calls that failed."""
+"""What the transport sends, and what it says of calls that failed."""
 
 import asyncio
 
@@ -69,6 +69,13 @@ async def test_a_refused_connection_proves_that_nothing_was_applied(transport):
     assert caught.value.refused
 
 
+async def test_a_refused_post_proves_it_too(transport):
+    with pytest.raises(BrokerUnreachableError, match="refused") as caught:
+        await transport.post(f"http://127.0.0.1:{free_ports(1)[0]}", "/", b"", timeout_ms=5_000)
+    assert caught.value.outcome is Outcome.NOT_APPLIED
+    assert caught.value.refused
+
+
 @pytest.mark.parametrize("answer", [None, b"", b"nonsense\r\n\r\n"])
 async def test_anything_after_the_connection_proves_nothing(transport, serve, answer):
     url, _ = await serve(answer)
@@ -76,6 +83,16 @@ async def test_anything_after_the_connection_proves_nothing(transport, serve, an
         await transport.post(url, "/", b"", timeout_ms=200)
     assert caught.value.outcome is Outcome.UNKNOWN
     assert not caught.value.refused
+
+
+async def test_answers_of_unannounced_length_are_read_by_the_general_client(transport, serve):
+    chunked = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    url, seen = await serve(chunked)
+    with pytest.raises(BrokerUnreachableError, match="not announced") as caught:
+        await transport.post(url, "/", b"", timeout_ms=5_000)
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert (await transport.post(url, "/", b"", timeout_ms=5_000)).body == b"ok"
+    assert len(seen) == 2
 
 
 async def test_a_mock_answers_by_function_and_in_time():
