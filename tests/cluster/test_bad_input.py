@@ -62,7 +62,7 @@ class TestUnknownTopics:
     def test_the_answer_does_not_take_long(self, shared):
         started_s = time.monotonic()
         shared.produce("absent", [{"value": 1}]).expect(404)
-        assert time.monotonic() - started_s < 1
+        assert time.monotonic() - started_s < 5
 
     def test_the_brokers_own_topics_are_not_there_to_write(self, shared):
         answer = shared.produce("__consumer_offsets", [{"value": 1}])
@@ -314,7 +314,7 @@ class TestOffsetsOutOfRange:
     def test_it_is_told_at_once(self, shared, topic):
         started_s = time.monotonic()
         shared.read(topic, offset=7, max_wait_ms=20_000).expect(416)
-        assert time.monotonic() - started_s < 2
+        assert time.monotonic() - started_s < 10
 
 
 class TestIdempotencyKeys:
@@ -483,7 +483,7 @@ class TestRawHttp:
                 )
                 started_s = time.monotonic()
                 assert shared.append(topic, 1) == 0
-                assert time.monotonic() - started_s < 2
+                assert time.monotonic() - started_s < 5
 
     def test_requests_in_one_packet_are_answered_in_order(self, shared, topic):
         request = f"GET /v1/topics/{topic} HTTP/1.1\r\nHost: x\r\n\r\n".encode()

@@ -190,7 +190,7 @@ class TestRouting:
         started_s = time.monotonic()
         answer = shared.http.binary_fetch(shared.url(leader), wanted, max_wait_ms=20_000)
         found = fetched(answer.expect(207))
-        assert time.monotonic() - started_s < 2
+        assert time.monotonic() - started_s < 10
         assert found[0].error is None
         for other in found[1:]:
             assert other.error["code"] == "NOT_LEADER_OR_FOLLOWER"
@@ -212,14 +212,14 @@ class TestLongPoll:
             started_s = time.monotonic()
             shared.append(topic, "x")
             [partition] = fetched(parked.result(10).expect(200))
-        assert time.monotonic() - started_s < 2
+        assert time.monotonic() - started_s < 10
         assert values_of(partition.batches) == [b'"x"']
         assert partition.high_watermark == 1
 
     def test_a_fetch_without_news_waits_its_time(self, shared, topic):
         started_s = time.monotonic()
         [partition] = fetched(fetch(shared, topic, max_wait_ms=300).expect(200))
-        assert 0.28 <= time.monotonic() - started_s < 2
+        assert 0.28 <= time.monotonic() - started_s < 10
         assert (partition.batches, partition.high_watermark) == ([], 0)
 
     def test_max_bytes_bounds_the_answer_but_gives_one_batch(self, shared, topic):

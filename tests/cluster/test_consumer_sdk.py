@@ -53,7 +53,8 @@ def test_records_come_whole_under_every_compression(shared, topic, compression):
 
 def test_a_waiting_poll_gets_a_record_soon_after_it_is_written(shared, topic):
     name = TopicPartition(topic, 0)
-    with consumer_of(shared) as consumer, Producer(urls(shared)) as producer:
+    options = {"fetch_max_wait_ms": 20_000}
+    with consumer_of(shared, **options) as consumer, Producer(urls(shared)) as producer:
         consumer.assign([name])
         assert consumer.poll(1.2) == {}
         written = []
@@ -66,7 +67,7 @@ def test_a_waiting_poll_gets_a_record_soon_after_it_is_written(shared, topic):
         assert offsets(consumer.poll(WAIT_S)[name]) == [0]
         eventually(lambda: written)
         # Far below fetch_max_wait_ms: the broker answers when there is something.
-        assert time.monotonic() - written[0] < 0.3
+        assert time.monotonic() - written[0] < 10
 
 
 async def test_the_same_with_asyncio(shared, topic):
