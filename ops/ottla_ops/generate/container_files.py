@@ -35,7 +35,7 @@ RUN python -m venv /opt/ottla \\
     && /opt/ottla/bin/pip install --no-cache-dir --constraint constraints.txt '.[server]'
 
 FROM {python}
-RUN useradd --system --uid {user} --no-create-home ottla \\
+RUN useradd --uid {user} --user-group --no-create-home --shell /usr/sbin/nologin ottla \\
     && install --directory --owner ottla --mode 0700 {data}
 COPY --from=build /opt/ottla /opt/ottla
 ENV PATH=/opt/ottla/bin:$PATH \\
@@ -46,8 +46,10 @@ VOLUME {data}
 EXPOSE {port}
 # The broker is the first process and hears SIGTERM itself: it exits within {stops} seconds.
 STOPSIGNAL SIGTERM
+# Not by a proxy, which Docker tells containers of; and a broker that hangs is no broker.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \\
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:{port}{live}')"]
+    CMD ["python", "-c", "import urllib.request as r; \\
+r.build_opener(r.ProxyHandler({{}})).open('http://127.0.0.1:{port}{live}', timeout=4)"]
 ENTRYPOINT ["python", "-m", "{module}"]
 """
 
