@@ -188,7 +188,7 @@ def _answers(responses: Mapping[str, Any]) -> str:
     rows = [
         (
             status,
-            _text(response),
+            _text(response) + _leads_to(response.get("links", {})),
             "<br>".join(
                 f"{_code(name)} {_answer_type(name, content)}"
                 for name, content in response.get("content", {}).items()
@@ -197,6 +197,14 @@ def _answers(responses: Mapping[str, Any]) -> str:
         for status, response in responses.items()
     ]
     return _table("Answers", ("Status", "Meaning", "Body"), rows)
+
+
+def _leads_to(links: Mapping[str, Any]) -> str:
+    """The operations that go on with an answer."""
+    if not links:
+        return ""
+    names = ", ".join(f'<a href="#{escape(name)}">{escape(name)}</a>' for name in links)
+    return f" Leads to {names}."
 
 
 def _answer_type(media_type: str, content: Mapping[str, Any]) -> str:

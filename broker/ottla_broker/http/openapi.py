@@ -12,7 +12,14 @@ from typing import Any
 
 import msgspec
 
-from ottla_broker.http.operations import Content, Operation, Parameter, Reply, documented_path
+from ottla_broker.http.operations import (
+    Content,
+    Link,
+    Operation,
+    Parameter,
+    Reply,
+    documented_path,
+)
 from ottla_broker.http.post import RETRY_AFTER_STATUSES
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome
@@ -207,6 +214,17 @@ def _reply(reply: Reply, schemas: _Schemas) -> dict[str, Any]:
     }
     if reply.contents:
         described["content"] = _content(reply.contents, schemas)
+    if reply.links:
+        described["links"] = {each.operation_id: _link(each) for each in reply.links}
+    return described
+
+
+def _link(link: Link) -> dict[str, Any]:
+    described: dict[str, Any] = {"operationId": link.operation_id}
+    if link.parameters:
+        described["parameters"] = dict(link.parameters)
+    if link.body:
+        described["requestBody"] = dict(link.body)
     return described
 
 

@@ -114,6 +114,23 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """What an answer leads to: an operation that goes on with what this one was told or made.
+
+    Values are as they are, or runtime expressions of OpenAPI: `$response.body#/name`.
+
+    Attributes:
+        operation_id: what comes next.
+        parameters: values of its parameters by name, where two have one name by `path.name`.
+        body: members of its body; what else that needs is the caller's to say.
+    """
+
+    operation_id: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """One status that is no `application/problem+json`.
 
@@ -122,12 +139,14 @@ class Reply:
         description: one sentence.
         contents: the body, by media type; none where there is no body.
         headers: names and descriptions of headers that it has.
+        links: what it leads to, at most one link to each operation.
     """
 
     status: int
     description: str
     contents: tuple[Content, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    links: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

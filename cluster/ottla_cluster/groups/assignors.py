@@ -96,14 +96,15 @@ ASSIGNORS: Mapping[str, Assignor] = MappingProxyType(
 )
 """By name."""
 
-_OTHER_SPELLINGS: Mapping[str, str] = MappingProxyType(
+OTHER_SPELLINGS: Mapping[str, str] = MappingProxyType(
     {"round-robin": "round_robin", "roundrobin": "round_robin"}
 )
+"""What else they may be called."""
 
 
 def canonical_name(name: str) -> str:
     """The name under which ASSIGNORS has it; other clients of the field spell one differently."""
-    return _OTHER_SPELLINGS.get(name, name)
+    return OTHER_SPELLINGS.get(name, name)
 
 
 def assignor(name: str) -> Assignor:

@@ -10,6 +10,7 @@ from ottla_broker.http.admission import admit_to_broker
 from ottla_broker.http.application import build_application
 from ottla_broker.http.openapi import openapi_document
 from ottla_broker.http.operation_tables import OPERATIONS
+from ottla_broker.http.operation_tables.links import LINKS
 from ottla_broker.http.operations import documented_path
 from ottla_broker.http.post_routes import POST_ROUTES
 from ottla_protocol import routes
@@ -107,3 +108,57 @@ def test_a_pattern_of_a_path_is_not_published():
 def test_a_body_has_an_example_unless_no_text_can_show_it(operation):
     if operation.request and operation.request[0].media_type != routes.MSGPACK:
         assert [each for each in operation.request if each.example is not None]
+
+
+def test_what_has_links_is_an_operation():
+    assert LINKS.keys() <= {each.operation_id for each in OPERATIONS}
+
+
+def members_of(schema, document):
+    """The names of what a schema's objects may have."""
+    found = set(schema.get("properties", ()))
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        found |= members_of(document["components"]["schemas"][name], document)
+    return found
+
+
+@pytest.mark.parametrize("operation_id", LINKS)
+def test_a_link_goes_from_what_is_told_to_what_is_taken(document, operation_id):
+    by_id = {
+        operation["operationId"]: operation
+        for methods in document["paths"].values()
+        for operation in methods.values()
+    }
+    [source] = [each for each in OPERATIONS if each.operation_id == operation_id]
+    told = by_id[operation_id]["responses"][str(source.replies[0].status)]
+    answered = [members_of(each["schema"], document) for each in told.get("content", {}).values()]
+    asked = {each.name for each in source.parameters if each.place == "path"}
+    assert len(told["links"]) == len(LINKS[operation_id])
+    for name, link in told["links"].items():
+        target = by_id[link["operationId"]]
+        assert name == target["operationId"]
+        places = (
+            [(each["in"], each["name"]) for each in target["parameters"]]
+            if ("parameters" in target)
+            else []
+        )
+        for parameter in link.get("parameters", ()):
+            place, dot, plain = parameter.partition(".")
+            named = [each for each in places if each[1] == (plain if dot else parameter)]
+            assert len(named) == 1, parameter
+            assert not dot or named[0][0] == place
+        bodies = target.get("requestBody", {}).get("content", {}).values()
+        taken = [members_of(each["schema"], document) for each in bodies]
+        for member in link.get("requestBody", ()):
+            assert all(member in each for each in taken), member
+        values = [*link.get("parameters", {}).values(), *link.get("requestBody", {}).values()]
+        for value in values:
+            where, _, member = str(value).partition("#/")
+            if where == "$response.body":
+                assert any(member.partition("/")[0] in each for each in answered), value
+            elif where.startswith("$request.path."):
+                assert where.removeprefix("$request.path.") in asked, value
+        # Of what its path has all is told, or nothing: a transaction leads to any topic.
+        in_path = {each[1] for each in places if each[0] == "path"}
+        assert in_path & set(link.get("parameters", ())) in (in_path, set())

@@ -74,7 +74,7 @@ OPERATIONS = (
                 "cursor",
                 "query",
                 "The `next_cursor` of the answer before.",
-                {"type": "string"},
+                {"type": "string", "pattern": f"^({'|'.join(CONDITIONS)}):.*:[0-9]+$"},
             ),
             Parameter(
                 "condition",

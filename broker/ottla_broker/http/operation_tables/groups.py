@@ -1,7 +1,13 @@
 """Consumer groups: `/v1/groups`."""
 
 from ottla_broker.http import group_poll, groups
-from ottla_broker.http.operation_tables.parameters import GROUP, ISOLATION, MEMBER
+from ottla_broker.http.operation_tables.parameters import (
+    GROUP,
+    ISOLATION,
+    MEMBER,
+    PRINTABLE,
+    TOPIC_NAME_SCHEMA,
+)
 from ottla_broker.http.operations import (
     THROUGH_THE_CONTROLLER,
     Content,
@@ -10,6 +16,8 @@ from ottla_broker.http.operations import (
     Reply,
     ok,
 )
+from ottla_cluster.groups.assignors import ASSIGNORS, OTHER_SPELLINGS
+from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.groups.limits import (
     MAX_MEMBER_ID_LENGTH,
     MAX_OFFSET_METADATA_LENGTH,
@@ -84,8 +92,16 @@ SUBSCRIPTION = (
     UnsupportedAssignorError,
 )
 
-MEMBER_ID_SCHEMA = {"minLength": 1, "maxLength": MAX_MEMBER_ID_LENGTH}
-TOPICS_SCHEMA = {"minItems": 1, "maxItems": MAX_SUBSCRIBED_TOPICS}
+MEMBER_ID_SCHEMA = {
+    "minLength": 1,
+    "maxLength": MAX_MEMBER_ID_LENGTH,
+    "pattern": f"^[{PRINTABLE}]+$",
+}
+TOPICS_SCHEMA = {
+    "minItems": 1,
+    "maxItems": MAX_SUBSCRIBED_TOPICS,
+    "items": TOPIC_NAME_SCHEMA,
+}
 PATTERN_SCHEMA = {"minLength": 1, "maxLength": MAX_PATTERN_LENGTH}
 
 ONE_SUBSCRIPTION = [
@@ -99,6 +115,25 @@ ONE_SUBSCRIPTION = [
     },
 ]
 """Exactly one of `topics` and `pattern`."""
+
+A_MEMBER_OR_NOBODY = [
+    {
+        "required": ["member_id", "generation"],
+        "properties": {"member_id": {"type": "string"}, "generation": {"type": "integer"}},
+    },
+    {"properties": {"member_id": {"type": "null"}, "generation": {"type": "null"}}},
+]
+"""Both or neither of `member_id` and `generation`."""
+
+SESSION_TIMEOUT_SCHEMA = {
+    "minimum": GroupConfig().min_session_timeout_ms,
+    "maximum": GroupConfig().max_session_timeout_ms,
+}
+REBALANCE_TIMEOUT_SCHEMA = {
+    "minimum": GroupConfig().min_rebalance_timeout_ms,
+    "maximum": GroupConfig().max_rebalance_timeout_ms,
+}
+ASSIGNOR_SCHEMA = {"enum": [*ASSIGNORS, *OTHER_SPELLINGS, None]}
 
 SEEK_TARGETS = [
     {
@@ -162,6 +197,8 @@ OPERATIONS = (
                         "topics": TOPICS_SCHEMA,
                         "pattern": PATTERN_SCHEMA,
                         "member_id": MEMBER_ID_SCHEMA,
+                        "session_timeout_ms": SESSION_TIMEOUT_SCHEMA,
+                        "assignor": ASSIGNOR_SCHEMA,
                     },
                 },
                 example={"topics": ["flights"], "member_id": "laptop"},
@@ -197,6 +234,9 @@ OPERATIONS = (
                         "pattern": PATTERN_SCHEMA,
                         "member_id": MEMBER_ID_SCHEMA,
                         "instance_id": MEMBER_ID_SCHEMA,
+                        "session_timeout_ms": SESSION_TIMEOUT_SCHEMA,
+                        "rebalance_timeout_ms": REBALANCE_TIMEOUT_SCHEMA,
+                        "assignor": ASSIGNOR_SCHEMA,
                     },
                 },
                 example={"topics": ["flights"], "member_id": "laptop"},
@@ -257,6 +297,7 @@ OPERATIONS = (
             Content(
                 CommitOffsetsRequest,
                 also={
+                    "oneOf": A_MEMBER_OR_NOBODY,
                     "properties": {
                         "offsets": {
                             "minItems": 1,
@@ -268,7 +309,7 @@ OPERATIONS = (
                             },
                         },
                         "member_id": MEMBER_ID_SCHEMA,
-                    }
+                    },
                 },
                 example={"offsets": [{"topic": "flights", "partition": 0, "offset": 0}]},
             ),

@@ -17,8 +17,14 @@ TOPIC_NAME_SCHEMA = {
     "type": "string",
     "minLength": 1,
     "maxLength": MAX_TOPIC_NAME_LENGTH,
-    "pattern": r"^[A-Za-z0-9._-]+$",
+    "pattern": r"^(?!\.\.?$)[A-Za-z0-9._-]+$",
 }
+
+PRINTABLE = r"\p{L}\p{M}\p{N}\p{P}\p{S} "
+"""What Unicode has that can be seen, and the space: the rest of a character class of ECMA-262."""
+
+NAME_PATTERN = rf"^(?!\.\.?$)[{PRINTABLE}]+$"
+"""Printable characters, and neither `.` nor `..`, which no path can have."""
 
 TOPIC = Parameter("topic", "path", "The topic's name.", TOPIC_NAME_SCHEMA, "flights")
 
@@ -28,7 +34,12 @@ GROUP = Parameter(
     "group",
     "path",
     "The group's name: printable characters, and neither `.` nor `..`.",
-    {"type": "string", "minLength": 1, "maxLength": MAX_GROUP_ID_LENGTH},
+    {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MAX_GROUP_ID_LENGTH,
+        "pattern": NAME_PATTERN,
+    },
     "reports",
 )
 
@@ -40,27 +51,35 @@ MEMBER = Parameter(
     "laptop",
 )
 
+TRANSACTIONAL_ID_SCHEMA = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_TRANSACTIONAL_ID_CHARACTERS,
+    "pattern": NAME_PATTERN,
+}
+
 TRANSACTIONAL_ID = Parameter(
     "transactional_id",
     "path",
     "The transactional id: printable characters, and neither `.` nor `..`.",
-    {"type": "string", "minLength": 1, "maxLength": MAX_TRANSACTIONAL_ID_CHARACTERS},
+    TRANSACTIONAL_ID_SCHEMA,
     "payments",
 )
+
+TOKEN_SCHEMA = {
+    "type": "string",
+    # Some more are taken: ids and epochs that a pattern cannot bound.
+    "pattern": (r"^(0|[1-9][0-9]{0,17})\.(0|[1-9][0-9]{0,3})\.([A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+$"),
+    "maxLength": MAX_TRANSACTION_TOKEN_CHARACTERS,
+}
+"""The token of a transaction."""
 
 TRANSACTION_HEADER = Parameter(
     routes.HEADER_TRANSACTION,
     "header",
     "The token of the transaction that the records belong to: nobody who reads committed records "
     "sees them before its commit. `acks` must be `all`.",
-    {
-        "type": "string",
-        # Some more are taken: ids and epochs that a pattern cannot bound.
-        "pattern": (
-            r"^(0|[1-9][0-9]{0,17})\.(0|[1-9][0-9]{0,3})\.([A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+$"
-        ),
-        "maxLength": MAX_TRANSACTION_TOKEN_CHARACTERS,
-    },
+    TOKEN_SCHEMA,
 )
 
 ISOLATION = Parameter(

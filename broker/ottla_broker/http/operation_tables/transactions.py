@@ -2,6 +2,7 @@
 
 from ottla_broker.http import transactions
 from ottla_broker.http.operation_tables.groups import (
+    A_MEMBER_OR_NOBODY,
     COORDINATOR,
     MEMBER_ID_SCHEMA,
     MEMBERSHIP,
@@ -9,9 +10,11 @@ from ottla_broker.http.operation_tables.groups import (
 from ottla_broker.http.operation_tables.parameters import (
     GROUP,
     PARTITION,
+    TOKEN_SCHEMA,
     TOPIC,
     TOPIC_NAME_SCHEMA,
     TRANSACTIONAL_ID,
+    TRANSACTIONAL_ID_SCHEMA,
 )
 from ottla_broker.http.operations import Content, Operation, Parameter, integer, ok
 from ottla_cluster.groups.limits import MAX_OFFSET_METADATA_LENGTH, MAX_OFFSETS_PER_COMMIT
@@ -63,6 +66,8 @@ HELD = (
 TOKEN = "7001.0.payments"  # noqa: S105  no secret: it tells what the coordinator granted
 """An example."""
 
+TOKEN_OR_NONE = {**TOKEN_SCHEMA, "type": ["string", "null"]}
+
 _STATES = "|".join(
     "".join(f"[{letter.upper()}{letter.lower()}]" for letter in state) for state in TransactionState
 )
@@ -88,7 +93,9 @@ OPERATIONS = (
                 InitialiseProducerRequest,
                 also={
                     "properties": {
-                        "timeout_ms": {"minimum": 1, "maximum": TransactionConfig().max_timeout_ms}
+                        "transactional_id": TRANSACTIONAL_ID_SCHEMA,
+                        "transaction": TOKEN_OR_NONE,
+                        "timeout_ms": {"minimum": 1, "maximum": TransactionConfig().max_timeout_ms},
                     }
                 },
                 example={"transactional_id": "payments"},
@@ -113,7 +120,9 @@ OPERATIONS = (
             Content(
                 CommitTransactionOffsetsRequest,
                 also={
+                    "oneOf": A_MEMBER_OR_NOBODY,
                     "properties": {
+                        "transaction": TOKEN_SCHEMA,
                         "group": GROUP.schema,
                         "offsets": {
                             "minItems": 1,
@@ -125,7 +134,7 @@ OPERATIONS = (
                             },
                         },
                         "member_id": MEMBER_ID_SCHEMA,
-                    }
+                    },
                 },
                 example={
                     "transaction": TOKEN,
@@ -156,7 +165,13 @@ OPERATIONS = (
             "transaction is committed, too."
         ),
         parameters=(TRANSACTIONAL_ID,),
-        request=(Content(CommitTransactionRequest, example={"transaction": TOKEN}),),
+        request=(
+            Content(
+                CommitTransactionRequest,
+                also={"properties": {"transaction": TOKEN_SCHEMA}},
+                example={"transaction": TOKEN},
+            ),
+        ),
         problems=(*HELD, TransactionAbortableError, InvalidTransactionStateError),
         broker_only=True,
     ),
@@ -173,7 +188,13 @@ OPERATIONS = (
             "aborted, too."
         ),
         parameters=(TRANSACTIONAL_ID,),
-        request=(Content(AbortTransactionRequest, example={"transaction": TOKEN}),),
+        request=(
+            Content(
+                AbortTransactionRequest,
+                also={"properties": {"transaction": TOKEN_OR_NONE}},
+                example={"transaction": TOKEN},
+            ),
+        ),
         is_body_required=False,
         problems=(*HELD, TransactionAbortableError, InvalidTransactionStateError),
         broker_only=True,
