@@ -76,9 +76,8 @@ class StoredRecords:
         if self._isolation == "read_uncommitted":
             return _read_replica(replica, selection, None)
         view = committed_view(replica.segments)
-        if view.end_offset is not None:
-            below = Bounds(None, view.end_offset - 1)
-            selection = replace(selection, offset=selection.offset.both(below))
+        below = Bounds(None, view.end_offset - 1)
+        selection = replace(selection, offset=selection.offset.both(below))
         return _read_replica(replica, selection, view)
 
 

@@ -36,11 +36,12 @@ class CommittedView:
     """What is committed in a replica's files.
 
     Attributes:
-        end_offset: the first offset of the oldest transaction without a marker; None without one.
+        end_offset: the first offset of the oldest transaction without a marker, or the end of what
+            there is without one: how what a broker writes from then on ends was not looked at.
         aborted: the transactions that were aborted.
     """
 
-    end_offset: int | None
+    end_offset: int
     aborted: AbortedRecords
 
     def shows(self, header: BatchHeader) -> bool:
@@ -67,7 +68,7 @@ def committed_view(paths: Sequence[Path]) -> CommittedView:
 
 def _view(paths: Sequence[Path]) -> CommittedView:
     found: list[AbortedTransaction] = []
-    end_offset: int | None = None
+    end_offset = 0
     for path in paths:
         try:
             with open_segment(path) as opened:
@@ -90,8 +91,8 @@ def _sealed_index(opened: OpenedSegment) -> AbortIndex:
         return rebuilt
 
 
-def _replayed(opened: OpenedSegment) -> tuple[AbortIndex, int | None]:
-    """What was aborted in the newest file, and where the oldest transaction begins that is open."""
+def _replayed(opened: OpenedSegment) -> tuple[AbortIndex, int]:
+    """What was aborted in the newest file, and where what is committed ends."""
     snapshot = read_snapshot(opened.connection, opened.path)
     try:
         transactions = replayed_transactions(opened.connection, snapshot)
@@ -99,8 +100,12 @@ def _replayed(opened: OpenedSegment) -> tuple[AbortIndex, int | None]:
         raise DamagedSegmentError(
             f"{opened.path}: a marker is damaged: {error}", path=opened.path
         ) from error
-    first = next((first_offset for _, first_offset in transactions.open_since()), None)
-    return transactions.aborted, first
+    [(last_offset,)] = opened.connection.execute("SELECT max(last_offset) FROM batches")
+    base_offset = segments.required_base_offset(opened.path)
+    end_offset = base_offset if last_offset is None else last_offset + 1
+    for _, first_offset in transactions.open_since():
+        end_offset = min(end_offset, first_offset)
+    return transactions.aborted, end_offset
 
 
 def _present(paths: Sequence[Path]) -> list[Path]:

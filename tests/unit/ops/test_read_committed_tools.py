@@ -52,11 +52,11 @@ LOG = (
 )
 
 
-async def write(directory):
-    """LOG, in a segment for each batch."""
+async def write(directory, batches=LOG):
+    """These batches and markers, behind what is there."""
     handles = HandlePool(4)
     log = await directory.open_log("t", 0, handles)
-    for each in LOG:
+    for each in batches:
         if isinstance(each, End):
             marker = EndMarker(each.is_commit, 0)
             info = log.append_marker(
@@ -82,6 +82,7 @@ async def write(directory):
 
 @pytest.fixture
 def files(tmp_path):
+    """LOG, in a segment for each batch."""
     directory = DataDirectory(tmp_path / "data", segment_bytes=1)
     asyncio.run(write(directory))
     return directory
@@ -204,3 +205,20 @@ def test_files_that_are_taken_away_are_looked_for_again(cli, files, monkeypatch)
     assert committed_files(cli, files) == COMMITTED
     assert gone
     assert stored_records.open_segment is not open_segment
+
+
+def test_what_begins_while_the_files_are_read_is_not_committed(cli, tmp_path, monkeypatch):
+    """Its broker goes on writing, and what was open or aborted then has been looked up before."""
+    directory = DataDirectory(tmp_path / "data")
+    asyncio.run(write(directory, LOG[:1]))
+    real = stored_records.committed_view
+
+    def committed_view(paths):
+        view = real(paths)
+        meanwhile = (Write(1, "aborted"), End(1, is_commit=False), Write(2, "open"))
+        asyncio.run(write(directory, meanwhile))
+        return view
+
+    monkeypatch.setattr(stored_records, "committed_view", committed_view)
+    assert committed_files(cli, directory) == ["before"]
+    assert queried(cli, "--data-dir", directory.root) == ["before", "aborted", "open"]
