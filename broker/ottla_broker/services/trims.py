@@ -168,13 +168,14 @@ class TrimService:
         first_offset = await _first_offset(partition, call)
         former = partition.log.log_start_offset
         going = partition.log.segments_below(first_offset)
-        if not call.dry_run and first_offset > former:
+        # What retention let go may be read again after a crash (decision 14); not what was trimmed.
+        if not call.dry_run and first_offset > partition.state.first_offset:
             response = await self._commands.change(
                 TrimPartition(call.topic_id, call.partition, leader.leader_epoch, first_offset),
                 repeatable=True,
             )
             assert isinstance(response, PartitionTrimmedResponse)
-            await self._applied(partition)
+            await self._applied(partition, response.first_offset)
             log.info(
                 "partition_trimmed", partition=partition.name, before=former, after=first_offset
             )
@@ -189,12 +190,17 @@ class TrimService:
             dry_run=call.dry_run,
         )
 
-    async def _applied(self, partition: Partition) -> None:
-        """Wait until no replica here reads what was trimmed."""
-        version = self._metadata.image.version
+    async def _applied(self, partition: Partition, first_offset: int) -> None:
+        """Wait until the replica here begins at `first_offset`, or above.
+
+        The controller's answer may come before the metadata that has the decision.
+        """
         try:
             async with asyncio.timeout(APPLY_TIMEOUT_MS / 1000):
-                await self._replicas.wait_applied(version)
+                await self._replicas.wait_applied(self._metadata.image.version)
+                while partition.log.log_start_offset < first_offset:
+                    await self._metadata.wait_for_change(timeout_ms=RETRY_INTERVAL_MS)
+                    await self._replicas.wait_applied(self._metadata.image.version)
         except TimeoutError:
             raise RequestTimedOutError(
                 f"the trim of {partition.name} is decided, and its leader does not keep to it yet",

@@ -48,6 +48,7 @@ class Cluster:
         self.refusals = []
         self.answers_of_peers = []
         self.applies = True
+        self.versions_behind = 0
 
     @property
     def image(self):
@@ -63,7 +64,8 @@ class Cluster:
         return asyncio.get_running_loop().create_future()
 
     async def wait_for_change(self, *, timeout_ms):
-        pass
+        await asyncio.sleep(0)
+        self.versions_behind = max(0, self.versions_behind - 1)
 
     async def find_partition(self, topic, partition):
         return SimpleNamespace(
@@ -76,6 +78,8 @@ class Cluster:
     async def wait_applied(self, _version):
         if not self.applies:
             raise TimeoutError
+        if self.versions_behind:
+            return
         command = self.commands[-1]
         await lead(self.hosted, self.hosted.partition.state.leader_epoch, command.first_offset)
 
@@ -152,6 +156,19 @@ async def test_what_is_done_already_asks_nobody(service, cluster):
     assert (again.former_log_start_offset, again.log_start_offset, again.records) == (7, 7, 0)
     assert (await trim(service, before_offset=2)).log_start_offset == 7
     assert len(cluster.commands) == 1
+
+
+async def test_what_retention_let_go_is_written_down_when_somebody_trims_it(service, cluster):
+    cluster.hosted.partition.log.advance_log_start(10)
+    done = await trim(service, before_offset=7)
+    assert (done.former_log_start_offset, done.log_start_offset, done.records) == (10, 10, 0)
+    assert [command.first_offset for command in cluster.commands] == [7]
+
+
+async def test_metadata_that_comes_after_the_decision_is_waited_for(service, cluster):
+    cluster.versions_behind = 3
+    await trim(service, before_offset=7)
+    assert cluster.hosted.partition.log.log_start_offset == 7
 
 
 async def test_nothing_goes_above_the_high_watermark(service):
