@@ -542,6 +542,8 @@ class LogFiles:
         self._log_start_offset = offset
         with suppress(DiskFullError):
             await self._writable_active()
+        # A trim that was heard of meanwhile has moved it within the log that went.
+        self._log_start_offset = offset
         return empty_state(offset, limits)
 
     async def close(self) -> None:

@@ -118,6 +118,19 @@ async def test_reset_begins_again_at_any_offset(harness, log):
     assert (log.log_start_offset, log.next_offset) == (999, 999)
 
 
+async def test_a_start_that_moves_while_a_log_begins_anew_stays_within_it(log, monkeypatch):
+    await log.wait_durable(30)
+    make_active = log._files._writable_active
+
+    async def make_active_slowly():
+        log.advance_log_start(25)
+        return await make_active()
+
+    monkeypatch.setattr(log._files, "_writable_active", make_active_slowly)
+    await log.reset_to(15)
+    assert (log.log_start_offset, log.log_end_offset) == (15, 15)
+
+
 @pytest.mark.parametrize("survivors", range(1, 5))
 async def test_a_crash_on_the_way_leaves_a_shorter_log_that_is_whole(
     harness, log, monkeypatch, survivors
