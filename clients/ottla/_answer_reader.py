@@ -37,8 +37,11 @@ class NotAnAnswerError(Exception):
     """What came is no HTTP answer, or longer than it may be."""
 
 
-class UnannouncedLengthError(NotAnAnswerError):
-    """The answer does not say how long it is: a proxy's, which a general client can read."""
+class ForeignAnswerError(NotAnAnswerError):
+    """The answer is no broker's but a proxy's, which a general client can read.
+
+    It does not say how long it is, is encoded, or of HTTP/1.0.
+    """
 
 
 class AnswerReader:
@@ -122,6 +125,8 @@ def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
     first, *lines = head.decode("latin-1").split("\r\n")
     version, _, rest = first.partition(" ")
     code = rest[:3]
+    if version == "HTTP/1.0":
+        raise ForeignAnswerError("it is of HTTP/1.0")
     if version != "HTTP/1.1" or not (code.isascii() and code.isdigit()):
         raise NotAnAnswerError(f"no status line of HTTP/1.1: {first[:80]!r}")
     fields: dict[str, str] = {}
@@ -137,7 +142,9 @@ def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
 def _body_bytes(status: int, fields: dict[str, str]) -> int:
     length = fields.get("content-length")
     if "transfer-encoding" in fields or (length is None and status != 204):
-        raise UnannouncedLengthError("its length is not announced")
+        raise ForeignAnswerError("its length is not announced")
+    if fields.get("content-encoding", "identity").lower() != "identity":
+        raise ForeignAnswerError("its body is encoded, which nobody asked for")
     if length is None:
         return 0
     if not (length.isascii() and length.isdigit()):

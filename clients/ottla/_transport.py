@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
-from ottla._answer_reader import NotAnAnswerError, UnannouncedLengthError
+from ottla._answer_reader import ForeignAnswerError, NotAnAnswerError
 from ottla._connections import BrokerConnections, NotSentError
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome, UnavailableError, error_from_problem
@@ -105,7 +105,7 @@ class AiohttpTransport:
     """HTTP: a short way for POSTs, which carry records, and aiohttp for everything else.
 
     Everything is opened by the first call that needs it, on the loop that makes it. A broker whose
-    answers do not announce their length, because a proxy stands before it, is left to aiohttp.
+    answers are not its own, because a proxy stands before it, is left to aiohttp.
 
     Args:
         client_id: sent as the first word of User-Agent.
@@ -141,7 +141,7 @@ class AiohttpTransport:
             answer = await self._connections.post(
                 url, path, body, content_type=content_type, timeout_ms=timeout_ms
             )
-        except UnannouncedLengthError as error:
+        except ForeignAnswerError as error:
             self._left_to_aiohttp.add(url)
             raise BrokerUnreachableError(f"{url}: {error}") from error
         except NotSentError as error:

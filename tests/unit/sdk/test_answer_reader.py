@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from ottla._answer_reader import (
     MAX_HEAD_BYTES,
     AnswerReader,
+    ForeignAnswerError,
     NotAnAnswerError,
-    UnannouncedLengthError,
 )
 
 LIMIT = 1_000
@@ -79,7 +79,6 @@ def test_an_answer_without_content_ends_with_its_head():
     [
         b"SSH-2.0-OpenSSH",
         b"HTTP/2 200 X\r\n\r\n",
-        b"HTTP/1.0 200 X\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 X\r\nno field\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 X\r\nContent-Length: -1\r\n\r\n",
@@ -101,8 +100,16 @@ def test_what_is_no_answer_is_refused(data):
         b"HTTP/1.1 200 X\r\n\r\n",
         b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
+        b"HTTP/1.1 200 X\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n",
+        b"HTTP/1.0 200 X\r\nContent-Length: 3\r\n\r\n",
     ],
 )
-def test_an_answer_of_unannounced_length_is_told_apart(head):
-    with pytest.raises(UnannouncedLengthError):
+def test_an_answer_of_a_proxys_is_told_apart(head):
+    with pytest.raises(ForeignAnswerError):
         read(AnswerReader(LIMIT), head)
+
+
+def test_an_encoding_that_is_none_is_a_brokers():
+    data = b"HTTP/1.1 200 X\r\nContent-Encoding: Identity\r\nContent-Length: 2\r\n\r\nok"
+    [answer] = read(AnswerReader(LIMIT), data)
+    assert answer.body == b"ok"

@@ -1,6 +1,7 @@
 """What the transport sends, and what it says of calls that failed."""
 
 import asyncio
+import gzip
 
 import pytest
 
@@ -85,10 +86,22 @@ async def test_anything_after_the_connection_proves_nothing(transport, serve, an
     assert not caught.value.refused
 
 
-async def test_answers_of_unannounced_length_are_read_by_the_general_client(transport, serve):
-    chunked = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
-    url, seen = await serve(chunked)
-    with pytest.raises(BrokerUnreachableError, match="not announced") as caught:
+_GZIPPED = gzip.compress(b"ok")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 X\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(_GZIPPED), _GZIPPED),
+        b"HTTP/1.0 200 X\r\nContent-Length: 2\r\n\r\nok",
+    ],
+    ids=["chunked", "gzip", "1.0"],
+)
+async def test_answers_of_a_proxy_are_read_by_the_general_client(transport, serve, answer):
+    url, seen = await serve(answer)
+    with pytest.raises(BrokerUnreachableError) as caught:
         await transport.post(url, "/", b"", timeout_ms=5_000)
     assert caught.value.outcome is Outcome.UNKNOWN
     assert (await transport.post(url, "/", b"", timeout_ms=5_000)).body == b"ok"
