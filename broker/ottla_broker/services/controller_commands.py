@@ -37,19 +37,23 @@ class ControllerCommands:
             UnavailableError: no controller decided within DECISION_TIMEOUT_MS.
         """
         deadline_ms = monotonic_ms() + DECISION_TIMEOUT_MS
+        is_unknown = False
         while True:
             remaining_ms = max(1, deadline_ms - monotonic_ms())
             try:
                 return await self._controller.execute(
                     command, timeout_ms=remaining_ms, purpose=Purpose.CLIENT
                 )
-            except (PeerBusyError, FencedLeaderEpochError):
-                # The same command would be refused again: its sender is to look at what changed.
-                raise
             except OttlaError as error:
+                # The same command would be refused again: its sender is to look at what changed.
+                is_final = isinstance(error, PeerBusyError | FencedLeaderEpochError)
                 again = error.retriable and (repeatable or error.outcome is Outcome.NOT_APPLIED)
-                if not again or monotonic_ms() >= deadline_ms:
+                if is_unknown:
+                    # Of all attempts together: a later refusal says nothing of an earlier one.
+                    error.outcome = Outcome.UNKNOWN
+                if is_final or not again or monotonic_ms() >= deadline_ms:
                     raise
+                is_unknown = error.outcome is Outcome.UNKNOWN
             await self._metadata.wait_for_change(timeout_ms=RETRY_INTERVAL_MS)
 
     async def change(self, command: Command, *, repeatable: bool = False) -> Response:

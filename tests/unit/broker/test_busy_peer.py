@@ -12,7 +12,13 @@ from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.produce_options import ProduceOptions
-from ottla_protocol.errors import LeaderNotAvailableError, Outcome
+from ottla_protocol.errors import (
+    FencedLeaderEpochError,
+    InvalidRequestError,
+    LeaderNotAvailableError,
+    Outcome,
+    RequestTimedOutError,
+)
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.models import ACKS_ALL, BatchToAppend
 
@@ -102,6 +108,26 @@ async def test_a_client_is_told_at_once_that_too_many_wait_there(metadata, ask):
     assert error.outcome is Outcome.NOT_APPLIED
     assert peer.attempts == 1
     assert set(peer.purposes) <= {Purpose.CLIENT}
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        PeerBusyError("full"),
+        FencedLeaderEpochError("moved", outcome=Outcome.NOT_APPLIED),
+        InvalidRequestError("no", outcome=Outcome.NOT_APPLIED),
+    ],
+)
+async def test_a_refusal_after_a_lost_answer_does_not_say_that_nothing_was_done(metadata, refusal):
+    answers = [RequestTimedOutError("no answer", outcome=Outcome.UNKNOWN), refusal]
+
+    async def execute(_command, **_options):
+        raise answers.pop(0)
+
+    commands = ControllerCommands(metadata=metadata, controller=SimpleNamespace(execute=execute))
+    with pytest.raises(type(refusal)) as caught:
+        await commands.decide(object(), repeatable=True)
+    assert caught.value.outcome is Outcome.UNKNOWN
 
 
 async def test_what_may_pass_is_tried_again(metadata):
