@@ -55,6 +55,13 @@ MAX_PENDING_OFFSETS_PER_PRODUCER = 5_000
 MAX_PENDING_METADATA_LENGTH = 262_144
 """Characters of the metadata beside them, all together."""
 
+MAX_PENDING_OFFSETS_PER_GROUP = 20_000
+"""Offsets that the transactions of all producers have pending in one group together: a commit may
+overtake something of each of them, and then all of them are in its decision."""
+
+MAX_PENDING_METADATA_PER_GROUP = 1_048_576
+"""Characters of the metadata beside them, all together."""
+
 MAX_TRANSACTIONAL_PRODUCERS = 20_000
 """Producers of which one coordinator has pending offsets, or remembers how their transactions
 ended."""

@@ -19,6 +19,8 @@ from ottla_cluster.groups.context import GroupContext
 from ottla_cluster.groups.image import Group, GroupsImage, replay_group
 from ottla_cluster.groups.limits import (
     MAX_PENDING_METADATA_LENGTH,
+    MAX_PENDING_METADATA_PER_GROUP,
+    MAX_PENDING_OFFSETS_PER_GROUP,
     MAX_PENDING_OFFSETS_PER_PRODUCER,
     MAX_TRANSACTIONAL_PRODUCERS,
 )
@@ -110,6 +112,8 @@ def commit_transaction_offsets(
         offsets=tuple(each for _, each in sorted(merged.items())),
     )
     _refuse_too_much(image, pending)
+    if pending != before:
+        _refuse_too_much_beside(group, pending)
     # What is sent again changes nothing; its answer waits until the former one is committed.
     records = () if pending == before else (pending,)
     return Result(records, CommitTransactionOffsetsResponse())
@@ -242,6 +246,24 @@ def _refuse_too_much(image: GroupsImage, pending: PendingOffsetsChanged) -> None
             f"metadata of all offsets of a transaction must have at most "
             f"{MAX_PENDING_METADATA_LENGTH} characters together; it has {metadata_length}.",
             field="metadata",
+        )
+
+
+def _refuse_too_much_beside(group: Group, pending: PendingOffsetsChanged) -> None:
+    """Refuses what would make others' decisions too large, which may overtake something of each."""
+    others = [each for each in group.pending.values() if each.producer_id != pending.producer_id]
+    if not others:
+        return
+    count, metadata_length = 0, 0
+    for each in (pending, *others):
+        count += len(each.offsets)
+        metadata_length += sum(len(offset.metadata) for offset in each.offsets)
+    if count > MAX_PENDING_OFFSETS_PER_GROUP or metadata_length > MAX_PENDING_METADATA_PER_GROUP:
+        raise OverloadedError(
+            f"Transactions that are not over have {MAX_PENDING_OFFSETS_PER_GROUP} offsets in the "
+            f"group {group.group_id!r}, or {MAX_PENDING_METADATA_PER_GROUP} characters of "
+            "metadata beside them.",
+            outcome=Outcome.NOT_APPLIED,
         )
 
 

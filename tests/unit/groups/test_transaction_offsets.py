@@ -29,10 +29,13 @@ from ottla_cluster.groups.commands import (
 from ottla_cluster.groups.image import GroupsImage, replay
 from ottla_cluster.groups.limits import (
     ENDED_PRODUCER_MEMORY_MS,
+    MAX_DECISION_BYTES,
+    MAX_OFFSETS_PER_COMMIT,
     MAX_OFFSETS_PER_GROUP,
+    MAX_PENDING_OFFSETS_PER_GROUP,
     MAX_PENDING_OFFSETS_PER_PRODUCER,
 )
-from ottla_cluster.groups.records import OffsetCommitted, encode_record
+from ottla_cluster.groups.records import OffsetCommitted, encode_record, encode_records
 from ottla_cluster.groups.transaction_handlers import is_in_transaction
 from ottla_protocol.errors import (
     ConcurrentTransactionsError,
@@ -370,6 +373,34 @@ def test_a_transaction_has_bounds(monkeypatch):
     groups.pend(1, epoch=1, group="m")
     with pytest.raises(InvalidRequestError, match="committed offsets"):
         groups.apply(CommitOffsets("m", (OffsetToCommit("orders", 2, 1),)))
+
+
+def test_whatever_a_commit_overtakes_its_decision_is_none_too_large():
+    topic = "t" * 249
+    groups = Transactions(topics={topic: MAX_PENDING_OFFSETS_PER_PRODUCER})
+
+    def pend_all(producer):
+        for first in range(0, MAX_PENDING_OFFSETS_PER_PRODUCER, MAX_OFFSETS_PER_COMMIT):
+            offsets = tuple(
+                OffsetToCommit(topic, number, 2**62, metadata="\U0001f600" * 52)
+                for number in range(first, first + MAX_OFFSETS_PER_COMMIT)
+            )
+            groups.apply(CommitTransactionOffsets("g", "t", producer, 0, offsets, None, None))
+
+    producers = range(MAX_PENDING_OFFSETS_PER_GROUP // MAX_PENDING_OFFSETS_PER_PRODUCER)
+    for producer in producers:
+        pend_all(producer)
+    with pytest.raises(OverloadedError, match="20000 offsets"):
+        groups.pend(1, topic=topic, producer=len(producers))
+    groups.pend(1, topic=topic, producer=len(producers), group="another")
+    groups.pend(2**62, topic=topic, producer=0)  # Sent again.
+
+    before = groups.image
+    groups.end(producer=producers[-1])
+    assert len(groups.last_records) > MAX_PENDING_OFFSETS_PER_PRODUCER
+    assert len(encode_records(groups.last_records)) < MAX_DECISION_BYTES
+    assert all(not each.offsets[0].pended_at for each in groups.image.groups["g"].pending.values())
+    assert before.groups["g"].pending[0].offsets[0].pended_at is not None
 
 
 def test_producers_are_counted_and_forgotten(monkeypatch):
