@@ -106,7 +106,8 @@ class PartitionAppends(PartitionRole):
 
         It moves only when the high watermark does: `watermark_watchers` are woken then.
         """
-        return self.log.last_stable_offset(self.high_watermark)
+        # A follower's log may begin above its high watermark: see `PartitionRole`.
+        return min(self.log.last_stable_offset(self.high_watermark), self.high_watermark)
 
     def _forget_committed_markers(self) -> None:
         """Before there are more: a log remembers markers until they are known to be committed."""

@@ -205,5 +205,5 @@ def _resolve(
         latest = replica.high_watermark if local else replica.latest_offset()
         if isolation == "read_committed":
             latest = replica.last_stable_offset
-        return latest if position == "latest" else max(start, latest + position)
+        return max(start, latest if position == "latest" else latest + position)
     return position

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ottla_broker.drivers.peer_messages import FetchResult, ReplicatedBatch
+from ottla_broker.services import record_read
 from ottla_broker.services.consumer_reads import LeaderRead
 from ottla_broker.services.timestamps import find_by_timestamp
 from ottla_protocol.errors import OffsetOutOfRangeError
@@ -130,6 +131,20 @@ async def take(hosted, *batches, **answered):
     await hosted.partition.take_fetched(*answer(hosted, *batches, **answered))
     await hosted.partition.log.wait_durable(hosted.partition.log.next_offset)
     hosted.partition.follower_log_changed()
+
+
+async def test_a_follower_that_hears_of_a_trim_first_tells_of_no_end_that_is_wrong(hosted):
+    """It has what was trimmed, and does not know yet that this is committed."""
+    partition = hosted.partition
+    await partition.become_follower(state(OTHER, 0))
+    await take(hosted, batch_at(0), batch_at(5), batch_at(10), high_watermark=5)
+    partition.take_state(trimmed(12, OTHER, 0))
+    assert (partition.log.log_start_offset, partition.high_watermark) == (12, 5)
+    assert partition.last_stable_offset == 5
+    for isolation in ("read_uncommitted", "read_committed"):
+        assert record_read._resolve(partition, "latest", isolation, local=True) == 12
+    await take(hosted, log_start_offset=12, high_watermark=15)
+    assert partition.last_stable_offset == 15
 
 
 async def test_a_follower_begins_with_the_whole_batch_that_its_leader_begins_in(hosted):
