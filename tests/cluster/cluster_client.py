@@ -10,6 +10,8 @@ from ottla_protocol import routes
 from tests.cluster.awaiting import eventually
 
 MAX_PLACEMENTS = 12
+CREATION_TIMEOUT_S = 20.0
+"""Elections may follow one another on a machine that is busy."""
 
 LOCAL_READ = {"replica": "local", "format": "base64", "max_wait_ms": 0, "max_records": 100_000}
 
@@ -46,9 +48,24 @@ class ClusterClient:
     # --- topics ---------------------------------------------------------------------------------
 
     def create_topic(self, name, *, via=None, **fields):
-        """Create a topic; returns its description."""
+        """Create a topic; returns its description.
+
+        A controller that is replaced meanwhile leaves unknown whether there is one: it is asked for
+        again, as by everybody, and may be there by then.
+        """
         url = self.url(via) if via is not None else self.any_url()
-        return self.http.post(url + routes.TOPICS, {"name": name, **fields}).expect(201).document
+        is_unknown = False
+
+        def asked():
+            nonlocal is_unknown
+            answer = self.http.post(url + routes.TOPICS, {"name": name, **fields})
+            is_unknown |= answer.status == 421 and answer.document["outcome"] == "unknown"
+            return answer.status != 421 and answer
+
+        answer = eventually(asked, CREATION_TIMEOUT_S)
+        if answer.status == 409 and is_unknown:
+            return self.describe(name, via=via)
+        return answer.expect(201).document
 
     def describe(self, topic, *, via=None):
         url = self.url(via) if via is not None else self.any_url()

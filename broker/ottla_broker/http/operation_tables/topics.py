@@ -1,5 +1,7 @@
 """Topics: `/v1/topics` and `/v1/metadata`."""
 
+from typing import Any
+
 from ottla_broker.http import metadata_tree, topics, trims
 from ottla_broker.http.operation_tables.parameters import PARTITION, TOPIC, TOPIC_NAME_SCHEMA
 from ottla_broker.http.operation_tables.topic_configs import configs_schema
@@ -50,6 +52,23 @@ from ottla_protocol.models_trims import TrimmedPartition, TrimPartitionRequest
 
 LOOK_UP: Problems = (UnknownTopicOrPartitionError, ControllerNotAvailableError)
 CHANGE: Problems = (UnknownTopicOrPartitionError, InvalidTopicError, *THROUGH_THE_CONTROLLER)
+
+_NOT_NAMED: dict[str, dict[str, Any]] = {
+    "before_offset": {"type": "null"},
+    "before_timestamp": {"type": "null"},
+    "before_end": {"enum": [False]},
+}
+
+
+def _named_alone(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"required": [name], "properties": {**_NOT_NAMED, name: schema}}
+
+
+TRIM_TARGETS = [
+    _named_alone("before_offset", {"type": "integer"}),
+    _named_alone("before_timestamp", {"type": "integer"}),
+    _named_alone("before_end", {"enum": [True]}),
+]
 
 PARTITIONS_SCHEMA = {"minimum": 1, "maximum": MAX_PARTITIONS_PER_TOPIC}
 
@@ -188,13 +207,7 @@ OPERATIONS = (
         request=(
             Content(
                 TrimPartitionRequest,
-                also={
-                    "oneOf": [
-                        {"required": ["before_offset"]},
-                        {"required": ["before_timestamp"]},
-                        {"required": ["before_end"]},
-                    ]
-                },
+                also={"oneOf": TRIM_TARGETS},
                 example={"before_end": True, "dry_run": True},
             ),
         ),
