@@ -121,7 +121,17 @@ def transaction_of(headers: Mapping[str, str]) -> TransactionToken | None:
     """The transaction that a request's records belong to; None where it names none.
 
     Raises:
-        InvalidRequestError: what it names is no transaction's token.
+        InvalidRequestError: what it names is no transaction's token, or the header is nearly the
+            right one: its records would be stored outside of the transaction.
     """
     token = headers.get(_TRANSACTION)
-    return None if token is None else decode_transaction(token, field=routes.HEADER_TRANSACTION)
+    if token is not None:
+        return decode_transaction(token, field=routes.HEADER_TRANSACTION)
+    for name in headers:
+        if name.lower().startswith(_TRANSACTION):
+            raise InvalidRequestError(
+                f"{name} is no header that there is: records name their transaction by "
+                f"{routes.HEADER_TRANSACTION}",
+                field=name,
+            )
+    return None

@@ -33,12 +33,14 @@ def refuse_internal(name: str) -> None:
     Raises:
         InvalidTopicError: the name is reserved.
     """
-    internal = name if is_internal(name) else collides(name, INTERNAL_TOPICS)
+    if is_internal(name):
+        raise InvalidTopicError(f"The topic {name!r} is internal: only the brokers manage it.")
+    internal = collides(name, INTERNAL_TOPICS)
     if internal is not None:
         # Another spelling of it would keep the brokers from ever creating their own.
         raise InvalidTopicError(
-            f"The topic {name!r} is internal, or equals one that is after swapping '.' and '_' "
-            f"({internal}): only the brokers manage it."
+            f"The topic {name!r} equals the internal {internal!r} after swapping '.' and '_': only "
+            "the brokers manage that."
         )
 
 

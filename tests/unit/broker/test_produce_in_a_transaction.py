@@ -131,3 +131,16 @@ async def test_what_is_no_token_is_refused(token):
 
 def test_no_header_is_no_transaction():
     assert transaction_of({}) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["ottla-transactions", "Ottla-Transaction-Id", "ottla-transactional-id"]
+)
+async def test_a_header_that_is_nearly_the_right_one_is_refused(name):
+    """Its records would be stored outside of the transaction, with an answer that says nothing."""
+    world = World()
+    with pytest.raises(InvalidRequestError, match=routes.HEADER_TRANSACTION) as refused:
+        await world.post(**{name: "7001.3.a"})
+    assert refused.value.members["field"] == name
+    assert refused.value.outcome is not None
+    assert not world.leader.sent
