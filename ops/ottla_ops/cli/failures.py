@@ -108,7 +108,8 @@ HINTS_BY_CODE: Final = {
     "`ottla cluster health` why others are not",
     "ELIGIBLE_LEADERS_NOT_AVAILABLE": "`ottla cluster info` shows which brokers are missing",
     "POLICY_VIOLATION": "`ottla topic alter NAME --config KEY=VALUE` changes a topic's rule",
-    "OFFSET_OUT_OF_RANGE": "`ottla topic describe NAME` shows where each partition begins and ends",
+    "OFFSET_OUT_OF_RANGE": "`ottla topic describe NAME` shows where partitions begin and end, "
+    "`--from earliest` reads from the first record that is still kept",
     "NON_EMPTY_GROUP": "`ottla group describe NAME` shows the members; stop them first",
     "MESSAGE_TOO_LARGE": "the topic's max.message.bytes bounds a record",
 }
