@@ -101,8 +101,6 @@ HAND_OVER_TIMEOUT_MS = 300
 """How long a stopping controller waits for another voter to take over."""
 
 LOOP_LAG_INTERVAL_MS = 100
-PARTITION_GAUGES_TURNS = 10
-"""How many of these intervals pass between two looks at all partitions, which may be thousands."""
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -352,6 +350,7 @@ class Broker:
                 tenure=self._tenure,
                 readiness=self._readiness,
                 has_started=lambda: self._has_started,
+                measure_gauges=self._measure_gauges,
                 lease_confirmed_at_ms=lambda: self._lifecycle.lease.confirmed_at_ms,
             ),
         )
@@ -424,7 +423,9 @@ class Broker:
         if self._settings.is_broker:
             self._start_hosting()
         self._ready = self._has_started = True
-        self._tasks = [CriticalTask(self._measure(), name="measurements", on_failure=self._fail)]
+        self._tasks = [
+            CriticalTask(self._measure_lag(), name="measurements", on_failure=self._fail)
+        ]
         await self._stopping.wait()
         await self._stop()
         return 0
@@ -569,18 +570,20 @@ class Broker:
     def _peer_refused(self, peer_id: int) -> None:
         self._controller_client.peer_refused(peer_id)
 
-    async def _measure(self) -> None:
-        """Event-loop lag, and the gauges that are cheaper to sample than to keep."""
+    async def _measure_lag(self) -> None:
+        """How late the event loop is, for as long as it turns."""
         lag = EventLoopLag()
-        for turn in itertools.count():
+        while True:
             lag.begin(LOOP_LAG_INTERVAL_MS)
             await asyncio.sleep(LOOP_LAG_INTERVAL_MS / 1000)
             lag.end()
-            METRICS.parked_requests.set(self._purgatory.parked)
-            if turn % PARTITION_GAUGES_TURNS == 0:
-                self._measure_partitions()
 
-    def _measure_partitions(self) -> None:
+    def _measure_gauges(self) -> None:
+        """Set the gauges that are cheaper to sample than to keep.
+
+        For each who asks: one who was just told that the cluster is healthy is told no other thing.
+        """
+        METRICS.parked_requests.set(self._purgatory.parked)
         led = list(self._replicas.leaders())
         METRICS.partitions.labels("leader").set(len(led))
         METRICS.partitions.labels("follower").set(len(self._replicas.partitions) - len(led))

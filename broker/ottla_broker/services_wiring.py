@@ -87,6 +87,7 @@ class Drivers:
     tenure: ControllerTenure
     readiness: Callable[[], Readiness]
     has_started: Callable[[], bool]
+    measure_gauges: Callable[[], None]
     lease_confirmed_at_ms: Callable[[], int | None]
 
 
@@ -338,4 +339,5 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         purgatory=drivers.purgatory,
         readiness=drivers.readiness,
         has_started=drivers.has_started,
+        measure_gauges=drivers.measure_gauges,
     )

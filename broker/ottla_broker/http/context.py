@@ -105,6 +105,8 @@ class BrokerContext:
     purgatory: Purgatory
     readiness: Callable[[], Readiness]
     has_started: Callable[[], bool]
+    measure_gauges: Callable[[], None]
+    """Brings the gauges up to date that are sampled when somebody asks for them."""
 
 
 CONTEXT = web.AppKey("context", BrokerContext)

@@ -38,6 +38,7 @@ async def version(_: web.Request) -> web.Response:
     )
 
 
-async def metrics(_: web.Request) -> web.Response:
-    """Prometheus text exposition."""
+async def metrics(request: web.Request) -> web.Response:
+    """Prometheus text exposition, of now."""
+    context_of(request).measure_gauges()
     return web.Response(body=METRICS.render(), headers={"Content-Type": METRICS_CONTENT_TYPE})
