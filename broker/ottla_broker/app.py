@@ -45,6 +45,7 @@ from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.drivers.raft_store import RaftStore
+from ottla_broker.drivers.replica_fetcher import ReplicaFetcher
 from ottla_broker.drivers.replica_healer import ReplicaHealer
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.replica_manager import ReplicaManager
@@ -253,13 +254,12 @@ class Broker:
                 writing=self._disk_watch.writing,
                 on_failure=self._fail,
             ),
-            peers=self._peers,
             disk=self._disk,
             replica_lag_time_max_ms=settings.replica_lag_time_max_ms,
             lease_valid=lambda: self._lifecycle.lease_is_valid,
             propose=self._isr_proposals.propose,
             broker_epoch=lambda: self._lifecycle.broker_epoch,
-            on_refused=self._controller_client.peer_refused,
+            make_fetcher=self._make_fetcher,
             on_failure=self._fail,
             witness=witness,
             writing=self._disk_watch.writing,
@@ -566,6 +566,18 @@ class Broker:
     def _broker_url(self, node_id: int) -> str | None:
         broker = self._metadata.image.brokers.get(node_id)
         return broker.url if broker else None
+
+    def _make_fetcher(self, leader_id: int) -> ReplicaFetcher:
+        return ReplicaFetcher(
+            node_id=self._settings.node_id,
+            leader_id=leader_id,
+            peers=self._peers,
+            leader_url=lambda: self._broker_url(leader_id),
+            broker_epoch=lambda: self._lifecycle.broker_epoch,
+            disk=self._disk,
+            on_refused=self._controller_client.peer_refused,
+            on_failure=self._fail,
+        )
 
     def _peer_refused(self, peer_id: int) -> None:
         self._controller_client.peer_refused(peer_id)

@@ -15,11 +15,10 @@ import structlog
 from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.hosted_replicas import HostedReplicas
-from ottla_broker.drivers.leader_fetchers import LeaderFetchers
+from ottla_broker.drivers.leader_fetchers import LeaderFetchers, MakeFetcher
 from ottla_broker.drivers.leadership_news import tell_changes
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.partition import Partition
-from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.purgatory import OffsetWaiters
 from ottla_broker.drivers.replica_changes import changes_for
 from ottla_broker.drivers.replica_logs import ReplicaLogs
@@ -72,7 +71,7 @@ class ReplicaManager(HostedReplicas):
         lease_valid: whether this broker may act as a leader now.
         propose: takes an ISR proposal to the controller.
         broker_epoch: this broker's present epoch.
-        on_refused: a leader's connection was refused.
+        make_fetcher: see `LeaderFetchers`.
         on_failure: a log or a loop failed; the process must stop.
         witness: writes down where the logs end.
         writing: entered for as long as that is being written.
@@ -84,13 +83,12 @@ class ReplicaManager(HostedReplicas):
         node_id: int,
         metadata: MetadataCache,
         logs: ReplicaLogs,
-        peers: PeerClient,
         disk: DiskRoom,
         replica_lag_time_max_ms: int,
         lease_valid: Callable[[], bool],
         propose: Callable[[Partition, IsrProposal], None],
         broker_epoch: Callable[[], int],
-        on_refused: Callable[[int], None],
+        make_fetcher: MakeFetcher,
         on_failure: Callable[[OttlaError], None],
         witness: EndWitness,
         writing: Writing = uncounted,
@@ -114,15 +112,7 @@ class ReplicaManager(HostedReplicas):
         self._opening_at_once = asyncio.Semaphore(OPENINGS_AT_ONCE)
         # Held while roles change: by the metadata, or because a log is to be cut, or was.
         self._changing_roles = asyncio.Lock()
-        self._fetchers = LeaderFetchers(
-            node_id=node_id,
-            peers=peers,
-            leader_url=self._url_of,
-            broker_epoch=broker_epoch,
-            disk=disk,
-            on_refused=on_refused,
-            on_failure=on_failure,
-        )
+        self._fetchers = LeaderFetchers(make_fetcher)
         self._roles = ReplicaRoles(node_id=node_id, fetchers=self._fetchers, witness=self._witness)
 
     @property
@@ -430,10 +420,6 @@ class ReplicaManager(HostedReplicas):
             if image is not None and self.partitions.get(key) is hosted:
                 topic = image.topics[key[0]]
                 await self._roles.assume(hosted, topic, topic.partitions[key[1]], image)
-
-    def _url_of(self, node_id: int) -> str | None:
-        registration = self._metadata.image.brokers.get(node_id)
-        return registration.url if registration else None
 
     async def _remove(self, key: tuple[str, int]) -> None:
         await self._remove_log(await self._withdrawn(key))

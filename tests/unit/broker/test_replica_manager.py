@@ -7,6 +7,7 @@ import pytest
 import structlog
 
 from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.replica_fetcher import ReplicaFetcher
 from ottla_broker.drivers.replica_healer import ReplicaHealer
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.replica_manager import ROLE_STEP, ReplicaManager
@@ -62,6 +63,9 @@ class Manager:
         self.metadata = MetadataCache(MetadataImage())
         self.witness_path = directory.path / "witness"
         self.witness = EndWitness(self.witness_path)
+        self.peers = Peers()
+        self.leader_urls = {}
+        self.disk = DiskOf(free_bytes=1 << 40)
         self.replicas = ReplicaManager(
             node_id=LOCAL,
             metadata=self.metadata,
@@ -73,18 +77,29 @@ class Manager:
                 witness=self.witness,
                 on_failure=lambda error: pytest.fail(str(error)),
             ),
-            peers=Peers(),
-            disk=DiskOf(free_bytes=1 << 40),
+            disk=self.disk,
             replica_lag_time_max_ms=10_000,
             lease_valid=lambda: True,
             propose=lambda *_: None,
             broker_epoch=lambda: 1,
-            on_refused=lambda _: None,
+            make_fetcher=self.make_fetcher,
             on_failure=lambda error: pytest.fail(str(error)),
             witness=self.witness,
         )
         self.disk_goes_on = asyncio.Event()
         self.is_cutting = asyncio.Event()
+
+    def make_fetcher(self, leader_id):
+        return ReplicaFetcher(
+            node_id=LOCAL,
+            leader_id=leader_id,
+            peers=self.peers,
+            leader_url=lambda: self.leader_urls.get(leader_id),
+            broker_epoch=lambda: 1,
+            disk=self.disk,
+            on_refused=lambda _: None,
+            on_failure=lambda error: pytest.fail(str(error)),
+        )
 
     @property
     def hosted(self):

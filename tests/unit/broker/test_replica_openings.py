@@ -9,7 +9,15 @@ from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.log_directory import LogDirectory
 from ottla_broker.storage.partition_log import PartitionLog
 from tests.unit.awaiting import until
-from tests.unit.broker.test_replica_manager import EVENTS, LOCAL, ORDERS, THIRD, Manager, image
+from tests.unit.broker.test_replica_manager import (
+    EVENTS,
+    LOCAL,
+    ORDERS,
+    OTHER,
+    THIRD,
+    Manager,
+    image,
+)
 
 
 class SlowManager(Manager):
@@ -200,15 +208,14 @@ async def test_a_start_opens_logs_as_fast_as_it_can(manager, monkeypatch):
 async def test_only_the_last_late_log_has_all_others_named_again(manager, is_last):
     """A fetch that is given up for one ends the session; thousands of new logs would each do so."""
     fetches = []
-    peers = manager.replicas._fetchers._peers
-    never_answer = peers.post
+    never_answer = manager.peers.post
 
     async def counted(*arguments, **options):
         fetches.append(arguments)
         await never_answer(*arguments, **options)
 
-    peers.post = counted
-    manager.replicas._fetchers._leader_url = lambda node_id: f"http://broker-{node_id}"
+    manager.peers.post = counted
+    manager.leader_urls[OTHER] = "http://other"
     manager.begin_at_once()
     await manager.apply(image(1))
     await until(lambda: len(fetches) == 1)
