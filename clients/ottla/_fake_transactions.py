@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from ottla._consumer_types import TopicPartition
 from ottla._fake_groups import FakeGroups
 from ottla._fake_log import FakePartition
 from ottla._fake_metadata import FakeMetadata, json_answer, parse_json
@@ -71,8 +72,10 @@ class _Transaction:
     timeout_ms: int
     started_ms: int | None = None
     partitions: list[FakePartition] = field(default_factory=list)
-    offsets: dict[str, list[tuple[int, list[OffsetToCommit]]]] = field(default_factory=dict)
-    """By group: what came, and when."""
+    offsets: dict[str, dict[TopicPartition, tuple[int, OffsetToCommit]]] = field(
+        default_factory=dict
+    )
+    """By group and partition: what came, and when. It only goes forward."""
     ended: _Ended | None = None
     takeovers: list[str | None] = field(default_factory=list)
     """The keys of the calls that took the id over, the last one first."""
@@ -83,6 +86,17 @@ class _Transaction:
         self.is_new = False
         if self.started_ms is None:
             self.started_ms = _now_ms()
+
+    def pend(self, group: str, offset: OffsetToCommit, came: int) -> None:
+        """Has an offset wait for the commit, as brokers do: a lower one takes nothing back."""
+        pending = self.offsets.setdefault(group, {})
+        key = TopicPartition(offset.topic, offset.partition)
+        known_came, known = pending.get(key, (came, None))
+        if known is not None and offset.offset < known.offset:
+            return
+        # What is sent again is as old as it was.
+        is_again = known is not None and offset.offset == known.offset
+        pending[key] = (known_came if is_again else came, offset)
 
 
 class FakeTransactions:
@@ -180,8 +194,9 @@ class FakeTransactions:
             request.group, request.member_id, request.generation, request.offsets
         )
         found.begin()
-        commits = found.offsets.setdefault(request.group, [])
-        commits.append((self._groups.next_commit(), request.offsets))
+        came = self._groups.next_commit()
+        for each in request.offsets:
+            found.pend(request.group, each, came)
         self._groups.pending.add((request.group, found.granted.producer_id))
         return json_answer(
             TransactionOffsets(
@@ -268,11 +283,11 @@ class FakeTransactions:
                 is_commit=is_commit,
                 coordinator_epoch=0,
             )
-        for group, commits in transaction.offsets.items():
+        for group, pending in transaction.offsets.items():
             self._groups.pending.discard((group, identity.producer_id))
             if is_commit:
-                for came, offsets in commits:
-                    self._groups.commit(group, offsets, came)
+                for came, offset in pending.values():
+                    self._groups.commit(group, [offset], came)
         transaction.is_new = False
         transaction.ended = _Ended(identity, is_commit, by)
         transaction.granted = self._next(identity)
@@ -327,7 +342,9 @@ def _ended(transaction: _Transaction, *, is_committed: bool) -> Response:
 
 
 def _fenced(transaction: _Transaction) -> ProducerFencedError:
-    return ProducerFencedError(f"another producer holds {transaction.transactional_id!r}")
+    return ProducerFencedError(
+        f"the producer does not hold {transaction.transactional_id!r} (any more)"
+    )
 
 
 def _aborted(transaction: _Transaction) -> TransactionAbortableError:

@@ -520,6 +520,26 @@ class TestOffsets:
         producer.commit_transaction()
         assert cluster.committed("reports") == {T0: OffsetAndMetadata(3), T1: OffsetAndMetadata(7)}
 
+    def test_within_a_transaction_they_only_go_forward(self, cluster, producer):
+        producer.begin_transaction()
+        producer.send_offsets_to_transaction({T0: 5, T1: 7}, GROUP)
+        producer.send_offsets_to_transaction({T0: 3, T1: OffsetAndMetadata(9, "m")}, GROUP)
+        producer.commit_transaction()
+        assert cluster.committed("reports") == {
+            T0: OffsetAndMetadata(5),
+            T1: OffsetAndMetadata(9, "m"),
+        }
+
+    def test_what_is_sent_again_is_as_old_as_it_was(self, cluster, producer):
+        producer.begin_transaction()
+        producer.send_offsets_to_transaction({T0: 5, T1: 5}, GROUP)
+        with cluster.consumer(group_id="reports", enable_auto_commit=False) as consumer:
+            consumer.assign([T0, T1])
+            consumer.commit({T0: 3, T1: 3})
+        producer.send_offsets_to_transaction({T0: 5, T1: 6}, GROUP)
+        producer.commit_transaction()
+        assert cluster.committed("reports") == {T0: OffsetAndMetadata(3), T1: OffsetAndMetadata(6)}
+
     def test_a_member_that_was_given_up_commits_nothing(self, cluster, producer):
         cluster.fail(
             FencedMemberEpochError("not yours"),
