@@ -512,14 +512,19 @@ class DuplicateSequenceNumberError(ConflictError):
 
 
 class ProducerFencedError(ConflictError):
-    """Another producer has taken the transactional id over; this one can only stop."""
+    """The producer does not hold the transactional id, any more or at all.
+
+    Another producer has taken it over, and this one can only stop; or its transaction is over, and
+    it is to go on with what the commit or abort was answered. The detail says which, as far as the
+    coordinator remembers.
+    """
 
     code = "PRODUCER_FENCED"
     title = "Producer fenced"
 
 
 class InvalidTransactionStateError(ConflictError):
-    """The transaction is decided the other way, or there is none to do that with."""
+    """The transaction is decided the other way; or none is open, or one is and must not be."""
 
     code = "INVALID_TXN_STATE"
     title = "Invalid transaction state"

@@ -103,11 +103,31 @@ def aborted_by_others(
 
 
 def fenced(transaction: TransactionalIdChanged, identity: ProducerIdentity) -> ProducerFencedError:
-    """The refusal of an identity that is not the granted one."""
+    """The refusal of an identity that is not the granted one; it says why as far as that is known.
+
+    Identities of before the last decision are not remembered: what is made up looks like an old one
+    then, and is told so.
+    """
     return ProducerFencedError(
         f"Producer {identity.producer_id} epoch {identity.producer_epoch} does not hold the "
-        f"transactional id {transaction.transactional_id!r} (any more)."
+        f"transactional id {transaction.transactional_id!r}: {_why_fenced(transaction, identity)}."
     )
+
+
+def _why_fenced(transaction: TransactionalIdChanged, identity: ProducerIdentity) -> str:
+    ended, granted = transaction.ended, transaction.granted
+    if ended is not None and ended.identity == identity:
+        if ended.by is EndedBy.SUCCESSOR:
+            return "another producer has taken it over, and its transaction is aborted"
+        done, end = ("committed", "commit") if ended.is_committed else ("aborted", "abort")
+        return f"its transaction is {done}; go on with what the {end} was answered"
+    if identity.producer_id != granted.producer_id:
+        return "another producer id does; this one did before, or never"
+    if identity.producer_epoch > granted.producer_epoch:
+        return "its coordinator knows of no such epoch"
+    if ended is None:
+        return "it was taken over since, by another producer or a later start of the same one"
+    return "it has an earlier epoch; its transaction is over, or another producer has taken over"
 
 
 def next_identity(
