@@ -29,6 +29,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from ottla_protocol.broken_rules import BODY, broken_rule
 from ottla_protocol.errors import InvalidRequestError, MalformedBodyError, MessageTooLargeError
 from ottla_protocol.record_codec import Record
+from ottla_protocol.routes import HEADER_TRANSACTION
 
 MAX_RECORDS_PER_REQUEST = 100_000
 MAX_HEADERS_PER_RECORD = 1_000
@@ -276,7 +277,11 @@ def _malformed_at(position: int, rule: str, body: bytes, **members: Any) -> Malf
 def _rule_and_path(error: msgspec.ValidationError) -> tuple[str, str]:
     """The rule and the JSON path that msgspec's message tells; `$` where it tells none."""
     broken = broken_rule(error)
-    return broken.rule, "$" if broken.field == BODY else f"$.{broken.field}"
+    rule = broken.rule
+    if "transaction" in broken.field.lower():
+        # No field is called like that, so it is one that there is not.
+        rule += f"; records name their transaction by the header {HEADER_TRANSACTION}"
+    return rule, "$" if broken.field == BODY else f"$.{broken.field}"
 
 
 def _refuse_document(error: msgspec.ValidationError) -> NoReturn:
@@ -285,7 +290,7 @@ def _refuse_document(error: msgspec.ValidationError) -> NoReturn:
     if found is not None:
         _refuse(int(found["index"]), found["field"], rule)
     field = path.removeprefix("$").removeprefix(".") or "body"
-    if "." not in field:
+    if "." not in field and HEADER_TRANSACTION not in rule:
         rule += '; records are sent as {"records": [{"key": ..., "value": ...}]}'
     raise InvalidRequestError(f"{field}: {rule}", path=path)
 

@@ -92,6 +92,7 @@ GOOD = b'{"value":1}'
         (b'{"value_b64":"","value_text":""}', "", "value_text and value_b64 exclude each other"),
         (b'{"key":"a","key_b64":"","value":1}', "", "key and key_b64 exclude each other"),
         (b'{"value":1,"kye":"a"}', ".kye", "is no field"),
+        (b'{"value":1,"transaction":"7.0.t"}', ".transaction", "by the header Ottla-Transaction"),
         (b'{"key":1,"value":1}', ".key", "must be text or null, not a whole number"),
         (b'{"key_b64":"a","value":1}', ".key_b64", "must be base64"),
         (b'{"key_b64":"-_8=","value":1}', ".key_b64", "must be base64"),
@@ -138,6 +139,11 @@ def test_a_broken_rule_names_record_path_and_rule(record, field, rule):
         (b'{"records":{}}', "records: must be an array, not an object"),
         (b'{"records":[]}', "at least one record"),
         (b'{"records":[{"value":1}],"acks":1}', "acks: is no field"),
+        (
+            b'{"records":[{"value":1}],"transactional_id":"t"}',
+            "transactional_id: is no field that there is; records name their transaction by the "
+            "header Ottla-Transaction$",
+        ),
         (b'{"value":1}', r'value: is no field that there is; records are sent as \{"records": \['),
     ],
 )
