@@ -34,6 +34,7 @@ from ottla_protocol.errors import (
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
 )
+from ottla_protocol.missing_partitions import missing_partition
 from ottla_protocol.models_trims import TrimmedPartition, TrimPartitionRequest
 
 MAX_PARTITIONS: Final = 2_000
@@ -356,7 +357,7 @@ class FakeMetadata:
         """The partition; UnknownTopicOrPartitionError if there is none."""
         partitions = self.topic(topic).partitions
         if not 0 <= partition < len(partitions):
-            raise UnknownTopicOrPartitionError(f"topic {topic!r} has no partition {partition}")
+            raise missing_partition(topic, partition, len(partitions))
         return partitions[partition]
 
     def all_partitions(self) -> list[FakePartition]:

@@ -34,6 +34,7 @@ from ottla_protocol.errors import (
     UnknownTopicOrPartitionError,
     error_from_problem,
 )
+from ottla_protocol.missing_partitions import missing_partition
 from ottla_protocol.models import BinaryFetchRequest, FetchedPartition, PartitionToFetch
 from ottla_protocol.record_batch import read_header
 
@@ -321,9 +322,7 @@ class Fetcher:
         described = self._metadata.topic(topic)
         if described is not None and partition >= len(described.partitions):
             self._metadata.expire(topic)
-            gone = UnknownTopicOrPartitionError(
-                f"topic {topic!r} has no partition {partition}, it has {len(described.partitions)}"
-            )
+            gone = missing_partition(topic, partition, len(described.partitions))
         if gone is not None:
             # Asked for again after a while: it may be created yet.
             state.back_off(now_ms, self._options)

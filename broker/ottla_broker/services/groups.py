@@ -51,8 +51,8 @@ from ottla_protocol.errors import (
     OffsetNotAvailableError,
     OttlaError,
     Outcome,
-    UnknownTopicOrPartitionError,
 )
+from ottla_protocol.missing_partitions import missing_partition
 from ottla_protocol.models import Isolation
 from ottla_protocol.models_transactions import CommitTransactionOffsetsRequest, TransactionOffsets
 
@@ -441,9 +441,7 @@ class GroupService:
                 wanted = range(count) if request.partitions is None else request.partitions
                 missing = [number for number in wanted if not 0 <= number < count]
                 if missing:
-                    raise UnknownTopicOrPartitionError(
-                        f"the topic '{name}' has the partitions 0..{count - 1}, not {missing[0]}"
-                    )
+                    raise missing_partition(name, missing[0], count)
                 found.extend((name, number) for number in wanted)
         if not found:
             raise InvalidRequestError(

@@ -24,10 +24,10 @@ from ottla_protocol.errors import (
     OttlaError,
     Outcome,
     RecordWithoutKeyError,
-    UnknownTopicOrPartitionError,
     error_from_problem,
 )
 from ottla_protocol.json_records import ParsedRecord
+from ottla_protocol.missing_partitions import missing_partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,8 @@ class RecordAppendService:
         todo = []
         for index, record in enumerate(records):
             if record.partition is not None and record.partition >= count:
-                fates[index] = UnknownTopicOrPartitionError(
-                    f"topic {topic.name} has partitions 0 to {count - 1}, not {record.partition}",
-                    outcome=Outcome.NOT_APPLIED,
+                fates[index] = missing_partition(
+                    topic.name, record.partition, count, outcome=Outcome.NOT_APPLIED
                 )
             elif needs_key and record.key is None:
                 fates[index] = RecordWithoutKeyError(

@@ -32,6 +32,7 @@ from ottla_protocol.errors import (
 )
 from ottla_protocol.idempotency import Idempotency, divided_key, idempotency_for, key_within
 from ottla_protocol.json_records import ParsedRecord
+from ottla_protocol.missing_partitions import missing_partition
 from ottla_protocol.models import (
     AppendedBatch,
     BatchToAppend,
@@ -188,10 +189,7 @@ class RecordProduceService:
 
     def _check_partition(self, topic: Topic, partition: int) -> None:
         if not 0 <= partition < len(topic.partitions):
-            raise UnknownTopicOrPartitionError(
-                f"topic {topic.name} has partitions 0 to {len(topic.partitions) - 1}, "
-                f"not {partition}"
-            )
+            raise missing_partition(topic.name, partition, len(topic.partitions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,9 +318,11 @@ def _split(
         elif record.partition is not None:
             if record.partition >= count:
                 number = index if numbers is None else numbers[index]
-                raise UnknownTopicOrPartitionError(
-                    f"records[{number}].partition is {record.partition}, topic {topic.name} has "
-                    f"{count} partitions",
+                raise missing_partition(
+                    topic.name,
+                    record.partition,
+                    count,
+                    where=f"records[{number}].partition: ",
                     index=number,
                 )
             target = record.partition

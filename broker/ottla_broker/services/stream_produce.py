@@ -35,10 +35,10 @@ from ottla_protocol.errors import (
     MessageTooLargeError,
     OttlaError,
     Outcome,
-    UnknownTopicOrPartitionError,
 )
 from ottla_protocol.idempotency import LineNumbers, key_within, stream_idempotency
 from ottla_protocol.json_records import ParsedRecord
+from ottla_protocol.missing_partitions import missing_partition
 from ottla_protocol.models import ACKS_ALL, AppendedBatch
 from ottla_protocol.partitioning import partition_for_key
 from ottla_protocol.transaction_tokens import TransactionToken, encode_transaction
@@ -286,10 +286,7 @@ class StreamProduceService:
                 max_topics=TOPICS_PER_STREAM_MAX,
             )
         if stream.partition is not None and stream.partition >= len(topic.partitions):
-            raise UnknownTopicOrPartitionError(
-                f"topic {topic.name} has partitions 0 to {len(topic.partitions) - 1}, "
-                f"not {stream.partition}"
-            )
+            raise missing_partition(topic.name, stream.partition, len(topic.partitions))
         destination = stream.destinations[name] = await self._begun(stream, topic, options)
         return destination
 
@@ -328,9 +325,11 @@ def _partition_of(stream: ProduceStream, share: _Share, line: StreamLine) -> int
     if named is not None:
         count = len(share.destination.topic.partitions)
         if named >= count:
-            return UnknownTopicOrPartitionError(
-                f"line {line.number}: partition is {named}, topic {line.topic} has {count} "
-                "partitions",
+            return missing_partition(
+                line.topic,
+                named,
+                count,
+                where=f"line {line.number}: ",
                 outcome=Outcome.NOT_APPLIED,
             )
         return named

@@ -21,8 +21,8 @@ from ottla_protocol.errors import (
     CursorOfDeletedTopicError,
     InvalidRequestError,
     LeaderNotAvailableError,
-    UnknownTopicOrPartitionError,
 )
+from ottla_protocol.missing_partitions import missing_partition
 from ottla_protocol.models import Isolation
 from ottla_protocol.record_batch import NO_LEADER_EPOCH
 
@@ -104,9 +104,7 @@ class TopicPositions:
         if isinstance(start, Cursor) and not _fits(start, topic):
             topic = await self._after_news(topic_name, start)
         if partition is not None and partition >= len(topic.partitions):
-            raise UnknownTopicOrPartitionError(
-                f"the topic '{topic_name}' has no partition {partition}"
-            )
+            raise missing_partition(topic_name, partition, len(topic.partitions))
         if partition is None and len(topic.partitions) > MAX_CURSOR_PARTITIONS:
             raise InvalidRequestError(
                 f"the topic '{topic_name}' has {len(topic.partitions)} partitions, and at most "

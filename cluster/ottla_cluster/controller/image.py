@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from ottla_cluster.controller.topic_configs import ConfigValue
 from ottla_protocol.errors import UnknownTopicIdError, UnknownTopicOrPartitionError
+from ottla_protocol.missing_partitions import missing_partition
 
 
 class BrokerState(StrEnum):
@@ -229,10 +230,7 @@ class MetadataImage:
 
 def _partition_of(topic: Topic, partition: int) -> Partition:
     if not 0 <= partition < len(topic.partitions):
-        raise UnknownTopicOrPartitionError(
-            f"The topic {topic.name!r} has the partitions 0..{len(topic.partitions) - 1}, "
-            f"not {partition}."
-        )
+        raise missing_partition(topic.name, partition, len(topic.partitions))
     return topic.partitions[partition]
 
 

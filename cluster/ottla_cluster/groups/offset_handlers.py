@@ -41,6 +41,7 @@ from ottla_protocol.errors import (
     OverloadedError,
     UnknownTopicOrPartitionError,
 )
+from ottla_protocol.missing_partitions import missing_partition
 
 
 def commit_offsets(
@@ -344,9 +345,7 @@ def topic_id_of(view: ClusterView, topic: str, partition: int) -> str:
     if known is None:
         raise UnknownTopicOrPartitionError(f"There is no topic {topic!r}.")
     if not 0 <= partition < known.partitions:
-        raise UnknownTopicOrPartitionError(
-            f"The topic {topic!r} has the partitions 0..{known.partitions - 1}, not {partition}."
-        )
+        raise missing_partition(topic, partition, known.partitions)
     return known.topic_id
 
 

@@ -5,6 +5,7 @@ Scripts act on exit codes, people on one line, programs on `{code, message, hint
 `exit_codes` has the codes.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ottla_ops.cli.exit_codes import ExitCode, exit_code_of
@@ -16,6 +17,7 @@ __all__ = [
     "UnreachableError",
     "error_from_answer",
     "file_failure",
+    "hint_of",
     "usage_error",
 ]
 
@@ -115,6 +117,22 @@ HINTS_BY_CODE: Final = {
 }
 
 
+MISSING_PARTITION_HINT: Final = "`ottla topic describe NAME` shows its partitions"
+
+
+def hint_of(code: str, members: Mapping[str, Any]) -> str:
+    """What to try next after a broker's error; empty where we do not know.
+
+    Args:
+        code: the error's.
+        members: further members of its problem document.
+    """
+    if code == "UNKNOWN_TOPIC_OR_PARTITION" and "partitions" in members:
+        # The topic is there; see `ottla_protocol.missing_partitions`.
+        return MISSING_PARTITION_HINT
+    return HINTS_BY_CODE.get(code, "")
+
+
 def error_from_answer(status: int, document: Any) -> CommandError:
     """The failure that a broker's answer tells.
 
@@ -128,7 +146,7 @@ def error_from_answer(status: int, document: Any) -> CommandError:
         str(problem.get("detail") or problem.get("title") or f"the broker answered {status}"),
         code=code,
         exit_code=exit_code_of(status, code),
-        hint=HINTS_BY_CODE.get(code, ""),
+        hint=hint_of(code, problem),
         retriable=bool(problem.get("retriable", status in {429, 502, 503, 504, 507})),
         not_applied=problem.get("outcome") == "not_applied",
     )

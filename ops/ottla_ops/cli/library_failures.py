@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ottla_ops.cli.exit_codes import ExitCode, exit_code_of
-from ottla_ops.cli.failures import HINTS_BY_CODE, CommandError, file_failure
+from ottla_ops.cli.failures import CommandError, file_failure, hint_of
 from ottla_protocol.errors import OttlaError
 
 HINTS_BY_ERROR = {
@@ -49,7 +49,7 @@ def command_error(error: OttlaError) -> CommandError:
     """The failure that an error of a library is."""
     name = type(error).__name__
     exit_code = EXIT_CODES_BY_ERROR.get(name) or exit_code_of(error.status, error.code)
-    hint = HINTS_BY_ERROR.get(name) or HINTS_BY_CODE.get(error.code, "")
+    hint = HINTS_BY_ERROR.get(name) or hint_of(error.code, error.members)
     return CommandError(
         error.detail,
         code=error.code,

@@ -170,7 +170,7 @@ def test_a_group_without_members_commits_freely(groups):
     groups.commit(0, 3)
     assert groups.committed(0) == 3
     assert groups.committed(1) is None
-    with pytest.raises(UnknownTopicOrPartitionError, match=r"0\.\.2"):
+    with pytest.raises(UnknownTopicOrPartitionError, match="0 to 2"):
         groups.commit(3, 5)
     with pytest.raises(UnknownTopicOrPartitionError, match="clicks"):
         groups.commit(0, 5, topic="clicks")

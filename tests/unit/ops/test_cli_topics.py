@@ -5,6 +5,9 @@ import json
 import pytest
 
 from ottla_ops.cli import confirmation
+from ottla_ops.cli.library_failures import command_error
+from ottla_protocol.errors import UnknownTopicOrPartitionError
+from ottla_protocol.missing_partitions import missing_partition
 
 
 def test_a_topic_is_created_with_what_was_asked_for(cli, cluster):
@@ -81,6 +84,21 @@ def test_an_unknown_topic_is_not_found_and_a_hint_says_what_to_do(cli, cluster):
     assert (code, out) == (3, "")
     assert err.count("\n") == 1
     assert err.startswith("ottla: there is no topic nope (`ottla topic list`")
+
+
+def test_a_partition_that_a_topic_does_not_have_is_told_otherwise_than_a_topic(cli, cluster):
+    cluster.create("orders", 3)
+    missing = missing_partition("orders", 7, 3)
+    cluster.refuse(404, missing.code, detail=missing.detail, **missing.members)
+    code, _, err = cli("topic", "describe", "orders", to=cluster)
+    assert code == 3
+    assert err == (
+        "ottla: topic 'orders' has partitions 0 to 2, not 7 "
+        "(`ottla topic describe NAME` shows its partitions)\n"
+    )
+    # And the SDK's error is told alike.
+    assert command_error(missing).hint == "`ottla topic describe NAME` shows its partitions"
+    assert "ottla topic list" in command_error(UnknownTopicOrPartitionError("no topic")).hint
 
 
 def test_an_error_as_json_has_its_four_members(cli, cluster):

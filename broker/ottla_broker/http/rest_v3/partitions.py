@@ -13,8 +13,8 @@ from ottla_protocol import models_rest_v3 as rest
 from ottla_protocol.errors import (
     NotFoundError,
     OffsetNotAvailableError,
-    UnknownTopicOrPartitionError,
 )
+from ottla_protocol.missing_partitions import missing_partition
 from ottla_protocol.models import PartitionDescription, TopicDescription
 
 BOTH = "both"
@@ -29,9 +29,7 @@ async def _partition(request: web.Request) -> tuple[TopicDescription, PartitionD
     number = partition_number(request.match_info["partition"])
     topic = await _topic(request)
     if number >= len(topic.partitions):
-        raise UnknownTopicOrPartitionError(
-            f"topic {topic.name} has partitions 0 to {len(topic.partitions) - 1}, not {number}"
-        )
+        raise missing_partition(topic.name, number, len(topic.partitions))
     return topic, topic.partitions[number]
 
 
