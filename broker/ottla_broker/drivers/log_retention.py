@@ -126,7 +126,7 @@ class LogRetention:
                 # Without room even sealing the active segment has to wait.
                 moved.add(key)
                 continue
-            if hosted.log.has_expired:
+            if hosted.log.cleanup.has_expired:
                 moved.add(key)
 
     async def _remove_expired(self, hosted: Partition) -> None:

@@ -214,7 +214,7 @@ class Partition(PartitionAppends, PartitionAcks):
         """
         offset = min(self.state.first_offset, self.log.log_end_offset)
         if offset > self.log.log_start_offset:
-            self.log.advance_log_start(offset)
+            self.log.cleanup.advance_log_start(offset)
             self._activity.log_start_moved.add(self.key)
             self.news_watchers.wake()
 
@@ -385,11 +385,13 @@ class Partition(PartitionAppends, PartitionAcks):
         self.leading()
         before = self.log.log_start_offset
         try:
-            await self.log.enforce_retention(high_watermark=self.high_watermark, now_ms=now_ms)
+            await self.log.cleanup.enforce_retention(
+                high_watermark=self.high_watermark, now_ms=now_ms
+            )
         finally:
             if self.log.log_start_offset != before:
                 self.news_watchers.wake()
-            if self.log.has_expired:
+            if self.log.cleanup.has_expired:
                 self._activity.log_start_moved.add(self.key)
 
     async def compact(self, now_ms: int, limits: CompactionLimits) -> CompactionResult | None:
@@ -399,7 +401,7 @@ class Partition(PartitionAppends, PartitionAcks):
             UnavailableError: the log is closed or being truncated.
             StorageError: a segment is damaged or cannot be read or written, or the log failed.
         """
-        return await self.log.compact(
+        return await self.log.cleanup.compact(
             high_watermark=self.high_watermark, now_ms=now_ms, limits=limits
         )
 
@@ -457,7 +459,7 @@ class Partition(PartitionAppends, PartitionAcks):
             return self.log.log_end_offset
         # Never past what is committed here: the leader is ahead of this log.
         if result.log_start_offset > self.log.log_start_offset:
-            self.log.advance_log_start(min(result.log_start_offset, self.high_watermark))
+            self.log.cleanup.advance_log_start(min(result.log_start_offset, self.high_watermark))
             self._activity.log_start_moved.add(self.key)
         if result.batches:
             await self.begin_with(result.batches[0].data)
@@ -488,7 +490,8 @@ class Partition(PartitionAppends, PartitionAcks):
         that is committed, and so above all that is compacted.
         """
         return (
-            self._node_id not in self.state.isr and offset < await self.log.compacted_at_most_to()
+            self._node_id not in self.state.isr
+            and offset < await self.log.cleanup.compacted_at_most_to()
         )
 
     def follower_log_changed(self) -> None:

@@ -357,12 +357,12 @@ class ReplicaManager(HostedReplicas):
         self._witness.moved(key)
 
     async def remove_expired(self, hosted: Partition) -> RemovedSegments:
-        """As `PartitionLog.remove_expired`, of what the witness knows to be meant."""
-        if hosted.log.has_expired:
+        """As `LogCleanup.remove_expired`, of what the witness knows to be meant."""
+        if hosted.log.cleanup.has_expired:
             await self._witness.before_removal(hosted)
             # The start may move on meanwhile, and more go than was meant.
             self._witness.moved(hosted.key)
-        return await hosted.log.remove_expired()
+        return await hosted.log.cleanup.remove_expired()
 
     def _log_end_moved(self, key: tuple[str, int], log_end_offset: int) -> None:
         hosted = self.partitions.get(key)

@@ -167,7 +167,7 @@ class TrimService:
         leader = partition.leading()
         first_offset = await _first_offset(partition, call)
         former = partition.log.log_start_offset
-        going = partition.log.segments_below(first_offset)
+        going = partition.log.cleanup.segments_below(first_offset)
         # What retention let go may be read again after a crash (decision 14); not what was trimmed.
         if not call.dry_run and first_offset > partition.state.first_offset:
             response = await self._commands.change(

@@ -27,7 +27,6 @@ from ottla_broker.storage.log_aborts import LogAborts
 from ottla_broker.storage.log_appender import LogAppender
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_state import LogState
-from ottla_broker.storage.log_trimming import LogTrimmer
 from ottla_broker.storage.policy.compaction import (
     NO_MAX_LAG_MS,
     CompactableSegment,
@@ -40,10 +39,12 @@ from ottla_broker.storage.policy.compaction import (
 )
 from ottla_broker.storage.segment import Segment, SegmentIdentity
 from ottla_broker.storage.segment_compaction import (
+    CompactedFile,
     CompactionCounts,
     CompactionSource,
     LogCompaction,
 )
+from ottla_broker.storage.tail_cache import PartitionTail
 from ottla_protocol.errors import StorageError, UnavailableError
 
 MAP_BYTES = 32 << 20
@@ -99,7 +100,7 @@ class LogCompactor:
         files: its segments.
         commits: the queue for the disk.
         appender: has the log's config, and the state of its end.
-        trimmer: puts files in place.
+        tail: the cached batches.
         aborts: its aborted transactions.
         require_writable: raises while the log is closed, being truncated, or has failed.
     """
@@ -110,7 +111,7 @@ class LogCompactor:
         files: LogFiles,
         commits: GroupCommit,
         appender: LogAppender,
-        trimmer: LogTrimmer,
+        tail: PartitionTail,
         aborts: LogAborts,
         *,
         require_writable: Callable[[], None],
@@ -119,7 +120,7 @@ class LogCompactor:
         self._files = files
         self._commits = commits
         self._appender = appender
-        self._trimmer = trimmer
+        self._tail = tail
         self._aborts = aborts
         self._require_writable = require_writable
         self._running = asyncio.Lock()
@@ -133,7 +134,7 @@ class LogCompactor:
     async def compact(
         self, *, high_watermark: int, now_ms: int, limits: CompactionLimits
     ) -> CompactionResult | None:
-        """As `PartitionLog.compact`."""
+        """As `LogCleanup.compact`."""
         async with self._running:
             self._require_writable()
             config = self._appender.config.compaction
@@ -256,9 +257,7 @@ class LogCompactor:
                 else compacted.size_bytes
             )
             if compacted is not None and not await _uninterrupted(
-                self._trimmer.replace_segments(
-                    replaced, compacted, group[-1].end_offset, is_current=is_current
-                )
+                self._replace(replaced, compacted, group[-1].end_offset, is_current=is_current)
             ):
                 return None
         if not await self._write_progress(compaction.progress, is_current):
@@ -272,6 +271,45 @@ class LogCompactor:
             size_bytes_after,
             compaction.counts,
         )
+
+    async def _replace(
+        self,
+        replaced: Sequence[Segment],
+        compacted: CompactedFile,
+        end_offset: int,
+        *,
+        is_current: Callable[[], bool],
+    ) -> bool:
+        """Put a compacted file in the place of sealed neighbours that end at `end_offset`.
+
+        Returns:
+            False when the log has lost one of them, or is not `is_current` any more; the file is
+            removed then.
+
+        Raises:
+            UnavailableError: the log is closed or being truncated.
+            StorageError: the files failed; so has the log.
+        """
+        try:
+            async with self._files.taking_away:
+                self._require_writable()
+                async with self._files.lock.exclusive():
+                    if not is_current() or not self._files.has_all(replaced):
+                        return False
+                    self._files.taken_away_count += 1
+                    try:
+                        await self._files.replace(replaced, compacted, end_offset)
+                    except (OSError, StorageError) as error:
+                        failure = sqlite.storage_error(
+                            self._files.directory, "putting compacted segments in place", error
+                        )
+                        self._commits.fail(failure)
+                        raise failure from error
+                    # What is cached would show again what has been compacted away.
+                    self._tail.drop_below(end_offset)
+                    return True
+        finally:
+            await asyncio.to_thread(compacted.path.unlink, missing_ok=True)
 
     async def _on_thread(self, function: Callable[[], T]) -> T:
         """Run a part of the compaction; whoever is cancelled waits until it has ended."""
@@ -308,7 +346,7 @@ class LogCompactor:
             return True
 
     async def compacted_at_most_to(self) -> int:
-        """As `PartitionLog.compacted_at_most_to`.
+        """As `LogCleanup.compacted_at_most_to`.
 
         Sealed segments are all that a compaction reads. What is written down as compacted may be
         less: segments are replaced before that.

@@ -67,6 +67,11 @@ class LogFiles:
         self.directory = directory
         self.lock = SharedLock()
         """Held shared by readers, and exclusively while files are taken away."""
+        self.taking_away = asyncio.Lock()
+        """Held by whoever takes files away, one at a time, from the decision on; taken before
+        `lock`."""
+        self.taken_away_count = 0
+        """As `PartitionLog.taken_away_count`; rises before the first file goes."""
         self._identity = identity
         self._durability = durability
         self._handles = handles

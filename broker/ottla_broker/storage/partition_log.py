@@ -35,19 +35,16 @@ from ottla_broker.storage.group_commit import (
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_aborts import LogAborts
 from ottla_broker.storage.log_appender import LogAppender
-from ottla_broker.storage.log_compactor import (
-    CompactionLimits,
-    CompactionResult,
-    LogCompactor,
-)
-from ottla_broker.storage.log_config import AppendInfo, LogConfig, RemovedSegments
+from ottla_broker.storage.log_cleanup import LogCleanup
+from ottla_broker.storage.log_compactor import LogCompactor
+from ottla_broker.storage.log_config import AppendInfo, LogConfig
 from ottla_broker.storage.log_damage import LogDamage, OnDamage
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_inspection import LogInspector
 from ottla_broker.storage.log_reader import LogReader
 from ottla_broker.storage.log_state import LogState, StateLimits
 from ottla_broker.storage.log_transactions import OpenTransaction
-from ottla_broker.storage.log_trimming import LogTrimmer
+from ottla_broker.storage.log_truncation import LogTruncator
 from ottla_broker.storage.policy.open_transactions import AbortedTransaction
 from ottla_broker.storage.policy.producer_state import ProducerStates
 from ottla_broker.storage.recovery import RecoveredLog, RecoveryReport
@@ -143,14 +140,6 @@ class PartitionLog:
             clock_ms=clock_ms,
             monotonic_ms=monotonic_ms,
         )
-        self._trimmer = LogTrimmer(
-            self._files,
-            self._commits,
-            self._appender,
-            self._tail,
-            limits=lambda: StateLimits.of(self.config, clock_ms(), monotonic_ms()),
-            require_writable=self._require_writable,
-        )
         self._aborts = LogAborts(
             self._files, lambda: self._state, lambda error: self.damage.found(error, "read")
         )
@@ -159,11 +148,27 @@ class PartitionLog:
             self._files,
             self._commits,
             self._appender,
-            self._trimmer,
+            self._tail,
             self._aborts,
             require_writable=self._require_writable,
         )
-        self._trimmer.before_cut = self._compactor.forget_from
+        self._truncator = LogTruncator(
+            self._files,
+            self._commits,
+            self._appender,
+            self._tail,
+            limits=lambda: StateLimits.of(self.config, clock_ms(), monotonic_ms()),
+            before_cut=self._compactor.forget_from,
+        )
+        self.cleanup = LogCleanup(
+            self._files,
+            self._commits,
+            self._appender,
+            self._compactor,
+            self.damage,
+            require_writable=self._require_writable,
+        )
+        """Takes away what the log need not keep: retention, trims and compaction."""
         self._reader = LogReader(self._files, self._tail, self._commits, lambda: self.next_offset)
         self.inspector = LogInspector(
             identity, self._files, self._commits, self.damage, require_open=self._require_open
@@ -322,7 +327,7 @@ class PartitionLog:
     def _apply_durability(self) -> None:
         wanted = sqlite.Durability(self.config.durability)
         # A truncation works on the files meanwhile: it calls this at its end.
-        if wanted is self._durability or self._trimmer.is_truncating or self._closed:
+        if wanted is self._durability or self._truncator.is_truncating or self._closed:
             return
         self._durability = wanted
         self._commits.enqueue(QueuedDurability(wanted))
@@ -493,13 +498,13 @@ class PartitionLog:
         """
         if self._commits.held is None or self._closed:
             return
-        await self._trimmer.abandon_held()
+        await self._truncator.abandon_held()
         self._durability = self._files.durability
         self._apply_durability()
 
     def _require_writable(self) -> None:
         self._require_open()
-        if self._trimmer.is_truncating:
+        if self._truncator.is_truncating:
             raise self._unavailable("being truncated")
         self._commits.raise_if_failed()
 
@@ -548,7 +553,7 @@ class PartitionLog:
 
         While it stays the same, and the log's start does, what was read is still in the log.
         """
-        return self._trimmer.taken_away_count
+        return self._files.taken_away_count
 
     def aborted_in_memory(
         self, from_offset: int, end_offset: int
@@ -638,97 +643,6 @@ class PartitionLog:
                 await self._files.commit(item)
                 self._on_commit(item, time.perf_counter() - began_s)
 
-    # --- the beginning ------------------------------------------------------------------------
-
-    async def enforce_retention(self, *, high_watermark: int, now_ms: int) -> None:
-        """Move the log's start past what its configs let go: for the leader.
-
-        Nothing at or above the last stable offset goes, and never the active segment; one that
-        nobody appends to is sealed when it is due, so that it can go too.
-
-        Args:
-            high_watermark: everything below is committed.
-            now_ms: the wall clock.
-
-        Raises:
-            UnavailableError: the log is closed or being truncated.
-            StorageError: the log has failed, or a segment cannot be read.
-        """
-        self._require_writable()
-        with self.damage.noted("retention"):
-            await self._trimmer.enforce_retention(high_watermark=high_watermark, now_ms=now_ms)
-
-    def advance_log_start(self, offset: int) -> None:
-        """Let nobody read below `offset` any more; it never moves back while the log is open.
-
-        The files go with `remove_expired`, and after a restart what is left of them tells where
-        the log begins.
-
-        Args:
-            offset: at most the durable end, and anywhere in a batch: what holds it stays. All
-                below is committed.
-        """
-        assert offset <= self.log_end_offset, (offset, self.log_end_offset)
-        self._files.advance_log_start(offset)
-
-    def segments_below(self, offset: int) -> RemovedSegments:
-        """The segments that would go with everything below `offset`."""
-        return self._files.segments_below(offset, next_offset=self.next_offset)
-
-    @property
-    def has_expired(self) -> bool:
-        """Whether `remove_expired` has anything to do."""
-        return self._trimmer.has_expired
-
-    async def remove_expired(self) -> RemovedSegments:
-        """Remove the files of segments that lie wholly below the log's start.
-
-        An active segment of which half lies below is sealed, to go with the others in its time.
-        Whoever reads one of them is waited for, and not interrupted.
-
-        Raises:
-            UnavailableError: the log is closed or being truncated.
-            StorageError: a file cannot be removed; the log has failed.
-        """
-        self._require_writable()
-        return await self._trimmer.remove_expired()
-
-    # --- compaction -----------------------------------------------------------------------------
-
-    async def compact(
-        self, *, high_watermark: int, now_ms: int, limits: CompactionLimits
-    ) -> CompactionResult | None:
-        """Leave out of the sealed segments what newer records of the same key replace, if due.
-
-        Nothing at or above the last stable offset is touched. Reads and appends go on meanwhile.
-        What is due, and what stays, is told by `policy.compaction` and the config's `compaction`.
-
-        Args:
-            high_watermark: everything below is committed.
-            now_ms: the wall clock.
-            limits: what it may take.
-
-        Returns:
-            What was done; None when nothing was due, or the log was truncated meanwhile.
-
-        Raises:
-            DamagedSegmentError: a segment is not what was written; the log stays as it is.
-            UnavailableError: the log is closed, or being truncated.
-            StorageError: files could not be read or written, or the log has failed.
-        """
-        with self.damage.noted("compaction"):
-            return await self._compactor.compact(
-                high_watermark=high_watermark, now_ms=now_ms, limits=limits
-            )
-
-    async def compacted_at_most_to(self) -> int:
-        """An offset below which all records are that may have replaced older ones of their key.
-
-        0 for a log that was never compacted. To truncate below it may lose the newest record of a
-        key for good, where an older one is gone already.
-        """
-        return await self._compactor.compacted_at_most_to()
-
     # --- truncation and the end ---------------------------------------------------------------
 
     async def truncate_to(self, offset: int) -> None:
@@ -746,7 +660,7 @@ class PartitionLog:
         if offset > self._state.next_offset:
             return
         self._require_writable()
-        await self._trimmer.truncate_to(offset)
+        await self._truncator.truncate_to(offset)
         await self._begin_at_start()
         self._apply_durability()
 
@@ -762,7 +676,7 @@ class PartitionLog:
             StorageError: the files failed; so has the log.
         """
         self._require_writable()
-        await self._trimmer.reset_to(offset)
+        await self._truncator.reset_to(offset)
         self.damage.forget_all()
         self._apply_durability()
 
@@ -778,7 +692,7 @@ class PartitionLog:
         """
         self._require_writable()
         path = self.damage.first
-        while path is not None and not await self._trimmer.cut_damaged(path):
+        while path is not None and not await self._truncator.cut_damaged(path):
             # Retention has taken it away; what is damaged behind it is still there.
             self.damage.forget_segment(path)
             path = self.damage.first
@@ -799,7 +713,7 @@ class PartitionLog:
         """
         self._require_writable()
         if offset > self.next_offset:
-            await self._trimmer.skip_to(offset)
+            await self._truncator.skip_to(offset)
             self._apply_durability()
 
     async def close(self) -> None:
@@ -835,4 +749,4 @@ class PartitionLog:
 
     async def _close_files(self) -> None:
         self._tail.reset(self._state.next_offset)
-        await self._trimmer.close_files()
+        await self._truncator.close_files()

@@ -20,20 +20,24 @@ async def until(condition):
         await asyncio.sleep(0)
 
 
-class FakeLog:
+class FakeCleanup:
     def __init__(self):
-        self.log_start_offset = 0
-        self.removed = RemovedSegments()
         self.has_expired = True
         self.removals = 0
         self.error = None
-        self.failure = None
 
     async def remove_expired(self):
         self.removals += 1
         if self.error is not None:
             raise self.error
-        return self.removed
+        return RemovedSegments()
+
+
+class FakeLog:
+    def __init__(self):
+        self.log_start_offset = 0
+        self.cleanup = FakeCleanup()
+        self.failure = None
 
 
 class FakePartition:
@@ -62,7 +66,7 @@ class FakeReplicas:
         return iter(self.led)
 
     async def remove_expired(self, hosted):
-        return await hosted.log.remove_expired()
+        return await hosted.log.cleanup.remove_expired()
 
 
 class Clocks:
@@ -91,17 +95,17 @@ async def test_the_leader_decides_and_everyone_removes(clocks):
     await retention.enforce()
     await retention.remove_expired()
     assert (led.asked, followed.asked) == ([clocks.wall_ms], [])
-    assert (led.log.removals, followed.log.removals) == (1, 1)
+    assert (led.log.cleanup.removals, followed.log.cleanup.removals) == (1, 1)
 
 
 async def test_a_log_that_cannot_now_does_not_keep_the_others_waiting(clocks):
     moved, sound = FakePartition(), FakePartition()
     moved.error = LeaderNotAvailableError("moved")
-    moved.log.error = UnavailableError("closed")
+    moved.log.cleanup.error = UnavailableError("closed")
     retention = retention_of(clocks, [moved, sound])
     await retention.enforce()
     await retention.remove_expired()
-    assert (len(sound.asked), sound.log.removals) == (1, 1)
+    assert (len(sound.asked), sound.log.cleanup.removals) == (1, 1)
 
 
 async def test_a_segment_that_cannot_be_read_keeps_its_own_log_alone(clocks):
@@ -136,7 +140,7 @@ async def test_the_task_looks_again_and_again(clocks):
 
     def looked_twice():
         clocks.steady_ms += 1
-        return len(led.asked) >= 2 and led.log.removals >= 2
+        return len(led.asked) >= 2 and led.log.cleanup.removals >= 2
 
     await until(looked_twice)
     await retention.stop()
@@ -144,10 +148,10 @@ async def test_the_task_looks_again_and_again(clocks):
 
 async def test_a_log_that_fails_stops_the_broker(clocks):
     led = FakePartition()
-    led.log.error = StorageError("cannot remove")
+    led.log.cleanup.error = StorageError("cannot remove")
     failures = []
     retention = retention_of(clocks, [led], failures=failures)
     retention.start()
     await until(lambda: failures)
-    assert failures == [led.log.error]
+    assert failures == [led.log.cleanup.error]
     await retention.stop()

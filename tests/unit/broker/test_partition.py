@@ -448,9 +448,9 @@ async def test_a_follower_lets_go_what_its_leader_has_let_go(hosted):
     position = partition.follower.fetch_position
     await partition.take_fetched(position, fetched(log_start=2, high_watermark=3))
     assert partition.log.log_start_offset == 2
-    assert (await partition.log.remove_expired()).count == 0
+    assert (await partition.log.cleanup.remove_expired()).count == 0
     await partition.take_fetched(position, fetched(log_start=3, high_watermark=3))
-    assert (await partition.log.remove_expired()).count == 1
+    assert (await partition.log.cleanup.remove_expired()).count == 1
     assert (partition.log.log_start_offset, partition.log.next_offset) == (3, 3)
 
 

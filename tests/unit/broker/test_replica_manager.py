@@ -13,6 +13,7 @@ from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.replica_manager import ROLE_STEP, ReplicaManager
 from ottla_broker.storage.end_witness import EndWitness
 from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_cleanup import LogCleanup
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory
 from ottla_broker.storage.partition_log import PartitionLog
@@ -331,9 +332,9 @@ async def test_a_start_is_witnessed_before_files_go(manager, monkeypatch):
         seen.append(witness.ends[KEY].start_offset)
         witness.close()
 
-    monkeypatch.setattr(log, "remove_expired", remove_expired)
-    monkeypatch.setattr(PartitionLog, "has_expired", True)
-    log.advance_log_start(0)
+    monkeypatch.setattr(log.cleanup, "remove_expired", remove_expired)
+    monkeypatch.setattr(LogCleanup, "has_expired", True)
+    log.cleanup.advance_log_start(0)
     await manager.replicas.remove_expired(manager.hosted)
     log._files.advance_log_start(3)
     await manager.replicas.remove_expired(manager.hosted)

@@ -159,7 +159,7 @@ async def test_what_is_done_already_asks_nobody(service, cluster):
 
 
 async def test_what_retention_let_go_is_written_down_when_somebody_trims_it(service, cluster):
-    cluster.hosted.partition.log.advance_log_start(10)
+    cluster.hosted.partition.log.cleanup.advance_log_start(10)
     done = await trim(service, before_offset=7)
     assert (done.former_log_start_offset, done.log_start_offset, done.records) == (10, 10, 0)
     assert [command.first_offset for command in cluster.commands] == [7]

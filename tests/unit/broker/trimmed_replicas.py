@@ -257,7 +257,7 @@ class TrimmedReplicas:
 
     async def let_files_go(self):
         for partition in self.running.values():
-            await partition.log.remove_expired()
+            await partition.log.cleanup.remove_expired()
 
     # --- what holds -------------------------------------------------------------------------------
 

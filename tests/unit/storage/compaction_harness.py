@@ -71,7 +71,7 @@ async def values_of(log: PartitionLog) -> list[tuple[int, str, str | None]]:
 
 async def compact(log: PartitionLog, *, high_watermark=None, now_ms=0, limits=LIMITS):
     """Compact what is due; up to the log's end unless told otherwise."""
-    return await log.compact(
+    return await log.cleanup.compact(
         high_watermark=log.log_end_offset if high_watermark is None else high_watermark,
         now_ms=now_ms,
         limits=limits,

@@ -192,7 +192,7 @@ class LogProgram:
         """A log that was opened begins no lower than the metadata says; if need be, anew there."""
         if log.log_end_offset < self.trimmed_to:
             await log.reset_to(self.trimmed_to)
-        log.advance_log_start(self.trimmed_to)
+        log.cleanup.advance_log_start(self.trimmed_to)
         return log
 
     async def stored(self):
@@ -333,7 +333,7 @@ class LogProgram:
         await self.log.wait_durable(self.model.end)
         self.log.reconfigure(LogConfig(**self.config, **limits))
         with removals_watched(self.going):
-            await self.log.enforce_retention(high_watermark=committed, now_ms=NOW_MS)
+            await self.log.cleanup.enforce_retention(high_watermark=committed, now_ms=NOW_MS)
         start = self.log.log_start_offset
         assert self.model.start <= start <= max(committed, self.model.start)
         is_cut = any(b.base < start <= b.last for b in self.model.batches)
@@ -358,7 +358,7 @@ class LogProgram:
         starts = [batch.base for batch in self.model.kept] + [self.model.end]
         await self.log.wait_durable(self.model.end)
         with removals_watched(self.going):
-            self.log.advance_log_start(starts[max(0, len(starts) - 1 - numbers[0] % 7)])
+            self.log.cleanup.advance_log_start(starts[max(0, len(starts) - 1 - numbers[0] % 7)])
         self.model.begin_at(self.log.log_start_offset)
 
     async def trim(self, *numbers):
@@ -366,18 +366,18 @@ class LogProgram:
         await self.log.wait_durable(self.model.end)
         offset = max(self.model.end - numbers[0] % 11, self.model.start)
         self.trimmed_to = max(self.trimmed_to, offset)
-        going = self.log.segments_below(offset)
+        going = self.log.cleanup.segments_below(offset)
         with removals_watched(self.going):
-            self.log.advance_log_start(offset)
+            self.log.cleanup.advance_log_start(offset)
             self.model.begin_at(offset)
             if numbers[1] % 3:
-                removed = await self.log.remove_expired()
+                removed = await self.log.cleanup.remove_expired()
                 assert removed.count >= going.count, "what was told to go stays"
 
     async def remove_expired(self, *_):
         """Files go after the log's start has moved, and only those below it."""
         with removals_watched(self.going):
-            await self.log.remove_expired()
+            await self.log.cleanup.remove_expired()
         names = sorted(int(path.stem) for path in self.log.directory.glob("*.sqlite"))
         assert names[0] <= self.model.start
         assert all(base > self.model.start for base in names[1:])
@@ -453,7 +453,7 @@ class LogProgram:
             LogConfig(**{**self.config, "segment_bytes": segment_bytes}, compaction=compaction)
         )
         active = self.log.inspector.base_offsets()[-1]
-        result = await self.log.compact(
+        result = await self.log.cleanup.compact(
             high_watermark=committed, now_ms=now_ms, limits=CompactionLimits(map_bytes=1 << 16)
         )
         self.log.reconfigure(LogConfig(**self.config))

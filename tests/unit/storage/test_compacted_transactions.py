@@ -148,10 +148,10 @@ async def test_retention_waits_for_a_transaction_to_be_over(harness):
     await put(log, ("a", 1))
     await write(log, ("b", 1))
     await put(log, ("c", 1))
-    await log.enforce_retention(high_watermark=3, now_ms=0)
+    await log.cleanup.enforce_retention(high_watermark=3, now_ms=0)
     assert log.log_start_offset == 1
     await end(log, COMMIT)
-    await log.enforce_retention(high_watermark=3, now_ms=0)
+    await log.cleanup.enforce_retention(high_watermark=3, now_ms=0)
     assert log.log_start_offset == 1
-    await log.enforce_retention(high_watermark=4, now_ms=0)
+    await log.cleanup.enforce_retention(high_watermark=4, now_ms=0)
     assert log.log_start_offset == 3

@@ -347,7 +347,7 @@ async def test_what_a_crash_brings_back_below_the_compacted_part_is_compacted_to
     """A log's start is durable only by the files that are gone, and a crash may come before."""
     log = await harness.open(**ONE_EACH)
     await fill(log, ("k", 0), ("k", 1), ("x", 0), ("k", 2), ("end", 0))
-    log.advance_log_start(2)
+    log.cleanup.advance_log_start(2)
     await compact(log)
     assert read_progress(harness.directory).cleaned_from == 2
     log = await harness.reopen(log, **ONE_EACH)
@@ -481,12 +481,12 @@ async def test_what_has_expired_is_not_joined_with_what_stays(harness, monkeypat
     log = await harness.open(**ONE_EACH)
     await fill(log, *(("abc"[number % 3], number) for number in range(9)))
     log.reconfigure(log.config.__class__(**MANY))
-    log.advance_log_start(3)
+    log.cleanup.advance_log_start(3)
     # Expires while it is compacted.
     rewrite = segment_compaction.LogCompaction.rewrite
 
     def expire_first(compaction, sources):
-        log.advance_log_start(4)
+        log.cleanup.advance_log_start(4)
         return rewrite(compaction, sources)
 
     monkeypatch.setattr(segment_compaction.LogCompaction, "rewrite", expire_first)
@@ -494,7 +494,7 @@ async def test_what_has_expired_is_not_joined_with_what_stays(harness, monkeypat
     monkeypatch.undo()
     assert log.log_start_offset == 4
     assert (await compact(log)).segments_before == 4
-    removed = await log.remove_expired()
+    removed = await log.cleanup.remove_expired()
     assert removed.count == 4
     log = await harness.reopen(log, **MANY)
     assert log.log_start_offset == 4

@@ -102,7 +102,7 @@ async def test_a_log_without_known_damage_is_not_cut(harness):
 
 async def test_a_cut_below_the_start_of_the_log_begins_it_anew(harness):
     log = await filled(harness)
-    log.advance_log_start(9)
+    log.cleanup.advance_log_start(9)
     path = log._files._segments[log._files._index_of(9)].path
     path.chmod(0o600)
     path.write_bytes(b"\0" * path.stat().st_size)

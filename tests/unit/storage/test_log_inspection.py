@@ -151,8 +151,8 @@ async def test_a_truncation_between_two_steps_is_no_damage(harness):
 async def test_it_goes_on_where_the_log_begins_now(harness):
     log = await ten_batches(harness)
     second = log.inspector.base_offsets()[1]
-    log.advance_log_start(second)
-    await log.remove_expired()
+    log.cleanup.advance_log_start(second)
+    await log.cleanup.remove_expired()
     steps = await verified(log, 0)
     assert steps[0].segment.base_offset == second
     assert findings(steps) == []
@@ -169,7 +169,9 @@ async def test_gaps_of_a_compacted_log_are_no_damage(harness):
 async def test_a_batch_that_a_compacted_segment_has_lost_is_missed(harness):
     """Where offsets may be missing, only their number tells."""
     log = await ten_batches(harness, compaction=CompactionConfig(0.0))
-    await log.compact(high_watermark=30, now_ms=0, limits=CompactionLimits(map_bytes=1 << 16))
+    await log.cleanup.compact(
+        high_watermark=30, now_ms=0, limits=CompactionLimits(map_bytes=1 << 16)
+    )
     assert findings(await verified(log)) == []
     path = segment_path(log.directory, 0)
     await harness.handles.close(path)

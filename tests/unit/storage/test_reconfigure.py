@@ -94,7 +94,7 @@ async def test_a_change_during_a_truncation_comes_after_it(harness):
         append(log)
     truncation = asyncio.create_task(log.truncate_to(1))
     await asyncio.sleep(0)
-    assert log._trimmer.is_truncating
+    assert log._truncator.is_truncating
     log.reconfigure(LogConfig(durability="fsync"))
     await truncation
     await append_durably(log, leader_epoch=1)

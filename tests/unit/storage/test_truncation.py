@@ -123,7 +123,7 @@ async def test_a_start_that_moves_while_a_log_begins_anew_stays_within_it(log, m
     make_active = log._files._writable_active
 
     async def make_active_slowly():
-        log.advance_log_start(25)
+        log.cleanup.advance_log_start(25)
         return await make_active()
 
     monkeypatch.setattr(log._files, "_writable_active", make_active_slowly)

@@ -30,9 +30,9 @@ async def test_a_cut_leaves_alone_what_retention_takes_away_before_it(harness, d
         spoil(harness, damaged_behind)
         with pytest.raises(DamagedSegmentError):
             await log.read(damaged_behind, max_bytes=1, limit=UNLIMITED)
-    log.advance_log_start(10)
+    log.cleanup.advance_log_start(10)
     async with log._files.lock.shared():
-        expired = await _started(log.remove_expired())
+        expired = await _started(log.cleanup.remove_expired())
         cut = await _started(log.cut_at_damage())
         assert not expired.done()
         assert not cut.done()
@@ -71,7 +71,7 @@ async def test_giving_up_waits_for_a_commit_that_finds_room_after_all(harness, m
         append(log, value_bytes=900)
     await until(lambda: log.held is not None)
     # Retention removes files, which makes room.
-    async with log._trimmer._taking_away:
+    async with log._files.taking_away:
         giving_up = await _started(log.abandon_held())
         has_room = True
         await until(lambda: log.held is None and commits == 2)

@@ -286,12 +286,12 @@ class TransactionProgram:
     async def retain(self, *numbers):
         self.log.reconfigure(LogConfig(**self.config, retention_bytes=0))
         stable = self.model.first_undecided(self.model.committed)
-        await self.log.enforce_retention(
+        await self.log.cleanup.enforce_retention(
             high_watermark=self.model.high_watermark, now_ms=self.now_ms
         )
         assert self.log.log_start_offset <= stable, "retention took what is not over"
         if numbers[0] % 2:
-            await self.log.remove_expired()
+            await self.log.cleanup.remove_expired()
         self.log.reconfigure(LogConfig(**self.config))
         self.model.high_watermark = max(self.model.high_watermark, self.log.log_start_offset)
 
@@ -308,7 +308,7 @@ class TransactionProgram:
             # As after a loss of the file: every segment is looked at again.
             self.log._compactor._progress = None
             (self.log.directory / "compaction.json").unlink(missing_ok=True)
-        await self.log.compact(
+        await self.log.cleanup.compact(
             high_watermark=self.model.high_watermark,
             now_ms=self.now_ms,
             limits=CompactionLimits(map_bytes=1 << 16),
