@@ -21,6 +21,7 @@ from ottla_broker.storage.group_commit import Group
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.log_directory import LogDirectory, ReplicaDirectory, high_watermark_key
+from ottla_broker.storage.log_listeners import LogListeners
 from ottla_broker.storage.partition_log import PartitionLog
 from ottla_broker.storage.policy.compaction import CompactionConfig
 from ottla_broker.storage.policy.retention import NEVER
@@ -154,7 +155,7 @@ class ReplicaLogs:
         on_damage: Callable[[], object] = lambda: None,
         at_once: asyncio.Semaphore | None = None,
     ) -> PartitionLog:
-        """Open the replica's log, or begin one; the callbacks are those of `PartitionLog.open`.
+        """Open the replica's log, or begin one; the callbacks are those of `LogListeners`.
 
         `on_damage` is told that some was found, after it was named. `at_once` bounds the logs that
         are being opened; one that waits for room is none of them.
@@ -180,12 +181,14 @@ class ReplicaLogs:
                     config=self.config_of(topic),
                     handles=self._handles,
                     tail_cache=self._tail_cache,
-                    on_durable=on_durable,
-                    on_failure=self._on_failure,
-                    on_held=on_held,
-                    on_commit=measure_commit,
+                    listeners=LogListeners(
+                        on_durable=on_durable,
+                        on_failure=self._on_failure,
+                        on_damage=damaged,
+                        on_held=on_held,
+                        on_commit=measure_commit,
+                    ),
                     writing=self._writing,
-                    on_damage=damaged,
                     first_offset=state.first_offset,
                 )
 

@@ -28,7 +28,6 @@ from ottla_broker.storage.disk_full import DiskFullError, NoDescriptorError
 from ottla_broker.storage.group_commit import (
     Group,
     GroupCommit,
-    OnCommit,
     QueuedDurability,
     QueuedRoll,
 )
@@ -38,9 +37,10 @@ from ottla_broker.storage.log_appender import LogAppender
 from ottla_broker.storage.log_cleanup import LogCleanup
 from ottla_broker.storage.log_compactor import LogCompactor
 from ottla_broker.storage.log_config import AppendInfo, LogConfig
-from ottla_broker.storage.log_damage import LogDamage, OnDamage
+from ottla_broker.storage.log_damage import LogDamage
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_inspection import LogInspector
+from ottla_broker.storage.log_listeners import LogListeners
 from ottla_broker.storage.log_reader import LogReader
 from ottla_broker.storage.log_state import LogState, StateLimits
 from ottla_broker.storage.log_transactions import OpenTransaction
@@ -50,7 +50,7 @@ from ottla_broker.storage.policy.producer_state import ProducerStates
 from ottla_broker.storage.recovery import RecoveredLog, RecoveryReport
 from ottla_broker.storage.replica_directory import prepare_replica_directory
 from ottla_broker.storage.segment import SegmentIdentity
-from ottla_broker.storage.stored_batch import DamagedSegmentError, FetchedBatch, StoredBatch
+from ottla_broker.storage.stored_batch import FetchedBatch, StoredBatch
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.replication.leader_epochs import LeaderEpochs
 from ottla_protocol.control_records import EndMarker
@@ -67,14 +67,6 @@ def _wall_clock_ms() -> int:
 
 def _monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
-
-
-def _nobody_is_told(_error: DamagedSegmentError, _found_by: str) -> None:
-    pass
-
-
-def _nobody_measures(_group: Group, _seconds: float) -> None:
-    pass
 
 
 @contextmanager
@@ -101,11 +93,7 @@ class PartitionLog:
         *,
         handles: HandlePool,
         tail_cache: TailCache,
-        on_durable: Callable[[int], None],
-        on_failure: Callable[[StorageError], None],
-        on_damage: OnDamage,
-        on_held: Callable[[DiskFullError], None],
-        on_commit: OnCommit,
+        listeners: LogListeners,
         writing: Writing,
         clock_ms: Callable[[], int],
         monotonic_ms: Callable[[], int],
@@ -114,7 +102,7 @@ class PartitionLog:
         self.identity = identity
         self.recovery: RecoveryReport = recovered.report
         """What opening found; with `damaged_from` set the replica must refetch and not lead."""
-        self.damage = LogDamage(on_damage)
+        self.damage = LogDamage(listeners.on_damage)
         """What was found since: `cut_at_damage` takes it away, for a replica that can refetch."""
         self._tail = tail_cache.partition()
         self._tail.reset(recovered.state.next_offset)
@@ -122,13 +110,13 @@ class PartitionLog:
         self._files = LogFiles(directory, identity, self._durability, recovered.segments, handles)
         self._closed = False
         self._writing = writing
-        self._on_commit = on_commit
+        self._on_commit = listeners.on_commit
         self._commits = GroupCommit(
             recovered.state.next_offset,
             write=self._write,
-            on_durable=on_durable,
-            on_failure=on_failure,
-            on_held=on_held,
+            on_durable=listeners.on_durable,
+            on_failure=listeners.on_failure,
+            on_held=listeners.on_held,
             group_bytes_max=config.group_commit_max_bytes,
         )
         self._appender = LogAppender(
@@ -186,11 +174,7 @@ class PartitionLog:
         config: LogConfig,
         handles: HandlePool,
         tail_cache: TailCache,
-        on_durable: Callable[[int], None],
-        on_failure: Callable[[StorageError], None],
-        on_damage: OnDamage = _nobody_is_told,
-        on_held: Callable[[DiskFullError], None] = lambda _: None,
-        on_commit: OnCommit = _nobody_measures,
+        listeners: LogListeners,
         writing: Writing = uncounted,
         clock_ms: Callable[[], int] = _wall_clock_ms,
         monotonic_ms: Callable[[], int] = _monotonic_ms,
@@ -206,11 +190,7 @@ class PartitionLog:
             config: limits.
             handles: the broker's pool of open files.
             tail_cache: the broker's cache of newest batches.
-            on_durable: called on the event loop with `log_end_offset` after every commit.
-            on_failure: called once when a write fails; the broker must then stop.
-            on_damage: called on the event loop for each damaged place that a read comes upon.
-            on_held: called when a write finds no room; it is held and tried again.
-            on_commit: called after every commit with what it held and how many seconds it took.
+            listeners: whom it tells what.
             writing: entered for as long as something is being written; see `counted_writes`.
             clock_ms: this broker's clock, for the age of idempotent requests only.
             monotonic_ms: a clock that never jumps, for the age of producers only.
@@ -237,11 +217,7 @@ class PartitionLog:
             recovered,
             handles=handles,
             tail_cache=tail_cache,
-            on_durable=on_durable,
-            on_failure=on_failure,
-            on_damage=on_damage,
-            on_held=on_held,
-            on_commit=on_commit,
+            listeners=listeners,
             writing=writing,
             clock_ms=clock_ms,
             monotonic_ms=monotonic_ms,

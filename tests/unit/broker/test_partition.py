@@ -11,6 +11,7 @@ from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_messages import FetchResult, ReplicatedBatch
 from ottla_broker.storage import segment
 from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_listeners import LogListeners
 from ottla_broker.storage.partition_log import LogConfig, PartitionLog
 from ottla_broker.storage.policy.compaction import CompactionConfig
 from ottla_broker.storage.stored_batch import damaged
@@ -67,8 +68,10 @@ class Hosted:
             config=LogConfig(),
             handles=HandlePool(8),
             tail_cache=TailCache(1 << 20),
-            on_durable=lambda end: self.partition and self.partition.log_end_moved(end),
-            on_failure=lambda error: pytest.fail(str(error)),
+            listeners=LogListeners(
+                on_durable=lambda end: self.partition and self.partition.log_end_moved(end),
+                on_failure=lambda error: pytest.fail(str(error)),
+            ),
         )
         self.partition = Partition(
             log,

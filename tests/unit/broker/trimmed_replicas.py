@@ -14,6 +14,7 @@ import pytest
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_messages import FetchResult, ReplicatedBatch
 from ottla_broker.storage.handles import HandlePool
+from ottla_broker.storage.log_listeners import LogListeners
 from ottla_broker.storage.partition_log import LogConfig, PartitionLog
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_cluster.controller.image import Partition as PartitionState
@@ -88,8 +89,10 @@ class TrimmedReplicas:
             config=LogConfig(segment_bytes=self.random.choice((1, 400, MEBIBYTE))),
             handles=HandlePool(8),
             tail_cache=TailCache(self.random.choice((0, MEBIBYTE))),
-            on_durable=lambda end: found and found[0].log_end_moved(end),
-            on_failure=lambda error: pytest.fail(str(error)),
+            listeners=LogListeners(
+                on_durable=lambda end: found and found[0].log_end_moved(end),
+                on_failure=lambda error: pytest.fail(str(error)),
+            ),
             first_offset=self.state.first_offset,
         )
         # It knows nothing of the high watermark: the checkpoint may be as old as that.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import LogConfig
+from ottla_broker.storage.log_listeners import LogListeners
 from ottla_broker.storage.partition_log import PartitionLog
 from ottla_broker.storage.tail_cache import TailCache
 from ottla_protocol.record_batch import Compression, read_header
@@ -54,8 +55,7 @@ class DataDirectory:
             config=LogConfig(segment_bytes=self.segment_bytes),
             handles=handles,
             tail_cache=TailCache(0),
-            on_durable=lambda _: None,
-            on_failure=lambda _: None,
+            listeners=LogListeners(on_durable=lambda _: None, on_failure=lambda _: None),
             clock_ms=lambda: 0,
             monotonic_ms=lambda: 0,
         )

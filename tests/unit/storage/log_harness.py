@@ -8,6 +8,7 @@ from pathlib import Path
 from ottla_broker.storage.group_commit import Group
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import AppendInfo, LogConfig
+from ottla_broker.storage.log_listeners import LogListeners
 from ottla_broker.storage.partition_log import PartitionLog
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_broker.storage.tail_cache import TailCache
@@ -128,9 +129,11 @@ class LogHarness:
             config=LogConfig(**config),
             handles=self.handles,
             tail_cache=self.tail_cache,
-            on_durable=self.durable_ends.append,
-            on_failure=self.failures.append,
-            on_commit=lambda group, seconds: self.commits.append((group, seconds)),
+            listeners=LogListeners(
+                on_durable=self.durable_ends.append,
+                on_failure=self.failures.append,
+                on_commit=lambda group, seconds: self.commits.append((group, seconds)),
+            ),
             clock_ms=lambda: self.now_ms,
             monotonic_ms=lambda: self.monotonic_ms,
         )

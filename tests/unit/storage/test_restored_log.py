@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from ottla_broker.storage.append_rules import check_restored
 from ottla_broker.storage.log_config import LogConfig
+from ottla_broker.storage.log_listeners import LogListeners
 from ottla_broker.storage.partition_log import PartitionLog
 from ottla_protocol.errors import (
     CorruptMessageError,
@@ -40,8 +41,7 @@ async def opened_at(harness, first_offset):
         config=LogConfig(),
         handles=harness.handles,
         tail_cache=harness.tail_cache,
-        on_durable=harness.durable_ends.append,
-        on_failure=harness.failures.append,
+        listeners=LogListeners(harness.durable_ends.append, harness.failures.append),
         first_offset=first_offset,
     )
     harness._opened.append(log)
