@@ -17,6 +17,9 @@ POLL_INTERVAL_S = 0.5
 STANDSTILL_S = 30.0
 """A drain that has told nothing new for this long may wait for something that does not come."""
 
+NOTICED_WITHIN_S = 15.0
+"""How long the cluster may take to know that a broker has stopped: some sessions' time."""
+
 
 def drain(
     context: typer.Context,
@@ -70,23 +73,58 @@ def drain(
 def unregister(
     context: typer.Context,
     broker: Annotated[int, typer.Argument(metavar="ID", help="The broker's node id.")],
+    *,
+    wait_s: Annotated[
+        float,
+        typer.Option(
+            "--wait",
+            min=0.0,
+            metavar="SECONDS",
+            help="How long to wait until the cluster knows that it is stopped; 0 asks at once.",
+        ),
+    ] = NOTICED_WITHIN_S,
 ) -> None:
     """Forget a broker that is drained and stopped.
 
     A vote in the metadata quorum is not taken from it by this, but by `ottla cluster quorum
     remove-voter`.
     """
-    _unregister(session_of(context), broker)
+    _unregister(session_of(context), broker, wait_s)
 
 
-def _unregister(session: "Session", broker: int) -> None:
+def _unregister(session: "Session", broker: int, wait_s: float = NOTICED_WITHIN_S) -> None:
     from ottla_protocol import routes
 
-    session.connect().request("DELETE", _path(routes.BROKER, broker))
+    connection = session.connect()
+    _await_fenced(session, connection, broker, wait_s)
+    connection.request("DELETE", _path(routes.BROKER, broker))
     if session.output.as_json:
         session.output.document({"broker": broker, "unregistered": True})
     else:
         session.output.note(f"broker {broker} is forgotten")
+
+
+def _await_fenced(
+    session: "Session", connection: "HttpConnection", broker: int, wait_s: float
+) -> None:
+    """Wait while the broker counts as running: one that has just stopped does, for a session."""
+    from ottla_protocol import routes
+    from ottla_protocol.models import BrokerList
+
+    deadline_s = time.monotonic() + wait_s
+    told = False
+    while time.monotonic() < deadline_s:
+        found = connection.request("GET", routes.BROKERS).decoded(BrokerList).brokers
+        state = next((each.state for each in found if each.id == broker), None)
+        if state in (None, "fenced"):
+            return
+        if not told:
+            session.output.note(
+                f"broker {broker} is {state}: waiting up to {wait_s:g} s until the cluster knows "
+                "that it is stopped"
+            )
+            told = True
+        time.sleep(POLL_INTERVAL_S)
 
 
 def _watch(

@@ -77,11 +77,55 @@ def test_the_end_as_json(cli, cluster):
     assert json.loads(out)["state"] == "drained"
 
 
+def brokers(**states):
+    return {
+        "brokers": [
+            {"id": int(name[1:]), "url": "", "rack": "", "state": state, "broker_epoch": 1}
+            for name, state in states.items()
+        ]
+    }
+
+
 @pytest.mark.parametrize("command", [("unregister", 3), ("drain", 3, "--unregister")])
 def test_a_broker_is_forgotten(cli, cluster, command):
+    cluster.script("GET", "/v1/brokers", 200, brokers(b1="active", b3="fenced"))
     cluster.script("DELETE", "/v1/brokers/3", 204, {})
     code, out, err = cli("cluster", *command, to=cluster)
     assert (code, out, err) == (0, "", "broker 3 is forgotten\n")
+
+
+def test_a_broker_that_has_just_stopped_is_waited_for(cli, cluster, monkeypatch):
+    cluster.script("GET", "/v1/brokers", 200, brokers(b3="draining"))
+    cluster.script("DELETE", "/v1/brokers/3", 409, {"code": "CONFLICT", "detail": "not yet"})
+
+    def sleep(_seconds):
+        cluster.script("GET", "/v1/brokers", 200, brokers(b3="fenced"))
+        cluster.script("DELETE", "/v1/brokers/3", 204, {})
+
+    clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep)
+    monkeypatch.setattr(drain_commands, "time", clock)
+    code, _, err = cli("cluster", "unregister", 3, to=cluster)
+    waiting, forgotten = err.splitlines()
+    assert (code, forgotten) == (0, "broker 3 is forgotten")
+    assert waiting.startswith("broker 3 is draining: waiting up to 15 s")
+
+
+@pytest.mark.parametrize("wait", [(), ("--wait", 0)])
+def test_a_broker_that_runs_is_not_waited_for_for_ever(cli, cluster, monkeypatch, wait):
+    now_s = 0.0
+
+    def sleep(_seconds):
+        nonlocal now_s
+        now_s += 10
+
+    clock = SimpleNamespace(monotonic=lambda: now_s, sleep=sleep)
+    monkeypatch.setattr(drain_commands, "time", clock)
+    cluster.script("GET", "/v1/brokers", 200, brokers(b3="active"))
+    cluster.script("DELETE", "/v1/brokers/3", 409, {"code": "CONFLICT", "detail": "it runs"})
+    code, _, err = cli("cluster", "unregister", 3, *wait, to=cluster)
+    assert code == 4
+    assert ("waiting" in err) == (not wait)
+    assert now_s == (0 if wait else 20)
 
 
 def test_to_cancel_and_to_forget_exclude_each_other(cli, cluster):
