@@ -8,6 +8,7 @@ Appends, commits and reads go on meanwhile; a truncation waits, or is waited for
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.group_commit import GroupCommit
@@ -16,7 +17,12 @@ from ottla_broker.storage.log_compactor import CompactionLimits, CompactionResul
 from ottla_broker.storage.log_config import RemovedSegments
 from ottla_broker.storage.log_damage import LogDamage
 from ottla_broker.storage.log_files import LogFiles
-from ottla_broker.storage.policy.retention import RetentionLimits, active_must_roll
+from ottla_broker.storage.policy.retention import (
+    RetentionLimits,
+    SealedSegment,
+    active_must_roll,
+    may_go,
+)
 from ottla_protocol.errors import StorageError
 
 
@@ -84,10 +90,37 @@ class LogCleanup:
             async with self._files.taking_away:
                 self._require_writable()
                 async with self._files.lock.shared():
-                    offset = await self._files.log_start_after_retention(
+                    offset = await self._log_start_after_retention(
                         config.retention, high_watermark=high_watermark, now_ms=now_ms
                     )
                 self._files.advance_log_start(offset)
+
+    async def _log_start_after_retention(
+        self, limits: RetentionLimits, *, high_watermark: int, now_ms: int
+    ) -> int:
+        """Where the log begins when everything is gone that `limits` let go.
+
+        The files' lock is held shared.
+        """
+        log_bytes = self._files.size_bytes
+        # Copied: the writer may add a segment meanwhile.
+        known = self._files.segments
+        for segment, following in pairwise(known):
+            end_offset = following.base_offset
+            if end_offset > self._files.log_start_offset:
+                sealed = SealedSegment(
+                    end_offset, segment.size_bytes, await self._files.newest_timestamp(segment)
+                )
+                if not may_go(
+                    sealed,
+                    limits,
+                    log_bytes=log_bytes,
+                    high_watermark=high_watermark,
+                    now_ms=now_ms,
+                ):
+                    return max(segment.base_offset, self._files.log_start_offset)
+            log_bytes -= segment.size_bytes
+        return max(known[-1].base_offset, self._files.log_start_offset)
 
     def advance_log_start(self, offset: int) -> None:
         """Let nobody read below `offset` any more; it never moves back while the log is open.

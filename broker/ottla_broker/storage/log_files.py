@@ -1,18 +1,15 @@
 """The segment files of one partition: what is written to them, read from them and cut off.
 
-`PartitionLog` decides; this module does it, one connection at a time, on the handles' threads.
-Writing, rolling and truncating are called by one task at a time (the writer, or the log while the
-writer is idle). Readers come at any time; they are held off only while files are taken away.
-
-The log's beginning is first an offset, below which nobody reads any more, and then files that go.
+`PartitionLog` and its parts decide; this module does it, one connection at a time, on the handles'
+threads. Writing, rolling and truncating are called by one task at a time (the writer, or the log
+while the writer is idle). Readers come at any time; they are held off only while files are taken
+away.
 """
 
 import asyncio
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,9 +19,9 @@ from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.group_commit import Group
 from ottla_broker.storage.handles import HandlePool
 from ottla_broker.storage.log_config import RemovedSegments
+from ottla_broker.storage.log_segments import LogSegments
 from ottla_broker.storage.log_state import LogState, StateLimits, empty_state, load_state
 from ottla_broker.storage.policy.journaling import JournalChoice
-from ottla_broker.storage.policy.retention import RetentionLimits, SealedSegment, may_go
 from ottla_broker.storage.replica_directory import remove_directory
 from ottla_broker.storage.segment import Segment, SegmentIdentity
 from ottla_broker.storage.segment_compaction import CompactedFile
@@ -44,8 +41,8 @@ from ottla_broker.storage.stored_batch import DamagedSegmentError, StoredBatch
 T = TypeVar("T")
 
 
-class LogFiles:
-    """The segments of one log, oldest first; the last one is active, all others are sealed.
+class LogFiles(LogSegments):
+    """The segments of one log, and what is in them.
 
     Args:
         directory: where they are.
@@ -63,7 +60,7 @@ class LogFiles:
         recovered: list[Segment],
         handles: HandlePool,
     ) -> None:
-        assert recovered
+        super().__init__(recovered)
         self.directory = directory
         self.lock = SharedLock()
         """Held shared by readers, and exclusively while files are taken away."""
@@ -76,41 +73,11 @@ class LogFiles:
         self._durability = durability
         self._handles = handles
         self._journal = JournalChoice()
-        # Invariant: base offsets rise; all but the last are sealed; empty only under the lock.
-        self._segments = list(recovered)
-        # Oldest first; nobody reads them any more, and their files are to be removed.
-        self._expired: list[Segment] = []
-        # Never below the first segment; above it while files wait for their removal, or where
-        # segments are cut at other offsets than the leader's.
-        self._log_start_offset = recovered[0].base_offset
-
-    @property
-    def log_start_offset(self) -> int:
-        """The first offset that is kept."""
-        return self._log_start_offset
-
-    @property
-    def size_bytes(self) -> int:
-        """File bytes of sealed segments and batch bytes of the active one."""
-        return sum(segment.size_bytes for segment in self._segments)
 
     @property
     def durability(self) -> Durability:
         """What a commit promises now."""
         return self._durability
-
-    @property
-    def active(self) -> Segment:
-        """The segment that is written."""
-        return self._segments[-1]
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """All of them, oldest first."""
-        return tuple(self._segments)
-
-    def __len__(self) -> int:
-        return len(self._segments)
 
     async def run(self, segment: Segment, action: str, function: Callable[[Any], T]) -> T:
         """Run `function(driver connection)` on one segment; the lock is held shared.
@@ -211,11 +178,9 @@ class LogFiles:
 
         No batches means that there are none from `offset` to the segment's end below `limit`.
         """
-        index = self._index_of(offset)
-        is_last = index + 1 == len(self._segments)
-        end_offset = durable_end if is_last else self._segments[index + 1].base_offset
+        segment, end_offset = self.at(offset, durable_end=durable_end)
         batches = await self._read_segment(
-            self._segments[index], offset, max_bytes=max_bytes, limit=limit, end_offset=end_offset
+            segment, offset, max_bytes=max_bytes, limit=limit, end_offset=end_offset
         )
         return batches, end_offset
 
@@ -230,11 +195,6 @@ class LogFiles:
         except DamagedSegmentError:
             return None
 
-    def end_of_segment_at(self, offset: int, durable_end: int) -> int:
-        """Where the segment that holds `offset` ends."""
-        index = self._index_of(offset) + 1
-        return durable_end if index == len(self._segments) else self._segments[index].base_offset
-
     async def find_timestamp(
         self, timestamp: int, offset: int, *, limit: int
     ) -> StoredBatch | None:
@@ -242,7 +202,7 @@ class LogFiles:
 
         None where there is no such batch that ends below `limit`.
         """
-        for segment in tuple(self._segments[self._index_of(offset) :]):
+        for segment in self.from_offset(offset):
             if segment.sealed and await self.newest_timestamp(segment) < timestamp:
                 continue
             start: int | None = offset
@@ -280,54 +240,6 @@ class LogFiles:
         async with self._handles.use(segment) as connection:
             return await connection.run(f"read at offset {offset}", read)
 
-    def _index_of(self, offset: int) -> int:
-        """The segment that holds `offset`: the last one that does not begin above it."""
-        index = bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
-        assert index >= 0, (offset, self.log_start_offset)
-        return index
-
-    # --- the log's beginning ------------------------------------------------------------------
-
-    def advance_log_start(self, offset: int) -> None:
-        """Let nobody read below `offset` any more; the files go with `forget_expired`."""
-        self._log_start_offset = max(self._log_start_offset, offset)
-
-    @property
-    def has_expired(self) -> bool:
-        """Whether a sealed segment lies wholly below the log's start."""
-        return self._expired != [] or self._first_has_expired
-
-    @property
-    def _first_has_expired(self) -> bool:
-        return len(self._segments) > 1 and self._segments[1].base_offset <= self._log_start_offset
-
-    async def log_start_after_retention(
-        self, limits: RetentionLimits, *, high_watermark: int, now_ms: int
-    ) -> int:
-        """Where the log begins when everything is gone that `limits` let go.
-
-        The lock is held shared.
-        """
-        log_bytes = self.size_bytes
-        # Copied: the writer may add a segment meanwhile.
-        known = tuple(self._segments)
-        for segment, following in pairwise(known):
-            end_offset = following.base_offset
-            if end_offset > self._log_start_offset:
-                sealed = SealedSegment(
-                    end_offset, segment.size_bytes, await self.newest_timestamp(segment)
-                )
-                if not may_go(
-                    sealed,
-                    limits,
-                    log_bytes=log_bytes,
-                    high_watermark=high_watermark,
-                    now_ms=now_ms,
-                ):
-                    return max(segment.base_offset, self._log_start_offset)
-            log_bytes -= segment.size_bytes
-        return max(known[-1].base_offset, self._log_start_offset)
-
     async def newest_timestamp(self, segment: Segment) -> int:
         """The largest timestamp of a sealed segment, in ms; the lock is held shared."""
         if segment.newest_timestamp is None:
@@ -350,23 +262,7 @@ class LogFiles:
                 )
         return segment.first_timestamp
 
-    def segments_below(self, offset: int, *, next_offset: int) -> RemovedSegments:
-        """How much would go if the log began at `offset`; it ends at `next_offset`."""
-        ends = (*(segment.base_offset for segment in self._segments[1:]), next_offset)
-        going = [
-            segment.size_bytes
-            for segment, end in zip(self._segments, ends, strict=True)
-            if segment.base_offset < end <= offset
-        ]
-        return RemovedSegments(len(going), sum(going))
-
-    def forget_expired(self) -> None:
-        """Give up the segments below the log's start; the lock is held exclusively.
-
-        `remove_expired` comes next.
-        """
-        while self._first_has_expired:
-            self._expired.append(self._segments.pop(0))
+    # --- taking away and replacing, by one task at a time --------------------------------------
 
     async def remove_expired(self) -> RemovedSegments:
         """Remove the files that were given up, oldest first; what a cancellation left, too.
@@ -382,26 +278,6 @@ class LogFiles:
             count += 1
             size_bytes += oldest.size_bytes
         return RemovedSegments(count, size_bytes)
-
-    def sealed_at(self, offset: int) -> tuple[Segment, int]:
-        """The sealed segment that holds `offset`, or the first one, and where it ends.
-
-        For an offset below the active segment.
-        """
-        index = bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
-        index = max(index, 0)
-        return self._segments[index], self._segments[index + 1].base_offset
-
-    # --- compaction -----------------------------------------------------------------------------
-
-    def sealed_segments(self) -> list[tuple[Segment, int]]:
-        """All segments but the active one, each with the offset that it ends at."""
-        return [(segment, after.base_offset) for segment, after in pairwise(self._segments)]
-
-    def has_all(self, segments_: Sequence[Segment]) -> bool:
-        """Whether these are still segments of this log, and sealed."""
-        known = {id(segment) for segment in self._segments[:-1]}
-        return all(id(segment) in known and segment.sealed for segment in segments_)
 
     async def replace(
         self, replaced: Sequence[Segment], compacted: CompactedFile, end_offset: int
@@ -485,10 +361,6 @@ class LogFiles:
         cut.aborts = None
         cut.size_bytes = state.fill.bytes_used
         return state
-
-    def holds(self, path: Path) -> bool:
-        """Whether a segment of this name is one of the log's."""
-        return any(segment.path == path for segment in self._segments)
 
     async def reload(self, limits: StateLimits) -> LogState:
         """The state of what is on disk, where the log's end was given up in memory.

@@ -7,12 +7,14 @@ simulation of replication.
 import pytest
 
 from ottla_broker.storage import (
+    log_cleanup,
     log_compactor,
     log_files,
     segment,
     segment_compaction,
     segment_reader,
 )
+from ottla_broker.storage.log_cleanup import LogCleanup
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.segment import remove_file
 from tests.unit.storage.log_programs import WEIGHTS, LogProgram, ProgramFailedError, run_programs
@@ -33,23 +35,23 @@ def assert_caught(reason, *steps):
 
 
 def test_a_retention_that_takes_the_active_segment(monkeypatch):
-    sound = LogFiles.log_start_after_retention
+    sound = LogCleanup._log_start_after_retention
 
     async def with_the_active(self, limits, *, high_watermark, now_ms):
         start = await sound(self, limits, high_watermark=high_watermark, now_ms=now_ms)
-        return high_watermark if start == self.active.base_offset < high_watermark else start
+        return high_watermark if start == self._files.active.base_offset < high_watermark else start
 
-    monkeypatch.setattr(LogFiles, "log_start_after_retention", with_the_active)
+    monkeypatch.setattr(LogCleanup, "_log_start_after_retention", with_the_active)
     assert_caught("the active segment lost records|young enough went|a batch is cut", RETENTION)
 
 
 def test_a_retention_that_takes_what_is_not_committed(monkeypatch):
-    sound = log_files.may_go
+    sound = log_cleanup.may_go
 
     def everything_committed(oldest, limits, *, high_watermark, **arguments):
         return sound(oldest, limits, high_watermark=1 << 62, **arguments)
 
-    monkeypatch.setattr(log_files, "may_go", everything_committed)
+    monkeypatch.setattr(log_cleanup, "may_go", everything_committed)
     assert_caught("AssertionError", RETENTION)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ottla_broker.storage import log_compactor
+from ottla_broker.storage.log_cleanup import LogCleanup
 from ottla_broker.storage.log_files import LogFiles
 from ottla_broker.storage.log_state import LogState
 from ottla_broker.storage.policy.open_transactions import OpenTransactions
@@ -101,10 +102,12 @@ def test_a_compaction_that_takes_markers_before_their_records(monkeypatch):
 
 
 def test_a_retention_that_takes_what_is_not_over(monkeypatch):
-    sound = LogFiles.log_start_after_retention
+    sound = LogCleanup._log_start_after_retention
 
     async def everything_committed(self, limits, *, high_watermark, now_ms):
-        return await sound(self, limits, high_watermark=self.active.base_offset, now_ms=now_ms)
+        return await sound(
+            self, limits, high_watermark=self._files.active.base_offset, now_ms=now_ms
+        )
 
-    monkeypatch.setattr(LogFiles, "log_start_after_retention", everything_committed)
+    monkeypatch.setattr(LogCleanup, "_log_start_after_retention", everything_committed)
     assert_caught("retention took what is not over|AssertionError")
