@@ -162,11 +162,14 @@ class LogProgram:
         after, abandoned = self.model, self.log
         await abandoned.close()
         shutil.rmtree(abandoned.directory)
-        self.log = await self.trimmed(await self.harness.open(point.target, **self.config))
+        opened = await self.harness.open(point.target, **self.config)
+        found_end = opened.next_offset
+        self.log = await self.trimmed(opened)
         assert self.log.recovery.damaged_from is None, f"damaged by a crash before {point.hit}"
         stored = await self.stored()
+        begun_anew = may_begin_anew and not stored and self.is_anew(before, found_end)
         # Where all was to go, what is left is the old log, with what compactions did to it.
-        old = before if may_begin_anew and stored else after
+        old = before if may_begin_anew and not begun_anew else after
         self.model = LogModel(
             records=stored,
             batches=list({b.base: b for b in (*after.batches, *before.batches)}.values()),
@@ -185,8 +188,23 @@ class LogProgram:
         self.model.let_go = [
             r for r in (*before.let_go, *before.records) if r.offset < self.model.start
         ]
-        if may_begin_anew and not stored:
+        if begun_anew:
             self.model.batches, self.model.let_go = [], []
+
+    def is_anew(self, before, found_end):
+        """Whether a log without a record is the new one; an old one may have shown none either.
+
+        That one knows its producers still. `reset` has its end differ from the new one's.
+        """
+        return (
+            found_end < max(self.trimmed_to, 1)  # what was opened was nothing, or begun anew
+            or found_end > before.end
+            or self.shows_its_beginning(before)
+        )
+
+    def shows_its_beginning(self, model):
+        """Whether what is left of the log has a record, however little that is."""
+        return bool(model.records) and not model.is_compacted and model.start >= self.trimmed_to
 
     async def trimmed(self, log):
         """A log that was opened begins no lower than the metadata says; if need be, anew there."""
@@ -289,7 +307,8 @@ class LogProgram:
             assert self.log.check_idempotency(wanted.key_digest, wanted.body_digest) is None
 
     async def reset(self, *numbers):
-        offset = self.model.end + numbers[0] % 6
+        least = self.model.end + (not self.shows_its_beginning(self.model))
+        offset = least + numbers[0] % 6
         await self.log.reset_to(offset)
         self.model.reset(offset)
 
