@@ -59,8 +59,8 @@ class ReadableLog:
         damage: LogDamage,
     ) -> None:
         self.damage = damage
-        """What was found since it was opened: `PartitionLog.cut_at_damage` takes it away, for a replica
-        that can refetch."""
+        """What was found since it was opened: `PartitionLog.cut_at_damage` takes it away, for a
+        replica that can refetch."""
         self._files = files
         self._commits = commits
         self._appender = appender
