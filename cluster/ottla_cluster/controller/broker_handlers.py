@@ -126,6 +126,9 @@ def heartbeat(
 ) -> Result[MetadataRecord, HeartbeatResponse]:
     """Unfences a broker that has caught up; drains one that wants to shut down or has no room.
 
+    The answer names the version that it was decided on. Where it has to wait for a commit,
+    `ActiveController.committed` names the one that has what this heartbeat changed.
+
     Raises:
         StaleBrokerEpochError: the node id is not registered, or to another incarnation.
     """
