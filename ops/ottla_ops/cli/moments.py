@@ -35,13 +35,14 @@ def is_moment(text: str) -> bool:
     return bool(_DURATION.fullmatch(text)) or _datetime(text) is not None
 
 
-def moment_ms(text: str, option: str, now: int) -> int:
+def moment_ms(text: str, option: str, now: int, *, also: str = "") -> int:
     """The moment in ms since the epoch.
 
     Args:
         text: what was written.
         option: the option's name, for the error.
         now: the present time in ms since the epoch, for durations.
+        also: what else the option takes, for the error.
 
     Raises:
         CommandError: (usage) it is none, or before 1970.
@@ -53,7 +54,8 @@ def moment_ms(text: str, option: str, now: int) -> int:
     else:
         moment = _datetime(text)
         if moment is None:
-            raise usage_error(f"{option} {text}: not a moment; it is {MEANING}")
+            meaning = f"{MEANING}; or {also}" if also else MEANING
+            raise usage_error(f"{option} {text}: not a moment, which is {meaning}")
         if moment.tzinfo is None:
             raise usage_error(f"{option} {text}: add Z, or an offset such as +01:00")
         found = round(moment.timestamp() * 1_000)

@@ -40,8 +40,8 @@ def trim_topic(
         str | None,
         typer.Option(
             metavar="MOMENT",
-            help=f"The first record from then on stays: {moments.MEANING}; or `end`, for nothing "
-            "that is committed.",
+            help=f"The first record from then on stays, none to come: {moments.MEANING}; or "
+            "`end`, for nothing that is committed.",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
@@ -50,7 +50,9 @@ def trim_topic(
     """Delete records at the beginning of partitions, for good and for every reader."""
     session = session_of(context)
     end = _end(before_offset, before)
-    if bool(partition) == all_partitions:
+    if partition and all_partitions:
+        raise usage_error("say --partition or --all-partitions, and not both")
+    if not partition and not all_partitions:
         raise usage_error("which partitions? Name them with --partition, or --all-partitions")
     if before_offset is not None and (all_partitions or len(partition or ()) > 1):
         raise usage_error("--before-offset is an offset of one --partition; see --before")
@@ -74,7 +76,7 @@ def _end(before_offset: int | None, before: str | None) -> dict[str, Any]:
     """Which end is meant, as the API takes it.
 
     Raises:
-        CommandError: (usage) none is named, or two are, or it is no moment.
+        CommandError: (usage) none is named, or two are, or it is no moment, or one to come.
     """
     if (before_offset is None) == (before is None):
         raise usage_error("how much is to go? Say --before-offset or --before, and not both")
@@ -82,7 +84,15 @@ def _end(before_offset: int | None, before: str | None) -> dict[str, Any]:
         return {"before_offset": before_offset}
     if before == END:
         return {"before_end": True}
-    return {"before_timestamp": moments.moment_ms(before, "--before", moments.now_ms())}
+    now_ms = moments.now_ms()
+    timestamp = moments.moment_ms(before, "--before", now_ms, also=f"`{END}`")
+    if timestamp > now_ms:
+        # Nearly always a slip, and nothing would be left after it.
+        raise usage_error(
+            f"--before {before}: must not be in the future; `--before {END}` has everything go "
+            "that is committed"
+        )
+    return {"before_timestamp": timestamp}
 
 
 def _partitions_of(connection: "HttpConnection", topic: str) -> list[int]:

@@ -98,10 +98,14 @@ def test_what_was_shown_is_what_goes(cli, orders, monkeypatch, answer, code):
         (["--all-partitions"], "--before-offset or --before"),
         (["--all-partitions", "--before", "end", "--before-offset", 1], "not both"),
         (["--before", "end"], "--all-partitions"),
-        (["--before", "end", "--partition", 0, "--all-partitions"], "--all-partitions"),
+        (["--before", "end", "--partition", 0, "--all-partitions"], "not both"),
         (["--before-offset", 1, "--all-partitions"], "one --partition"),
         (["--before-offset", 1, "--partition", 0, "--partition", 1], "one --partition"),
-        (["--before", "soon", "--partition", 0], "not a moment"),
+        (["--before", "yesterday", "--partition", 0], "RFC 3339"),
+        (["--before", "yesterday", "--partition", 0], "how long ago"),
+        (["--before", "yesterday", "--partition", 0], "ms since the epoch; or `end`"),
+        (["--before", "2999-01-01", "--partition", 0], "must not be in the future; `--before end`"),
+        (["--before", 2**62, "--all-partitions"], "must not be in the future"),
     ],
 )
 def test_what_is_not_clear_is_refused(cli, orders, options, told):
