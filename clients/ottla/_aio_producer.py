@@ -25,6 +25,7 @@ from ottla._record import DeliveryCallback, HeadersOption, ProducerRecord
 from ottla._send_many import joined, pairs_of
 from ottla._transactions_io import TransactionsIO, required
 from ottla._transport import AiohttpTransport, Transport
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import OttlaError, Outcome
 
 Answer = TypeVar("Answer")
@@ -244,7 +245,7 @@ class Producer(AsyncProducerTransactions):
         left = await self._io.flush(timeout)
         if left:
             raise WaitTimedOutError(
-                f"{left} records were neither acknowledged nor given up within {timeout} s"
+                f"{counted(left, 'record')} neither acknowledged nor given up within {timeout} s"
             )
 
     async def close(self, timeout: float | None = None) -> None:

@@ -15,6 +15,7 @@ from ottla._fake_group import FakeGroup, FakeMember
 from ottla._fake_metadata import FakeMetadata, Unfinished, json_answer, parse_json
 from ottla._transport import Response
 from ottla_protocol import routes
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import (
     GroupIdNotFoundError,
     InvalidGroupIdError,
@@ -234,7 +235,9 @@ class FakeGroups:
         found = self._existing(group)
         found.look(self._counts(), _now_ms())
         if found.members:
-            raise NonEmptyGroupError(f"the group {group!r} has {len(found.members)} members")
+            raise NonEmptyGroupError(
+                f"the group {group!r} has {counted(len(found.members), 'member')}"
+            )
         self._last_generation = max(self._last_generation, found.generation)
         del self._groups[group]
         return Response(204, routes.JSON, b"")

@@ -15,6 +15,7 @@ import msgspec
 from ottla._fake_log import FakePartition
 from ottla._transport import Response
 from ottla_protocol import models, routes
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import (
     EligibleLeadersNotAvailableError,
     InvalidPartitionsError,
@@ -156,7 +157,8 @@ class FakeMetadata:
         total = parse_json(body, models.AddPartitionsRequest).partitions
         if not len(found.partitions) < total <= MAX_PARTITIONS:
             raise InvalidPartitionsError(
-                f"topic {topic!r} has {len(found.partitions)} partitions, not fewer than {total}"
+                f"topic {topic!r} has {counted(len(found.partitions), 'partition')}, not fewer "
+                f"than {total}"
             )
         self._grow(found, total, len(found.partitions[0].replicas))
         return json_answer(_describe(found))

@@ -32,6 +32,7 @@ from ottla._transaction_state import TransactionState
 from ottla._transactional_sender import TransactionalSender
 from ottla._transport import BrokerUnreachableError, Transport, error_of
 from ottla_protocol import routes
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import (
     ConcurrentTransactionsError,
     InvalidRequestError,
@@ -164,8 +165,8 @@ class TransactionsIO:
             left = await self._flush(max(0.0, deadline_s - monotonic()))
             if left and self._state.wants_abort:
                 raise WaitTimedOutError(
-                    f"{left} records of the transaction were neither acknowledged nor given up in "
-                    "time, so nothing is committed",
+                    f"{counted(left, 'record')} of the transaction neither acknowledged nor given "
+                    "up in time, so nothing is committed",
                     outcome=Outcome.NOT_APPLIED,
                     hint="call commit_transaction again, or abort_transaction",
                 )

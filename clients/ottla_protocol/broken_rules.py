@@ -10,6 +10,8 @@ from typing import Any, Final, get_args
 
 import msgspec
 
+from ottla_protocol.counted_nouns import counted
+
 BODY: Final = "the body"
 """What is named where no field of it is wrong, but all of it."""
 
@@ -35,7 +37,12 @@ _TYPES: Final = {
     "datetime": "a time",
 }
 _RELATIONS: Final = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
-_PARTS: Final = {"str": "characters", "array": "entries", "object": "members", "bytes": "bytes"}
+_PARTS: Final = {
+    "str": ("character", "characters"),
+    "array": ("entry", "entries"),
+    "object": ("member", "members"),
+    "bytes": ("byte", "bytes"),
+}
 _FORMATS: Final = {
     "Invalid base64 encoded string": "must be base64 (RFC 4648 section 4)",
     "Invalid RFC3339 encoded datetime": "must be a time as RFC 3339 has it",
@@ -116,7 +123,8 @@ def _rule(message: str, path: str, model: Any) -> str:
     found = _LENGTH.fullmatch(message)
     if found is not None:
         how_many = _RELATIONS.get(found["relation"] or "", "exactly")
-        return f"must have {how_many} {found['length']} {_PARTS.get(found['type'], 'parts')}"
+        part = _PARTS.get(found["type"], ("part", "parts"))
+        return f"must have {how_many} {counted(int(found['length']), *part)}"
     found = _PATTERN.fullmatch(message)
     if found is not None:
         return f"must match the pattern {found['pattern']}"

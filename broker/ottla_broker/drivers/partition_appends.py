@@ -9,6 +9,7 @@ from ottla_broker.storage.log_transactions import MARKER_BYTES_MAX
 from ottla_cluster.controller import topic_names
 from ottla_cluster.replication.leader import PartitionLeader
 from ottla_protocol.control_records import EndMarker
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import LeaderNotAvailableError, NotEnoughReplicasError
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.record_batch import BatchHeader
@@ -142,7 +143,8 @@ class PartitionAppends(PartitionRole):
 
     def _not_enough_replicas(self, leader: PartitionLeader) -> NotEnoughReplicasError:
         return NotEnoughReplicasError(
-            f"{self.name} has {len(leader.isr)} replicas in sync, fewer than min.insync.replicas",
+            f"{self.name} has {counted(len(leader.isr), 'replica')} in sync, fewer than "
+            "min.insync.replicas",
             isr=list(leader.isr),
             retry_after_seconds=1,
         )

@@ -37,6 +37,7 @@ from ottla_cluster.controller.records import (
     MetadataRecord,
 )
 from ottla_cluster.state_machine.result import Result
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import (
     ConflictError,
     InvalidReplicaAssignmentError,
@@ -140,8 +141,8 @@ def unregister_broker(
     replicas = replicas_on(image, broker.node_id)
     if replicas:
         raise ConflictError(
-            f"Broker {broker.node_id} has replicas of {replicas} partitions: it must be drained "
-            "before it is unregistered."
+            f"Broker {broker.node_id} has replicas of {counted(replicas, 'partition')}: it must be "
+            "drained before it is unregistered."
         )
     if broker.state is not BrokerState.FENCED:
         raise ConflictError(

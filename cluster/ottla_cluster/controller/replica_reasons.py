@@ -33,6 +33,7 @@ from ottla_cluster.controller.topic_configs import (
     UNCLEAN_LEADER_ELECTION_ENABLE,
     boolean_config,
 )
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.models_health import HealthReason
 
 SILENT_AFTER_MS = 5_000
@@ -193,7 +194,7 @@ def _behind(lagging: LaggingReplicaReport | None) -> str:
         return ""
     if lagging.missing_offsets is None or lagging.silent_ms is None:
         return "has not fetched from this leader yet"
-    text = f"lacks {lagging.missing_offsets} offsets"
+    text = f"lacks {counted(lagging.missing_offsets, 'offset')}"
     if lagging.silent_ms > SILENT_AFTER_MS:
         text += f" and has not fetched for {lagging.silent_ms} ms"
     return text

@@ -40,6 +40,7 @@ from ottla_cluster.controller.topic_names import (
     warnings_for,
 )
 from ottla_cluster.state_machine.result import Result
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import (
     InvalidPartitionsError,
     InvalidReplicationFactorError,
@@ -144,8 +145,8 @@ def add_partitions(
     count = len(topic.partitions)
     if command.partitions <= count:
         raise InvalidPartitionsError(
-            f"The topic {topic.name!r} has {count} partitions; they can only become more, "
-            f"not {command.partitions}."
+            f"The topic {topic.name!r} has {counted(count, 'partition')}; they can only become "
+            f"more, not {command.partitions}."
         )
     _check_partition_limits(image, command.partitions, command.partitions - count)
     placed = place_partitions(

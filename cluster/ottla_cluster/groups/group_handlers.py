@@ -19,6 +19,7 @@ from ottla_cluster.groups.records import GroupRemoved, OffsetRemoved, RecordOfGr
 from ottla_cluster.groups.targets import subscribed_topics
 from ottla_cluster.groups.transaction_handlers import pending_transactions
 from ottla_cluster.state_machine.result import Result
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import (
     GroupIdNotFoundError,
     NonEmptyGroupError,
@@ -81,17 +82,18 @@ def delete_group(
     group = _existing(image, command.group)
     if group.members:
         raise NonEmptyGroupError(
-            f"The group {group.group_id!r} has {len(group.members)} members: it is in use."
+            f"The group {group.group_id!r} has {counted(len(group.members), 'member')}: it is in "
+            "use."
         )
     if group.instances:
         raise NonEmptyGroupError(
-            f"The group {group.group_id!r} has {len(group.instances)} consumer instances: it is in "
-            "use."
+            f"The group {group.group_id!r} has "
+            f"{counted(len(group.instances), 'consumer instance')}: it is in use."
         )
     if group.pending:
         raise UnstableOffsetCommitError(
-            f"{len(group.pending)} transactions that are not over have offsets in the group "
-            f"{group.group_id!r}.",
+            f"The group {group.group_id!r} has offsets in "
+            f"{counted(len(group.pending), 'transaction')} still open or being ended.",
             outcome=Outcome.NOT_APPLIED,
         )
     records: tuple[RecordOfGroup, ...] = (

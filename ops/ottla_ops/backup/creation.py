@@ -36,6 +36,7 @@ from ottla_ops.backup.manifest import (
     encode_manifest,
 )
 from ottla_ops.backup.pace import Pace
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import (
     OffsetOutOfRangeError,
     RequestTimedOutError,
@@ -203,7 +204,7 @@ class BackupCreation:
             if behind > 0:
                 self._on_note(
                     f"{topic.name}-{partition} ends at offset {end}, before a transaction that is "
-                    f"open; {behind} offsets behind it are not in the backup"
+                    f"open: {counted(behind, 'offset')} behind it not in the backup"
                 )
             start = self._source.offset(topic.name, partition, "earliest")
             found.append(_Range(topic.name, topic.topic_id, partition, start, max(start, end)))

@@ -8,6 +8,7 @@ import typer.core
 
 from ottla_ops.cli.failures import CommandError
 from ottla_ops.cli.session import session_of
+from ottla_protocol.counted_nouns import counted
 
 if TYPE_CHECKING:
     from ottla_ops.backup.manifest import Manifest
@@ -99,9 +100,10 @@ def create(
     for note in notes:
         session.output.note(note)
     session.output.note(
-        f"{manifest.records:,} records of {len(manifest.topics)} topics, "
-        f"{manifest.size_bytes:,} bytes, and the offsets of {len(manifest.groups)} groups written "
-        f"to {directory} in {progress.elapsed_s:.1f} s"
+        f"{counted(manifest.records, 'record')} of {counted(len(manifest.topics), 'topic')}, "
+        f"{counted(manifest.size_bytes, 'byte')}, and the offsets of "
+        f"{counted(len(manifest.groups), 'group')} written to {directory} in "
+        f"{progress.elapsed_s:.1f} s"
     )
 
 
@@ -126,7 +128,7 @@ def verify(context: typer.Context, directory: BackupDirectory) -> None:
         more = f" ({len(damage)} files are damaged)" if len(damage) > 1 else ""
         raise CommandError(f"{damage[0].detail}{more}", code=damage[0].code)
     _show(session.output, manifest, directory)
-    session.output.note(f"{manifest.records:,} records, all as they were written")
+    session.output.note(f"{counted(manifest.records, 'record')}, all as written")
 
 
 def _show(output: "Output", manifest: "Manifest", directory: Path) -> None:

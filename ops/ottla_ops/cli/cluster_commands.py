@@ -10,6 +10,7 @@ from ottla_ops.cli.failures import CommandError, ExitCode, usage_error
 from ottla_ops.cli.partition_names import partition_of
 from ottla_ops.cli.reassignment_output import rate_of, show_reassignments, show_throttle
 from ottla_ops.cli.session import session_of
+from ottla_protocol.counted_nouns import counted
 
 if TYPE_CHECKING:
     from ottla_ops.cli.http_connection import Answer
@@ -40,7 +41,9 @@ def cluster_info(context: typer.Context) -> None:
     controller = "none elected" if cluster.controller is None else str(cluster.controller)
     session.output.text(f"cluster     {cluster.cluster_id}")
     session.output.text(f"controller  {controller} (term {cluster.controller_term})")
-    session.output.text(f"topics      {cluster.topics} with {cluster.partitions} partitions")
+    session.output.text(
+        f"topics      {cluster.topics} with {counted(cluster.partitions, 'partition')}"
+    )
     session.output.text("")
     rows = [
         (broker.id, broker.url, _state(broker), broker.rack or "-", broker.broker_epoch)

@@ -12,6 +12,7 @@ from ottla_ops.cli.failures import CommandError, usage_error
 from ottla_ops.cli.library_failures import failures_told
 from ottla_ops.cli.segment_output import dump_lines, json_of, shown_time
 from ottla_ops.cli.session import Session
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.models_segments import VerifiedSegment
 
 
@@ -107,8 +108,9 @@ def verify_in_cluster(session: Session, wanted: WantedReplicas) -> None:
         if output.as_json:
             output.document({"segments": found, "damaged_segments": damaged})
         summary = (
-            f"{len(found):,} segments, {sum(each['batches'] for each in found):,} batches, "
-            f"{sum(each['records'] for each in found):,} records"
+            f"{counted(len(found), 'segment')}, "
+            f"{counted(sum(each['batches'] for each in found), 'batch', 'batches')}, "
+            f"{counted(sum(each['records'] for each in found), 'record')}"
         )
         if damaged:
             raise CommandError(

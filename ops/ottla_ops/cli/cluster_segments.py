@@ -15,6 +15,7 @@ from ottla_ops.cli.failures import CommandError, ExitCode
 from ottla_ops.cli.http_connection import Answer, HttpConnection, path_of
 from ottla_ops.segments.dump import INFLATED_BYTES_MAX, DumpedBatch, marker_of
 from ottla_protocol import routes
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import error_from_problem
 from ottla_protocol.models import (
     BinaryFetchRequest,
@@ -224,7 +225,7 @@ class ClusterSegments:
             return
         name, error = self.failures[0]
         raise CommandError(
-            f"{len(self.failures)} replicas could not be looked into; "
+            f"{counted(len(self.failures), 'replica')} could not be looked into; "
             f"{self.topic}-{name.partition} on broker {name.node_id}: {error.message}",
             code=error.code,
             exit_code=error.exit_code,

@@ -7,6 +7,7 @@ import typer
 
 from ottla_ops.cli.failures import usage_error
 from ottla_ops.cli.session import session_of
+from ottla_protocol.counted_nouns import counted
 
 if TYPE_CHECKING:
     from ottla_ops.cli.http_connection import Answer, HttpConnection
@@ -153,7 +154,8 @@ def _watch(
 def _told(progress: "DrainProgress") -> str:
     name = f"broker {progress.broker}"
     if progress.state == "none":
-        return f"{name} is not being drained; it has {progress.partitions_left} partitions"
+        left = counted(progress.partitions_left, "partition")
+        return f"{name} is not being drained; it has {left}"
     if progress.state == "drained":
         return f"{name} is drained: stop it, then `ottla cluster unregister {progress.broker}`"
     text = (

@@ -14,6 +14,7 @@ from ottla_ops.cli.moments import MEANING, moment_ms, now_ms
 from ottla_ops.cli.output import OutputClosedError
 from ottla_ops.cli.session import session_of
 from ottla_ops.records.export_formats import FORMATS_BY_SUFFIX, ExportFormat, format_of
+from ottla_protocol.counted_nouns import counted
 
 if TYPE_CHECKING:
     from ottla_ops.records.export import RecordWriter
@@ -123,8 +124,9 @@ def export(
     if session.output.as_json and target != STDOUT:
         session.output.document(result)
     session.output.note(
-        f"{progress.records:,} records of {name} ({len(read.partitions)} partitions) written to "
-        f"{target} in {progress.elapsed_s:.1f} s"
+        f"{counted(progress.records, 'record')} of {name} "
+        f"({counted(len(read.partitions), 'partition')}) written to {target} in "
+        f"{progress.elapsed_s:.1f} s"
     )
 
 

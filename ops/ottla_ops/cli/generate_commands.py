@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ottla_ops.cli.session import session_of
+from ottla_protocol.counted_nouns import counted
 
 app = typer.Typer(
     help="Files for operators: alarms, dashboards, references, units, manifests.",
@@ -121,7 +122,7 @@ def all_files(
     if output.as_json:
         output.document({"written": [str(path) for path in written]})
         return
-    output.note(f"{len(written)} files written below {directory}")
+    output.note(f"{counted(len(written), 'file')} written below {directory}")
 
 
 def _print(context: typer.Context, text: str) -> None:

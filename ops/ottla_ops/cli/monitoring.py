@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from ottla_ops.cli.failures import CommandError, ExitCode
+from ottla_protocol.counted_nouns import counted
 
 if TYPE_CHECKING:
     from ottla_protocol.models import TopicDescription
@@ -133,7 +134,7 @@ def topic_verdict(topic: "TopicDescription", min_insync_replicas: int) -> Verdic
     if state is State.OK and under_replicated:
         state = State.WARNING
     count = len(topic.partitions)
-    said = "; ".join(parts) or f"all {count} partitions have their replicas in sync"
+    said = "; ".join(parts) or f"{counted(count, 'partition')}, all replicas in sync"
     return Verdict(
         state,
         f"topic {topic.name}: {said}",
@@ -182,14 +183,15 @@ def group_verdict(
         message = f"{name} has {len(group.members)} of {min_members} members, lag {lag}"
         return Verdict(State.CRITICAL, message, figures)
     most = f", most of it {_some([_lag_text(each) for each in worst])}" if worst else ""
+    behind = counted(lag, "record") + most
     if critical is not None and lag > critical:
-        return Verdict(State.CRITICAL, f"{name} lags by {lag} records{most}", figures)
+        return Verdict(State.CRITICAL, f"{name} lags by {behind}", figures)
     if unknown:
         where = _some([f"{each.topic}-{each.partition}" for each in unknown])
         return Verdict(State.UNKNOWN, f"{name}: nobody tells the end of {where}", figures)
     if warning is not None and lag > warning:
-        return Verdict(State.WARNING, f"{name} lags by {lag} records{most}", figures)
-    return Verdict(State.OK, f"{name} lags by {lag} records{most}", figures)
+        return Verdict(State.WARNING, f"{name} lags by {behind}", figures)
+    return Verdict(State.OK, f"{name} lags by {behind}", figures)
 
 
 def failure_verdict(error: CommandError) -> Verdict:

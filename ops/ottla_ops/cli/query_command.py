@@ -10,6 +10,7 @@ import typer
 from ottla_ops.cli.consume_command import Isolation
 from ottla_ops.cli.row_output import RowFormat
 from ottla_ops.cli.session import Session, session_of
+from ottla_protocol.counted_nouns import counted
 
 if TYPE_CHECKING:
     from ottla_ops.query.statement import TableUse
@@ -88,7 +89,7 @@ def query(
         names, rows = run(database, sql)
         count = print_rows(session.output, names, rows, row_format)
         session.output.note(
-            f"{_counted(count, 'row')} from {_counted(progress.records, 'record')} of "
+            f"{counted(count, 'row')} from {counted(progress.records, 'record')} of "
             f"{_described(uses, reads)}; read in {read_s:.1f} s, {progress.elapsed_s:.1f} s in all"
         )
 
@@ -116,13 +117,9 @@ def opened_source(
         source.close()
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
 def _described(uses: "list[TableUse]", reads: "list[TopicRead]") -> str:
     parts = [
-        f"{use.topic} ({_counted(len(read.partitions), 'partition')})"
+        f"{use.topic} ({counted(len(read.partitions), 'partition')})"
         for use, read in zip(uses, reads, strict=True)
     ]
     return ", ".join(parts) or "no topic"

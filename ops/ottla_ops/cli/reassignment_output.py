@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ottla_ops.cli.failures import usage_error
+from ottla_protocol.counted_nouns import counted
 
 if TYPE_CHECKING:
     from ottla_ops.cli.http_connection import Answer
@@ -73,7 +74,7 @@ def _rows(ongoing: "OngoingReassignment") -> list[tuple[object, ...]]:
 def _progress(progress: "ReplicaCopyProgress") -> tuple[str, ...]:
     return (
         f"{_size(progress.copied_bytes)} to {progress.replica}",
-        f"{_size(progress.remaining_bytes)}, {progress.remaining_offsets} records",
+        f"{_size(progress.remaining_bytes)}, {counted(progress.remaining_offsets, 'record')}",
         f"{_size(progress.bytes_per_second)}/s",
         "?" if progress.remaining_seconds is None else _duration(progress.remaining_seconds),
     )

@@ -7,6 +7,7 @@ import typer
 
 from ottla_ops.cli.failures import usage_error
 from ottla_ops.cli.session import session_of
+from ottla_protocol.counted_nouns import counted
 
 
 def restore(
@@ -105,7 +106,8 @@ def restore(
         ],
     )
     session.output.note(
-        f"{total:,} records and the offsets of {len(restored_groups)} groups restored in "
+        f"{counted(total, 'record')} and the offsets of "
+        f"{counted(len(restored_groups), 'group')} restored in "
         f"{progress.elapsed_s:.1f} s"
     )
 

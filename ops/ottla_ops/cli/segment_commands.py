@@ -8,6 +8,7 @@ import typer
 from ottla_ops.cli.failures import CommandError, usage_error
 from ottla_ops.cli.segment_output import document_of, dump_lines, json_of, shown_time
 from ottla_ops.cli.session import session_of
+from ottla_protocol.counted_nouns import counted
 
 if TYPE_CHECKING:
     from ottla_broker.storage.segment_verification import SegmentVerification
@@ -182,8 +183,9 @@ def verify_segments(
             {"segments": [document_of(result) for result in verified], "damaged_segments": damaged}
         )
     summary = (
-        f"{len(verified):,} segments, {sum(result.batches for result in verified):,} batches, "
-        f"{sum(result.records for result in verified):,} records"
+        f"{counted(len(verified), 'segment')}, "
+        f"{counted(sum(result.batches for result in verified), 'batch', 'batches')}, "
+        f"{counted(sum(result.records for result in verified), 'record')}"
     )
     if damaged:
         raise CommandError(

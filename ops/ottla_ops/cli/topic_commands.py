@@ -9,6 +9,7 @@ from ottla_ops.cli.confirmation import confirm
 from ottla_ops.cli.failures import CommandError, usage_error
 from ottla_ops.cli.session import session_of
 from ottla_ops.cli.topic_trimming import trim_topic
+from ottla_protocol.counted_nouns import counted
 
 if TYPE_CHECKING:
     from ottla_ops.cli.http_connection import Answer, HttpConnection
@@ -115,7 +116,7 @@ def create_topic(
         session.output.note(f"warning: {warning}")
     verb = "could be created" if validate_only else "created"
     count = len(topic.partitions)
-    session.output.note(f"{name} {verb} with {count} partition{'' if count == 1 else 's'}")
+    session.output.note(f"{name} {verb} with {counted(count, 'partition')}")
 
 
 @app.command("describe")
@@ -205,7 +206,7 @@ def alter_topic(
         answer = _with_partitions(connection, name, partitions)
         document["partitions"] = answer.document()["partitions"]
         count = len(answer.decoded(TopicDescription).partitions)
-        session.output.note(f"{name} has {count} partitions now")
+        session.output.note(f"{name} has {counted(count, 'partition')} now")
     if session.output.as_json:
         session.output.document(document)
 
@@ -230,7 +231,7 @@ def add_partitions(
         session.output.document(answer.document())
         return
     after = len(answer.decoded(TopicDescription).partitions)
-    session.output.note(f"{name} had {before} partitions and has {after} now")
+    session.output.note(f"{name} had {counted(before, 'partition')} and has {after} now")
 
 
 app.command("trim")(trim_topic)

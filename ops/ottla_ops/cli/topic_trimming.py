@@ -9,6 +9,7 @@ from ottla_ops.cli import moments
 from ottla_ops.cli.confirmation import confirm
 from ottla_ops.cli.failures import CommandError, usage_error
 from ottla_ops.cli.session import session_of
+from ottla_protocol.counted_nouns import counted
 
 if TYPE_CHECKING:
     from ottla_ops.cli.http_connection import HttpConnection
@@ -64,8 +65,8 @@ def trim_topic(
         if dry_run:
             _show(session, topic_name, found, dry_run=True)
             return
-        records = sum(each.records for each in found)
-        confirm(f"Delete {records} records of {topic_name} in {_counted(len(found))}?")
+        records = counted(sum(each.records for each in found), "record")
+        confirm(f"Delete {records} of {topic_name} in {counted(len(found), 'partition')}?")
         # What was told to go, and nothing that came since.
         told = {each.partition: {"before_offset": each.log_start_offset} for each in found}
     trimmed = _trim_all(session, connection, topic_name, told, dry_run=False)
@@ -165,7 +166,3 @@ def _show(
     session.output.table(headers, rows)
     if dry_run:
         session.output.note("nothing was deleted")
-
-
-def _counted(partitions: int) -> str:
-    return f"{partitions} partition{'' if partitions == 1 else 's'}"

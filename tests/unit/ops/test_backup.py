@@ -209,7 +209,7 @@ def test_of_transactions_it_has_what_is_committed_at_its_offsets(tmp_path):
     # Nobody is told of records that are not there, and whoever makes the backup is told so.
     assert manifest.groups[0].offsets[0].offset == 6
     assert notes == [
-        "flights-0 ends at offset 6, before a transaction that is open; 1 offsets behind it are "
+        "flights-0 ends at offset 6, before a transaction that is open: 1 offset behind it "
         "not in the backup"
     ]
     assert damage_in(tmp_path / "b", manifest.topics, nothing) == []

@@ -63,7 +63,7 @@ def told(document, model=Model):
         ('{"plain": "b"}', "plain must match the pattern '^a+$'"),
         ('{"data": "!"}', "data must be base64 (RFC 4648 section 4)"),
         ('{"pair": [1]}', "pair must have exactly 2 entries"),
-        ('{"some": []}', "some must have at least 1 entries"),
+        ('{"some": []}', "some must have at least 1 entry"),
         ('{"keys": {"abc": 1}}', "keys must have at most 2 characters"),
         ('{"moment": "now"}', "moment must be a time as RFC 3339 has it"),
         ('{"moment": "2020-01-01T00:00:00"}', "moment must tell its time zone"),
