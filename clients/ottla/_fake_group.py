@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ottla._consumer_types import TopicPartition
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import (
     FencedInstanceIdError,
     FencedMemberEpochError,
@@ -188,7 +189,9 @@ class FakeGroup:
         if member_id is None or generation is None:
             if self.members:
                 raise NonEmptyGroupError(
-                    f"the group {self.group_id!r} has {len(self.members)} members: only they commit"
+                    f"the group {self.group_id!r} has {counted(len(self.members), 'member')}, and "
+                    "only they commit its offsets: member_id and generation are missing",
+                    field="member_id",
                 )
             return
         member = self._member(member_id)

@@ -33,6 +33,7 @@ from ottla_cluster.groups.records import (
 from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
 from ottla_cluster.groups.validation import validate_group_id, validate_offsets
 from ottla_cluster.state_machine.result import Result
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import (
     CoordinatorLoadInProgressError,
     FencedMemberEpochError,
@@ -120,7 +121,12 @@ def topic_ids_to_commit(
             for entry in command.offsets
         ]
     group = image.groups.get(command.group) or Group(command.group)
-    _refuse_members(group)
+    if group.members:
+        raise NonEmptyGroupError(
+            f"The group {group.group_id!r} has {counted(len(group.members), 'member')}, and only "
+            "they commit its offsets: member_id and generation are missing.",
+            field="member_id",
+        )
     refuse_new_group(image, command.group)
     return group, [
         topic_id_of(context.view, entry.topic, entry.partition) for entry in command.offsets
@@ -172,7 +178,11 @@ def seek_offsets(
     validate_group_id(command.group)
     validate_offsets(command.offsets)
     group = image.groups.get(command.group) or Group(command.group)
-    _refuse_members(group)
+    if group.members:
+        raise NonEmptyGroupError(
+            f"The group {group.group_id!r} has {counted(len(group.members), 'member')}, and "
+            "offsets are moved while it has none."
+        )
     refuse_new_group(image, command.group)
     records = tuple(
         OffsetCommitted(
@@ -347,14 +357,6 @@ def topic_id_of(view: ClusterView, topic: str, partition: int) -> str:
     if not 0 <= partition < known.partitions:
         raise missing_partition(topic, partition, known.partitions)
     return known.topic_id
-
-
-def _refuse_members(group: Group) -> None:
-    if group.members:
-        raise NonEmptyGroupError(
-            f"The group {group.group_id!r} has {len(group.members)} members, "
-            "and only they may move its offsets."
-        )
 
 
 def refuse_new_group(image: GroupsImage, group_id: str) -> None:

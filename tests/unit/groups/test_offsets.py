@@ -137,8 +137,10 @@ def test_only_members_commit_in_a_group_that_has_some(groups):
         groups.commit(0, 5, "b", 1)
     with pytest.raises(FencedInstanceIdError):
         groups.commit(0, 5, "a1", 1)
-    with pytest.raises(NonEmptyGroupError):
+    with pytest.raises(NonEmptyGroupError, match="member_id and generation are missing") as refused:
         groups.commit(0, 5)
+    assert "has 1 member, and only they commit" in refused.value.detail
+    assert refused.value.members["field"] == "member_id"
     for alone, missing in (({"member_id": "a2"}, "generation"), ({"generation": 1}, "member_id")):
         with pytest.raises(InvalidRequestError, match="together") as told:
             groups.apply(CommitOffsets("g", (OffsetToCommit("orders", 0, 5),), **alone))
@@ -241,7 +243,7 @@ def test_a_dry_run_tells_what_a_seek_would_do(groups):
 
 def test_a_group_with_members_cannot_be_moved(groups):
     groups.join("a")
-    with pytest.raises(NonEmptyGroupError):
+    with pytest.raises(NonEmptyGroupError, match="has 1 member, and offsets are moved while"):
         groups.apply(SeekOffsets("g", (OffsetToSeek("orders", 0, 2),)))
     groups.leave("a")
     with pytest.raises(UnknownTopicOrPartitionError):
@@ -309,7 +311,7 @@ def test_a_commit_in_a_topic_that_was_created_again_is_refused_until_it_is_assig
 def test_a_group_is_deleted_with_its_offsets(groups):
     groups.join("a")
     groups.commit(0, 5, "a")
-    with pytest.raises(NonEmptyGroupError):
+    with pytest.raises(NonEmptyGroupError, match="has 1 member: it is in use"):
         groups.apply(DeleteGroup("g"))
     groups.leave("a")
     groups.apply(DeleteGroup("g"))
