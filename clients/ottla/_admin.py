@@ -332,6 +332,7 @@ class Admin:
         """
         return self._call(calls.offsets(topic, partition, at))
 
+    @calls.arguments_told(calls.DELETE_RECORDS_RULE)
     def delete_records(
         self,
         topic: str,
@@ -359,7 +360,8 @@ class Admin:
             OffsetOutOfRangeError: the offset is above the high watermark.
             OffsetNotAvailableError: a transaction below the offset is not over.
             PolicyViolationError: the topic's `cleanup.policy` lacks `delete`.
-            InvalidRequestError: not one of the three ends is named.
+            InvalidRequestError: not one of the three ends is named, or an argument is missing or
+                is none that there is.
             UnknownTopicOrPartitionError: there is no such partition.
         """
         return self._call(

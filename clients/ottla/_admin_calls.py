@@ -12,8 +12,10 @@ send; `CallAttempts` says to which broker, when, and when to give up:
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from inspect import signature
 from random import Random
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -39,6 +41,13 @@ TopicPartition: TypeAlias = tuple[str, int]
 """A topic's name and the number of one of its partitions."""
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+DELETE_RECORDS_RULE: Final = (
+    "it takes a topic, the number of one partition, and one of before_offset=, before_timestamp= "
+    "and before_end="
+)
+"""Kafka's clients take a mapping of partitions to offsets."""
 
 _JITTER: Final = 0.2
 """A pause is up to this part longer, so that many clients do not come back together."""
@@ -196,7 +205,9 @@ def brokers() -> AdminCall[list[models.BrokerDescription]]:
 
 def offsets(topic: str, partition: int, at: At) -> AdminCall[models.OffsetResponse]:
     """`GET /v1/topics/{topic}/partitions/{partition}/offsets`."""
-    path = routes.PARTITION_OFFSETS.format(topic=_topic_in_path(topic), partition=partition)
+    path = routes.PARTITION_OFFSETS.format(
+        topic=_topic_in_path(topic), partition=_partition_in_path(partition)
+    )
     return AdminCall("GET", f"{path}?{urlencode({'at': at})}", _decoder(models.OffsetResponse))
 
 
@@ -210,9 +221,38 @@ def delete_records(
     dry_run: bool,
 ) -> AdminCall[TrimmedPartition]:
     """`POST /v1/topics/{topic}/partitions/{partition}/trim`."""
-    path = routes.PARTITION_TRIM.format(topic=_topic_in_path(topic), partition=partition)
+    path = routes.PARTITION_TRIM.format(
+        topic=_topic_in_path(topic), partition=_partition_in_path(partition)
+    )
     request = TrimPartitionRequest(before_offset, before_timestamp, before_end, dry_run)
     return AdminCall("POST", path, _decoder(TrimmedPartition), _json(request))
+
+
+def arguments_told(rule: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Has a method that is called as another library's of its name tell what it takes.
+
+    Args:
+        rule: what it takes.
+
+    Returns:
+        A decorator. What it decorates raises InvalidRequestError where arguments are missing, or
+        are none of its own.
+    """
+
+    def decorate(method: Callable[P, T]) -> Callable[P, T]:
+        taken = signature(method)
+
+        @wraps(method)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                taken.bind(*args, **kwargs)
+            except TypeError as error:
+                raise InvalidRequestError(f"{method.__name__}: {error}; {rule}") from error
+            return method(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 class CallAttempts(Generic[T]):
@@ -385,3 +425,12 @@ def _topic_in_path(name: object) -> str:
     if not isinstance(name, str) or name in ("", ".", ".."):
         raise InvalidTopicError(f"topic name must be text, and none of '', '.', '..', not {name!r}")
     return quote(name, safe="")
+
+
+def _partition_in_path(number: object) -> int:
+    """The number; anything else would be sent as whatever its text is."""
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise InvalidRequestError(
+            f"partition must be a whole number from 0 on, not {number!r}", field="partition"
+        )
+    return number

@@ -185,6 +185,7 @@ class Admin:
         """See `ottla.Admin.offsets`."""
         return await self._call(calls.offsets(topic, partition, at))
 
+    @calls.arguments_told(calls.DELETE_RECORDS_RULE)
     async def delete_records(
         self,
         topic: str,

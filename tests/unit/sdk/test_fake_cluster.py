@@ -290,6 +290,27 @@ class TestAdmin:
         assert admin.delete_records("flights", 0, before_end=True).log_start_offset == 6
         assert cluster.records("flights", 0) == []
 
+    @pytest.mark.parametrize(
+        ("arguments", "named", "told"),
+        [
+            (({("flights", 0): 4},), {}, "the number of one partition, and one of before_offset="),
+            (("flights", 0, 4), {}, "the number of one partition, and one of before_offset="),
+            (("flights", 0), {"offset": 4}, "unexpected keyword argument 'offset'"),
+            (("flights", {0: 4}), {}, "partition must be a whole number from 0 on"),
+            (("flights", "0"), {"before_offset": 4}, "partition must be a whole number from 0 on"),
+            (("flights", -1), {"before_offset": 4}, "partition must be a whole number from 0 on"),
+            (("flights", 0), {"before_offset": {"offset": 4}}, "before_offset"),
+            (("flights", 0), {"before_offset": object()}, "has no JSON"),
+        ],
+    )
+    async def test_arguments_of_another_shape_are_told_what_is_taken(
+        self, cluster, arguments, named, told
+    ):
+        with pytest.raises(InvalidRequestError, match=told):
+            cluster.admin().delete_records(*arguments, **named)
+        with pytest.raises(InvalidRequestError, match=told):
+            await cluster.async_admin().delete_records(*arguments, **named)
+
     def test_only_topics_whose_records_may_go_are_trimmed(self, cluster):
         cluster.create_topic("table", 1, configs={"cleanup.policy": "compact"})
         with pytest.raises(PolicyViolationError):
