@@ -210,7 +210,9 @@ class FakeGroup:
 
     def _check(self, request: JoinGroupRequest) -> None:
         if (request.topics is None) == (request.pattern is None):
-            raise InvalidRequestError("topics must be a list of names or a pattern, and not both")
+            raise InvalidRequestError(
+                "topics must be a list of names, or pattern a pattern, and not both", field="topics"
+            )
         try:
             re.compile(request.pattern or "")
         except re.error as error:

@@ -36,7 +36,7 @@ from ottla_protocol.errors import (
     UnknownTopicOrPartitionError,
 )
 from ottla_protocol.missing_partitions import missing_partition
-from ottla_protocol.models_trims import TrimmedPartition, TrimPartitionRequest
+from ottla_protocol.models_trims import TrimmedPartition, TrimPartitionRequest, require_one_end
 
 MAX_PARTITIONS: Final = 2_000
 DEFAULT_PARTITIONS: Final = 3
@@ -383,11 +383,7 @@ class FakeMetadata:
 
 def _first_offset(found: FakePartition, wanted: TrimPartitionRequest) -> int:
     """Where a trim has the partition begin."""
-    named = (wanted.before_offset is not None, wanted.before_timestamp is not None)
-    if sum(named) + wanted.before_end != 1:
-        raise InvalidRequestError(
-            "one of before_offset, before_timestamp and before_end must be named, and no two"
-        )
+    require_one_end(wanted)
     stable = found.last_stable_offset
     if wanted.before_timestamp is not None:
         return min(found.first_since(wanted.before_timestamp)[0], stable)

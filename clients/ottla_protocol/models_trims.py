@@ -1,5 +1,6 @@
 """Requests and responses of trims; the rules are those of `models`."""
 
+from ottla_protocol.errors import InvalidRequestError, Outcome
 from ottla_protocol.models import Request, Response
 from ottla_protocol.models_groups import Offset
 
@@ -16,6 +17,28 @@ class TrimPartitionRequest(Request, frozen=True):
     before_timestamp: Offset | None = None
     before_end: bool = False
     dry_run: bool = False
+
+
+def require_one_end(request: TrimPartitionRequest) -> None:
+    """Refuses a trim that does not tell where, or tells it twice.
+
+    Raises:
+        InvalidRequestError: not one of the three ends is named; its `field` is the one too many.
+    """
+    ends = {
+        "before_offset": request.before_offset is not None,
+        "before_timestamp": request.before_timestamp is not None,
+        "before_end": request.before_end,
+    }
+    named = [name for name, is_named in ends.items() if is_named]
+    if len(named) == 1:
+        return
+    which = f", not {' and '.join(named)}" if named else ""
+    raise InvalidRequestError(
+        f"one of {', '.join(ends)} must be named, and no two{which}",
+        outcome=Outcome.NOT_APPLIED,
+        field=named[-1] if named else "before_offset",
+    )
 
 
 class TrimmedPartition(Response, frozen=True):

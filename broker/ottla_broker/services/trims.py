@@ -29,7 +29,6 @@ from ottla_cluster.controller.trim_handlers import require_trimmable
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     FencedLeaderEpochError,
-    InvalidRequestError,
     LeaderNotAvailableError,
     OffsetNotAvailableError,
     OffsetOutOfRangeError,
@@ -39,7 +38,7 @@ from ottla_protocol.errors import (
     RoutingError,
     UnknownTopicIdError,
 )
-from ottla_protocol.models_trims import TrimmedPartition, TrimPartitionRequest
+from ottla_protocol.models_trims import TrimmedPartition, TrimPartitionRequest, require_one_end
 
 LEADER_WAIT_MS: Final = 5_000
 """How long a trim waits for a leader that takes it."""
@@ -96,7 +95,7 @@ class TrimService:
             UnavailableError: no leader, or no controller, decided in time; `outcome` says whether
                 it may be done yet.
         """
-        _require_one_end(request)
+        require_one_end(request)
         deadline_ms = monotonic_ms() + LEADER_WAIT_MS
         # Of all attempts together: a later refusal says nothing of an earlier one.
         outcome = Outcome.NOT_APPLIED
@@ -206,19 +205,6 @@ class TrimService:
                 f"the trim of {partition.name} is decided, and its leader does not keep to it yet",
                 outcome=Outcome.UNKNOWN,
             ) from None
-
-
-def _require_one_end(request: TrimPartitionRequest) -> None:
-    named = (
-        request.before_offset is not None,
-        request.before_timestamp is not None,
-        request.before_end,
-    )
-    if sum(named) != 1:
-        raise InvalidRequestError(
-            "one of before_offset, before_timestamp and before_end must be named, and no two",
-            outcome=Outcome.NOT_APPLIED,
-        )
 
 
 async def _first_offset(partition: Partition, call: TrimCall) -> int:

@@ -47,7 +47,7 @@ def validate_member_id(field: str, member_id: str) -> None:
     """
     if not 0 < len(member_id) <= MAX_MEMBER_ID_LENGTH or not member_id.isprintable():
         raise InvalidRequestError(
-            f"{field} must have 1 to {MAX_MEMBER_ID_LENGTH} printable characters."
+            f"{field} must have 1 to {MAX_MEMBER_ID_LENGTH} printable characters.", field=field
         )
 
 
@@ -90,26 +90,31 @@ def validate_join(command: Join, config: GroupConfig) -> None:
     low_ms, high_ms = config.min_session_timeout_ms, config.max_session_timeout_ms
     if session_ms is not None and not low_ms <= session_ms <= high_ms:
         raise InvalidSessionTimeoutError(
-            f"session_timeout_ms must be {low_ms} to {high_ms}; it is {session_ms}."
+            f"session_timeout_ms must be {low_ms} to {high_ms}; it is {session_ms}.",
+            field="session_timeout_ms",
         )
     rebalance_ms = command.rebalance_timeout_ms
     low_ms, high_ms = config.min_rebalance_timeout_ms, config.max_rebalance_timeout_ms
     if rebalance_ms is not None and not low_ms <= rebalance_ms <= high_ms:
         raise InvalidRequestError(
-            f"rebalance_timeout_ms must be {low_ms} to {high_ms}; it is {rebalance_ms}."
+            f"rebalance_timeout_ms must be {low_ms} to {high_ms}; it is {rebalance_ms}.",
+            field="rebalance_timeout_ms",
         )
     _validate_subscription(command)
 
 
 def _validate_subscription(command: Join) -> None:
     if (command.topics is None) == (command.pattern is None):
-        raise InvalidRequestError("topics must be a list of names or a pattern, and not both.")
+        raise InvalidRequestError(
+            "topics must be a list of names, or pattern a pattern, and not both.", field="topics"
+        )
     if command.pattern is not None:
         Pattern(command.pattern)
     topics = command.topics or ()
     if command.topics is not None and not 0 < len(topics) <= MAX_SUBSCRIBED_TOPICS:
         raise InvalidRequestError(
-            f"topics must name 1 to {MAX_SUBSCRIBED_TOPICS} topics; it names {len(topics)}."
+            f"topics must name 1 to {MAX_SUBSCRIBED_TOPICS} topics; it names {len(topics)}.",
+            field="topics",
         )
     for topic in topics:
         validate_topic_name(topic)
@@ -125,28 +130,33 @@ def validate_offsets(offsets: tuple[OffsetToCommit, ...] | tuple[OffsetToSeek, .
     """
     if not 0 < len(offsets) <= MAX_OFFSETS_PER_COMMIT:
         raise InvalidRequestError(
-            f"offsets must have 1 to {MAX_OFFSETS_PER_COMMIT} partitions; it has {len(offsets)}."
+            f"offsets must have 1 to {MAX_OFFSETS_PER_COMMIT} partitions; it has {len(offsets)}.",
+            field="offsets",
         )
     seen: set[tuple[str, int]] = set()
     metadata_length = 0
     for entry in offsets:
+        path = f"offsets[{len(seen)}]"
         where = f"{entry.topic}-{entry.partition}"
         if not 0 <= entry.offset <= MAX_OFFSET:
             raise InvalidRequestError(
-                f"offset of {where} must be 0 to {MAX_OFFSET}; it is {entry.offset}."
+                f"offset of {where} must be 0 to {MAX_OFFSET}; it is {entry.offset}.",
+                field=f"{path}.offset",
             )
         if (entry.topic, entry.partition) in seen:
-            raise InvalidRequestError(f"offsets names {where} twice.")
+            raise InvalidRequestError(f"offsets names {where} twice.", field=f"{path}.partition")
         seen.add((entry.topic, entry.partition))
         if isinstance(entry, OffsetToCommit):
             metadata_length += len(entry.metadata)
             if len(entry.metadata) > MAX_OFFSET_METADATA_LENGTH:
                 raise InvalidRequestError(
                     f"metadata of {where} must have at most {MAX_OFFSET_METADATA_LENGTH} "
-                    f"characters; it has {len(entry.metadata)}."
+                    f"characters; it has {len(entry.metadata)}.",
+                    field=f"{path}.metadata",
                 )
     if metadata_length > MAX_COMMIT_METADATA_LENGTH:
         raise InvalidRequestError(
             f"metadata of all offsets must have at most {MAX_COMMIT_METADATA_LENGTH} characters "
-            f"together; it has {metadata_length}."
+            f"together; it has {metadata_length}.",
+            field="offsets",
         )

@@ -203,16 +203,20 @@ async def test_a_transaction_that_is_not_over_stays_whole(service, cluster):
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    ("wanted", "field"),
     [
-        {},
-        {"before_offset": 1, "before_end": True},
-        {"before_offset": 1, "before_timestamp": 1},
+        ({}, "before_offset"),
+        ({"before_offset": 1, "before_end": True}, "before_end"),
+        ({"before_offset": 1, "before_timestamp": 1}, "before_timestamp"),
     ],
 )
-async def test_one_end_is_named(service, wanted):
-    with pytest.raises(InvalidRequestError):
+async def test_one_end_is_named(service, wanted, field):
+    with pytest.raises(InvalidRequestError, match="before_offset, before_timestamp") as caught:
         await trim(service, **wanted)
+    assert caught.value.outcome is Outcome.NOT_APPLIED
+    assert caught.value.members["field"] == field
+    for name in wanted:
+        assert name in caught.value.detail.partition(", not ")[2]
 
 
 async def test_topics_that_are_not_trimmed_are_refused_before_anybody_is_asked(service, cluster):

@@ -199,20 +199,33 @@ def test_all_offsets_are_told_by_topic_and_partition():
 
 
 @pytest.mark.parametrize(
-    ("entries", "says"),
+    ("entries", "says", "field"),
     [
-        ((), "1 to 1000"),
-        (tuple(OffsetToCommit("orders", n, 0) for n in range(1_001)), "1001"),
-        ((OffsetToCommit("orders", 0, -1),), "orders-0"),
-        ((OffsetToCommit("orders", 0, 2**63),), "orders-0"),
-        ((OffsetToCommit("orders", 0, 1), OffsetToCommit("orders", 0, 2)), "twice"),
-        ((OffsetToCommit("orders", 0, 1, metadata="x" * 4_097),), "4096"),
-        (tuple(OffsetToCommit("orders", n, 1, metadata="x" * 4_096) for n in range(17)), "65536"),
+        ((), "1 to 1000", "offsets"),
+        (tuple(OffsetToCommit("orders", n, 0) for n in range(1_001)), "1001", "offsets"),
+        ((OffsetToCommit("orders", 0, -1),), "orders-0", "offsets[0].offset"),
+        ((OffsetToCommit("orders", 0, 2**63),), "orders-0", "offsets[0].offset"),
+        (
+            (OffsetToCommit("orders", 0, 1), OffsetToCommit("orders", 0, 2)),
+            "twice",
+            "offsets[1].partition",
+        ),
+        (
+            (OffsetToCommit("orders", 0, 1, metadata="x" * 4_097),),
+            "4096",
+            "offsets[0].metadata",
+        ),
+        (
+            tuple(OffsetToCommit("orders", n, 1, metadata="x" * 4_096) for n in range(17)),
+            "65536",
+            "offsets",
+        ),
     ],
 )
-def test_a_commit_out_of_bounds_is_refused(groups, entries, says):
-    with pytest.raises(InvalidRequestError, match=says):
+def test_a_commit_out_of_bounds_is_refused(groups, entries, says, field):
+    with pytest.raises(InvalidRequestError, match=says) as caught:
         groups.apply(CommitOffsets("g", entries))
+    assert caught.value.members["field"] == field
 
 
 def test_offsets_and_groups_have_limits(groups, monkeypatch):
