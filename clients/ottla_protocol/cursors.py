@@ -9,11 +9,9 @@ a deleted one, and carries the next offset to read of a run of partitions:
     partitions        varint
     positions         for each partition, in their order: its next offset, a varint; in version 2
                       then a varint, 0 or one more than the leader epoch that belongs to it
-    checksum          4 bytes, CRC-32 of all of the above, big-endian
 
-in base64url without padding (RFC 4648 section 5), so that it fits a query and a header field. The
-varints are those of Protocol Buffers, unsigned. The checksum is against cuts and typing errors: a
-cursor grants nothing that its reader could not ask for by offset.
+as a `sealed_text`, so that it fits a query and a header field. The varints are those of Protocol
+Buffers, unsigned. A cursor grants nothing that its reader could not ask for by offset.
 
 The leader epoch is that of the leader who was last asked what there is from the next offset on. A
 later leader whose log ended before that offset when it was elected (an unclean election) sees by it
@@ -23,14 +21,13 @@ A topic's cursor begins at partition 0 and has all of its partitions; when it is
 the topic has got since begin at their earliest record. That of one partition is a run of one.
 """
 
-import base64
-import binascii
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ottla_protocol.errors import InvalidRequestError
 from ottla_protocol.record_batch import NO_LEADER_EPOCH
+from ottla_protocol.sealed_text import CHECKSUM_BYTES, seal, unseal
 
 VERSION = 1
 VERSION_WITH_EPOCHS = 2
@@ -49,9 +46,8 @@ MAX_OFFSET = 2**63 - 1
 MAX_LEADER_EPOCH = 2**31 - 1
 
 _TOPIC_ID_BYTES = 16
-_CHECKSUM_BYTES = 4
 _VARINT_BYTES_MAX = 9
-_BODY_BYTES_MAX = MAX_CURSOR_CHARACTERS * 3 // 4 - _CHECKSUM_BYTES
+_BODY_BYTES_MAX = MAX_CURSOR_CHARACTERS * 3 // 4 - CHECKSUM_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +125,7 @@ class CursorEncoder:
         cursors = []
         for offset in next_offsets:
             moving = _varint(offset) + behind
-            checksum = zlib.crc32(moving, checksum_before).to_bytes(_CHECKSUM_BYTES, "big")
-            sealed = base64.urlsafe_b64encode(before + moving + checksum)
-            cursors.append(sealed.rstrip(b"="))
+            cursors.append(seal(before + moving, zlib.crc32(moving, checksum_before)))
         return cursors
 
 
@@ -160,16 +154,7 @@ def decode_cursor(text: str, *, parameter: str = "cursor") -> Cursor:
 
 
 def _decode(text: str) -> Cursor:
-    if not 0 < len(text) <= MAX_CURSOR_CHARACTERS:
-        raise ValueError("length")
-    padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-    try:
-        sealed = base64.b64decode(padded, altchars=b"-_", validate=True)
-    except binascii.Error as error:
-        raise ValueError("base64") from error
-    body, checksum = sealed[:-_CHECKSUM_BYTES], sealed[-_CHECKSUM_BYTES:]
-    if zlib.crc32(body) != int.from_bytes(checksum, "big"):
-        raise ValueError("checksum")
+    body = unseal(text, max_characters=MAX_CURSOR_CHARACTERS)
     head_bytes = 1 + _TOPIC_ID_BYTES
     if len(body) <= head_bytes or body[0] not in {VERSION, VERSION_WITH_EPOCHS}:
         raise ValueError("version")

@@ -13,7 +13,7 @@ from ottla_protocol.models_transactions import (
     MAX_LISTED_TRANSACTIONS,
     AbortHangingRequest,
 )
-from ottla_protocol.transaction_tokens import MAX_PRODUCER_ID, MAX_TRANSACTIONAL_ID_CHARACTERS
+from ottla_protocol.transaction_tokens import MAX_PRODUCER_ID
 
 MAX_AGE_MS = MAX_TIMESTAMP
 
@@ -34,7 +34,7 @@ async def list_transactions(request: web.Request) -> web.Response:
         limit=query.number(
             "limit", DEFAULT_LISTED_TRANSACTIONS, minimum=1, maximum=MAX_LISTED_TRANSACTIONS
         ),
-        behind=_cursor(query.text("cursor")),
+        cursor=query.text("cursor"),
     )
     return json_response(found)
 
@@ -106,21 +106,6 @@ def _states(text: str) -> list[TransactionState]:
             parameter="state",
         )
     return states
-
-
-def _cursor(text: str | None) -> str | None:
-    """The transactional id behind which to go on.
-
-    Raises:
-        InvalidRequestError: it is none that there could be.
-    """
-    if text is not None and not 1 <= len(text) <= MAX_TRANSACTIONAL_ID_CHARACTERS:
-        raise InvalidRequestError(
-            "cursor must be the next_cursor of an answer, of 1 to "
-            f"{MAX_TRANSACTIONAL_ID_CHARACTERS} characters",
-            parameter="cursor",
-        )
-    return text
 
 
 def _producer_id(text: str) -> int:

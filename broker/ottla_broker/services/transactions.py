@@ -39,6 +39,7 @@ from ottla_protocol.errors import (
     InvalidRequestError,
     InvalidTransactionStateError,
 )
+from ottla_protocol.listing_cursors import decode_listing_cursor, encode_listing_cursor
 from ottla_protocol.transaction_tokens import (
     TransactionToken,
     decode_transaction,
@@ -220,7 +221,7 @@ class TransactionService:
         older_than_ms: int | None,
         now_ms: int,
         limit: int,
-        behind: str | None = None,
+        cursor: str | None = None,
     ) -> models.TransactionList:
         """Some transactional ids of all coordinators, by id.
 
@@ -229,15 +230,16 @@ class TransactionService:
             older_than_ms: only those whose transaction has been open, or ending, for longer.
             now_ms: the wall clock.
             limit: how many at most.
-            behind: only ids that sort behind this one.
+            cursor: the `next_cursor` of the answer before; None for the first page.
 
         Raises:
+            InvalidRequestError: no answer had this cursor.
             UnavailableError: a coordinator did not answer in time.
         """
         command = ListTransactions(
             states=None if states is None else frozenset(states),
             started_before_ms=None if older_than_ms is None else now_ms - older_than_ms,
-            behind=behind,
+            behind=None if cursor is None else decode_listing_cursor(cursor),
             limit=limit,
         )
         known, has_more = await self._list(command)
@@ -256,7 +258,7 @@ class TransactionService:
                 )
                 for each in found
             ],
-            next_cursor=found[-1].transactional_id if has_more else None,
+            next_cursor=encode_listing_cursor(found[-1].transactional_id) if has_more else None,
         )
 
     async def all_transactions(self) -> list[TransactionalIdChanged]:

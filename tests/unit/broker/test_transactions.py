@@ -304,13 +304,19 @@ async def test_a_long_list_comes_in_pages_that_miss_and_repeat_nothing(groups, l
     seen, cursor = [], None
     for _ in range(len(names) + 1):
         page = await service.list_transactions(
-            None, older_than_ms=None, now_ms=NOW_MS, limit=limit, behind=cursor
+            None, older_than_ms=None, now_ms=NOW_MS, limit=limit, cursor=cursor
         )
         assert 1 <= len(page.transactions) <= limit
         seen += [each.transactional_id for each in page.transactions]
         cursor = page.next_cursor
         if cursor is None:
             break
-        assert cursor == seen[-1]
     assert seen == sorted(names)
     assert [each.transactional_id for each in await service.all_transactions()] == sorted(names)
+
+
+async def test_a_cursor_that_no_answer_had_is_refused(service):
+    with pytest.raises(InvalidRequestError, match="next_cursor"):
+        await service.list_transactions(
+            None, older_than_ms=None, now_ms=NOW_MS, limit=10, cursor="zzz"
+        )

@@ -35,6 +35,7 @@ from ottla_protocol.errors import (
     UnknownTopicOrPartitionError,
     UnsupportedFeatureLevelError,
 )
+from ottla_protocol.listing_cursors import MAX_LISTING_CURSOR_CHARACTERS
 from ottla_protocol.models_transactions import (
     DEFAULT_LISTED_TRANSACTIONS,
     MAX_LISTED_TRANSACTIONS,
@@ -52,7 +53,7 @@ from ottla_protocol.models_transactions import (
     TransactionList,
     TransactionOffsets,
 )
-from ottla_protocol.transaction_tokens import MAX_PRODUCER_ID, MAX_TRANSACTIONAL_ID_CHARACTERS
+from ottla_protocol.transaction_tokens import MAX_PRODUCER_ID
 
 HELD = (
     *COORDINATOR,
@@ -238,7 +239,7 @@ OPERATIONS = (
                 {
                     "type": "string",
                     "minLength": 1,
-                    "maxLength": MAX_TRANSACTIONAL_ID_CHARACTERS,
+                    "maxLength": MAX_LISTING_CURSOR_CHARACTERS,
                 },
             ),
         ),
