@@ -66,7 +66,7 @@ def list_groups(
         (group.group, group.state, group.members, *((_or_none(lags[group.group]),) if lag else ()))
         for group in groups
     ]
-    session.output.table(headers, rows)
+    session.output.table(headers, rows, empty="there is no group")
 
 
 def _lag_of(connection: "HttpConnection", group: str) -> int | None:

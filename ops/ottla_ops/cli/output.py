@@ -68,14 +68,24 @@ class Output:
         """Print text as data."""
         self.line(text.encode())
 
-    def table(self, headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Print aligned columns under their headers."""
+    def table(
+        self, headers: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = ""
+    ) -> None:
+        """Print aligned columns under their headers.
+
+        Args:
+            headers: of the columns.
+            rows: of cells.
+            empty: what a person is told beside the headers where there is no row.
+        """
         cells = [[str(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
         bold, reset = (BOLD, RESET) if _has_colour(sys.stdout) else ("", "")
         self.text(f"{bold}{_aligned(headers, widths)}{reset}")
         for row in cells:
             self.text(_aligned(row, widths))
+        if empty and not cells:
+            self.note(empty)
 
     def note(self, text: str) -> None:
         """Tell a person something that is no data; not with `--quiet` or `--json`."""

@@ -37,9 +37,8 @@ def show_reassignments(session: "Session", answer: "Answer", found: "Reassignmen
         session.output.document(answer.document())
         return
     rows = [row for each in found.reassignments for row in _rows(each)]
-    session.output.table((*_HEADERS, *_PROGRESS_HEADERS), rows)
-    if not found.reassignments:
-        session.output.note("no reassignment is under way")
+    headers = (*_HEADERS, *_PROGRESS_HEADERS)
+    session.output.table(headers, rows, empty="no reassignment is under way")
     rate = found.throttle_bytes_per_second
     if rate is not None:
         session.output.text(f"throttle  {_size(rate)}/s from each broker")

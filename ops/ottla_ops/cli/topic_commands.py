@@ -49,7 +49,9 @@ def list_topics(context: typer.Context) -> None:
         for topic in answer.decoded(TopicList).topics
     ]
     headers = ("TOPIC", "PARTITIONS", "REPLICATION", "UNDER-REPLICATED", "LEADERLESS")
-    session.output.table(headers, rows)
+    session.output.table(
+        headers, rows, empty="there is no topic; `ottla topic create NAME` makes one"
+    )
 
 
 @app.command("create")

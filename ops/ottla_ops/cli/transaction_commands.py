@@ -87,7 +87,9 @@ def list_transactions(
         for each in msgspec.convert(found, list[TransactionListing])
     ]
     headers = ("ID", "STATE", "PRODUCER", "EPOCH", "PARTITIONS", "OPEN FOR", "TIMEOUT")
-    session.output.table(headers, rows)
+    is_filtered = state is not None or older_than is not None
+    none = "no transactional id is like that" if is_filtered else "there is no transactional id"
+    session.output.table(headers, rows, empty=none)
 
 
 def _states(words: list[str]) -> list[State]:
@@ -173,7 +175,8 @@ def open_transactions(context: typer.Context, partition: PartitionArgument) -> N
         (each.producer_id, each.producer_epoch, each.first_offset, _span(each.idle_ms))
         for each in found.transactions
     ]
-    session.output.table(("PRODUCER", "EPOCH", "FIRST OFFSET", "IDLE FOR"), rows)
+    headers = ("PRODUCER", "EPOCH", "FIRST OFFSET", "IDLE FOR")
+    session.output.table(headers, rows, empty=f"no transaction is open in {topic}-{number}")
     session.output.note(
         f"last stable offset {found.last_stable_offset}, high watermark {found.high_watermark}"
     )
@@ -296,7 +299,9 @@ def find_hanging(
         for each in found.transactions
     ]
     headers = ("TOPIC", "PARTITION", "PRODUCER", "EPOCH", "FIRST OFFSET", "IDLE FOR", "ID")
-    session.output.table(headers, rows)
+    # Where somebody did not tell, nobody knows.
+    none = "" if found.unavailable else "no transaction hangs"
+    session.output.table(headers, rows, empty=none)
     for each in found.unavailable:
         session.output.note(f"the leader of {each.topic}-{each.partition} did not tell")
 

@@ -74,6 +74,14 @@ def test_a_description_shows_each_partition(cli, cluster):
     ]
 
 
+@pytest.mark.parametrize(("command", "what"), [("topic", "no topic"), ("group", "no group")])
+def test_a_list_without_entries_says_so(cli, cluster, command, what):
+    if command == "group":
+        cluster.script("GET", "/v1/groups", 200, {"groups": []})
+    code, out, err = cli(command, "list", to=cluster)
+    assert (code, out.count("\n"), what in err) == (0, 1, True)
+
+
 def test_names_are_quoted_in_paths(cli, cluster):
     cluster.create("a b", 1)
     assert cli("topic", "describe", "a b", to=cluster)[0] == 0

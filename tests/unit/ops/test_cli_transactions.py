@@ -101,8 +101,8 @@ def test_the_list_goes_on_for_as_long_as_there_is_more(cli, cluster):
 )
 def test_the_list_may_be_of_some_states_and_ages(cli, cluster, states):
     cluster.script("GET", "/v1/transactions", 200, {"transactions": []})
-    code, out, _ = cli("transaction", "list", *states, "--older-than", "90s", to=cluster)
-    assert (code, len(rows_of(out))) == (0, 1)
+    code, out, err = cli("transaction", "list", *states, "--older-than", "90s", to=cluster)
+    assert (code, len(rows_of(out)), err) == (0, 1, "no transactional id is like that\n")
     assert cluster.calls("GET")[0].query == {
         "state": "Ongoing,PrepareAbort",
         "older_than_ms": "90000",
@@ -131,6 +131,40 @@ def test_a_partition_shows_what_holds_its_readers_back(cli, cluster):
     assert rows_of(out)[-1] == ["7001", "3", "10", "2h"]
     assert err == "last stable offset 10, high watermark 50\n"
     assert cli("transaction", "open", "orders", to=cluster)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "answer", "told"),
+    [
+        (["list"], "transactions", {"transactions": []}, ["there is no transactional id"]),
+        (
+            ["open", "orders:4"],
+            "topics/orders/partitions/4/transactions",
+            OPEN | {"transactions": []},
+            [
+                "no transaction is open in orders-4",
+                "last stable offset 10, high watermark 50",
+            ],
+        ),
+        (
+            ["find-hanging"],
+            "hanging-transactions",
+            {"transactions": [], "unavailable": []},
+            ["no transaction hangs"],
+        ),
+        (
+            ["find-hanging"],
+            "hanging-transactions",
+            HANGING | {"transactions": []},
+            ["the leader of orders-5 did not tell"],
+        ),
+    ],
+)
+def test_where_there_is_nothing_that_is_said(cli, cluster, command, path, answer, told):
+    cluster.script("GET", f"/v1/{path}", 200, answer)
+    code, out, err = cli("transaction", *command, to=cluster)
+    assert (code, len(rows_of(out)), err.splitlines()) == (0, 1, told)
+    assert cli("transaction", *command, "--quiet", to=cluster)[1:] == (out, "")
 
 
 def test_what_hangs_is_told_with_what_it_takes_to_abort_it(cli, cluster):
