@@ -230,7 +230,7 @@ class AbortHangingRequest(Request, frozen=True):
 
 
 class AbortedHanging(Response, frozen=True):
-    """The marker is written; `aborted` is false where nothing of that producer was open."""
+    """The marker is written; `aborted` is false where nothing was open, or no more by then."""
 
     topic: str
     partition: int

@@ -6,6 +6,7 @@ Either way it counts once it is committed, and is taken once only, however often
 """
 
 import asyncio
+from typing import NamedTuple
 
 from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
 from ottla_broker.drivers.group_coordinators import OFFSETS_TOPIC, GroupCoordinators
@@ -25,6 +26,15 @@ MAX_MARKERS_TIMEOUT_MS = 10_000
 """The longest that a call waits for its markers to be committed."""
 
 
+class _Fate(NamedTuple):
+    """What became of one marker."""
+
+    code: str | None = None
+    """Of its refusal; None where it is committed, or the log is past it."""
+    is_appended: bool = False
+    """Whether this call appended it."""
+
+
 class MarkerAppends:
     """Takes markers for partitions that are led here.
 
@@ -40,19 +50,18 @@ class MarkerAppends:
     async def write(self, call: WriteMarkers) -> MarkersWritten:
         """Have the markers in their partitions; returns once each is committed, or refused."""
         deadline_ms = monotonic_ms() + max(1, min(call.timeout_ms, MAX_MARKERS_TIMEOUT_MS))
+        fates = await asyncio.gather(
+            *(self._write_to(each, deadline_ms) for each in call.partitions)
+        )
         return MarkersWritten(
-            tuple(
-                await asyncio.gather(
-                    *(self._write_to(each, deadline_ms) for each in call.partitions)
-                )
-            )
+            tuple(tuple(each.code for each in of_partition) for of_partition in fates),
+            tuple(tuple(each.is_appended for each in of_partition) for of_partition in fates),
         )
 
-    async def _write_to(self, wanted: PartitionMarkers, deadline_ms: int) -> tuple[str | None, ...]:
-        """Each marker's refusal, None where it is committed."""
+    async def _write_to(self, wanted: PartitionMarkers, deadline_ms: int) -> tuple[_Fate, ...]:
         hosted = self._replicas.partitions.get((wanted.topic_id, wanted.partition))
         if hosted is None:
-            return (NotLeaderOrFollowerError.code,) * len(wanted.markers)
+            return (_Fate(NotLeaderOrFollowerError.code),) * len(wanted.markers)
         if hosted.state.topic == OFFSETS_TOPIC:
             return tuple(
                 await asyncio.gather(
@@ -63,46 +72,45 @@ class MarkerAppends:
 
     async def _append(
         self, hosted: Partition, markers: tuple[TransactionMarker, ...], deadline_ms: int
-    ) -> tuple[str | None, ...]:
-        codes: list[str | None] = []
+    ) -> tuple[_Fate, ...]:
+        fates: list[_Fate] = []
         appended = []
         now_ms = wall_clock_ms()
         for marker in markers:
             try:
-                appended.append(
-                    hosted.append_marker(
-                        EndMarker(marker.is_commit, marker.coordinator_epoch),
-                        producer_id=marker.producer_id,
-                        producer_epoch=marker.producer_epoch,
-                        now_ms=now_ms,
-                    )
+                found = hosted.append_marker(
+                    EndMarker(marker.is_commit, marker.coordinator_epoch),
+                    producer_id=marker.producer_id,
+                    producer_epoch=marker.producer_epoch,
+                    now_ms=now_ms,
                 )
             except InvalidProducerEpochError:
                 # The log is past it: that transaction was ended here long ago.
-                codes.append(None)
+                fates.append(_Fate())
             except OttlaError as error:
-                codes.append(error.code)
+                fates.append(_Fate(error.code))
             else:
-                codes.append(None)
+                appended.append(found)
+                fates.append(_Fate(is_appended=not found.info.duplicate))
         if not appended:
-            return tuple(codes)
+            return tuple(fates)
         try:
             # With the last of them all are committed.
             last = max(appended, key=lambda each: each.info.next_offset)
             await hosted.committed(last, deadline_ms=deadline_ms)
         except OttlaError as error:
             # Some may be committed; they are sent again and found to be there.
-            return (error.code,) * len(markers)
-        return tuple(codes)
+            return (_Fate(error.code),) * len(markers)
+        return tuple(fates)
 
     async def _end_offsets(
         self, hosted: Partition, marker: TransactionMarker, deadline_ms: int
-    ) -> str | None:
+    ) -> _Fate:
         command = EndTransactionOffsets(
             marker.producer_id, marker.producer_epoch, marker.is_commit, marker.coordinator_epoch
         )
         try:
             await self._groups.execute(hosted.state.partition, command, deadline_ms=deadline_ms)
         except OttlaError as error:
-            return error.code
-        return None
+            return _Fate(error.code)
+        return _Fate()

@@ -363,6 +363,9 @@ class MarkersWritten(msgspec.Struct, frozen=True, array_like=True):
     """For each partition of the call, in its order, each marker's refusal; None: it is there."""
 
     error_codes: tuple[tuple[str | None, ...], ...]
+    appended: tuple[tuple[bool, ...], ...] = ()
+    """Likewise whether this call put the marker there; false where it, or another end of that
+    transaction, was there before. Empty from brokers that do not tell."""
 
 
 def encode(message: Any) -> bytes:

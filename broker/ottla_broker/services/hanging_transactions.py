@@ -107,12 +107,15 @@ class HangingTransactions:
             coordinator_epoch=NO_COORDINATOR_EPOCH,
         )
         try:
-            await self._markers.write_one(hanging.topic_id, hanging.partition, marker)
+            was_ended = await self._markers.write_one(hanging.topic_id, hanging.partition, marker)
         except OttlaError as error:
             outcome = error.code
         else:
-            outcome = "committed" if is_commit else "aborted"
-            METRICS.hanging_transactions_ended.labels(outcome).inc()
+            # Else a marker came after the look at the log, perhaps one of the other kind.
+            outcome = "ended_already"
+            if was_ended:
+                outcome = "committed" if is_commit else "aborted"
+                METRICS.hanging_transactions_ended.labels(outcome).inc()
         log.warning(
             "hanging_transaction",
             topic_id=hanging.topic_id,

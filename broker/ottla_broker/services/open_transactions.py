@@ -61,8 +61,8 @@ def hanging_after_ms(config: TransactionConfig) -> int:
 class Markers(Protocol):
     """Writes markers, wherever the partition is led."""
 
-    async def write_one(self, topic_id: str, partition: int, marker: TransactionMarker) -> None:
-        """Returns once the marker is committed."""
+    async def write_one(self, topic_id: str, partition: int, marker: TransactionMarker) -> bool:
+        """Returns once the marker is committed, and whether no other was there before it."""
 
 
 class KnownTransactions(Protocol):
@@ -211,8 +211,8 @@ class OpenTransactionService:
         """
         identity = ProducerIdentity(producer_id, request.producer_epoch)
         _, told = await self._ask_one(topic, partition)
-        is_open = any(_identity(each) == identity for each in told.transactions)
-        if is_open:
+        was_aborted = False
+        if any(_identity(each) == identity for each in told.transactions):
             name = PartitionName(told.topic_id, partition)
             if (name, identity) in _expected(await self._known.all_transactions()):
                 raise InvalidTransactionStateError(
@@ -220,7 +220,7 @@ class OpenTransactionService:
                     f"{topic}-{partition} in a transaction of its coordinator: abort that by its "
                     "transactional id"
                 )
-            await self._markers.write_one(
+            was_aborted = await self._markers.write_one(
                 told.topic_id,
                 partition,
                 TransactionMarker(
@@ -231,7 +231,7 @@ class OpenTransactionService:
                 ),
             )
         return models.AbortedHanging(
-            topic, partition, producer_id, request.producer_epoch, aborted=is_open
+            topic, partition, producer_id, request.producer_epoch, aborted=was_aborted
         )
 
     def _hanging(

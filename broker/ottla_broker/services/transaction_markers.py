@@ -46,8 +46,11 @@ class TransactionMarkerService:
         """Markers of another broker's coordinators, for partitions that are led here."""
         return await self._appends.write(call)
 
-    async def write_one(self, topic_id: str, partition: int, marker: TransactionMarker) -> None:
+    async def write_one(self, topic_id: str, partition: int, marker: TransactionMarker) -> bool:
         """Have a marker in a partition; returns once it is committed, or the log is past it.
+
+        Returns:
+            Whether it was this marker that ended the transaction there, and no earlier one.
 
         Raises:
             UnknownTopicIdError, UnknownTopicOrPartitionError: there is no such partition.
@@ -83,3 +86,5 @@ class TransactionMarkerService:
                             "marker.",
                         }
                     )
+        # A broker of an older version does not tell.
+        return all(is_appended for each in answer.appended for is_appended in each)

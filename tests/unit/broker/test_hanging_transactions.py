@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from structlog.testing import capture_logs
 
 from ottla_broker.services.hanging_transactions import HangingTransactions
 from ottla_broker.services.open_transactions import NO_COORDINATOR_EPOCH
@@ -38,6 +39,7 @@ class World:
         self.known = []
         self.asked = 0
         self.fails = False
+        self.is_late = False
         self.markers = []
         self.looker = HangingTransactions(
             replicas=self, known=self, markers=self, hanging_after_ms=LIMIT_MS
@@ -61,6 +63,7 @@ class World:
         assert marker.coordinator_epoch == NO_COORDINATOR_EPOCH
         self.markers.append((marker.producer_id, marker.producer_epoch, marker.is_commit))
         self.open.clear()
+        return not self.is_late
 
 
 @pytest.fixture
@@ -78,6 +81,17 @@ async def test_what_nobody_will_end_is_aborted(world):
     assert METRICS.hanging_transactions_ended.labels("aborted")._value.get() == before + 1
     await world.looker.look(2 * LIMIT_MS)
     assert len(world.markers) == 1
+
+
+async def test_what_another_marker_has_ended_meanwhile_is_not_counted(world):
+    world.is_late = True
+    before = METRICS.hanging_transactions_ended.labels("aborted")._value.get()
+    await world.looker.look(0)
+    with capture_logs() as logged:
+        await world.looker.look(LIMIT_MS)
+    assert world.markers == [(7, 4, False)]
+    assert METRICS.hanging_transactions_ended.labels("aborted")._value.get() == before
+    assert [each["outcome"] for each in logged] == ["ended_already"]
 
 
 async def test_a_decision_that_is_known_is_carried_out(world):

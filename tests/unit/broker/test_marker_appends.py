@@ -43,7 +43,8 @@ class Led:
 
     async def write(self, *markers, topic_id=TOPIC_ID, partition=0, timeout_ms=60_000):
         call = WriteMarkers(timeout_ms, (PartitionMarkers(topic_id, partition, markers),))
-        (codes,) = (await self.appends.write(call)).error_codes
+        answer = await self.appends.write(call)
+        ((codes,), (self.appended,)) = answer.error_codes, answer.appended
         return codes
 
     async def written(self, *markers):
@@ -95,16 +96,23 @@ async def test_a_marker_counts_once_it_is_committed(led):
 
 async def test_a_marker_that_comes_again_is_taken_once(led):
     begin(led)
-    assert await led.written(COMMIT) == (None,)
-    assert await led.written(COMMIT, COMMIT) == (None, None)
+    assert (await led.written(COMMIT), led.appended) == ((None,), (True,))
+    assert (await led.written(COMMIT, COMMIT), led.appended) == ((None, None), (False, False))
     assert len(await led.markers()) == 1
+
+
+async def test_one_of_the_other_kind_that_comes_second_tells_that_it_was_not_taken(led):
+    begin(led)
+    abort = TransactionMarker(5, 1, False, 9)
+    assert (await led.written(COMMIT, abort), led.appended) == ((None, None), (True, False))
+    assert [each.is_commit for each in await led.markers()] == [True]
 
 
 async def test_a_marker_that_the_log_is_past_is_as_good_as_written(led):
     begin(led)
     assert await led.written(COMMIT) == (None,)
     begin(led, epoch=1)
-    assert await led.written(COMMIT) == (None,)
+    assert (await led.written(COMMIT), led.appended) == ((None,), (False,))
     assert len(await led.markers()) == 1
 
 

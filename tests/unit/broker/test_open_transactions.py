@@ -41,6 +41,7 @@ class Cluster:
     def __init__(self):
         self.open = {HERE: [], THERE: []}
         self.known = []
+        self.is_late = False
         self.markers = []
         self.peer_answers = True
         partitions = [SimpleNamespace(leader=leader, topic_id=TOPIC_ID) for leader in (1, 2, None)]
@@ -73,6 +74,7 @@ class Cluster:
 
     async def write_one(self, topic_id, partition, marker):
         self.markers.append((topic_id, partition, marker))
+        return not self.is_late
 
 
 class Service(OpenTransactionService):
@@ -207,6 +209,13 @@ async def test_nothing_is_written_where_nothing_of_that_epoch_is_open(cluster, s
     cluster.open[HERE] = [OpenInLog(7, 3, 10, NOW_MS), OpenInLog(8, 2, 10, NOW_MS)]
     assert not (await abort(service, epoch=2)).aborted
     assert cluster.markers == []
+
+
+async def test_what_another_marker_ended_meanwhile_is_not_called_aborted(cluster, service):
+    cluster.open[HERE] = [OpenInLog(7, 3, 10, NOW_MS)]
+    cluster.is_late = True
+    assert not (await abort(service)).aborted
+    assert len(cluster.markers) == 1
 
 
 async def test_what_a_coordinator_has_is_its_own_to_end(cluster, service):
