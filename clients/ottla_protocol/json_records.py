@@ -77,6 +77,13 @@ _HeaderValue: TypeAlias = str | _Base64 | None
 
 
 class _JsonRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A record as clients send it.
+
+    Its key is text (`key`) or base64 (`key_b64`), and may be left out. It has one value: any JSON
+    (`value`; null is a tombstone), text that is stored as it is (`value_text`), or base64
+    (`value_b64`).
+    """
+
     key: str | None = None
     key_b64: bytes | None = None
     value: Raw | UnsetType = UNSET
@@ -88,6 +95,8 @@ class _JsonRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _JsonTopicRecord(_JsonRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """As JsonRecord, with the name of its topic."""
+
     topic: str
 
 
