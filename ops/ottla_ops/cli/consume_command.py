@@ -103,7 +103,10 @@ def consume(
     if moments.is_moment(start):
         since = moments.moment_ms(start, "--from", moments.now_ms())
     elif not re.fullmatch(r"earliest|latest|-?[0-9]+", start):
-        raise usage_error(f"--from {start}: neither earliest, latest, an offset, -N nor a time")
+        raise usage_error(
+            f"--from {start}: must be earliest, latest, an offset, -N (the last N records), or a "
+            f"time: {moments.WRITTEN}"
+        )
     if session.output.as_json:
         output_format = "json"
     pieces_of = _printer(topic, output_format, key_separator)

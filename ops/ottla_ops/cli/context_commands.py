@@ -64,7 +64,11 @@ def add_context(
     session = session_of(context)
     option = session.words.bootstrap_option
     if bool(urls) == bool(option):
-        raise usage_error("name the brokers: ottla context add NAME http://host:port,...")
+        raise usage_error(
+            "the brokers are named twice: as argument and with --bootstrap"
+            if urls
+            else "name the brokers: ottla context add NAME http://host:port,..."
+        )
     bootstrap = urls or option or ""
 
     def change(contexts: "Contexts") -> "Contexts":

@@ -139,6 +139,21 @@ def _show_usage_error(error: "TyperException", output: "Output") -> None:
         print(error.message, file=sys.stderr)
         return
     hint = f"see {context.command_path} --help" if context is not None else ""
-    # The option parser's choices are checked by pydantic, whose prefix says nothing to people.
-    message = error.format_message().replace(": Value error, ", ": ", 1)
-    output.error(usage_error(message, hint=hint))
+    output.error(usage_error(_in_plain_words(error.format_message()), hint=hint))
+
+
+_PLAIN_WORDS = (
+    (": Value error, ", ": "),
+    ("Input should be a valid integer, unable to parse string as an integer", "not a whole number"),
+    ("Input should be a valid number, unable to parse string as a number", "not a number"),
+    ("Input should be greater than or equal to ", "must be at least "),
+    ("Input should be less than or equal to ", "must be at most "),
+)
+"""What pydantic, which checks the option parser's values, calls what."""
+
+
+def _in_plain_words(message: str) -> str:
+    """What the option parser says, as one line."""
+    for words, plain in _PLAIN_WORDS:
+        message = message.replace(words, plain, 1)
+    return " ".join(message.split())

@@ -7,6 +7,9 @@ from typing import Final
 
 from ottla_ops.cli.failures import usage_error
 
+WRITTEN: Final = "RFC 3339 (2013-01-01T06:00:00Z), or how long ago (2h, 7d, 1h30m)"
+"""What a moment is where a bare number is something else."""
+
 MEANING: Final = (
     "RFC 3339 (2013-01-01T06:00:00Z), how long ago (2h, 7d, 1h30m), or ms since the epoch"
 )

@@ -45,6 +45,24 @@ def test_usage_errors_exit_with_2_and_leave_stdout_alone(cli, arguments):
     assert err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["topic", "create", "t", "--partitions", "x"], "'--partitions': not a whole number"),
+        (["topic", "create", "t", "--partitions", "0"], "'--partitions': must be at least 1"),
+        (["cluster", "health", "--wait", "x"], "'--wait': not a number"),
+        (["group", "seek", "g"], "Missing option '--to'. Choose from: earliest, latest, offset,"),
+        (["consume", "t", "--from", "yesterday"], "must be earliest, latest, an offset, -N"),
+        (["consume", "t", "--from", "yesterday"], "RFC 3339 (2013-01-01T06:00:00Z), or how long"),
+        (["context", "add", "a", "b:1", "--bootstrap", "c:1"], "the brokers are named twice"),
+    ],
+)
+def test_a_usage_error_is_one_line_in_plain_words(cli, arguments, told):
+    code, _, err = cli(*arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert told in err
+
+
 def test_a_usage_error_as_json(cli):
     code, _, err = cli("nope", "--json")
     assert code == 2
