@@ -78,13 +78,21 @@ async def produce(context: BrokerContext, post: Post) -> Answer:
 
 def _check(wanted: BinaryProduceRequest) -> None:
     if not 1 <= len(wanted.batches) <= MAX_BATCHES_PER_REQUEST:
-        raise InvalidRequestError(f"batches must have 1 to {MAX_BATCHES_PER_REQUEST} entries")
+        raise InvalidRequestError(
+            f"batches must have 1 to {MAX_BATCHES_PER_REQUEST} entries", field="batches"
+        )
     if not 1 <= wanted.timeout_ms <= MAX_PRODUCE_TIMEOUT_MS:
-        raise InvalidRequestError(f"timeout_ms must be from 1 to {MAX_PRODUCE_TIMEOUT_MS}")
+        raise InvalidRequestError(
+            f"timeout_ms must be from 1 to {MAX_PRODUCE_TIMEOUT_MS}", field="timeout_ms"
+        )
     if any(batch.idempotency is not None for batch in wanted.batches):
-        raise InvalidRequestError("idempotency is for brokers; clients send a producer id")
+        raise InvalidRequestError(
+            "idempotency is for brokers; clients send a producer id", field="batches[].idempotency"
+        )
     if any(batch.partition_count is not None for batch in wanted.batches):
-        raise InvalidRequestError("partition_count is for brokers")
+        raise InvalidRequestError(
+            "partition_count is for brokers", field="batches[].partition_count"
+        )
 
 
 def produce_answer(
@@ -119,7 +127,7 @@ async def fetch(context: BrokerContext, post: Post) -> Answer:
     started_ms = monotonic_ms()
     wanted = decode(_fetch_decoder, post.body)
     if not wanted.partitions:
-        raise InvalidRequestError("partitions must not be empty")
+        raise InvalidRequestError("partitions must not be empty", field="partitions")
     await context.topics.look_for(asked.topic for asked in wanted.partitions)
     results = await context.batch_fetch.fetch(wanted)
     errors = [with_leader(context, item) for item in results if isinstance(item, OttlaError)]

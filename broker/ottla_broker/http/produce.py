@@ -110,10 +110,13 @@ def idempotency_key(key: str | None) -> str | None:
     if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS:
         raise InvalidRequestError(
             f"{routes.HEADER_IDEMPOTENCY_KEY} must have 1 to "
-            f"{MAX_IDEMPOTENCY_KEY_CHARACTERS} characters"
+            f"{MAX_IDEMPOTENCY_KEY_CHARACTERS} characters",
+            field=routes.HEADER_IDEMPOTENCY_KEY,
         )
     if any("\ud800" <= character <= "\udfff" for character in key):
-        raise InvalidRequestError(f"{routes.HEADER_IDEMPOTENCY_KEY} must be UTF-8")
+        raise InvalidRequestError(
+            f"{routes.HEADER_IDEMPOTENCY_KEY} must be UTF-8", field=routes.HEADER_IDEMPOTENCY_KEY
+        )
     return key
 
 

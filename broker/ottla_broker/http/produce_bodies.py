@@ -135,7 +135,10 @@ def _raw_record(post: Post, body: bytes, query: Query) -> ParsedRecord:
         described = post.headers["content-type"].encode("utf-8", "surrogateescape")
         headers.insert(0, (CONTENT_TYPE, described))
     if len(headers) > MAX_HEADERS_PER_RECORD:
-        raise InvalidRequestError(f"{len(headers)} headers, at most {MAX_HEADERS_PER_RECORD}")
+        raise InvalidRequestError(
+            f"{len(headers)} headers, at most {MAX_HEADERS_PER_RECORD}",
+            field=f"{routes.HEADER_RECORD_PREFIX}*",
+        )
     return ParsedRecord(_key(query), body, tuple(headers), query.timestamp("timestamp"))
 
 
@@ -146,7 +149,9 @@ def _record_headers(headers: Iterable[tuple[str, str]]) -> Iterable[tuple[str, b
         if lowered.startswith(_RECORD_PREFIX):
             record_name = lowered.removeprefix(_RECORD_PREFIX)
             if not record_name:
-                raise InvalidRequestError(f"{routes.HEADER_RECORD_PREFIX} needs a name behind it")
+                raise InvalidRequestError(
+                    f"{routes.HEADER_RECORD_PREFIX} needs a name behind it", field=name
+                )
             yield record_name, value.encode("utf-8", "surrogateescape")
 
 

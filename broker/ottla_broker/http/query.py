@@ -49,7 +49,9 @@ class Query:
                     parameter=name,
                 )
             if name in self._values:
-                raise InvalidRequestError(f"query parameter '{name}' is given twice")
+                raise InvalidRequestError(
+                    f"query parameter '{name}' is given twice", parameter=name
+                )
             self._values[name] = value
 
     def text(self, name: str) -> str | None:

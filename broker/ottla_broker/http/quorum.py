@@ -40,5 +40,5 @@ async def transfer(request: web.Request) -> web.Response:
 def _voter_of(request: web.Request) -> int:
     text = request.match_info["voter"]
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
-        raise InvalidRequestError(f"voter: must be a node id, not '{text}'")
+        raise InvalidRequestError(f"voter must be a node id, not '{text}'", parameter="voter")
     return int(text)

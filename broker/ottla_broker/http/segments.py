@@ -43,9 +43,11 @@ async def verify(request: web.Request) -> web.Response:
     if body:
         wanted = parse_json(body, VerifySegmentsRequest, request.headers.get("Content-Type"))
     if not 1 <= wanted.max_bytes <= MAX_VERIFIED_BYTES:
-        raise InvalidRequestError(f"max_bytes must be from 1 to {MAX_VERIFIED_BYTES}")
+        raise InvalidRequestError(
+            f"max_bytes must be from 1 to {MAX_VERIFIED_BYTES}", field="max_bytes"
+        )
     if wanted.offset is not None and not 0 <= wanted.offset <= MAX_OFFSET:
-        raise InvalidRequestError("offset must not be negative")
+        raise InvalidRequestError(f"offset must be from 0 to {MAX_OFFSET}", field="offset")
     found = await context_of(request).segments.verify(
         request.match_info["topic"],
         partition_number(request.match_info["partition"]),

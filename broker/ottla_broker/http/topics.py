@@ -110,5 +110,7 @@ async def metadata(request: web.Request) -> web.Response:
     wanted = Query(request.query.items(), {"topics"}).text("topics")
     names = None if wanted is None else [name for name in wanted.split(",") if name]
     if names is not None and len(names) > MAX_METADATA_TOPICS:
-        raise InvalidRequestError(f"topics names more than {MAX_METADATA_TOPICS}")
+        raise InvalidRequestError(
+            f"topics names more than {MAX_METADATA_TOPICS}", parameter="topics"
+        )
     return json_response(await context_of(request).topics.metadata(names))

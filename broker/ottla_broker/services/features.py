@@ -145,7 +145,8 @@ def _check_wanted(former: int, wanted: int) -> None:
     if not former <= wanted <= LATEST_FEATURE_LEVEL:
         raise InvalidRequestError(
             f"feature_level must be from {former}, the present one, for it never falls, to "
-            f"{LATEST_FEATURE_LEVEL}, the highest that this process supports; not {wanted}."
+            f"{LATEST_FEATURE_LEVEL}, the highest that this process supports; not {wanted}.",
+            field="feature_level",
         )
 
 

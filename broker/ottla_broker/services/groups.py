@@ -445,7 +445,8 @@ class GroupService:
                 found.extend((name, number) for number in wanted)
         if not found:
             raise InvalidRequestError(
-                "the group has committed nothing there; name the topics to seek in"
+                "the group has committed nothing there; topics must name those to seek in",
+                field="topics",
             )
         return sorted(set(found))
 

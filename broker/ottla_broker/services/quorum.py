@@ -259,5 +259,6 @@ class QuorumService:
 def _unknown_url(node_id: int) -> InvalidRequestError:
     return InvalidRequestError(
         f"url: node {node_id} is no registered broker, so its URL must be named",
+        field="url",
         outcome=Outcome.NOT_APPLIED,
     )

@@ -120,6 +120,7 @@ class ReassignmentService:
         elif not request.reassignments:
             raise InvalidRequestError(
                 "reassignments must not be empty where throttle_bytes_per_second is left out.",
+                field="reassignments",
                 outcome=Outcome.NOT_APPLIED,
             )
         command = AlterReassignments(

@@ -74,7 +74,9 @@ class RestoreService:
         self._require_feature(name)
         if not request.first_offsets:
             raise InvalidRequestError(
-                "first_offsets must have an entry for each partition", outcome=Outcome.NOT_APPLIED
+                "first_offsets must have an entry for each partition",
+                field="first_offsets",
+                outcome=Outcome.NOT_APPLIED,
             )
         response = await self._commands.change(
             BeginRestore(

@@ -26,12 +26,14 @@ def upgrade_feature_level(
     if wanted > LATEST_FEATURE_LEVEL:
         raise InvalidRequestError(
             f"feature_level must be at most {LATEST_FEATURE_LEVEL}, the highest that the "
-            f"controller supports, not {wanted}."
+            f"controller supports, not {wanted}.",
+            field="feature_level",
         )
     if wanted < former:
         raise InvalidRequestError(
             f"feature_level must be at least {former}, for it never falls: the log already holds "
-            f"what level {wanted} does not know."
+            f"what level {wanted} does not know.",
+            field="feature_level",
         )
     records = (FeatureLevelChanged(wanted),) if wanted > former else ()
     return Result(records, FeatureLevelUpgradedResponse(former, wanted))

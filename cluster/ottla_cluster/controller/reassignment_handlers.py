@@ -46,10 +46,11 @@ def alter_reassignments(
     if len(reassignments) > MAX_REASSIGNMENTS:
         raise InvalidRequestError(
             f"reassignments has {len(reassignments)} members, at most {MAX_REASSIGNMENTS} may be "
-            "altered at once."
+            "altered at once.",
+            field="reassignments",
         )
     if len({(each.topic, each.partition) for each in reassignments}) < len(reassignments):
-        raise InvalidRequestError("reassignments names a partition twice.")
+        raise InvalidRequestError("reassignments names a partition twice.", field="reassignments")
     records: list[MetadataRecord] = []
     results: list[ReassignmentResult] = []
     for each in reassignments:

@@ -31,7 +31,8 @@ def alter_replication_throttle(
     if rate is not None and not lowest <= rate <= highest:
         raise InvalidRequestError(
             f"throttle_bytes_per_second must be from {lowest} to {highest}, or null for no "
-            f"throttle, not {rate}."
+            f"throttle, not {rate}.",
+            field="throttle_bytes_per_second",
         )
     response = ReplicationThrottleAlteredResponse(rate)
     if rate == image.replication_throttle_bytes_per_second:

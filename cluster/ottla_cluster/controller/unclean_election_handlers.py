@@ -52,7 +52,8 @@ def elect_unclean(
     named = {(each.topic, each.partition) for each in command.partitions}
     if len(command.partitions) > MAX_UNCLEAN_ELECTIONS or len(named) < len(command.partitions):
         raise InvalidRequestError(
-            f"partitions must name at most {MAX_UNCLEAN_ELECTIONS} partitions, each once."
+            f"partitions must name at most {MAX_UNCLEAN_ELECTIONS} partitions, each once.",
+            field="partitions",
         )
     records: list[MetadataRecord] = []
     results: list[ElectionResult] = []

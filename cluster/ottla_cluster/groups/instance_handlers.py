@@ -69,7 +69,9 @@ def create_instance(image: GroupsImage, command: CreateInstance, context: GroupC
     settings = command.settings
     low_ms, high_ms = context.config.min_session_timeout_ms, context.config.max_session_timeout_ms
     if not low_ms <= settings.idle_timeout_ms <= high_ms:
-        raise InvalidRequestError(f"idle_timeout_ms must be {low_ms} to {high_ms}.")
+        raise InvalidRequestError(
+            f"idle_timeout_ms must be {low_ms} to {high_ms}.", field="idle_timeout_ms"
+        )
     if context.view.feature_level < CONSUMER_INSTANCES.level:
         raise UnsupportedFeatureLevelError(
             f"{CONSUMER_INSTANCES.description} need feature level {CONSUMER_INSTANCES.level}."
@@ -171,7 +173,9 @@ def assign_instance(image: GroupsImage, command: AssignInstance, context: GroupC
         raise ConflictError(_EXCLUSIVE)
     names = {(each.topic, each.partition) for each in command.partitions}
     if len(command.partitions) > MAX_OFFSETS_PER_GROUP:
-        raise InvalidRequestError(f"partitions must be at most {MAX_OFFSETS_PER_GROUP}.")
+        raise InvalidRequestError(
+            f"partitions must be at most {MAX_OFFSETS_PER_GROUP}.", field="partitions"
+        )
     others = (each for name, each in group.instances.items() if name != command.member_id)
     if len(names) + sum(len(each.partitions or ()) for each in others) > MAX_CHOSEN_PARTITIONS:
         raise GroupMaxSizeReachedError(

@@ -82,7 +82,8 @@ def join(
     before = group.members.get(member_id) or replaced
     if before is not None and before.instance_id != command.instance_id:
         raise InvalidRequestError(
-            f"instance_id of a member cannot change; {member_id!r} has {before.instance_id!r}."
+            f"instance_id of a member cannot change; {member_id!r} has {before.instance_id!r}.",
+            field="instance_id",
         )
     if before is None and len(group.members) >= MAX_MEMBERS:
         raise GroupMaxSizeReachedError(f"The group has {MAX_MEMBERS} members already.")

@@ -385,5 +385,6 @@ def refuse_too_many(group: Group, keys: Sequence[tuple[str, int]]) -> None:
     if len({*group.offsets, *pending, *keys}) > MAX_OFFSETS_PER_GROUP:
         raise InvalidRequestError(
             f"A group may have {MAX_OFFSETS_PER_GROUP} committed offsets; "
-            f"this one has {len(group.offsets)}."
+            f"this one has {len(group.offsets)}.",
+            field="offsets",
         )
