@@ -1,5 +1,6 @@
 """Opens logs under one directory with one handle pool and one tail cache, and makes batches."""
 
+import asyncio
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -157,8 +158,14 @@ class LogHarness:
     async def copy_while_writing(self, log: PartitionLog, name: str) -> Path:
         """The same while the log is written: on the thread that commits and checkpoints, because
         a database copied before and its log copied after a checkpoint are no moment in time."""
-        async with self.handles.use(log._files.active) as connection:
-            return await connection.run("copy", lambda _: self.copy(name))
+        while True:
+            active = log._files.active
+            async with self.handles.use(active) as connection:
+                # One that was sealed meanwhile holds nothing up: the next is on another thread.
+                is_written = log._files.active is active and not active.sealed
+                if is_written or log._commits.is_idle:
+                    return await connection.run("copy", lambda _: self.copy(name))
+            await asyncio.sleep(0)
 
     async def close(self) -> None:
         for log in self._opened:
