@@ -21,6 +21,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from ottla._config import AdminConfig
+from ottla._consumer_types import partition_of
 from ottla._errors import ClusterUnreachableError
 from ottla._transport import BrokerUnreachableError, Response, error_of
 from ottla_protocol import models, routes
@@ -40,6 +41,7 @@ ElectionType: TypeAlias = Literal["preferred", "unclean"]
 TopicPartition: TypeAlias = tuple[str, int]
 """A topic's name and the number of one of its partitions."""
 
+K = TypeVar("K")
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -83,7 +85,7 @@ def create_topic(
 ) -> AdminCall[models.TopicDescription]:
     """`POST /v1/topics`."""
     request = models.CreateTopicRequest(
-        name, partitions, replication_factor, dict(configs or {}), validate_only
+        name, partitions, replication_factor, _mapping("configs", configs or {}), validate_only
     )
     return AdminCall(
         "POST",
@@ -136,7 +138,7 @@ def alter_configs(
         "PATCH",
         _configs_path(name),
         lambda body: decode(body).configs,
-        _json(models.AlterTopicConfigsRequest(dict(configs))),
+        _json(models.AlterTopicConfigsRequest(_mapping("configs", configs))),
     )
 
 
@@ -145,7 +147,9 @@ def elect_leaders(
 ) -> AdminCall[list[models.ElectedPartition]]:
     """`POST /v1/elections`."""
     decode = _decoder(models.ElectionResponse)
-    named = None if partitions is None else [models.PartitionName(*each) for each in partitions]
+    named = None
+    if partitions is not None:
+        named = [models.PartitionName(*partition_of(each)) for each in _many(partitions)]
     return AdminCall(
         "POST",
         routes.ELECTIONS,
@@ -161,8 +165,8 @@ def reassign_partitions(
     """`POST /v1/reassignments`."""
     decode = _decoder(models.ReassignmentResponse)
     wanted = [
-        models.PartitionReassignment(topic, partition, None if nodes is None else list(nodes))
-        for (topic, partition), nodes in replicas.items()
+        models.PartitionReassignment(*partition_of(each), _node_ids(nodes))
+        for each, nodes in _mapping("replicas", replicas).items()
     ]
     return AdminCall(
         "POST",
@@ -410,6 +414,33 @@ def _json(document: Any) -> bytes:
         return msgspec.json.encode(document)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequestError(f"an argument has no JSON: {error}") from error
+
+
+def _mapping(name: str, given: Mapping[K, T]) -> dict[K, T]:
+    """An argument that is a mapping; others would fail in words of their own."""
+    if not isinstance(given, Mapping):
+        raise InvalidRequestError(f"{name} must be a mapping, not {given!r}", field=name)
+    return dict(given)
+
+
+def _many(partitions: object) -> Iterable[object]:
+    if isinstance(partitions, str) or not isinstance(partitions, Iterable):
+        raise InvalidRequestError(
+            f"partitions must be several, each as TopicPartition, not {partitions!r}",
+            field="partitions",
+        )
+    return partitions
+
+
+def _node_ids(replicas: object) -> list[int] | None:
+    if replicas is None:
+        return None
+    if isinstance(replicas, str) or not isinstance(replicas, Iterable):
+        raise InvalidRequestError(
+            f"the replicas of a partition must be node ids in a sequence, not {replicas!r}",
+            field="replicas",
+        )
+    return list(replicas)
 
 
 def _topic_path(name: str) -> str:

@@ -25,9 +25,8 @@ from ottla._consumer_steps import (
     Tell,
     TopicsOption,
     Wait,
-    partition_of,
 )
-from ottla._consumer_types import TopicPartition
+from ottla._consumer_types import TopicPartition, partition_of
 from ottla._errors import SubscriptionError, WakeupError
 from ottla._offset_steps import OffsetSteps
 from ottla_protocol.errors import InvalidRequestError

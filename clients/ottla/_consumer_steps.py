@@ -9,9 +9,8 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from ottla._consumer_record import ConsumerRecord
-from ottla._consumer_types import OffsetAndMetadata, TopicPartition
+from ottla._consumer_types import OffsetAndMetadata, TopicPartition, partition_of
 from ottla_protocol.errors import InvalidRequestError, OttlaError
-from ottla_protocol.topic_names import validate_topic_name
 
 T = TypeVar("T")
 
@@ -73,18 +72,6 @@ class News(Protocol):
 
     def set(self) -> None: ...
     def clear(self) -> None: ...
-
-
-def partition_of(given: object) -> TopicPartition:
-    """A partition as callers name it."""
-    if isinstance(given, tuple) and len(given) == 2:
-        topic, partition = given
-        if isinstance(topic, str) and type(partition) is int and partition >= 0:
-            validate_topic_name(topic)
-            return TopicPartition(topic, partition)
-    raise InvalidRequestError(
-        f"a partition is TopicPartition(topic, number), the number at least 0, not {given!r}"
-    )
 
 
 def check_offset(offset: object) -> None:

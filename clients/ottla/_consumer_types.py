@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+from ottla_protocol.errors import InvalidRequestError
+from ottla_protocol.topic_names import validate_topic_name
+
 
 class TopicPartition(NamedTuple):
     """One partition of a topic."""
@@ -50,3 +53,19 @@ class OffsetAndTimestamp(NamedTuple):
     offset: int
     timestamp: int
     leader_epoch: int | None = None
+
+
+def partition_of(given: object) -> TopicPartition:
+    """A partition as callers name it.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
+    if isinstance(given, tuple) and len(given) == 2:
+        topic, partition = given
+        if isinstance(topic, str) and type(partition) is int and partition >= 0:
+            validate_topic_name(topic)
+            return TopicPartition(topic, partition)
+    raise InvalidRequestError(
+        f"a partition is TopicPartition(topic, number), the number at least 0, not {given!r}"
+    )

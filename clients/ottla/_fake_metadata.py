@@ -15,6 +15,7 @@ import msgspec
 from ottla._fake_log import FakePartition
 from ottla._transport import Response
 from ottla_protocol import models, routes
+from ottla_protocol.broken_rules import broken_rule, malformation
 from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import (
     EligibleLeadersNotAvailableError,
@@ -427,9 +428,10 @@ def parse_json(body: bytes, model: type[ModelT]) -> ModelT:
     try:
         return msgspec.json.decode(body, type=model)
     except msgspec.ValidationError as error:
-        raise InvalidRequestError(str(error)) from error
+        broken = broken_rule(error, model)
+        raise InvalidRequestError(str(broken), field=broken.field) from error
     except msgspec.DecodeError as error:
-        raise MalformedBodyError(str(error)) from error
+        raise MalformedBodyError(malformation(body, error)) from error
 
 
 def json_answer(document: object, status: int = 200) -> Response:

@@ -15,9 +15,13 @@ from ottla._consumer_steps import (
     T,
     Wait,
     check_offset,
+)
+from ottla._consumer_types import (
+    OffsetAndMetadata,
+    OffsetAndTimestamp,
+    TopicPartition,
     partition_of,
 )
-from ottla._consumer_types import OffsetAndMetadata, OffsetAndTimestamp, TopicPartition
 from ottla._futures import WaitTimedOutError
 from ottla._group_calls import committed_call, committed_in
 from ottla._partitioner import PartitionInfo

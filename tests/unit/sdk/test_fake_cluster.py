@@ -311,6 +311,30 @@ class TestAdmin:
         with pytest.raises(InvalidRequestError, match=told):
             await cluster.async_admin().delete_records(*arguments, **named)
 
+    @pytest.mark.parametrize(
+        ("call", "told"),
+        [
+            (lambda admin: admin.create_topic("x", configs=["a"]), "configs must be a mapping"),
+            (lambda admin: admin.create_topic("x", configs="a=b"), "configs must be a mapping"),
+            (
+                lambda admin: admin.create_topic("x", partitions="3"),
+                "partitions must be a whole number or null, not text",
+            ),
+            (lambda admin: admin.alter_configs("flights", "a=b"), "configs must be a mapping"),
+            (lambda admin: admin.elect_leaders("flights"), "partitions must be several"),
+            (lambda admin: admin.elect_leaders(5), "partitions must be several"),
+            (lambda admin: admin.elect_leaders(["flights"]), "a partition is TopicPartition"),
+            (lambda admin: admin.elect_leaders([("flights", "0")]), "a partition is TopicPart"),
+            (lambda admin: admin.reassign_partitions([("flights", 0)]), "replicas must be a map"),
+            (lambda admin: admin.reassign_partitions({"flights": [1]}), "a partition is TopicPart"),
+            (lambda admin: admin.reassign_partitions({("flights", 0): 1}), "must be node ids"),
+            (lambda admin: admin.reassign_partitions({("flights", 0): "1"}), "must be node ids"),
+        ],
+    )
+    def test_arguments_that_are_of_another_shape_are_told_the_rule(self, cluster, call, told):
+        with pytest.raises(InvalidRequestError, match=told):
+            call(cluster.admin())
+
     def test_only_topics_whose_records_may_go_are_trimmed(self, cluster):
         cluster.create_topic("table", 1, configs={"cleanup.policy": "compact"})
         with pytest.raises(PolicyViolationError):
