@@ -5,6 +5,7 @@ A mark is an HTML comment on the line before a block:
     <!-- not run: why it cannot be run here -->
     <!-- fails -->      its last command is refused
     <!-- endless -->    ended when it has printed as many lines as the output beneath it shows
+    <!-- goes on -->    starts a cluster in a terminal of its own; the next blocks run beside it
 """
 
 import re
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 RUN = ("sh", "python")
 OUTPUT = ("json", "text")
 PICTURE = ("text", "mermaid")
-NOT_RUN, FAILS, ENDLESS = "not run", "fails", "endless"
+NOT_RUN, FAILS, ENDLESS, GOES_ON = "not run", "fails", "endless", "goes on"
 REASON_MIN = 10
 
 FENCE = re.compile(
     r"^(?P<fence>`{3,})(?P<language>[^`\n]*)\n(?P<text>.*?)^(?P=fence)$", re.MULTILINE | re.DOTALL
 )
 ANY_FENCE = re.compile(r"^[ >]*(?:`{3,}|~{3,})", re.MULTILINE)
-MARK = re.compile(rf"<!-- *({NOT_RUN}|{FAILS}|{ENDLESS})\b:? *([^>]*?) *-->")
+MARK = re.compile(rf"<!-- *({NOT_RUN}|{FAILS}|{ENDLESS}|{GOES_ON})\b:? *([^>]*?) *-->")
 MARK_BEFORE = re.compile(MARK.pattern + r"\n\s*\Z")
 
 
@@ -86,5 +87,5 @@ def blocks_of(text):
 def check_mark(block):
     if block.mark == NOT_RUN and len(block.reason) < REASON_MIN:
         raise PageError(f"line {block.line}: say why it is not run")
-    if block.mark in (FAILS, ENDLESS) and block.language != "sh":
+    if block.mark in (FAILS, ENDLESS, GOES_ON) and block.language != "sh":
         raise PageError(f"line {block.line}: only a block of sh can be marked '{block.mark}'")

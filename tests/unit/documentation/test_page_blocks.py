@@ -32,6 +32,7 @@ def test_a_mark_is_the_next_blocks():
         "<!-- not run: short -->\n" + RUN,
         "<!-- not run: it stands above words -->\nWords.\n" + RUN,
         "<!-- endless -->\n```python\npass\n```\n",
+        "<!-- goes on -->\n```python\npass\n```\n",
         "- a list\n\n  ```sh\n  true\n  ```\n",
         "~~~sh\ntrue\n~~~\n",
         "```sh\ntrue\n",
