@@ -108,7 +108,7 @@ def _unregister(session: "Session", broker: int, wait_s: float = NOTICED_WITHIN_
 def _await_fenced(
     session: "Session", connection: "HttpConnection", broker: int, wait_s: float
 ) -> None:
-    """Wait while the broker counts as running: one that has just stopped does, for a session."""
+    """Wait while the broker counts as running: one that crashed may, until its session ends."""
     from ottla_protocol import routes
     from ottla_protocol.models import BrokerList
 

@@ -94,8 +94,8 @@ def test_a_broker_is_forgotten(cli, cluster, command):
     assert (code, out, err) == (0, "", "broker 3 is forgotten\n")
 
 
-def test_a_broker_that_has_just_stopped_is_waited_for(cli, cluster, monkeypatch):
-    cluster.script("GET", "/v1/brokers", 200, brokers(b3="draining"))
+def test_a_broker_that_counts_as_running_is_waited_for(cli, cluster, monkeypatch):
+    cluster.script("GET", "/v1/brokers", 200, brokers(b3="active"))
     cluster.script("DELETE", "/v1/brokers/3", 409, {"code": "CONFLICT", "detail": "not yet"})
 
     def sleep(_seconds):
@@ -107,7 +107,7 @@ def test_a_broker_that_has_just_stopped_is_waited_for(cli, cluster, monkeypatch)
     code, _, err = cli("cluster", "unregister", 3, to=cluster)
     waiting, forgotten = err.splitlines()
     assert (code, forgotten) == (0, "broker 3 is forgotten")
-    assert waiting.startswith("broker 3 is draining: waiting up to 15 s")
+    assert waiting.startswith("broker 3 is active: waiting up to 15 s")
 
 
 @pytest.mark.parametrize("wait", [(), ("--wait", 0)])
