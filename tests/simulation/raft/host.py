@@ -110,6 +110,11 @@ class Host:
     def is_writing(self):
         return self._writing is not None
 
+    @property
+    def is_asked(self):
+        """Whether a request of the operator waits, which is not in the configuration yet."""
+        return any(kind == "act" for kind, _ in self._inbox)
+
     def start(self):
         assert self.node is None
         self.incarnation += 1

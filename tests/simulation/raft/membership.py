@@ -47,6 +47,9 @@ class MembershipWorld(World):
         self.rolled_back_count = 0
         # The host whose directory was lost, or is put back, until it is taken in again.
         self._disturbed = None
+        # The directory that was put back last: until another one takes its place, no voter has
+        # told its host that what it knows is old.
+        self._put_back_id = None
         for node_id in range(voters + 1, voters + 1 + SPARE_COUNT):
             config = replace(self.hosts[1].config, node_id=node_id, url="http://spare")
             self.hosts[node_id] = host_class(self, config, self.random.getrandbits(32))
@@ -117,9 +120,16 @@ class MembershipWorld(World):
         self.after(self.random.randint(20, 200), self._disturb_directory)
 
     def _is_whole(self):
-        """Whether every voter of the newest committed configuration is its node's directory."""
+        """Whether every voter of the newest committed configuration is its node's directory.
+
+        One that was put back has the same id until it is noticed, and is as good as lost.
+        """
+        if self._disturbed and self._disturbed.disk.directory_id == self._put_back_id:
+            return False
         leaders = self._leaders()
         if len(leaders) != 1 or not leaders[0].node.is_configuration_committed:
+            return False
+        if leaders[0].is_asked:
             return False
         configuration = leaders[0].node.configuration
         up = [h for h in self.hosts.values() if h.is_up and not h.is_paused]
@@ -160,6 +170,7 @@ class MembershipWorld(World):
             self.note("rolled back", host.node_id)
             host.roll_back(backup)
             self.rolled_back_count += 1
+            self._put_back_id = host.disk.directory_id
             self.after(self.random.randint(1, 300), self._restart, host)
             self.after(self.random.randint(50, 400), self._disturb_directory)
 

@@ -10,7 +10,8 @@ from tests.simulation.raft.membership_mutants import MEMBERSHIP_MUTANTS
 from tests.simulation.raft.mutants import running
 from tests.simulation.raft.world import Options
 
-SEEDS_PER_CHUNK = 10
+SEEDS_PER_CHUNK = 30
+"""Of so many, some put a directory back."""
 SEED_COUNT = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "30"))
 
 
