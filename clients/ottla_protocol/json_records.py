@@ -29,7 +29,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from ottla_protocol.broken_rules import BODY, broken_rule
 from ottla_protocol.errors import InvalidRequestError, MalformedBodyError, MessageTooLargeError
 from ottla_protocol.record_codec import Record
-from ottla_protocol.routes import HEADER_TRANSACTION
+from ottla_protocol.routes import HEADER_TRANSACTION, OCTET_STREAM
 
 MAX_RECORDS_PER_REQUEST = 100_000
 MAX_HEADERS_PER_RECORD = 1_000
@@ -112,6 +112,7 @@ _records_decoder = msgspec.json.Decoder(_JsonRecords[_JsonRecord])
 _topic_record_decoder = msgspec.json.Decoder(_JsonTopicRecord)
 _topic_records_decoder = msgspec.json.Decoder(_JsonRecords[_JsonTopicRecord])
 
+_DOCUMENT = 'records are sent as {"records": [{"key": ..., "value": ...}]}'
 _BYTE_POSITION = re.compile(r"\(byte (\d+)\)")
 _RECORD_PATH = re.compile(r"\$\.records\[(?P<index>\d+)\]\.?(?P<field>.*)", re.DOTALL)
 
@@ -267,7 +268,11 @@ def _malformed(error: msgspec.DecodeError, body: bytes, **members: Any) -> Malfo
     rule = str(error)[: found.start()].strip().removeprefix("JSON is malformed: ")
     # Only here msgspec tells the position behind the character that it stumbled over.
     is_behind = rule == "trailing characters"
-    return _malformed_at(int(found[1]) - is_behind, rule, body, **members)
+    position = int(found[1]) - is_behind
+    if position == 0 and "index" not in members:
+        # It does not begin as JSON does, so it may be meant as a value.
+        rule += f"; {_DOCUMENT}, and one value as it is as {OCTET_STREAM}"
+    return _malformed_at(position, rule, body, **members)
 
 
 def _malformed_at(position: int, rule: str, body: bytes, **members: Any) -> MalformedBodyError:
@@ -300,7 +305,7 @@ def _refuse_document(error: msgspec.ValidationError) -> NoReturn:
         _refuse(int(found["index"]), found["field"], rule)
     field = path.removeprefix("$").removeprefix(".") or "body"
     if "." not in field and HEADER_TRANSACTION not in rule:
-        rule += '; records are sent as {"records": [{"key": ..., "value": ...}]}'
+        rule += f"; {_DOCUMENT}"
     raise InvalidRequestError(f"{field}: {rule}", path=path)
 
 

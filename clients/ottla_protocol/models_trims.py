@@ -33,7 +33,7 @@ def require_one_end(request: TrimPartitionRequest) -> None:
     named = [name for name, is_named in ends.items() if is_named]
     if len(named) == 1:
         return
-    which = f", not {' and '.join(named)}" if named else ""
+    which = f"; this names {', '.join(named)}" if named else ""
     raise InvalidRequestError(
         f"one of {', '.join(ends)} must be named, and no two{which}",
         outcome=Outcome.NOT_APPLIED,

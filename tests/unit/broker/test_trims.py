@@ -216,7 +216,7 @@ async def test_one_end_is_named(service, wanted, field):
     assert caught.value.outcome is Outcome.NOT_APPLIED
     assert caught.value.members["field"] == field
     for name in wanted:
-        assert name in caught.value.detail.partition(", not ")[2]
+        assert name in caught.value.detail.partition("; this names ")[2]
 
 
 async def test_topics_that_are_not_trimmed_are_refused_before_anybody_is_asked(service, cluster):

@@ -397,3 +397,11 @@ def test_texts_are_those_of_the_rendered_records(key, value, headers, fmt, topic
     where = {"topic": topic, "partition": partition}
     expected = msgspec.json.encode(jr.render_record(record, fmt, **where))
     assert jr.render_texts([record, record], fmt, **where) == [expected, expected]
+
+
+def test_a_body_that_may_be_meant_as_a_value_is_told_how_to_send_one():
+    with pytest.raises(MalformedBodyError, match=r'as \{"records": .*application/octet-stream'):
+        parse_records(b"hello")
+    with pytest.raises(MalformedBodyError) as caught:
+        parse_records(b'{"records": [}')
+    assert "octet-stream" not in caught.value.detail
