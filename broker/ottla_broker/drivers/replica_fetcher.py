@@ -5,6 +5,11 @@ only after those batches are committed and fsynced here; and it carries the epoc
 so that the leader can tell whether both logs agree before it counts the acknowledgement (KIP-595).
 A diverging follower truncates by epoch, never to a high watermark (KIP-101), and asks again.
 
+A commit that takes long (large batches, a disk that is slow at this moment) is no business of the
+other partitions that are led there. So after a moment the loop goes on without its partition: it
+asks for the others, waits at the leader only briefly, and names the partition again once its commit
+has ended (decision 58).
+
 A fetch says only what changed since the one before it, in a fetch session
 (`ottla_cluster.replication.fetch_session`). A fetch that fails, or is given up because another
 partition is to be followed at once, ends the session: the next one says everything.
@@ -12,7 +17,7 @@ partition is to be followed at once, ends the session: the next one says everyth
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -34,7 +39,9 @@ from ottla_broker.drivers.peer_messages import (
     decode_fetch_answer,
     encode,
 )
+from ottla_broker.drivers.pinned_answers import unpinned
 from ottla_broker.drivers.racing import Unless
+from ottla_broker.drivers.replica_commits import PartitionKey, ReplicaCommits
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.topic_names import is_internal
@@ -48,6 +55,7 @@ from ottla_protocol.errors import (
     InvalidFetchSessionEpochError,
     LeaderNotAvailableError,
     OttlaError,
+    StorageError,
 )
 from ottla_protocol.record_batch import record_count
 
@@ -65,18 +73,18 @@ RETRY_BACKOFF_MS = 50
 NO_ROOM_BACKOFF_MS = 1_000
 """How long a partition waits whose batches found no room here."""
 
-PINNED_ANSWER_FACTOR = 4
-"""Batches of one partition may keep an answer of this many times their size in memory, instead of
-being copied."""
+COMMIT_WAIT_MS = 10
+"""How long the commits of an answer are waited for before the next fetch leaves without them."""
+
+COMMITTING_FETCH_MS = 5
+"""How long a leader parks a fetch that finds nothing while commits are under way here: how late a
+commit that ends meanwhile is acknowledged."""
 
 NO_ROOM_FETCH_BYTES = 1
 """What is asked for without room: as little as a leader can give. What is here is acknowledged all
 the same, and high watermarks are heard of."""
 
 log = structlog.get_logger()
-
-_Key = tuple[str, int]
-"""Topic id and partition."""
 
 
 class _InterruptedError(Exception):
@@ -138,10 +146,12 @@ class ReplicaFetcher:
         self._disk = disk
         self._on_refused = on_refused
         self._on_failure = on_failure
-        self._followed: dict[_Key, _Followed] = {}
-        self._session: FollowerSession[_Key, PartitionFetch] = FollowerSession()
+        self._followed: dict[PartitionKey, _Followed] = {}
+        self._session: FollowerSession[PartitionKey, PartitionFetch] = FollowerSession()
         # Those that wait out an error.
-        self._held_back: set[_Key] = set()
+        self._held_back: set[PartitionKey] = set()
+        # Nothing is asked for the partitions in here.
+        self._commits = ReplicaCommits()
         self._max_bytes = MAX_PARTITION_FETCH_BYTES
         # Held while an answer is taken into the logs, so that nobody changes a role under it.
         self._processing = asyncio.Lock()
@@ -160,6 +170,8 @@ class ReplicaFetcher:
     async def stop(self) -> None:
         """End the loop; what was fetched already is committed first."""
         async with self._processing:
+            for key in tuple(self._followed):
+                await self._finish_commit(key)
             self._followed.clear()
             self._held_back.clear()
         if self._task is not None:
@@ -181,15 +193,19 @@ class ReplicaFetcher:
         else:
             self._changed.set()
 
-    async def remove(self, key: _Key) -> None:
-        """Stop following; on return nothing more will be appended for it from here."""
+    async def remove(self, key: PartitionKey) -> None:
+        """Stop following; on return nothing more will be appended for it from here.
+
+        What was taken for it is committed by then, or given up for want of room.
+        """
         async with self._processing:
+            await self._finish_commit(key)
             self._followed.pop(key, None)
             self._held_back.discard(key)
             # A fetch that is under way goes on: what it brings for this partition is dropped.
             self._session.forget(key)
 
-    def follows(self, key: _Key) -> bool:
+    def follows(self, key: PartitionKey) -> bool:
         """Whether the partition is followed here."""
         return key in self._followed
 
@@ -202,6 +218,9 @@ class ReplicaFetcher:
         while True:
             self._changed.clear()
             self._ask_again()
+            await self._end_commits()
+            if self._waits_for_commits:
+                continue
             url = self._leader_url()
             if self._session.is_empty or url is None:
                 await self._pause(RETRY_BACKOFF_MS if self._followed else None)
@@ -232,11 +251,12 @@ class ReplicaFetcher:
             answered_ms = monotonic_ms()
             METRICS.replica_fetch_seconds.observe((answered_ms - asked_ms) / 1000)
             async with self._processing:
-                await self._take(results)
+                await self._take(results, answered_ms)
                 self._session.answered(session_id)
-            METRICS.replication_seconds.observe((monotonic_ms() - answered_ms) / 1000)
 
-    async def _refused(self, fetch: SessionFetch[_Key, PartitionFetch], error: OttlaError) -> None:
+    async def _refused(
+        self, fetch: SessionFetch[PartitionKey, PartitionFetch], error: OttlaError
+    ) -> None:
         session_ended = isinstance(
             error, (FetchSessionIdNotFoundError, InvalidFetchSessionEpochError)
         )
@@ -251,11 +271,11 @@ class ReplicaFetcher:
             async with asyncio.timeout(None if pause_ms is None else pause_ms / 1000):
                 await self._changed.wait()
 
-    def _ask(self, key: _Key) -> None:
+    def _ask(self, key: PartitionKey) -> None:
         """Have the next fetch ask for a partition from where its log ends now."""
         followed = self._followed.get(key)
         position = None if followed is None else followed.position(self._max_bytes)
-        if position is None or key in self._held_back:
+        if position is None or key in self._held_back or key in self._commits:
             self._session.forget(key)
         else:
             self._session.want(key, position)
@@ -273,18 +293,23 @@ class ReplicaFetcher:
             for key in self._followed:
                 self._ask(key)
 
-    def _request(self, fetch: SessionFetch[_Key, PartitionFetch]) -> ReplicaFetchRequest:
+    def _request(self, fetch: SessionFetch[PartitionKey, PartitionFetch]) -> ReplicaFetchRequest:
         positions = list(fetch.positions.values())
         if fetch.session_id == NO_SESSION and positions:
             # Without a session the leader fills MAX_FETCH_BYTES in this order: each partition comes
             # first in its turn.
             self._turn = (self._turn + 1) % len(positions)
             positions = positions[self._turn :] + positions[: self._turn]
+        max_wait_ms = MAX_WAIT_MS
+        if self._commits:
+            max_wait_ms = COMMITTING_FETCH_MS
+        elif self._held_back:
+            # A partition that waits out an error must not wait for the others' long-poll.
+            max_wait_ms = RETRY_BACKOFF_MS
         return ReplicaFetchRequest(
             replica_id=self._node_id,
             broker_epoch=self._broker_epoch(),
-            # A partition that waits out an error must not wait for the others' long-poll.
-            max_wait_ms=RETRY_BACKOFF_MS if self._held_back else MAX_WAIT_MS,
+            max_wait_ms=max_wait_ms,
             min_bytes=1,
             max_bytes=MAX_FETCH_BYTES,
             positions=positions,
@@ -322,8 +347,11 @@ class ReplicaFetcher:
         if self._interruption is not None and not self._interruption.done():
             self._interruption.set_result(None)
 
-    async def _take(self, results: Sequence[FetchResult]) -> None:
-        """Append everything first, so that the partitions' commits run at the same time."""
+    async def _take(self, results: Sequence[FetchResult], answered_ms: int) -> None:
+        """Append everything first, so that the partitions' commits run at the same time.
+
+        Commits that take long are left to `_end_commits`.
+        """
         appended: list[_Followed] = []
         for result in results:
             key = (result.topic_id, result.partition)
@@ -361,17 +389,70 @@ class ReplicaFetcher:
                     # Only a high watermark or a log start: it asks on from where it was.
                     continue
             appended.append(followed)
-        for followed in appended:
-            partition = followed.partition
-            try:
-                await partition.log.wait_durable(partition.log.next_offset)
-            except DiskFullError:
-                # The leader has it: it is fetched again when there is room.
-                await partition.log.abandon_held()
-                self._no_room(followed)
-            partition.follower_log_changed()
-            if self._followed.get(partition.key) is followed:
-                self._ask(partition.key)
+        await self._commit(appended, answered_ms)
+
+    # --- commits ------------------------------------------------------------------------------
+
+    async def _commit(self, appended: Sequence[_Followed], answered_ms: int) -> None:
+        """Have the changed logs of an answer on disk, or leave them to it after COMMIT_WAIT_MS."""
+        logs = [followed.partition.log for followed in appended]
+        with contextlib.suppress(TimeoutError, DiskFullError):
+            async with asyncio.timeout(COMMIT_WAIT_MS / 1000):
+                for each in logs:
+                    await each.wait_durable(each.next_offset)
+        are_durable = True
+        for followed, each in zip(appended, logs, strict=True):
+            if each.log_end_offset < each.next_offset and each.held is None:
+                self._commits.begin(followed.partition.key, each, answered_ms)
+                self._ask(followed.partition.key)
+                are_durable = False
+            else:
+                await self._committed(followed, each.wait_durable(each.next_offset))
+        if are_durable:
+            METRICS.replication_seconds.observe((monotonic_ms() - answered_ms) / 1000)
+
+    @property
+    def _waits_for_commits(self) -> bool:
+        """Whether there is nothing else to ask for, or no room for more, before one ends."""
+        return len(self._commits) > 0 and (self._session.is_empty or self._commits.is_full)
+
+    async def _end_commits(self) -> None:
+        """Ask again for the partitions whose commits have ended."""
+        if self._waits_for_commits:
+            await self._commits.wait_for_one(RETRY_BACKOFF_MS)
+        if self._commits.ended():
+            async with self._processing:
+                for key in self._commits.ended():
+                    await self._end_commit(key)
+
+    async def _end_commit(self, key: PartitionKey) -> None:
+        commit = self._commits.find(key)
+        if commit is not None:
+            # Whoever gives up this wait leaves the commit to others.
+            await asyncio.wait((commit.durable,))
+            self._commits.remove(key)
+            await self._committed(self._followed[key], commit.durable)
+            METRICS.replication_seconds.observe((monotonic_ms() - commit.answered_ms) / 1000)
+
+    async def _finish_commit(self, key: PartitionKey) -> None:
+        """Have a partition's commit ended, for somebody who does not fail with its log."""
+        try:
+            await self._end_commit(key)
+        except StorageError as error:
+            self._on_failure(error)
+
+    async def _committed(self, followed: _Followed, durable: Awaitable[None]) -> None:
+        """Wait for a commit, or give up what finds no room, and ask on from where the log ends."""
+        partition = followed.partition
+        try:
+            await durable
+        except DiskFullError:
+            # The leader has it: it is fetched again when there is room.
+            await partition.log.abandon_held()
+            self._no_room(followed)
+        partition.follower_log_changed()
+        if self._followed.get(partition.key) is followed:
+            self._ask(partition.key)
 
     def _as_far_as_fits(self, followed: _Followed, result: FetchResult) -> FetchResult:
         """What was fetched, counted against the disk's room; without its batches if that is full.
@@ -393,7 +474,7 @@ class ReplicaFetcher:
         self, partition: Partition, position: FetchPosition, result: FetchResult
     ) -> bool:
         """Whether the log is another than before."""
-        truncated_to = await partition.take_fetched(position, _unpinned(result))
+        truncated_to = await partition.take_fetched(position, unpinned(result))
         if truncated_to is not None:
             log.info(
                 "replica_truncated" if truncated_to < position.offset else "replica_begun_anew",
@@ -420,19 +501,3 @@ class ReplicaFetcher:
         if self._followed.get(key) is followed:
             self._held_back.add(key)
             self._ask(key)
-
-
-def _unpinned(result: FetchResult) -> FetchResult:
-    """The result with batches that keep no answer in memory that is much larger than they are.
-
-    Batches are views of the whole answer, and the newest stay cached. Where what another partition
-    was sent is refused, or finds no room, again and again, each answer would stay for a few bytes.
-    """
-    size_bytes = sum(len(batch.data) for batch in result.batches)
-    if not result.batches:
-        return result
-    answer = memoryview(result.batches[0].data).obj
-    if size_bytes * PINNED_ANSWER_FACTOR >= memoryview(answer).nbytes:
-        return result
-    copies = [batch._replace(data=bytearray(batch.data)) for batch in result.batches]
-    return replace(result, batches=copies)

@@ -47,7 +47,7 @@ async def test_a_batch_is_copied_where_most_of_its_answer_is_not_kept(
         [result(1, bytes(other_bytes), is_damaged=True), result(0, b"small")], 7
     )
     answer = b"".join(parts)
-    await fetcher._take(decode_fetch_answer(answer)[1])
+    await fetcher._take(decode_fetch_answer(answer)[1], 0)
     assert hosted.partition.log.log_end_offset == 1
     [cached] = hosted.partition.log.read_tail(0, max_bytes=1, limit=1)
     assert (memoryview(cached.data).obj is not answer) is is_copied
