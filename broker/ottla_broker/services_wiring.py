@@ -47,6 +47,7 @@ from ottla_broker.services.producer_ids import ProducerIds
 from ottla_broker.services.quorum import QuorumService
 from ottla_broker.services.reassignments import ReassignmentService
 from ottla_broker.services.record_appends import RecordAppendService
+from ottla_broker.services.record_gathering import RecordGathering
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.services.record_read import RecordReadService
 from ottla_broker.services.replication import ReplicationService
@@ -108,11 +109,12 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         coordinators=drivers.transactions,
         peers=drivers.peers,
     )
+    forwarder = ProduceForwarder(metadata=drivers.metadata, peers=drivers.peers)
     produce = ProduceService(
         node_id=settings.node_id,
         metadata=drivers.metadata,
         replicas=drivers.replicas,
-        forwarder=ProduceForwarder(metadata=drivers.metadata, peers=drivers.peers),
+        forwarder=forwarder,
         purgatory=drivers.purgatory,
         coordinator=transaction_calls,
     )
@@ -122,7 +124,17 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         replicas=drivers.replicas,
         peers=drivers.peers,
     )
-    record_produce = RecordProduceService(topics=topics, produce=produce, idempotency=idempotency)
+    record_produce = RecordProduceService(
+        topics=topics,
+        produce=produce,
+        idempotency=idempotency,
+        gathering=RecordGathering(
+            node_id=settings.node_id,
+            produce=produce,
+            forwarder=forwarder,
+            purgatory=drivers.purgatory,
+        ),
+    )
     calls = CoordinatorCalls(
         node_id=settings.node_id,
         offsets_partitions=settings.offsets_partitions,
@@ -185,7 +197,6 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         peers=drivers.peers,
     )
     copies = ReplicaCopies(drivers.metadata, drivers.replicas)
-    record_produce = RecordProduceService(topics=topics, produce=produce, idempotency=idempotency)
     return BrokerContext(
         settings=settings,
         metadata=drivers.metadata,

@@ -32,6 +32,11 @@ class Purgatory:
         self._released: asyncio.Future[None] | None = None
         self._polls = Watchers()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether one more request of a client would be refused."""
+        return self.parked >= self.limit
+
     @contextmanager
     def parked_request(self, *, for_client: bool = True) -> Iterator[None]:
         """Hold a place while the request waits.
@@ -41,7 +46,7 @@ class Purgatory:
         Raises:
             OverloadedError: `limit` requests are parked already.
         """
-        if for_client and self.parked >= self.limit:
+        if for_client and self.is_full:
             raise OverloadedError(
                 f"{self.limit} requests are waiting already (max_parked_requests)",
                 retry_after_seconds=1,

@@ -100,6 +100,10 @@ class ProduceForwarder:
         # Strong references: the event loop keeps only weak ones to its tasks.
         self._sending: set[asyncio.Task[None]] = set()
 
+    def gather_ms_towards(self, leader: int, acks: int) -> int:
+        """How long what is to be forwarded now may wait for company."""
+        return gather_ms(self._under_way[_Route(leader, acks, None)])
+
     async def forward(
         self, leader: int, batches: list[BatchToAppend], options: ProduceOptions
     ) -> Results:
@@ -110,7 +114,7 @@ class ProduceForwarder:
         gathering = self._gathering.setdefault(route, _Gathering())
         gathering.waiting.append(waiting)
         if gathering.timer is None:
-            delay_ms = gather_ms(self._under_way[route])
+            delay_ms = 0 if options.is_gathered else gather_ms(self._under_way[route])
             gathering.timer = loop.call_later(delay_ms / 1000, self._send_gathered, route)
         try:
             return await within(options.remaining_ms + FORWARD_GRACE_MS, waiting.results)

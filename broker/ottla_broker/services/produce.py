@@ -7,7 +7,8 @@ caller waits instead of failing.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from functools import partial
 
@@ -89,8 +90,7 @@ class ProduceService:
 
         All are appended before any is waited for, so they share group commits.
         """
-        started = monotonic_ms()
-        with self._purgatory.parked_ack():
+        with nullcontext() if options.is_gathered else self.awaited_ack(options.acks):
             refused = await self._refuse_keyless(batches)
             if options.transactional_id is not None:
                 pending = await self._append_in_transaction(batches, refused, options)
@@ -105,10 +105,19 @@ class ProduceService:
                 else await self._acknowledge(batch, *item, options)
                 for batch, item in zip(batches, pending, strict=True)
             ]
-        METRICS.produce_seconds.labels(ACKS_LABELS[options.acks]).observe(
-            (monotonic_ms() - started) / 1000
-        )
         return results
+
+    @contextmanager
+    def awaited_ack(self, acks: int) -> Iterator[None]:
+        """One produce to partitions that this broker leads, from here to its ack.
+
+        Raises:
+            OverloadedError: as many requests are parked as may be.
+        """
+        started = monotonic_ms()
+        with self._purgatory.parked_ack():
+            yield
+        METRICS.produce_seconds.labels(ACKS_LABELS[acks]).observe((monotonic_ms() - started) / 1000)
 
     async def _refuse_keyless(self, batches: Sequence[BatchToAppend]) -> dict[int, OttlaError]:
         """The errors of batches that compacted topics do not take, by position."""

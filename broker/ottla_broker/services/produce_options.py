@@ -19,13 +19,15 @@ class ProduceOptions:
 
     `transactional_id` is the one by which a coordinator knows the producer of the transactional
     batches; a transactional batch without it is refused. `transaction` is the one that plain
-    records are made into batches of.
+    records are made into batches of. `is_gathered` says that they have waited for company already,
+    and that whoever produces them is parked.
     """
 
     acks: int
     deadline_ms: int
     transactional_id: str | None = None
     transaction: TransactionToken | None = None
+    is_gathered: bool = False
 
     @classmethod
     def of_records(

@@ -19,6 +19,7 @@ from ottla_broker.services.heavy_work import on_worker
 from ottla_broker.services.idempotency import IdempotencyService
 from ottla_broker.services.produce import NO_OFFSET, ProduceService
 from ottla_broker.services.produce_options import ProduceOptions
+from ottla_broker.services.record_gathering import RecordGathering
 from ottla_broker.services.shared_failure import shared_failure
 from ottla_broker.services.topics import TopicService
 from ottla_cluster.controller.image import Topic
@@ -61,11 +62,17 @@ class RecordProduceService:
     """Serves `POST …/records`."""
 
     def __init__(
-        self, *, topics: TopicService, produce: ProduceService, idempotency: IdempotencyService
+        self,
+        *,
+        topics: TopicService,
+        produce: ProduceService,
+        idempotency: IdempotencyService,
+        gathering: RecordGathering | None = None,
     ) -> None:
         self._topics = topics
         self._produce = produce
         self._idempotency = idempotency
+        self._gathering = gathering
 
     async def produce(
         self,
@@ -100,6 +107,9 @@ class RecordProduceService:
             count = len(topic.partitions)
             split = await _for_all(records, _split, topic, records, count, partition, None, numbers)
             placing = _Placing(split)
+            gathered = await self._deliver_gathered(topic, records, split, options)
+            if gathered is not None:
+                return _response(topic, records, split, [gathered], numbers)
         else:
             request = _KeyedRequest(
                 topic, records, partition, idempotency_key, body, options.token, numbers
@@ -115,6 +125,19 @@ class RecordProduceService:
             partition_count=placing.partition_count,
         )
         return await _for_all(records, _response, topic, records, split, results, numbers)
+
+    async def _deliver_gathered(
+        self,
+        topic: Topic,
+        records: Sequence[ParsedRecord],
+        split: Mapping[int, Sequence[int]],
+        options: ProduceOptions,
+    ) -> AppendedBatch | OttlaError | None:
+        """Deliver a request with others; None where it is to be delivered alone."""
+        if self._gathering is None or len(split) != 1:
+            return None
+        [partition] = split
+        return await self._gathering.deliver(topic, partition, records, options)
 
     async def _place(self, request: "_KeyedRequest", options: ProduceOptions) -> "_Placing":
         """Where a request with an Idempotency-Key goes: to where it is, if it has been stored."""
