@@ -514,9 +514,9 @@ class DuplicateSequenceNumberError(ConflictError):
 class ProducerFencedError(ConflictError):
     """The producer does not hold the transactional id, any more or at all.
 
-    Another producer has taken it over, and this one can only stop; or its transaction is over, and
-    it is to go on with what the commit or abort was answered. The detail says which, as far as the
-    coordinator remembers.
+    Another producer, or a later start of the same one, has taken it over, and this one can only
+    stop; or its transaction is over, and it is to go on with what the commit or abort was
+    answered. The detail says which, as far as the coordinator remembers.
     """
 
     code = "PRODUCER_FENCED"

@@ -40,6 +40,9 @@ DECIDED = frozenset({TransactionState.PREPARE_COMMIT, TransactionState.PREPARE_A
 BY_OTHERS = frozenset({EndedBy.TIMEOUT, EndedBy.OPERATOR})
 """Who ends a transaction without taking its id over: its producer is to abort it and go on."""
 
+_SUCCESSOR = "another producer or a later start of the same one"
+"""Who has taken an id over. Nobody but they can tell these two apart."""
+
 
 def validate_transactional_id(transactional_id: str) -> None:
     """Refuses an id that breaks a rule; call it after URL-decoding.
@@ -118,7 +121,7 @@ def _why_fenced(transaction: TransactionalIdChanged, identity: ProducerIdentity)
     ended, granted = transaction.ended, transaction.granted
     if ended is not None and ended.identity == identity:
         if ended.by is EndedBy.SUCCESSOR:
-            return "another producer has taken it over, and its transaction is aborted"
+            return f"{_SUCCESSOR} has taken it over, and its transaction is aborted"
         done, end = ("committed", "commit") if ended.is_committed else ("aborted", "abort")
         return f"its transaction is {done}; go on with what the {end} was answered"
     if identity.producer_id != granted.producer_id:
@@ -126,8 +129,8 @@ def _why_fenced(transaction: TransactionalIdChanged, identity: ProducerIdentity)
     if identity.producer_epoch > granted.producer_epoch:
         return "its coordinator knows of no such epoch"
     if ended is None:
-        return "it was taken over since, by another producer or a later start of the same one"
-    return "it has an earlier epoch; its transaction is over, or another producer has taken over"
+        return f"{_SUCCESSOR} has taken it over since"
+    return f"it has an earlier epoch; its transaction is over, or {_SUCCESSOR} has taken it over"
 
 
 def next_identity(

@@ -197,6 +197,9 @@ def test_a_successor_that_finds_nothing_open_fences_as_well(under_test):
             under_test.end(old)
 
 
+SUCCESSOR = "another producer or a later start of the same one"
+
+
 def why_fenced(refused):
     with pytest.raises(ProducerFencedError) as caught:
         refused()
@@ -215,13 +218,14 @@ def test_who_is_fenced_is_told_why_as_far_as_that_is_known(under_test):
     assert "is aborted; go on with what the abort" in why_fenced(lambda: under_test.add(second))
     # Whether somebody has taken over before the last two decisions is not remembered.
     for refused in (under_test.add, under_test.end, under_test.initialise):
-        assert "or another producer has taken over" in why_fenced(lambda call=refused: call(first))
+        told = why_fenced(lambda call=refused: call(first))
+        assert f"its transaction is over, or {SUCCESSOR} has taken it over" in told
     for made_up in (ProducerIdentity(7, 9), ProducerIdentity(99, 0)):
         told = why_fenced(lambda identity=made_up: under_test.end(identity))
         assert ("knows of no such epoch" in told) == (made_up.producer_id == 7)
         assert ("another producer id does" in told) == (made_up.producer_id == 99)
     under_test.initialise()
-    assert "it was taken over since" in why_fenced(lambda: under_test.add(third))
+    assert f"{SUCCESSOR} has taken it over since" in why_fenced(lambda: under_test.add(third))
 
 
 def test_who_is_being_succeeded_is_told_so(under_test):
@@ -229,7 +233,8 @@ def test_who_is_being_succeeded_is_told_so(under_test):
     under_test.add(first)
     assert under_test.initialise() is None
     for refused in (under_test.add, under_test.end, under_test.initialise):
-        assert "another producer has taken it over" in why_fenced(lambda call=refused: call(first))
+        told = why_fenced(lambda call=refused: call(first))
+        assert f"{SUCCESSOR} has taken it over, and its transaction is aborted" in told
 
 
 @pytest.mark.parametrize("by", [EndedBy.TIMEOUT, EndedBy.OPERATOR])
