@@ -11,7 +11,8 @@ it; its records have consecutive offsets, in its order, one timestamp and one fa
 one request alone keeps it out: an Idempotency-Key, whose digests stand beside a batch; a
 transaction; timestamps of its own, of which a batch tells the largest; many or large records. And
 where a shared batch is refused for what is in it, nothing of it is stored, and each request goes
-again alone.
+again alone. So does any whose stamp the leader refuses, which is this broker's: the ordinary way
+takes the leader's time then.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ from ottla_broker.services.produce import NO_OFFSET, ProduceService
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_cluster.controller.image import Topic
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES, integer_config
-from ottla_protocol.errors import OttlaError, Outcome
+from ottla_protocol.errors import InvalidTimestampError, OttlaError, Outcome
 from ottla_protocol.json_records import ParsedRecord
 from ottla_protocol.models import AppendedBatch, BatchToAppend
 from ottla_protocol.record_codec import RecordData, encode_batch
@@ -145,7 +146,9 @@ class RecordGathering:
         if isinstance(result, AppendedBatch):
             return _part(result, start, len(records))
         is_shared = len(gathered.request_ids) > 1
-        if is_shared and result.outcome is Outcome.NOT_APPLIED and not result.retriable:
+        # Another request may be to blame, or this broker's clock.
+        may_go_alone = is_shared or isinstance(result, InvalidTimestampError)
+        if may_go_alone and result.outcome is Outcome.NOT_APPLIED and not result.retriable:
             return None
         # Its own, because whoever renders or retries an error may add to it.
         return copy(result)

@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from ottla_broker.services import record_produce
+from ottla_broker.drivers.purgatory import Purgatory
+from ottla_broker.services import record_gathering, record_produce
 from ottla_broker.services.produce_options import ProduceOptions
+from ottla_broker.services.record_gathering import RecordGathering
 from ottla_broker.services.record_produce import RecordProduceService
 from ottla_broker.storage.append_rules import check_timestamp
 from ottla_broker.storage.log_config import LogConfig
@@ -45,18 +47,29 @@ class Leader:
 async def produce(leader, body):
     async def find(_name):
         return SimpleNamespace(
-            name="t", topic_id="a" * 32, partitions=(None, None), former_partition_counts=()
+            name="t",
+            topic_id="a" * 32,
+            configs={},
+            partitions=[SimpleNamespace(leader=2)] * 2,
+            former_partition_counts=(),
         )
 
+    gathering = RecordGathering(
+        node_id=1,
+        produce=leader,
+        forwarder=SimpleNamespace(gather_ms_towards=lambda *_: 0),
+        purgatory=Purgatory(limit=1),
+    )
     service = RecordProduceService(
-        topics=SimpleNamespace(find=find), produce=leader, idempotency=None
+        topics=SimpleNamespace(find=find), produce=leader, idempotency=None, gathering=gathering
     )
     return await service.produce("t", parse_records(body), ProduceOptions.checked(ACKS_ALL, 1000))
 
 
 @pytest.fixture(autouse=True)
 def wrong_clock(monkeypatch):
-    monkeypatch.setattr(record_produce, "wall_clock_ms", lambda: HERE_MS)
+    for module in (record_gathering, record_produce):
+        monkeypatch.setattr(module, "wall_clock_ms", lambda: HERE_MS)
 
 
 async def test_a_stamp_of_a_wrong_clock_gives_way_to_the_leader_s_time():
@@ -67,6 +80,13 @@ async def test_a_stamp_of_a_wrong_clock_gives_way_to_the_leader_s_time():
     )
     assert [each.timestamp for each in response.results] == [LEADER_MS, 5]
     assert leader.attempts == [[0, 1], [0]]
+
+
+async def test_so_it_does_for_a_small_request():
+    """Which waits for company first, and has none."""
+    leader = Leader()
+    response = await produce(leader, b'{"records":[{"value":1,"partition":0}]}')
+    assert [each.timestamp for each in response.results] == [LEADER_MS]
 
 
 @pytest.mark.parametrize("timestamp", [HERE_MS - 1, HERE_MS + 1])
@@ -83,4 +103,5 @@ async def test_a_leader_of_an_earlier_version_does_not_tell_its_time():
     leader = Leader(tells_its_time=False)
     with pytest.raises(InvalidTimestampError):
         await produce(leader, b'{"records":[{"value":1,"partition":0}]}')
-    assert leader.attempts == [[0]]
+    # With company, and alone.
+    assert leader.attempts == [[0], [0]]
