@@ -82,7 +82,11 @@ def run(name):
     while not stops:
         child = subprocess.Popen(command, env=environment(unit))
         signal.signal(signal.SIGTERM, ask_to_stop)
-        pid_file(name).write_text(str(os.getpid()))
+        if not pid_file(name).exists():
+            # Whole at once: who stops it may read this file at any moment.
+            written = pid_file(name).with_suffix(".new")
+            written.write_text(str(os.getpid()))
+            written.rename(pid_file(name))
         if child.wait() in final:
             break
         if not stops:
