@@ -7,11 +7,15 @@ for one: a page behind what nobody was told would look like the end of the list.
 from typing import Final
 
 from ottla_protocol.errors import InvalidRequestError
-from ottla_protocol.sealed_text import seal, unseal
+from ottla_protocol.sealed_text import CHECKSUM_BYTES, seal, unseal
+from ottla_protocol.transaction_tokens import MAX_TRANSACTIONAL_ID_CHARACTERS
 
-MAX_NAME_CHARACTERS: Final = 249
-MAX_LISTING_CURSOR_CHARACTERS: Final = 1_334
-"""What a cursor takes with the longest name: four bytes a character, and the checksum."""
+MAX_NAME_CHARACTERS: Final = MAX_TRANSACTIONAL_ID_CHARACTERS
+"""Transactional ids are what is listed so; a longer name would get a cursor that is refused."""
+
+_SEALED_BYTES_MAX: Final = 4 * MAX_NAME_CHARACTERS + CHECKSUM_BYTES
+MAX_LISTING_CURSOR_CHARACTERS: Final = -(-_SEALED_BYTES_MAX * 4 // 3)
+"""What a cursor takes with the longest name: up to four bytes a character, and the checksum."""
 
 
 def encode_listing_cursor(name: str) -> str:
