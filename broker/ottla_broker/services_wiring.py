@@ -177,7 +177,6 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
     )
     topic_positions = TopicPositions(
         topics=topics,
-        metadata=drivers.metadata,
         controller=drivers.controller_client,
         bounds=bounds,
     )

@@ -10,7 +10,7 @@ import msgspec
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_messages import PartitionBounds, PartitionName
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
-from ottla_broker.services.partition_bounds import PartitionBoundsService
+from ottla_broker.services.partition_bounds import SETTLING_WAIT_MS, PartitionBoundsService
 from ottla_broker.services.topics import TopicService
 from ottla_cluster.controller.features import TRANSACTIONS, require
 from ottla_cluster.groups.commands import (
@@ -322,7 +322,7 @@ class GroupService:
     ) -> dict[tuple[str, int], PartitionBounds]:
         """The bounds of those partitions that exist and whose leader tells them."""
         names = self._names_of(partitions)
-        found = await self._bounds.look_up(names.values())
+        found = await self._bounds.look_up(names.values(), wait_ms=SETTLING_WAIT_MS)
         return {key: found[name] for key, name in names.items() if name in found}
 
     def _names_of(
@@ -420,7 +420,9 @@ class GroupService:
         if request.to == "timestamp":
             assert request.value is not None
             names = self._names_of(partitions)
-            found = await self._bounds.look_up_timestamp(names.values(), request.value)
+            found = await self._bounds.look_up_timestamp(
+                names.values(), request.value, wait_ms=SETTLING_WAIT_MS
+            )
             return {key: _Sought(found[name]) for key, name in names.items() if name in found}
         bounds = await self._bounds_of(partitions)
         return {key: _sought(request, known, committed.get(key)) for key, known in bounds.items()}

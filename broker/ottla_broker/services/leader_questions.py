@@ -1,6 +1,6 @@
 """Questions about partitions, put to the brokers that lead them.
 
-What a leader does not answer is told as unknown: nobody tries again, for the next look asks anew.
+What a leader does not answer is told as unknown: whoever needs it asks again.
 """
 
 from collections.abc import Iterable
@@ -36,11 +36,15 @@ class LeaderQuestions:
                 by_leader.setdefault(leader, []).append(name)
         return by_leader
 
-    def _leader_of(self, name: PartitionName) -> int | None:
+    def exists(self, name: PartitionName) -> bool:
+        """Whether there is such a partition, as far as is known here."""
         topic = self._metadata.image.topics.get(name.topic_id)
-        if topic is None or name.partition >= len(topic.partitions):
+        return topic is not None and name.partition < len(topic.partitions)
+
+    def _leader_of(self, name: PartitionName) -> int | None:
+        if not self.exists(name):
             return None
-        return topic.partitions[name.partition].leader
+        return self._metadata.image.topics[name.topic_id].partitions[name.partition].leader
 
     async def ask(
         self, leader: int, path: str, body: bytes, timeout_ms: int, answer: type[list[AnswerT]]

@@ -4,8 +4,10 @@ A group's lag is measured by the former, and a group seeks by both.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final, TypeVar
 
+from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient
 from ottla_broker.drivers.peer_messages import (
@@ -27,11 +29,19 @@ from ottla_protocol.errors import (
 )
 from ottla_protocol.models import Isolation
 
+ToldT = TypeVar("ToldT")
+
 ASK_TIMEOUT_MS = 2_000
 """How long a leader may take to tell its bounds."""
 
 TIMESTAMP_TIMEOUT_MS = 20_000
 """How long it may take to look for a time in its segments."""
+
+SETTLING_WAIT_MS: Final = 1_000
+"""How long whoever asks once waits for a change of leaders to be over, as reads do."""
+
+RETRY_INTERVAL_MS: Final = 50
+"""How soon those that did not tell are asked again; sooner where the metadata changes."""
 
 
 class PartitionBoundsService:
@@ -46,6 +56,7 @@ class PartitionBoundsService:
         peers: PeerClient,
     ) -> None:
         self._node_id = node_id
+        self._metadata = metadata
         self._replicas = replicas
         self._leaders = LeaderQuestions(metadata, peers)
 
@@ -85,9 +96,20 @@ class PartitionBoundsService:
         return found
 
     async def look_up(
-        self, partitions: Iterable[PartitionName]
+        self, partitions: Iterable[PartitionName], *, wait_ms: int = 0
     ) -> Mapping[PartitionName, PartitionBounds]:
-        """The bounds of partitions anywhere; those whose leader does not tell are left out."""
+        """The bounds of partitions anywhere; those whose leader does not tell are left out.
+
+        Args:
+            partitions: whose.
+            wait_ms: how long to ask again. The leader may just have moved, or not know its end
+                yet: one who will ask again anyway need not wait for it.
+        """
+        return await self._until_told(partitions, self._look_once, wait_ms)
+
+    async def _look_once(
+        self, partitions: Iterable[PartitionName]
+    ) -> dict[PartitionName, PartitionBounds]:
         answers = await asyncio.gather(
             *(
                 self._ask(leader, names)
@@ -106,23 +128,48 @@ class PartitionBoundsService:
         timestamp: int,
         *,
         isolation: Isolation = "read_uncommitted",
+        wait_ms: int = 0,
     ) -> Mapping[PartitionName, int]:
         """Where a time, in ms since the epoch, begins in partitions anywhere.
 
         That is the first record at or after it, or the end as such readers see it; partitions whose
-        leader does not tell are left out.
+        leader does not tell are left out. `wait_ms` is as `look_up` has it.
         """
-        answers = await asyncio.gather(
-            *(
-                self._ask_timestamp(leader, TimestampLookup(names, timestamp, isolation))
-                for leader, names in self._leaders.by_leader(partitions).items()
+
+        async def look_once(names: Iterable[PartitionName]) -> dict[PartitionName, int]:
+            answers = await asyncio.gather(
+                *(
+                    self._ask_timestamp(leader, TimestampLookup(led, timestamp, isolation))
+                    for leader, led in self._leaders.by_leader(names).items()
+                )
             )
-        )
-        return {
-            PartitionName(found.topic_id, found.partition): found.offset
-            for answer in answers
-            for found in answer
-        }
+            return {
+                PartitionName(found.topic_id, found.partition): found.offset
+                for answer in answers
+                for found in answer
+            }
+
+        return await self._until_told(partitions, look_once, wait_ms)
+
+    async def _until_told(
+        self,
+        partitions: Iterable[PartitionName],
+        look_once: Callable[[Iterable[PartitionName]], Awaitable[dict[PartitionName, ToldT]]],
+        wait_ms: int,
+    ) -> dict[PartitionName, ToldT]:
+        """What leaders tell, asking for those that are missing again for up to `wait_ms`."""
+        deadline_ms = monotonic_ms() + wait_ms
+        wanted = list(partitions)
+        told = await look_once(wanted)
+        while missing := [
+            name for name in wanted if name not in told and self._leaders.exists(name)
+        ]:
+            remaining_ms = deadline_ms - monotonic_ms()
+            if remaining_ms <= 0:
+                break
+            await self._metadata.wait_for_change(timeout_ms=min(RETRY_INTERVAL_MS, remaining_ms))
+            told.update(await look_once(missing))
+        return told
 
     async def _ask(self, leader: int, names: Sequence[PartitionName]) -> list[PartitionBounds]:
         if leader == self._node_id:

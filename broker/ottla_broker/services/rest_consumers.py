@@ -18,7 +18,7 @@ from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_messages import PartitionBounds, PartitionName
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
 from ottla_broker.services.leader_reads import TopicPartition
-from ottla_broker.services.partition_bounds import PartitionBoundsService
+from ottla_broker.services.partition_bounds import SETTLING_WAIT_MS, PartitionBoundsService
 from ottla_broker.services.poll_membership import by_topic
 from ottla_broker.services.polled_records import PolledPartition
 from ottla_broker.services.rest_consumer_reads import ConsumerReads
@@ -228,7 +228,7 @@ class RestConsumerService:
             LeaderNotAvailableError: a leader does not answer now.
         """
         names = self._names_of(partitions)
-        found = await self._bounds.look_up(names.values())
+        found = await self._bounds.look_up(names.values(), wait_ms=SETTLING_WAIT_MS)
         return {key: _known(key, found.get(name)) for key, name in names.items()}
 
     async def offsets_at(
@@ -240,7 +240,9 @@ class RestConsumerService:
             UnknownTopicOrPartitionError, LeaderNotAvailableError: as `ends_of`.
         """
         names = self._names_of(partitions)
-        found = await self._bounds.look_up_timestamp(names.values(), timestamp)
+        found = await self._bounds.look_up_timestamp(
+            names.values(), timestamp, wait_ms=SETTLING_WAIT_MS
+        )
         return {key: _known(key, found.get(name)) for key, name in names.items()}
 
     async def commit(

@@ -7,9 +7,7 @@ are looked up at the leaders, wherever these are, so any broker may be asked.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
-from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_messages import PartitionName
 from ottla_broker.services.partition_bounds import PartitionBoundsService
 from ottla_broker.services.record_read import AtTimestamp, Position
@@ -28,8 +26,6 @@ from ottla_protocol.record_batch import NO_LEADER_EPOCH
 
 LEADER_WAIT_MS = 5_000
 """How long a reader that has no positions yet waits for leaders to tell them."""
-
-RETRY_INTERVAL_MS = 50
 
 Start = Position | Cursor
 """Where to begin; an offset is for one partition alone."""
@@ -73,12 +69,10 @@ class TopicPositions:
         self,
         *,
         topics: TopicService,
-        metadata: MetadataCache,
         controller: ControllerClient,
         bounds: PartitionBoundsService,
     ) -> None:
         self._topics = topics
-        self._metadata = metadata
         self._controller = controller
         self._bounds = bounds
 
@@ -175,20 +169,15 @@ class TopicPositions:
         self, scope: ReadScope, partitions: Sequence[int], position: Position
     ) -> Positions:
         """The offsets of a word, a count from the end or a time, in the order of the partitions."""
-        found: dict[int, int] = {}
-        deadline_ms = monotonic_ms() + LEADER_WAIT_MS
-        while True:
-            missing = [number for number in partitions if number not in found]
-            if not missing:
-                return tuple(found[number] for number in partitions)
-            found.update(await self._ask(scope, missing, position))
-            missing = [number for number in missing if number not in found]
-            if missing and monotonic_ms() >= deadline_ms:
+        if not partitions:
+            return ()
+        found = await self._ask(scope, partitions, position)
+        for number in partitions:
+            if number not in found:
                 raise LeaderNotAvailableError(
-                    f"no leader of {scope.topic}-{missing[0]} tells its offsets at this moment"
+                    f"no leader of {scope.topic}-{number} tells its offsets at this moment"
                 )
-            if missing:
-                await self._metadata.wait_for_change(timeout_ms=RETRY_INTERVAL_MS)
+        return tuple(found[number] for number in partitions)
 
     async def _ask(
         self, scope: ReadScope, partitions: Sequence[int], position: Position
@@ -196,10 +185,13 @@ class TopicPositions:
         names = [PartitionName(scope.topic_id, number) for number in partitions]
         if isinstance(position, AtTimestamp):
             times = await self._bounds.look_up_timestamp(
-                names, position.timestamp, isolation=scope.isolation
+                names,
+                position.timestamp,
+                isolation=scope.isolation,
+                wait_ms=LEADER_WAIT_MS,
             )
             return {name.partition: offset for name, offset in times.items()}
-        bounds = await self._bounds.look_up(names)
+        bounds = await self._bounds.look_up(names, wait_ms=LEADER_WAIT_MS)
         return {
             name.partition: _offset(position, each.log_start_offset, each.latest(scope.isolation))
             for name, each in bounds.items()

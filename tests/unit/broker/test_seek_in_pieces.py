@@ -52,7 +52,7 @@ def service(coordinator, monkeypatch):
     async def find(name):
         return SimpleNamespace(name=name, partitions=[None] * PARTITIONS)
 
-    async def look_up(names):
+    async def look_up(names, *, wait_ms):
         return {name: PartitionBounds(name.topic_id, name.partition, 7, 9) for name in names}
 
     return GroupService(

@@ -31,11 +31,11 @@ class Broker:
         self._partitions = self._news or self._partitions
         return self._is_certain
 
-    async def look_up(self, names):
+    async def look_up(self, names, *, wait_ms):
         return {name: PartitionBounds(name.topic_id, name.partition, 7, 9, 8) for name in names}
 
     async def begin(self, cursor, partition=None, **options):
-        positions = TopicPositions(topics=self, metadata=self, controller=self, bounds=self)
+        positions = TopicPositions(topics=self, controller=self, bounds=self)
         found = await positions.begin("t", partition, cursor, **options)
         assert len(found.epochs) == len(found.positions)
         return found.positions

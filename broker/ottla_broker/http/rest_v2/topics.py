@@ -13,6 +13,7 @@ from ottla_broker.http.rest_v2.errors import (
     proxy_response,
 )
 from ottla_broker.http.rest_v2.media_types import answer_type
+from ottla_broker.services.partition_bounds import SETTLING_WAIT_MS
 from ottla_broker.services.topics import describe
 from ottla_cluster.controller.image import Topic
 from ottla_cluster.controller.topic_names import is_internal
@@ -81,7 +82,8 @@ async def partition_offsets(request: web.Request) -> web.Response:
     """`GET /topics/{topic}/partitions/{partition}/offsets`."""
     topic = await _topic(request)
     name = PartitionName(topic.topic_id, _partition_number(request, topic))
-    found = (await context_of(request).partition_bounds.look_up([name])).get(name)
+    service = context_of(request).partition_bounds
+    found = (await service.look_up([name], wait_ms=SETTLING_WAIT_MS)).get(name)
     if found is None:
         raise LeaderlessError(f"The leader of {topic.name}-{name.partition} does not answer now.")
     return answered(request, models.PartitionOffsets(found.log_start_offset, found.high_watermark))

@@ -8,6 +8,7 @@ from ottla_broker.http.context import context_of
 from ottla_broker.http.query import parse_integer, partition_number
 from ottla_broker.http.rest_v3 import resources
 from ottla_broker.http.rest_v3.requests import begun, rendered
+from ottla_broker.services.partition_bounds import SETTLING_WAIT_MS
 from ottla_broker.services.topics import describe
 from ottla_protocol import models_rest_v3 as rest
 from ottla_protocol.errors import (
@@ -78,7 +79,8 @@ async def partition_offset(request: web.Request) -> web.Response:
     wanted = query.choice("offset_type", BOTH, OFFSET_TYPES)
     topic, partition = await _partition(request)
     name = PartitionName(topic.topic_id, partition.partition)
-    bounds = (await context_of(request).partition_bounds.look_up([name])).get(name)
+    service = context_of(request).partition_bounds
+    bounds = (await service.look_up([name], wait_ms=SETTLING_WAIT_MS)).get(name)
     if bounds is None:
         raise OffsetNotAvailableError(
             f"the leader of {topic.name}-{partition.partition} does not tell at this moment"
