@@ -324,11 +324,13 @@ class Admin:
         """The registered brokers, by id."""
         return self._call(calls.brokers())
 
+    @calls.arguments_told(calls.OFFSETS_RULE)
     def offsets(self, topic: str, partition: int, at: At = "latest") -> OffsetResponse:
         """The first offset of a partition ("earliest"), or the next to be readable ("latest").
 
         Raises:
             UnknownTopicOrPartitionError: there is no such partition.
+            InvalidRequestError: an argument is missing, or is none that there is.
         """
         return self._call(calls.offsets(topic, partition, at))
 

@@ -45,6 +45,9 @@ K = TypeVar("K")
 T = TypeVar("T")
 P = ParamSpec("P")
 
+OFFSETS_RULE: Final = "it takes a topic, the number of one partition, and at='earliest' or 'latest'"
+"""Kafka's clients take a mapping of partitions to where to look."""
+
 DELETE_RECORDS_RULE: Final = (
     "it takes a topic, the number of one partition, and one of before_offset=, before_timestamp= "
     "and before_end="

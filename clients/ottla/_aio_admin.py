@@ -181,6 +181,7 @@ class Admin:
         """See `ottla.Admin.brokers`."""
         return await self._call(calls.brokers())
 
+    @calls.arguments_told(calls.OFFSETS_RULE)
     async def offsets(self, topic: str, partition: int, at: At = "latest") -> OffsetResponse:
         """See `ottla.Admin.offsets`."""
         return await self._call(calls.offsets(topic, partition, at))

@@ -41,6 +41,7 @@ from ottla._consumer_types import (
 from ottla._errors import ConcurrentUseError
 from ottla._partitioner import PartitionInfo
 from ottla._positions import Start
+from ottla._timeouts import seconds_in
 
 _open_consumers: "weakref.WeakSet[Consumer]" = weakref.WeakSet()
 
@@ -463,6 +464,7 @@ class Consumer:
         Raises:
             ConcurrentUseError: another task is polling; `wakeup` it, and let it close.
         """
+        timeout = seconds_in(timeout)
         if self._is_closed:
             return
         if self._core.io.monitor.is_forked:

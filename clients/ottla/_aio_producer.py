@@ -23,6 +23,7 @@ from ottla._partitioner import PartitionInfo
 from ottla._producer_io import CONNECTIONS_BESIDE_PRODUCE, ProducerIO
 from ottla._record import DeliveryCallback, HeadersOption, ProducerRecord
 from ottla._send_many import joined, pairs_of
+from ottla._timeouts import seconds_in
 from ottla._transactions_io import TransactionsIO, required
 from ottla._transport import AiohttpTransport, Transport
 from ottla_protocol.counted_nouns import counted
@@ -242,7 +243,7 @@ class Producer(AsyncProducerTransactions):
             ProducerClosedError, ForkedProcessError: as `send`.
         """
         self._check_usable()
-        left = await self._io.flush(timeout)
+        left = await self._io.flush(seconds_in(timeout))
         if left:
             raise WaitTimedOutError(
                 f"{counted(left, 'record')} neither acknowledged nor given up within {timeout} s"
@@ -257,6 +258,7 @@ class Producer(AsyncProducerTransactions):
             timeout: seconds that sending may take; None waits until every record is acknowledged
                 or given up. What is left then fails with ProducerClosedError.
         """
+        timeout = seconds_in(timeout)
         if self._is_closed:
             return
         self._is_closed = True

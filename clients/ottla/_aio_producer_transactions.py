@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from ottla._consumer_steps import offsets_in
 from ottla._consumer_types import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
+from ottla._timeouts import seconds_in
 from ottla._transactions_io import TransactionsIO, noting
 from ottla_protocol.errors import OttlaError
 
@@ -88,6 +89,7 @@ class AsyncProducerTransactions(ABC):
         Raises:
             OttlaError: as there.
         """
+        timeout = seconds_in(timeout)  # At its end a wrong one would leave the transaction open.
         self.begin_transaction()
         try:
             yield

@@ -38,6 +38,7 @@ from ottla._consumer_types import (
 from ottla._errors import ConcurrentUseError, ConsumerClosedError
 from ottla._partitioner import PartitionInfo
 from ottla._positions import Start
+from ottla._timeouts import seconds_in
 
 EXIT_CLOSE_S: Final = 5.0
 """How long the interpreter's exit waits for a consumer that nobody closed."""
@@ -458,6 +459,7 @@ class Consumer:
         Raises:
             ConcurrentUseError: another thread is polling; `wakeup` it, and let it close.
         """
+        timeout = seconds_in(timeout)
         if self._is_closed:
             return
         if self._core.io.monitor.is_forked:

@@ -15,6 +15,7 @@ from ottla._errors import (
     ForkedProcessError,
     SubscriptionError,
 )
+from ottla._timeouts import seconds_in
 from ottla_protocol.errors import InvalidRequestError
 
 
@@ -75,11 +76,14 @@ class ConsumerBase:
 
     def _timeout_s(self, timeout_s: float | None) -> float:
         """Seconds that a call may take."""
-        if timeout_s is None:
+        seconds = seconds_in(timeout_s)
+        if seconds is None:
             return self.config.default_api_timeout_ms / 1000
-        if timeout_s < 0:
-            raise InvalidRequestError(f"timeout must be at least 0 seconds, not {timeout_s}")
-        return timeout_s
+        if seconds < 0:
+            raise InvalidRequestError(
+                f"timeout must be at least 0 seconds, not {timeout_s}", field="timeout"
+            )
+        return seconds
 
 
 def interceptors_of(interceptors: Iterable[Any], name: str) -> list[Callable[..., Any]]:

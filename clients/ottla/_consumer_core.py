@@ -150,8 +150,10 @@ class ConsumerCore(CommitSteps, OffsetSteps):
     def poll_steps(self, timeout_s: float | None, max_records: int | None) -> Steps[Records]:
         """See `Consumer.poll`."""
         most = self.config.max_poll_records if max_records is None else max_records
-        if most < 1:
-            raise InvalidRequestError(f"max_records must be at least 1, not {most}")
+        if type(most) is not int or most < 1:
+            raise InvalidRequestError(
+                f"max_records must be a whole number from 1 on, not {most!r}", field="max_records"
+            )
         wait_s = self._timeout_s(timeout_s)
         taken = yield from self._take_steps(lambda: self.io.handout.take(most), wait_s)
         if not (taken and self._on_consume):

@@ -18,6 +18,7 @@ import msgspec
 from ottla import _threads
 from ottla._batch import NO_OFFSET, Batch
 from ottla._errors import ClientError, ForkedProcessError
+from ottla._timeouts import seconds_in
 
 
 class RecordMetadata(NamedTuple):
@@ -108,8 +109,13 @@ class Monitor:
 
 
 def deadline_after(timeout_s: float | None) -> float | None:
-    """The moment by `time.monotonic` that is `timeout_s` away."""
-    return None if timeout_s is None else time.monotonic() + timeout_s
+    """The moment by `time.monotonic` that is `timeout_s` away.
+
+    Raises:
+        InvalidRequestError: it is no number of seconds.
+    """
+    seconds = seconds_in(timeout_s)
+    return None if seconds is None else time.monotonic() + seconds
 
 
 def metadata_of(batch: Batch, index: int, timestamp: int) -> RecordMetadata:
@@ -186,8 +192,9 @@ class RecordFuture(_Record, gc=False, eq=False):
         self._call_when_done(lambda: callback(self))
 
     def _wait(self, timeout: float | None) -> None:
+        deadline_s = deadline_after(timeout)
         if not self._batch.is_done:
-            self._monitor.wait(self._batch, deadline_after(timeout), "the acknowledgement")
+            self._monitor.wait(self._batch, deadline_s, "the acknowledgement")
 
 
 class AsyncRecordFuture(_Record, gc=False, eq=False):

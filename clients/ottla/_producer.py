@@ -25,6 +25,7 @@ from ottla._producer_io import CONNECTIONS_BESIDE_PRODUCE, ProducerIO
 from ottla._producer_transactions import ProducerTransactions
 from ottla._record import DeliveryCallback, HeadersOption, ProducerRecord
 from ottla._send_many import joined, pairs_of
+from ottla._timeouts import seconds_in
 from ottla._transactions_io import TransactionsIO, required
 from ottla._transport import AiohttpTransport, Transport
 from ottla_protocol.counted_nouns import counted
@@ -397,7 +398,7 @@ class Producer(ProducerTransactions):
             ProducerClosedError, ForkedProcessError: as `send`.
         """
         self._check_usable()
-        left = self._background.call(self._io.flush(timeout))
+        left = self._background.call(self._io.flush(seconds_in(timeout)))
         if left:
             raise WaitTimedOutError(
                 f"{counted(left, 'record')} neither acknowledged nor given up within {timeout} s"
@@ -412,6 +413,7 @@ class Producer(ProducerTransactions):
             timeout: seconds that sending may take; None waits until every record is acknowledged
                 or given up. What is left then fails with ProducerClosedError.
         """
+        timeout = seconds_in(timeout)
         self._is_closed = True
         if self._io.monitor.is_forked:
             return

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ottla._consumer_steps import offsets_in
 from ottla._consumer_types import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
+from ottla._timeouts import seconds_in
 from ottla._transactions_io import TransactionsIO, noting
 from ottla_protocol.errors import OttlaError
 
@@ -133,6 +134,7 @@ class ProducerTransactions(ABC):
         Raises:
             OttlaError: as `begin_transaction` and `commit_transaction`.
         """
+        timeout = seconds_in(timeout)  # At its end a wrong one would leave the transaction open.
         self.begin_transaction()
         try:
             yield

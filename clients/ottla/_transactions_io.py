@@ -18,6 +18,7 @@ from ottla._consumer_types import ConsumerGroupMetadata, OffsetAndMetadata, Topi
 from ottla._errors import ClusterUnreachableError, TransactionAbortedError, TransactionStateError
 from ottla._futures import Monitor, WaitTimedOutError
 from ottla._metadata import Metadata
+from ottla._timeouts import seconds_in
 from ottla._transaction_calls import (
     TransactionCall,
     abort_call,
@@ -238,8 +239,8 @@ class TransactionsIO:
         self._announce(settled)
 
     def _deadline_s(self, timeout_s: float | None) -> float:
-        longest_s = self._config.max_block_ms / 1000 if timeout_s is None else timeout_s
-        return monotonic() + longest_s
+        seconds = seconds_in(timeout_s)
+        return monotonic() + (self._config.max_block_ms / 1000 if seconds is None else seconds)
 
     async def _ask(
         self,

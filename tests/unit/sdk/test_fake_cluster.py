@@ -312,6 +312,24 @@ class TestAdmin:
             await cluster.async_admin().delete_records(*arguments, **named)
 
     @pytest.mark.parametrize(
+        ("arguments", "named", "told"),
+        [
+            (({("flights", 0): "latest"},), {}, "the number of one partition, and at='earliest'"),
+            ((("flights", 0),), {}, "missing a required argument: 'partition'"),
+            (("flights", 0), {"timestamp": 4}, "unexpected keyword argument 'timestamp'"),
+            (("flights", "0"), {}, "partition must be a whole number from 0 on"),
+            (("flights", 0), {"at": None}, "at must be latest, earliest or a timestamp"),
+        ],
+    )
+    async def test_offsets_are_asked_for_one_partition_at_a_time(
+        self, cluster, arguments, named, told
+    ):
+        with pytest.raises(InvalidRequestError, match=told):
+            cluster.admin().offsets(*arguments, **named)
+        with pytest.raises(InvalidRequestError, match=told):
+            await cluster.async_admin().offsets(*arguments, **named)
+
+    @pytest.mark.parametrize(
         ("call", "told"),
         [
             (lambda admin: admin.create_topic("x", configs=["a"]), "configs must be a mapping"),
