@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from ottla._config import AdminConfig
-from ottla._consumer_types import partition_of
+from ottla._consumer_types import partition_of, partitions_of
 from ottla._errors import ClusterUnreachableError
 from ottla._transport import BrokerUnreachableError, Response, error_of
 from ottla_protocol import models, routes
@@ -152,7 +152,7 @@ def elect_leaders(
     decode = _decoder(models.ElectionResponse)
     named = None
     if partitions is not None:
-        named = [models.PartitionName(*partition_of(each)) for each in _many(partitions)]
+        named = [models.PartitionName(*each) for each in partitions_of(partitions)]
     return AdminCall(
         "POST",
         routes.ELECTIONS,
@@ -424,15 +424,6 @@ def _mapping(name: str, given: Mapping[K, T]) -> dict[K, T]:
     if not isinstance(given, Mapping):
         raise InvalidRequestError(f"{name} must be a mapping, not {given!r}", field=name)
     return dict(given)
-
-
-def _many(partitions: object) -> Iterable[object]:
-    if isinstance(partitions, str) or not isinstance(partitions, Iterable):
-        raise InvalidRequestError(
-            f"partitions must be several, each as TopicPartition, not {partitions!r}",
-            field="partitions",
-        )
-    return partitions
 
 
 def _node_ids(replicas: object) -> list[int] | None:

@@ -4,7 +4,7 @@ Both shells do the same: they look, wait, commit, and call the application's lis
 it is written here once, as generators of steps (`_consumer_steps`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from re import Pattern
 from time import monotonic
@@ -26,7 +26,7 @@ from ottla._consumer_steps import (
     TopicsOption,
     Wait,
 )
-from ottla._consumer_types import TopicPartition, partition_of
+from ottla._consumer_types import TopicPartition, partitions_of
 from ottla._errors import SubscriptionError, WakeupError
 from ottla._offset_steps import OffsetSteps
 from ottla_protocol.errors import InvalidRequestError
@@ -81,12 +81,16 @@ class ConsumerCore(CommitSteps, OffsetSteps):
             raise SubscriptionError(
                 "partitions were assigned by hand", hint="unsubscribe() before subscribe()"
             )
-        names = (topics,) if isinstance(topics, str) else tuple(topics)
+        names = _topics_of(topics)
         if bool(names) == (pattern is not None):
             raise SubscriptionError("subscribe needs topics or a pattern, and not both")
         for name in names:
             validate_topic_name(name)
         text = pattern.pattern if isinstance(pattern, Pattern) else pattern
+        if text is not None and not isinstance(text, str):
+            raise InvalidRequestError(
+                f"pattern must be a regular expression of text, not {pattern!r}", field="pattern"
+            )
         self.subscription = None if pattern is not None else frozenset(names)
         self.pattern = text
         self._listener = listener
@@ -102,7 +106,7 @@ class ConsumerCore(CommitSteps, OffsetSteps):
                 "the consumer is subscribed, so its group gives it partitions",
                 hint="unsubscribe() before assign()",
             )
-        names = [partition_of(each) for each in partitions]
+        names = partitions_of(partitions)
         self._is_assigned = True
         with self.lock:
             self.positions.settle_iteration()
@@ -136,7 +140,7 @@ class ConsumerCore(CommitSteps, OffsetSteps):
         """See `Consumer.pause` and `Consumer.resume`."""
         with self.lock:
             self.positions.settle_iteration()
-            for state in [self.positions.state(partition_of(each)) for each in partitions]:
+            for state in [self.positions.state(name) for name in partitions_of(partitions)]:
                 state.is_paused = is_paused
         self._wake()
 
@@ -330,3 +334,14 @@ class ConsumerCore(CommitSteps, OffsetSteps):
                 "assigned_partitions": len(self.positions.states),
                 **io.counters,
             }
+
+
+def _topics_of(given: object) -> tuple[str, ...]:
+    """The names to subscribe to, none of them checked."""
+    if isinstance(given, str):
+        return (given,)
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise InvalidRequestError(
+            f"topics must be a name or several, not {given!r}", field="topics"
+        )
+    return tuple(given)

@@ -1,5 +1,6 @@
 """Partitions and offsets as applications name them."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ottla_protocol.errors import InvalidRequestError
@@ -69,3 +70,17 @@ def partition_of(given: object) -> TopicPartition:
     raise InvalidRequestError(
         f"a partition is TopicPartition(topic, number), the number at least 0, not {given!r}"
     )
+
+
+def partitions_of(given: object) -> list[TopicPartition]:
+    """Several partitions as callers name them.
+
+    Raises:
+        InvalidRequestError: they are not several, or one is none.
+    """
+    if isinstance(given, (str, bytes, TopicPartition)) or not isinstance(given, Iterable):
+        raise InvalidRequestError(
+            f"partitions must be several, each as TopicPartition(topic, number), not {given!r}",
+            field="partitions",
+        )
+    return [partition_of(each) for each in given]

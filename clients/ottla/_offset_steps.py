@@ -21,6 +21,7 @@ from ottla._consumer_types import (
     OffsetAndTimestamp,
     TopicPartition,
     partition_of,
+    partitions_of,
 )
 from ottla._futures import WaitTimedOutError
 from ottla._group_calls import committed_call, committed_in
@@ -48,7 +49,7 @@ class OffsetSteps(ConsumerBase):
 
     def seek_to(self, partitions: PartitionsOption, start: Start) -> None:
         """See `Consumer.seek_to_beginning` and `Consumer.seek_to_end`."""
-        names = [partition_of(each) for each in partitions]
+        names = partitions_of(partitions)
         with self.lock:
             self.positions.settle_iteration()
             for name in names or list(self.positions.states):
@@ -94,7 +95,7 @@ class OffsetSteps(ConsumerBase):
         """See `Consumer.committed`."""
         self.check_usable()
         self._check_group("committed")
-        names = [partition_of(each) for each in partitions]
+        names = partitions_of(partitions)
         timeout_ms = round(self._timeout_s(timeout_s) * 1000)
         call = committed_call(
             self.config.group_id or "",
@@ -119,7 +120,7 @@ class OffsetSteps(ConsumerBase):
         self, partitions: PartitionsOption, at: str, timeout_s: float | None
     ) -> Steps[dict[TopicPartition, int]]:
         """See `Consumer.beginning_offsets` and `Consumer.end_offsets`."""
-        wanted: dict[TopicPartition, str | int] = {partition_of(each): at for each in partitions}
+        wanted: dict[TopicPartition, str | int] = dict.fromkeys(partitions_of(partitions), at)
         found = yield from self.offsets_steps(wanted, timeout_s)
         return {name: answer.offset for name, answer in found.items()}
 
@@ -128,10 +129,16 @@ class OffsetSteps(ConsumerBase):
     ) -> Steps[dict[TopicPartition, OffsetAndTimestamp | None]]:
         """See `Consumer.offsets_for_times`."""
         wanted: dict[TopicPartition, str | int] = {}
+        if not isinstance(timestamps, Mapping):
+            raise InvalidRequestError(
+                f"timestamps must be a mapping of partitions to times, not {timestamps!r}",
+                field="timestamps",
+            )
         for each, timestamp in timestamps.items():
             if type(timestamp) is not int or timestamp < 0:
                 raise InvalidRequestError(
-                    f"timestamps are ints of ms since the epoch, not {timestamp!r}"
+                    f"timestamps are ints of ms since the epoch, not {timestamp!r}",
+                    field="timestamps",
                 )
             wanted[partition_of(each)] = timestamp
         found = yield from self.offsets_steps(wanted, timeout_s)

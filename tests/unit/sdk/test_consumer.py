@@ -651,6 +651,37 @@ def test_wrong_arguments(consume):
             call(B)
 
 
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda consumer: consumer.assign(5), "partitions must be several"),
+        (lambda consumer: consumer.assign(None), "partitions must be several"),
+        (lambda consumer: consumer.assign("t"), "partitions must be several"),
+        (lambda consumer: consumer.assign(A), "partitions must be several"),
+        (lambda consumer: consumer.beginning_offsets(A), "partitions must be several"),
+        (lambda consumer: consumer.end_offsets(5), "partitions must be several"),
+        (lambda consumer: consumer.offsets_for_times(5), "timestamps must be a mapping"),
+        (lambda consumer: consumer.offsets_for_times([A]), "timestamps must be a mapping"),
+        (lambda consumer: consumer.subscribe(5), "topics must be a name or several"),
+        (lambda consumer: consumer.subscribe(b"t"), "topics must be a name or several"),
+        (lambda consumer: consumer.subscribe(pattern=5), "pattern must be a regular expression"),
+        (lambda consumer: consumer.subscribe(pattern=b"t"), "pattern must be a regular expression"),
+    ],
+)
+async def test_arguments_of_another_shape_are_told_the_rule(consume, aio_consume, call, told):
+    with pytest.raises(InvalidRequestError, match=told) as caught:
+        call(consume(group_id="g"))
+    assert caught.value.members["field"] == told.split()[0]
+
+    async def awaited():
+        answer = call(aio_consume(group_id="g"))
+        if answer is not None:
+            await answer
+
+    with pytest.raises(InvalidRequestError, match=told):
+        await awaited()
+
+
 def test_a_topic_that_does_not_exist(cluster, consume):
     consumer = consume()
     consumer.assign([TopicPartition("nowhere", 0)])
