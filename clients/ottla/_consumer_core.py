@@ -85,7 +85,7 @@ class ConsumerCore(CommitSteps, OffsetSteps):
         if bool(names) == (pattern is not None):
             raise SubscriptionError("subscribe needs topics or a pattern, and not both")
         for name in names:
-            validate_topic_name(name)
+            validate_topic_name(name, field="topics")
         text = pattern.pattern if isinstance(pattern, Pattern) else pattern
         if text is not None and not isinstance(text, str):
             raise InvalidRequestError(

@@ -126,7 +126,7 @@ class FakeMetadata:
     def _create_topic(self, _node_id: int, _query: Mapping[str, str], body: bytes) -> Response:
         wanted = parse_json(body, models.CreateTopicRequest)
         if not _TOPIC_NAME.fullmatch(wanted.name) or wanted.name in (".", ".."):
-            raise InvalidTopicError(f"{wanted.name!r} is no name for a topic")
+            raise InvalidTopicError(f"{wanted.name!r} is no name for a topic", field="name")
         if wanted.name in self.topics:
             raise TopicAlreadyExistsError(f"topic {wanted.name!r} already exists")
         count = DEFAULT_PARTITIONS if wanted.partitions is None else wanted.partitions

@@ -154,7 +154,7 @@ class OffsetSteps(ConsumerBase):
     ) -> Steps[tuple[PartitionInfo, ...]]:
         """See `Consumer.partitions_for`."""
         self.check_usable()
-        validate_topic_name(topic)
+        validate_topic_name(topic, field="topic")
         timeout_ms = round(self._timeout_s(timeout_s) * 1000)
         path = f"{routes.METADATA}?topics={quote(topic, safe='')}"
         answer: MetadataResponse = yield Run(

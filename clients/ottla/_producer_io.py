@@ -314,7 +314,7 @@ class ProducerIO(Driver):
             raise copy(error).with_outcome(Outcome.NOT_APPLIED) from error.__cause__
 
     async def _learn(self, topic: str, timeout_s: float) -> None:
-        validate_topic_name(topic)
+        validate_topic_name(topic, field="topic")
         deadline_s = time.monotonic() + timeout_s
         with self.monitor.lock:
             self.metadata.watch(topic)

@@ -136,7 +136,10 @@ class ProduceService:
             partition = self._led_here(batch)
             header = validate_batch(batch.batch, on_append=True)
             if header.is_transactional:
-                raise InvalidRequestError("transactional_id is missing: a batch is transactional")
+                raise InvalidRequestError(
+                    "transactional_id is missing: a batch is transactional",
+                    field="transactional_id",
+                )
             appended = self._append_to(partition, batch, header, options)
         except OttlaError as error:
             return _not_applied(error)
@@ -145,7 +148,7 @@ class ProduceService:
     def _led_here(self, batch: BatchToAppend) -> Partition:
         """The partition that a batch of this size is for."""
         # What a coordinator reads there decides for others.
-        refuse_internal(batch.topic)
+        refuse_internal(batch.topic, field="topic")
         if batch.topic_id is not None:
             # A forwarder may know a topic before this broker does, which must not pass for
             # 'unknown topic': this error can be tried again.

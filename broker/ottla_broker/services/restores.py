@@ -108,7 +108,7 @@ class RestoreService:
 
     def _require_feature(self, name: str) -> None:
         try:
-            refuse_internal(name)
+            refuse_internal(name, parameter="topic")
             # An older controller does not know the command.
             require(self._metadata.image, RESTORES)
         except OttlaError as error:

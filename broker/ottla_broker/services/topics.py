@@ -109,7 +109,7 @@ class TopicService:
             UnknownTopicOrPartitionError: there is none.
             UnavailableError: no controller decided in time.
         """
-        refuse_internal(name)
+        refuse_internal(name, parameter="topic")
         await self._commands.change(DeleteTopic(name=name))
 
     async def configs(self, name: str) -> TopicConfigs:
@@ -139,7 +139,7 @@ class TopicService:
             UnknownTopicOrPartitionError: there is no such topic.
             UnavailableError: no controller decided in time.
         """
-        refuse_internal(name)
+        refuse_internal(name, parameter="topic")
         await self._commands.change(
             AlterTopicConfigs(name=name, configs=dict(request.configs)), repeatable=True
         )
@@ -155,7 +155,7 @@ class TopicService:
             UnknownTopicOrPartitionError: there is no such topic.
             UnavailableError: no controller decided in time.
         """
-        refuse_internal(name)
+        refuse_internal(name, parameter="topic")
         response = await self._commands.change(
             AddPartitions(name=name, partitions=request.partitions)
         )

@@ -93,7 +93,7 @@ def finish_reassignments(
 
 
 def _alter(image: MetadataImage, wanted: Reassignment) -> tuple[PartitionReassigned, ...]:
-    refuse_internal(wanted.topic)
+    refuse_internal(wanted.topic, field="topic")
     partition = image.partition(wanted.topic, wanted.partition)
     former = partition.former_replicas
     if wanted.replicas is None:

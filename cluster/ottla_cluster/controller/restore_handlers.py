@@ -24,6 +24,7 @@ from ottla_cluster.controller.records import (
 )
 from ottla_cluster.controller.topic_configs import effective_configs
 from ottla_cluster.controller.topic_handlers import create_topic, state_of
+from ottla_cluster.controller.topic_names import refuse_internal, validate_topic_name
 from ottla_cluster.state_machine.result import Result
 from ottla_protocol.errors import InvalidRequestError, RestoreConflictError
 
@@ -47,6 +48,9 @@ def begin_restore(
     require(image, RESTORES)
     if not command.restore_id or any(offset < 0 for offset in command.first_offsets):
         raise InvalidRequestError("a restore needs an id, and first offsets from 0 on")
+    # Not left to `create_topic`: there the name is a field of the body, and here of the path.
+    validate_topic_name(command.name, parameter="topic")
+    refuse_internal(command.name, parameter="topic")
     topic_id = image.topic_ids.get(command.name)
     if topic_id is not None and image.topics[topic_id].restore_id is not None:
         return Result((), _as_begun(image.topics[topic_id], command))

@@ -138,7 +138,7 @@ def add_partitions(
         InvalidReplicationFactorError: fewer brokers are active than the topic has replicas.
         UnavailableError: no broker is active.
     """
-    refuse_internal(command.name)
+    refuse_internal(command.name, parameter="topic")
     topic = image.topic(command.name)
     if topic.restore_id is not None:
         raise TopicBeingRestoredError(f"The topic {topic.name!r} is being restored from a backup.")
@@ -176,15 +176,15 @@ def delete_topic(
         InvalidTopicError: the topic is the brokers' own.
         UnknownTopicOrPartitionError: there is no such topic.
     """
-    refuse_internal(command.name)
+    refuse_internal(command.name, parameter="topic")
     topic = image.topic(command.name)
     return Result((TopicRemoved(topic.topic_id),), DeleteTopicResponse(topic.name, topic.topic_id))
 
 
 def _check_new_name(image: MetadataImage, command: CreateTopic) -> None:
-    validate_topic_name(command.name)
+    validate_topic_name(command.name, field="name")
     if not command.internal:
-        refuse_internal(command.name)
+        refuse_internal(command.name, field="name")
     if command.name in image.topic_ids:
         raise TopicAlreadyExistsError(f"The topic {command.name!r} exists already.")
     other = collides(command.name, image.topic_ids)

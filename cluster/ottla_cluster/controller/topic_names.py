@@ -5,6 +5,7 @@ turns `.` into `_` cannot tell `a.b` from `a_b`.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from ottla_protocol.errors import InvalidTopicError
 from ottla_protocol.topic_names import validate_topic_name
@@ -27,20 +28,27 @@ def is_internal(name: str) -> bool:
     return name in INTERNAL_TOPICS
 
 
-def refuse_internal(name: str) -> None:
+def refuse_internal(name: str, **named: Any) -> None:
     """Refuses a client's command on a topic of the brokers' own.
+
+    Args:
+        name: the topic.
+        named: where the name stands, for the error: `field=` or `parameter=`.
 
     Raises:
         InvalidTopicError: the name is reserved.
     """
     if is_internal(name):
-        raise InvalidTopicError(f"The topic {name!r} is internal: only the brokers manage it.")
+        raise InvalidTopicError(
+            f"The topic {name!r} is internal: only the brokers manage it.", **named
+        )
     internal = collides(name, INTERNAL_TOPICS)
     if internal is not None:
         # Another spelling of it would keep the brokers from ever creating their own.
         raise InvalidTopicError(
             f"The topic {name!r} equals the internal {internal!r} after swapping '.' and '_': only "
-            "the brokers manage that."
+            "the brokers manage that.",
+            **named,
         )
 
 

@@ -61,7 +61,7 @@ def require_trimmable(topic: Topic) -> None:
         PolicyViolationError: its `cleanup.policy` keeps the newest record of each key, and lacks
             `delete`.
     """
-    refuse_internal(topic.name)
+    refuse_internal(topic.name, parameter="topic")
     if topic.restore_id is not None:
         raise TopicBeingRestoredError(f"The topic {topic.name!r} is being restored from a backup.")
     policies = cleanup_policies(topic.configs)

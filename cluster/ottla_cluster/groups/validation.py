@@ -116,10 +116,13 @@ def _validate_subscription(command: Join) -> None:
             f"topics must name 1 to {MAX_SUBSCRIBED_TOPICS} topics; it names {len(topics)}.",
             field="topics",
         )
-    for topic in topics:
-        validate_topic_name(topic)
+    for index, topic in enumerate(topics):
+        field = f"topics[{index}]"
+        validate_topic_name(topic, field=field)
         if is_internal(topic):
-            raise InvalidTopicError(f"The topic {topic!r} is internal: no group may read it.")
+            raise InvalidTopicError(
+                f"The topic {topic!r} is internal: no group may read it.", field=field
+            )
 
 
 def validate_offsets(offsets: tuple[OffsetToCommit, ...] | tuple[OffsetToSeek, ...]) -> None:

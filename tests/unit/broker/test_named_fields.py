@@ -16,7 +16,10 @@ ABOUT_NO_FIELD = {HTTP / "aiohttp_connection.py", HTTP / "problems.py"}
 MODULES = [
     *sorted(set(HTTP.glob("*.py")) - ABOUT_NO_FIELD),
     *(SERVICES / f"{name}.py" for name in ("features", "groups", "quorum", "reassignments")),
-    *(SERVICES / f"{name}.py" for name in ("restores", "transactions", "trims")),
+    *(
+        SERVICES / f"{name}.py"
+        for name in ("produce", "restores", "topics", "transactions", "trims")
+    ),
     *(
         CLUSTER / "controller" / f"{name}_handlers.py"
         for name in ("feature", "reassignment", "throttle", "topic", "unclean_election")
@@ -25,12 +28,14 @@ MODULES = [
     ROOT / "clients" / "ottla_protocol" / "models_trims.py",
 ]
 NAMES = {"field", "parameter", "path", "index"}
+REFUSALS = {"InvalidRequestError", "InvalidTopicError", "validate_topic_name", "refuse_internal"}
+"""What makes an error, or raises one and is told for whom."""
 
 
 def refusals(path):
-    """Line and keywords of each InvalidRequestError that the module makes."""
+    """Line and keywords of each refusal that the module makes, or has others make."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "InvalidRequestError":
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in REFUSALS:
             yield node.lineno, {each.arg for each in node.keywords}
 
 

@@ -371,6 +371,7 @@ async def test_a_transactional_batch_needs_its_transactional_id(leader):
     [result] = await leader.send(leader.batch(0), transactional_id=None)
     assert isinstance(result, InvalidRequestError)
     assert "transactional_id" in result.detail
+    assert result.members["field"] == "transactional_id"
     assert result.outcome is Outcome.NOT_APPLIED
 
 
@@ -386,6 +387,7 @@ async def test_internal_topics_are_refused(leader):
     internal = BatchToAppend("__transaction_state", 0, batch.batch)
     [result] = await leader.send(internal)
     assert isinstance(result, InvalidTopicError)
+    assert result.members["field"] == "topic"
     assert not leader.coordinator.asked
 
 

@@ -104,6 +104,13 @@ def test_what_cannot_be_restored_is_refused(metadata):
             metadata.apply(command)
 
 
+@pytest.mark.parametrize("name", ["a/b", "__consumer_offsets"])
+def test_a_name_that_cannot_be_is_that_of_the_path(metadata, name):
+    with pytest.raises(InvalidTopicError) as caught:
+        metadata.apply(replace(BEGIN, name=name))
+    assert caught.value.members == {"parameter": "topic"}
+
+
 def test_a_topic_whose_restore_is_given_up_can_be_deleted(metadata):
     metadata.apply(BEGIN)
     metadata.apply(DeleteTopic("flights"))

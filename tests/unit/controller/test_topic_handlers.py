@@ -122,17 +122,20 @@ def test_a_name_or_its_swapped_twin_is_taken(metadata):
 
 
 def test_internal_topics_are_refused_to_clients_only(metadata):
-    with pytest.raises(InvalidTopicError):
+    with pytest.raises(InvalidTopicError) as caught:
         metadata.create("__consumer_offsets")
+    assert caught.value.members == {"field": "name"}
     metadata.apply(CreateTopic("__consumer_offsets", internal=True))
-    with pytest.raises(InvalidTopicError):
+    with pytest.raises(InvalidTopicError) as caught:
         metadata.apply(DeleteTopic("__consumer_offsets"))
+    assert caught.value.members == {"parameter": "topic"}
 
 
 def test_an_illegal_name_or_config_creates_nothing(metadata):
     before = metadata.image
-    with pytest.raises(InvalidTopicError):
+    with pytest.raises(InvalidTopicError) as caught:
         metadata.create("a/b")
+    assert caught.value.members == {"field": "name"}
     with pytest.raises(InvalidConfigError):
         metadata.create("a", min_insync_replicas="many")
     assert metadata.image is before

@@ -32,8 +32,9 @@ def test_legal_names_pass(name):
     ],
 )
 def test_illegal_names_are_refused_with_the_rule(name, rule):
-    with pytest.raises(InvalidTopicError, match=rule):
-        validate_topic_name(name)
+    with pytest.raises(InvalidTopicError, match=rule) as caught:
+        validate_topic_name(name, field="name")
+    assert caught.value.problem()["field"] == "name"
 
 
 @given(st.text(max_size=12))
@@ -52,8 +53,9 @@ def test_a_name_that_passes_is_safe_as_a_folder(name):
     ["__consumer_offsets", "__transaction_state", "__consumer.offsets", "..transaction.state"],
 )
 def test_internal_names_are_the_brokers_own(name):
-    with pytest.raises(InvalidTopicError, match="internal"):
-        refuse_internal(name)
+    with pytest.raises(InvalidTopicError, match="internal") as caught:
+        refuse_internal(name, parameter="topic")
+    assert caught.value.problem()["parameter"] == "topic"
 
 
 def test_other_names_with_two_underscores_are_not_internal():

@@ -153,8 +153,8 @@ def test_round_robin_may_be_spelled_as_elsewhere(groups):
 def test_a_join_out_of_bounds_is_refused(groups, fields, error, says):
     with pytest.raises(error, match=says) as caught:
         groups.apply(Join(**({"group": "g", "topics": ("orders",)} | fields)))
-    if error in (InvalidRequestError, InvalidSessionTimeoutError):
-        assert caught.value.members["field"] == next(iter(fields))
+    if error in (InvalidRequestError, InvalidSessionTimeoutError, InvalidTopicError):
+        assert caught.value.members["field"].removesuffix("[0]") == next(iter(fields))
 
 
 def test_a_group_has_a_limit(groups, monkeypatch):
