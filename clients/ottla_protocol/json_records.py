@@ -113,6 +113,10 @@ _topic_record_decoder = msgspec.json.Decoder(_JsonTopicRecord)
 _topic_records_decoder = msgspec.json.Decoder(_JsonRecords[_JsonTopicRecord])
 
 _DOCUMENT = 'records are sent as {"records": [{"key": ..., "value": ...}]}'
+_TOPIC_DOCUMENT = 'records are sent as {"records": [{"topic": ..., "key": ..., "value": ...}]}'
+_VALUE = f", and one value as it is as {OCTET_STREAM}"
+_WHITESPACE = b" \t\r\n"
+_BRACE = ord("{")
 _BYTE_POSITION = re.compile(r"\(byte (\d+)\)")
 _RECORD_PATH = re.compile(r"\$\.records\[(?P<index>\d+)\]\.?(?P<field>.*)", re.DOTALL)
 
@@ -126,27 +130,31 @@ def parse_records(body: bytes) -> list[ParsedRecord]:
             where they apply.
         MessageTooLargeError: there are more than MAX_RECORDS_PER_REQUEST records.
     """
-    _check_utf8(body)
-    records = _decoded(body, _records_decoder)
+    records = _decoded(body, _records_decoder, _DOCUMENT, _VALUE)
     return [_parsed(record, index) for index, record in enumerate(records)]
 
 
 def parse_topic_records(body: bytes) -> list[tuple[str, ParsedRecord]]:
     """As `parse_records`, where each record names its topic in a field `topic`."""
-    _check_utf8(body)
-    records = _decoded(body, _topic_records_decoder)
+    records = _decoded(body, _topic_records_decoder, _TOPIC_DOCUMENT)
     return [(record.topic, _parsed(record, index)) for index, record in enumerate(records)]
 
 
 def _decoded(
-    body: bytes, decoder: msgspec.json.Decoder[_JsonRecords[_JsonRecordT]]
+    body: bytes,
+    decoder: msgspec.json.Decoder[_JsonRecords[_JsonRecordT]],
+    document: str,
+    value: str = "",
 ) -> Sequence[_JsonRecordT]:
+    # What is no object may be meant as a value.
+    hint = f"; {document}{value}" if _is_no_object(body) else ""
+    _check_utf8(body, hint)
     try:
         records = decoder.decode(body).records
     except msgspec.ValidationError as error:
-        _refuse_document(error)
+        _refuse_document(error, hint or f"; {document}")
     except msgspec.DecodeError as error:
-        raise _malformed(error, body) from error
+        raise _malformed(error, body, hint) from error
     except RecursionError as error:
         raise InvalidRequestError("body is nested too deeply") from error
     if not records:
@@ -249,30 +257,36 @@ def _has_whitespace(text: bytes) -> bool:
     return 0x20 in text or 0x0A in text or 0x0D in text or 0x09 in text
 
 
-def _check_utf8(body: bytes, **members: Any) -> None:
+def _is_no_object(body: bytes) -> bool:
+    """Whether something is there, and it does not begin as an object does."""
+    for byte in body:
+        if byte not in _WHITESPACE:
+            return byte != _BRACE
+    return False
+
+
+def _check_utf8(body: bytes, hint: str = "", **members: Any) -> None:
     """Refuse bytes that are not UTF-8; values that pass through undecoded are not checked later."""
     if body.isascii():
         return
     try:
         body.decode()
     except UnicodeDecodeError as error:
-        raise _malformed_at(error.start, "invalid UTF-8", body, **members) from error
+        raise _malformed_at(error.start, f"invalid UTF-8{hint}", body, **members) from error
 
 
-def _malformed(error: msgspec.DecodeError, body: bytes, **members: Any) -> MalformedBodyError:
+def _malformed(
+    error: msgspec.DecodeError, body: bytes, hint: str = "", **members: Any
+) -> MalformedBodyError:
     """The error with the position that msgspec's message tells; at the end where it tells none."""
     found = _BYTE_POSITION.search(str(error))
     if found is None:
         rule = "the JSON ends too early" if body else "there is no body, and no record"
-        return _malformed_at(len(body), rule, body, **members)
+        return _malformed_at(len(body), rule + hint, body, **members)
     rule = str(error)[: found.start()].strip().removeprefix("JSON is malformed: ")
     # Only here msgspec tells the position behind the character that it stumbled over.
     is_behind = rule == "trailing characters"
-    position = int(found[1]) - is_behind
-    if position == 0 and "index" not in members:
-        # It does not begin as JSON does, so it may be meant as a value.
-        rule += f"; {_DOCUMENT}, and one value as it is as {OCTET_STREAM}"
-    return _malformed_at(position, rule, body, **members)
+    return _malformed_at(int(found[1]) - is_behind, rule + hint, body, **members)
 
 
 def _malformed_at(position: int, rule: str, body: bytes, **members: Any) -> MalformedBodyError:
@@ -298,14 +312,14 @@ def _rule_and_path(error: msgspec.ValidationError) -> tuple[str, str]:
     return rule, "$" if broken.field == BODY else f"$.{broken.field}"
 
 
-def _refuse_document(error: msgspec.ValidationError) -> NoReturn:
+def _refuse_document(error: msgspec.ValidationError, hint: str) -> NoReturn:
     rule, path = _rule_and_path(error)
     found = _RECORD_PATH.fullmatch(path)
     if found is not None:
         _refuse(int(found["index"]), found["field"], rule)
     field = path.removeprefix("$").removeprefix(".") or "body"
     if "." not in field and HEADER_TRANSACTION not in rule:
-        rule += f"; {_DOCUMENT}"
+        rule += hint
     raise InvalidRequestError(f"{field}: {rule}", path=path)
 
 

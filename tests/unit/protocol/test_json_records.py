@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from ottla_protocol import json_records as jr
 from ottla_protocol.errors import InvalidRequestError, MalformedBodyError, MessageTooLargeError
-from ottla_protocol.json_records import ParsedRecord, parse_record_line, parse_records
+from ottla_protocol.json_records import (
+    ParsedRecord,
+    parse_record_line,
+    parse_records,
+    parse_topic_records,
+)
 from ottla_protocol.record_codec import Record
 
 
@@ -399,9 +404,32 @@ def test_texts_are_those_of_the_rendered_records(key, value, headers, fmt, topic
     assert jr.render_texts([record, record], fmt, **where) == [expected, expected]
 
 
-def test_a_body_that_may_be_meant_as_a_value_is_told_how_to_send_one():
-    with pytest.raises(MalformedBodyError, match=r'as \{"records": .*application/octet-stream'):
-        parse_records(b"hello")
-    with pytest.raises(MalformedBodyError) as caught:
-        parse_records(b'{"records": [}')
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"hello", b" hello", b"test", b"n", b"first one", b"12 apples", b'"text"', b"[1]", b"-x"),
+        *(b"null", b"gr\xfc\xdfe", b"\xff\xd8\xff\xe0", b"\x00\x00"),
+    ],
+)
+def test_a_body_that_may_be_meant_as_a_value_is_told_how_to_send_one(body):
+    with pytest.raises(InvalidRequestError, match=r'as \{"records": .*application/octet-stream$'):
+        parse_records(body)
+    # There is no way to send one value where each record names its topic.
+    with pytest.raises(InvalidRequestError, match=r'sent as \{"records": \[\{"topic": ') as caught:
+        parse_topic_records(body)
     assert "octet-stream" not in caught.value.detail
+
+
+@pytest.mark.parametrize("body", [b"", b" \n", b'{"records": [}', b' {"records": "\xff"}', b"{"])
+def test_a_body_that_is_meant_as_a_document_is_told_of_no_values(body):
+    for parse in (parse_records, parse_topic_records):
+        with pytest.raises(MalformedBodyError) as caught:
+            parse(body)
+        assert "records are sent" not in caught.value.detail
+
+
+def test_a_document_of_other_fields_is_told_those_of_its_call():
+    with pytest.raises(InvalidRequestError, match=r'sent as \{"records": \[\{"key": ...,'):
+        parse_records(b'{"value": 1}')
+    with pytest.raises(InvalidRequestError, match=r'sent as \{"records": \[\{"topic": ...,'):
+        parse_topic_records(b'{"value": 1}')
