@@ -1,11 +1,12 @@
 """Which of SQLite's two journals a stream of commits should go through.
 
 The write-ahead log costs one sync per commit, but every byte is written twice: into the log, then
-by a checkpoint into the file. The rollback journal costs three syncs per commit, but a new page is
-written once, straight into the file, because undoing it needs no copy of what was there; and new
-pages are nearly all that an append writes. So small commits belong in the log, and commits of a
-megabyte in the journal: measured here, 1.7 to 2.3 times the throughput at half the processor time.
-Both are equally safe: with synchronous=FULL a commit returns after it is durable in either.
+by a checkpoint into the file. The rollback journal costs six syncs per commit, four where it fits
+into the page cache, but a new page is written once, straight into the file, because undoing it
+needs no copy of what was there; and new pages are nearly all that an append writes. So small
+commits belong in the log, and commits of a megabyte in the journal: measured here, 1.7 to 2.3 times
+the throughput at half the processor time. Both are equally safe: with synchronous=FULL a commit
+returns after it is durable in either.
 
 Changing over costs a few syncs, so it takes a run of commits of one kind.
 """
