@@ -58,6 +58,11 @@ PINNED_BODY_FACTOR = 4
 NO_OFFSET = -1
 
 
+def measure_produce(acks: int, started_ms: int) -> None:
+    """Count one produce to partitions that this broker leads, which began then and is over."""
+    METRICS.produce_seconds.labels(ACKS_LABELS[acks]).observe((monotonic_ms() - started_ms) / 1000)
+
+
 class ProduceService:
     """Appends record batches for whoever asks: binary clients, JSON clients, forwarding brokers."""
 
@@ -90,7 +95,7 @@ class ProduceService:
 
         All are appended before any is waited for, so they share group commits.
         """
-        with nullcontext() if options.is_gathered else self.awaited_ack(options.acks):
+        with nullcontext() if options.is_gathered else self._awaited_ack(options.acks):
             refused = await self._refuse_keyless(batches)
             if options.transactional_id is not None:
                 pending = await self._append_in_transaction(batches, refused, options)
@@ -108,16 +113,16 @@ class ProduceService:
         return results
 
     @contextmanager
-    def awaited_ack(self, acks: int) -> Iterator[None]:
+    def _awaited_ack(self, acks: int) -> Iterator[None]:
         """One produce to partitions that this broker leads, from here to its ack.
 
         Raises:
             OverloadedError: as many requests are parked as may be.
         """
-        started = monotonic_ms()
+        started_ms = monotonic_ms()
         with self._purgatory.parked_ack():
             yield
-        METRICS.produce_seconds.labels(ACKS_LABELS[acks]).observe((monotonic_ms() - started) / 1000)
+        measure_produce(acks, started_ms)
 
     async def _refuse_keyless(self, batches: Sequence[BatchToAppend]) -> dict[int, OttlaError]:
         """The errors of batches that compacted topics do not take, by position."""

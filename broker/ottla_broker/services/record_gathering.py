@@ -25,11 +25,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from ottla_broker.drivers.clock import wall_clock_ms
+from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.request_id import REQUEST_ID, joined
 from ottla_broker.services.forwarder import ProduceForwarder
-from ottla_broker.services.produce import NO_OFFSET, ProduceService
+from ottla_broker.services.produce import NO_OFFSET, ProduceService, measure_produce
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_cluster.controller.image import Topic
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES, integer_config
@@ -136,20 +136,19 @@ class RecordGathering:
         has_place = not (is_led_here and self._purgatory.is_full)
         if not (has_place and _may_share(records, size_bytes, options)):
             return None
-        with self._produce.awaited_ack(options.acks) if is_led_here else nullcontext():
+        started_ms = monotonic_ms()
+        with self._purgatory.parked_ack() if is_led_here else nullcontext():
             gathered, start = self._join(topic, partition, records, size_bytes, options, route)
             assert gathered.sending is not None
             # Whoever gives up leaves the others alone.
             result = await asyncio.shield(gathered.sending)
-        if result is None:
+        if result is None or _goes_alone(result, gathered):
             return None
+        if is_led_here:
+            # Not before: whoever goes alone is measured there.
+            measure_produce(options.acks, started_ms)
         if isinstance(result, AppendedBatch):
             return _part(result, start, len(records))
-        is_shared = len(gathered.request_ids) > 1
-        # Another request may be to blame, or this broker's clock.
-        may_go_alone = is_shared or isinstance(result, InvalidTimestampError)
-        if may_go_alone and result.outcome is Outcome.NOT_APPLIED and not result.retriable:
-            return None
         # Its own, because whoever renders or retries an error may add to it.
         return copy(result)
 
@@ -259,6 +258,16 @@ def _may_share(records: Sequence[ParsedRecord], size_bytes: int, options: Produc
         and options.transaction is None
         and all(record.timestamp is None for record in records)
     )
+
+
+def _goes_alone(result: AppendedBatch | OttlaError, gathered: _Gathered) -> bool:
+    """Whether each request of a batch is to be delivered again by itself."""
+    if isinstance(result, AppendedBatch):
+        return False
+    is_shared = len(gathered.request_ids) > 1
+    # Another request may be to blame, or this broker's clock.
+    may_go_alone = is_shared or isinstance(result, InvalidTimestampError)
+    return may_go_alone and result.outcome is Outcome.NOT_APPLIED and not result.retriable
 
 
 def _part(appended: AppendedBatch, start: int, count: int) -> AppendedBatch:

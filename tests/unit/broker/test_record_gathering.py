@@ -1,7 +1,6 @@
 """Which requests share a record batch, when it leaves, and what each of them is told."""
 
 import asyncio
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import msgspec
@@ -23,6 +22,7 @@ from ottla_broker.services.record_gathering import (
     RecordGathering,
 )
 from ottla_broker.services.record_produce import RecordProduceService
+from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.topic_configs import MAX_MESSAGE_BYTES
 from ottla_protocol.errors import (
     LeaderNotAvailableError,
@@ -55,11 +55,6 @@ class Log:
         self.purgatory = Purgatory(limit=100)
         self.gate = asyncio.Event()
         self.gate.set()
-
-    @contextmanager
-    def awaited_ack(self, acks):
-        with self.purgatory.parked_ack():
-            yield
 
     async def deliver(self, batches, options):
         [batch] = batches
@@ -323,6 +318,24 @@ async def test_each_request_that_waits_here_takes_a_place(world, patient):
     world.log.release()
     await asyncio.gather(first, elsewhere, *others)
     assert world.log.purgatory.parked == 0
+
+
+async def test_each_request_is_measured_once_where_its_leader_is(world):
+    def measured():
+        [*_, (_, all_of_them)] = METRICS.produce_seconds.labels("all").cumulative()
+        return all_of_them
+
+    before = measured()
+    await asyncio.gather(world.post(b"a"), world.post(b"b"))
+    assert measured() == before + 2
+    world.log.errors = [RequestTimedOutError("late", outcome=Outcome.UNKNOWN)]
+    await asyncio.gather(world.post(b"a"), world.post(b"b"))
+    assert measured() == before + 4
+    # The leader measures it, and so does the ordinary way.
+    await world.post(b"a", partition=10)
+    world.log.errors = [MessageTooLargeError("too large", outcome=Outcome.NOT_APPLIED)]
+    assert await asyncio.gather(world.post(b"a"), world.post(b"b")) == [None, None]
+    assert measured() == before + 4
 
 
 async def test_a_batch_goes_under_the_ids_of_all_its_requests(world):
