@@ -32,7 +32,7 @@ class _Fate(NamedTuple):
     code: str | None = None
     """Of its refusal; None where it is committed, or the log is past it."""
     is_appended: bool = False
-    """Whether this call appended it."""
+    """Whether this call appended it; false, too, where it was not committed in time."""
 
 
 class MarkerAppends:
@@ -99,7 +99,8 @@ class MarkerAppends:
             last = max(appended, key=lambda each: each.info.next_offset)
             await hosted.committed(last, deadline_ms=deadline_ms)
         except OttlaError as error:
-            # Some may be committed; they are sent again and found to be there.
+            # All are in the log, and some may be committed: sent again they are found to be there,
+            # and nobody is told any more that it was he who appended them.
             return (_Fate(error.code),) * len(markers)
         return tuple(fates)
 

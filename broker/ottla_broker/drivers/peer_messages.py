@@ -364,8 +364,10 @@ class MarkersWritten(msgspec.Struct, frozen=True, array_like=True):
 
     error_codes: tuple[tuple[str | None, ...], ...]
     appended: tuple[tuple[bool, ...], ...] = ()
-    """Likewise whether this call put the marker there; false where it, or another end of that
-    transaction, was there before. Empty from brokers that do not tell."""
+    """Likewise whether this call put the marker there, and it is committed. False where another end
+    of that transaction was there before, or the same marker from an earlier call; where it is
+    refused, though after a time-out it is in the log and may yet be committed; and for pending
+    offsets, of which nobody tells. Empty from brokers that do not tell."""
 
 
 def encode(message: Any) -> bytes:

@@ -73,7 +73,11 @@ class HangingTransactions:
             await self.look(monotonic_ms())
 
     async def look(self, now_ms: int) -> None:
-        """One round at that time of the monotonic clock; what fails is due again at the next."""
+        """One round at that time of the monotonic clock; what fails is due again at the next.
+
+        Save for a marker that was not committed in time: it is in the log, so nothing is open there
+        any more. Where it is lost with its leader, the next leader finds the transaction open.
+        """
         due = self._open.follow(self._open_here(), now_ms)
         if not due:
             return

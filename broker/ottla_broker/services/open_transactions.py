@@ -62,7 +62,7 @@ class Markers(Protocol):
     """Writes markers, wherever the partition is led."""
 
     async def write_one(self, topic_id: str, partition: int, marker: TransactionMarker) -> bool:
-        """Returns once the marker is committed, and whether no other was there before it."""
+        """Returns once the marker is committed, and whether none was there before this call."""
 
 
 class KnownTransactions(Protocol):

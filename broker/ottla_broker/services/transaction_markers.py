@@ -50,7 +50,8 @@ class TransactionMarkerService:
         """Have a marker in a partition; returns once it is committed, or the log is past it.
 
         Returns:
-            Whether it was this marker that ended the transaction there, and no earlier one.
+            Whether it was this marker that ended the transaction there, and no earlier one: not
+            even that of an earlier call, which had not heard in time that it is committed.
 
         Raises:
             UnknownTopicIdError, UnknownTopicOrPartitionError: there is no such partition.

@@ -116,9 +116,13 @@ async def test_a_marker_that_the_log_is_past_is_as_good_as_written(led):
     assert len(await led.markers()) == 1
 
 
-async def test_one_that_is_not_committed_in_time_is_not_written(led):
+async def test_one_that_is_not_committed_in_time_is_refused_and_then_found_to_be_there(led):
     begin(led)
-    assert await led.write(COMMIT, timeout_ms=20) == ("REQUEST_TIMED_OUT",)
+    timed_out = ("REQUEST_TIMED_OUT",)
+    assert (await led.write(COMMIT, timeout_ms=20), led.appended) == (timed_out, (False,))
+    assert led.hosted.partition.log.open_transactions() == ()
+    assert (await led.written(COMMIT), led.appended) == ((None,), (False,))
+    assert len(await led.markers()) == 1
 
 
 async def test_who_does_not_lead_says_so(led):
