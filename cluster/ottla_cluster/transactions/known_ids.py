@@ -40,8 +40,15 @@ DECIDED = frozenset({TransactionState.PREPARE_COMMIT, TransactionState.PREPARE_A
 BY_OTHERS = frozenset({EndedBy.TIMEOUT, EndedBy.OPERATOR})
 """Who ends a transaction without taking its id over: its producer is to abort it and go on."""
 
-_SUCCESSOR = "another producer or a later start of the same one"
+SUCCESSOR = "another producer, or a later start of the same one,"
 """Who has taken an id over. Nobody but they can tell these two apart."""
+
+_STOP = "Stop this producer."
+_STOP_UNLESS_OLD = (
+    "Go on with the token that the last commit or abort was answered with; if it is this one, stop "
+    "this producer."
+)
+"""Where nobody knows any more whether the id was taken over."""
 
 
 def validate_transactional_id(transactional_id: str) -> None:
@@ -106,31 +113,39 @@ def aborted_by_others(
 
 
 def fenced(transaction: TransactionalIdChanged, identity: ProducerIdentity) -> ProducerFencedError:
-    """The refusal of an identity that is not the granted one; it says why as far as that is known.
+    """The refusal of an identity that is not the granted one.
 
-    Identities of before the last decision are not remembered: what is made up looks like an old one
-    then, and is told so.
+    It says why, as far as that is known, and what to do. Identities of before the last decision are
+    not remembered: what is made up looks like an old one then, and is told so.
     """
+    why, what_to_do = _why_fenced(transaction, identity)
     return ProducerFencedError(
         f"Producer {identity.producer_id} epoch {identity.producer_epoch} does not hold the "
-        f"transactional id {transaction.transactional_id!r}: {_why_fenced(transaction, identity)}."
+        f"transactional id {transaction.transactional_id!r}: {why}. {what_to_do}"
     )
 
 
-def _why_fenced(transaction: TransactionalIdChanged, identity: ProducerIdentity) -> str:
+def _why_fenced(transaction: TransactionalIdChanged, identity: ProducerIdentity) -> tuple[str, str]:
+    """Why, and what to do."""
     ended, granted = transaction.ended, transaction.granted
     if ended is not None and ended.identity == identity:
         if ended.by is EndedBy.SUCCESSOR:
-            return f"{_SUCCESSOR} has taken it over, and its transaction is aborted"
+            return (
+                f"{SUCCESSOR} has taken the id over, and the transaction of this one is aborted",
+                _STOP,
+            )
         done, end = ("committed", "commit") if ended.is_committed else ("aborted", "abort")
-        return f"its transaction is {done}; go on with what the {end} was answered"
+        return f"its transaction is {done}", (
+            f"Go on with the token that the {end} was answered with; if that answer was lost, send "
+            f"the {end} again."
+        )
     if identity.producer_id != granted.producer_id:
-        return "another producer id does; this one did before, or never"
+        return "another producer id does; this one did before, or never", _STOP_UNLESS_OLD
     if identity.producer_epoch > granted.producer_epoch:
-        return "its coordinator knows of no such epoch"
+        return "its coordinator knows of no such epoch", "Take the id over to get one."
     if ended is None:
-        return f"{_SUCCESSOR} has taken it over since"
-    return f"it has an earlier epoch; its transaction is over, or {_SUCCESSOR} has taken it over"
+        return f"{SUCCESSOR} has taken the id over since", _STOP
+    return f"its transaction is over, or {SUCCESSOR} has taken the id over", _STOP_UNLESS_OLD
 
 
 def next_identity(

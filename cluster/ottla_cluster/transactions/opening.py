@@ -15,6 +15,7 @@ from ottla_cluster.transactions.ending import decided
 from ottla_cluster.transactions.image import TransactionsImage
 from ottla_cluster.transactions.known_ids import (
     DECIDED,
+    SUCCESSOR,
     fenced,
     known_transaction,
     next_identity,
@@ -144,13 +145,19 @@ def _granted_again(
     if is_last and transaction.state is TransactionState.EMPTY:
         if timeout_ms != transaction.timeout_ms:
             raise IdempotencyKeyReusedError(
-                f"{transaction.transactional_id!r} was taken over by this call with timeout_ms "
-                f"{transaction.timeout_ms}, and now it says {timeout_ms}."
+                f"{transaction.transactional_id!r} was taken over under this idempotency_key with "
+                f"timeout_ms {transaction.timeout_ms}, not {timeout_ms}. Repeat the call as it "
+                "was, or use a new key."
             )
         return InitialiseProducerResponse(transaction.granted)
-    who = "its producer has gone on" if is_last else "another producer has taken it over"
+    since, what_to_do = (
+        ("the producer that did so has gone on", "Go on with its token")
+        if is_last
+        else (f"{SUCCESSOR} has taken it over", "Stop this producer")
+    )
     raise ProducerFencedError(
-        f"{transaction.transactional_id!r} was taken over by this call before, and {who} since."
+        f"{transaction.transactional_id!r} was taken over under this idempotency_key before, and "
+        f"{since} since. {what_to_do}; a producer that starts again uses a new key."
     )
 
 

@@ -18,6 +18,7 @@ from ottla_cluster.transactions.context import TransactionContext
 from ottla_cluster.transactions.ending import marker_identity
 from ottla_cluster.transactions.handlers import handle
 from ottla_cluster.transactions.image import TransactionsImage, replay
+from ottla_cluster.transactions.known_ids import SUCCESSOR
 from ottla_cluster.transactions.limits import (
     MAX_GRANTED_PRODUCER_EPOCH,
     MAX_PARTITIONS_PER_TRANSACTION,
@@ -197,9 +198,6 @@ def test_a_successor_that_finds_nothing_open_fences_as_well(under_test):
             under_test.end(old)
 
 
-SUCCESSOR = "another producer or a later start of the same one"
-
-
 def why_fenced(refused):
     with pytest.raises(ProducerFencedError) as caught:
         refused()
@@ -213,19 +211,22 @@ def test_who_is_fenced_is_told_why_as_far_as_that_is_known(under_test):
     under_test.complete()
     used_up = why_fenced(lambda: under_test.add(first))
     assert "Producer 7 epoch 0 does not hold the transactional id 't': " in used_up
-    assert "its transaction is committed; go on with what the commit was answered" in used_up
+    assert "its transaction is committed. Go on with the token that the commit was" in used_up
     third = under_test.end(second, is_commit=False)
-    assert "is aborted; go on with what the abort" in why_fenced(lambda: under_test.add(second))
+    assert "is aborted. Go on with the token that the abort" in why_fenced(
+        lambda: under_test.add(second)
+    )
     # Whether somebody has taken over before the last two decisions is not remembered.
     for refused in (under_test.add, under_test.end, under_test.initialise):
         told = why_fenced(lambda call=refused: call(first))
-        assert f"its transaction is over, or {SUCCESSOR} has taken it over" in told
+        assert f"its transaction is over, or {SUCCESSOR} has taken the id over. Go on with" in told
     for made_up in (ProducerIdentity(7, 9), ProducerIdentity(99, 0)):
         told = why_fenced(lambda identity=made_up: under_test.end(identity))
-        assert ("knows of no such epoch" in told) == (made_up.producer_id == 7)
-        assert ("another producer id does" in told) == (made_up.producer_id == 99)
+        assert ("knows of no such epoch. Take the id over" in told) == (made_up.producer_id == 7)
+        assert ("another producer id does; " in told) == (made_up.producer_id == 99)
     under_test.initialise()
-    assert f"{SUCCESSOR} has taken it over since" in why_fenced(lambda: under_test.add(third))
+    told = why_fenced(lambda: under_test.add(third))
+    assert f"{SUCCESSOR} has taken the id over since. Stop this producer." in told
 
 
 def test_who_is_being_succeeded_is_told_so(under_test):
@@ -234,7 +235,8 @@ def test_who_is_being_succeeded_is_told_so(under_test):
     assert under_test.initialise() is None
     for refused in (under_test.add, under_test.end, under_test.initialise):
         told = why_fenced(lambda call=refused: call(first))
-        assert f"{SUCCESSOR} has taken it over, and its transaction is aborted" in told
+        assert f"{SUCCESSOR} has taken the id over, and the transaction of this one is" in told
+        assert told.endswith("Stop this producer.")
 
 
 @pytest.mark.parametrize("by", [EndedBy.TIMEOUT, EndedBy.OPERATOR])
@@ -274,7 +276,7 @@ def test_a_take_over_that_comes_again_is_answered_the_same(under_test):
     version = under_test.image.version
     assert under_test.initialise(attempt=b"2") == second
     assert under_test.image.version == version
-    with pytest.raises(IdempotencyKeyReusedError):
+    with pytest.raises(IdempotencyKeyReusedError, match="Repeat the call as it was"):
         under_test.initialise(attempt=b"2", timeout_ms=5)
     under_test.add(second)
     assert under_test.end(second) == ProducerIdentity(7, second.producer_epoch + 1)
@@ -283,14 +285,14 @@ def test_a_take_over_that_comes_again_is_answered_the_same(under_test):
 def test_a_take_over_that_comes_late_does_not_touch_its_own_producer(under_test):
     first = under_test.initialise(attempt=b"1")
     under_test.add(first)
-    with pytest.raises(ProducerFencedError, match="its producer has gone on"):
+    with pytest.raises(ProducerFencedError, match=r"gone on since\. Go on with its token"):
         under_test.initialise(attempt=b"1")
     second = under_test.end(first)
     under_test.complete()
-    with pytest.raises(ProducerFencedError, match="its producer has gone on"):
+    with pytest.raises(ProducerFencedError, match=r"gone on since\. Go on with its token"):
         under_test.initialise(attempt=b"1")
     third = under_test.initialise(second)
-    with pytest.raises(ProducerFencedError, match="its producer has gone on"):
+    with pytest.raises(ProducerFencedError, match=r"gone on since\. Go on with its token"):
         under_test.initialise(attempt=b"1")
     under_test.add(third)
 
@@ -300,7 +302,9 @@ def test_a_take_over_that_comes_late_does_not_touch_a_successor(under_test):
     for attempt in attempts:
         holder = under_test.initialise(attempt=attempt)
     for attempt in attempts[:-1]:
-        with pytest.raises(ProducerFencedError, match="another producer has taken it over"):
+        with pytest.raises(
+            ProducerFencedError, match="or a later start of the same one, has taken it"
+        ):
             under_test.initialise(attempt=attempt)
     assert under_test.initialise(attempt=attempts[-1]) == holder
     assert len(under_test.found.takeovers) == MAX_REMEMBERED_TAKEOVERS
