@@ -29,8 +29,9 @@ nearly."""
 MAX_GROWTH: Final = 64
 """How many times `batch_size` a batch may have that cannot be sent yet."""
 
-GROWN_SHARE: Final = 8
-"""Such a batch takes at most this part of the buffer that is free."""
+GROWN_SHARE: Final = 4
+"""Such a batch takes at most this part of its partition's share of the buffer: one grows, one is
+under way, and others wait."""
 
 HEADER_OVERHEAD_BYTES: Final = 10
 """More than the two lengths of one record header can take."""
@@ -235,7 +236,8 @@ class Accumulator:
             self._limit_bytes * queue.growth,
             self._max_request_size,
             queue.max_batch_bytes,
-            self.available_bytes // GROWN_SHARE,
+            self._buffer_memory // (GROWN_SHARE * len(self._queues)),
+            self.available_bytes,
         )
         return max(grown_bytes, limit_bytes)
 

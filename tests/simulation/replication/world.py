@@ -415,8 +415,6 @@ class World:
         leading = self.brokers[controller.leader]
         if leading.leader is None or leading.leader.leader_epoch != controller.leader_epoch:
             return False
-        if tuple(leading.leader.isr) != tuple(controller.isr):
-            return False  # It refuses records until it has heard who is in sync again.
         if not leading.lease.valid(self.now_ms + SESSION_TIMEOUT_MS // 2):
             return False  # It may still lose its leadership to the faults of before.
         log = leading.log

@@ -82,14 +82,40 @@ def test_batches_shrink_where_they_are_not_nearly_filled():
         ({"max_request_size": 7_000}, 100_000, 7_000),
         ({}, 0, BATCH_SIZE),
         ({}, 500, 500),
-        ({"buffer_memory": BATCH_SIZE * GROWN_SHARE}, 100_000, BATCH_SIZE),
+        ({"buffer_memory": BATCH_SIZE * 6 * GROWN_SHARE}, 100_000, BATCH_SIZE * 6),
     ],
 )
 def test_they_never_grow_over_another_bound(changes, max_batch_bytes, bound):
     buffer = accumulator(**changes)
-    sizes = fill(buffer, queue_of(buffer, max_batch_bytes), 6)
+    sizes = fill(buffer, queue_of(buffer, max_batch_bytes), 5)
     assert max(sizes) <= bound
     assert max(sizes) > bound - 300
+
+
+def test_each_partition_has_its_share_of_the_buffer():
+    buffer = accumulator(buffer_memory=BATCH_SIZE * 48)
+    queue = queue_of(buffer)
+    fill(buffer, queue, 2)
+    for others, bound in ((0, 12 * BATCH_SIZE), (1, 6 * BATCH_SIZE), (3, 3 * BATCH_SIZE)):
+        for number in range(others):
+            buffer.queue("t", 1 + number)
+        queue.growth = MAX_GROWTH
+        batch = buffer.open_batch(queue, 200, 0)
+        assert batch.reserved_bytes == bound
+        batch.append(0, *RECORD)
+        batch.count = 1
+        buffer.close_open(queue)
+
+
+def test_a_batch_takes_what_is_left_rather_than_wait_for_its_share():
+    buffer = accumulator()
+    queue = queue_of(buffer)
+    fill(buffer, queue, 2)
+    buffer.available_bytes = 2 * BATCH_SIZE
+    assert buffer.open_batch(queue, 200, 0).reserved_bytes == 2 * BATCH_SIZE
+    buffer.close_open(queue)
+    buffer.available_bytes = BATCH_SIZE - 1
+    assert buffer.open_batch(queue, 200, 0) is None
 
 
 def test_the_buffer_counts_what_a_grown_batch_may_take():
