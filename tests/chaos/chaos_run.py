@@ -17,6 +17,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -179,6 +180,11 @@ def _one_fault(world, plan, name, numbers, outcome, schedule, tell):
         time.sleep(stays_s)
     except Exception as error:
         outcome.problems.append(f"{name}: {error!r}\n{traceback.format_exc()}")
+    except BaseException:
+        # Told to end: what is frozen can be neither stopped nor unmounted.
+        with suppress(Exception):
+            nemesis.heal()
+        raise
     healed_ns = time.monotonic_ns()
     try:
         nemesis.heal()

@@ -83,3 +83,28 @@ def test_ctrl_c_ends_a_run_without_a_traceback(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["chaos_run", "--seed", "7", "--directory", str(tmp_path)])
     assert chaos_run.main() == 130
     assert f"what there is: {tmp_path / '7'}" in capsys.readouterr().out
+
+
+def test_a_run_that_is_told_to_end_takes_away_the_fault_that_it_made(tmp_path, monkeypatch):
+    """A disk that stays frozen lets neither its broker end nor itself be unmounted."""
+    healed = []
+
+    class Frozen:
+        lasts_s = None
+
+        def __init__(self, _world, _numbers):
+            pass
+
+        def inject(self):
+            raise KeyboardInterrupt
+
+        def heal(self):
+            healed.append("frozen")
+            raise OSError("what was not frozen yet cannot be thawed")
+
+    monkeypatch.setattr(chaos_run, "NEMESES", {"frozen": Frozen})
+    world = SimpleNamespace(directory=tmp_path, wait_busy=lambda *_: None)
+    plan = Plan(seed=1, seconds=0, faults=("frozen",))
+    with pytest.raises(KeyboardInterrupt):
+        chaos_run._make_trouble(world, plan, chaos_run.Outcome(), print)
+    assert healed == ["frozen"]
