@@ -71,6 +71,8 @@ class GroupsSimulation:
         self.unanswered = Counter()
         self.commits = {}
         self.tenures = Counter()
+        # By group and member that is gone: the generation that its replies are of at most.
+        self.removed_in = {}
         self.processed = Counter()
         self.config = GroupConfig(
             default_assignor=self.random.choice(("range", "round_robin", "sticky")),
@@ -343,7 +345,18 @@ class GroupsSimulation:
         for end, batch in self.log:
             if self.committed.version < end <= self.high_watermark:
                 records = [decode_record(*pair) for pair in batch]
-                self.committed = replay(self.committed, records, end)
+                before = self.committed
+                self.committed = replay(before, records, end)
+                self._note_removals(before)
+
+    def _note_removals(self, before):
+        """Up to which generation what a member was told is of a membership that is over."""
+        for name, group in before.groups.items():
+            after = self.committed.groups.get(name)
+            members = () if after is None else after.members
+            for member_id in group.members:
+                if member_id not in members:
+                    self.removed_in[name, member_id] = group.generation
 
     # --- the network ---
 
@@ -458,11 +471,13 @@ class GroupsSimulation:
     def adopted(self, process, key):
         """C1: a process takes up a partition that no other member works on.
 
-        One that stood still before it read a reply may have expired since: whatever it takes up,
-        nothing that it commits may be accepted.
+        One that stood still before it read a reply may have expired since, and a late copy of its
+        join may have made it a member again: whatever it takes up, nothing that it commits may be
+        accepted.
         """
         members = self.committed.groups[process.group].members
-        if process.member_id not in members:
+        removed_in = self.removed_in.get((process.group, process.member_id), -1)
+        if process.member_id not in members or process.generation <= removed_in:
             self.counts["took up too late"] += 1
             return NO_TENURE
         for other in self.processes:
