@@ -93,16 +93,19 @@ async def break_clusters(ends_s, numbers, report):
 
 
 async def test_and_simulate(ends_s, numbers):
-    """The other chaos tests, then simulations until the time is up."""
+    """The other chaos tests, then simulations until the time is up.
+
+    Each ends with its first failure: what the end of the time cuts off tells of none before it.
+    """
     each_s = SECONDS * SHARE_OF_A_TEST
     part = "the other chaos tests"
     try:
         async with asyncio.timeout(ends_s - time.monotonic()):
-            await run("pytest", "-q", "-s", "tests/chaos", OTTLA_SOAK_SECONDS=f"{each_s:.0f}")
+            await run("pytest", "-x", "-q", "-s", "tests/chaos", OTTLA_SOAK_SECONDS=f"{each_s:.0f}")
             part = "simulations"
             while True:
                 await run(
-                    *("pytest", "-q", "--timeout", "3600", "tests/simulation"),
+                    *("pytest", "-x", "-q", "--timeout", "3600", "tests/simulation"),
                     prefix=LOWER_PRIORITY,
                     OTTLA_SIMULATION_SEEDS=str(SIMULATION_SEEDS),
                     OTTLA_GROUP_SEEDS=str(GROUP_SEEDS),
