@@ -8,7 +8,7 @@ did not use, and the rest is held until the batch is settled. So `buffer_memory`
 and appending to an open batch counts nothing.
 """
 
-from collections import deque
+from collections import Counter, deque
 from typing import Final
 
 from ottla._batch import Batch, Headers
@@ -30,8 +30,8 @@ MAX_GROWTH: Final = 64
 """How many times `batch_size` a batch may have that cannot be sent yet."""
 
 GROWN_SHARE: Final = 4
-"""Such a batch takes at most this part of its partition's share of the buffer: one grows, one is
-under way, and others wait."""
+"""Such a batch takes at most this part of its partition's share of the buffer, which is divided
+among the partitions that have batches: one grows, one is under way, and others wait."""
 
 HEADER_OVERHEAD_BYTES: Final = 10
 """More than the two lengths of one record header can take."""
@@ -148,6 +148,8 @@ class Accumulator:
         self.available_bytes = buffer_memory
         self.active: dict[PartitionQueue, None] = {}
         self.unsettled: dict[Batch, None] = {}
+        # Invariant: how many of `unsettled` each queue has; only queues that have some.
+        self._busy: Counter[PartitionQueue] = Counter()
         self.waiting = 0
         self.flushing = 0
         self.is_closed = False
@@ -216,6 +218,7 @@ class Accumulator:
         )
         queue.open = batch
         self.unsettled[batch] = None
+        self._busy[queue] += 1
         if not queue.in_flight:
             self.active[queue] = None
             self.wake_wanted = True
@@ -236,7 +239,7 @@ class Accumulator:
             self._limit_bytes * queue.growth,
             self._max_request_size,
             queue.max_batch_bytes,
-            self._buffer_memory // (GROWN_SHARE * len(self._queues)),
+            self._buffer_memory // (GROWN_SHARE * max(1, len(self._busy))),
             self.available_bytes,
         )
         return max(grown_bytes, limit_bytes)
@@ -294,6 +297,9 @@ class Accumulator:
         self.available_bytes += batch.reserved_bytes
         batch.reserved_bytes = 0
         del self.unsettled[batch]
+        self._busy[batch.queue] -= 1
+        if not self._busy[batch.queue]:
+            del self._busy[batch.queue]
 
     def close_all_open(self) -> None:
         """Close every open batch, so that the next record of each partition opens another one."""

@@ -98,13 +98,29 @@ def test_each_partition_has_its_share_of_the_buffer():
     fill(buffer, queue, 2)
     for others, bound in ((0, 12 * BATCH_SIZE), (1, 6 * BATCH_SIZE), (3, 3 * BATCH_SIZE)):
         for number in range(others):
-            buffer.queue("t", 1 + number)
+            other = buffer.queue("t", 1 + number)
+            if other.is_empty:
+                buffer.open_batch(other, 200, 0)
         queue.growth = MAX_GROWTH
         batch = buffer.open_batch(queue, 200, 0)
         assert batch.reserved_bytes == bound
         batch.append(0, *RECORD)
         batch.count = 1
         buffer.close_open(queue)
+
+
+def test_partitions_that_have_nothing_any_more_have_no_share():
+    buffer = accumulator(buffer_memory=BATCH_SIZE * 48)
+    queue = queue_of(buffer)
+    for number in range(100):
+        other = buffer.queue("t", 1 + number)
+        batch = buffer.open_batch(other, 200, 0)
+        buffer.close_open(other)
+        batch.complete(0, 0)
+        buffer.settled(batch)
+    fill(buffer, queue, 2)
+    queue.growth = MAX_GROWTH
+    assert buffer.open_batch(queue, 200, 0).reserved_bytes == 12 * BATCH_SIZE
 
 
 def test_a_batch_takes_what_is_left_rather_than_wait_for_its_share():
