@@ -70,8 +70,10 @@ def test_head_is_get_without_the_body_at_every_broker(shared, read):
         for accept in (routes.JSON, routes.NDJSON, routes.OCTET_STREAM):
             # Twice on connections that are kept: a body would be taken for the next answer.
             for query in ({"offset": 0, "max_records": 1}, {"offset": 99}):
-                got = read(node_id, accept, **query)
-                head = read(node_id, accept, method="HEAD", **query)
+                # A problem tells its request's id, and ids of the broker's own grow in length.
+                named = {routes.HEADER_REQUEST_ID: "the-same"}
+                got = read(node_id, accept, headers=named, **query)
+                head = read(node_id, accept, method="HEAD", headers=named, **query)
                 assert (head.status, head.body) == (got.status, b"")
                 for name in ("Content-Type", "Content-Length", "ETag", "Next-Offset"):
                     assert head.headers.get(name) == got.headers.get(name), name
