@@ -46,8 +46,10 @@ def begin_restore(
         OttlaError: as `create_topic`: TopicAlreadyExistsError where the topic is a whole one.
     """
     require(image, RESTORES)
-    if not command.restore_id or any(offset < 0 for offset in command.first_offsets):
-        raise InvalidRequestError("a restore needs an id, and first offsets from 0 on")
+    if not command.restore_id:
+        raise InvalidRequestError("restore_id must not be empty", field="restore_id")
+    if any(offset < 0 for offset in command.first_offsets):
+        raise InvalidRequestError("first_offsets must be 0 or more", field="first_offsets")
     # Not left to `create_topic`: there the name is a field of the body, and here of the path.
     validate_topic_name(command.name, parameter="topic")
     refuse_internal(command.name, parameter="topic")

@@ -22,7 +22,14 @@ MODULES = [
     ),
     *(
         CLUSTER / "controller" / f"{name}_handlers.py"
-        for name in ("feature", "reassignment", "throttle", "topic", "unclean_election")
+        for name in (
+            "feature",
+            "reassignment",
+            "restore",
+            "throttle",
+            "topic",
+            "unclean_election",
+        )
     ),
     *sorted((CLUSTER / "groups").glob("*.py")),
     ROOT / "clients" / "ottla_protocol" / "models_trims.py",

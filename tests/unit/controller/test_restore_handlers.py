@@ -94,14 +94,21 @@ def test_what_cannot_be_restored_is_refused(metadata):
     for command, error in (
         (replace(BEGIN, name="orders"), TopicAlreadyExistsError),
         (replace(BEGIN, name="__consumer_offsets"), InvalidTopicError),
-        (replace(BEGIN, restore_id=""), InvalidRequestError),
-        (replace(BEGIN, first_offsets=(-1,)), InvalidRequestError),
         (replace(BEGIN, first_offsets=()), InvalidPartitionsError),
         (replace(FINISH, name="none"), UnknownTopicOrPartitionError),
         (replace(FINISH, name="orders"), RestoreConflictError),
     ):
         with pytest.raises(error):
             metadata.apply(command)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("restore_id", ""), ("first_offsets", (-1,)), ("first_offsets", (0, -1))]
+)
+def test_what_breaks_a_rule_is_named(metadata, field, value):
+    with pytest.raises(InvalidRequestError) as caught:
+        metadata.apply(replace(BEGIN, **{field: value}))
+    assert caught.value.members == {"field": field}
 
 
 @pytest.mark.parametrize("name", ["a/b", "__consumer_offsets"])
