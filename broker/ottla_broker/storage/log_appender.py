@@ -40,8 +40,8 @@ class LogAppender:
         state: as of the log's end; a truncation replaces it.
         commits: the queue for the disk.
         tail: the cache of the newest batches.
-        clock_ms: this broker's clock, for the age of idempotent requests only.
-        monotonic_ms: a clock that never jumps, for the age of producers only.
+        clock_ms: this broker's wall clock, for what segments tell of idempotent requests.
+        monotonic_ms: a clock that never jumps, for the age of producers and requests.
     """
 
     def __init__(

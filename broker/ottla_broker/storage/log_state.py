@@ -32,10 +32,10 @@ from ottla_protocol.record_batch import (
 
 @dataclass(frozen=True, slots=True)
 class StateLimits:
-    """Bounds of the state that is rebuilt, and the clocks for the ages in it.
+    """Bounds of the state that is rebuilt, and the clocks for the times in it.
 
-    `now_ms` is the wall clock, for requests, whose age is kept on disk; `monotonic_ms` never jumps,
-    for producers.
+    `now_ms` is the wall clock, which segments tell of requests; `monotonic_ms` never jumps, and
+    ages are counted by it.
     """
 
     producers_max: int
@@ -116,6 +116,7 @@ class LogState:
                 batch.last_offset,
                 header.max_timestamp,
                 now_ms,
+                monotonic_ms,
             )
         return aborted
 
@@ -196,7 +197,7 @@ def _replay_rows(
     producers, requests = _empty_memory(limits)
     transactions = LogTransactions(snapshot)
     producers.load(snapshot.producers, limits.monotonic_ms)
-    requests.load(snapshot.requests)
+    requests.load(snapshot.requests, limits.monotonic_ms)
     rows = connection.execute(
         "SELECT base_offset, last_offset, max_timestamp, producer_id, producer_epoch, "  # noqa: S608  constant names
         f"base_sequence, attributes, idempotency, {MARKER_DATA} FROM batches "
@@ -222,8 +223,9 @@ def _replay_rows(
             if is_transactional:
                 transactions.append(producer_id, base, attributes, marker)
         if idempotency is not None:
-            _remember(requests, idempotency, base, last, timestamp, limits.now_ms)
-    requests.expire(limits.now_ms)
+            _remember(
+                requests, idempotency, base, last, timestamp, limits.now_ms, limits.monotonic_ms
+            )
     return producers, requests, transactions
 
 
@@ -234,9 +236,11 @@ def _remember(
     last_offset: int,
     timestamp: int,
     seen_ms: int,
+    monotonic_ms: int,
 ) -> None:
     request = Idempotency.from_bytes(idempotency)
     requests.remember(
         request.key_digest,
         StoredRequest(request.body_digest, base_offset, last_offset, timestamp, seen_ms),
+        monotonic_ms,
     )

@@ -169,8 +169,8 @@ class PartitionLog(ReadableLog):
             tail_cache: the broker's cache of newest batches.
             listeners: whom it tells what.
             writing: entered for as long as something is being written; see `counted_writes`.
-            clock_ms: this broker's clock, for the age of idempotent requests only.
-            monotonic_ms: a clock that never jumps, for the age of producers only.
+            clock_ms: this broker's wall clock, for what segments tell of idempotent requests.
+            monotonic_ms: a clock that never jumps, for the age of producers and requests.
             first_offset: where a log begins that is begun now.
 
         Raises:

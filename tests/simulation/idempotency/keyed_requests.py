@@ -85,6 +85,7 @@ class Log:
             self._window.remember(
                 idempotency.key_digest,
                 StoredRequest(idempotency.body_digest, base, info.last_offset, 1, 1),
+                now_ms=0,
             )
             self._world.later(self._commit, info.next_offset)
         return Appended(info, leader_epoch=1)

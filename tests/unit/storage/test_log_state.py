@@ -112,17 +112,32 @@ async def test_a_follower_knows_what_the_leader_knew(harness):
     assert log.next_offset == 3
 
 
-async def test_requests_are_forgotten_after_the_window_also_over_a_restart(harness):
+async def test_requests_are_forgotten_after_the_window_and_a_restart_begins_it_anew(harness):
     log = await harness.open(idempotency_window_ms=1_000, segment_bytes=1)
-    append(log, idempotency=request(1), now_ms=0)
-    append(log, idempotency=request(2), now_ms=600)
-    append(log, idempotency=request(3), now_ms=1_000)
+    for number, monotonic_ms in ((1, 0), (2, 600), (3, 1_000)):
+        harness.monotonic_ms = monotonic_ms
+        append(log, idempotency=request(number))
     assert log.check_idempotency(request(1).key_digest, request(1).body_digest) is None
     assert log.check_idempotency(request(2).key_digest, request(2).body_digest) is not None
-    harness.now_ms = 1_600
+    harness.monotonic_ms = 1_600
     log = await harness.reopen(log, idempotency_window_ms=1_000, segment_bytes=1)
-    assert log.check_idempotency(request(2).key_digest, request(2).body_digest) is None
-    assert log.check_idempotency(request(3).key_digest, request(3).body_digest) is not None
+    for number, monotonic_ms in ((4, 2_599), (5, 2_600)):
+        harness.monotonic_ms = monotonic_ms
+        append(log, idempotency=request(number))
+        found = log.check_idempotency(request(2).key_digest, request(2).body_digest)
+        assert (found is not None) is (number == 4)
+
+
+async def test_a_wall_clock_that_jumps_makes_no_retry_a_new_request(harness):
+    log = await harness.open(idempotency_window_ms=1_000, segment_bytes=1)
+    append(log, idempotency=request(1), now_ms=0)
+    month_ms = 30 * 24 * 60 * 60 * 1_000
+    append(log, idempotency=request(2), now_ms=month_ms)
+    assert append(log, idempotency=request(1), now_ms=month_ms).duplicate
+    harness.now_ms = 2 * month_ms
+    log = await harness.reopen(log, idempotency_window_ms=1_000, segment_bytes=1)
+    append(log, idempotency=request(3), now_ms=3 * month_ms)
+    assert append(log, idempotency=request(1), now_ms=3 * month_ms).duplicate
 
 
 async def test_a_refused_append_leaves_no_trace(harness):

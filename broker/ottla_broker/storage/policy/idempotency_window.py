@@ -4,7 +4,9 @@ Kafka clients number their batches; a plain HTTP client names its request with a
 The key's digest is stored in the row of the batch that it produced and travels with it to the
 followers, so the window is rebuilt from the log alone, and a new leader knows what the old one
 knew. The window forgets its oldest entries by count and by age; a retry later than that is a new
-request.
+request. Age is counted as that of producers is (`producer_state`): by this broker's own steady
+clock, from when it took the batch in, and anew after a restart. A wall clock that jumps a day ahead
+for a moment would make every retry on its way a new request.
 
 Of a stream of records under one key it remembers the last batch alone. The lines of a stream come
 to a partition in order, so that batch tells of each line whether it is there.
@@ -37,8 +39,8 @@ LAST_LINE = "last_line"
 class StoredRequest(NamedTuple):
     """Where the batch of one request went.
 
-    `seen_ms` is this broker's clock when it appended, fetched or recovered the batch. It only
-    bounds memory: record timestamps come from clients and cannot be trusted for that.
+    `seen_ms` is this broker's wall clock when it appended, fetched or recovered the batch. It
+    stands in segments to be read by people; no age is counted from it.
     """
 
     body_digest: bytes
@@ -48,12 +50,21 @@ class StoredRequest(NamedTuple):
     seen_ms: int
 
 
+class _Remembered(NamedTuple):
+    """A request, and the steady clock when its batch was taken in."""
+
+    request: StoredRequest
+    since_ms: int
+
+
 class IdempotencyWindow:
     """Requests by key digest, oldest first.
 
     Args:
         entries_max: most entries.
         window_ms: age at which an entry is forgotten.
+
+    Times are of a clock that never goes back.
     """
 
     def __init__(
@@ -65,8 +76,8 @@ class IdempotencyWindow:
         assert entries_max > 0, entries_max
         self._entries_max = entries_max
         self._window_ms = window_ms
-        # Invariant: in order of offset, and so of seen_ms as far as the clock went forward.
-        self._requests: OrderedDict[bytes, StoredRequest] = OrderedDict()
+        # Invariant: in order of offset, and so of since_ms.
+        self._requests: OrderedDict[bytes, _Remembered] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -82,8 +93,11 @@ class IdempotencyWindow:
             DuplicateSequenceNumberError: some of the lines are there and some are not; member
                 LAST_LINE says up to which they are.
         """
-        stored = self._requests.get(key_digest)
-        if stored is None or stored.body_digest == body_digest:
+        remembered = self._requests.get(key_digest)
+        if remembered is None:
+            return None
+        stored = remembered.request
+        if stored.body_digest == body_digest:
             return stored
         lines = LineNumbers.from_digest(body_digest)
         known = LineNumbers.from_digest(stored.body_digest)
@@ -94,30 +108,32 @@ class IdempotencyWindow:
             outcome=Outcome.NOT_APPLIED,
         )
 
-    def remember(self, key_digest: bytes, request: StoredRequest) -> None:
+    def remember(self, key_digest: bytes, request: StoredRequest, now_ms: int) -> None:
         """Store a request as the newest, and forget what is over count or age."""
         self._requests.pop(key_digest, None)
-        self._requests[key_digest] = request
+        self._requests[key_digest] = _Remembered(request, now_ms)
         if len(self._requests) > self._entries_max:
             self._requests.popitem(last=False)
-        self.expire(request.seen_ms)
+        self.expire(now_ms)
 
     def expire(self, now_ms: int) -> None:
         """Forget every entry that is `window_ms` old."""
         oldest_ms = now_ms - self._window_ms
         while self._requests:
             key_digest = next(iter(self._requests))
-            if self._requests[key_digest].seen_ms > oldest_ms:
+            if self._requests[key_digest].since_ms > oldest_ms:
                 return
             del self._requests[key_digest]
 
     def entries(self) -> tuple[tuple[bytes, StoredRequest], ...]:
         """Everything remembered, oldest first: the snapshot that a new segment begins with."""
-        return tuple(self._requests.items())
+        return tuple((key, remembered.request) for key, remembered in self._requests.items())
 
-    def load(self, entries: Iterable[tuple[bytes, StoredRequest]]) -> None:
-        """Replace everything by a snapshot, oldest first."""
-        self._requests = OrderedDict(entries)
+    def load(self, entries: Iterable[tuple[bytes, StoredRequest]], now_ms: int) -> None:
+        """Replace everything by a snapshot, oldest first; all of it is young again."""
+        self._requests = OrderedDict(
+            (key, _Remembered(request, now_ms)) for key, request in entries
+        )
 
 
 def _find_lines(
