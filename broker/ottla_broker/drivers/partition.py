@@ -5,9 +5,11 @@ partition log about offsets and durability. This module joins them: every input 
 machine, and what the machine puts out is done here: waiters wake, proposals leave.
 
 A replica has one of three roles. A *leader* appends and serves reads. A *follower* is filled by the
-fetcher of its leader's broker. A replica with no role waits for a leader to be elected. What it may
-act as now is told by `partition_role`; a leader's appends are in `partition_appends`, and who waits
-for them in `partition_acks`.
+fetcher of its leader's broker. A replica with no role waits for a leader to be elected. Here are
+the changes of role, and how a leader replicates. What a replica may act as now is told by
+`partition_role`; a leader's appends are in `partition_appends`, and who waits for them in
+`partition_acks`; what a follower takes is in `partition_following`, and where the log of either
+begins in `partition_log_start`.
 """
 
 import asyncio
@@ -18,7 +20,8 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.partition_acks import PartitionAcks
 from ottla_broker.drivers.partition_appends import PartitionAppends
-from ottla_broker.drivers.peer_messages import FetchResult
+from ottla_broker.drivers.partition_following import PartitionFollowing
+from ottla_broker.drivers.partition_role import PartitionRole
 from ottla_broker.drivers.purgatory import OffsetWaiters, Watchers
 from ottla_broker.drivers.replica_activity import ReplicaActivity
 from ottla_broker.storage.disk_full import DiskFullError
@@ -27,16 +30,14 @@ from ottla_broker.storage.partition_log import PartitionLog
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.image import Partition as PartitionState
 from ottla_cluster.replication.fitness import ReplicaFitness
-from ottla_cluster.replication.follower import FetchPosition, FollowerOutput, PartitionFollower
+from ottla_cluster.replication.follower import PartitionFollower
 from ottla_cluster.replication.leader import (
     FollowerLag,
     IsrProposal,
     LeaderOutput,
     PartitionLeader,
 )
-from ottla_cluster.replication.leader_epochs import EpochEnd
 from ottla_protocol.errors import OffsetNotAvailableError
-from ottla_protocol.record_batch import read_header, validate_batch
 
 GATHER_COMMITS_MS = 5
 """How long a leader's commit waits for company, under load."""
@@ -52,7 +53,7 @@ class FollowerContact(Protocol):
     last_fetch_ms: int
 
 
-class Partition(PartitionAppends, PartitionAcks):
+class Partition(PartitionAppends, PartitionFollowing, PartitionAcks):
     """A hosted replica.
 
     Args:
@@ -83,7 +84,7 @@ class Partition(PartitionAppends, PartitionAcks):
         lease_valid: Callable[[], bool],
         propose: Callable[["Partition", IsrProposal], None],
         lost_tail: bool = False,
-        before_truncation: Callable[["Partition", int | None], Awaitable[None]] | None = None,
+        before_truncation: Callable[[PartitionRole, int | None], Awaitable[None]] | None = None,
         activity: ReplicaActivity | None = None,
     ) -> None:
         self.log = log
@@ -94,10 +95,7 @@ class Partition(PartitionAppends, PartitionAcks):
         self.high_watermark = min(max(high_watermark, log.log_start_offset), log.log_end_offset)
         self.fitness = ReplicaFitness(node_id, lost_tail=lost_tail)
         self.append_watchers = Watchers()
-        # Told when the high watermark or the log's start moves here: followers learn of it with
-        # their next answer, which need not leave for that alone.
         self.news_watchers = Watchers()
-        # Woken when the high watermark or the role changes: consumers' long-polls.
         self.watermark_watchers = Watchers()
         self._ack_waiters = OffsetWaiters()
         self._refuses_appends_until_ms = 0
@@ -206,49 +204,6 @@ class Partition(PartitionAppends, PartitionAcks):
         """The metadata has the partition so now; the role stays."""
         self.state = state
         self._begin_at_first_offset()
-
-    def _begin_at_first_offset(self) -> None:
-        """Let nobody read what was trimmed (decision 51), as far as this log goes.
-
-        Acks are not told: whether this log has what the leader committed there is not known yet.
-        """
-        offset = min(self.state.first_offset, self.log.log_end_offset)
-        if offset > self.log.log_start_offset:
-            self.log.cleanup.advance_log_start(offset)
-            self._activity.log_start_moved.add(self.key)
-            self.news_watchers.wake()
-
-    async def _require_first_offset(self) -> None:
-        """Before it leads, a log begins at the first offset, where all below is committed.
-
-        One that ends below comes from outside the ISR, or from a disk that was lost: it begins
-        anew, and no offset that was given is given again.
-        """
-        if self.log.log_end_offset < self.state.first_offset:
-            await self._will_end_at(None)
-            await self.log.reset_to(self.state.first_offset)
-        self._begin_at_first_offset()
-        self.high_watermark = max(self.high_watermark, self.log.log_start_offset)
-
-    def follow_again(self) -> None:
-        """Ask the same leader from where the log ends: it could not be changed as an answer wants.
-
-        What that answer has told of the high watermark is for the log that was wanted.
-        """
-        if self.follower is not None:
-            self.high_watermark = min(self.high_watermark, self.log.log_end_offset)
-            self._activity.watermarks_moved = True
-            self._follow_anew(self.state)
-
-    def _follow_anew(self, state: PartitionState) -> None:
-        if state.leader is not None:
-            self.follower = PartitionFollower(
-                leader_id=state.leader,
-                leader_epoch=state.leader_epoch,
-                epochs=self.log.leader_epochs,
-                log_end_offset=self.log.log_end_offset,
-                high_watermark=self.high_watermark,
-            )
 
     async def _settle(self) -> None:
         """Have all that is appended on disk, or give up what there was no room for.
@@ -417,99 +372,7 @@ class Partition(PartitionAppends, PartitionAcks):
         if output.proposal is not None:
             self._propose(self, output.proposal)
 
-    # --- the follower's side ----------------------------------------------------------------
-
-    async def take_fetched(self, position: FetchPosition, result: FetchResult) -> int | None:
-        """Take a leader's answer to the fetch at `position`: truncate, or append its batches.
-
-        A log that ends below the leader's start begins anew there: what is between is gone.
-
-        Returns:
-            The end of the log after a truncation or a new beginning, else None.
-
-        Raises:
-            CorruptMessageError: a batch is damaged; nothing of it or after it was appended.
-        """
-        follower = self.follower
-        if follower is None or position != follower.fetch_position:
-            return None
-        output = follower.fetch_answered(
-            position,
-            diverging=None if result.diverging is None else EpochEnd(*result.diverging),
-            leader_log_start_offset=result.log_start_offset,
-            leader_high_watermark=result.high_watermark,
-        )
-        if result.diverging is None:
-            self.fitness.leader_answered()
-        self._follow(output)
-        restart_at = output.restart_at
-        if output.truncate_to is not None and await self._cut_loses_keys(output.truncate_to):
-            restart_at = result.log_start_offset
-        if restart_at is not None:
-            self._fail_acks(self.state)
-            await self._will_end_at(None)
-            await self.log.reset_to(restart_at)
-            self.follower_log_changed()
-            return self.log.log_end_offset
-        if output.truncate_to is not None:
-            self._fail_acks(self.state, above=output.truncate_to)
-            await self._will_end_at(output.truncate_to)
-            await self.log.truncate_to(output.truncate_to)
-            self.follower_log_changed()
-            return self.log.log_end_offset
-        # Never past what is committed here: the leader is ahead of this log.
-        if result.log_start_offset > self.log.log_start_offset:
-            self.log.cleanup.advance_log_start(min(result.log_start_offset, self.high_watermark))
-            self._activity.log_start_moved.add(self.key)
-        if result.batches:
-            await self.begin_with(result.batches[0].data)
-            self._activity.appended.add(self.key)
-            self._forget_committed_markers()
-            self.log.append_as_follower(result.batches)
-        return None
-
-    async def begin_with(self, batch: bytes | bytearray | memoryview) -> None:
-        """Have an empty log begin where its first batch does, if its start is amid that batch.
-
-        A trim may end anywhere; a log begins with a batch that is whole. What this cannot take is
-        left to the append to refuse.
-        """
-        start = self.log.log_start_offset
-        if start != self.log.next_offset or read_header(batch).base_offset >= start:
-            return
-        header = validate_batch(batch, on_append=False)
-        if start <= header.last_offset:
-            await self._will_end_at(None)
-            await self.log.reset_to(header.base_offset)
-
-    async def _cut_loses_keys(self, offset: int) -> bool:
-        """Whether records below `offset` may have been compacted away for newer ones above it.
-
-        Only an unclean election cuts committed records. The leader still has the older record of
-        such a key, and this log would never get it again. A member of the ISR is cut above all
-        that is committed, and so above all that is compacted.
-        """
-        return (
-            self._node_id not in self.state.isr
-            and offset < await self.log.cleanup.compacted_at_most_to()
-        )
-
-    def follower_log_changed(self) -> None:
-        """The durable end moved: only now may the next fetch acknowledge it."""
-        if self.follower is not None:
-            self._follow(self.follower.log_changed(self.log.log_end_offset, self.log.leader_epochs))
-            self._begin_at_first_offset()
-
-    def _follow(self, output: FollowerOutput) -> None:
-        if output.high_watermark is not None:
-            self.high_watermark = output.high_watermark
-            self._activity.watermarks_moved = True
-            self._ack_waiters.reached(output.high_watermark)
-            self.watermark_watchers.wake()
-
-    async def _will_end_at(self, offset: int | None) -> None:
-        if self._before_truncation is not None:
-            await self._before_truncation(self, offset)
+    # --- without a role ---------------------------------------------------------------------
 
     def begin_cut(self) -> None:
         """Count as short from now on, and without a role: the log is about to be cut.

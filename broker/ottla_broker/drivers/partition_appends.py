@@ -101,19 +101,6 @@ class PartitionAppends(PartitionRole):
         """Whether a transactional batch goes on with a transaction that is open in this log."""
         return self.log.is_in_transaction(header)
 
-    @property
-    def last_stable_offset(self) -> int:
-        """The end of what readers of committed records may see, on leader and follower.
-
-        It moves only when the high watermark does: `watermark_watchers` are woken then.
-        """
-        # A follower's log may begin above its high watermark: see `PartitionRole`.
-        return min(self.log.last_stable_offset(self.high_watermark), self.high_watermark)
-
-    def _forget_committed_markers(self) -> None:
-        """Before there are more: a log remembers markers until they are known to be committed."""
-        self.log.last_stable_offset(self.high_watermark)
-
     def append_restored(self, batches: Sequence[bytearray]) -> Appended | None:
         """Append batches of a backup, as `PartitionLog.append_restored`; None where all are there.
 

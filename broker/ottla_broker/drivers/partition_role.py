@@ -1,4 +1,4 @@
-"""What a hosted replica may act as now: the leader, an in-sync follower, or neither."""
+"""What a hosted replica may act as now (leader, in-sync follower, or neither), and may show."""
 
 from collections.abc import Callable
 
@@ -30,6 +30,11 @@ class PartitionRole:
     """Whether the log holds what it has acknowledged."""
     # Woken by every append (followers fetch what is not yet durable here, as in Raft).
     append_watchers: Watchers
+    # Told when the high watermark or the log's start moves here: followers learn of it with
+    # their next answer, which need not leave for that alone.
+    news_watchers: Watchers
+    # Woken when the high watermark or the role changes: consumers' long-polls.
+    watermark_watchers: Watchers
     _ack_waiters: OffsetWaiters
     _refuses_appends_until_ms: int
     _node_id: int
@@ -56,6 +61,19 @@ class PartitionRole:
     def is_only_replica(self) -> bool:
         """Whether nobody else has, or is to have, this partition."""
         return len(self.state.replicas) == 1
+
+    @property
+    def last_stable_offset(self) -> int:
+        """The end of what readers of committed records may see, on leader and follower.
+
+        It moves only when the high watermark does: `watermark_watchers` are woken then.
+        """
+        # A follower's log may begin above it: see `high_watermark`.
+        return min(self.log.last_stable_offset(self.high_watermark), self.high_watermark)
+
+    def _forget_committed_markers(self) -> None:
+        """Before there are more: a log remembers markers until they are known to be committed."""
+        self.log.last_stable_offset(self.high_watermark)
 
     def leading(self) -> PartitionLeader:
         """The leader machine, if this broker may act as leader now.

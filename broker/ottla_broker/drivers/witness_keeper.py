@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.disk_threads import on_disk_thread
-from ottla_broker.drivers.partition import Partition
+from ottla_broker.drivers.partition_role import PartitionRole
 from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.end_witness import (
@@ -46,7 +46,7 @@ class WitnessKeeper:
         self,
         witness: EndWitness,
         *,
-        partition: Callable[[ReplicaKey], Partition | None],
+        partition: Callable[[ReplicaKey], PartitionRole | None],
         on_failure: Callable[[OttlaError], None],
         writing: Writing = uncounted,
     ) -> None:
@@ -76,7 +76,7 @@ class WitnessKeeper:
         """A replica's log is durable up to another end than before."""
         self._moved.add(key)
 
-    async def lower(self, partition: Partition, end_offset: int | None) -> None:
+    async def lower(self, partition: PartitionRole, end_offset: int | None) -> None:
         """Write down that a log is about to end at `end_offset`, before it is truncated.
 
         None where it begins anew, elsewhere: then nothing is known until it has begun.
@@ -117,7 +117,7 @@ class WitnessKeeper:
         self._witness.record(key, short)
         await self._write()
 
-    async def before_removal(self, partition: Partition) -> None:
+    async def before_removal(self, partition: PartitionRole) -> None:
         """Write down where a log begins, before the files below that are removed.
 
         Raises:
@@ -165,7 +165,7 @@ class WitnessKeeper:
                 self._witness.record(key, end)
         await self._write()
 
-    def _end_of(self, partition: Partition, end_offset: int) -> WitnessedEnd:
+    def _end_of(self, partition: PartitionRole, end_offset: int) -> WitnessedEnd:
         syncs_commits = partition.log.durability is Durability.FSYNC
         return WitnessedEnd(
             partition.log.leader_epochs.epoch_at(end_offset - 1),
@@ -174,12 +174,12 @@ class WitnessKeeper:
             start_offset=partition.log.log_start_offset,
         )
 
-    def _outlasts_anything(self, partition: Partition) -> bool:
+    def _outlasts_anything(self, partition: PartitionRole) -> bool:
         """Whether the replica's end says something to a later process."""
         syncs_commits = partition.log.durability is Durability.FSYNC
         return syncs_commits or self._witness.boot_id is not None
 
-    def _is_told(self, partition: Partition) -> bool:
+    def _is_told(self, partition: PartitionRole) -> bool:
         return (
             self._outlasts_anything(partition)
             and not partition.fitness.lost_tail
