@@ -13,15 +13,18 @@ commits; whoever needs durability waits for an offset. The state that appends co
 idempotent requests, epochs) belongs to `next_offset`; what a new segment begins with is therefore
 captured when the roll is decided, not when the writer gets there.
 
+What one asks of a log without changing it is in `readable_log`, what adds to its end in
+`appendable_log`. Here are its opening, its writer, the changes of where it ends, and its own end.
 All methods are called on the event loop's thread.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from ottla_broker.storage import recovery, sqlite
+from ottla_broker.storage.appendable_log import AppendableLog
 from ottla_broker.storage.counted_writes import Writing, uncounted
 from ottla_broker.storage.group_commit import (
     Group,
@@ -40,16 +43,12 @@ from ottla_broker.storage.log_inspection import LogInspector
 from ottla_broker.storage.log_listeners import LogListeners
 from ottla_broker.storage.log_state import StateLimits
 from ottla_broker.storage.log_truncation import LogTruncator
-from ottla_broker.storage.readable_log import ReadableLog
 from ottla_broker.storage.recovery import RecoveredLog, RecoveryReport
 from ottla_broker.storage.replica_directory import prepare_replica_directory
 from ottla_broker.storage.segment import SegmentIdentity
-from ottla_broker.storage.stored_batch import FetchedBatch, StoredBatch
+from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_broker.storage.tail_cache import TailCache
-from ottla_protocol.control_records import EndMarker
 from ottla_protocol.errors import Outcome, UnavailableError
-from ottla_protocol.idempotency import Idempotency
-from ottla_protocol.record_batch import BatchHeader
 
 __all__ = ["AppendInfo", "LogConfig", "PartitionLog", "RecoveryReport", "StoredBatch"]
 
@@ -62,7 +61,7 @@ def _monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-class PartitionLog(ReadableLog):
+class PartitionLog(AppendableLog):
     """The log of one replica; make one with `PartitionLog.open`."""
 
     def __init__(
@@ -232,176 +231,6 @@ class PartitionLog(ReadableLog):
                 await self._files.commit(item)
                 self._on_commit(item, time.perf_counter() - began_s)
 
-    # --- appending ----------------------------------------------------------------------------
-
-    def append_as_leader(
-        self,
-        batch: bytearray | memoryview,
-        header: BatchHeader,
-        *,
-        leader_epoch: int,
-        now_ms: int,
-        idempotency: Idempotency | None = None,
-    ) -> AppendInfo:
-        """Give a validated batch its offsets and queue it for the disk.
-
-        The batch is patched in place and belongs to the log afterwards; `now_ms`, the wall clock,
-        is its timestamp where the topic wants that of the append. A retry appends nothing
-        and answers the first append's offsets, which may not be durable or committed yet either.
-
-        Raises:
-            MessageTooLargeError: larger than `max_batch_bytes`.
-            InvalidTimestampError: further ahead of `now_ms` than the topic allows.
-            OverloadedError: `pending_max_bytes` are queued.
-            FencedLeaderEpochError: the log has a newer epoch.
-            InvalidProducerEpochError, OutOfOrderSequenceNumberError, DuplicateSequenceNumberError:
-                see `ProducerStates.check`.
-            IdempotencyKeyReusedError: the key was used with another body.
-            UnavailableError: the log is closed or being truncated.
-            StorageError: the log has failed.
-        """
-        assert len(batch) == header.size_bytes, (len(batch), header.size_bytes)
-        self._require_writable()
-        return self._appender.append_as_leader(
-            batch, header, leader_epoch=leader_epoch, now_ms=now_ms, idempotency=idempotency
-        )
-
-    def check_idempotency(self, key_digest: bytes, body_digest: bytes) -> AppendInfo | None:
-        """Where the request with this key went, None if it is new.
-
-        Raises:
-            IdempotencyKeyReusedError: the key was used with another body.
-        """
-        return self._appender.check_idempotency(key_digest, body_digest)
-
-    def find_duplicate(
-        self, header: BatchHeader, idempotency: Idempotency | None
-    ) -> AppendInfo | None:
-        """Where a batch is that a producer or an HTTP client has sent before, None if it is new.
-
-        Raises:
-            IdempotencyKeyReusedError: the key was used with another body.
-        """
-        return self._appender.find_duplicate(header, idempotency)
-
-    def append_as_follower(self, batches: Sequence[FetchedBatch]) -> None:
-        """Queue what the leader sent, offsets and epochs as they are.
-
-        Offsets may be skipped, because the leader may have compacted them away. The batches
-        before a bad one stay appended.
-
-        Raises:
-            CorruptMessageError: a batch fails its checks, begins below `next_offset` or has an
-                older epoch than the log.
-            OverloadedError: `pending_max_bytes` are queued.
-            StorageError: the log has failed.
-        """
-        self._require_writable()
-        self._appender.append_as_follower(batches)
-
-    def append_restored(
-        self, batches: Sequence[bytearray], *, leader_epoch: int
-    ) -> AppendInfo | None:
-        """Queue batches of a backup at the offsets that they have; for a leader.
-
-        Offsets may be skipped, as by `append_as_follower`. Batches that the log has already are
-        left out. The batches are patched in place and belong to the log afterwards; their producers
-        are forgotten (decision 35).
-
-        Returns:
-            The range of what was queued; None where nothing was new.
-
-        Raises:
-            CorruptMessageError: a batch fails its checks; nothing was appended.
-            InvalidRequestError: a batch is of a transaction; nothing was appended.
-            RestoreConflictError: batches overlap; nothing was appended.
-            FencedLeaderEpochError: the log has a newer epoch.
-            OverloadedError: `pending_max_bytes` are queued.
-            StorageError: the log has failed.
-        """
-        self._require_writable()
-        return self._appender.append_restored(batches, leader_epoch=leader_epoch)
-
-    def append_marker(
-        self,
-        marker: EndMarker,
-        *,
-        producer_id: int,
-        producer_epoch: int,
-        leader_epoch: int,
-        now_ms: int,
-    ) -> AppendInfo:
-        """Queue the marker that ends a producer's transaction here, unless the log has it.
-
-        `producer_epoch` is the marker's, one more than that of the records; `now_ms` is the wall
-        clock.
-
-        Returns:
-            Where it is. A duplicate is somewhere below the `next_offset` that is told.
-
-        Raises:
-            InvalidProducerEpochError: the log is past that epoch.
-            FencedLeaderEpochError: the log has a newer epoch.
-            OverloadedError: `pending_max_bytes` are queued.
-            UnavailableError: the log is closed or being truncated.
-            StorageError: the log has failed.
-        """
-        self._require_writable()
-        return self._appender.append_marker(
-            marker,
-            producer_id=producer_id,
-            producer_epoch=producer_epoch,
-            leader_epoch=leader_epoch,
-            now_ms=now_ms,
-        )
-
-    def assign_epoch(self, leader_epoch: int) -> None:
-        """Record that `leader_epoch` begins at `next_offset`; durable with the next commit.
-
-        Raises:
-            CorruptMessageError: the log has a newer epoch.
-        """
-        self._require_writable()
-        self._appender.assign_epoch(leader_epoch, self.next_offset)
-
-    async def begin_epoch(self, leader_epoch: int) -> None:
-        """`assign_epoch`, then wait until the record of it is durable.
-
-        Raises:
-            CorruptMessageError: the log has a newer epoch.
-            StorageError: the log has failed.
-        """
-        self.assign_epoch(leader_epoch)
-        await self._commits.drain()
-
-    def gather_commits(self, gather_ms: int) -> None:
-        """See `GroupCommit.gather`."""
-        self._commits.gather(gather_ms)
-
-    async def wait_durable(self, next_offset: int) -> None:
-        """Wait until `log_end_offset` is at least `next_offset`.
-
-        Raises:
-            DiskFullError: the disk has no room; the batch is held, and may become durable yet.
-            StorageError: the log has failed; whether the batch is on disk is unknown.
-        """
-        await self._commits.wait_durable(next_offset)
-
-    async def abandon_held(self) -> None:
-        """Give up what the disk had no room for: the log ends where it is durable again.
-
-        For whoever does not lead (any more): at the leader, followers may have these batches, and
-        others must not come in their place under one epoch. No-op while nothing is held.
-
-        Raises:
-            StorageError: the files failed; so has the log.
-        """
-        if self._commits.held is None or self._closed:
-            return
-        await self._truncator.abandon_held()
-        self._durability = self._files.durability
-        self._apply_durability()
-
     def _require_writable(self) -> None:
         self._require_open()
         if self._truncator.is_truncating:
@@ -490,6 +319,21 @@ class PartitionLog(ReadableLog):
         if offset > self.next_offset:
             await self._truncator.skip_to(offset)
             self._apply_durability()
+
+    async def abandon_held(self) -> None:
+        """Give up what the disk had no room for: the log ends where it is durable again.
+
+        For whoever does not lead (any more): at the leader, followers may have these batches, and
+        others must not come in their place under one epoch. No-op while nothing is held.
+
+        Raises:
+            StorageError: the files failed; so has the log.
+        """
+        if self._commits.held is None or self._closed:
+            return
+        await self._truncator.abandon_held()
+        self._durability = self._files.durability
+        self._apply_durability()
 
     async def close(self) -> None:
         """Commit what is queued, checkpoint, and mark the end as verified for the next start.
