@@ -1,4 +1,4 @@
-"""What an answer means for one batch; the sender acts on it."""
+"""What an answer means for one batch; `_settlement` acts on it."""
 
 import copy
 from enum import Enum, auto

@@ -40,14 +40,15 @@ class KeepsItsIdentity(TransactionalSender):
     """Numbers the next transaction's batches by the former identity."""
 
     def use(self, granted):
-        super().use(granted if self._producer is None else granted._replace(producer_epoch=0))
+        is_first = self._settlement.producer is None
+        super().use(granted if is_first else granted._replace(producer_epoch=0))
 
 
 class GivesUpOneRecord(TransactionalSender):
     """Takes a failed record for its own affair."""
 
     def _given_up(self):
-        self._failure = None
+        self._transaction_settlement.failure = None
         return []
 
 
