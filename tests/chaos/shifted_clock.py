@@ -19,6 +19,7 @@ LIBRARIES = [
     for library in sorted(place.glob("*/faketime/libfaketimeMT.so.1"))
 ]
 LIBRARY = LIBRARIES[0] if LIBRARIES else None
+SHARED_MEMORY = Path("/dev/shm")  # where POSIX puts it on Linux
 NS_PER_S = 1_000_000_000
 READ_AGAIN_AFTER_NS = NS_PER_S // 20
 
@@ -44,6 +45,12 @@ def environment(path):
         "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         "FAKETIME_NO_CACHE": "0",
     }
+
+
+def remove_shared_memory(pid):
+    """Remove what libfaketime leaves of a process that ended by SIGKILL."""
+    for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
+        (SHARED_MEMORY / name).unlink(missing_ok=True)
 
 
 class ShiftedClock:

@@ -73,6 +73,7 @@ class World:
         self._with_disks = with_disks
         self._stack = ExitStack()
         self._started = 0
+        self._clocked = []  # Every process that was started with a clock of its own.
         self.histories = directory / "histories"
         self.network = Network(brokers)
         self.cluster = None
@@ -112,6 +113,7 @@ class World:
         )
         http = HttpClient()
         stack.callback(http.close)
+        stack.callback(self._remove_shared_memory)
         stack.enter_context(self.cluster)
         self.client = ClusterClient(self.cluster, http)
         self.client.create_topic(
@@ -140,7 +142,13 @@ class World:
         paths = [str(ROOT), environment.get("PYTHONPATH", "")]
         clock = shifted_clock.environment(self.clock(node))
         environment = {**environment, "PYTHONPATH": ":".join(filter(None, paths)), **clock}
-        return CommandProcess.launch(self.network.within(node, *command), environment, log_path)
+        process = CommandProcess.launch(self.network.within(node, *command), environment, log_path)
+        self._clocked.append(process.pid)
+        return process
+
+    def _remove_shared_memory(self):
+        for pid in self._clocked:
+            shifted_clock.remove_shared_memory(pid)
 
     # --- what there is ----------------------------------------------------------------------------
 
