@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ottla_ops.local_cluster import LocalClusterError
 from tests.chaos import namespaces, shifted_clock
 from tests.chaos.checker import Verdict, check
 from tests.chaos.final_reads import read_copy, read_files
@@ -163,7 +164,11 @@ def _make_trouble(world, plan, outcome, tell):
             if numbers.random() < QUIET_SHARE:
                 time.sleep(numbers.uniform(0, QUIET_S))
             name = first.pop() if first else numbers.choice(plan.faults)
+            known = len(outcome.problems)
             _one_fault(world, plan, name, numbers, outcome, schedule, tell)
+            for problem in outcome.problems[known:]:
+                # Now: the run may yet break off.
+                tell(problem)
             if len(outcome.problems) > 3:
                 return
 
@@ -191,18 +196,11 @@ def _one_fault(world, plan, name, numbers, outcome, schedule, tell):
     except Exception as error:
         outcome.problems.append(f"{name}, healing: {error!r}\n{traceback.format_exc()}")
     outcome.fired[name] += nemesis.fired
-    for broker in world.cluster.brokers:
-        if not broker.is_running:
-            if not nemesis.may_end_brokers:
-                outcome.problems.append(
-                    f"{name}: broker {broker.node_id} ended with {broker.exit_code}: "
-                    f"{broker.log_tail(1000)}"
-                )
-            broker.start()
+    _start_ended(world, outcome, name, nemesis)
     if nemesis.lingers:
         outcome.lingers_s = max(outcome.lingers_s, nemesis.settles_s)
     settles_s = max(nemesis.settles_s, outcome.lingers_s)
-    recovered_s = _wait_recovered(world, outcome, name, settles_s)
+    recovered_s = _wait_recovered(world, outcome, name, nemesis, settles_s)
     line = {
         "fault": name,
         "what": told,
@@ -217,11 +215,30 @@ def _one_fault(world, plan, name, numbers, outcome, schedule, tell):
     )
 
 
-def _wait_recovered(world, outcome, name, settles_s):
+def _start_ended(world, outcome, name, nemesis):
+    """Start every broker that has ended; whether one had."""
+    ended = [broker for broker in world.cluster.brokers if not broker.is_running]
+    for broker in ended:
+        if not nemesis.may_end_brokers:
+            outcome.problems.append(
+                f"{name}: broker {broker.node_id} ended with {broker.exit_code}: "
+                f"{broker.log_tail(1000)}"
+            )
+        broker.start()
+    return bool(ended)
+
+
+def _wait_recovered(world, outcome, name, nemesis, settles_s):
     try:
         recovered_s = world.probe(RECOVERY_TIMEOUT_S + settles_s)
         outcome.recoveries_s.append(recovered_s)
-        world.wait_whole(WHOLE_TIMEOUT_S)
+        try:
+            world.wait_whole(WHOLE_TIMEOUT_S)
+        except LocalClusterError:
+            # One may have been about to end when the fault was taken away.
+            if not _start_ended(world, outcome, name, nemesis):
+                raise
+            world.wait_whole(WHOLE_TIMEOUT_S)
     except Exception as error:
         outcome.problems.append(f"no recovery from {name}: {error}")
         recovered_s = float("nan")
@@ -305,7 +322,8 @@ def main():
     if lacks:
         print(f"chaos needs {', '.join(lacks)}", file=sys.stderr)
         return 2
-    directory = Path(arguments.directory or tempfile.mkdtemp(prefix="ottla-chaos-")) / f"{seed}"
+    place = Path(arguments.directory or tempfile.mkdtemp(prefix="ottla-chaos-"))
+    directory = place / f"{seed}"
     clock = shifted_clock.LIBRARY or "Python's own functions, libfaketime is not installed"
     print(f"seed {seed}, {plan.brokers} brokers, clocks by {clock}, in {directory}", flush=True)
     try:
@@ -320,7 +338,7 @@ def main():
         _report(Path(arguments.report), plan, outcome)
     if outcome.is_clean:
         if not arguments.keep:
-            shutil.rmtree(directory)
+            shutil.rmtree(directory if arguments.directory else place)
         print("clean")
         return 0
     print(f"FAILED: seed {seed}; schedule, histories, logs and data are in {directory}")

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -157,6 +158,7 @@ async def main():
             side.cancel()
         await asyncio.gather(*sides, return_exceptions=True)
         print("\n".join(told_sums(report)))
+    shutil.rmtree(report.parent)
     print("clean")
     return 0
 

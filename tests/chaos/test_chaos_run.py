@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ottla_ops.local_cluster import LocalClusterError
 from tests.chaos import chaos_run
 from tests.chaos.chaos_run import Plan, missing, run_plan
 from tests.chaos.world import World
@@ -108,3 +109,74 @@ def test_a_run_that_is_told_to_end_takes_away_the_fault_that_it_made(tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         chaos_run._make_trouble(world, plan, chaos_run.Outcome(), print)
     assert healed == ["frozen"]
+
+
+class EndsLate:
+    """A fault whose broker, 2, ends when it has been taken away; its supervisor starts it again."""
+
+    lasts_s, settles_s, lingers, may_end_brokers, fired = (0.0, 0.0), 0.0, False, True, True
+
+    def __init__(self, world, _numbers):
+        self._world = world
+
+    def inject(self):
+        return "at 2"
+
+    def heal(self):
+        self._world.is_about_to_end = True
+
+
+class EndingWorld:
+    """As `World`; its only broker, 2, ends between two looks."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.is_about_to_end = False
+        self.started = []
+        broker = SimpleNamespace(node_id=2, exit_code=1, is_running=True, log_tail=lambda _: "")
+        broker.start = self._start
+        self.cluster = SimpleNamespace(brokers=[broker])
+
+    def _start(self):
+        self.cluster.brokers[0].is_running = True
+        self.started.append(2)
+
+    def wait_busy(self, *_):
+        pass
+
+    def probe(self, _timeout_s):
+        self.cluster.brokers[0].is_running = not self.is_about_to_end
+        self.is_about_to_end = False
+        return 0.1
+
+    def wait_whole(self, _timeout_s):
+        if not self.cluster.brokers[0].is_running:
+            raise LocalClusterError("broker 2 exited with 1 before ready")
+
+    def dead_clients(self):
+        return []
+
+
+def trouble(monkeypatch, world, nemesis):
+    """The outcome of one fault, and what was told."""
+    monkeypatch.setattr(chaos_run, "NEMESES", {"late": nemesis})
+    outcome, told = chaos_run.Outcome(), []
+    plan = Plan(seed=1, seconds=0, faults=("late",))
+    chaos_run._make_trouble(world, plan, outcome, told.append)
+    return outcome, told
+
+
+def test_a_broker_that_ends_just_after_its_fault_is_started_again(tmp_path, monkeypatch):
+    world = EndingWorld(tmp_path)
+    outcome, _ = trouble(monkeypatch, world, EndsLate)
+    assert world.started == [2]
+    assert outcome.problems == []
+
+
+def test_a_broker_that_must_not_end_is_a_problem_that_is_told_at_once(tmp_path, monkeypatch):
+    class EndsWrongly(EndsLate):
+        may_end_brokers = False
+
+    outcome, told = trouble(monkeypatch, EndingWorld(tmp_path), EndsWrongly)
+    assert outcome.problems == ["late: broker 2 ended with 1: "]
+    assert outcome.problems[0] in told
