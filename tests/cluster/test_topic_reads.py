@@ -29,6 +29,22 @@ def read(client, topic, node_id, *, headers=None, **query):
     return client.http.get(url, headers=headers, **query)
 
 
+def pages(client, topic, start=None, **query):
+    """Pages, each of another broker, until the cursor stands still.
+
+    One of them may lack the records of a leader that takes longer to answer than others.
+    """
+    at = start or {}
+    for node_id in cycle(client.node_ids):
+        answer = read(client, topic, node_id, max_wait_ms=0, **query, **at)
+        document = answer.expect(200).document
+        assert document["unavailable"] == []
+        yield document
+        if at == {"cursor": document["cursor"]}:
+            return
+        at = {"cursor": document["cursor"]}
+
+
 def places(records):
     return [(record["partition"], record["offset"]) for record in records]
 
@@ -57,17 +73,21 @@ def test_a_cursor_goes_from_broker_to_broker(shared, wide_topic):
 
 def test_lines_carry_the_cursor_in_a_header(shared, wide_topic):
     accept = {"Accept": routes.NDJSON}
-    answer = read(shared, wide_topic, 1, headers=accept, max_records=100).expect(200)
-    assert answer.headers["Content-Type"] == routes.NDJSON
-    assert len(answer.text.splitlines()) == 12
-    cursor = answer.headers[routes.HEADER_CURSOR]
-    assert read(shared, wide_topic, 2, cursor=cursor, max_wait_ms=0).document["records"] == []
+    lines, start = [], {}
+    # Lines of a leader that takes longer to answer than others come with the next page.
+    while len(lines) < 12:
+        answer = read(shared, wide_topic, 1, headers=accept, max_records=100, **start).expect(200)
+        assert answer.headers["Content-Type"] == routes.NDJSON
+        lines += answer.text.splitlines()
+        start = {"cursor": answer.headers[routes.HEADER_CURSOR]}
+    assert len(lines) == 12
+    assert read(shared, wide_topic, 2, max_wait_ms=0, **start).document["records"] == []
 
 
 def test_a_read_begins_at_an_end_or_at_a_time(shared, wide_topic):
-    def begun(**query):
-        document = read(shared, wide_topic, 2, max_wait_ms=0, **query).expect(200).document
-        return sorted(places(document["records"]))
+    def begun(**start):
+        found = [document["records"] for document in pages(shared, wide_topic, start)]
+        return sorted(place for records in found for place in places(records))
 
     assert begun(offset="latest") == []
     assert begun(offset=-1) == all_places([3])
@@ -78,29 +98,24 @@ def test_a_read_begins_at_an_end_or_at_a_time(shared, wide_topic):
 
 def test_a_filter_is_read_on_behind_what_it_examined(shared, wide_topic):
     where = "%24%20%3E%202"  # $ > 2
-    document = read(shared, wide_topic, 1, where=where, fields="value", max_records=2).document
-    assert document["records"] == [{"partition": each, "value": 3} for each in places_of(document)]
-    assert len(document["records"]) == 2
-    rest = read(shared, wide_topic, 2, where=where, cursor=document["cursor"]).document
-    [last] = places(rest["records"])
-    assert sorted([*places_of(document), last[0]]) == [0, 1, 2]
-    nothing = read(shared, wide_topic, 3, key="none", max_wait_ms=0).document
-    assert nothing["records"] == []
+    found = list(pages(shared, wide_topic, where=where, fields="value", max_records=2))
+    assert all(len(document["records"]) <= 2 for document in found)
+    let_through = [record for document in found for record in document["records"]]
+    assert sorted(record["partition"] for record in let_through) == [0, 1, 2]
+    assert all(record == {"partition": record["partition"], "value": 3} for record in let_through)
+    *_, nothing = found = list(pages(shared, wide_topic, key="none"))
+    assert all(document["records"] == [] for document in found)
     assert (
         read(shared, wide_topic, 1, cursor=nothing["cursor"], max_wait_ms=0).document["records"]
         == []
     )
 
 
-def places_of(document):
-    return [record["partition"] for record in document["records"]]
-
-
 def test_a_read_waits_for_a_record_of_any_partition(shared, wide_topic):
     cursor = read(shared, wide_topic, 1, offset="latest", max_wait_ms=0).document["cursor"]
     started_s = time.monotonic()
     assert read(shared, wide_topic, 1, cursor=cursor, max_wait_ms=200).document["records"] == []
-    assert time.monotonic() - started_s >= 0.2
+    assert time.monotonic() - started_s >= 0.19  # Brokers count in whole milliseconds.
     shared.append(wide_topic, "new", partition=2)
     document = read(shared, wide_topic, 3, cursor=cursor, max_wait_ms=60_000).document
     assert places(document["records"]) == [(2, 4)]
@@ -125,12 +140,19 @@ def test_a_cursor_of_a_deleted_topic_is_told_apart(shared, wide_topic):
     cursor = read(shared, wide_topic, 1, max_wait_ms=0).document["cursor"]
     shared.http.delete(f"{shared.any_url()}{routes.TOPICS}/{wide_topic}").expect(204)
     for node_id in shared.node_ids:
-        gone = read(shared, wide_topic, node_id, cursor=cursor)
-        assert gone.code in {"UNKNOWN_TOPIC_OR_PARTITION", "CURSOR_OF_DELETED_TOPIC"}
+
+        def gone(node_id=node_id):
+            answer = read(shared, wide_topic, node_id, cursor=cursor, max_wait_ms=0)
+            return answer.code in {"UNKNOWN_TOPIC_OR_PARTITION", "CURSOR_OF_DELETED_TOPIC"}
+
+        # A broker that was not asked to delete it hears of that a moment later.
+        eventually(gone)
     shared.create_topic(wide_topic, partitions=PARTITIONS)
     shared.wait_led(wide_topic, partitions=PARTITIONS)
     for node_id in shared.node_ids:
-        refused = read(shared, wide_topic, node_id, cursor=cursor).expect(410)
+        refused = eventually(
+            lambda node_id=node_id: read(shared, wide_topic, node_id, cursor=cursor).expect(410)
+        )
         assert refused.code == "CURSOR_OF_DELETED_TOPIC"
         assert refused.document["retriable"] is False
 
