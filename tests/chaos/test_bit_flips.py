@@ -228,7 +228,8 @@ def test_flipped_bits_are_never_served_and_all_replicas_heal(tmp_path, launch):
         client.wait_led(TOPIC)
         for number in range(FILLED_RECORDS):
             journal.acknowledged[client.append(TOPIC, value(number))] = value(number)
-        assert len(sealed_files(client, 1)) > 2
+        # A segment is sealed a moment after the next one is begun.
+        eventually(lambda: len(sealed_files(client, 1)) > 2)
         with Clients(client, journal) as clients:
             for turn in range(-(-FLIPS // FLIPS_PER_TURN)):
                 leader = client.leader(TOPIC)

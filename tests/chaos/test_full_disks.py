@@ -77,8 +77,8 @@ def test_leadership_leaves_a_full_disk_and_comes_back(client, topic):
             assert is_full(client, full)
             writers.wait_for_more(50)
             # Until it could write down who leads now, it confirms no session: it would lead on.
-            eventually(lambda full=full: readiness(client, full).status == 200, 20)
-            assert "no room" in readiness(client, full).expect(200).document["warnings"][0]
+            ready = eventually(lambda full=full: readiness(client, full).expect(200), 20)
+            assert "no room" in ready.document["warnings"][0]
             ballast.unlink()
             eventually(lambda full=full: not is_full(client, full), 20)
             client.wait_isr(topic, 3, timeout_s=20)

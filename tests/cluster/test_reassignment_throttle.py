@@ -43,9 +43,14 @@ def test_a_copy_keeps_to_the_throttle_and_those_in_sync_do_not_wait_for_it(start
         {"topic": topic, "partition": 0, "replicas": [1, 2, 3]} for topic in ("moved", "written")
     ]
     reassign(client, {"reassignments": both})
-    eventually(lambda: reassignments(client, 1)["reassignments"] == [])
-    client.http.post(client.any_url() + routes.ELECTIONS, {"type": "preferred"})
-    eventually(lambda: {client.leader("moved"), client.leader("written")} == {1})
+    eventually(lambda: reassignments(client, 1)["reassignments"] == [], 30)
+
+    def led_by_the_first():
+        # Asked for once, and refused, it would come by itself only after up to 20 seconds.
+        client.http.post(client.any_url() + routes.ELECTIONS, {"type": "preferred"})
+        return {client.leader("moved"), client.leader("written")} == {1}
+
+    eventually(led_by_the_first, 30)
     fill(client, "moved", BATCHES)
 
     begun_s = time.monotonic()

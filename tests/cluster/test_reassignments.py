@@ -122,7 +122,8 @@ def test_a_replica_that_is_away_is_waited_for_and_called_off(wide):
     try:
         # At once: broker 5 is still unfenced.
         reassign(wide, ("t", 0, [1, 2, 5]), via=1).expect(200)
-        (ongoing,) = reassignments(wide, via=2)
+        # A broker that was not asked hears of it a moment later.
+        (ongoing,) = eventually(lambda: reassignments(wide, via=2))
         assert ongoing["topic"] == "t"
         assert ongoing["replicas"] == [1, 2, 3, 5]
         assert ongoing["target_replicas"] == [1, 2, 5]

@@ -30,11 +30,11 @@ class TestStalledFollower:
         started_s = time.monotonic()
         assert client.append("t", "during", via=leader) == 1  # Waits until the follower is out.
         assert time.monotonic() - started_s < 6
-        eventually(lambda: follower not in client.partition("t", via=leader)["isr"], 2)
+        eventually(lambda: follower not in client.partition("t", via=leader)["isr"])
         started_s = time.monotonic()
         for number in range(20):
             client.append("t", number, via=leader)
-        assert time.monotonic() - started_s < 5
+        assert time.monotonic() - started_s < 10  # Half of what they take if each waits for it.
         assert client.partition("t", via=leader)["leader_epoch"] == 0
 
         stalled.resume()
@@ -48,9 +48,7 @@ class TestStalledFollower:
         client.create_topic("t", partitions=1)
         client.append("t", "only")
         for node_id in client.node_ids:
-            eventually(
-                lambda node_id=node_id: client.local_records(node_id, "t")[0] == 1, timeout_s=3
-            )
+            eventually(lambda node_id=node_id: client.local_records(node_id, "t")[0] == 1)
 
 
 class TestHealth:
@@ -58,8 +56,9 @@ class TestHealth:
         for node_id in shared.node_ids:
             url = shared.url(node_id)
             assert shared.http.get(f"{url}/livez").expect(200).document == {"live": True}
-            ready = shared.http.get(f"{url}/readyz").expect(200).document
-            assert ready == {"ready": True, "reasons": [], "warnings": []}
+            # A broker that has just stood still may have to confirm its session first.
+            ready = eventually(lambda url=url: shared.http.get(f"{url}/readyz").expect(200))
+            assert ready.document == {"ready": True, "reasons": [], "warnings": []}
             assert shared.http.get(f"{url}/startupz").expect(200).document == {"started": True}
             version = shared.http.get(f"{url}/version").expect(200).document
             assert set(version) == {"version", "python", "sqlite"}
@@ -203,25 +202,32 @@ class TestMetrics:
 
     def test_one_controller_and_nothing_under_replicated(self, shared, topic):
         nodes = shared.node_ids
-        assert sum(shared.metric(node, "ottla_is_controller") for node in nodes) == 1
-        assert shared.metric(shared.controller(), "ottla_is_controller") == 1
+
+        def one_controller():
+            # While one takes over from another, there may be none or two of them.
+            assert sum(shared.metric(node, "ottla_is_controller") for node in nodes) == 1
+            assert shared.metric(shared.controller(), "ottla_is_controller") == 1
+
+        eventually(one_controller)
         eventually(
             lambda: all(
                 shared.metric(node, "ottla_under_replicated_partitions") == 0 for node in nodes
             )
         )
-        partitions = [
-            state for found in shared.http.get(f"{shared.any_url()}/v1/topics").document["topics"]
-            for state in found["partitions"]
-        ]  # fmt: skip
 
         def counted(role):
             name = f'ottla_partitions{{role="{role}"}}'
             return sum(shared.metric(node, name) for node in nodes)
 
-        eventually(lambda: counted("leader") == len(partitions))
-        replicas = sum(len(state["replicas"]) for state in partitions)
-        eventually(lambda: counted("leader") + counted("follower") == replicas)
+        def every_replica_is_counted():
+            # Topics that earlier tests deleted may be listed still.
+            url = f"{shared.any_url()}/v1/topics"
+            topics = shared.http.get(url).expect(200).document["topics"]
+            replicas = [state["replicas"] for found in topics for state in found["partitions"]]
+            assert counted("leader") == len(replicas)
+            assert counted("leader") + counted("follower") == sum(map(len, replicas))
+
+        eventually(every_replica_is_counted)
 
     def test_no_label_is_of_a_clients_making(self, shared):
         shared.http.get(f"{shared.any_url()}/v1/canary-path")

@@ -31,7 +31,7 @@ def first_offsets_on_disk(client, topic):
 
 def log_start(client, topic, *, via):
     answer = client.read(topic, via=via, offset=0, replica="local", max_wait_ms=0)
-    return answer.document["log_start_offset"]
+    return answer.expect(200).document["log_start_offset"]
 
 
 def fill(client, topic, count):
@@ -160,7 +160,7 @@ def test_what_groups_have_committed_outlives_the_records_of_its_time(start_clust
     eventually(
         lambda: client.metric(client.leader("t"), "ottla_removed_segments_total") > before, 20
     )
-    assert set(client.cluster.stop().values()) == {0}
+    assert set(client.cluster.stop(timeout_s=20).values()) == {0}
     client.cluster.start()
     client.cluster.wait_ready()
 
