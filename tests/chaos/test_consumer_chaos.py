@@ -193,7 +193,7 @@ def make_trouble(client, consumers, faults, until_s):
             span = LONG_PAUSE_S if fault.endswith("long") else SHORT_PAUSE_S
             consumers.pause(name, faults.uniform(*span))
         else:
-            broker = eventually(lambda: coordinator(client))
+            broker = eventually(lambda: coordinator(client), JOIN_TIMEOUT_S)
             if fault == "kill coordinator":
                 broker.restart()
             else:

@@ -85,7 +85,7 @@ def test_it_comes_back_as_a_replica_of_the_new_topic(client, back):
     copies = client.wait_replicas_equal("t", partitions=2)
     assert [len(records) for records in copies.values()] == [2, 2]
     eventually(lambda: not list((client.cluster.broker(away).data_dir / "deleted").iterdir()))
-    assert set(client.cluster.stop().values()) == {0}
+    assert set(client.cluster.stop(timeout_s=20).values()) == {0}
     for partition in (0, 1):
         batches = stored_batches(client.cluster, away, "t", partition)
         assert batches == stored_batches(client.cluster, others[0], "t", partition)

@@ -101,7 +101,7 @@ def test_the_answer_survives_segments_a_restart_and_another_leader(start_cluster
     def answered_by_another():
         return client.leader("t") != leader and found(client, "t", 301) == (3, 900)
 
-    eventually(answered_by_another)
+    eventually(answered_by_another, 20)
     client.cluster.broker(leader).start()
     client.cluster.wait_ready()
     assert found(client, "t", 301, via=leader) == (3, 900)

@@ -17,10 +17,13 @@ from tests.cluster.group_member import GroupMember
 pytestmark = pytest.mark.cluster
 
 WAIT_MS = 9_000
-SOON_S = 0.3
-"""News are with those who wait for them within this time."""
+SOON_S = 6.0
+"""News are with those who wait for them long before their wait is over."""
 
 FAILOVER_LIMIT_S = 12.0
+
+SESSION_S = 6
+"""Long enough that whoever hears of its end with a stall does so before two of them."""
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,8 @@ def test_a_wait_is_over_when_it_is_over(client, group, orders, via):
     start_s = time.monotonic()
     answer = member.try_heartbeat(max_wait_ms=400).expect(200).document
     assert answer["assignment"] is None
-    assert 0.4 <= time.monotonic() - start_s < 5.0
+    # Brokers count in whole milliseconds.
+    assert 0.38 <= time.monotonic() - start_s < 8.0
 
 
 @pytest.mark.parametrize("later_wait_ms", [0, 1])
@@ -110,7 +114,7 @@ def test_a_later_heartbeat_ends_the_wait_of_the_former(
     member.via = later_via
     eventually(
         lambda: member.try_heartbeat(max_wait_ms=later_wait_ms).expect(200) and former.done(),
-        timeout_s=WAIT_MS / 2_000,
+        timeout_s=SOON_S,
     )
     assert former.result().expect(200).document["assignment"] is None
 
@@ -125,12 +129,12 @@ def test_a_member_that_waits_longer_than_its_session_elsewhere_is_refused(client
 
 def test_who_goes_away_while_waiting_is_missed_after_its_session(client, group, orders):
     """Not after the wait and the session: the broken connection frees the wait at once."""
-    member = GroupMember(client, group, [orders], via=1, session_timeout_ms=3_000)
+    member = GroupMember(client, group, [orders], via=1, session_timeout_ms=SESSION_S * 1_000)
     stayer = GroupMember(client, group, [orders], via=2)
     settled([member, stayer])
     owned = [{"topic": orders, "partitions": sorted(number for _, number in member.partitions)}]
     body = json.dumps(
-        {"generation": member.generation, "owned": owned, "max_wait_ms": 3_000}
+        {"generation": member.generation, "owned": owned, "max_wait_ms": SESSION_S * 1_000}
     ).encode()
     path = routes.GROUP_HEARTBEAT.format(group=group, member=member.member_id)
     for via in (1, 2, 3):
@@ -139,8 +143,10 @@ def test_who_goes_away_while_waiting_is_missed_after_its_session(client, group, 
             head = f"POST {path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n"
             connection.sendall(head.encode() + b"\r\n" + body)
     gone_s = time.monotonic()
-    eventually(lambda: stayer.heartbeat() or len(stayer.partitions) == 3)
-    assert time.monotonic() - gone_s < 3.0 + 2.0
+    eventually(
+        lambda: stayer.try_heartbeat().expect(200) and len(stayer.partitions) == 3, 2 * SESSION_S
+    )
+    assert time.monotonic() - gone_s < 2 * SESSION_S - 1
 
 
 def test_waiting_members_survive_their_coordinator(start_cluster, threads):

@@ -15,7 +15,8 @@ SETTINGS = {"OTTLA_SESSION_TIMEOUT_MS": "1000", "OTTLA_REPLICA_LAG_TIME_MAX_MS":
 PAUSE_S = 5.0
 """Longer than every session, and than what it may miss its followers for."""
 
-ELECTION_LIMIT_S = 4.0
+ELECTION_LIMIT_S = 8.0
+"""A broker asks a controller that stands still for longer, if nobody tells it not to."""
 
 
 def create_meanwhile(client, via):

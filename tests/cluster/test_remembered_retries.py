@@ -9,6 +9,11 @@ from tests.cluster.binary_producer import BinaryProducer
 
 pytestmark = pytest.mark.cluster
 
+REMEMBERED_MS = 5_000
+"""A machine that stands still between two requests must not make the first one old."""
+
+FORGOTTEN_WITHIN_S = 20.0
+
 
 def keyed(client, key):
     answer = client.produce("t", [{"value": key}], headers={"Idempotency-Key": key}, partition=0)
@@ -23,7 +28,7 @@ def started(start_cluster, **settings):
 
 
 def test_a_key_is_forgotten_after_its_window(start_cluster):
-    client = started(start_cluster, OTTLA_IDEMPOTENCY_WINDOW_MS="1500")
+    client = started(start_cluster, OTTLA_IDEMPOTENCY_WINDOW_MS=str(REMEMBERED_MS))
     assert not keyed(client, "first")
     assert keyed(client, "first")
     others = count()
@@ -33,7 +38,7 @@ def test_a_key_is_forgotten_after_its_window(start_cluster):
         assert not keyed(client, f"other-{next(others)}")
         return not keyed(client, "first")
 
-    eventually(forgotten)
+    eventually(forgotten, FORGOTTEN_WITHIN_S)
 
 
 def test_the_oldest_key_is_forgotten_when_there_are_too_many(start_cluster):
@@ -48,10 +53,10 @@ def test_the_oldest_key_is_forgotten_when_there_are_too_many(start_cluster):
 
 def test_a_silent_producer_is_forgotten_after_its_expiration(start_cluster):
     """An unknown producer may begin anywhere, a known one may not leave records out."""
-    client = started(start_cluster, OTTLA_PRODUCER_ID_EXPIRATION_MS="1500")
+    client = started(start_cluster, OTTLA_PRODUCER_ID_EXPIRATION_MS=str(REMEMBERED_MS))
     producer = BinaryProducer(client, "t", producer_id=5)
     producer.append(0, b"zero")
     gap = producer.send(7, b"seven")
     assert gap.code == "OUT_OF_ORDER_SEQUENCE_NUMBER"
-    eventually(lambda: producer.send(7, b"seven").status == 200)
+    eventually(lambda: producer.send(7, b"seven").status == 200, FORGOTTEN_WITHIN_S)
     assert producer.append(7, b"seven").duplicate

@@ -19,15 +19,15 @@ def test_a_retry_gets_its_offset_while_new_writes_are_refused(start_cluster):
     producer = BinaryProducer(client, "t", producer_id=5)
     first = producer.append(0, b"numbered")
 
-    def keyed(key, via):
+    def keyed(key, via, **query):
         headers = {"Idempotency-Key": key}
-        return client.produce("t", [{"value": key}], headers=headers, via=via, timeout_ms=1_000)
+        return client.produce("t", [{"value": key}], headers=headers, via=via, **query)
 
     stored = keyed("order-1", leader).expect(200).document
     client.cluster.broker(follower).kill()
     via = client.live_node_ids
     eventually(lambda: client.partition("t", via=leader)["isr"] == [leader])
-    eventually(lambda: keyed("order-2", leader).code == "NOT_ENOUGH_REPLICAS")
+    eventually(lambda: keyed("order-2", leader, timeout_ms=1_000).code == "NOT_ENOUGH_REPLICAS")
 
     again = producer.send(0, b"numbered", to=leader)
     (result,) = produced(again.expect(200))

@@ -41,7 +41,7 @@ def test_what_is_only_announced_keeps_nobody_out(shared, topic):
         started_s = time.monotonic()
         for _ in range(5):
             shared.append(topic, "x" * 1000)
-        assert time.monotonic() - started_s < 5
+        assert time.monotonic() - started_s < BODY_IDLE_LIMIT_S - 5
 
 
 def test_a_stalled_body_is_given_up_and_nothing_of_it_applied(shared, topic):

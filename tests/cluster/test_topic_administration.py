@@ -137,7 +137,7 @@ def test_segment_size_and_durability_change_under_a_writing_topic(start_cluster)
     alter(client, "t", {"segment.bytes": None, "durability": None}, via=leader).expect(200)
     client.append("t", "after")
     client.wait_replicas_equal("t")
-    assert set(client.cluster.stop().values()) == {0}
+    assert set(client.cluster.stop(timeout_s=20).values()) == {0}
     for node in client.node_ids:
         for path in (client.cluster.broker(node).data_dir / "t-0").glob("*.sqlite"):
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:

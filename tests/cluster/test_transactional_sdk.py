@@ -21,6 +21,8 @@ pytestmark = pytest.mark.cluster
 
 PARTITIONS = 3
 WAIT_S = 60
+SLOW_MS = 3_000
+"""Time for a batch to be stored in, on a machine that stands still for a moment."""
 
 _numbers = count(1)
 
@@ -105,7 +107,7 @@ def test_a_second_producer_fences_the_first(shared, accounts, transactional_id):
 
 
 def test_one_that_was_too_slow_aborts_and_goes_on(shared, accounts, transactional_id):
-    with producer_of(shared, transactional_id, transaction_timeout_ms=100) as producer:
+    with producer_of(shared, transactional_id, transaction_timeout_ms=SLOW_MS) as producer:
         producer.begin_transaction()
         producer.send(accounts, b"slow", partition=0).get(timeout=WAIT_S)
         url = f"{shared.any_url()}/v1/transactions/{transactional_id}"

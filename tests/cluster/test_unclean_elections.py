@@ -43,7 +43,7 @@ def test_only_a_topic_that_allows_it_goes_on_without_what_is_lost(start_cluster)
         client.append(topic, "both", partition=partition)
     client.cluster.broker(behind).kill()
     for topic, partition in places:
-        eventually(lambda t=topic, p=partition: client.partition(t, p)["isr"] == [ahead])
+        eventually(lambda t=topic, p=partition: client.partition(t, p)["isr"] == [ahead], 20)
         client.append(topic, "one", partition=partition)
     reached = read_given(client).expect(200).document
     assert reached["unavailable"] == []
