@@ -65,12 +65,21 @@ def park(threads, member, max_wait_ms=WAIT_MS):
     return threads.submit(member.try_heartbeat, max_wait_ms=max_wait_ms)
 
 
+def heartbeats(client):
+    """How many have come to their coordinators."""
+    return sum(
+        client.metric(node_id, "ottla_group_heartbeats_total") for node_id in client.live_node_ids
+    )
+
+
 @pytest.mark.parametrize("others_via", [1, 2, 3])
 def test_a_clean_leave_reaches_the_others_at_once(client, group, orders, threads, others_via):
     leaver = GroupMember(client, group, [orders], via=1)
     stayer = GroupMember(client, group, [orders], via=others_via)
     settled([leaver, stayer])
+    before = heartbeats(client)
     parked = park(threads, stayer)
+    eventually(lambda: heartbeats(client) > before)
     taken_s = time.monotonic()
     leaver.leave()
     parked.result().expect(200)
@@ -81,7 +90,9 @@ def test_a_clean_leave_reaches_the_others_at_once(client, group, orders, threads
 def test_a_join_is_told_to_those_who_must_give_something_up(client, group, orders, threads):
     first = GroupMember(client, group, [orders], via=1)
     settled([first])
+    before = heartbeats(client)
     parked = park(threads, first)
+    eventually(lambda: heartbeats(client) > before)
     second = GroupMember(client, group, [orders], via=2)
     parked.result().expect(200)
     assert len(first.partitions) == 2, "it is told to give one up"
@@ -161,9 +172,12 @@ def test_waiting_members_survive_their_coordinator(start_cluster, threads):
         .document["coordinator"]
     )
     others = [member for member in members if member.via != coordinator]
+    before = heartbeats(client)
     parked = [park(threads, member, max_wait_ms=2_000) for member in others]
     (own,) = (member for member in members if member.via == coordinator)
     let_go = park(threads, own)
+    # One that comes when the broker has stopped listening is answered by nobody.
+    eventually(lambda: heartbeats(client) >= before + len(members))
     start_s = time.monotonic()
     assert client.cluster.broker(coordinator).terminate() == 0
     assert time.monotonic() - start_s < WAIT_MS / 1000 / 2, "it waits for no parked heartbeat"
