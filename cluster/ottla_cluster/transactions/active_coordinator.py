@@ -89,8 +89,9 @@ class ActiveTransactionCoordinator:
         self._markers = MarkerWork()
         for name, transaction in image.transactions.items():
             self._markers.follow(name, transaction)
-        # Transactional ids about which something is decided that is not committed yet.
-        self._undecided: set[str] = set()
+        # Transactional ids about which something is decided that is not committed yet, in the order
+        # of the decisions: a set's order would differ from one process to another.
+        self._undecided: dict[str, None] = {}
         self._producer_ids: deque[int] = deque()
         self._next_expiry_ms = now_ms + config.expiry_interval_ms
         # Since when transactional ids have looked as if nobody used them.
@@ -135,7 +136,7 @@ class ActiveTransactionCoordinator:
             transaction = self.speculative_image.transactions.get(name)
             if transaction is not None and transaction.granted.producer_id == fresh:
                 self._producer_ids.popleft()
-            self._undecided.add(name)
+            self._undecided[name] = None
             self._follow(now_ms)
         return submitted
 
@@ -241,4 +242,4 @@ class ActiveTransactionCoordinator:
             self._open_times.follow(name, durable, decided, now_ms)
             self._markers.follow(name, durable)
             if durable is decided:
-                self._undecided.remove(name)
+                del self._undecided[name]

@@ -4,6 +4,8 @@ OTTLA_TRANSACTION_SEEDS=2000 runs more of them, OTTLA_SIMULATION_FIRST_SEED othe
 """
 
 import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -81,6 +83,27 @@ def test_a_seed_is_a_life():
     second.run(FAULTY_MS)
     assert first.counts == second.counts
     assert [log.entries for log in first.logs] == [log.entries for log in second.logs]
+
+
+def test_a_seed_is_the_same_life_in_every_process():
+    """Which hash texts have differs between processes, and with it the order of a set of them."""
+    program = (
+        "from tests.simulation.transactions.transactions_simulation import TransactionsSimulation; "
+        f"life = TransactionsSimulation(1); life.run({FAULTY_MS}); "
+        "print(sorted(life.counts.items()))"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(told) == 1
+    assert "leaderships" in told.pop()
 
 
 # --- planted bugs ---------------------------------------------------------------------------

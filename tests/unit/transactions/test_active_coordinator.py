@@ -82,6 +82,22 @@ def test_markers_leave_once_the_decision_is_durable_and_until_all_are_written():
     assert found.state is TransactionState.COMPLETE_COMMIT
 
 
+def test_decisions_that_become_durable_together_are_told_in_their_order():
+    """In every process: a seed of the simulation would else be another life in each."""
+    under_test = CoordinatorUnderTest()
+    names = [f"t{number}" for number in range(20)]
+    under_test.active.add_producer_ids(range(7, 7 + len(names)))
+    granted = {}
+    for name in names:
+        granted[name] = under_test.decide(InitialiseProducer(name, TIMEOUT_MS, None)).granted
+        under_test.decide(AddPartitions(name, granted[name], PARTITIONS))
+    for name in names:
+        under_test.append(EndTransaction(name, granted[name], True))
+    under_test.active.committed(under_test.end, 0)
+    told = [each.transactional_id for each in under_test.active.markers_to_write()]
+    assert told == names
+
+
 def test_a_new_coordinator_writes_all_markers_again():
     former = CoordinatorUnderTest()
     identity = former.begin()
