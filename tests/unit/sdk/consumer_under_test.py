@@ -4,6 +4,7 @@ import asyncio
 import time
 
 from ottla import TopicPartition
+from tests.cluster.awaiting import eventually
 
 WAIT_S = 20
 A = TopicPartition("t", 0)
@@ -27,6 +28,15 @@ def take(consumer, count, **options):
         for part in consumer.poll(0.2, **options).values():
             records += part
     return records
+
+
+def fetched(consumer):
+    """Wait until records have come; returns the consumer.
+
+    An iteration that ends after `consumer_timeout_ms` finds them then, however busy the machine.
+    """
+    eventually(lambda: consumer._core.positions.ready, WAIT_S)
+    return consumer
 
 
 async def aio_fill(cluster, count, *, partition=0):

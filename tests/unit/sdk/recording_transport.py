@@ -1,6 +1,7 @@
 """A way to the fake cluster that notes what goes over it."""
 
 import asyncio
+import threading
 import time
 from typing import NamedTuple
 
@@ -22,11 +23,12 @@ class Sent(NamedTuple):
 
 
 class RecordingTransport:
-    """Passes everything on, after `delay_s`, and keeps it."""
+    """Passes everything on, after `delay_s`, and keeps it; posts wait while `holds` is set."""
 
     def __init__(self, cluster, delay_s=0.0):
         self._inner = cluster.transport()
         self.delay_s = delay_s
+        self.holds = threading.Event()
         self.sent = []
         self.at_once = 0
         self.most_at_once = 0
@@ -38,6 +40,8 @@ class RecordingTransport:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         try:
+            while self.holds.is_set():  # noqa: ASYNC110  the test's thread holds it
+                await asyncio.sleep(0.002)
             await asyncio.sleep(self.delay_s)
             return await self._inner.post(
                 url, path, body, timeout_ms=timeout_ms, content_type=content_type

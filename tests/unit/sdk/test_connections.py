@@ -137,7 +137,7 @@ async def test_a_late_answer_is_nobody_elses(serve, connections):
 
     server = await serve(answer)
     with pytest.raises(TimeoutError):
-        await post(connections, server.url, b"first", timeout_ms=50)
+        await post(connections, server.url, b"first", timeout_ms=300)
     late.set()
     assert (await post(connections, server.url, b"second")).body == b"second"
     assert len(server.writers) == 2

@@ -34,7 +34,7 @@ from ottla import (
 from ottla_protocol import routes
 from ottla_protocol.errors import UnsupportedAssignorError
 from tests.cluster.awaiting import eventually
-from tests.unit.sdk.consumer_under_test import WAIT_S, A, B, fill, offsets, take
+from tests.unit.sdk.consumer_under_test import WAIT_S, A, B, fetched, fill, offsets, take
 
 
 class Notes(RebalanceListener):
@@ -109,8 +109,9 @@ def test_iteration_gives_records_one_by_one_until_none_comes(cluster, consume):
     fill(cluster, 1_200)
     consumer = consume(consumer_timeout_ms=300)
     consumer.assign([A])
-    assert offsets(consumer) == list(range(1_200))
+    assert offsets(fetched(consumer)) == list(range(1_200))
     fill(cluster, 2, first=1_200)
+    fetched(consumer)
     assert offsets([next(consumer), next(consumer)]) == [1_200, 1_201]
     with pytest.raises(StopIteration):
         next(consumer)
@@ -120,7 +121,7 @@ def test_an_iteration_that_was_left_goes_on_behind_its_record(cluster, consume):
     fill(cluster, 10)
     consumer = consume(consumer_timeout_ms=300)
     consumer.assign([A])
-    for record in consumer:
+    for record in fetched(consumer):
         if record.offset == 3:
             break
     assert consumer.position(A) == 4
@@ -132,10 +133,11 @@ def test_a_seek_within_an_iteration_counts_at_once(cluster, consume):
     consumer = consume(consumer_timeout_ms=300)
     consumer.assign([A])
     seen = []
-    for record in consumer:
+    for record in fetched(consumer):
         seen.append(record.offset)
         if seen == [0, 1]:
             consumer.seek(A, 7)
+            fetched(consumer)
     assert seen == [0, 1, 7, 8, 9]
 
 
@@ -512,14 +514,17 @@ def test_who_does_not_poll_in_time_gives_up_its_partitions(cluster, consume, cap
     with pytest.raises(CommitFailedError):
         consumer.commit({A: 1})
     settle(consumer, 2)
-    assert notes.told == [("assigned", {0, 1}), ("lost", {0, 1}), ("assigned", {0, 1})]
+    # A machine that stands still may have it lose them once more.
+    assigned, lost = ("assigned", {0, 1}), ("lost", {0, 1})
+    assert len(notes.told) >= 3
+    assert notes.told == [assigned, *[lost, assigned] * (len(notes.told) // 2)]
 
 
 def test_each_record_of_an_iteration_is_as_good_as_a_poll(cluster, consume):
     fill(cluster, 8)
-    consumer = consume("t", group_id="g", max_poll_interval_ms=1_500, consumer_timeout_ms=5_000)
+    consumer = consume("t", group_id="g", max_poll_interval_ms=3_000, consumer_timeout_ms=10_000)
     for record in consumer:
-        time.sleep(0.25)  # The application's work: all of it takes longer than the interval.
+        time.sleep(0.4)  # The application's work: all of it takes longer than the interval.
         assert consumer.assignment() == {A, B}
         if record.offset == 7:
             break
@@ -728,12 +733,18 @@ def test_wakeup_ends_an_iteration_that_has_records(cluster, consume):
 def test_a_second_thread_is_refused(consume):
     consumer = consume()
     consumer.assign([A])
-    polling = threading.Thread(target=consumer.poll, args=(1,))
+
+    def poll():
+        with pytest.raises(WakeupError):
+            consumer.poll(WAIT_S)
+
+    polling = threading.Thread(target=poll)
     polling.start()
     eventually(lambda: consumer.metrics()["polls"] == 1)
     for call in (lambda: consumer.poll(0), lambda: consumer.seek(A, 0), consumer.close):
         with pytest.raises(ConcurrentUseError, match="another thread"):
             call()
+    consumer.wakeup()
     polling.join()
     assert consumer.poll(0) == {}
 
@@ -765,6 +776,8 @@ def test_nobody_answers(cluster):
         cluster.stop_broker(node_id)
     with cluster.consumer() as consumer:
         consumer.assign([A])
+        # Calls tell of it once every broker has failed.
+        eventually(lambda: len(consumer._core.io.reach.reasons) == 3)
         with pytest.raises(ClusterUnreachableError, match="fake-broker-1"):
             consumer.poll(0.3)
         with pytest.raises(ClusterUnreachableError, match="fake-broker-2"):
@@ -777,6 +790,7 @@ def test_nobody_answers_a_member(cluster):
     for node_id in (1, 2, 3):
         cluster.stop_broker(node_id)
     with cluster.consumer("t", group_id="g") as consumer:
+        eventually(lambda: len(consumer._core.io.reach.reasons) == 3)
         with pytest.raises(ClusterUnreachableError, match="fake-broker-3"):
             consumer.poll(1)
         cluster.start_broker(1)

@@ -15,7 +15,7 @@ from ottla import (
 from ottla._consumer import _close_all
 from ottla_protocol.errors import InternalError, OttlaError
 from tests.cluster.awaiting import eventually
-from tests.unit.sdk.consumer_under_test import WAIT_S, A, B, fill, offsets, take
+from tests.unit.sdk.consumer_under_test import WAIT_S, A, B, fetched, fill, offsets, take
 
 
 def stop(cluster):
@@ -45,7 +45,7 @@ def test_an_iteration_goes_on_behind_records_that_interceptors_leave_out(cluster
     only = Only(lambda record: record.offset in (0, 2, 5))
     consumer = consume(interceptors=[only], max_poll_records=2, consumer_timeout_ms=1_000)
     consumer.assign([A])
-    assert offsets(consumer) == [0, 2, 5]
+    assert offsets(fetched(consumer)) == [0, 2, 5]
     assert only.seen == [0, 1, 2, 3, 4, 5]
 
 
@@ -54,7 +54,7 @@ def test_what_interceptors_leave_out_is_finished_with(cluster, consume):
     options = {"interceptors": [Only(lambda record: record.offset == 0)], "group_id": "g"}
     consumer = consume(consumer_timeout_ms=500, auto_commit_interval_ms=20, **options)
     consumer.assign([A])
-    assert offsets(consumer) == [0]
+    assert offsets(fetched(consumer)) == [0]
     eventually(lambda: cluster.committed("g").get(A, (0,))[0] == 4, WAIT_S)
 
 
@@ -111,7 +111,7 @@ def test_what_is_taken_within_an_iteration_does_not_come_again(cluster, consume,
     consumer = consume(max_poll_records=4, consumer_timeout_ms=500)
     consumer.assign([A])
     seen = []
-    for record in consumer:
+    for record in fetched(consumer):
         seen.append(record.offset)
         if record.offset == 1:
             if within == "poll":
@@ -251,7 +251,7 @@ def test_a_topic_that_was_deleted_is_told_at_once(cluster, consume):
 
 
 def test_an_error_that_comes_up_without_an_answer_ends_the_poll(consume):
-    consumer = consume(fetch_max_wait_ms=9_000)
+    consumer = consume(fetch_max_wait_ms=60_000)
     consumer.assign([A])
     core = consumer._core
 
@@ -267,7 +267,7 @@ def test_an_error_that_comes_up_without_an_answer_ends_the_poll(consume):
     started_s = time.monotonic()
     with pytest.raises(UnknownTopicOrPartitionError):
         consumer.poll(WAIT_S)
-    assert time.monotonic() - started_s < 4
+    assert time.monotonic() - started_s < WAIT_S / 2
 
 
 async def test_a_listener_that_closes_ends_the_poll(aio_consume):

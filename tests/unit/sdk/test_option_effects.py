@@ -1,6 +1,7 @@
 """Each option of the producer, by what it changes for the brokers or the caller."""
 
 import asyncio
+import contextlib
 import threading
 from time import monotonic
 
@@ -55,6 +56,16 @@ def send_ten(cluster, **options):
     return headers(cluster)
 
 
+def know_topic(producer):
+    """Have it know the topic's leaders, which may take longer than its `max_block_ms`."""
+
+    def known():
+        with contextlib.suppress(ClusterUnreachableError):
+            return producer.partitions_for("flights")
+
+    eventually(known)
+
+
 class WatchingTransport(FakeTransport):
     """Notes what it is asked, and holds produce requests back while it is told to."""
 
@@ -100,14 +111,16 @@ def test_batch_size(cluster):
 
 
 def test_linger_ms(cluster):
-    # Long enough that a busy machine does not take longer between two of ten records.
-    with cluster.producer(linger_ms=400) as producer:
+    with cluster.producer(linger_ms=100) as producer:
         started = monotonic()
+        producer.send("flights", b"v", partition=0).get(timeout=WAIT_S)
+        assert (monotonic() - started) * 1000 >= 95
+    # Longer than a busy machine takes from one record to another.
+    with cluster.producer(linger_ms=60_000) as producer:
         futures = [producer.send("flights", b"v", partition=0) for _ in range(10)]
-        futures[-1].get(timeout=WAIT_S)
-        took_ms = (monotonic() - started) * 1000
-    assert took_ms >= 395
-    assert [header.record_count for header in headers(cluster)] == [10]
+        producer.flush(WAIT_S)
+        assert all(future.done() for future in futures)
+    assert [header.record_count for header in headers(cluster)] == [1, 10]
 
 
 def test_buffer_memory_and_max_block_ms(cluster):
@@ -115,6 +128,7 @@ def test_buffer_memory_and_max_block_ms(cluster):
     transport.holds.set()
     options = {"buffer_memory": 10_000, "max_block_ms": 50, "batch_size": 1_000}
     with Producer(cluster.bootstrap_servers, transport=transport, **options) as producer:
+        know_topic(producer)
         accepted, started = [], monotonic()
 
         def send_too_many():
@@ -134,11 +148,12 @@ def test_buffer_memory_and_max_block_ms(cluster):
 
 def test_max_block_ms_while_nobody_answers(cluster):
     cluster.stop_broker(1)
-    with cluster.producer(max_block_ms=50, retry_backoff_ms=1) as producer:
+    # Time enough that the broker is asked at least once.
+    with cluster.producer(max_block_ms=500, retry_backoff_ms=1) as producer:
         started = monotonic()
         with pytest.raises(ClusterUnreachableError) as caught:
             producer.send("flights", b"v")
-        assert 0.045 <= monotonic() - started < WAIT_S
+        assert 0.495 <= monotonic() - started < WAIT_S
     assert caught.value.reasons == {cluster.bootstrap_servers[0]: "connection refused"}
 
 
@@ -214,12 +229,13 @@ def test_request_timeout_ms(cluster):
 
 def test_delivery_timeout_ms(cluster):
     cluster.fail(NotEnoughReplicasError("one is in sync"), times=1_000_000)
-    options = {"request_timeout_ms": 10, "delivery_timeout_ms": 60, "retry_backoff_ms": 1}
+    # Time enough that it is refused at least once, and that the refusal comes in time.
+    options = {"request_timeout_ms": 500, "delivery_timeout_ms": 800, "retry_backoff_ms": 1}
     with cluster.producer(**options) as producer:
         started = monotonic()
-        with pytest.raises(DeliveryTimeoutError, match="60 ms") as caught:
+        with pytest.raises(DeliveryTimeoutError, match="800 ms") as caught:
             producer.send("flights", b"v").get(timeout=WAIT_S)
-        assert 0.055 <= monotonic() - started < WAIT_S
+        assert 0.795 <= monotonic() - started < WAIT_S
     assert isinstance(caught.value.__cause__, NotEnoughReplicasError)
 
 
@@ -228,8 +244,9 @@ def test_a_full_disk_is_waited_out_within_delivery_timeout_ms(cluster):
     with cluster.producer(retry_backoff_ms=1) as producer:
         assert producer.send("flights", b"v").get(timeout=WAIT_S).offset == 0
     cluster.fail(InsufficientStorageError("no room", outcome=Outcome.NOT_APPLIED), times=1_000_000)
-    # Each attempt has ample time for its answer: one without would leave the outcome open.
-    options = {"request_timeout_ms": 500, "delivery_timeout_ms": 600, "retry_backoff_ms": 1}
+    # Each attempt has ample time for its answer, as one without would leave the outcome open: the
+    # waits are doubled, and the last attempt is about 300 ms before the end.
+    options = {"request_timeout_ms": 500, "delivery_timeout_ms": 800, "retry_backoff_ms": 1}
     with cluster.producer(**options) as producer, pytest.raises(DeliveryTimeoutError) as caught:
         producer.send("flights", b"v").get(timeout=WAIT_S)
     assert isinstance(caught.value.__cause__, InsufficientStorageError)

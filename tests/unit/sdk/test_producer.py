@@ -31,6 +31,7 @@ from ottla.testing import FakeCluster
 from ottla_protocol import routes
 from ottla_protocol.errors import NotFoundError
 from ottla_protocol.record_batch import NO_PRODUCER_ID, Compression
+from tests.cluster.awaiting import eventually
 from tests.unit.sdk.recording_transport import RecordingTransport
 
 LOST = BrokerUnreachableError("cut", outcome=Outcome.UNKNOWN)
@@ -120,7 +121,7 @@ def test_the_partition_is_the_callers_the_partitioners_or_the_keys(cluster, make
 
 
 def test_records_without_a_key_stick_together(cluster, make):
-    producer = make(linger_ms=1_000)
+    producer = make(linger_ms=60_000)
     futures = [producer.send("wide", b"v") for _ in range(50)]
     producer.flush(5)
     assert len({future.get(5).partition for future in futures}) == 1
@@ -191,7 +192,7 @@ def test_batches_are_compressed(cluster, make, transport, name):
 
 
 def test_batches_end_at_batch_size(make, transport):
-    producer = make(batch_size=500, linger_ms=5_000)
+    producer = make(batch_size=500, linger_ms=60_000)
     for _ in range(20):
         producer.send("t", b"v" * 100)
     producer.flush(5)
@@ -199,12 +200,18 @@ def test_batches_end_at_batch_size(make, transport):
     assert all(header.size_bytes <= 500 for header in transport.headers)
 
 
-def test_a_batch_lingers(make, transport):
+def test_a_batch_lingers(make):
     producer = make(linger_ms=200)
     started = time.monotonic()
-    futures = [producer.send("t", b"v") for _ in range(10)]
-    assert futures[-1].get(5).offset == 9
+    assert producer.send("t", b"v").get(5).offset == 0
     assert time.monotonic() - started >= 0.15
+
+
+def test_records_that_come_while_a_batch_lingers_go_with_it(make, transport):
+    producer = make(linger_ms=60_000)
+    futures = [producer.send("t", b"v") for _ in range(10)]
+    producer.flush(5)
+    assert [future.get(5).offset for future in futures] == list(range(10))
     assert [header.record_count for header in transport.headers] == [10]
 
 
@@ -221,7 +228,8 @@ def test_a_full_buffer_blocks_and_then_fails(cluster, make):
     started = time.monotonic()
     with pytest.raises(BufferExhaustedError, match="buffer_memory"):
         producer.send_many("t", [b"v" * 500] * 30)
-    assert 0.15 <= time.monotonic() - started < 3
+    # Far less than the default, on a busy machine too.
+    assert 0.15 <= time.monotonic() - started < 30
     metrics = producer.metrics()
     assert metrics["buffer_available_bytes"] < 1_000
     assert metrics["buffer_total_bytes"] == 10_000
@@ -246,7 +254,7 @@ def test_a_record_over_max_request_size_is_refused(make):
 
 
 def test_requests_stay_below_max_request_size(make, transport):
-    producer = make(max_request_size=3_000, batch_size=1_000, linger_ms=5_000)
+    producer = make(max_request_size=3_000, batch_size=1_000, linger_ms=60_000)
     for number in range(60):
         producer.send("wide", b"v" * 200, partition=number % 6)
     producer.flush(5)
@@ -293,20 +301,22 @@ def test_retries_back_off(cluster, make, transport):
 
 def test_delivery_ends_with_its_timeout(cluster, make):
     cluster.fail(TOO_FEW, path=routes.PRODUCE, times=10_000)
-    producer = make(delivery_timeout_ms=300, request_timeout_ms=200, retry_backoff_ms=10)
+    # The attempts are over in the first half of it: one under way at the end is of unknown outcome.
+    producer = make(delivery_timeout_ms=900, request_timeout_ms=500, retry_backoff_ms=10)
     started = time.monotonic()
     with pytest.raises(DeliveryTimeoutError) as caught:
-        producer.send("t", b"v").get(5)
-    assert 0.25 <= time.monotonic() - started < 3
+        producer.send("t", b"v").get(30)
+    assert 0.85 <= time.monotonic() - started < 30
     assert caught.value.outcome is Outcome.NOT_APPLIED
     assert isinstance(caught.value.__cause__, NotEnoughReplicasError)
 
 
 def test_what_perhaps_was_appended_is_never_denied(cluster, make):
     cluster.fail(LOST, path=routes.PRODUCE, times=10_000, after_append=True)
-    producer = make(delivery_timeout_ms=300, request_timeout_ms=200, retry_backoff_ms=10)
+    # Time enough for a first attempt, without which the outcome would be known.
+    producer = make(delivery_timeout_ms=1_000, request_timeout_ms=200, retry_backoff_ms=10)
     with pytest.raises(DeliveryTimeoutError) as caught:
-        producer.send("t", b"v").get(5)
+        producer.send("t", b"v").get(30)
     assert caught.value.outcome is Outcome.UNKNOWN
     assert values(cluster) == [b"v"]
 
@@ -401,7 +411,8 @@ def test_nobody_there_is_told_with_every_reason(cluster, make):
         times=10_000,
     )
     with pytest.raises(ClusterUnreachableError) as caught:
-        make(max_block_ms=300).send("t", b"v")
+        # Time enough to ask each of them.
+        make(max_block_ms=1_000).send("t", b"v")
     assert set(caught.value.reasons) == set(cluster.bootstrap_servers)
 
 
@@ -447,10 +458,10 @@ def test_a_defect_of_the_transport_leaves_nobody_waiting(cluster):
 # --- waiting and ending -------------------------------------------------------------------------
 
 
-def test_waiting_ends_with_its_timeout_and_may_be_repeated(cluster, make):
-    cluster.delay_ms = 300
+def test_waiting_ends_with_its_timeout_and_may_be_repeated(make, transport):
     producer = make()
     producer.partitions_for("t")
+    transport.holds.set()
     future = producer.send("t", b"v")
     assert not future.done()
     with pytest.raises(WaitTimedOutError):
@@ -459,6 +470,7 @@ def test_waiting_ends_with_its_timeout_and_may_be_repeated(cluster, make):
         producer.flush(timeout=0.01)
     called = threading.Event()
     future.add_done_callback(lambda each: called.set() if each is future else None)
+    transport.holds.clear()
     assert future.get(5).offset == 0
     assert called.wait(5)
     assert future.exception() is None
@@ -482,8 +494,10 @@ def test_close_sends_what_is_there(cluster, transport):
 
 def test_close_fails_what_it_has_no_time_for(cluster, make):
     cluster.fail(TOO_FEW, path=routes.PRODUCE, times=10_000)
-    producer = make()
+    # The refusal is here and the next attempt far: one under way would be of unknown outcome.
+    producer = make(retry_backoff_ms=60_000, retry_backoff_max_ms=60_000)
     future = producer.send("t", b"v")
+    eventually(lambda: producer.metrics()["batches_retried"] == 1)
     producer.close(timeout=0.05)
     with pytest.raises(ProducerClosedError) as caught:
         future.get(5)
@@ -548,7 +562,9 @@ def test_a_dropped_producer_warns_and_ends_its_thread(cluster, transport):
         warnings.simplefilter("always")
         del producer
         gc.collect()
-    assert [each.category for each in caught] == [ResourceWarning]
+    # The collector may come upon what other tests have left, too.
+    told = [each for each in caught if "roducer" in str(each.message)]
+    assert [each.category for each in told] == [ResourceWarning]
     assert future.get(5).offset == 0
     assert background._ended.wait(5)
 

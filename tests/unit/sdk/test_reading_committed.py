@@ -14,6 +14,7 @@ from ottla import (
 )
 from ottla_protocol import routes
 from ottla_protocol.errors import UnstableOffsetCommitError
+from tests.unit.sdk.consumer_under_test import fetched
 
 T0 = TopicPartition("t", 0)
 COMMITTED = {"isolation_level": "read_committed"}
@@ -102,7 +103,8 @@ def test_iterating_passes_over_them_too(cluster, consume, transfers):
             transfers.send("t", b"%d" % number, partition=0)
     consumer = consume(consumer_timeout_ms=200, **COMMITTED)
     consumer.assign([T0])
-    assert [record.value for record in consumer] == [b"%d" % number for number in range(5)]
+    values = [record.value for record in fetched(consumer)]
+    assert values == [b"%d" % number for number in range(5)]
 
 
 async def test_with_asyncio(cluster, aio_consume, transfers):
