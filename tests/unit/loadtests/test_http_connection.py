@@ -85,7 +85,7 @@ async def test_a_late_answer_is_not_taken_for_the_next_one():
     listener = await asyncio.start_server(answer, "127.0.0.1", 0)
     connection = HttpConnection(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
     with pytest.raises(TimeoutError):
-        await connection.request("GET", "/", timeout_s=0.05)
+        await connection.request("GET", "/", timeout_s=0.3)
     assert await connection.request("GET", "/", timeout_s=5) == Answer(200, b"fresh")
     connection.close()
     listener.close()

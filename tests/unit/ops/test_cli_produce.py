@@ -189,7 +189,7 @@ def test_unordered_keeps_a_bounded_number_of_requests_in_flight(monkeypatch):
     def send(_connection, _target, batch):
         in_flight.append(batch)
         seen.append(len(in_flight))
-        all_busy.wait(5)
+        all_busy.wait(30)
         in_flight.remove(batch)
         return batch.records
 

@@ -86,7 +86,8 @@ def test_the_banner_does_not_wait_for_ever_for_a_minority(three_brokers, monkeyp
 
 def test_the_banner_says_whom_it_waits_for(three_brokers, monkeypatch, capsys):
     monkeypatch.setattr(banner, "GRACE_S", 0.2)
-    monkeypatch.setattr(banner, "PATIENCE_S", 0.05)
+    # Told at the first look: on a busy machine the second may be the last.
+    monkeypatch.setattr(banner, "PATIENCE_S", 0.0)
     three_brokers.stop_broker(2)
     banner.wait_for_majority(three_brokers.urls)
     assert f"still waiting for {three_brokers.urls[1]}\n" in capsys.readouterr().out
@@ -106,7 +107,7 @@ def test_the_banner_sleeps_until_it_is_stopped_and_exits_with_0(cluster, signum)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.2)
         process.send_signal(signum)
-        assert process.wait(5) == 0
+        assert process.wait(20) == 0
     finally:
         process.kill()
         process.communicate()
@@ -119,7 +120,7 @@ def test_the_banner_can_be_stopped_before_the_cluster_is_ready(cluster):
         with cluster.state.changed:
             assert cluster.state.changed.wait_for(cluster.calls, 20)
         process.terminate()
-        assert process.wait(5) == 0
+        assert process.wait(20) == 0
     finally:
         process.kill()
         process.wait()

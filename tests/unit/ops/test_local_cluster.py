@@ -147,7 +147,8 @@ def test_a_broker_that_ignores_sigterm_is_reported_then_killed(tmp_path, fake_br
         with pytest.raises(LocalClusterError, match="ignored SIGTERM"):
             cluster.broker(1).terminate(0.1)
         assert cluster.broker(1).is_running
-        assert cluster.stop(0.5) == {1: -signal.SIGKILL, 2: 0}
+        # The other one ends in time on a busy machine, too.
+        assert cluster.stop(5) == {1: -signal.SIGKILL, 2: 0}
     assert not cluster.broker(1).is_running
 
 
@@ -178,7 +179,7 @@ def test_a_broker_that_stays_unready_fails_the_wait_with_its_reason(tmp_path, fa
     try:
         eventually(lambda: answers(cluster.broker(1)))
         with pytest.raises(LocalClusterError, match=r"503.*no controller"):
-            cluster.wait_ready(0.3)
+            cluster.wait_ready(2)
     finally:
         cluster.stop()
 

@@ -18,8 +18,10 @@ from ottla_ops.supervise import (
     storage_backoff_s,
 )
 
+# On a machine that stands still for a second, a child that crashes at once has not become stable.
 SUPERVISE = (
-    "import sys; from ottla_ops.supervise import supervise; sys.exit(supervise(sys.argv[1:]))"
+    "import sys; from ottla_ops import supervise; supervise.STABLE_AFTER_S = 60.0; "
+    "sys.exit(supervise.supervise(sys.argv[1:]))"
 )
 
 
@@ -111,7 +113,7 @@ def test_a_killed_child_is_restarted_at_once(supervised):
     assert code == 0
     assert "was ended by SIGKILL; restart 1 now" in stderr
     # A few milliseconds in truth; the rest is what a loaded machine may take to start Python.
-    assert restarted_s - killed_s < 5.0
+    assert restarted_s - killed_s < 15.0
 
 
 def test_a_child_that_keeps_crashing_waits_longer_each_time(supervised):
