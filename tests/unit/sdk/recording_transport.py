@@ -23,11 +23,10 @@ class Sent(NamedTuple):
 
 
 class RecordingTransport:
-    """Passes everything on, after `delay_s`, and keeps it; posts wait while `holds` is set."""
+    """Passes everything on, and keeps it; posts wait while `holds` is set."""
 
-    def __init__(self, cluster, delay_s=0.0):
+    def __init__(self, cluster):
         self._inner = cluster.transport()
-        self.delay_s = delay_s
         self.holds = threading.Event()
         self.sent = []
         self.at_once = 0
@@ -42,7 +41,6 @@ class RecordingTransport:
         try:
             while self.holds.is_set():  # noqa: ASYNC110  the test's thread holds it
                 await asyncio.sleep(0.002)
-            await asyncio.sleep(self.delay_s)
             return await self._inner.post(
                 url, path, body, timeout_ms=timeout_ms, content_type=content_type
             )

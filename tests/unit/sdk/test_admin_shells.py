@@ -3,7 +3,6 @@
 import inspect
 import json
 import os
-import socket
 import threading
 from contextlib import ExitStack
 from time import monotonic
@@ -13,6 +12,7 @@ import pytest
 from ottla import _admin, _aio_admin
 from ottla._errors import ClusterUnreachableError, ConfigError, ForkedProcessError
 from ottla._transport import MAX_RESPONSE_BYTES, BrokerUnreachableError
+from ottla_ops.local_cluster import free_ports
 from ottla_protocol.errors import (
     ControllerNotAvailableError,
     Outcome,
@@ -37,10 +37,8 @@ def problem(error):
 
 
 def closed_port():
-    """An address where nothing listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{listener.getsockname()[1]}"
+    """An address where nothing listens, nor will while this process lives."""
+    return f"127.0.0.1:{free_ports(1)[0]}"
 
 
 class Sync:

@@ -270,11 +270,12 @@ def test_requests_in_flight_are_bounded(most):
     slow = RecordingTransport(cluster)
     with Producer(cluster.bootstrap_servers, transport=slow, max_in_flight=most) as producer:
         producer.send("wide", b"v").get(5)
-        slow.delay_s = 0.2
+        slow.holds.set()
         futures = []
         for partition in range(6):
             futures.append(producer.send("wide", b"v", partition=partition))
-            time.sleep(0.02)
+            eventually(lambda sent=partition + 1: slow.at_once == min(sent, most))
+        slow.holds.clear()
         for future in futures:
             future.get(5)
     assert slow.most_at_once == most
