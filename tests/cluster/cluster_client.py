@@ -149,14 +149,19 @@ class ClusterClient:
         return self.http.get(url + path, at=at)
 
     def values(self, topic, partition=0, *, via=None):
-        """Every value of the partition by offset, as its leader tells."""
+        """Every value of the partition by offset, as its leader tells.
+
+        Where there is none at this moment, or it is so new that it does not know yet what is
+        committed, whoever reads is told to ask again (503), and so does this.
+        """
         found, offset = {}, 0
+
+        def told():
+            answer = self.read(topic, partition, via=via, offset=offset, max_wait_ms=0)
+            return answer.status != 503 and answer
+
         while True:
-            document = (
-                self.read(topic, partition, via=via, offset=offset, max_wait_ms=0)
-                .expect(200)
-                .document
-            )
+            document = eventually(told).expect(200).document
             found.update({record["offset"]: record["value"] for record in document["records"]})
             if document["next_offset"] == offset:
                 return found

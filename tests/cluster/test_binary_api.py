@@ -342,7 +342,7 @@ def test_the_producers_state_survives_failover_and_restarts(start_cluster):
     send_next()
 
     client.wait_isr("t", 3)
-    assert set(client.cluster.stop().values()) == {0}
+    assert set(client.cluster.stop(timeout_s=20).values()) == {0}
     client.cluster.start()
     client.cluster.wait_ready()
     client.wait_led("t")

@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 import textwrap
-import time
 from contextlib import ExitStack
 from itertools import count
 
@@ -162,15 +161,13 @@ def test_two_groups_read_everything_independently(shared, make_topic):
 def test_partitions_of_a_consumer_that_leaves_are_taken_over_at_once(shared, make_topic):
     topic = make_topic(4)
     produce(shared, topic, range(40), 4)
-    with Group(shared) as group:
+    with Group(shared, session_timeout_ms=60_000) as group:
         group.join("stays", topic)
         group.join("goes", topic)
         group.poll_until(lambda: group.has_settled(2, 2) and len(group.values()) == 40)
         group.leave("goes")
-        began_s = time.monotonic()
-        group.poll_until(lambda: len(group.owned("stays")) == 4)
         # Far less than a session: it was told, and did not wait for silence.
-        assert time.monotonic() - began_s < 5
+        group.poll_until(lambda: len(group.owned("stays")) == 4, timeout_s=20)
         produce(shared, topic, range(40, 80), 4)
         group.poll_until(lambda: group.values() == list(range(80)))
 
@@ -205,7 +202,7 @@ def test_a_killed_consumer_is_replaced_after_its_session(shared, make_topic):
                 print(len(consumer.assignment()), flush=True)
         """
     )
-    with Group(shared, session_timeout_ms=2_000) as group:
+    with Group(shared, session_timeout_ms=60_000) as group:
         victim = subprocess.Popen(
             [sys.executable, "-c", script, group.name, topic, *urls(shared)],
             stdout=subprocess.PIPE,
@@ -220,9 +217,8 @@ def test_a_killed_consumer_is_replaced_after_its_session(shared, make_topic):
         finally:
             victim.kill()
             victim.communicate()
-        began_s = time.monotonic()
-        group.poll_until(lambda: len(group.owned("stays")) == 2)
-        assert time.monotonic() - began_s < 2 + 3
+        # The victim's own session, far below that of those who stay.
+        group.poll_until(lambda: len(group.owned("stays")) == 2, timeout_s=20)
 
 
 def test_consumers_go_on_when_their_coordinator_dies(start_cluster):

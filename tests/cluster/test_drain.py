@@ -37,7 +37,7 @@ def test_a_drained_broker_may_go(start_cluster):
     unregister = client.url(1) + path(routes.BROKER, leaving)
     assert client.http.delete(unregister).expect(409).document["code"] == "CONFLICT"
 
-    assert client.cluster.broker(leaving).terminate() == 0
+    assert client.cluster.broker(leaving).terminate(timeout_s=20) == 0
     eventually(lambda: client.http.delete(unregister).status == 204, 20)
     brokers = client.http.get(client.url(1) + routes.BROKERS).expect(200).document["brokers"]
     assert [broker["id"] for broker in brokers] == [1, 2, 3]

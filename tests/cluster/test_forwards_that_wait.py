@@ -12,7 +12,9 @@ from tests.cluster.http_client import HttpClient
 
 pytestmark = pytest.mark.cluster
 
-SETTINGS = {"OTTLA_SESSION_TIMEOUT_MS": "2000"}
+SETTINGS = {"OTTLA_SESSION_TIMEOUT_MS": "4000"}
+"""Longer than all writes take to be sent, also where the machine stands still meanwhile."""
+
 COMMAND = (
     sys.executable,
     "-c",
@@ -23,8 +25,9 @@ COMMAND = (
 WRITES = 16
 """More than any broker may have connections to one peer, fewer than it serves to clients."""
 
-WRITE_INTERVAL_S = 0.02
-"""Longer than forwards gather, so that each has a connection of its own."""
+WRITE_INTERVAL_S = 0.1
+"""Longer than forwards gather, so that each has a connection of its own; and so long that a broker
+that stands still for a second has not gathered all but a few of them by then."""
 
 
 def write(client, via, topic, number):

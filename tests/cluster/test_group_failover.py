@@ -125,6 +125,11 @@ class Worker:
         self._thread.join()
 
 
+def held(workers):
+    """How many partitions each of them has."""
+    return sorted(len(each.member.partitions) for each in workers)
+
+
 def wait_for_rounds(workers):
     """Everybody commits all that it holds and heartbeats, several times from now on."""
     wanted = {worker: worker.rounds + ROUNDS_BETWEEN for worker in workers}
@@ -158,12 +163,13 @@ def test_a_group_goes_on_while_its_coordinators_die(start_cluster):
             client.cluster.broker(coordinator).start()
             client.cluster.wait_ready()
             client.wait_isr("__consumer_offsets", 3)
-        eventually(lambda: sum(len(each.member.partitions) for each in workers) == PARTITIONS)
+        # All may be held before the last change has been made.
+        eventually(lambda: held(workers) == [PARTITIONS // MEMBERS] * MEMBERS, PROGRESS_LIMIT_S)
     finally:
         for worker in workers:
             worker.finish()
     assert ledger.violations == []
-    assert sorted(len(each.member.partitions) for each in workers) == [2] * MEMBERS
+    assert held(workers) == [PARTITIONS // MEMBERS] * MEMBERS
     for node in client.node_ids:
         url = client.url(node) + routes.GROUP_OFFSETS.format(group="g")
         committed = client.http.get(url).expect(200).document["offsets"]

