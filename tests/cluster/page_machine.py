@@ -30,8 +30,9 @@ TRIAL_TIMEOUT_S = 30
 
 FILES = ("Makefile", "Procfile", "Procfile.dedicated", "pyproject.toml", "constraints.txt")
 PACKAGES = ("clients", "cluster", "broker", "ops")
-SETTINGS = {"OTTLA_OFFSETS_PARTITIONS": "1"}
-"""Sixteen take a busy machine long, for nothing that a page shows."""
+SETTINGS = {"OTTLA_OFFSETS_PARTITIONS": "1", "OTTLA_ELECTION_TIMEOUT_MS": "2000"}
+"""Sixteen take a busy machine long, for nothing that a page shows. And what a page types once must
+not meet an election that a machine which stood still for half a second has made."""
 
 CTRL_C = """\
 kill -s INT -- "-$(cat "$HOME/terminal.pid")"
