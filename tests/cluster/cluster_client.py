@@ -89,8 +89,13 @@ class ClusterClient:
 
     def wait_led(self, topic, *, partitions=1):
         """Wait until the leader of each partition serves it."""
-        for partition in range(partitions):
-            eventually(lambda partition=partition: self.offset(topic, partition).status == 200)
+
+        def led():
+            for partition in range(partitions):
+                self.offset(topic, partition).expect(200)
+            return True
+
+        eventually(led, CREATION_TIMEOUT_S)
 
     def controller(self):
         """The active controller, agreed on by all live brokers."""
