@@ -51,7 +51,7 @@ TOLD_EVENTS = {"event_loop_blocked", "controller_elected", "controller_resigned"
 OWN_WORK_MS_MAX = 400
 """Most processor time that an event loop may take in one go: less than an election timeout."""
 STARVED_MS = 300
-"""What waits this long for the processor lives on a machine that has none to give."""
+"""A loop that waits this long for the processor lives on a machine that has none to give."""
 POOL = urllib3.PoolManager(retries=False)
 TOPIC = "orders"
 
@@ -68,6 +68,14 @@ class Counted:
 
     def __init__(self, client):
         self._client = client
+
+    def __enter__(self):
+        self.begin()
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.check()
 
     def begin(self):
         self._terms = self._read_terms()
@@ -101,33 +109,6 @@ class Counted:
         ]
 
 
-class Stalls:
-    """How long the machine gave this process no time, while the block runs."""
-
-    INTERVAL_S = 0.05
-
-    def __init__(self):
-        self.longest_ms = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="stalls")
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self):
-        before_s = time.monotonic()
-        while not self._stop.wait(self.INTERVAL_S):
-            now_s = time.monotonic()
-            late_s = now_s - before_s - self.INTERVAL_S
-            self.longest_ms = max(self.longest_ms, late_s * 1_000)
-            before_s = now_s
-
-
 @contextmanager
 def disks_in_memory(tmp_path, size_bytes):
     """The directories of three brokers, so that a sync takes no longer than the test says.
@@ -146,10 +127,7 @@ def disks_in_memory(tmp_path, size_bytes):
     ("sync_ms", "election_timeout_ms"), SLOW_DISKS + (SLOWER_DISKS if SECONDS else [])
 )
 def test_disks_that_are_slow_to_sync_cost_no_election(tmp_path, http, sync_ms, election_timeout_ms):
-    """And a topic that is made there takes no lease from those that are.
-
-    A machine that stands still for longer than voters wait costs an election with any disk.
-    """
+    """And a topic that is made there takes no lease from those that are."""
     settings = {
         "OTTLA_LOG_FORMAT": "json",
         "OTTLA_ELECTION_TIMEOUT_MS": str(election_timeout_ms),
@@ -164,22 +142,16 @@ def test_disks_that_are_slow_to_sync_cost_no_election(tmp_path, http, sync_ms, e
         client.wait_isr(TOPIC, 3, timeout_s=60)
         made = 0
         ends_s = time.monotonic() + SECONDS
-        counted = Counted(client)
-        counted.begin()
-        with Stalls() as stalls, Writers(client, TOPIC, partitions=3, threads=6) as writers:
+        with Counted(client), Writers(client, TOPIC, partitions=3, threads=6) as writers:
             while made < 4 or time.monotonic() < ends_s:
                 made += 1
                 client.create_topic(f"topic-{made}", via=1 + made % 3, partitions=4)
                 writers.wait_for_more(5, timeout_s=60)
-        if stalls.longest_ms < STARVED_MS:
-            counted.check()
-            # A broker that loses its lease whenever a topic is made refuses most that it is sent.
-            refused = len(writers.refused)
-            assert refused <= writers.count / 4, f"{refused} writes refused"
+        # A broker that loses its lease whenever a topic is made refuses most of what it is sent.
+        assert len(writers.refused) <= writers.count / 4, f"{len(writers.refused)} writes refused"
         print(
             f"\nsyncs of {sync_ms} ms: {made} topics made, acknowledged {writers.count}, "
-            f"unknown {len(writers.unknown)}, refused {len(writers.refused)}; the machine stood "
-            f"still for at most {stalls.longest_ms:.0f} ms"
+            f"unknown {len(writers.unknown)}, refused {len(writers.refused)}, elections 0, fenced 0"
         )
 
 

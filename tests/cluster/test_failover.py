@@ -103,7 +103,6 @@ def test_a_leader_is_killed_under_load(client):
 
 def test_the_controller_is_killed_and_the_next_topic_comes_in_time(client):
     """Twice: the second time the first victim is back and votes."""
-    times_s = []
     with Writers(client, "t", partitions=PARTITIONS, threads=1) as writers:
         for number in (1, 2):
             writers.wait_for_more(5)
@@ -114,7 +113,8 @@ def test_the_controller_is_killed_and_the_next_topic_comes_in_time(client):
             made = client.create_topic(
                 f"new-{number}", via=survivor, partitions=1, replication_factor=2
             )
-            times_s.append(time.monotonic() - started_s)
+            took_s = time.monotonic() - started_s
+            assert took_s < NEW_TOPIC_LIMIT_S, took_s
             assert made["name"] == f"new-{number}"
             for node in client.live_node_ids:
                 client.describe(f"new-{number}", via=node)
@@ -123,7 +123,6 @@ def test_the_controller_is_killed_and_the_next_topic_comes_in_time(client):
             client.cluster.broker(victim).start()
             client.cluster.wait_ready()
             client.wait_isr("t", 3)
-    assert min(times_s) < NEW_TOPIC_LIMIT_S, times_s
     check_everything(client, writers)
 
 
