@@ -69,6 +69,13 @@ def test_the_wall_clock_makes_nothing_older():
     assert keys(window) == [b"b", b"c", b"d"]
 
 
+def test_a_bound_that_is_lower_than_at_the_last_start_holds_with_the_next_request():
+    window = IdempotencyWindow(entries_max=2)
+    window.load([(b"%d" % number, stored(number)) for number in range(5)], 0)
+    window.remember(b"a", stored(5), 0)
+    assert keys(window) == [b"4", b"a"]
+
+
 def test_a_key_stored_again_counts_as_new():
     window = IdempotencyWindow(entries_max=2)
     for number, key in enumerate((b"a", b"b", b"a", b"c")):

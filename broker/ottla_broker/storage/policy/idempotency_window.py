@@ -40,7 +40,7 @@ class StoredRequest(NamedTuple):
     """Where the batch of one request went.
 
     `seen_ms` is this broker's wall clock when it appended, fetched or recovered the batch. It
-    stands in segments to be read by people; no age is counted from it.
+    stands in segments for people, and for older versions; no age is counted from it here.
     """
 
     body_digest: bytes
@@ -112,7 +112,8 @@ class IdempotencyWindow:
         """Store a request as the newest, and forget what is over count or age."""
         self._requests.pop(key_digest, None)
         self._requests[key_digest] = _Remembered(request, now_ms)
-        if len(self._requests) > self._entries_max:
+        # More than one where the bound was lowered since they were loaded.
+        while len(self._requests) > self._entries_max:
             self._requests.popitem(last=False)
         self.expire(now_ms)
 
