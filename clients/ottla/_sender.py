@@ -265,6 +265,8 @@ class Sender:
     def on_answer(self, call: ProduceCall, results: Sequence[Result], now_ms: int) -> list[Batch]:
         """Take in what a request brought, one result per batch in its order.
 
+        One that failed as a whole brings its error for each; an `outcome` of None is unknown.
+
         Returns:
             The batches that are settled by it.
         """
@@ -275,10 +277,6 @@ class Sender:
         for queue, group in groupby(pairs, key=lambda pair: pair[0].queue):
             self._settlement.take_results(queue, list(group), call.leader, now_ms, settled)
         return settled
-
-    def on_failure(self, call: ProduceCall, error: OttlaError, now_ms: int) -> list[Batch]:
-        """Take in that a request failed as a whole; `error.outcome` None counts as unknown."""
-        return self.on_answer(call, [error] * len(call.batches), now_ms)
 
     def on_new_leaders(self, partitions: Iterable[tuple[str, int]]) -> None:
         """These partitions have a newer leader epoch: what waits for a retry need not wait."""

@@ -16,8 +16,7 @@ pytestmark = pytest.mark.cluster
 PARTITIONS = 3
 
 NEW_TOPIC_LIMIT_S = 2.0
-"""What an election and a creation take at most, less than a broker's session. One of several may
-meet a machine that stands still."""
+"""What an election and a creation take at most, less than a broker's session."""
 
 PREFERRED_LEADER_LIMIT_S = 20.0
 LOOK_UP_LIMIT_S = 30.0
