@@ -12,7 +12,12 @@ What has a level of its own is a `Feature` here, and whoever uses one asks `is_e
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ottla_protocol.errors import InternalError, UnsupportedFeatureLevelError
+from ottla_protocol.errors import (
+    ControllerNotAvailableError,
+    InternalError,
+    Outcome,
+    UnsupportedFeatureLevelError,
+)
 
 if TYPE_CHECKING:
     from ottla_cluster.controller.image import MetadataImage
@@ -95,8 +100,16 @@ def require(image: "MetadataImage", feature: Feature) -> None:
     """Refuse a command that needs `feature`.
 
     Raises:
+        ControllerNotAvailableError: nothing is known of the cluster's level here yet; a process
+            that has just started has to hear of it. That is no proof against the feature.
         UnsupportedFeatureLevelError: the cluster is at a lower level.
     """
+    if image.feature_level < OLDEST_FEATURE_LEVEL:
+        raise ControllerNotAvailableError(
+            "the cluster's feature level is not known here yet: this process has not heard of it "
+            "since it started",
+            outcome=Outcome.NOT_APPLIED,
+        )
     if not is_enabled(image, feature):
         raise UnsupportedFeatureLevelError(
             f"{feature.description} needs feature level {feature.level}; the cluster is at "

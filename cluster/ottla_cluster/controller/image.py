@@ -152,6 +152,7 @@ class MetadataImage:
     cluster_id: str | None = None
     """None until the first leader has formed the cluster."""
     feature_level: int = 0
+    """Below OLDEST_FEATURE_LEVEL until the cluster is formed, or until that is heard of here."""
     brokers: Mapping[int, BrokerRegistration] = field(default_factory=dict)
     topics: Mapping[str, Topic] = field(default_factory=dict)
     """By topic id."""

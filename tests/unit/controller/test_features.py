@@ -22,7 +22,12 @@ from ottla_cluster.controller.records import FeatureLevelChanged
 from ottla_cluster.controller.replay import replay
 from ottla_cluster.controller.snapshot import decode_image, encode_image
 from ottla_cluster.state_machine.messages import encode_message
-from ottla_protocol.errors import InvalidRequestError, UnsupportedFeatureLevelError
+from ottla_protocol.errors import (
+    ControllerNotAvailableError,
+    InvalidRequestError,
+    Outcome,
+    UnsupportedFeatureLevelError,
+)
 from tests.unit.controller.metadata_under_test import CLUSTER_ID
 
 CONFIG = ControllerConfig(cluster_id=CLUSTER_ID)
@@ -75,6 +80,14 @@ def test_what_needs_a_level_waits_for_it():
         require(image_at(1), feature)
     assert is_enabled(image_at(2), feature)
     require(image_at(2), feature)
+
+
+def test_a_process_that_has_not_heard_of_the_level_yet_refuses_for_now_only():
+    feature = Feature("wheels", 2, "Rolling")
+    with pytest.raises(ControllerNotAvailableError, match="not known here yet") as refusal:
+        require(MetadataImage(), feature)
+    assert refusal.value.retriable
+    assert refusal.value.outcome is Outcome.NOT_APPLIED
 
 
 def test_a_version_stops_at_a_level_above_its_own():
