@@ -3,14 +3,30 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tests.chaos import log_checks, replica_checks
+from tests.chaos.evidence import Evidence, Violation
 from tests.chaos.history import END_OFFSET, FAIL, INFO, OK, SEND
-from tests.chaos.log_checks import CHECKS, Evidence, Violation
 
 SHOWN_PER_RULE = 5
 
 OK_MIN = 100
 OK_SHARE_MIN = 0.25
 """Fewer sends that succeed would leave nothing to lose."""
+
+CHECKS = {
+    "L1": log_checks.lost_writes,
+    "L2": log_checks.unseen_writes,
+    "L3": log_checks.inconsistent_offsets,
+    "L4": log_checks.duplicates,
+    "L5": log_checks.applied_failures,
+    "L6": log_checks.nonmonotonic_sends,
+    "L7": log_checks.skipping_polls,
+    "L8": log_checks.changed_prefixes,
+    "L9": log_checks.stale_ends,
+    "L10": log_checks.unexplained_log_starts,
+    "L11": replica_checks.diverging_replicas,
+    "L12": log_checks.plausible_failures,
+}
 
 
 @dataclass
@@ -80,7 +96,8 @@ def _counts(evidence, verdict):
         "info": outcomes[INFO],
         "records polled": sum(len(poll.records) for poll in evidence.polls),
         "ends asked": len(evidence.succeeded(END_OFFSET)),
-        "final copies": len(evidence.copies),
+        "final copies": sum(copy.is_own for copy in evidence.copies),
+        "final reads through others": sum(not copy.is_own for copy in evidence.copies),
         "lost": len(verdict.violations.get("L1", [])) + len(verdict.violations.get("L2", [])),
         "duplicated": len(verdict.violations.get("L4", [])),
         "divergent": len(verdict.violations.get("L3", [])) + len(verdict.violations.get("L11", [])),
@@ -103,3 +120,18 @@ def _trivial(evidence, faults, wanted, ok_min, ok_share_min):
         yield "no end was ever told"
     if not evidence.copies:
         yield "nothing was read in the end"
+    yield from _unread(evidence)
+
+
+def _unread(evidence):
+    """What of the log nobody looked at in the end."""
+    told = {send.partition for send in evidence.acknowledged}
+    for partition in sorted(told - evidence.replicas.keys()):
+        yield f"nobody says who has to hold partition {partition}"
+    for partition, replicas in evidence.replicas.items():
+        copies = [copy for copy in evidence.copies if copy.partition == partition]
+        own = {copy.broker for copy in copies if copy.is_own}
+        for broker in sorted(set(replicas) - own):
+            yield f"partition {partition} was not read from broker {broker}, which holds it"
+        for broker in sorted(set(evidence.brokers) - {copy.broker for copy in copies}):
+            yield f"partition {partition} was not read through broker {broker}"

@@ -1,96 +1,16 @@
 """The invariants of a log, L1 to L12, held against a history and what is stored in the end.
 
 Each check takes the `Evidence` and yields what contradicts its invariant. All are pure, and none
-knows how the evidence was made: `test_log_checks.py` gives each of them histories that it must
-refuse.
+knows how the evidence was made: `test_checker.py` gives each of them histories that it must
+refuse. L11 is in `replica_checks.py`.
 """
 
 from bisect import bisect_left
 from collections import defaultdict
-from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import accumulate, pairwise
 
-from tests.chaos.history import END_OFFSET, FAIL, LEADER, OK, POLL, SEND, TIME_LOOKUP
-
-
-@dataclass(frozen=True)
-class Violation:
-    """What contradicts an invariant, in words."""
-
-    rule: str
-    detail: str
-
-    def __str__(self):
-        return f"{self.rule}: {self.detail}"
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that is known of one topic.
-
-    Attributes:
-        operations: the history.
-        copies: final reads of every partition on every broker, after everything was healed.
-        batches: what lies in the files of all brokers after their stop; may be empty.
-        log_starts: by partition, up to where retention or deletion explain that records are gone.
-    """
-
-    operations: list
-    copies: list = field(default_factory=list)
-    batches: list = field(default_factory=list)
-    log_starts: dict = field(default_factory=dict)
-
-    def succeeded(self, function):
-        """Operations of this kind that are known to have happened."""
-        return [
-            operation
-            for operation in self.operations
-            if operation.function == function and operation.outcome == OK
-        ]
-
-    @cached_property
-    def acknowledged(self):
-        return [send for send in self.succeeded(SEND) if send.offset is not None]
-
-    @cached_property
-    def told_ends(self):
-        return [asked for asked in self.succeeded(END_OFFSET) if asked.offset is not None]
-
-    @cached_property
-    def polls(self):
-        return self.succeeded(POLL)
-
-    @cached_property
-    def seen(self):
-        """By (partition, offset): the values that anybody read there, and who did."""
-        found = defaultdict(dict)
-        for poll in self.polls:
-            for offset, value in poll.records:
-                found[poll.partition, offset].setdefault(value, f"a poll of {poll.process}")
-        for copy in self.copies:
-            for offset, value, _ in copy.records:
-                found[copy.partition, offset].setdefault(value, f"broker {copy.broker} in the end")
-        return found
-
-    @cached_property
-    def highest_seen(self):
-        """By partition: the highest offset that anybody read."""
-        highest = {}
-        for partition, offset in self.seen:
-            highest[partition] = max(offset, highest.get(partition, -1))
-        return highest
-
-    @cached_property
-    def stored(self):
-        """By (broker, partition): the final copy, value by offset."""
-        return {
-            (copy.broker, copy.partition): {offset: value for offset, value, _ in copy.records}
-            for copy in self.copies
-        }
-
-    def may_be_gone(self, partition, offset):
-        return offset < self.log_starts.get(partition, 0)
+from tests.chaos.evidence import Violation
+from tests.chaos.history import END_OFFSET, FAIL, OK, SEND, TIME_LOOKUP
 
 
 def lost_writes(evidence):
@@ -311,81 +231,6 @@ def _wrong_lookup(evidence, lookup, timestamps):
         yield Violation("L10", f"{_asked(lookup)} found {told}, and nothing is as late")
 
 
-def diverging_replicas(evidence):
-    """L11: replicas are equal to the bit, epochs never fall, and an epoch has one leader."""
-    yield from _diverging_copies(evidence)
-    yield from _diverging_batches(evidence)
-    leaders = defaultdict(set)
-    for told in evidence.succeeded(LEADER):
-        if told.leader is not None:
-            leaders[told.partition, told.leader_epoch].add(told.leader)
-    for (partition, epoch), found in leaders.items():
-        if len(found) > 1:
-            yield Violation(
-                "L11", f"partition {partition} had the leaders {sorted(found)} in epoch {epoch}"
-            )
-
-
-def _diverging_copies(evidence):
-    by_partition = defaultdict(list)
-    for copy in evidence.copies:
-        by_partition[copy.partition].append(copy)
-    for partition, copies in by_partition.items():
-        start = max(copy.log_start for copy in copies)
-        first = copies[0]
-        for copy in copies[1:]:
-            ends = (first.high_watermark, copy.high_watermark)
-            who = f"partition {partition}: brokers {first.broker} and {copy.broker}"
-            if ends[0] != ends[1]:
-                yield Violation("L11", f"{who} end at {ends[0]} and {ends[1]}")
-            mine, others = (
-                {record[0]: record for record in each.records if record[0] >= start}
-                for each in (first, copy)
-            )
-            different = [
-                offset
-                for offset in sorted(mine.keys() | others.keys())
-                if mine.get(offset) != others.get(offset)
-            ]
-            if different:
-                yield Violation("L11", f"{who} differ at {different[:5]}, {len(different)} places")
-
-
-def _diverging_batches(evidence):
-    ends = defaultdict(int)
-    for copy in evidence.copies:
-        ends[copy.partition] = max(ends[copy.partition], copy.high_watermark)
-    logs = defaultdict(lambda: defaultdict(list))
-    for batch in evidence.batches:
-        logs[batch.partition][batch.broker].append(batch)
-    for partition, brokers in logs.items():
-        for broker, batches in brokers.items():
-            batches.sort(key=lambda batch: batch.base_offset)
-            for earlier, later in pairwise(batches):
-                if later.leader_epoch < earlier.leader_epoch:
-                    yield Violation(
-                        "L11",
-                        f"partition {partition} on broker {broker}: epoch {later.leader_epoch} at "
-                        f"{later.base_offset} after {earlier.leader_epoch}",
-                    )
-        start = max(batches[0].base_offset for batches in brokers.values())
-        kept = {
-            broker: [
-                (batch.base_offset, batch.last_offset, batch.leader_epoch, batch.checksum)
-                for batch in batches
-                if batch.base_offset >= start and batch.last_offset < ends[partition]
-            ]
-            for broker, batches in brokers.items()
-        }
-        (one, reference), *others = kept.items()
-        for other, batches in others:
-            if batches != reference:
-                odd = sorted(set(batches) ^ set(reference))[:2]
-                yield Violation(
-                    "L11", f"partition {partition}: files of {one} and {other} differ: {odd}"
-                )
-
-
 def plausible_failures(evidence):
     """L12: no failure tells an offset, and no success tells one that cannot be."""
     for operation in evidence.operations:
@@ -395,22 +240,6 @@ def plausible_failures(evidence):
         tells_offset = operation.outcome == OK and operation.function in (SEND, END_OFFSET)
         if tells_offset and (operation.offset is None or operation.offset < 0):
             yield Violation("L12", f"{who} succeeded and told {operation.offset}")
-
-
-CHECKS = {
-    "L1": lost_writes,
-    "L2": unseen_writes,
-    "L3": inconsistent_offsets,
-    "L4": duplicates,
-    "L5": applied_failures,
-    "L6": nonmonotonic_sends,
-    "L7": skipping_polls,
-    "L8": changed_prefixes,
-    "L9": stale_ends,
-    "L10": unexplained_log_starts,
-    "L11": diverging_replicas,
-    "L12": plausible_failures,
-}
 
 
 def _place(send):

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.checker import check
-from tests.chaos.final_reads import FinalRead, StoredBatch
+from tests.chaos.checker import CHECKS, check
+from tests.chaos.final_reads import StoredBatch
 from tests.chaos.history import (
     END_OFFSET,
     FAIL,
@@ -21,67 +21,7 @@ from tests.chaos.history import (
     Operation,
     read_history,
 )
-from tests.chaos.log_checks import CHECKS, Evidence
-
-BROKERS = (1, 2, 3)
-
-
-class Planted:
-    """A run of one partition in which everything is as it should be, until a test changes it."""
-
-    def __init__(self, records=5):
-        self.now_ns = 0
-        self.operations = []
-        self.log_starts = {}
-        self.log = []
-        for number in range(records):
-            self.send("a" if number % 2 else "b", f"v{number}", number)
-        self.poll("reader", [0, 1], high_watermark=2)
-        self.poll("reader", range(2, records), high_watermark=records)
-        self.did(END_OFFSET, offset=records)
-        self.copies = {
-            broker: FinalRead(broker, 0, 0, records, tuple(self.log)) for broker in BROKERS
-        }
-        self.batches = {
-            broker: [
-                StoredBatch(broker, 0, number, number, number // 2, 1000 + number)
-                for number in range(records)
-            ]
-            for broker in BROKERS
-        }
-
-    def did(self, function, outcome=OK, process="asker", takes_ns=5, **fields):
-        self.now_ns += 10
-        operation = Operation(
-            process,
-            function,
-            outcome,
-            self.now_ns,
-            self.now_ns + takes_ns,
-            **{"partition": 0, **fields},
-        )
-        self.operations.append(operation)
-        return operation
-
-    def send(self, process, value, offset, outcome=OK):
-        self.did(SEND, outcome, process, value=value, offset=offset)
-        if outcome == OK:
-            self.log.append((offset, value, 1000 + offset))
-
-    def poll(self, process, offsets, **fields):
-        records = tuple((offset, f"v{offset}") for offset in offsets)
-        self.did(POLL, process=process, records=records, **fields)
-
-    def change_copy(self, broker, **fields):
-        self.copies[broker] = replace(self.copies[broker], **fields)
-
-    def change_copies(self, **fields):
-        for broker in BROKERS:
-            self.change_copy(broker, **fields)
-
-    def evidence(self):
-        batches = [batch for stored in self.batches.values() for batch in stored]
-        return Evidence(self.operations, list(self.copies.values()), batches, self.log_starts)
+from tests.chaos.planted_history import BROKERS, Planted
 
 
 def broken_rules(planted):
@@ -135,8 +75,7 @@ def nothing_special(planted):
 @clean
 def an_unknown_send_is_stored(planted):
     planted.did(SEND, INFO, "a", value="v5")
-    planted.log.append((5, "v5", 1005))
-    planted.change_copies(high_watermark=6, records=tuple(planted.log))
+    planted.store("v5")
 
 
 @clean
@@ -176,8 +115,8 @@ def a_new_leader_knows_its_high_watermark_late(planted):
 def offsets_of_markers_are_no_records(planted):
     """A gap that nobody ever read a record in is no skip."""
     planted.send("a", "v7", 7)
+    planted.store("v7", markers=2)
     planted.poll("reader", [7])
-    planted.change_copies(high_watermark=8, records=tuple(planted.log))
 
 
 @clean
@@ -186,15 +125,13 @@ def an_end_that_was_asked_for_while_a_send_was_under_way(planted):
         Operation("a", SEND, OK, planted.now_ns + 1, planted.now_ns + 30, 0, "v5", 5)
     )
     planted.did(END_OFFSET, offset=5)
-    planted.log.append((5, "v5", 1005))
-    planted.change_copies(high_watermark=6, records=tuple(planted.log))
+    planted.store("v5")
 
 
 @clean
 def times_that_go_backwards(planted):
     planted.send("a", "v5", 5)
-    planted.log[5] = (5, "v5", 900)
-    planted.change_copies(high_watermark=6, records=tuple(planted.log))
+    planted.store("v5", timestamp=900)
     planted.did(TIME_LOOKUP, timestamp_ms=800, offset=0)
     planted.did(TIME_LOOKUP, timestamp_ms=1003, offset=3)
     planted.did(TIME_LOOKUP, timestamp_ms=2000, offset=None)
@@ -202,7 +139,7 @@ def times_that_go_backwards(planted):
 
 @clean
 def an_uncommitted_end_differs(planted):
-    planted.batches[2].append(StoredBatch(2, 0, 5, 5, 3, 7))
+    planted.batches[2].append(StoredBatch(2, 0, 5, 5, 3, 7, ((5, "elsewhere", 7),)))
 
 
 @clean
@@ -264,8 +201,7 @@ def a_poll_read_what_is_not_there_any_more(planted):
 
 @lie("L4")
 def a_retry_stored_a_second_copy(planted):
-    planted.log.append((5, "v4", 1005))
-    planted.change_copies(high_watermark=6, records=tuple(planted.log))
+    planted.store("v4")
 
 
 @lie("L4")
@@ -284,8 +220,7 @@ def a_second_copy_is_in_another_partition(planted):
 @lie("L5")
 def a_refused_send_is_stored(planted):
     planted.did(SEND, FAIL, "a", value="v5")
-    planted.log.append((5, "v5", 1005))
-    planted.change_copies(high_watermark=6, records=tuple(planted.log))
+    planted.store("v5")
 
 
 @lie("L5")
@@ -298,8 +233,9 @@ def a_refused_send_was_polled(planted):
 def two_sends_change_places(planted):
     first = planted.did(SEND, process="a", value="v5", offset=6)
     second = planted.did(SEND, process="a", value="v6", offset=5)
-    planted.log += [(second.offset, "v6", 1005), (first.offset, "v5", 1006)]
-    planted.change_copies(high_watermark=7, records=tuple(planted.log))
+    assert second.offset < first.offset
+    planted.store("v6")
+    planted.store("v5")
 
 
 @lie("L6")
