@@ -24,6 +24,7 @@ from pathlib import Path
 from ottla_ops.local_cluster import LocalClusterError
 from tests.chaos import namespaces, shifted_clock
 from tests.chaos.checker import Verdict, check
+from tests.chaos.expected_codes import unexplained_errors
 from tests.chaos.final_reads import FinalReads
 from tests.chaos.history import read_history
 from tests.chaos.nemeses import NEMESES
@@ -36,6 +37,7 @@ CLIENTS_TIMEOUT_S = 120.0
 SNAPSHOT_FAULTS = 10
 """After so many faults the metadata have changed often enough for snapshots of them."""
 SNAPSHOTS_MADE = "metadata snapshots made"
+SCHEDULE = "schedule.jsonl"
 QUIET_SHARE = 0.2
 QUIET_S = 3.0
 
@@ -131,6 +133,8 @@ def run_plan(plan, directory, tell=print, launch=None):
             outcome.problems.append(f"brokers stopped with {exit_codes}")
         evidence = reads.evidence(read_history(world.histories.iterdir()))
         outcome.problems += reads.problems
+        lines = (directory / SCHEDULE).read_text().splitlines()
+        outcome.problems += unexplained_errors(evidence.operations, map(json.loads, lines))
         wanted = tuple(name for name in plan.faults if name in outcome.fired)
         outcome.verdict = check(evidence, faults=outcome.fired, wanted=wanted, ok_min=plan.ok_min)
         if not wanted:
@@ -152,7 +156,7 @@ def _make_trouble(world, plan, outcome, tell):
     begun_s = time.monotonic()
     ends_s, last_s = begun_s + plan.seconds, begun_s + plan.at_most_s
     world.wait_busy(plan.ok_min, CLIENTS_TIMEOUT_S)
-    with (world.directory / "schedule.jsonl").open("w", buffering=1) as schedule:
+    with (world.directory / SCHEDULE).open("w", buffering=1) as schedule:
         while (first or time.monotonic() < ends_s) and time.monotonic() < last_s:
             if numbers.random() < QUIET_SHARE:
                 time.sleep(numbers.uniform(0, QUIET_S))

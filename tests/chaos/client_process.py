@@ -29,6 +29,7 @@ import urllib3
 from ottla import Consumer, Producer, RebalanceListener, TopicPartition
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome
+from tests.chaos.expected_codes import EXPECTED_CODES
 from tests.chaos.history import END_OFFSET, LEADER, POLL, SEND, TIME_LOOKUP, HistoryWriter
 from tests.cluster.http_client import HttpClient
 
@@ -45,18 +46,6 @@ LARGE_CHARACTERS = 300_000
 TAIL_RECORDS = 200
 """How far before the end a reader begins that replaces one that was killed."""
 LOOKUP_AGE_MS_MAX = 20_000
-EXPECTED_CODES = {
-    "INVALID_TIMESTAMP": (
-        "clock jump, clock drift: a broker whose clock is ahead stamps records, "
-        "and a leader whose clock is right refuses them"
-    ),
-    "KAFKA_STORAGE_ERROR": (
-        "few descriptors: a broker cannot open what is to be read. "
-        "failing disk: its log has failed, and the broker is about to stop"
-    ),
-}
-"""What is not retriable and a client may be told nevertheless: by which fault it comes up, and how.
-An error of any other code has to be retriable, or the run fails."""
 
 
 class Client:
@@ -108,15 +97,10 @@ def send_by_sdk(client):
                 value = f"{client.name}-sdk-{count}"
                 count += 1
                 pad = LARGE_CHARACTERS if numbers.random() < LARGE_SHARE else 10
-                number = history.invoke(SEND, partition=partition, value=value)
+                number = history.invoke(SEND, partition=partition, value=value, is_ordered=True)
 
                 def told(error, metadata, number=number):
-                    if error is None:
-                        history.ok(number, offset=metadata.offset)
-                    elif getattr(error, "outcome", None) is Outcome.NOT_APPLIED:
-                        history.fail(number, detail=repr(error))
-                    else:
-                        history.info(number, detail=repr(error))
+                    _note_delivery(history, number, error, metadata)
 
                 try:
                     producer.send(
@@ -128,10 +112,23 @@ def send_by_sdk(client):
                     )
                 except OttlaError as error:
                     # It was not taken: the buffer is full, or the topic's metadata is not there.
-                    history.fail(number, detail=repr(error))
+                    history.fail(number, detail=repr(error), codes=[error.code])
                     if not error.retriable:
                         raise
         producer.flush(FLUSH_TIMEOUT_S)
+
+
+def _note_delivery(history, number, error, metadata):
+    """What the callback of a send was told: an offset where it failed is written down, too."""
+    if error is None:
+        history.ok(number, offset=metadata.offset)
+        return
+    code = getattr(error, "code", type(error).__name__)
+    told = {"code": code, **getattr(error, "members", {})}
+    offset = offset_in(told) if metadata is None else metadata.offset
+    is_refused = getattr(error, "outcome", None) is Outcome.NOT_APPLIED
+    note = history.fail if is_refused else history.info
+    note(number, detail=repr(error), codes=[code], offset=offset)
 
 
 def send_by_http(client):
@@ -154,8 +151,9 @@ def send_by_http(client):
 def _send_until_known(client, numbers, http, history, number, partition, value):
     path = client.path(routes.PARTITION_RECORDS, partition)
     gives_up_s = time.monotonic() + GIVE_UP_AFTER_S
-    outcome, detail = Outcome.NOT_APPLIED, None
-    while time.monotonic() < gives_up_s:
+    outcome, detail, codes, offset = Outcome.NOT_APPLIED, None, [], None
+    # A failure that tells an offset is a defect, and a success afterwards would hide it.
+    while offset is None and time.monotonic() < gives_up_s:
         try:
             answer = http.post(
                 numbers.choice(client.urls) + path,
@@ -174,11 +172,14 @@ def _send_until_known(client, numbers, http, history, number, partition, value):
                 return
             problem = _retriable(answer)
             detail = problem["code"]
+            codes.append(detail)
+            offset = offset_in(problem)
             if problem.get("outcome") != Outcome.NOT_APPLIED:
                 outcome = Outcome.UNKNOWN
         # Also at the end: what this client began is known before it goes.
         time.sleep(0.05)
-    (history.fail if outcome is Outcome.NOT_APPLIED else history.info)(number, detail=detail)
+    note = history.fail if outcome is Outcome.NOT_APPLIED else history.info
+    note(number, detail=detail, codes=codes, offset=offset)
 
 
 def _hang_up(client, numbers, partition, value):
@@ -363,7 +364,8 @@ def _answer(history, number, http, url, **query):
         return None
     if answer.status == 200:
         return answer
-    history.fail(number, detail=_retriable(answer)["code"])
+    problem = _retriable(answer)
+    history.fail(number, detail=problem["code"], codes=[problem["code"]], offset=offset_in(problem))
     time.sleep(0.05)
     return None
 
@@ -373,6 +375,21 @@ def _retriable(answer):
     problem = answer.document
     assert problem["retriable"] is True or problem["code"] in EXPECTED_CODES, answer.body
     return problem
+
+
+def offset_in(problem):
+    """The offset that a failure tells as if it had succeeded; it should tell none.
+
+    The bounds of a log are told for those who asked beyond them, and a broker whose files are
+    damaged says where: neither reads like a success.
+    """
+    named = [problem, *(problem.get("results") or ()), *(problem.get("records") or ())]
+    for members in named:
+        for name in ("base_offset", "offset", "next_offset"):
+            is_of_damage = problem.get("code") == "KAFKA_STORAGE_ERROR" and name == "offset"
+            if members.get(name) is not None and not is_of_damage:
+                return members[name]
+    return None
 
 
 def _end_with(parent):

@@ -50,6 +50,9 @@ class Operation:
         via: node id of the broker that a session of polls reads from; None for the leader.
         timestamp_ms: what was looked up.
         leader, leader_epoch: what was told.
+        is_ordered: of a send whose producer numbers what it sends, so that it stands in its place
+            even where nobody knew.
+        codes: of the errors that it was told.
         detail: of an operation that did not succeed, for people.
     """
 
@@ -70,6 +73,8 @@ class Operation:
     timestamp_ms: int | None = None
     leader: int | None = None
     leader_epoch: int | None = None
+    is_ordered: bool = False
+    codes: tuple = ()
     detail: str | None = None
 
 
@@ -137,5 +142,7 @@ def _read_file(path):
             raise ValueError(f"{path}: the end of {number} has no beginning")
         if "records" in fields:
             fields["records"] = tuple((offset, value) for offset, value in fields["records"])
+        if "codes" in fields:
+            fields["codes"] = tuple(fields["codes"])
         done.append(replace(begun.pop(number), outcome=kind, completed_ns=time_ns, **fields))
     return done + list(begun.values())
