@@ -71,6 +71,15 @@ class Evidence:
         return found
 
     @cached_property
+    def places(self):
+        """By value: every (partition, offset) where anybody read it."""
+        found = defaultdict(list)
+        for place, values in self.seen.items():
+            for value in values:
+                found[value].append(place)
+        return found
+
+    @cached_property
     def highest_seen(self):
         """By partition: the highest offset that anybody read."""
         highest = {}

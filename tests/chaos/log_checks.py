@@ -10,7 +10,7 @@ from collections import defaultdict
 from itertools import accumulate, pairwise
 
 from tests.chaos.evidence import Violation
-from tests.chaos.history import END_OFFSET, FAIL, OK, SEND, TIME_LOOKUP
+from tests.chaos.history import END_OFFSET, FAIL, INFO, OK, SEND, TIME_LOOKUP
 
 
 def lost_writes(evidence):
@@ -78,18 +78,27 @@ def applied_failures(evidence):
 
 
 def nonmonotonic_sends(evidence):
-    """L6: the records of one producer in one partition stand in the order of its sends."""
+    """L6: the records of one producer in one partition stand in the order of its sends.
+
+    So do those of which the producer never learned that they are there, where it numbers its sends.
+    A client that repeats single requests may find one of them behind what it sent later.
+    """
     sends = defaultdict(list)
     for send in evidence.acknowledged:
-        sends[send.process, send.partition].append(send)
+        sends[send.process, send.partition].append((send.invoked_ns, send.offset, send.value))
+    for send in evidence.operations:
+        if send.function == SEND and send.outcome == INFO and send.is_ordered:
+            # More places than one are for L4 to tell.
+            for partition, offset in evidence.places.get(send.value, ())[:1]:
+                sends[send.process, partition].append((send.invoked_ns, offset, send.value))
     for (process, partition), mine in sends.items():
-        mine.sort(key=lambda send: send.invoked_ns)
-        for earlier, later in pairwise(mine):
-            if later.offset <= earlier.offset:
+        mine.sort()
+        for (_, earlier, sent), (_, later, sent_later) in pairwise(mine):
+            if later <= earlier:
                 yield Violation(
                     "L6",
-                    f"{process} sent {earlier.value} before {later.value} to partition "
-                    f"{partition}, and they are at {earlier.offset} and {later.offset}",
+                    f"{process} sent {sent} before {sent_later} to partition "
+                    f"{partition}, and they are at {earlier} and {later}",
                 )
 
 
@@ -114,10 +123,11 @@ def skipping_polls(evidence):
 
 
 def changed_prefixes(evidence):
-    """L8: what was once read stays where it was, and no broker's high watermark falls.
+    """L8: what was once read stays where it was, and so does what was told to be committed.
 
-    A new leader knows its high watermark late, and tells a reader less than the last one did until
-    then. What must not fall across leaders is the end (L9).
+    A new leader knows its high watermark late, and until then tells whoever reads below it less
+    than the last one did (decision 50). So it is held against the last one of the same leadership;
+    whoever told it, no end that is asked for later is below it (L9), nor the end in the end.
     """
     for poll in evidence.polls:
         for (broker, partition), records in evidence.stored.items():
@@ -143,6 +153,23 @@ def changed_prefixes(evidence):
                     f"{process} was told high watermark {earlier.high_watermark} of partition "
                     f"{partition}, later {later.high_watermark}",
                 )
+    yield from _ends_past_the_end(evidence)
+
+
+def _ends_past_the_end(evidence):
+    """Nothing was ever told to be committed that is not there in the end."""
+    ends = {}
+    for copy in evidence.copies:
+        ends[copy.partition] = max(copy.high_watermark, ends.get(copy.partition, 0))
+    told = [(poll, poll.high_watermark) for poll in evidence.polls if poll.high_watermark]
+    told += [(asked, asked.offset) for asked in evidence.told_ends]
+    for operation, end in told:
+        if end > ends.get(operation.partition, end):
+            yield Violation(
+                "L8",
+                f"{operation.process} was told that partition {operation.partition} is committed "
+                f"up to {end}; it ends at {ends[operation.partition]}",
+            )
 
 
 def stale_ends(evidence):
@@ -179,6 +206,9 @@ def _known_ends(evidence):
         if poll.records:
             end = max(offset for offset, _ in poll.records) + 1
             known[poll.partition].append((poll.completed_ns, end, f"{poll.process} has polled"))
+        if poll.high_watermark is not None:
+            told = (poll.completed_ns, poll.high_watermark, "that high watermark was told")
+            known[poll.partition].append(told)
     for asked in evidence.told_ends:
         known[asked.partition].append((asked.completed_ns, asked.offset, "that end was told"))
     times, highest = {}, {}

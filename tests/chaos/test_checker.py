@@ -239,6 +239,40 @@ def two_sends_change_places(planted):
 
 
 @lie("L6")
+def a_send_that_nobody_knew_of_goes_behind_a_later_one(planted):
+    planted.did(SEND, INFO, process="a", value="unknown", is_ordered=True)
+    planted.did(SEND, process="a", value="later", offset=5)
+    planted.store("later")
+    planted.store("unknown")
+
+
+@lie("L6")
+def a_send_that_nobody_knew_of_goes_before_an_earlier_one(planted):
+    planted.did(SEND, process="a", value="earlier", offset=6)
+    planted.did(SEND, INFO, process="a", value="unknown", is_ordered=True)
+    planted.store("unknown")
+    planted.store("earlier")
+
+
+@clean
+def a_send_that_nobody_knew_of_is_in_its_place(planted):
+    planted.did(SEND, INFO, process="a", value="unknown", is_ordered=True)
+    planted.did(SEND, INFO, process="a", value="nowhere", is_ordered=True)
+    planted.did(SEND, process="a", value="later", offset=6)
+    planted.store("unknown")
+    planted.store("later")
+
+
+@clean
+def a_request_that_nobody_knew_of_comes_late(planted):
+    """Plain requests have a key and no number."""
+    planted.did(SEND, INFO, process="a", value="unknown")
+    planted.did(SEND, process="a", value="later", offset=5)
+    planted.store("later")
+    planted.store("unknown")
+
+
+@lie("L6")
 def a_send_goes_before_all_earlier_ones(planted):
     """Sent and acknowledged last, and first in the log."""
     planted.operations.append(replace(planted.operations[1], invoked_ns=9_000, completed_ns=9_010))
@@ -291,6 +325,21 @@ def a_high_watermark_of_a_follower_falls(planted):
     planted.did(POLL, process="local", via=2, high_watermark=3)
 
 
+@lie("L8")
+def a_high_watermark_was_above_the_end(planted):
+    planted.did(POLL, process="ahead", high_watermark=6)
+
+
+@lie("L8")
+def a_followers_high_watermark_was_above_the_end(planted):
+    planted.did(POLL, process="local", via=2, high_watermark=6)
+
+
+@lie("L8")
+def an_end_was_told_that_is_none(planted):
+    planted.did(END_OFFSET, offset=6)
+
+
 # --- L9 and L10 -----------------------------------------------------------------------------------
 
 
@@ -308,6 +357,18 @@ def an_end_does_not_cover_what_was_polled(planted):
 @lie("L9")
 def an_end_goes_back(planted):
     planted.did(END_OFFSET, offset=9)
+    planted.did(END_OFFSET, offset=8)
+
+
+@lie("L9")
+def an_end_does_not_cover_what_was_committed_for_a_reader(planted):
+    planted.did(POLL, process="other", records=((0, "v0"),), high_watermark=9)
+    planted.did(END_OFFSET, offset=8)
+
+
+@lie("L9")
+def an_end_does_not_cover_what_a_follower_knew_to_be_committed(planted):
+    planted.did(POLL, process="other", via=3, high_watermark=9)
     planted.did(END_OFFSET, offset=8)
 
 
