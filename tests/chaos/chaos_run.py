@@ -25,10 +25,10 @@ from ottla_ops.local_cluster import LocalClusterError
 from tests.chaos import namespaces, shifted_clock
 from tests.chaos.checker import Verdict, check
 from tests.chaos.expected_codes import unexplained_errors
-from tests.chaos.final_reads import FinalReads
+from tests.chaos.final_reads import FinalReads, key_and_value
 from tests.chaos.history import read_history
 from tests.chaos.nemeses import NEMESES
-from tests.chaos.world import TOPIC, World
+from tests.chaos.world import OFFSETS_REPLICAS, OFFSETS_TOPIC, TOPIC, World
 
 RECOVERY_TIMEOUT_S = 30.0
 """Writes go on within this after a fault is taken away (reliability, section 3)."""
@@ -127,16 +127,23 @@ def run_plan(plan, directory, tell=print, launch=None):
         if outcome.fired["bit flips"]:
             _heal_damage(world, outcome)
         reads = FinalReads(world.client, TOPIC, plan.replication_factor)
+        groups = FinalReads(world.client, OFFSETS_TOPIC, OFFSETS_REPLICAS, key_and_value)
         _read_all(reads, outcome)
+        has_groups = world.has_groups()
+        if has_groups:
+            _read_all(groups, outcome)
         exit_codes = world.cluster.stop()
         if set(exit_codes.values()) != {0}:
             outcome.problems.append(f"brokers stopped with {exit_codes}")
         evidence = reads.evidence(read_history(world.histories.iterdir()))
-        outcome.problems += reads.problems
+        offsets = groups.evidence() if has_groups else None
+        outcome.problems += reads.problems + groups.problems
         lines = (directory / SCHEDULE).read_text().splitlines()
         outcome.problems += unexplained_errors(evidence.operations, map(json.loads, lines))
         wanted = tuple(name for name in plan.faults if name in outcome.fired)
-        outcome.verdict = check(evidence, faults=outcome.fired, wanted=wanted, ok_min=plan.ok_min)
+        outcome.verdict = check(
+            evidence, faults=outcome.fired, wanted=wanted, offsets=offsets, ok_min=plan.ok_min
+        )
         if not wanted:
             outcome.problems.append("no fault had its turn")
         outcome.verdict.counts |= world.count_snapshots()

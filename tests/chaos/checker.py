@@ -1,11 +1,11 @@
 """Says of one run whether it proves anything, and whether the cluster kept its word in it."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from tests.chaos import log_checks, replica_checks
+from tests.chaos import group_checks, log_checks, replica_checks
 from tests.chaos.evidence import Evidence, Violation
-from tests.chaos.history import END_OFFSET, FAIL, INFO, OK, SEND
+from tests.chaos.history import COMMIT, COMMITTED, END_OFFSET, FAIL, INFO, OK, SEND
 
 SHOWN_PER_RULE = 5
 
@@ -13,7 +13,7 @@ OK_MIN = 100
 OK_SHARE_MIN = 0.25
 """Fewer sends that succeed would leave nothing to lose."""
 
-CHECKS = {
+LOG_CHECKS = {
     "L1": log_checks.lost_writes,
     "L2": log_checks.unseen_writes,
     "L3": log_checks.inconsistent_offsets,
@@ -27,6 +27,7 @@ CHECKS = {
     "L11": replica_checks.diverging_replicas,
     "L12": log_checks.plausible_failures,
 }
+CHECKS = LOG_CHECKS | {"C3": group_checks.misplaced_groups}
 
 
 @dataclass
@@ -62,6 +63,7 @@ def check(
     *,
     faults: Counter,
     wanted: tuple,
+    offsets: Evidence | None = None,
     ok_min: int = OK_MIN,
     ok_share_min: float = OK_SHARE_MIN,
 ) -> Verdict:
@@ -71,6 +73,7 @@ def check(
         evidence: what was done and what is stored.
         faults: how often each fault was in effect.
         wanted: the faults that had to be.
+        offsets: what is stored of the topic in which groups keep their offsets, if there is one.
         ok_min: how many sends have to succeed at least.
         ok_share_min: which share of all sends has to.
     """
@@ -79,8 +82,13 @@ def check(
         found: list[Violation] = list(find(evidence))
         if found:
             verdict.violations[rule] = found
+    if offsets is not None:
+        for violation in replica_checks.diverging_states(offsets):
+            of_groups = replace(violation, detail=f"offsets of groups, {violation.detail}")
+            verdict.violations.setdefault(violation.rule, []).append(of_groups)
     verdict.counts = _counts(evidence, verdict)
     verdict.trivial = list(_trivial(evidence, faults, wanted, ok_min, ok_share_min))
+    verdict.trivial += _trivial_groups(evidence, offsets)
     return verdict
 
 
@@ -96,6 +104,8 @@ def _counts(evidence, verdict):
         "info": outcomes[INFO],
         "records polled": sum(len(poll.records) for poll in evidence.polls),
         "ends asked": len(evidence.succeeded(END_OFFSET)),
+        "commits": len(evidence.succeeded(COMMIT)),
+        "commits asked": len(evidence.succeeded(COMMITTED)),
         "final copies": sum(copy.is_own for copy in evidence.copies),
         "final reads through others": sum(not copy.is_own for copy in evidence.copies),
         "lost": len(verdict.violations.get("L1", [])) + len(verdict.violations.get("L2", [])),
@@ -121,6 +131,22 @@ def _trivial(evidence, faults, wanted, ok_min, ok_share_min):
     if not evidence.copies:
         yield "nothing was read in the end"
     yield from _unread(evidence)
+
+
+def _trivial_groups(evidence, offsets):
+    if not any(each.function == COMMIT for each in evidence.operations):
+        return
+    if not evidence.succeeded(COMMIT):
+        yield "no commit of a group was accepted"
+    if not any(told.next_offset is not None for told in evidence.succeeded(COMMITTED)):
+        yield "nobody was told what a group has committed"
+    if offsets is None:
+        yield "the offsets of groups were not read in the end"
+        return
+    for reason in _unread(offsets):
+        yield f"offsets of groups: {reason}"
+    if not any(copy.records for copy in offsets.copies):
+        yield "no offset of a group was read in the end"
 
 
 def _unread(evidence):

@@ -26,11 +26,20 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from ottla import Consumer, Producer, RebalanceListener, TopicPartition
+from ottla import Consumer, Producer, TopicPartition
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome
 from tests.chaos.expected_codes import EXPECTED_CODES
-from tests.chaos.history import END_OFFSET, LEADER, POLL, SEND, TIME_LOOKUP, HistoryWriter
+from tests.chaos.group_reader import poll_once, read_in_group
+from tests.chaos.history import (
+    COMMITTED,
+    END_OFFSET,
+    LEADER,
+    POLL,
+    SEND,
+    TIME_LOOKUP,
+    HistoryWriter,
+)
 from tests.cluster.http_client import HttpClient
 
 REQUEST_TIMEOUT_S = 4.0
@@ -38,8 +47,6 @@ PRODUCE_TIMEOUT_MS = 3_000
 GIVE_UP_AFTER_S = 12.0
 DELIVERY_TIMEOUT_MS = 30_000
 FLUSH_TIMEOUT_S = 35.0
-POLL_S = 0.5
-SESSION_TIMEOUT_MS = 6_000
 CUT_SHARE = 0.05
 LARGE_SHARE = 0.02
 LARGE_CHARACTERS = 300_000
@@ -214,48 +221,7 @@ def read_by_sdk(client):
     ) as consumer:
         consumer.assign([TopicPartition(client.topic, number) for number in client.partitions])
         while not client.ended.wait(client.pause_s):
-            _poll(consumer, history, lambda _partition: 0)
-
-
-def read_in_group(client):
-    """Read what the group gives; each assignment of a partition is a reading of its own."""
-    history = client.history("group")
-    sessions = {}
-
-    class Listener(RebalanceListener):
-        def on_partitions_assigned(self, partitions):
-            for partition in partitions:
-                sessions[partition.partition] = sessions.get(partition.partition, 0) + 1
-
-    with Consumer(
-        bootstrap_servers=client.urls,
-        group_id=client.group,
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        session_timeout_ms=SESSION_TIMEOUT_MS,
-        value_deserializer="json",
-    ) as consumer:
-        consumer.subscribe([client.topic], listener=Listener())
-        while not client.ended.wait(client.pause_s):
-            if _poll(consumer, history, lambda partition: sessions.get(partition, 0)):
-                try:
-                    consumer.commit()
-                except OttlaError:
-                    # Fenced or timed out: somebody processes those records again.
-                    continue
-
-
-def _poll(consumer, history, session_of):
-    try:
-        polled = consumer.poll(POLL_S)
-    except OttlaError as error:
-        if not error.retriable:
-            raise
-        return 0
-    for name, records in polled.items():
-        number = history.invoke(POLL, partition=name.partition, session=session_of(name.partition))
-        history.ok(number, records=[(record.offset, record.value) for record in records])
-    return len(polled)
+            poll_once(consumer, history, lambda _partition: 0)
 
 
 def read_by_http(client):
@@ -334,6 +300,7 @@ def ask(client):
             found = told.get("timestamp") is not None  # Without one it is the end.
             history.ok(number, offset=told["offset"] if found else None)
         _ask_for_leader(client, history, http, url)
+        _ask_for_commits(client, history, http, url)
     http.close()
 
 
@@ -346,6 +313,23 @@ def _ask_for_leader(client, history, http, url):
     for state in topic["partitions"]:
         number = history.invoke(LEADER, partition=state["partition"])
         history.ok(number, leader=state["leader"], leader_epoch=state["leader_epoch"])
+
+
+def _ask_for_commits(client, history, http, url):
+    """All partitions are told at once."""
+    asked = {
+        partition: history.invoke(COMMITTED, partition=partition) for partition in client.partitions
+    }
+    told = _document(history, asked[0], http, url + routes.GROUP_OFFSETS.format(group=client.group))
+    if told is None:
+        return
+    committed = {
+        each["partition"]: each["offset"]
+        for each in told["offsets"]
+        if each["topic"] == client.topic
+    }
+    for partition, number in asked.items():
+        history.ok(number, next_offset=committed.get(partition))
 
 
 def _document(history, number, http, url, **query):

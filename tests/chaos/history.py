@@ -27,6 +27,12 @@ TIME_LOOKUP = "time_lookup"
 """Ask for the first offset at `timestamp_ms` or later; ok has `offset`, None for none."""
 LEADER = "leader"
 """Ask who leads; ok has `leader` and `leader_epoch`."""
+COMMIT = "commit"
+"""Have a group remember where to go on, `next_offset`."""
+COMMITTED = "committed"
+"""Ask where a group goes on; ok has `next_offset`, None where nothing was ever committed."""
+START = "start"
+"""A partition is assigned to a member of a group; ok has the `offset` of what it read first."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Operation:
         records: (offset, value) of what a poll returned, in its order.
         session: polls of one process with the same session are one reading without a seek.
         high_watermark: told by a poll.
-        next_offset: where a poll goes on, as it was told.
+        next_offset: where a poll goes on, as it was told; what a commit names, or was told of.
         told_by: polls of one session with the same number were answered by one broker, with no
             failure in between: by one life of one leadership.
         via: node id of the broker that a session of polls reads from; None for the leader.

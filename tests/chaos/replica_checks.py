@@ -77,7 +77,7 @@ def _newest(records, end):
     """By key: the offset of its newest record before `end`; a key that is removed is not there."""
     newest = {}
     for offset, (key, value), _ in records:
-        if offset < end:
+        if offset < end and offset >= newest.get(key, (0, None))[0]:
             newest[key] = (offset, value)
     return {key: offset for key, (offset, value) in newest.items() if value is not None}
 

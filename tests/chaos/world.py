@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[2]
 PORT = 7101
 TOPIC = "orders"
 GROUP = "shipping"
+OFFSETS_TOPIC = "__consumer_offsets"
+OFFSETS_REPLICAS = 3
+"""What its replication factor is by default, of three brokers or more."""
 DISK_BYTES = 768 * MEBIBYTE
 CLIENT_STOP_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 60.0
@@ -337,9 +340,23 @@ class World:
             self.prober.fail(number, detail=answer.code)
 
     def wait_whole(self, timeout_s):
-        """Wait until every broker is ready and every replica in sync."""
+        """Wait until every broker is ready and every replica, also of groups' offsets, in sync."""
         self.cluster.wait_ready(timeout_s)
         self.client.wait_isr(TOPIC, self.replication_factor, timeout_s=timeout_s)
+        if self.has_groups():
+            self.client.wait_isr(OFFSETS_TOPIC, OFFSETS_REPLICAS, timeout_s=timeout_s)
+
+    def has_groups(self):
+        """Whether there is the topic in which groups keep their offsets, for there was a group."""
+
+        def told():
+            answer = self.client.http.get(
+                f"{self.client.any_url()}{routes.TOPICS}/{OFFSETS_TOPIC}", timeout_s=5
+            )
+            assert answer.status in (200, 404), answer.body
+            return (answer.status,)
+
+        return eventually(told, START_TIMEOUT_S) == (200,)
 
     def heal_damage(self, timeout_s):
         """Have every broker verify its replicas, as its scrubbing does once a day, and heal them.
