@@ -4,7 +4,7 @@ from ottla_protocol.models import Response
 
 
 class BlockedMove(Response, frozen=True):
-    """A partition that has to leave the broker and cannot: `detail` tells what is missing."""
+    """A partition that has to leave the broker and cannot: `detail` tells what it waits for."""
 
     topic: str
     partition: int
@@ -17,7 +17,7 @@ class DrainProgress(Response, frozen=True):
     `state` is `none`, `draining` or `drained`. Of `partitions_at_start` that had a replica on the
     broker when the drain began (None without a drain), `partitions_left` still have one;
     `partitions_moving` of those are on their way, a few at a time. `blocked` names some that cannot
-    move as things are.
+    begin, or cannot go on, as things are: what nobody leads, or what waits for a broker.
     """
 
     broker: int

@@ -6,6 +6,7 @@ in time is not waited for: the partition is offline meanwhile.
 
 import asyncio
 
+import msgspec
 import structlog
 
 from ottla_broker.drivers.metadata import MetadataCache
@@ -58,15 +59,16 @@ class LogEndSurvey:
                     ends.setdefault((election_of.topic, election_of.partition), []).append(
                         ReplicaEnd(node_id, answer.broker_epoch, end.last_epoch, end.log_end_offset)
                     )
-        return ElectUnclean(
-            tuple(
+        return msgspec.structs.replace(
+            command,
+            partitions=tuple(
                 UncleanElection(
                     each.topic,
                     each.partition,
                     tuple(ends.get((each.topic, each.partition), ())),
                 )
                 for each in command.partitions
-            )
+            ),
         )
 
     async def _ask(self, node_id: int, url: str, names: list[PartitionName]) -> LogEnds | None:

@@ -1,13 +1,13 @@
 """Brokers that leave the cluster: drained of their replicas, then forgotten."""
 
-from random import Random
+from itertools import islice
 
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.services.controller_commands import ControllerCommands
 from ottla_cluster.controller.commands import CancelDrain, DrainBroker, UnregisterBroker
-from ottla_cluster.controller.drain_planning import plan_moves, replicas_on
+from ottla_cluster.controller.drain_planning import replicas_on
+from ottla_cluster.controller.drain_waits import waiting_moves
 from ottla_cluster.controller.image import MetadataImage
-from ottla_cluster.controller.limits import MAX_PARTITIONS
 from ottla_protocol.errors import NotFoundError
 from ottla_protocol.models_brokers import BlockedMove, DrainProgress
 
@@ -84,20 +84,7 @@ def drain_state(image: MetadataImage, node_id: int) -> str | None:
 
 
 def _blocked(image: MetadataImage, node_id: int) -> list[BlockedMove]:
-    if node_id not in image.drains:
-        return []
-    candidates = [broker for broker in image.brokers_for_replicas() if not broker.is_full]
-    moves = plan_moves(image, Random(0), count=MAX_PARTITIONS)
-    stuck = [
-        move.partition
-        for move in moves
-        if move.target is None and node_id in move.partition.replicas
-    ]
     return [
-        BlockedMove(
-            partition.topic,
-            partition.partition,
-            f"none of the {len(candidates)} brokers that may take replicas is without one of it",
-        )
-        for partition in stuck[:MAX_BLOCKED_SHOWN]
+        BlockedMove(move.partition.topic, move.partition.partition, move.detail)
+        for move in islice(waiting_moves(image, node_id), MAX_BLOCKED_SHOWN)
     ]

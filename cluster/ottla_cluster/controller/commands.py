@@ -201,10 +201,13 @@ class UncleanElection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_ends: tuple[ReplicaEnd, ...] = ()
 
 
-class ElectUnclean(CommandMessage, frozen=True, tag="elect_unclean"):
+class ElectUnclean(CommandMessage, frozen=True, omit_defaults=True, tag="elect_unclean"):
     """Lets replicas from outside the ISR lead partitions that nobody in it can lead."""
 
     partitions: tuple[UncleanElection, ...]
+    by_controller: bool = False
+    """Nobody asked for it: no replica leads whose log is being copied or known to be gone. The
+    controller alone says so, to itself: older versions refuse the field."""
 
 
 class Reassignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

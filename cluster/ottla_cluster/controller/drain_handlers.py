@@ -6,6 +6,7 @@ time, and partitions that come to need it later (one whose reassignment an opera
 moved like the first. When nothing is left the broker may be stopped and unregistered.
 """
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ottla_cluster.controller.commands import (
@@ -18,6 +19,8 @@ from ottla_cluster.controller.commands import (
     UnregisterBroker,
 )
 from ottla_cluster.controller.drain_planning import (
+    begins_at_once,
+    is_moving,
     misplaced,
     plan_moves,
     replicas_on,
@@ -25,7 +28,7 @@ from ottla_cluster.controller.drain_planning import (
 )
 from ottla_cluster.controller.features import BROKER_DRAINS, require
 from ottla_cluster.controller.image import BrokerRegistration, BrokerState, MetadataImage
-from ottla_cluster.controller.limits import MAX_DRAIN_MOVES
+from ottla_cluster.controller.limits import MAX_DRAIN_MOVES, MAX_REASSIGNMENTS
 from ottla_cluster.controller.reassignment_handlers import (
     begin_reassignment,
     call_off_reassignment,
@@ -99,30 +102,34 @@ def advance_drains(
     command: AdvanceDrains,  # noqa: ARG001  it says nothing but that it is time
     random: "Random",
 ) -> Result[MetadataRecord, DrainsAdvancedResponse]:
-    """Begins the next moves, so that at most MAX_DRAIN_MOVES partitions move at a time."""
+    """Begins the next moves while fewer than MAX_DRAIN_MOVES partitions are moving.
+
+    One on its way to a broker that is drained as well gets another target.
+    """
     records: list[MetadataRecord] = []
-    for move in plan_moves(image, random, count=room_for_moves(image)):
-        if move.target is not None:
-            try:
-                records.append(begin_reassignment(image, move.partition, move.target))
-            except InvalidReplicaAssignmentError:
-                # Only what its present reassignment has added is in sync; that ends first.
-                continue
+    for move in islice(plan_moves(image, random, room=room_for_moves(image)), MAX_REASSIGNMENTS):
+        try:
+            records.append(begin_reassignment(image, move.partition, move.target))
+        except InvalidReplicaAssignmentError:
+            # Only what its present reassignment has added is in sync; that ends first.
+            continue
     return Result(tuple(records), DrainsAdvancedResponse(len(records)))
 
 
 def moves_are_due(image: MetadataImage) -> bool:
     """Whether `advance_drains` may find something to do."""
-    return (
-        bool(image.drains)
-        and room_for_moves(image) > 0
-        and next(misplaced(image, image.drains), None) is not None
+    if not image.drains:
+        return False
+    room = room_for_moves(image)
+    return any(
+        begins_at_once(image, partition, room=room)
+        for _, partition in misplaced(image, image.drains)
     )
 
 
 def room_for_moves(image: MetadataImage) -> int:
     """How many more partitions may begin to move."""
-    moving = sum(partition.is_reassigning for _, partition in image.all_partitions())
+    moving = sum(is_moving(image, partition) for _, partition in image.all_partitions())
     return max(0, MAX_DRAIN_MOVES - moving)
 
 

@@ -4,13 +4,20 @@ Each of its partitions keeps all other replicas and gets one new one in its plac
 the others use least, then on the broker with the fewest replicas of the topic, then with the fewest
 in the cluster, as for a new topic (`placement`). Where the drained broker was the preferred leader,
 that replica follows which leads least, of the topic first; the others keep their order.
+
+A few partitions move at a time, so one that cannot come to its end must not take another's place.
+It can while somebody leads it, for there is nothing else to copy it from, and while each replica
+that it is to have is in sync, or there and with room for what it lacks. What cannot is not begun: a
+partition that nobody leads would only look as if its empty replica could. What is under way and
+cannot go on does not count. It counts again when a broker is back, so for a while more may move
+than should.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ottla_cluster.controller.image import MetadataImage, Partition, Topic
+from ottla_cluster.controller.image import BrokerRegistration, MetadataImage, Partition, Topic
 from ottla_cluster.controller.placement import broker_load, load_of
 
 if TYPE_CHECKING:
@@ -19,13 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A partition and the replicas that it is to have, none of them on a drained broker.
-
-    `target` is None where there are not enough brokers for it.
-    """
+    """A partition and the replicas that it is to have, none of them on a drained broker."""
 
     partition: Partition
-    target: tuple[int, ...] | None
+    target: tuple[int, ...]
 
 
 def wanted_replicas(partition: Partition) -> tuple[int, ...]:
@@ -49,32 +53,77 @@ def misplaced(image: MetadataImage, drained: Iterable[int]) -> Iterator[tuple[To
             yield topic, partition
 
 
-def plan_moves(image: MetadataImage, random: "Random", *, count: int) -> Iterator[Move]:
-    """Moves for the first `count` partitions that have to leave drained brokers.
+def is_moving(image: MetadataImage, partition: Partition) -> bool:
+    """Whether a reassignment is under way that can go on as things are."""
+    return partition.is_reassigning and _can_go_on(image, partition, partition.target_replicas)
+
+
+def hindrances(
+    image: MetadataImage, partition: Partition, replicas: Iterable[int]
+) -> Iterator[int]:
+    """Those of the replicas that are not in sync, and cannot be as things are."""
+    for node_id in replicas:
+        if node_id not in partition.isr and not image.takes_appends(node_id):
+            yield node_id
+
+
+def kept_replicas(image: MetadataImage, partition: Partition) -> list[int]:
+    """The replicas that the partition has, or will have, and that are not to be left."""
+    return [node_id for node_id in wanted_replicas(partition) if node_id not in image.drains]
+
+
+def brokers_with_room(image: MetadataImage) -> list[BrokerRegistration]:
+    """The brokers that may get replicas and can take what is to be copied."""
+    return [broker for broker in image.brokers_for_replicas() if not broker.is_full]
+
+
+def lacks_brokers(
+    image: MetadataImage, partition: Partition, brokers: Iterable[BrokerRegistration]
+) -> bool:
+    """Whether these brokers are too few for the replicas that the partition is to have."""
+    having = {*kept_replicas(image, partition), *(broker.node_id for broker in brokers)}
+    return len(having) < len(wanted_replicas(partition))
+
+
+def begins_at_once(image: MetadataImage, partition: Partition, *, room: int) -> bool:
+    """Whether a misplaced partition may be given other replicas now.
+
+    One that is moving has its place already, whatever its new target is.
+    """
+    return is_moving(image, partition) or (
+        room > 0 and _can_go_on(image, partition, kept_replicas(image, partition))
+    )
+
+
+def plan_moves(image: MetadataImage, random: "Random", *, room: int) -> Iterator[Move]:
+    """Moves for partitions that have to leave drained brokers, as far as there is room for them.
 
     Args:
         image: what is decided on; `image.drains` says which brokers those are.
         random: breaks ties.
-        count: how many partitions to move at most; those that cannot be moved are not counted.
+        room: how many more may move than do; one that has its place already needs none, and one
+            that lacks brokers is left out.
     """
-    brokers = [broker for broker in image.brokers_for_replicas() if not broker.is_full]
+    brokers = brokers_with_room(image)
     racks = {broker.node_id: broker.rack for broker in image.brokers.values()}
     load = broker_load(image)
     replicas, leaders = dict(load.replicas), dict(load.leaders)
     of_topic: dict[str, tuple[dict[int, int], dict[int, int]]] = {}
     for topic, partition in misplaced(image, image.drains):
-        if count == 0:
-            return
+        if not begins_at_once(image, partition, room=room):
+            continue
+        if lacks_brokers(image, partition, brokers):
+            continue
         if topic.topic_id not in of_topic:
             found = load_of(topic.partitions)
             of_topic[topic.topic_id] = dict(found.replicas), dict(found.leaders)
         topic_replicas, topic_leaders = of_topic[topic.topic_id]
         wanted = wanted_replicas(partition)
-        kept = [node_id for node_id in wanted if node_id not in image.drains]
+        kept = kept_replicas(image, partition)
         candidates = [broker.node_id for broker in brokers if broker.node_id not in kept]
         random.shuffle(candidates)
         new: list[int] = []
-        while len(kept) + len(new) < len(wanted) and candidates:
+        while len(kept) + len(new) < len(wanted):
             uses = [racks[node_id] for node_id in (*kept, *new)]
             chosen = min(
                 candidates,
@@ -86,10 +135,7 @@ def plan_moves(image: MetadataImage, random: "Random", *, count: int) -> Iterato
             )
             candidates.remove(chosen)
             new.append(chosen)
-        if len(kept) + len(new) < len(wanted):
-            yield Move(partition, None)
-            continue
-        count -= 1
+        room -= not is_moving(image, partition)
         target = [*kept, *new]
         if wanted[0] in image.drains:
             leader = min(
@@ -104,3 +150,12 @@ def plan_moves(image: MetadataImage, random: "Random", *, count: int) -> Iterato
             for counts in (topic_replicas, replicas):
                 counts[node_id] = counts.get(node_id, 0) + 1
         yield Move(partition, tuple(target))
+
+
+def _can_go_on(image: MetadataImage, partition: Partition, replicas: Iterable[int]) -> bool:
+    """Whether the partition could come to its end with these replicas."""
+    return _has_a_source(partition) and not any(hindrances(image, partition, replicas))
+
+
+def _has_a_source(partition: Partition) -> bool:
+    return partition.leader is not None

@@ -37,7 +37,8 @@ MAX_REPLICATION_THROTTLE_BYTES_PER_SECOND = 1 << 40
 """More than any disk or network gives."""
 
 MAX_DRAIN_MOVES = 20
-"""Partitions that move at a time while brokers are drained, other reassignments counted."""
+"""Partitions that move when a drain begins to move another one, other reassignments counted. One
+that cannot go on as things are is not: see `drain_planning`."""
 
 PRODUCER_ID_BLOCK_SIZE = 1_000
 """Producer ids that a broker takes at once; what it has not handed out when it stops is lost."""

@@ -15,6 +15,7 @@
     leader_silent           its leader did not tell how far it is
     election_pending        a member of the ISR could lead, and is about to
     unclean_election_due    the topic allows one, so a replica outside the ISR is to lead
+    unclean_election_by_name    the same, but only replicas are there that an operator has to name
 
 The image tells the first, the third to the fifth, what a reassignment adds and which directory is
 awaited; the rest is from reports of nodes.
@@ -33,6 +34,7 @@ from ottla_cluster.controller.topic_configs import (
     UNCLEAN_LEADER_ELECTION_ENABLE,
     boolean_config,
 )
+from ottla_cluster.controller.unclean_election_handlers import only_by_name
 from ottla_protocol.counted_nouns import counted
 from ottla_protocol.models_health import HealthReason
 
@@ -148,7 +150,18 @@ def _no_leader_reasons(
             detail = f"broker {node_id} is in sync and active: an election is under way"
             reasons.append(_reason("election_pending", detail, node_id))
         yield from reasons
-    if boolean_config(image.topics[partition.topic_id].configs, UNCLEAN_LEADER_ELECTION_ENABLE):
+    if not boolean_config(image.topics[partition.topic_id].configs, UNCLEAN_LEADER_ELECTION_ENABLE):
+        return
+    by_name = only_by_name(image, partition)
+    if by_name:
+        detail = (
+            "the topic allows unclean elections, but of its replicas only "
+            f"{', '.join(map(str, by_name))} {'is' if len(by_name) == 1 else 'are'} there, with a "
+            "log that is being copied or known to be gone: nobody elects one of those but an "
+            "operator, by naming the partition"
+        )
+        yield _reason("unclean_election_by_name", detail)
+    else:
         detail = (
             "the topic allows unclean elections: another replica is to lead, and what it lacks "
             "will be lost"

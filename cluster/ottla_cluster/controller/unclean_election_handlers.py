@@ -14,6 +14,10 @@ comes behind all that did.
 A last ISR member that lost its log's end (`unfit_replica_handlers`) is one of them: it may still
 have more than all others. One that came back with another data directory (`directory_handlers`)
 comes behind all of them, and leads only where an operator asks for it and no other is there.
+
+One that a reassignment adds has what it has copied so far, which may be nothing. It leads before a
+former replica only where that one told of a shorter log, and by itself the controller elects it
+only where a former replica is there, too: to lose all that there is takes an operator's word.
 """
 
 from collections.abc import Iterator
@@ -59,7 +63,7 @@ def elect_unclean(
     results: list[ElectionResult] = []
     for wanted in command.partitions:
         try:
-            elected = _elect(image, wanted)
+            elected = _elect(image, wanted, by_controller=command.by_controller)
         except OttlaError as refusal:
             results.append(
                 ElectionResult(
@@ -81,7 +85,7 @@ def elect_unclean(
 def may_be_elected_uncleanly(image: MetadataImage) -> Iterator[Partition]:
     """The partitions without a leader whose topic allows any replica, and that have one there.
 
-    Not where only a replica in another data directory is there: its log is known to be gone.
+    Not where only replicas are there that an operator has to name (`_is_by_name`).
     """
     if not is_enabled(image, UNCLEAN_ELECTIONS):
         return
@@ -90,20 +94,30 @@ def may_be_elected_uncleanly(image: MetadataImage) -> Iterator[Partition]:
             partition.leader is None
             and _allows(topic)
             and any(
-                not _is_without_its_log(partition, node_id)
-                for node_id in _candidates(image, partition)
+                not _is_by_name(partition, node_id) for node_id in _candidates(image, partition)
             )
         ):
             yield partition
 
 
-def _elect(image: MetadataImage, wanted: UncleanElection) -> UncleanLeaderElected | None:
+def only_by_name(image: MetadataImage, partition: Partition) -> tuple[int, ...]:
+    """The replicas that are there to be elected, where an operator has to ask for it by name."""
+    candidates = tuple(_candidates(image, partition))
+    if all(_is_by_name(partition, node_id) for node_id in candidates):
+        return candidates
+    return ()
+
+
+def _elect(
+    image: MetadataImage, wanted: UncleanElection, *, by_controller: bool
+) -> UncleanLeaderElected | None:
     """The election; None where the partition has a leader.
 
     Raises:
         UnknownTopicOrPartitionError: there is no such partition.
         PolicyViolationError: the topic does not allow it.
-        EligibleLeadersNotAvailableError: no replica is active.
+        EligibleLeadersNotAvailableError: no replica is active, or none that the controller may
+            elect by itself.
     """
     topic = image.topic(wanted.topic)
     partition = image.partition(wanted.topic, wanted.partition)
@@ -120,6 +134,12 @@ def _elect(image: MetadataImage, wanted: UncleanElection) -> UncleanLeaderElecte
     if not candidates:
         raise EligibleLeadersNotAvailableError(
             f"None of the replicas {list(partition.replicas)} of {name} is active."
+        )
+    # Who was there when the election was called for may have gone while the brokers were asked.
+    if by_controller and only_by_name(image, partition):
+        raise EligibleLeadersNotAvailableError(
+            f"Of the replicas of {name} only {candidates} are active, whose logs are being copied "
+            "or known to be gone: an operator may elect one of them by naming the partition."
         )
     return UncleanLeaderElected(
         topic_id=partition.topic_id,
@@ -142,23 +162,38 @@ def _is_without_its_log(partition: Partition, node_id: int) -> bool:
     return partition.awaited_directory_id is not None and node_id in partition.isr
 
 
+def _is_being_copied(partition: Partition, node_id: int) -> bool:
+    """Whether the replica is being added and was never in sync: how much it has is chance."""
+    return node_id in partition.adding_replicas and node_id not in partition.isr
+
+
+def _is_by_name(partition: Partition, node_id: int) -> bool:
+    """Whether the replica is elected only where an operator names the partition."""
+    return _is_without_its_log(partition, node_id) or _is_being_copied(partition, node_id)
+
+
 def _longest(
     image: MetadataImage,
     partition: Partition,
     candidates: list[int],
     log_ends: tuple[ReplicaEnd, ...],
 ) -> int:
-    """The candidate with the longest log; among equals one with room, then in replica order."""
+    """The candidate with the longest log; among equals one with room, then in replica order.
+
+    A log that is being copied is held against others only where one of those was told.
+    """
     known = {
         end.node_id: (end.last_epoch, end.log_end_offset)
         for end in log_ends
         # Another incarnation may have lost what this one told of.
         if end.node_id in candidates and image.brokers[end.node_id].broker_epoch == end.broker_epoch
     }
+    compares = any(not _is_by_name(partition, node_id) for node_id in known)
     return max(
         candidates,
         key=lambda node_id: (
             not _is_without_its_log(partition, node_id),
+            compares or not _is_being_copied(partition, node_id),
             node_id in known,
             known.get(node_id, (-1, 0)),
             node_id not in partition.adding_replicas,

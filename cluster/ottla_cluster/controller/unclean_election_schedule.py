@@ -42,4 +42,6 @@ class UncleanElectionSchedule:
             if now_ms - since_ms[key] >= self._patience_ms:
                 elections.append(UncleanElection(partition.topic, partition.partition))
         self._since_ms = since_ms
-        return ElectUnclean(tuple(elections[:MAX_UNCLEAN_ELECTIONS])) if elections else None
+        if not elections:
+            return None
+        return ElectUnclean(tuple(elections[:MAX_UNCLEAN_ELECTIONS]), by_controller=True)

@@ -6,6 +6,8 @@ refusals among them, is confirmed by a read round before it leaves.
 
 from collections import deque
 
+from msgspec.structs import replace
+
 from ottla_cluster.controller.active_controller import ActiveController
 from ottla_cluster.controller.commands import ElectUnclean, FenceBroker, UncleanElection
 from ottla_cluster.controller.image import BrokerState
@@ -159,7 +161,8 @@ class ControllerHost:
                     UncleanElection(e.topic, e.partition, tuple(self._log_ends.get(key, ())))
                     for e, key in named.items()
                 )
-                self.execute(ElectUnclean(tuple(elections)), _heard)
+                asked = replace(command, partitions=tuple(elections))
+                self.execute(asked, _heard)
 
         self.process.after(SURVEY_TIMEOUT_MS, decide)
 

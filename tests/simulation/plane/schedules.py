@@ -1,6 +1,7 @@
 """All named schedules of the plane."""
 
 from tests.simulation.plane import (
+    added_replica_schedules,
     cluster_schedules,
     giving_up_schedules,
     partition_schedules,
@@ -16,4 +17,5 @@ SCHEDULES = (
     | voter_schedules.SCHEDULES
     | giving_up_schedules.SCHEDULES
     | unclean_schedules.SCHEDULES
+    | added_replica_schedules.SCHEDULES
 )

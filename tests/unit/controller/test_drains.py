@@ -17,7 +17,9 @@ from ottla_cluster.controller.commands import (
     Reassignment,
     UnregisterBroker,
 )
+from ottla_cluster.controller.drain_handlers import moves_are_due, room_for_moves
 from ottla_cluster.controller.drain_planning import replicas_on
+from ottla_cluster.controller.drain_waits import waiting_moves
 from ottla_cluster.controller.limits import MAX_DRAIN_MOVES
 from ottla_cluster.controller.snapshot import decode_image, encode_image
 from ottla_protocol.errors import (
@@ -39,6 +41,13 @@ def advance(metadata):
             active = [n for n in partition.replicas if metadata.image.is_active(n)]
             metadata.set_isr(active, name=partition.topic, partition=partition.partition)
     return len(moving)
+
+
+def advance_as_far_as_it_goes(metadata):
+    for _ in range(20):
+        if not advance(metadata):
+            return
+    raise AssertionError("moves begin that do not end")
 
 
 def drain(metadata, node_id):
@@ -146,6 +155,172 @@ def test_what_cannot_move_now_moves_when_a_broker_comes():
     while advance(metadata):
         pass
     assert replicas_on(metadata.image, 1) == 0 < stuck
+
+
+def moving(metadata):
+    return [p for _, p in metadata.image.all_partitions() if p.is_reassigning]
+
+
+def told(metadata, node_id):
+    """What is told of the partitions that wait, by topic and partition."""
+    return {
+        (each.partition.topic, each.partition.partition): each.detail
+        for each in waiting_moves(metadata.image, node_id)
+    }
+
+
+def alone_on(metadata, node_id, *, name, partitions):
+    """A topic with one replica of each partition, all of them on this broker."""
+    metadata.create(name, partitions=partitions, replication_factor=1)
+    goals = tuple(Reassignment(name, number, (node_id,)) for number in range(partitions))
+    metadata.apply(AlterReassignments(goals))
+    for number in range(partitions):
+        partition = metadata.partition(name, number)
+        if partition.is_reassigning:
+            metadata.set_isr(partition.replicas, name=name, partition=number)
+    assert all(p.replicas == (node_id,) for p in metadata.image.topic(name).partitions)
+
+
+def test_what_nobody_leads_keeps_nothing_from_moving():
+    metadata = MetadataUnderTest(4)
+    alone_on(metadata, 3, name="alone", partitions=3 * MAX_DRAIN_MOVES)
+    metadata.create(partitions=12)
+    metadata.fence(3)
+    metadata.apply(DrainBroker(3))
+    advance_as_far_as_it_goes(metadata)
+    assert not any(3 in p.replicas for p in metadata.image.topic("orders").partitions)
+    assert replicas_on(metadata.image, 3) == 3 * MAX_DRAIN_MOVES
+    # It is not made to look as if somebody else could lead it, and the wait has its reason.
+    assert not moving(metadata)
+    waiting = told(metadata, 3)
+    assert len(waiting) == 3 * MAX_DRAIN_MOVES
+    assert "nobody leads it" in waiting["alone", 0]
+    assert "broker 3, which is fenced" in waiting["alone", 0]
+    # Nothing is due meanwhile, and all of it is when the broker is there again.
+    active = ActiveController(metadata.image, metadata.config, metadata.random, 0)
+    assert AdvanceDrains() not in active.due(0)
+    metadata.restart(3, "second")
+    assert told(metadata, 3) == {}
+    rounds = 0
+    while replicas_on(metadata.image, 3):
+        assert advance(metadata) <= MAX_DRAIN_MOVES
+        rounds += 1
+        assert rounds < 100
+    assert rounds == 3
+
+
+def test_moves_towards_a_broker_that_is_gone_keep_nothing_from_moving():
+    metadata = MetadataUnderTest(5)
+    alone_on(metadata, 1, name="first", partitions=MAX_DRAIN_MOVES)
+    alone_on(metadata, 1, name="second", partitions=MAX_DRAIN_MOVES)
+    for node_id in (2, 3, 4):
+        metadata.fence(node_id)
+    metadata.apply(DrainBroker(1))
+    metadata.apply(AdvanceDrains())
+    assert [p.target_replicas for p in moving(metadata)] == [(5,)] * MAX_DRAIN_MOVES
+    # The only target dies for good; the others come back.
+    metadata.fence(5)
+    for node_id in (2, 3, 4):
+        metadata.restart(node_id, "second")
+    waiting = told(metadata, 1)
+    assert set(waiting) == {("first", number) for number in range(MAX_DRAIN_MOVES)}
+    assert set(waiting.values()) == {"it waits for broker 5, which is fenced"}
+    while any(1 in p.replicas for p in metadata.image.topic("second").partitions):
+        before = replicas_on(metadata.image, 1)
+        advance(metadata)
+        assert replicas_on(metadata.image, 1) < before, "it stands still"
+    # It is drained, as the runbook says: what was on its way there goes elsewhere.
+    metadata.apply(DrainBroker(5))
+    for node_id in (1, 5):
+        while replicas_on(metadata.image, node_id):
+            before = replicas_on(metadata.image, node_id)
+            assert advance(metadata) <= MAX_DRAIN_MOVES
+            assert replicas_on(metadata.image, node_id) < before, "it stands still"
+
+
+def test_a_move_that_has_its_place_gets_another_target_though_there_is_no_room():
+    metadata = MetadataUnderTest(5)
+    alone_on(metadata, 1, name="first", partitions=2 * MAX_DRAIN_MOVES)
+    for node_id in (2, 3, 4):
+        metadata.fence(node_id)
+    metadata.apply(DrainBroker(1))
+    metadata.apply(AdvanceDrains())
+    for node_id in (2, 3, 4):
+        metadata.restart(node_id, "second")
+    metadata.apply(DrainBroker(5))
+    assert room_for_moves(metadata.image) == 0
+    assert moves_are_due(metadata.image)
+    metadata.apply(AdvanceDrains())
+    assert len(moving(metadata)) == MAX_DRAIN_MOVES
+    assert not any(5 in p.replicas for p in moving(metadata))
+    assert not moves_are_due(metadata.image)
+
+
+def test_what_could_not_come_to_its_end_is_not_begun():
+    """Else it would be copied beside all the others: what cannot go on is not counted."""
+    metadata = MetadataUnderTest(5)
+    metadata.create(partitions=40)
+    gone = next(n for n in metadata.partition().replicas if n != 1)
+    metadata.fence(gone)
+    metadata.apply(DrainBroker(1))
+    advance_as_far_as_it_goes(metadata)
+    for partition in metadata.image.topic("orders").partitions:
+        assert 1 not in partition.replicas or gone in partition.replicas
+    waiting = told(metadata, 1)
+    assert len(waiting) == replicas_on(metadata.image, 1) > 0
+    assert set(waiting.values()) == {f"it waits for broker {gone}, which is fenced"}
+    assert not moving(metadata)
+    # Both are to be left: one move is enough.
+    metadata.apply(DrainBroker(gone))
+    drain(metadata, 1)
+    drain(metadata, gone)
+
+
+def test_a_target_without_room_is_told_and_keeps_no_place():
+    metadata = MetadataUnderTest(2)
+    alone_on(metadata, 1, name="first", partitions=1)
+    metadata.apply(DrainBroker(1))
+    metadata.apply(AdvanceDrains())
+    metadata.heartbeat(2, is_full=True)
+    assert told(metadata, 1) == {("first", 0): "it waits for broker 2, whose disk is full"}
+    assert room_for_moves(metadata.image) == MAX_DRAIN_MOVES
+
+
+def test_a_move_that_lacks_a_broker_is_told():
+    metadata = MetadataUnderTest(3)
+    metadata.create(replication_factor=2)
+    kept, leaving = metadata.partition().replicas
+    metadata.apply(DrainBroker(leaving))
+    metadata.fence(next(n for n in (1, 2, 3) if n not in (kept, leaving)))
+    (detail,) = told(metadata, leaving).values()
+    assert detail == "each broker that may take a replica has one of it already (1 broker)"
+    assert told(metadata, kept) == {}, "it is not being drained"
+
+
+def test_who_waits_for_a_directory_is_told():
+    metadata = MetadataUnderTest(4)
+    metadata.create(replication_factor=2)
+    first, second = metadata.partition().replicas
+    metadata.fence(second)
+    metadata.restart(first, "second", directory_id="another")
+    metadata.apply(DrainBroker(first))
+    (detail,) = told(metadata, first).values()
+    assert "directory with the id disk" in detail
+
+
+def test_who_is_in_sync_only_where_it_is_added_is_told():
+    metadata = MetadataUnderTest(5)
+    alone_on(metadata, 1, name="first", partitions=1)
+    metadata.apply(AlterReassignments((Reassignment("first", 0, (2, 3)),)))
+    metadata.set_isr((1, 2), name="first")
+    metadata.fence(1)
+    metadata.fence(3)
+    metadata.apply(DrainBroker(2))
+    metadata.apply(DrainBroker(3))
+    metadata.apply(AdvanceDrains())
+    assert metadata.last_records == ()
+    (detail,) = told(metadata, 2).values()
+    assert "only [2] of its replicas is in sync" in detail
 
 
 def test_a_drain_is_called_off_with_its_moves():

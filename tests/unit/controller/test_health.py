@@ -229,6 +229,24 @@ class TestReasons:
         metadata.fence(leader)
         assert codes(self.reasons(metadata)) == ["broker_fenced", "unclean_election_due"]
 
+    def test_a_replica_that_only_an_operator_elects_is_told(self):
+        metadata = MetadataUnderTest(4)
+        leader = (
+            metadata.create(replication_factor=1, unclean_leader_election_enable=True)
+            .partitions[0]
+            .leader
+        )
+        added = next(n for n in (1, 2, 3, 4) if n != leader)
+        metadata.apply(AlterReassignments((Reassignment("orders", 0, (added,)),)))
+        metadata.fence(leader)
+        reasons = self.reasons(metadata)
+        assert codes(reasons) == [
+            "broker_fenced",
+            "unclean_election_by_name",
+            "reassignment_adds",
+        ]
+        assert f"only {added} is there" in reasons[1].detail
+
     def test_a_full_disk(self, metadata):
         follower = self.follower(metadata)
         metadata.heartbeat(follower, is_full=True)

@@ -12,6 +12,7 @@ from ottla_cluster.controller.commands import (
     ReportUnfitReplicas,
     UncleanElection,
     UnfitReplica,
+    decode_command,
 )
 from ottla_cluster.controller.features import UNCLEAN_ELECTIONS
 from ottla_cluster.controller.limits import MAX_UNCLEAN_ELECTIONS
@@ -21,10 +22,12 @@ from ottla_cluster.controller.snapshot import (
     decode_image,
     encode_image,
 )
+from ottla_cluster.controller.unclean_election_handlers import may_be_elected_uncleanly
 from ottla_cluster.controller.unclean_election_schedule import (
     CHECK_INTERVAL_MS,
     UncleanElectionSchedule,
 )
+from ottla_cluster.state_machine.messages import encode_message
 from ottla_protocol.errors import (
     InvalidConfigError,
     InvalidRequestError,
@@ -190,6 +193,90 @@ def test_it_may_be_what_a_reassignment_has_waited_for():
     )
 
 
+# --- replicas that a reassignment adds ------------------------------------------------------
+
+
+def moving(*, replication_factor=1, **configs):
+    """`orders-0` on its way to broker 4, which is there; of the former replicas nobody is."""
+    metadata = MetadataUnderTest(4)
+    metadata.create(replication_factor=replication_factor, **configs)
+    former = metadata.partition().replicas
+    metadata.set_isr(former[:1])
+    added = next(n for n in (4, 3, 2, 1) if n not in former)
+    metadata.apply(AlterReassignments((Reassignment("orders", 0, (added,)),)))
+    for node_id in former:
+        metadata.fence(node_id)
+    assert metadata.partition().leader is None
+    return metadata, former, added
+
+
+def test_the_controller_elects_no_replica_that_is_being_copied():
+    metadata, former, added = moving(**ALLOWED)
+    assert list(may_be_elected_uncleanly(metadata.image)) == []
+    schedule = UncleanElectionSchedule(patience_ms=0, now_ms=0)
+    assert schedule.due(metadata.image, 0) is None
+    # Who comes back has all there was, and the move goes on.
+    metadata.restart(former[0], "second")
+    assert metadata.partition().leader == former[0]
+    assert metadata.partition().adding_replicas == (added,)
+
+
+def test_an_operator_elects_it_by_naming_the_partition():
+    metadata, _, added = moving(**ALLOWED)
+    assert elect(metadata).leader == added
+    assert metadata.partition().replicas == (added,)
+
+
+def test_who_went_away_while_the_brokers_were_asked_is_waited_for():
+    metadata, former, added = moving(replication_factor=2, **ALLOWED)
+    metadata.restart(former[1], "second")
+    schedule = UncleanElectionSchedule(patience_ms=0, now_ms=0)
+    command = schedule.due(metadata.image, 0)
+    metadata.fence(former[1])
+    (result,) = metadata.apply(command).results
+    assert (result.elected, result.error["code"]) == (False, "ELIGIBLE_LEADERS_NOT_AVAILABLE")
+    assert str(added) in result.error["detail"]
+    assert metadata.partition().leader is None
+
+
+def test_what_is_being_copied_leads_only_before_a_shorter_log_that_was_told():
+    for told, winner in (
+        ((), "former"),
+        (("added", 9), "former"),
+        (("added", 9, "former", 8), "added"),
+        (("added", 9, "former", 9), "former"),
+        (("added", 9, "former", 10), "former"),
+    ):
+        metadata, former, added = moving(replication_factor=2, **ALLOWED)
+        metadata.restart(former[1], "second")
+        node_ids = {"former": former[1], "added": added}
+        ends = [
+            end(metadata, node_ids[name], 0, offset)
+            for name, offset in zip(told[::2], told[1::2], strict=True)
+        ]
+        assert elect(metadata, *ends).leader == node_ids[winner], told
+
+
+def test_an_added_replica_that_was_in_sync_is_one_like_the_others():
+    metadata, (former,), added = moving(**ALLOWED)
+    metadata.restart(former, "second")
+    other = next(n for n in (1, 2, 3, 4) if n not in (former, added))
+    metadata.apply(AlterReassignments((Reassignment("orders", 0, (added, other)),)))
+    metadata.set_isr([former, added])
+    metadata.fence(former)
+    unfit = UnfitReplica(metadata.partition().topic_id, 0, lost_tail=True)
+    metadata.apply(ReportUnfitReplicas(added, metadata.epoch(added), (unfit,)))
+    assert (metadata.partition().leader, metadata.partition().isr) == (None, (added,))
+    assert list(may_be_elected_uncleanly(metadata.image)) == [metadata.partition()]
+
+
+def test_a_command_of_an_operator_is_as_older_controllers_know_it():
+    one = UncleanElection("orders", 0)
+    fields = msgspec.msgpack.decode(encode_message(ElectUnclean((one,))))
+    assert fields.keys() == {"type", "partitions"}
+    assert decode_command(encode_message(ElectUnclean((one,), by_controller=True))).by_controller
+
+
 def test_a_config_that_is_neither_true_nor_false_is_refused():
     for value in ("yes", 1, 0, 0.5):
         with pytest.raises(InvalidConfigError, match="true or false"):
@@ -217,7 +304,9 @@ def test_a_partition_waits_a_session_for_a_member_of_its_isr():
     schedule = UncleanElectionSchedule(patience_ms=3_000, now_ms=0)
     for now_ms in range(0, 3_000, CHECK_INTERVAL_MS):
         assert schedule.due(metadata.image, now_ms) is None
-    assert schedule.due(metadata.image, 3_000) == ElectUnclean((UncleanElection("orders", 0),))
+    assert schedule.due(metadata.image, 3_000) == ElectUnclean(
+        (UncleanElection("orders", 0),), by_controller=True
+    )
     # Again until it is done.
     assert schedule.due(metadata.image, 3_000 + CHECK_INTERVAL_MS) is not None
     elect(metadata)
