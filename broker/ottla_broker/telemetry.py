@@ -166,7 +166,7 @@ class Metrics:
         )  # fmt: skip
         self.unclean_elections = Counter(
             "ottla_unclean_elections",
-            "Leaders elected from outside the ISR, by this broker as the controller",
+            "Leaders elected from outside the ISR: told by the controller, and by who leads so",
             registry=registry,
         )  # fmt: skip
         self.removed_segments = Counter(

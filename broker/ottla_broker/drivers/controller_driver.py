@@ -20,6 +20,7 @@ from ottla_broker.drivers.log_end_survey import LogEndSurvey
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.pending_answers import PendingAnswers
 from ottla_broker.drivers.raft_driver import RaftDriver
+from ottla_broker.drivers.unclean_election_news import elected_since, tell, tell_partitions
 from ottla_broker.telemetry import METRICS
 from ottla_cluster.controller.active_controller import ActiveController
 from ottla_cluster.controller.commands import (
@@ -75,6 +76,8 @@ class ControllerDriver:
         self._ticker: CriticalTask | None = None
         # The term of the leadership that has begun, or is about to once its no-op is applied.
         self._leading_term: int | None = None
+        # What was applied when it was won: what follows was decided by others.
+        self._image_at_election = metadata.image
         # Held from a decision until its records have a place in the log: what Raft refuses must not
         # be followed by a proposal that was decided as if it were there.
         self._appending = asyncio.Lock()
@@ -95,6 +98,8 @@ class ControllerDriver:
         if self._leading_term is not None and not (is_leader and term == self._leading_term):
             self._resign(leader_id)
         if is_leader:
+            if term != self._leading_term:
+                self._image_at_election = self._metadata.image
             self._leading_term = term
 
     def applied(self, entries: Sequence[Entry]) -> None:
@@ -117,6 +122,8 @@ class ControllerDriver:
         )
         METRICS.is_controller.set(1)
         log.info("controller_active", term=term, version=image.version)
+        # Whoever decided these was deposed before they were committed, and has told nobody.
+        tell_partitions(elected_since(self._image_at_election, image))
 
     def _resign(self, successor: int | None) -> None:
         active, self._active = self._active, None
@@ -159,7 +166,11 @@ class ControllerDriver:
                 command = await self._survey.complete(command)
             response = await self._decide(active, command)
         if isinstance(response, ElectUncleanResponse):
-            self._tell_unclean_elections(response)
+            tell(
+                (f"{each.topic}-{each.partition}", each.leader)
+                for each in response.results
+                if each.elected
+            )
         return response
 
     async def _decide(self, active: ActiveController, command: Command) -> Response:
@@ -179,17 +190,6 @@ class ControllerDriver:
         await self._confirm_leadership()
         assert submitted.response is not None
         return submitted.response
-
-    def _tell_unclean_elections(self, response: ElectUncleanResponse) -> None:
-        for result in response.results:
-            if result.elected:
-                METRICS.unclean_elections.inc()
-                log.warning(
-                    "unclean_leader_elected",
-                    partition=f"{result.topic}-{result.partition}",
-                    leader=result.leader,
-                    detail="acknowledged records that this replica lacks are lost",
-                )
 
     async def _confirm_leadership(self) -> None:
         try:

@@ -2,7 +2,8 @@
 
 Of its own replicas only: every change is in the log of each broker that it concerns. A broker that
 dies changes thousands of partitions at once, so an image tells a number of them one by one and
-counts the others; what a broker finds when it starts is no change, and is counted alone.
+counts the others; what a broker finds when it starts is no change, and is counted alone. That it
+leads by an unclean election is told apart from these, and counted (`unclean_election_news`).
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import structlog
 
 from ottla_broker.drivers.replica_changes import ReplicaKey
+from ottla_broker.drivers.unclean_election_news import led_here_since, tell_partitions
 from ottla_cluster.controller.image import MetadataImage, Partition, Topic
 
 MAX_LINES_PER_IMAGE = 100
@@ -31,6 +33,7 @@ def tell_changes(
         former: the image before; None where there was none, at the start.
         wanted: replicas of this broker that are new or changed (`ReplicaChanges.wanted`).
     """
+    tell_partitions(led_here_since(node_id, former, wanted))
     if former is None:
         _tell_found(node_id, [state for _, state in wanted.values()])
         return

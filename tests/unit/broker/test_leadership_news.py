@@ -53,7 +53,8 @@ def test_a_partition_that_loses_its_leader_is_a_warning_and_an_unclean_election_
     unclean = partition(leader=LOCAL, leader_epoch=6, unclean_leader_epoch=6, isr=(LOCAL,))
     [lost] = told(image(partition()), image(nobody))
     assert (lost["event"], lost["log_level"], lost["leader"]) == ("leader_changed", "warning", None)
-    [elected] = told(image(nobody), image(unclean))
+    apart, elected = told(image(nobody), image(unclean))
+    assert apart["event"] == "unclean_leader_elected"
     assert (elected["unclean"], elected["former_leader"]) == (True, None)
 
 
