@@ -17,7 +17,7 @@ async def drain(request: web.Request) -> web.Response:
 async def drain_progress(request: web.Request) -> web.Response:
     """`GET /v1/brokers/{broker}/drain`."""
     Query(request.query.items(), ())
-    return json_response(context_of(request).drains.progress(_node_id(request)))
+    return json_response(await context_of(request).drains.progress(_node_id(request)))
 
 
 async def cancel_drain(request: web.Request) -> web.Response:

@@ -8,7 +8,7 @@ from ottla_cluster.controller.commands import CancelDrain, DrainBroker, Unregist
 from ottla_cluster.controller.drain_planning import replicas_on
 from ottla_cluster.controller.drain_waits import waiting_moves
 from ottla_cluster.controller.image import MetadataImage
-from ottla_protocol.errors import NotFoundError
+from ottla_protocol.errors import NotFoundError, Outcome
 from ottla_protocol.models_brokers import BlockedMove, DrainProgress
 
 MAX_BLOCKED_SHOWN = 10
@@ -28,20 +28,22 @@ class BrokerDrainService:
         Raises:
             NotFoundError: no broker of that id is registered.
             InvalidReplicationFactorError: too few brokers would remain.
-            UnavailableError: no controller decided in time.
+            UnavailableError: no controller decided in time, or this broker does not hear of it.
         """
-        await self._commands.change(DrainBroker(node_id), repeatable=True)
-        return self.progress(node_id)
+        await self._commands.decide(DrainBroker(node_id), repeatable=True)
+        await self._commands.catch_up(outcome=Outcome.UNKNOWN)
+        return self._progress(node_id)
 
     async def cancel(self, node_id: int) -> DrainProgress:
         """Call a drain off, with the moves that are under way; what has moved stays.
 
         Raises:
             NotFoundError: no broker of that id is registered.
-            UnavailableError: no controller decided in time.
+            UnavailableError: no controller decided in time, or this broker does not hear of it.
         """
-        await self._commands.change(CancelDrain(node_id), repeatable=True)
-        return self.progress(node_id)
+        await self._commands.decide(CancelDrain(node_id), repeatable=True)
+        await self._commands.catch_up(outcome=Outcome.UNKNOWN)
+        return self._progress(node_id)
 
     async def unregister(self, node_id: int) -> None:
         """Forget a broker that was drained and stopped.
@@ -53,12 +55,17 @@ class BrokerDrainService:
         """
         await self._commands.change(UnregisterBroker(node_id))
 
-    def progress(self, node_id: int) -> DrainProgress:
-        """How far a drain is, as this broker knows it.
+    async def progress(self, node_id: int) -> DrainProgress:
+        """How far a drain is.
 
         Raises:
             NotFoundError: no broker of that id is registered.
+            ControllerNotAvailableError: what this broker knows may be old, and nobody can be asked.
         """
+        await self._commands.catch_up()
+        return self._progress(node_id)
+
+    def _progress(self, node_id: int) -> DrainProgress:
         image = self._metadata.image
         if node_id not in image.brokers:
             raise NotFoundError(f"Broker {node_id} is not registered.")

@@ -5,10 +5,19 @@ from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerBusyError, Purpose
 from ottla_cluster.controller.commands import Command, Response
-from ottla_protocol.errors import FencedLeaderEpochError, OttlaError, Outcome
+from ottla_protocol.errors import (
+    ControllerNotAvailableError,
+    FencedLeaderEpochError,
+    OttlaError,
+    Outcome,
+)
 
 DECISION_TIMEOUT_MS = 10_000
 """How long a change of metadata may take, a controller's election included."""
+
+CATCH_UP_PATIENCE_MS = 2_000
+"""How long a question about the present state waits through an election of the controller. With the
+last attempt it is over before a client has given up (5 s in the CLI)."""
 
 RETRY_INTERVAL_MS = 100
 
@@ -61,3 +70,24 @@ class ControllerCommands:
         response = await self.decide(command, repeatable=repeatable)
         await self._controller.catch_up()
         return response
+
+    async def catch_up(self, *, outcome: Outcome | None = None) -> None:
+        """Have this broker know all that was decided before this call, or say that it cannot.
+
+        For answers that are wrong where they are old: 'nothing is under way' ends somebody's wait.
+
+        Args:
+            outcome: what became of the write that the answer is about, if it is about one.
+
+        Raises:
+            ControllerNotAvailableError: no controller confirmed in time what is known here.
+        """
+        deadline_ms = monotonic_ms() + CATCH_UP_PATIENCE_MS
+        while not await self._controller.catch_up():
+            if monotonic_ms() >= deadline_ms:
+                raise ControllerNotAvailableError(
+                    "no controller confirms what this broker knows, which may be old: ask again, "
+                    "or another broker",
+                    outcome=outcome,
+                )
+            await self._metadata.wait_for_change(timeout_ms=RETRY_INTERVAL_MS)

@@ -77,7 +77,7 @@ class ReassignmentService:
         wanted = request.partitions
         command: ElectPreferred | ElectUnclean
         if request.type == "unclean":
-            command = ElectUnclean(self._unclean_elections(wanted))
+            command = ElectUnclean(await self._unclean_elections(wanted))
         elif wanted is None:
             command = ElectPreferred()
         else:
@@ -97,9 +97,12 @@ class ReassignmentService:
             ]
         )
 
-    def _unclean_elections(self, wanted: list[PartitionName] | None) -> tuple[UncleanElection, ...]:
+    async def _unclean_elections(
+        self, wanted: list[PartitionName] | None
+    ) -> tuple[UncleanElection, ...]:
         if wanted is not None:
             return tuple(UncleanElection(name.topic, name.partition) for name in wanted)
+        await self._commands.catch_up(outcome=Outcome.NOT_APPLIED)
         offline = may_be_elected_uncleanly(self._metadata.image)
         return tuple(UncleanElection(each.topic, each.partition) for each in offline)
 
@@ -163,7 +166,12 @@ class ReassignmentService:
         )
 
     async def reassignments(self) -> ReassignmentList:
-        """The reassignments under way, by topic and partition, with their progress."""
+        """The reassignments under way, by topic and partition, with their progress.
+
+        Raises:
+            ControllerNotAvailableError: what this broker knows may be old, and nobody can be asked.
+        """
+        await self._commands.catch_up()
         image = self._metadata.image
         under_way = [
             (topic, partition)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
         ReassignedPartition,
     )
 
+READ_AGAIN_FOR_S = 10.0
+"""How long a question is asked again, of other brokers too, that one cannot answer now."""
+
 app = typer.Typer(
     help="The cluster: its brokers and controller, leaders and replicas.", no_args_is_help=True
 )
@@ -149,7 +152,10 @@ def reassign(
         body["throttle_bytes_per_second"] = rate_of(throttle)
     connection = session.connect()
     if not wanted and throttle is None:
-        answer = connection.request("GET", routes.REASSIGNMENTS)
+        # A broker that is cut off says so: another one may know.
+        answer = connection.retry(
+            lambda: connection.request("GET", routes.REASSIGNMENTS), timeout_s=READ_AGAIN_FOR_S
+        )
         show_reassignments(session, answer, answer.decoded(ReassignmentList))
         return
     # What was called off is not under way any more: asked a second time, that would be an error.

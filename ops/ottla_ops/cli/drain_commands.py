@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ottla_ops.cli.failures import usage_error
+from ottla_ops.cli.failures import CommandError, ExitCode, usage_error
 from ottla_ops.cli.session import session_of
 from ottla_protocol.counted_nouns import counted
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 POLL_INTERVAL_S = 0.5
 STANDSTILL_S = 30.0
 """A drain that has told nothing new for this long may wait for something that does not come."""
+
+ASKED_AGAIN_FOR_S = 30.0
+"""How long the progress is asked for again, of other brokers too, where nobody can tell it."""
 
 NOTICED_WITHIN_S = 15.0
 """How long the cluster may take to know that a broker has stopped: some sessions' time."""
@@ -65,6 +68,8 @@ def drain(
         answer = connection.request("POST", path, repeatable=True)
         if wait:
             answer = _watch(session, connection, path, answer)
+        if _progress(answer).state == "none":
+            raise _called_off(broker)
     if session.output.as_json:
         session.output.document(answer.document())
     else:
@@ -148,7 +153,18 @@ def _watch(
             )
             told_s = time.monotonic()
         time.sleep(POLL_INTERVAL_S)
-        answer = connection.request("GET", path)
+        answer = connection.retry(
+            lambda: connection.request("GET", path), timeout_s=ASKED_AGAIN_FOR_S
+        )
+
+
+def _called_off(broker: int) -> CommandError:
+    return CommandError(
+        f"broker {broker} is not being drained: somebody has called that off",
+        code="CONFLICT",
+        exit_code=ExitCode.CONFLICT,
+        hint=f"`ottla cluster drain {broker}` begins anew",
+    )
 
 
 def _told(progress: "DrainProgress") -> str:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ottla_ops.cli import drain_commands
+from ottla_ops.cli import drain_commands, http_connection
 
 URL = "/v1/brokers/3/drain"
 
@@ -68,6 +68,30 @@ def test_a_drain_is_called_off(cli, cluster):
     cluster.script("DELETE", URL, 200, progress("none", 4, at_start=None))
     code, out, _ = cli("cluster", "drain", 3, "--cancel", to=cluster)
     assert (code, out) == (0, "broker 3 is not being drained; it has 4 partitions\n")
+
+
+def test_a_drain_that_somebody_called_off_is_not_done(cli, cluster):
+    cluster.script("POST", URL, 202, progress("draining", 5, 3))
+    cluster.script("GET", URL, 200, progress("none", 4, at_start=None))
+    for wait in ("--wait", "--no-wait"):
+        code, out, err = cli("cluster", "drain", 3, wait, to=cluster)
+        assert (code, out) == (4, "")
+        assert "broker 3 is not being drained" in err
+        # A broker of an older version, which does not know yet what it has answered.
+        cluster.script("POST", URL, 202, progress("none", 4, at_start=None))
+
+
+def test_an_election_of_the_controller_does_not_end_the_watching(cli, cluster, monkeypatch):
+    def sleep(_seconds):
+        cluster.script("GET", URL, 200, progress("drained", 0))
+
+    clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep)
+    monkeypatch.setattr(http_connection, "time", clock)
+    cluster.script("POST", URL, 202, progress("draining", 5, 3))
+    unavailable = {"code": "CONTROLLER_NOT_AVAILABLE", "detail": "who knows", "retriable": True}
+    cluster.script("GET", URL, 503, unavailable)
+    code, out, _ = cli("cluster", "drain", 3, to=cluster)
+    assert (code, out) == (0, "broker 3 is drained: stop it, then `ottla cluster unregister 3`\n")
 
 
 def test_the_end_as_json(cli, cluster):

@@ -154,6 +154,7 @@ OPERATIONS = (
         "Reassignments under way",
         ok(ReassignmentList, "Each with how far its copies are."),
         reassignments.list_reassignments,
+        problems=THROUGH_THE_CONTROLLER,
     ),
     Operation(
         "POST",
