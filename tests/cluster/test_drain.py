@@ -1,5 +1,7 @@
 """A broker leaves the cluster: its replicas move while they are written, then it is forgotten."""
 
+import time
+
 import pytest
 
 from ottla_protocol import routes
@@ -8,9 +10,21 @@ from tests.cluster.writers import Writers
 
 pytestmark = pytest.mark.cluster
 
+LONGER_THAN_A_SESSION_S = 8.0
+"""By then the controller would have elected another one, if it did that."""
+
 
 def path(template, broker):
     return template.format(broker=broker)
+
+
+def reassign(client, **body):
+    client.http.post(client.url(1) + routes.REASSIGNMENTS, body).expect(200)
+
+
+def move(client, topic, node_id, **body):
+    wanted = {"topic": topic, "partition": 0, "replicas": [node_id]}
+    reassign(client, reassignments=[wanted], **body)
 
 
 def test_a_drained_broker_may_go(start_cluster):
@@ -42,3 +56,41 @@ def test_a_drained_broker_may_go(start_cluster):
     brokers = client.http.get(client.url(1) + routes.BROKERS).expect(200).document["brokers"]
     assert [broker["id"] for broker in brokers] == [1, 2, 3]
     assert client.append("t", "still here", partition=0, via=1) >= 0
+
+
+def test_what_only_a_broker_that_is_down_has_waits_for_it(start_cluster):
+    """Though its topic allows unclean elections: the new replica is empty."""
+    client = start_cluster(brokers=4, voters=3)
+    leaving, names = 4, ("moving", "later")
+    configs = {"unclean.leader.election.enable": True}
+    for name in names:
+        client.create_topic(name, partitions=1, replication_factor=1, configs=configs)
+        move(client, name, leaving)
+        eventually(lambda name=name: client.partition(name)["replicas"] == [leaving], 20)
+        client.append(name, "kept")
+    for _ in range(20):
+        client.append("moving", "x" * 50_000)
+    # The one is on its way when its broker dies, too slowly to come to its end.
+    move(client, "moving", 1, throttle_bytes_per_second=1_024)
+    assert client.partition("moving")["isr"] == [leaving]
+    client.cluster.broker(leaving).kill()
+    for name in names:
+        eventually(lambda name=name: client.partition(name)["leader"] is None, 20)
+    drain = client.url(1) + path(routes.BROKER_DRAIN, leaving)
+    client.http.post(drain).expect(202)
+    time.sleep(LONGER_THAN_A_SESSION_S)
+    progress = client.http.get(drain).expect(200).document
+    assert (progress["state"], progress["partitions_left"]) == ("draining", 2)
+    assert {each["topic"] for each in progress["blocked"]} == set(names)
+    assert all("nobody leads it" in each["detail"] for each in progress["blocked"])
+    for name in names:
+        assert client.partition(name)["leader"] is None
+        assert leaving in client.partition(name)["replicas"]
+
+    reassign(client, throttle_bytes_per_second=None)
+    client.cluster.broker(leaving).start()
+    client.cluster.broker(leaving).wait_ready()
+    eventually(lambda: client.http.get(drain).document["state"] == "drained", 60)
+    for name in names:
+        eventually(lambda name=name: client.offset(name).status == 200)
+        assert client.values(name)[0] == "kept"
