@@ -16,13 +16,20 @@ def a_drain_moves_what_nobody_leads(monkeypatch):
 
 
 MUTANTS = {
-    what_is_being_copied_is_as_good: "nobody_elects_what_is_being_copied",
-    a_drain_moves_what_nobody_leads: "a_drain_leaves_what_nobody_leads",
+    what_is_being_copied_is_as_good: (
+        "nobody_elects_what_is_being_copied",
+        "an empty log leads",
+    ),
+    a_drain_moves_what_nobody_leads: (
+        "a_drain_leaves_what_nobody_leads",
+        "there is nothing to copy",
+    ),
 }
 
 
 @pytest.mark.parametrize("plant", MUTANTS, ids=lambda plant: plant.__name__)
 def test_a_schedule_catches_the_mutant(monkeypatch, plant):
     plant(monkeypatch)
-    with pytest.raises(InvariantViolatedError):
-        SCHEDULES[MUTANTS[plant]]()
+    schedule, rule = MUTANTS[plant]
+    with pytest.raises(InvariantViolatedError, match=f"^{rule}"):
+        SCHEDULES[schedule]()
