@@ -29,13 +29,14 @@ from ottla_cluster.controller.commands import (
     ElectUncleanResponse,
     FenceBroker,
     Response,
+    UnregisterBroker,
 )
 from ottla_cluster.controller.config import ControllerConfig
 from ottla_cluster.controller.image import BrokerState
 from ottla_cluster.raft.messages import Entry
 from ottla_cluster.raft.ready import Proposed
 from ottla_cluster.state_machine.runtime import Submitted
-from ottla_protocol.errors import NotControllerError, OttlaError, Outcome
+from ottla_protocol.errors import ConflictError, NotControllerError, OttlaError, Outcome
 
 TICK_INTERVAL_MS = 100
 PROBE_TIMEOUT_MS = 500
@@ -175,6 +176,7 @@ class ControllerDriver:
 
     async def _decide(self, active: ActiveController, command: Command) -> Response:
         try:
+            self._check_reachable(command)
             async with self._appending:
                 submitted = active.submit(command, monotonic_ms())
                 waiting = self._wait_for(submitted)
@@ -190,6 +192,19 @@ class ControllerDriver:
         await self._confirm_leadership()
         assert submitted.response is not None
         return submitted.response
+
+    def _check_reachable(self, command: Command) -> None:
+        """The image knows who may be forgotten as a broker, and not who votes.
+
+        Raises:
+            ConflictError: nobody could reach a voter any more.
+        """
+        if isinstance(command, UnregisterBroker) and self._raft.needs_registration(command.node_id):
+            raise ConflictError(
+                f"Broker {command.node_id} votes in the metadata quorum, and nothing but its "
+                "registration tells the others where it is: it must lose its vote before it is "
+                "unregistered (`ottla cluster quorum remove-voter`)."
+            )
 
     async def _confirm_leadership(self) -> None:
         try:

@@ -510,11 +510,34 @@ class RaftDriver:
 
     @property
     def voter_urls(self) -> dict[int, str]:
-        """Where the voters are reached, by node id, this node included if it votes."""
-        if self._node is None:
-            return self._voter_urls
-        urls = {voter_id: self.url_of(voter_id) for voter_id in self._node.configuration.voter_ids}
+        """Where the voters are reached, by node id, this node included if it votes.
+
+        Without those of which that is not known here.
+        """
+        urls = {voter_id: self.member_urls[voter_id] for voter_id in self.voter_ids}
         return {voter_id: url for voter_id, url in urls.items() if url}
+
+    @property
+    def voter_ids(self) -> tuple[int, ...]:
+        """The voters, ascending, whether or not it is known where they are reached."""
+        if self._node is None:
+            return tuple(sorted(self._voter_urls))
+        return self._node.configuration.voter_ids
+
+    @property
+    def member_urls(self) -> dict[int, str | None]:
+        """Where voters and learners are reached; None of those of which that is not known here."""
+        if self._node is None:
+            return dict(self._voter_urls)
+        members = self._node.configuration.members
+        return {member.node_id: self.url_of(member.node_id) for member in members}
+
+    def needs_registration(self, node_id: int) -> bool:
+        """Whether only its registration as a broker tells where a voter or learner is reached."""
+        return any(
+            member.node_id == node_id and not member.url and node_id not in self._voter_urls
+            for member in self.node.configuration.members
+        )
 
     def url_of(self, node_id: int) -> str | None:
         """Where a node is reached: as the quorum, the settings or the metadata say."""

@@ -128,19 +128,24 @@ class ClusterHealthService:
             term=self._raft.term,
             is_current=is_current,
             age_ms=self._age_ms(),
-            voters=tuple(self._raft.voter_urls),
+            voters=self._raft.voter_ids,
             reports=[each for each in answers if isinstance(each, NodeReport)] + [self.report()],
             silent=[each for each in answers if isinstance(each, SilentNode)],
         )
 
-    def _urls(self) -> dict[int, str]:
+    def _urls(self) -> dict[int, str | None]:
         """Every other node that there is to ask; a registration is newer than a setting."""
-        registered = self._metadata.image.brokers.values()
-        urls = {**self._raft.voter_urls, **{broker.node_id: broker.url for broker in registered}}
+        known = self._raft.voter_urls
+        urls: dict[int, str | None] = {
+            voter_id: known.get(voter_id) for voter_id in self._raft.voter_ids
+        }
+        urls |= {broker.node_id: broker.url for broker in self._metadata.image.brokers.values()}
         urls.pop(self._node_id, None)
         return urls
 
-    async def _ask_node(self, node_id: int, url: str) -> NodeReport | SilentNode:
+    async def _ask_node(self, node_id: int, url: str | None) -> NodeReport | SilentNode:
+        if url is None:
+            return SilentNode(node_id, "its URL is not known here")
         try:
             report = await self._peers.call(
                 url,

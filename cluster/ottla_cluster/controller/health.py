@@ -62,6 +62,7 @@ class Knowledge:
     age_ms: int | None
     """How long ago one last did; None for never."""
     voters: Sequence[int]
+    """All of them, whether or not it is known where they are."""
     reports: Sequence[NodeReport]
     """Of every node that answered, itself included; one of each."""
     silent: Sequence[SilentNode]
@@ -155,15 +156,17 @@ def _reasons(
         count = getattr(counts, condition)
         if count and condition in _WORDS:
             yield HealthReason(condition, f"{_partition_count(count)} {_WORDS[condition]}")
+    # A broker without replicas may go; of the others the reasons as brokers speak for the vote too.
+    needed = {broker.id for broker in brokers if broker.drain_partitions_left != 0}
     for broker in brokers:
-        if broker.drain_partitions_left != 0:
+        if broker.id in needed:
             yield from broker.reasons
-    registered = {broker.id for broker in brokers}
+    voters = set(known.voters) - needed
     for node in known.silent:
-        if node.node_id in known.voters and node.node_id not in registered:
+        if node.node_id in voters:
             yield _silent_voter(node)
     for report in known.reports:
-        if report.not_ready and report.node_id not in registered:
+        if report.not_ready and report.node_id in voters:
             yield _voter_not_ready(report)
     if unfit:
         yield HealthReason(

@@ -73,7 +73,10 @@ def drain(
     if session.output.as_json:
         session.output.document(answer.document())
     else:
-        session.output.text(_told(_progress(answer)))
+        progress = _progress(answer)
+        session.output.text(_told(progress))
+        if progress.state == "drained":
+            _tell_vote(session, connection, broker)
 
 
 def unregister(
@@ -93,7 +96,7 @@ def unregister(
     """Forget a broker that is drained and stopped.
 
     A vote in the metadata quorum is not taken from it by this, but by `ottla cluster quorum
-    remove-voter`.
+    remove-voter`; that comes first where only its registration tells where it is.
     """
     _unregister(session_of(context), broker, wait_s)
 
@@ -108,6 +111,25 @@ def _unregister(session: "Session", broker: int, wait_s: float = NOTICED_WITHIN_
         session.output.document({"broker": broker, "unregistered": True})
     else:
         session.output.note(f"broker {broker} is forgotten")
+        _tell_vote(session, connection, broker)
+
+
+def _tell_vote(session: "Session", connection: "HttpConnection", broker: int) -> None:
+    """A voter that is stopped for good is missed, though it has no replicas."""
+    from ottla_protocol import routes
+    from ottla_protocol.models_quorum import QuorumDescription
+
+    try:
+        found = connection.request("GET", routes.CLUSTER_QUORUM).decoded(QuorumDescription)
+    except CommandError as error:
+        session.output.note(f"whether node {broker} votes is not known: {error.message}")
+        return
+    if broker in [each.id for each in found.voters]:
+        session.output.note(
+            f"node {broker} still votes in the metadata quorum, and the quorum needs it: before it "
+            "is stopped for good, `ottla cluster quorum add-voter` another one and `ottla cluster "
+            f"quorum remove-voter {broker}`"
+        )
 
 
 def _await_fenced(

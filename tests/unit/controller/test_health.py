@@ -146,8 +146,9 @@ class TestStatus:
         spare = next(n for n in (1, 2, 3, 4) if n not in metadata.partition().replicas)
         metadata.fence(spare)
         assert health(metadata, silent=[spare]).status == "degraded"
-        known = knowledge(replace(metadata.image, drains={spare: 5}), silent=[spare])
-        told = assess(known)
+        drained = replace(metadata.image, drains={spare: 5})
+        others = tuple(n for n in (1, 2, 3, 4) if n != spare)
+        told = assess(knowledge(drained, silent=[spare], voters=others))
         assert (told.status, told.reasons) == ("healthy", [])
         assert told.brokers[spare - 1].drain_partitions_left == 0
         assert codes(told.brokers[spare - 1].reasons) == ["broker_fenced"]
@@ -155,6 +156,23 @@ class TestStatus:
         told = assess(knowledge(replace(metadata.image, drains={member: 5}), silent=[member]))
         assert told.brokers[member - 1].drain_partitions_left == 1
         assert "broker_silent" in codes(told.reasons)
+
+    def test_a_drained_broker_that_votes_is_missed_all_the_same(self):
+        metadata = MetadataUnderTest(broker_count=4)
+        metadata.create()
+        spare = next(n for n in (1, 2, 3, 4) if n not in metadata.partition().replicas)
+        metadata.fence(spare)
+        known = knowledge(replace(metadata.image, drains={spare: 5}), voters=(1, 2, 3, 4))
+        # It runs on as a controller alone, and it answers.
+        assert assess(known).status == "healthy"
+        silent = [SilentNode(spare, "connection refused")]
+        reports = [each for each in known.reports if each.node_id != spare]
+        told = assess(replace(known, silent=silent, reports=reports))
+        assert (told.status, codes(told.reasons)) == ("degraded", ["voter_silent"])
+        assert told.reasons[0].broker == spare
+        hung = NodeReport(spare, 3, 1, 1, not_ready=["the disk hangs"])
+        told = assess(replace(known, reports=[*reports, hung]))
+        assert (told.status, codes(told.reasons)) == ("degraded", ["voter_not_ready"])
 
     def test_one_replica_and_two_replicas_with_min_isr_two_are_healthy_when_complete(self):
         metadata = MetadataUnderTest()

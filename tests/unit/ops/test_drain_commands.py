@@ -8,6 +8,7 @@ import pytest
 from ottla_ops.cli import drain_commands, http_connection
 
 URL = "/v1/brokers/3/drain"
+QUORUM = "/v1/cluster/quorum"
 
 
 def progress(state, left, moving=0, *, at_start=8, blocked=()):
@@ -21,9 +22,39 @@ def progress(state, left, moving=0, *, at_start=8, blocked=()):
     }
 
 
+def quorum(*voters):
+    return {
+        "leader": 1,
+        "term": 4,
+        "commit_index": 9,
+        "log_end_index": 9,
+        "configuration_committed": True,
+        "voters": [
+            {
+                "id": node_id,
+                "role": "voter",
+                "url": None,
+                "directory_id": None,
+                "log_end_index": None,
+                "lag": None,
+                "last_contact_ms": None,
+            }
+            for node_id in voters
+        ],
+        "learners": [],
+        "observers": [],
+    }
+
+
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
     monkeypatch.setattr(drain_commands, "POLL_INTERVAL_S", 0)
+
+
+@pytest.fixture(autouse=True)
+def no_vote(cluster):
+    """The broker that goes does not vote, save where a test says otherwise."""
+    cluster.script("GET", QUORUM, 200, quorum(1, 2, 4))
 
 
 def test_a_drain_is_watched_until_nothing_is_left(cli, cluster):
@@ -150,6 +181,35 @@ def test_a_broker_that_runs_is_not_waited_for_for_ever(cli, cluster, monkeypatch
     assert code == 4
     assert ("waiting" in err) == (not wait)
     assert now_s == (0 if wait else 20)
+
+
+def test_that_a_drained_broker_votes_is_told(cli, cluster):
+    cluster.script("GET", QUORUM, 200, quorum(1, 2, 3))
+    cluster.script("POST", URL, 202, progress("drained", 0))
+    code, out, err = cli("cluster", "drain", 3, to=cluster)
+    assert (code, out[:19]) == (0, "broker 3 is drained")
+    assert err.startswith("node 3 still votes in the metadata quorum")
+    assert "remove-voter 3" in err
+    cluster.script("POST", URL, 202, progress("draining", 2))
+    assert "votes" not in cli("cluster", "drain", 3, "--no-wait", to=cluster)[2]
+
+
+def test_that_a_forgotten_broker_votes_is_told(cli, cluster):
+    cluster.script("GET", QUORUM, 200, quorum(1, 2, 3))
+    cluster.script("GET", "/v1/brokers", 200, brokers(b3="fenced"))
+    cluster.script("DELETE", "/v1/brokers/3", 204, {})
+    code, _, err = cli("cluster", "unregister", 3, to=cluster)
+    forgotten, votes = err.splitlines()
+    assert (code, forgotten) == (0, "broker 3 is forgotten")
+    assert votes.startswith("node 3 still votes")
+
+
+def test_a_quorum_that_does_not_tell_who_votes_fails_nothing(cli, cluster):
+    problem = {"code": "CONTROLLER_NOT_AVAILABLE", "detail": "no controller", "retriable": True}
+    cluster.script("GET", QUORUM, 503, problem)
+    cluster.script("POST", URL, 202, progress("drained", 0))
+    code, _, err = cli("cluster", "drain", 3, to=cluster)
+    assert (code, err) == (0, "whether node 3 votes is not known: no controller\n")
 
 
 def test_to_cancel_and_to_forget_exclude_each_other(cli, cluster):
