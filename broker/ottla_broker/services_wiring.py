@@ -257,7 +257,7 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
             metadata=drivers.metadata,
             commands=drivers.commands,
             peers=drivers.peers,
-            voter_urls=lambda: drivers.raft.voter_urls,
+            member_urls=lambda: drivers.raft.member_urls,
         ),
         quorum=QuorumService(
             node_id=settings.node_id,

@@ -42,7 +42,8 @@ class FeatureService:
         metadata: names the brokers, and the level.
         commands: the way to the active controller.
         peers: the way to all others.
-        voter_urls: where the voters are, which need not be brokers.
+        member_urls: where the voters are, and who is to become one; they need not be brokers. None
+            for one that is somewhere else than this process knows.
     """
 
     def __init__(
@@ -53,14 +54,14 @@ class FeatureService:
         metadata: MetadataCache,
         commands: ControllerCommands,
         peers: PeerClient,
-        voter_urls: Callable[[], Mapping[int, str]],
+        member_urls: Callable[[], Mapping[int, str | None]],
     ) -> None:
         self._node_id = node_id
         self._is_controller = is_controller
         self._metadata = metadata
         self._commands = commands
         self._peers = peers
-        self._voter_urls = voter_urls
+        self._member_urls = member_urls
 
     def supported_here(self) -> SupportedFeatureLevels:
         """What this process supports."""
@@ -109,16 +110,18 @@ class FeatureService:
         return FeatureUpgradeResponse(response.former_level, response.feature_level)
 
     async def _ask_all(self) -> list[SupportedLevels]:
-        """Voters and registered brokers, fenced ones too: they may come back as they were."""
-        urls = dict(self._voter_urls())
+        """The quorum and registered brokers, fenced ones too: they may come back as they were."""
+        urls = dict(self._member_urls())
         urls |= {broker.node_id: broker.url for broker in self._metadata.image.brokers.values()}
         return await asyncio.gather(
             *(self._ask(node_id, url) for node_id, url in sorted(urls.items()))
         )
 
-    async def _ask(self, node_id: int, url: str) -> SupportedLevels:
+    async def _ask(self, node_id: int, url: str | None) -> SupportedLevels:
         if node_id == self._node_id:
-            return SupportedLevels(node_id, url, OLDEST_FEATURE_LEVEL, LATEST_FEATURE_LEVEL)
+            return SupportedLevels(node_id, url or "", OLDEST_FEATURE_LEVEL, LATEST_FEATURE_LEVEL)
+        if url is None:
+            return SupportedLevels(node_id, "", None, None, "its URL is not known here")
         try:
             answer = await self._peers.call(
                 url,
@@ -133,6 +136,9 @@ class FeatureService:
                 # A version from before there were levels.
                 return SupportedLevels(node_id, url, OLDEST_FEATURE_LEVEL, OLDEST_FEATURE_LEVEL)
             return SupportedLevels(node_id, url, None, None, error.detail)
+        if answer.node_id not in (None, node_id):
+            # Its address went to another one, which cannot speak for it.
+            return SupportedLevels(node_id, url, None, None, f"{url} is node {answer.node_id}")
         return SupportedLevels(node_id, url, answer.oldest, answer.latest)
 
 

@@ -53,7 +53,7 @@ def _show(session: "Session") -> None:
     session.output.text(f"feature level  {found.feature_level}")
     session.output.text(f"can rise to    {_upgradable(found)}")
     session.output.text("")
-    processes = [(each.id, each.url, _supported(each)) for each in found.processes]
+    processes = [(each.id, each.url or "-", _supported(each)) for each in found.processes]
     session.output.table(("NODE", "URL", "SUPPORTS"), processes)
     if found.features:
         session.output.text("")
