@@ -65,13 +65,18 @@ class BrokerList(Response, frozen=True):
 
 
 class PartitionDescription(Response, frozen=True):
-    """One partition's placement and leadership; `leader` is None while it has none."""
+    """One partition's placement and leadership; `leader` is None while it has none.
+
+    `adding_replicas` are those of the replicas that a reassignment adds: until it ends, the others
+    alone are missing when they are not in the ISR, and count for `min.insync.replicas`.
+    """
 
     partition: int
     leader: int | None
     leader_epoch: int
     replicas: list[int]
     isr: list[int]
+    adding_replicas: list[int] = []
 
 
 class TopicDescription(Response, frozen=True):
@@ -170,7 +175,7 @@ class ElectedPartition(Response, frozen=True):
     """What became of one election; `leader` is the one from now on.
 
     `elected` is false, without an error, where the preferred replica, or for an unclean election
-    any, led already. `error` is a problem document or None.
+    any, led already when the request came. `error` is a problem document or None.
     """
 
     topic: str
@@ -199,7 +204,8 @@ class ReassignmentRequest(Request, frozen=True):
 
     With `throttle_bytes_per_second` every broker sends at most so much to replicas that are being
     added, over all reassignments, from now on; null takes the throttle away; left out, it stays as
-    it is. It is set first, and may be all that is asked for.
+    it is. It may be all that is asked for; where none of the reassignments is taken, it
+    stays as it is.
     """
 
     reassignments: list[PartitionReassignment] = []

@@ -92,6 +92,7 @@ class TestWholeCluster:
         described = http.get(f"{running.url}/v1/topics/t").document
         assert described["partitions"][0] == {
             "partition": 0, "leader": 1, "leader_epoch": 0, "replicas": [1], "isr": [1],
+            "adding_replicas": [],
         }  # fmt: skip
         assert append(http, running, "first") == 0
         assert values(http, running) == ["first"]

@@ -19,6 +19,7 @@ from ottla_cluster.controller.commands import (
     AlterReassignments,
     AlterReassignmentsResponse,
     AlterReplicationThrottle,
+    ElectionResult,
     ElectPreferred,
     ElectPreferredResponse,
     ElectUnclean,
@@ -27,6 +28,9 @@ from ottla_cluster.controller.commands import (
     TopicPartition,
     UncleanElection,
 )
+from ottla_cluster.controller.image import MetadataImage
+from ottla_cluster.controller.reassignment_handlers import alter_reassignments
+from ottla_cluster.controller.throttle_handlers import alter_replication_throttle
 from ottla_cluster.controller.unclean_election_handlers import may_be_elected_uncleanly
 from ottla_protocol import routes
 from ottla_protocol.errors import InvalidRequestError, OttlaError, Outcome
@@ -74,7 +78,7 @@ class ReassignmentService:
             InvalidRequestError: too many unclean elections, or two of one partition.
             UnavailableError: no controller decided in time.
         """
-        wanted = request.partitions
+        wanted, image = request.partitions, self._metadata.image
         command: ElectPreferred | ElectUnclean
         if request.type == "unclean":
             command = ElectUnclean(await self._unclean_elections(wanted))
@@ -90,7 +94,7 @@ class ReassignmentService:
                     topic=result.topic,
                     partition=result.partition,
                     leader=result.leader,
-                    elected=result.elected,
+                    elected=result.elected or _is_elected_since(image, result),
                     error=result.error,
                 )
                 for result in response.results
@@ -109,6 +113,8 @@ class ReassignmentService:
     async def reassign(self, request: ReassignmentRequest) -> ReassignmentResponse:
         """Set the throttle, then begin, replace or call off reassignments; each has its own result.
 
+        Where none of the reassignments is taken, the throttle stays as it was.
+
         Raises:
             InvalidRequestError: nothing is asked for, the rate is out of range, there are too many
                 reassignments, or two of one partition.
@@ -116,16 +122,15 @@ class ReassignmentService:
             UnavailableError: no controller decided in time.
         """
         rate = request.throttle_bytes_per_second
-        if not isinstance(rate, msgspec.UnsetType):
-            await self._commands.change(AlterReplicationThrottle(rate), repeatable=True)
-            if not request.reassignments:
-                return ReassignmentResponse([])
-        elif not request.reassignments:
-            raise InvalidRequestError(
-                "reassignments must not be empty where throttle_bytes_per_second is left out.",
-                field="reassignments",
-                outcome=Outcome.NOT_APPLIED,
-            )
+        if not request.reassignments:
+            if isinstance(rate, msgspec.UnsetType):
+                raise InvalidRequestError(
+                    "reassignments must not be empty where throttle_bytes_per_second is left out.",
+                    field="reassignments",
+                    outcome=Outcome.NOT_APPLIED,
+                )
+            await self._set_rate(rate)
+            return ReassignmentResponse([])
         command = AlterReassignments(
             tuple(
                 Reassignment(
@@ -136,16 +141,62 @@ class ReassignmentService:
                 for each in request.reassignments
             )
         )
-        # What is called off twice was not under way the second time.
-        repeatable = all(each.replicas is not None for each in request.reassignments)
-        response = await self._commands.change(command, repeatable=repeatable)
-        assert isinstance(response, AlterReassignmentsResponse)
+        if isinstance(rate, msgspec.UnsetType):
+            response = await self._alter(command)
+        else:
+            response = await self._alter_at(command, rate)
         return ReassignmentResponse(
             [
                 ReassignedPartition(result.topic, result.partition, result.error)
                 for result in response.results
             ]
         )
+
+    async def _alter_at(
+        self, command: AlterReassignments, rate: int | None
+    ) -> AlterReassignmentsResponse:
+        """Alter reassignments, which begin at this rate; the rate stays if none is taken.
+
+        Raises:
+            OttlaError: the rate or the whole command is refused, or nobody decided in time.
+        """
+        image = self._metadata.image
+        former = image.replication_throttle_bytes_per_second
+        # As the controller is going to decide, so that the rate of what nobody takes limits nothing
+        # that runs. Its own answer may be another one: it knows more.
+        alter_replication_throttle(image, AlterReplicationThrottle(rate))
+        is_foreseen = _takes_any(alter_reassignments(image, command).response)
+        if is_foreseen:
+            # First, for what begins without a throttle takes all that the network gives.
+            await self._set_rate(rate)
+        is_taken = False
+        try:
+            response = await self._alter(command)
+            is_taken = _takes_any(response)
+            if is_taken and not is_foreseen:
+                await self._set_rate(rate)
+            elif is_foreseen and not is_taken and self._rate == rate:
+                await self._set_rate(former)
+        except OttlaError as error:
+            if is_foreseen or is_taken:
+                # Of both together: one of them is done.
+                error.outcome = Outcome.UNKNOWN
+            raise
+        return response
+
+    @property
+    def _rate(self) -> int | None:
+        return self._metadata.image.replication_throttle_bytes_per_second
+
+    async def _set_rate(self, rate: int | None) -> None:
+        await self._commands.change(AlterReplicationThrottle(rate), repeatable=True)
+
+    async def _alter(self, command: AlterReassignments) -> AlterReassignmentsResponse:
+        # What is called off twice was not under way the second time.
+        repeatable = all(each.replicas is not None for each in command.reassignments)
+        response = await self._commands.change(command, repeatable=repeatable)
+        assert isinstance(response, AlterReassignmentsResponse)
+        return response
 
     def copies_here(self) -> ReplicaCopyReports:
         """How far the replicas are that are being added to partitions led here."""
@@ -234,3 +285,21 @@ class ReassignmentService:
         except OttlaError:
             # Progress is news, not state: the list is right without it, and says that it lacks it.
             return ReplicaCopyReports([])
+
+
+def _is_elected_since(before: MetadataImage, result: ElectionResult) -> bool:
+    """Whether a leader from outside the ISR is newer than an image.
+
+    A command whose answer was lost is sent again, and then finds what it has done itself.
+    """
+    if result.error is not None or result.topic not in before.topic_ids:
+        return False
+    partitions = before.topic(result.topic).partitions
+    if result.partition >= len(partitions):
+        return False
+    former = partitions[result.partition]
+    return former.leader is None and result.leader not in (None, *former.isr)
+
+
+def _takes_any(response: AlterReassignmentsResponse) -> bool:
+    return any(result.error is None for result in response.results)

@@ -243,6 +243,8 @@ def _describe_partition(state: PartitionState | Partition) -> PartitionDescripti
         leader_epoch=state.leader_epoch,
         replicas=list(state.replicas),
         isr=list(state.isr),
+        # Those of a command's answer are new, and nothing is added to them yet.
+        adding_replicas=list(state.adding_replicas) if isinstance(state, Partition) else [],
     )
 
 

@@ -96,7 +96,8 @@ def elect(
     )
     results = answer.decoded(ElectionResponse).results
     rows = [
-        (each.topic, each.partition, _leader(each), _election_outcome(each)) for each in results
+        (each.topic, each.partition, _leader(each), _election_outcome(each, answer))
+        for each in results
     ]
     _show(session, answer, ("TOPIC", "PARTITION", "LEADER", "RESULT"), rows)
     if not results:
@@ -104,6 +105,11 @@ def elect(
             "no partition whose topic allows it is without a leader"
             if unclean
             else "every partition is led by its first replica"
+        )
+    if answer.is_repeated:
+        session.output.note(
+            "a broker to which this was sent first did not answer: it may have elected leaders, "
+            "which are not told here as elected"
         )
     _fail_if_any(results)
 
@@ -206,10 +212,12 @@ def _leader(elected: "ElectedPartition") -> str:
     return "none" if elected.leader is None else str(elected.leader)
 
 
-def _election_outcome(elected: "ElectedPartition") -> str:
+def _election_outcome(elected: "ElectedPartition", answer: "Answer") -> str:
     if elected.error is not None:
         return _refusal(elected.error)
-    return "elected" if elected.elected else "led already"
+    if elected.elected:
+        return "elected"
+    return "leads" if answer.is_repeated else "led already"
 
 
 def _refusal(problem: dict[str, Any]) -> str:

@@ -44,6 +44,8 @@ class Answer:
 
     status: int
     body: bytes
+    is_repeated: bool = False
+    """Whether another broker may have carried the request out before, and did not answer."""
 
     def document(self) -> dict[str, Any]:
         """The body as a JSON object.
@@ -143,7 +145,7 @@ class HttpConnection:
             self._has_answered = True
             if response.status >= 400:
                 raise error_from_answer(response.status, _document_or_none(response.data))
-            return Answer(response.status, response.data)
+            return Answer(response.status, response.data, is_repeated=was_sent)
         if not was_sent:
             raise self._unreachable(reasons)
         raise _unanswered(reasons, may_repeat=may_repeat)

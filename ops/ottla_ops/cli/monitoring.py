@@ -115,11 +115,13 @@ def topic_verdict(topic: "TopicDescription", min_insync_replicas: int) -> Verdic
     """
     offline, under_min, under_replicated = [], [], []
     for each in topic.partitions:
+        # What a reassignment adds is not missing while it catches up, as in the cluster's health.
+        complete = len(each.replicas) - len(each.adding_replicas)
         if each.leader is None:
             offline.append(each.partition)
-        elif len(each.isr) < min(min_insync_replicas, len(each.replicas)):
+        elif len(each.isr) < min(min_insync_replicas, complete):
             under_min.append(each.partition)
-        elif len(each.isr) < len(each.replicas):
+        elif len(each.isr) < complete:
             under_replicated.append(each.partition)
     parts = [
         f"{what}: {_some([str(partition) for partition in sorted(partitions)])}"

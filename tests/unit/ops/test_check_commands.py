@@ -3,6 +3,7 @@
 import json
 import re
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +86,24 @@ def test_a_topic(partitions, state):
 
 def test_a_partition_of_few_replicas_needs_no_more_than_it_has():
     assert topic_verdict(topic_of((1, (1, 2, 3))), 9).state is State.OK
+
+
+@pytest.mark.parametrize(
+    ("replicas", "adding", "isr", "state"),
+    [
+        ([1, 2, 3], [2, 3], [1], State.OK),
+        ([1, 2, 3], [2, 3], [1, 2], State.OK),
+        ([1, 2, 3, 4], [4], [1, 2, 3], State.OK),
+        ([1, 2, 3, 4], [4], [1, 2], State.WARNING),
+        ([1, 2, 3, 4], [4], [1], State.CRITICAL),
+        ([1, 2, 3], [], [1], State.CRITICAL),
+    ],
+)
+def test_what_a_reassignment_adds_is_not_missing(replicas, adding, isr, state):
+    topic = topic_of((1, isr))
+    moved = msgspec.structs.replace(topic.partitions[0], replicas=replicas, adding_replicas=adding)
+    found = msgspec.structs.replace(topic, partitions=[moved])
+    assert topic_verdict(found, 2).state is state
 
 
 def test_a_topic_is_held_against_its_config(cli, cluster):

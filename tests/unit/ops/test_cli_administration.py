@@ -125,6 +125,16 @@ def test_named_partitions_are_elected_and_one_failure_is_a_failure(cli, cluster)
     ]
 
 
+def test_who_an_election_made_whose_answer_was_lost_led_not_already(cli, three_brokers):
+    three_brokers.script("POST", "/v1/elections", 200, {"results": [ELECTED, LED]})
+    three_brokers.lose_answers(1)
+    code, out, err = cli("cluster", "elect", "--unclean", to=three_brokers)
+    assert code == 0
+    assert [line.split(maxsplit=3)[3] for line in out.splitlines()[1:]] == ["elected", "leads"]
+    assert "did not answer: it may have elected leaders" in err
+    assert len(three_brokers.calls("POST")) == 2
+
+
 def test_elections_as_json_are_what_the_broker_said(cli, cluster):
     cluster.script("POST", "/v1/elections", 207, {"results": [ELECTED, LOST]})
     code, out, _ = cli("cluster", "elect", "--json", to=cluster)
