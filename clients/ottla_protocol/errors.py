@@ -738,7 +738,7 @@ class VoterChangeInProgressError(UnavailableError):
 
 
 class LeadershipTransferFailedError(UnavailableError):
-    """The voter did not take over the metadata quorum in time; the leader goes on."""
+    """The voter did not take over the metadata quorum in time, or another one did."""
 
     code = "LEADERSHIP_TRANSFER_FAILED"
     title = "Leadership transfer failed"

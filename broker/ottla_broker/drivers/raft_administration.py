@@ -33,6 +33,15 @@ class RaftRequest:
 
     act: Callable[[RaftNode, int], Ready]
     done: "asyncio.Future[None]"
+    successor_id: int | None = None
+    """Of a transfer, who is to lead; None for anybody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Transfer:
+    former_id: int
+    successor_id: int | None
+    done: "asyncio.Future[None]"
 
 
 class RaftAdministration:
@@ -46,8 +55,7 @@ class RaftAdministration:
         self._put = put
         # (index, term) of the entry that a change waits for.
         self._changes: list[tuple[int, int, asyncio.Future[None]]] = []
-        # (this node's id, what waits for another leader)
-        self._transfers: list[tuple[int, asyncio.Future[None]]] = []
+        self._transfers: list[_Transfer] = []
 
     async def add_voter(self, node_id: int, url: str) -> None:
         """Have a node become a voter once it has caught up; returns when that is committed.
@@ -72,15 +80,17 @@ class RaftAdministration:
         await self._change(lambda node, now_ms: node.remove_voter(node_id, now_ms, force=force))
 
     async def transfer_leadership(self, target_id: int | None, *, timeout_ms: int) -> None:
-        """Have a voter lead, or the one that is furthest; returns when another node does.
+        """Have a voter lead, or the one that is furthest; returns when it does.
 
         Raises:
             OttlaError: as `RaftNode.transfer_leadership`.
-            LeadershipTransferFailedError: nobody took over in time.
+            LeadershipTransferFailedError: nobody took over in time, or another one than was meant.
         """
         try:
             await self._ask(
-                lambda node, now_ms: node.transfer_leadership(target_id, now_ms), timeout_ms
+                lambda node, now_ms: node.transfer_leadership(target_id, now_ms),
+                timeout_ms,
+                successor_id=target_id,
             )
         except TimeoutError:
             raise LeadershipTransferFailedError(
@@ -95,9 +105,15 @@ class RaftAdministration:
                 "the change of the voters was not committed in time", outcome=Outcome.UNKNOWN
             ) from None
 
-    async def _ask(self, act: Callable[[RaftNode, int], Ready], timeout_ms: int) -> None:
+    async def _ask(
+        self,
+        act: Callable[[RaftNode, int], Ready],
+        timeout_ms: int,
+        *,
+        successor_id: int | None = None,
+    ) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._put(RaftRequest(act, done))
+        self._put(RaftRequest(act, done, successor_id))
         async with asyncio.timeout(timeout_ms / 1000):
             await done
 
@@ -107,7 +123,7 @@ class RaftAdministration:
         """Give a request to the node; None when it refuses."""
         # Those that nobody waits for any more.
         self._changes = [each for each in self._changes if not each[2].done()]
-        self._transfers = [each for each in self._transfers if not each[1].done()]
+        self._transfers = [each for each in self._transfers if not each.done.done()]
         if request.done.done():
             return None
         try:
@@ -118,7 +134,7 @@ class RaftAdministration:
         if ready.proposed is not None:
             self._changes.append((ready.proposed.last_index, ready.proposed.term, request.done))
         elif node.leader_id is not None and node.is_handing_over:
-            self._transfers.append((node.leader_id, request.done))
+            self._transfers.append(_Transfer(node.leader_id, request.successor_id, request.done))
         else:
             # To the node that leads.
             request.done.set_result(None)
@@ -145,8 +161,18 @@ class RaftAdministration:
     def led_by(self, leader_id: int | None) -> None:
         """The quorum's leader is known anew."""
         for transfer in list(self._transfers):
-            former_id, done = transfer
-            if done.done() or leader_id not in (None, former_id):
-                self._transfers.remove(transfer)
-                if not done.done():
-                    done.set_result(None)
+            if not transfer.done.done():
+                if leader_id in (None, transfer.former_id):
+                    continue
+                if transfer.successor_id in (None, leader_id):
+                    transfer.done.set_result(None)
+                else:
+                    transfer.done.set_exception(led_by_another(leader_id, transfer.successor_id))
+            self._transfers.remove(transfer)
+
+
+def led_by_another(leader_id: int, successor_id: int) -> LeadershipTransferFailedError:
+    """What became of a transfer that somebody else's election came before."""
+    return LeadershipTransferFailedError(
+        f"node {leader_id} took over, not node {successor_id}", outcome=Outcome.UNKNOWN
+    )

@@ -13,7 +13,11 @@ from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.peer_client import PeerClient, Purpose, not_an_answer
 from ottla_broker.drivers.peer_messages import QuorumCall, encode
-from ottla_broker.drivers.raft_administration import CHANGE_TIMEOUT_MS, TRANSFER_TIMEOUT_MS
+from ottla_broker.drivers.raft_administration import (
+    CHANGE_TIMEOUT_MS,
+    TRANSFER_TIMEOUT_MS,
+    led_by_another,
+)
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.services.introductions import QUESTION_TIMEOUT_MS, IntroductionService
 from ottla_cluster.controller.features import VOTER_CHANGES, require
@@ -123,9 +127,13 @@ class QuorumService:
         """Have another voter lead.
 
         Raises:
-            OttlaError: the leader refuses, or nobody took over.
+            OttlaError: the leader refuses, or nobody took over, or another one than was meant.
         """
-        return await self._change(QuorumCall(transfer=True, transfer_to=request.target))
+        found = await self._change(QuorumCall(transfer=True, transfer_to=request.target))
+        if request.target not in (None, found.leader):
+            # It may have led in between; who asked for it is told who does now.
+            raise led_by_another(found.leader, request.target)
+        return found
 
     async def _ask(self, call: QuorumCall) -> QuorumDescription | None:
         leader_id = self._raft.leader_id
