@@ -17,7 +17,8 @@ class TreeNodeDescription(Response, frozen=True):
     there are more than the limit, `next_cursor` is the path to ask with as `cursor` for the rest.
 
     `value` is what Kafka kept at this path in ZooKeeper, in the same form where Ottla has the like,
-    and None where there is nothing to say. `note` explains what is otherwise here.
+    and None where there is nothing to say. `note` explains what is otherwise here. `missing` says
+    what is not told here because nobody answered for it, and is empty where nothing is.
     """
 
     path: str
@@ -27,3 +28,4 @@ class TreeNodeDescription(Response, frozen=True):
     metadata_version: int
     paths: list[str]
     next_cursor: str | None = None
+    missing: str = ""

@@ -68,6 +68,7 @@ from ottla_protocol.errors import (
     InvalidGroupIdError,
     NotCoordinatorError,
     NotFoundError,
+    OttlaError,
     Outcome,
     UnavailableError,
     UnknownMemberIdError,
@@ -137,17 +138,24 @@ class CoordinatorCalls:
         )
 
     async def decide(
-        self, group: str, command: ClientCommand, *, repeatable: bool
+        self,
+        group: str,
+        command: ClientCommand,
+        *,
+        repeatable: bool,
+        timeout_ms: int | None = None,
     ) -> tuple[Response, int]:
         """The coordinator's answer to a command on `group`, and the coordinator's node id.
 
-        What was certainly not applied is sent again until CALL_TIMEOUT_MS have passed, so that a
-        caller waits through a failover.
+        What was certainly not applied is sent again until the time is up, so that a caller waits
+        through a failover.
 
         Args:
             group: its name.
             command: what to decide.
             repeatable: deciding it twice does no harm, so a lost answer is asked for again too.
+            timeout_ms: how long that may take, beside what a heartbeat waits; CALL_TIMEOUT_MS
+                without.
 
         Raises:
             OttlaError: the coordinator's refusal.
@@ -162,12 +170,18 @@ class CoordinatorCalls:
             return _of_no_group(command), self._node_id
         partition = partition_for_key(_group_key(group), len(topic.partitions))
         if not isinstance(command, Heartbeat) or not command.max_wait_ms:
-            return await self._decide_at(topic.topic_id, partition, command, repeatable=repeatable)
+            return await self._decide_at(
+                topic.topic_id, partition, command, repeatable=repeatable, timeout_ms=timeout_ms
+            )
         with self._place_to_wait(command) as heartbeat:
             try:
                 with self._purgatory.unless_released():
                     return await self._decide_at(
-                        topic.topic_id, partition, heartbeat, repeatable=repeatable
+                        topic.topic_id,
+                        partition,
+                        heartbeat,
+                        repeatable=repeatable,
+                        timeout_ms=timeout_ms,
                     )
             except UnavailableError as error:
                 # This broker stops; the heartbeat may have been taken.
@@ -187,6 +201,31 @@ class CoordinatorCalls:
                 for partition in range(len(topic.partitions))
             )
         )
+
+    async def ask_each(
+        self, command: ClientCommand, *, timeout_ms: int
+    ) -> dict[int, Response | OttlaError]:
+        """As `ask_all`, by partition, and with the failure of each that does not answer in time.
+
+        Raises:
+            CoordinatorNotAvailableError: nobody can be asked whether there is a group at all.
+        """
+        topic = await self._routes.find_topic()
+        if topic is None:
+            return {}
+
+        async def ask(partition: int) -> Response | OttlaError:
+            try:
+                answer, _ = await self._decide_at(
+                    topic.topic_id, partition, command, repeatable=True, timeout_ms=timeout_ms
+                )
+            except OttlaError as error:
+                return error
+            return answer
+
+        partitions = range(len(topic.partitions))
+        answers = await asyncio.gather(*(ask(partition) for partition in partitions))
+        return dict(zip(partitions, answers, strict=True))
 
     async def decide_here(self, call: CoordinatorCall) -> Response:
         """The answer of the coordinator that another broker takes this one for.
@@ -270,10 +309,16 @@ class CoordinatorCalls:
         return await self._routes.find_topic()
 
     async def _decide_at(
-        self, topic_id: str, partition: int, command: ClientCommand, *, repeatable: bool
+        self,
+        topic_id: str,
+        partition: int,
+        command: ClientCommand,
+        *,
+        repeatable: bool,
+        timeout_ms: int | None = None,
     ) -> tuple[Response, int]:
         wait_end_ms = monotonic_ms() + _wait_ms(command)
-        deadline_ms = wait_end_ms + CALL_TIMEOUT_MS
+        deadline_ms = wait_end_ms + (CALL_TIMEOUT_MS if timeout_ms is None else timeout_ms)
 
         async def ask(leader: int) -> Response:
             asked = command

@@ -1,14 +1,18 @@
 """The metadata tree as this broker shows it: the image, and the groups that coordinators tell.
 
 Only what a path needs is asked for: the names of the groups for a list, one group for what is below
-it. A walk that comes to groups asks for as many as fit into the answer.
+it. A walk that comes to groups asks for as many as fit into the answer. Groups whose coordinators
+do not answer soon are left out, and the answer says so: an operator looks at the tree just when
+something is broken, and the rest of it is as good as ever.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.controller_tenure import ControllerTenure
+from ottla_broker.drivers.group_coordinators import OFFSETS_TOPIC
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.services.coordinator_calls import CoordinatorCalls
@@ -17,16 +21,20 @@ from ottla_cluster.groups.commands import (
     DescribeGroupResponse,
     ListGroups,
     ListGroupsResponse,
+    Response,
 )
 from ottla_cluster.groups.validation import validate_group_id
+from ottla_cluster.metadata_tree.consumers import GroupsByName, SilentGroup
 from ottla_cluster.metadata_tree.nodes import Found, TreeNode, children, find, name_key, walk
 from ottla_cluster.metadata_tree.tree import TreeView, metadata_tree
+from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import (
     ControllerNotAvailableError,
     GroupIdNotFoundError,
     InvalidGroupIdError,
     InvalidRequestError,
     OttlaError,
+    UnavailableError,
     UnknownMetadataPathError,
 )
 from ottla_protocol.models_tree import TreeNodeDescription
@@ -37,8 +45,24 @@ CONSUMERS = "consumers"
 MAX_DESCRIBED_GROUPS = 50
 """Groups that one part of a walk goes into; each is a question to its coordinator."""
 
-Groups = dict[str, DescribeGroupResponse | None]
-"""By name; None for one that is not described (yet)."""
+QUESTION_TIMEOUT_MS = 2_000
+"""How long coordinators may take to answer, a failover included; a walk asks them twice."""
+
+MAX_NAMED_PARTITIONS = 5
+"""Partitions without a coordinator that an answer names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """What is known of groups.
+
+    Attributes:
+        by_name: None for one that is not described (yet).
+        missing: what is not, and why, in words; empty where every coordinator answered.
+    """
+
+    by_name: GroupsByName
+    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +107,7 @@ class MetadataTreeService:
             UnknownMetadataPathError: there is no such node; `nearest` is one that there is.
             ControllerNotAvailableError: it is unknown here, and no controller can be asked.
             InvalidRequestError: the cursor is no path below the node.
-            UnavailableError: a group's coordinator did not answer in time.
+            UnavailableError: the path is that of groups, and no coordinator of them answered.
         """
         after = _relative(wanted)
         groups = await self._groups_for(wanted.path)
@@ -103,6 +127,7 @@ class MetadataTreeService:
             found.node,
             names=names,
             next_cursor=(*wanted.path, names[-1]) if has_more else None,
+            missing=groups.missing if groups is not None else "",
         )
 
     def _find(self, path: Segments, groups: Groups | None) -> Found:
@@ -110,16 +135,17 @@ class MetadataTreeService:
 
     def _view(self, groups: Groups | None) -> TreeView:
         term, leader_id = self._raft.term, self._raft.leader_id
+        members = self._raft.member_urls
         return TreeView(
             image=self._metadata.image,
             controller=leader_id,
             term=term,
             controller_since_ms=self._tenure.since_ms(term, leader_id),
-            voters=self._raft.voter_urls,
+            voters={node_id: members[node_id] for node_id in self._raft.voter_ids},
             learners=tuple(learner.node_id for learner in self._raft.node.configuration.learners),
             commit_index=self._raft.node.commit_index,
             snapshot_index=self._raft.node.snapshot_index,
-            groups=groups,
+            groups=None if groups is None else groups.by_name,
         )
 
     # --- recursion --------------------------------------------------------------------------
@@ -130,7 +156,7 @@ class MetadataTreeService:
         part = walk(node, wanted.limit, after)
         if part.not_loaded is not None:
             # It has come to the groups: with them it goes on for as long as the answer has room.
-            groups = await self._loaded(groups, (*wanted.path, *after))
+            groups = await self._loaded(groups, wanted.path, (*wanted.path, *after))
             node = self._find(wanted.path, groups).node
             part = walk(node, wanted.limit, after)
         paths = [(*wanted.path, *path) for path in part.paths]
@@ -139,21 +165,26 @@ class MetadataTreeService:
             node,
             paths=[join_path(path) for path in paths],
             next_cursor=paths[-1] if part.has_more and paths else None,
+            missing=groups.missing if groups is not None else "",
         )
 
-    async def _loaded(self, groups: Groups | None, cursor: Segments) -> Groups:
+    async def _loaded(self, groups: Groups | None, path: Segments, cursor: Segments) -> Groups:
         """All groups by name, and those described to which a walk comes first behind `cursor`."""
-        known = await self._list_groups() if groups is None else groups
-        names = sorted(known, key=name_key)
+        listed = await self._list_groups(path) if groups is None else groups
+        names = sorted(listed.by_name, key=name_key)
         if len(cursor) > 1 and cursor[0] == CONSUMERS:
             reached = name_key(cursor[1])
             names = [name for name in names if name_key(name) >= reached]
-        wanted = [name for name in names if known[name] is None][:MAX_DESCRIBED_GROUPS]
-        described = await asyncio.gather(*(self._describe_group(name) for name in wanted))
-        loaded = {**known, **dict(zip(wanted, described, strict=True))}
+        wanted = [name for name in names if listed.by_name[name] is None][:MAX_DESCRIBED_GROUPS]
+        described = await asyncio.gather(*(self._described_or_silent(name) for name in wanted))
+        loaded = {**listed.by_name, **dict(zip(wanted, described, strict=True))}
         # One that went away meanwhile is no group any more.
         gone = {name for name, each in zip(wanted, described, strict=True) if each is None}
-        return {name: each for name, each in loaded.items() if name not in gone}
+        silent = sum(isinstance(each, SilentGroup) for each in described)
+        return Groups(
+            {name: each for name, each in loaded.items() if name not in gone},
+            "; ".join(filter(None, (listed.missing, _told_silent(silent)))),
+        )
 
     # --- groups -----------------------------------------------------------------------------
 
@@ -162,21 +193,49 @@ class MetadataTreeService:
         if path[:1] != (CONSUMERS,):
             return None
         if len(path) == 1:
-            return await self._list_groups()
+            return await self._list_groups(path)
         group = await self._describe_group(path[1])
-        return {} if group is None else {path[1]: group}
+        return Groups({} if group is None else {path[1]: group})
 
-    async def _list_groups(self) -> Groups:
-        groups: Groups = {}
-        for response, _ in await self._calls.ask_all(ListGroups()):
-            assert isinstance(response, ListGroupsResponse)
-            groups.update((each.group, None) for each in response.groups)
-        return groups
+    async def _list_groups(self, path: Segments) -> Groups:
+        """The names that coordinators tell.
+
+        Raises:
+            OttlaError: none of them does, and `path` is that of groups alone.
+        """
+        answers: Mapping[int, Response | OttlaError]
+        try:
+            answers = await self._calls.ask_each(ListGroups(), timeout_ms=QUESTION_TIMEOUT_MS)
+        except UnavailableError as error:
+            # Nobody tells whether there are coordinators.
+            if path[:1] == (CONSUMERS,):
+                raise
+            return Groups({}, f"all consumer groups: {error.detail}")
+        failures = {
+            partition: answer
+            for partition, answer in answers.items()
+            if isinstance(answer, OttlaError)
+        }
+        if failures and len(failures) == len(answers) and path[:1] == (CONSUMERS,):
+            raise next(iter(failures.values()))
+        groups: dict[str, None] = {}
+        for answer in answers.values():
+            if isinstance(answer, ListGroupsResponse):
+                groups.update((each.group, None) for each in answer.groups)
+        return Groups(groups, _told_failures(failures))
+
+    async def _described_or_silent(self, name: str) -> DescribeGroupResponse | SilentGroup | None:
+        try:
+            return await self._describe_group(name)
+        except OttlaError as error:
+            return SilentGroup(error.detail)
 
     async def _describe_group(self, name: str) -> DescribeGroupResponse | None:
         try:
             validate_group_id(name)
-            response, _ = await self._calls.decide(name, DescribeGroup(name), repeatable=True)
+            response, _ = await self._calls.decide(
+                name, DescribeGroup(name), repeatable=True, timeout_ms=QUESTION_TIMEOUT_MS
+            )
         except (GroupIdNotFoundError, InvalidGroupIdError):
             return None
         assert isinstance(response, DescribeGroupResponse)
@@ -190,6 +249,7 @@ class MetadataTreeService:
         names: list[str] | None = None,
         paths: list[str] | None = None,
         next_cursor: Segments | None,
+        missing: str,
     ) -> TreeNodeDescription:
         return TreeNodeDescription(
             path=join_path(wanted.path),
@@ -199,6 +259,7 @@ class MetadataTreeService:
             metadata_version=self._metadata.image.version,
             paths=paths or [],
             next_cursor=None if next_cursor is None else join_path(next_cursor),
+            missing=missing,
         )
 
 
@@ -223,6 +284,24 @@ def _relative(wanted: Look) -> Segments:
             parameter="cursor",
         )
     return relative
+
+
+def _told_failures(failures: Mapping[int, OttlaError]) -> str:
+    """Whose groups are not listed."""
+    if not failures:
+        return ""
+    named = [f"{OFFSETS_TOPIC}-{partition}" for partition in failures]
+    where = ", ".join(named[:MAX_NAMED_PARTITIONS])
+    if len(named) > MAX_NAMED_PARTITIONS:
+        where += f" and {len(named) - MAX_NAMED_PARTITIONS} more"
+    first = next(iter(failures.values()))
+    return f"the consumer groups of {where}, whose coordinators do not answer: {first.detail}"
+
+
+def _told_silent(count: int) -> str:
+    if not count:
+        return ""
+    return f"what is below {counted(count, 'consumer group')}, whose coordinators do not answer"
 
 
 def _unknown(path: Segments, found: Found, *, is_current: bool) -> OttlaError:

@@ -4,10 +4,12 @@
     /consumers/G/owners/T/P         which member owns a partition
     /consumers/G/offsets/T/P        the committed offset
 
-Groups are not in the metadata: their coordinators hold them, so each is loaded on its own.
+Groups are not in the metadata: their coordinators hold them, so each is loaded on its own. One
+whose coordinator does not answer is told as that, so that a walk goes on past it.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ottla_cluster.groups.commands import DescribeGroupResponse, MemberDescription
 from ottla_cluster.metadata_tree.nodes import TreeNode, folder, leaf, listing, not_loaded
@@ -17,7 +19,19 @@ NOTE = "Consumer groups, as their coordinators tell them."
 SUBSCRIPTION_VERSION = 1
 
 
-def consumers(groups: "Mapping[str, DescribeGroupResponse | None] | None") -> TreeNode:
+@dataclass(frozen=True, slots=True)
+class SilentGroup:
+    """A group that is known by its name alone."""
+
+    reason: str
+    """Why its coordinator tells no more."""
+
+
+GroupsByName = Mapping[str, DescribeGroupResponse | SilentGroup | None]
+"""None for one that is not loaded."""
+
+
+def consumers(groups: GroupsByName | None) -> TreeNode:
     """The node of all groups; see `TreeView.groups`."""
     if groups is None:
         return not_loaded(note=NOTE)
@@ -26,6 +40,8 @@ def consumers(groups: "Mapping[str, DescribeGroupResponse | None] | None") -> Tr
         if name not in groups:
             return None
         group = groups[name]
+        if isinstance(group, SilentGroup):
+            return leaf(note=f"Its coordinator does not answer: {group.reason}")
         return not_loaded() if group is None else _group(group)
 
     return listing(lambda: tuple(groups), child, note=NOTE)

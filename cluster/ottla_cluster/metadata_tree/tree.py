@@ -29,8 +29,7 @@ from ottla_cluster.controller.image import (
     Topic,
 )
 from ottla_cluster.controller.limits import PRODUCER_ID_BLOCK_SIZE
-from ottla_cluster.groups.commands import DescribeGroupResponse
-from ottla_cluster.metadata_tree.consumers import consumers
+from ottla_cluster.metadata_tree.consumers import GroupsByName, consumers
 from ottla_cluster.metadata_tree.nodes import TreeNode, folder, leaf, listing
 
 MAX_LISTED_PARTITIONS = 1_000
@@ -52,14 +51,14 @@ class TreeView:
     term: int = 0
     controller_since_ms: int | None = None
     """When this broker learnt of this controller, in ms since the epoch."""
-    voters: Mapping[int, str] = field(default_factory=dict)
-    """Base URLs by node id."""
+    voters: Mapping[int, str | None] = field(default_factory=dict)
+    """Base URLs by node id; None for one that is somewhere else than this broker knows."""
     learners: tuple[int, ...] = ()
     """Nodes that are on their way to become voters."""
     commit_index: int = 0
     snapshot_index: int = 0
-    groups: "Mapping[str, DescribeGroupResponse | None] | None" = None
-    """By name; None for one that is not loaded, and None in all when no names are."""
+    groups: GroupsByName | None = None
+    """None in all when no names are loaded."""
 
 
 def metadata_tree(view: TreeView) -> TreeNode:

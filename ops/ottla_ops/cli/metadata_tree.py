@@ -1,7 +1,7 @@
 """The metadata tree as a client sees it: whole lists, however many pages they come in."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from ottla_ops.cli.failures import usage_error
@@ -9,6 +9,10 @@ from ottla_ops.cli.failures import usage_error
 if TYPE_CHECKING:
     from ottla_ops.cli.http_connection import HttpConnection
     from ottla_protocol.models_tree import TreeNodeDescription
+
+
+ANSWER_TIMEOUT_S: Final = 10.0
+"""How long a broker may take: a walk waits for the coordinators of groups, twice."""
 
 
 def normalized(path: str) -> str:
@@ -46,16 +50,18 @@ class MetadataTree:
 
         first, *others = self._pages(path, recursive=False)
         names = [*first.children, *(name for page in others for name in page.children)]
-        return msgspec.structs.replace(first, children=names, next_cursor=None)
+        missing = dict.fromkeys(page.missing for page in (first, *others) if page.missing)
+        return msgspec.structs.replace(
+            first, children=names, next_cursor=None, missing="; ".join(missing)
+        )
 
-    def paths(self, path: str) -> Iterator[str]:
-        """The paths of all that is below a node, as they come.
+    def walk(self, path: str) -> Iterator["TreeNodeDescription"]:
+        """The paths of all that is below a node, a part at a time, as they come.
 
         Raises:
             CommandError: there is no such node, or no broker tells.
         """
-        for page in self._pages(path, recursive=True):
-            yield from page.paths
+        return self._pages(path, recursive=True)
 
     def _pages(self, path: str, *, recursive: bool) -> Iterator["TreeNodeDescription"]:
         from ottla_protocol import routes
@@ -71,6 +77,7 @@ class MetadataTree:
                     "recursive": "true" if recursive else None,
                     "cursor": cursor,
                 },
+                answer_timeout_s=ANSWER_TIMEOUT_S,
             )
             page = answer.decoded(TreeNodeDescription)
             yield page

@@ -12,18 +12,21 @@ from ottla_broker.drivers.peer_client import Purpose
 from ottla_broker.drivers.peer_messages import CoordinatorCall
 from ottla_broker.drivers.purgatory import Purgatory
 from ottla_broker.services import coordinator_calls
-from ottla_broker.services.coordinator_calls import CoordinatorCalls
+from ottla_broker.services.coordinator_calls import CALL_TIMEOUT_MS, CoordinatorCalls
 from ottla_cluster.controller.features import TRANSACTIONS
 from ottla_cluster.controller.image import BrokerState
 from ottla_cluster.groups.commands import (
     AssignedTopic,
     CommitTransactionOffsets,
     CommitTransactionOffsetsResponse,
+    DescribeGroup,
     FetchOffsets,
     FetchOffsetsResponse,
     Heartbeat,
     HeartbeatResponse,
     Join,
+    ListGroups,
+    ListGroupsResponse,
     OffsetToCommit,
     decode_command,
 )
@@ -252,6 +255,28 @@ async def test_what_hinders_the_offsets_topic_is_not_the_callers_fault():
     with pytest.raises(CoordinatorNotAvailableError, match="too many") as caught:
         await world.calls.decide("g", Join("g", ("orders",)), repeatable=True)
     assert caught.value.status == 503
+
+
+async def test_one_coordinator_that_is_not_there_hides_no_others():
+    world = World(HERE)
+    world.answers = [ListGroupsResponse(())] * PARTITIONS
+    led = world.image.partition_by_id
+
+    def partition_by_id(topic_id, partition):
+        world.image.leader = None if partition == 3 else HERE
+        return led(topic_id, partition)
+
+    world.image.partition_by_id = partition_by_id
+    started_ms = monotonic_ms()
+    answers = await world.calls.ask_each(ListGroups(), timeout_ms=100)
+    assert monotonic_ms() - started_ms < CALL_TIMEOUT_MS / 2
+    assert list(answers) == list(range(PARTITIONS))
+    assert isinstance(answers.pop(3), CoordinatorNotAvailableError)
+    assert all(answer == ListGroupsResponse(()) for answer in answers.values())
+    world.image.partition_by_id, world.image.leader = led, None
+    with pytest.raises(CoordinatorNotAvailableError):
+        await world.calls.decide("g", DescribeGroup("g"), repeatable=True, timeout_ms=100)
+    assert monotonic_ms() - started_ms < CALL_TIMEOUT_MS / 2
 
 
 async def test_a_question_before_there_is_a_group_is_answered_here():

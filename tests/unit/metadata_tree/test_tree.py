@@ -23,6 +23,7 @@ from ottla_cluster.groups.commands import (
     MemberDescription,
 )
 from ottla_cluster.metadata_tree import tree as tree_module
+from ottla_cluster.metadata_tree.consumers import SilentGroup
 from ottla_cluster.metadata_tree.nodes import children, find, walk
 from ottla_cluster.metadata_tree.tree import TreeView, metadata_tree
 from ottla_protocol.tree_paths import join_path, split_path
@@ -263,6 +264,15 @@ class TestConsumers:
         for groups, stop in ((None, ("consumers",)), ({"g": None}, ("consumers", "g"))):
             part = walk(metadata_tree(view(metadata, groups=groups)), 10_000)
             assert part.not_loaded == part.paths[-1] == stop
+
+    def test_a_group_whose_coordinator_is_silent_stops_no_walk(self, metadata):
+        groups = {"a": SilentGroup("no leader"), GROUP.group: GROUP}
+        part = walk(metadata_tree(view(metadata, groups=groups)), 10_000)
+        assert part.not_loaded is None
+        assert ("consumers", "a") in part.paths
+        assert ("consumers", GROUP.group, "ids") in part.paths
+        silent = find(metadata_tree(view(metadata, groups=groups)), ("consumers", "a"))
+        assert (silent.depth, silent.node.note[-9:]) == (2, "no leader")
 
     def test_ids_that_no_path_can_name_are_left_out(self, metadata):
         dot = msgspec.structs.replace(MEMBER, member_id="..")

@@ -23,6 +23,7 @@ def described(path, children=(), value=None, note="", paths=(), next_cursor=None
         "metadata_version": 9,
         "paths": list(paths),
         "next_cursor": next_cursor,
+        "missing": "",
     }
 
 
@@ -52,6 +53,26 @@ class TestCommands:
         code, out, err = cli("metadata", "ls", "/controller", to=tree)
         assert (code, out, err) == (0, "", "No controller is elected.\n")
 
+    def test_what_nobody_told_is_told_as_missing(self, cli, cluster):
+        lost = "the consumer groups of __consumer_offsets-3"
+        names = {**described("/consumers", ["g"]), "missing": lost}
+        cluster.script("GET", TREE + "/consumers", 200, names)
+        code, out, err = cli("metadata", "ls", "/consumers", to=cluster)
+        assert (code, out, err) == (0, "g\n", f"missing here: {lost}\n")
+        assert cli("metadata", "get", "/consumers", to=cluster)[2] == f"missing here: {lost}\n"
+        as_json = json.loads(cli("metadata", "ls", "/consumers", "--json", to=cluster)[1])
+        assert as_json["missing"] == lost
+
+    def test_a_walk_tells_once_what_is_missing(self, cli, cluster):
+        lost = "the consumer groups of __consumer_offsets-3"
+        walked = {**described("/", paths=["/consumers"]), "missing": lost}
+        pages = [{**walked, "next_cursor": "1"}, walked]
+        cluster.script("GET", TREE + "/", 200, pages)
+        code, out, err = cli("metadata", "ls", "-R", to=cluster)
+        assert (code, out, err) == (0, "/consumers\n" * 2, f"missing here: {lost}\n")
+        as_json = json.loads(cli("metadata", "ls", "-R", "--json", to=cluster)[1])
+        assert as_json["missing"] == lost
+
     def test_every_page_is_asked_for(self, cli, cluster, monkeypatch):
         pages = {
             None: described("/", ["a"], value=1, paths=["/a"], next_cursor="/a"),
@@ -76,6 +97,7 @@ class TestCommands:
             "schema_version": 1,
             "path": "/",
             "paths": ["/brokers", "/controller"],
+            "missing": "",
         }
 
     def test_get_prints_the_value_on_stdout_and_the_note_on_stderr(self, cli, tree):
