@@ -1,0 +1,16 @@
+"""What a client is told of a topic's partitions."""
+
+from ottla_broker.services.topics import describe
+from ottla_cluster.controller.commands import AlterReassignments, Reassignment
+from tests.unit.controller.metadata_under_test import MetadataUnderTest
+
+
+def test_what_a_reassignment_adds_is_told_from_what_was_there():
+    metadata = MetadataUnderTest()
+    (only,) = metadata.create(replication_factor=1).partitions[0].replicas
+    (told,) = describe(metadata.image.topic("orders")).partitions
+    assert (told.replicas, told.adding_replicas) == ([only], [])
+    added = [node_id for node_id in (1, 2, 3) if node_id != only]
+    metadata.apply(AlterReassignments((Reassignment("orders", 0, (only, *added)),)))
+    (told,) = describe(metadata.image.topic("orders")).partitions
+    assert (told.replicas, told.adding_replicas) == ([only, *added], added)
