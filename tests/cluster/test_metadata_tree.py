@@ -153,3 +153,45 @@ def test_values_follow_a_killed_leader_and_controller(start_cluster):
     assert f'"leader":{node(client, state, via=survivor)["value"]["leader"]}' in shell.stdout
     assert shell.returncode == 3
     assert f"there is no /brokers/ids/{victim}" in shell.stderr
+
+
+def test_a_lost_coordinator_hides_its_own_groups_and_nothing_else(start_cluster):
+    """With one copy of each offsets partition, those of a broker that is gone have no leader."""
+    client = start_cluster(settings={"OTTLA_DEFAULT_REPLICATION_FACTOR": "1"})
+    client.create_topic("read", partitions=1)
+    names = [f"group-{number}" for number in range(12)]
+    offsets = {"offsets": [{"topic": "read", "partition": 0, "offset": 0}]}
+    for name in names:
+        client.http.post(f"{client.any_url()}/v1/groups/{name}/offsets", offsets).expect(200)
+    assert node(client, "/consumers")["children"] == sorted(names)
+    coordinators = {
+        name: client.http.get(f"{client.any_url()}/v1/groups/{name}").document["coordinator"]
+        for name in names
+    }
+    lost = max(coordinators.values())
+    assert len(set(coordinators.values())) > 1, coordinators
+    survivor = client.others(lost)[0]
+    client.cluster.broker(lost).kill()
+    eventually(
+        lambda: str(lost) in node(client, "/brokers/fenced", via=survivor)["children"], LIMIT_S
+    )
+    kept = {name for name in names if coordinators[name] != lost}
+
+    def shown():
+        document = node(client, "/consumers", via=survivor)
+        assert set(document["children"]) == kept
+        assert "__consumer_offsets-" in document["missing"]
+
+    eventually(shown, LIMIT_S)
+    gone = next(iter(set(names) - kept))
+    answer = look(client, f"/consumers/{gone}/offsets", via=survivor).expect(503)
+    assert answer.code == "COORDINATOR_NOT_AVAILABLE"
+    walk = subprocess.run(
+        [sys.executable, "-c", RUN, "--bootstrap", client.url(survivor), "metadata", "ls", "-R"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    paths = walk.stdout.splitlines()
+    assert walk.returncode == 0, walk.stderr
+    assert f"/brokers/ids/{survivor}" in paths
+    assert {f"/consumers/{name}/offsets" for name in kept} <= set(paths)
+    assert "missing here: the consumer groups of __consumer_offsets-" in walk.stderr

@@ -1,6 +1,6 @@
 """Topics and the cluster, as clients see them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.metadata import MetadataCache
@@ -163,9 +163,19 @@ class TopicService:
         return TopicDescription(
             name=response.name,
             topic_id=response.topic_id,
-            partitions=[_describe_partition(state) for state in response.partitions],
+            partitions=[
+                _describe_partition(state, self._adding_replicas(response.topic_id, state))
+                for state in response.partitions
+            ],
             configs=dict(response.configs),
         )
+
+    def _adding_replicas(self, topic_id: str, state: PartitionState) -> tuple[int, ...]:
+        """What a reassignment adds to a partition, which the controller's answer does not say."""
+        topic = self._metadata.image.topics.get(topic_id)
+        if topic is None or state.partition >= len(topic.partitions):
+            return ()
+        return topic.partitions[state.partition].adding_replicas
 
     def list_topics(self) -> list[TopicDescription]:
         """Every topic, by name."""
@@ -230,21 +240,25 @@ def describe(topic: Topic) -> TopicDescription:
     return TopicDescription(
         name=topic.name,
         topic_id=topic.topic_id,
-        partitions=[_describe_partition(partition) for partition in topic.partitions],
+        partitions=[
+            _describe_partition(partition, partition.adding_replicas)
+            for partition in topic.partitions
+        ],
         configs=effective_configs(obeyed_configs(topic.name, topic.configs)),
         restore_id=topic.restore_id,
     )
 
 
-def _describe_partition(state: PartitionState | Partition) -> PartitionDescription:
+def _describe_partition(
+    state: PartitionState | Partition, adding_replicas: Sequence[int] = ()
+) -> PartitionDescription:
     return PartitionDescription(
         partition=state.partition,
         leader=state.leader,
         leader_epoch=state.leader_epoch,
         replicas=list(state.replicas),
         isr=list(state.isr),
-        # Those of a command's answer are new, and nothing is added to them yet.
-        adding_replicas=list(state.adding_replicas) if isinstance(state, Partition) else [],
+        adding_replicas=list(adding_replicas),
     )
 
 
