@@ -193,6 +193,13 @@ class ControllerDriver:
         assert submitted.response is not None
         return submitted.response
 
+    async def _confirm_leadership(self) -> None:
+        try:
+            await self._raft.read_index()
+        except OttlaError as error:
+            # Nothing was proposed, so nothing can have been applied.
+            raise error.with_outcome(Outcome.NOT_APPLIED) from error
+
     def _check_reachable(self, command: Command) -> None:
         """The image knows who may be forgotten as a broker, and not who votes.
 
@@ -205,13 +212,6 @@ class ControllerDriver:
                 "registration tells the others where it is: it must lose its vote before it is "
                 "unregistered (`ottla cluster quorum remove-voter`)."
             )
-
-    async def _confirm_leadership(self) -> None:
-        try:
-            await self._raft.read_index()
-        except OttlaError as error:
-            # Nothing was proposed, so nothing can have been applied.
-            raise error.with_outcome(Outcome.NOT_APPLIED) from error
 
     def _wait_for(self, submitted: Submitted[Response]) -> asyncio.Future[Response] | None:
         """Where the answer will come, if it does not stand already."""
