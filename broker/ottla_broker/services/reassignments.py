@@ -78,7 +78,7 @@ class ReassignmentService:
             InvalidRequestError: too many unclean elections, or two of one partition.
             UnavailableError: no controller decided in time.
         """
-        wanted, image = request.partitions, self._metadata.image
+        wanted = request.partitions
         command: ElectPreferred | ElectUnclean
         if request.type == "unclean":
             command = ElectUnclean(await self._unclean_elections(wanted))
@@ -86,6 +86,7 @@ class ReassignmentService:
             command = ElectPreferred()
         else:
             command = ElectPreferred(tuple(TopicPartition(n.topic, n.partition) for n in wanted))
+        before = self._metadata.image
         response = await self._commands.change(command, repeatable=True)
         assert isinstance(response, ElectPreferredResponse | ElectUncleanResponse)
         return ElectionResponse(
@@ -94,7 +95,7 @@ class ReassignmentService:
                     topic=result.topic,
                     partition=result.partition,
                     leader=result.leader,
-                    elected=result.elected or _is_elected_since(image, result),
+                    elected=result.elected or _is_elected_since(before, result),
                     error=result.error,
                 )
                 for result in response.results

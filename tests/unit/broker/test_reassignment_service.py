@@ -57,6 +57,9 @@ class World:
         self.shown = None
         return answer
 
+    async def catch_up(self, **_):
+        self.shown = None
+
     async def reassign(self, *replicas, rate=WANTED, topic="orders"):
         move = PartitionReassignment(topic, 0, list(replicas))
         return await self.service.reassign(ReassignmentRequest([move], rate))
