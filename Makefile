@@ -44,8 +44,8 @@ test: .venv/dev-installed
 
 # Needs root on Linux, iproute2, util-linux, e2fsprogs and strace; it says what is missing.
 chaos: .venv/dev-installed .venv/faketime
-	$(BIN)/python -m tests.chaos.chaos_run --brokers 3 --choose 14 --at-most-s 200
-	$(BIN)/python -m tests.chaos.chaos_run --brokers 5 --choose 5 --at-most-s 80
+	$(BIN)/python -m tests.chaos.chaos_run --brokers 3 --choose 14 --at-most-s 200 --at-least 10
+	$(BIN)/python -m tests.chaos.chaos_run --brokers 5 --choose 5 --at-most-s 80 --at-least 3
 	$(BIN)/python -m tests.chaos.failover --kills 5
 
 soak: .venv/dev-installed .venv/faketime

@@ -17,9 +17,11 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import urllib3
 
 from ottla_ops.local_cluster import LocalClusterError
 from tests.chaos import namespaces, shifted_clock
@@ -40,6 +42,11 @@ SNAPSHOTS_MADE = "metadata snapshots made"
 SCHEDULE = "schedule.jsonl"
 QUIET_SHARE = 0.2
 QUIET_S = 3.0
+TURNS_MAX = 2
+"""How often a fault has its turn until its effect is seen: some of it is chance."""
+LOOK_EVERY_S = 0.2
+FELT_S = 1.0
+"""How long a fault stays at least from when its effect is seen."""
 
 
 @dataclass
@@ -49,9 +56,10 @@ class Plan:
     Attributes:
         seed: of all that is chosen.
         seconds: how long faults go on; each of `faults` is put upon the cluster once at least.
-        at_most_s: no fault begins later than this; those that had no turn then were not wanted.
+        at_most_s: no fault begins later than this.
+        turns_min: so many of `faults` must have had their turn by then, or the run fails.
         lasts_s: between which spans it is chosen how long a fault stays, where it may choose.
-        lasts_max_s: no fault stays longer.
+        lasts_max_s: no fault stays longer, but for the time until its effect is seen.
     """
 
     seed: int
@@ -59,6 +67,7 @@ class Plan:
     faults: tuple = tuple(NEMESES)
     brokers: int = 3
     at_most_s: float = float("inf")
+    turns_min: int = 1
     partitions: int = 4
     replication_factor: int = 3
     lasts_s: tuple = (1.0, 6.0)
@@ -76,7 +85,7 @@ class Outcome:
     """What came of a run.
 
     Attributes:
-        fired: how often each fault was in effect.
+        fired: how often each fault was seen to be in effect, of those that had their turn.
         problems: what went wrong beside the invariants: no recovery in time, clients that failed.
         recoveries_s: how long writes took to go on after each fault.
         lingers_s: how much longer that may take by what an earlier fault left behind.
@@ -121,10 +130,10 @@ def run_plan(plan, directory, tell=print, launch=None):
         clients=plan.clients,
         launch=launch,
     )
-    with world:
+    with world, _kept(world, outcome):
         _make_trouble(world, plan, outcome, tell)
         outcome.problems += world.stop_clients()
-        if outcome.fired["bit flips"]:
+        if "bit flips" in outcome.fired:
             _heal_damage(world, outcome)
         reads = FinalReads(world.client, TOPIC, plan.replication_factor)
         groups = FinalReads(world.client, OFFSETS_TOPIC, OFFSETS_REPLICAS, key_and_value)
@@ -144,13 +153,13 @@ def run_plan(plan, directory, tell=print, launch=None):
         outcome.verdict = check(
             evidence, faults=outcome.fired, wanted=wanted, offsets=offsets, ok_min=plan.ok_min
         )
-        if not wanted:
-            outcome.problems.append("no fault had its turn")
+        if len(wanted) < plan.turns_min:
+            outcome.problems.append(
+                f"only {len(wanted)} faults had their turn, of {plan.turns_min} at least"
+            )
         outcome.verdict.counts |= world.count_snapshots()
         if len(wanted) >= SNAPSHOT_FAULTS and not outcome.verdict.counts[SNAPSHOTS_MADE]:
             outcome.problems.append("no voter made a snapshot of the metadata")
-        if not outcome.is_clean:
-            _keep_disks(world)
     (directory / "outcome.txt").write_text(f"{outcome}\n")
     return outcome
 
@@ -160,6 +169,7 @@ def _make_trouble(world, plan, outcome, tell):
     numbers = random.Random(plan.seed)
     first = list(plan.faults)
     numbers.shuffle(first)
+    turns = Counter()
     begun_s = time.monotonic()
     ends_s, last_s = begun_s + plan.seconds, begun_s + plan.at_most_s
     world.wait_busy(plan.ok_min, CLIENTS_TIMEOUT_S)
@@ -169,7 +179,11 @@ def _make_trouble(world, plan, outcome, tell):
                 time.sleep(numbers.uniform(0, QUIET_S))
             name = first.pop() if first else numbers.choice(plan.faults)
             known = len(outcome.problems)
+            turns[name] += 1
             _one_fault(world, plan, name, numbers, outcome, schedule, tell)
+            if not outcome.fired[name] and turns[name] < TURNS_MAX:
+                # Last, when others have had theirs.
+                first.insert(0, name)
             for problem in outcome.problems[known:]:
                 # Now: the run may yet break off.
                 tell(problem)
@@ -186,7 +200,7 @@ def _one_fault(world, plan, name, numbers, outcome, schedule, tell):
     told = "nothing"
     try:
         told = nemesis.inject()
-        time.sleep(stays_s)
+        _stay(nemesis, stays_s)
     except Exception as error:
         outcome.problems.append(f"{name}: {error!r}\n{traceback.format_exc()}")
     except BaseException:
@@ -214,16 +228,29 @@ def _one_fault(world, plan, name, numbers, outcome, schedule, tell):
         "recovered_s": recovered_s,
     }
     schedule.write(json.dumps(line) + "\n")
+    unseen = "" if nemesis.fired else ", its effect was NOT seen"
     tell(
-        f"  {name}: {told}, {(healed_ns - begun_ns) / 1e9:.1f} s, recovered in {recovered_s:.1f} s"
+        f"  {name}: {told}, {(healed_ns - begun_ns) / 1e9:.1f} s{unseen}, "
+        f"recovered in {recovered_s:.1f} s"
     )
+
+
+def _stay(nemesis, stays_s):
+    """Let a fault work for so long, and until its effect has been seen, within its bound."""
+    begun_s = time.monotonic()
+    while not nemesis.fired and time.monotonic() - begun_s < nemesis.felt_within_s:
+        with suppress(AssertionError, OSError, urllib3.exceptions.HTTPError):
+            nemesis.fired = nemesis.is_felt()
+        if not nemesis.fired:
+            time.sleep(LOOK_EVERY_S)
+    time.sleep(max(FELT_S, begun_s + stays_s - time.monotonic()))
 
 
 def _start_ended(world, outcome, name, nemesis):
     """Start every broker that has ended; whether one had."""
     ended = [broker for broker in world.cluster.brokers if not broker.is_running]
     for broker in ended:
-        if not nemesis.may_end_brokers:
+        if broker.exit_code not in nemesis.may_end_with:
             outcome.problems.append(
                 f"{name}: broker {broker.node_id} ended with {broker.exit_code}: "
                 f"{broker.log_tail(1000)}"
@@ -265,6 +292,20 @@ def _read_all(reads, outcome):
         outcome.problems.append(f"a topic cannot be read in the end: {error!r}")
 
 
+@contextmanager
+def _kept(world, outcome):
+    """Keep what lies on the disks of a run that failed, even where it breaks off."""
+    try:
+        yield
+    except Exception as error:
+        outcome.problems.append(f"the run broke off: {error!r}\n{traceback.format_exc()}")
+    if not outcome.is_clean:
+        try:
+            _keep_disks(world)
+        except Exception as error:
+            outcome.problems.append(f"not all of the disks is kept: {error!r}")
+
+
 def _keep_disks(world):
     """Copy what lies on file systems that are about to go."""
     for node, disk in world.disks.items():
@@ -300,6 +341,7 @@ def main():
         seed=seed,
         seconds=arguments.seconds,
         at_most_s=arguments.at_most_s,
+        turns_min=arguments.at_least,
         faults=faults,
         brokers=arguments.brokers,
         replication_factor=arguments.replication_factor,
@@ -359,6 +401,9 @@ def _arguments():
     parser.add_argument("--choose", type=int, help="so many of the faults, by the seed")
     parser.add_argument(
         "--at-most-s", type=float, default=float("inf"), help="no fault begins later"
+    )
+    parser.add_argument(
+        "--at-least", type=int, default=1, help="so many faults must have their turn by then"
     )
     parser.add_argument("--longest-s", type=float, default=8.0, help="no fault stays longer")
     parser.add_argument("--directory", help="for data, logs and histories")

@@ -24,7 +24,7 @@ class Expected:
 
 EXPECTED_CODES = {
     "INVALID_TIMESTAMP": Expected(
-        ("clock jump", "clock drift"),
+        ("clock jump", "clock drift", "clock a month ahead"),
         "a broker whose clock is ahead stamps records, and a leader whose clock is right refuses "
         "them",
     ),

@@ -14,6 +14,7 @@ and is removed by the next one. Addresses are of 198.18.0.0/15, the range for be
 (RFC 2544); a lock for each subnet keeps two runs apart.
 """
 
+import ctypes
 import fcntl
 import ipaddress
 import itertools
@@ -22,8 +23,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -45,6 +48,8 @@ LOSS_WORD = 0xFFFFF000 + 56
 """Where classic BPF finds a random number: SKF_AD_OFF + SKF_AD_RANDOM."""
 DROPPED_CLASS = 0x10002
 CUT_TIMEOUT_S = 5.0
+ARRIVES_WITHIN_S = 0.3
+CLONE_NEWNET = 0x40000000
 
 _numbers = itertools.count(1)
 
@@ -167,11 +172,19 @@ class Network:
 
     def lost_packets(self, node):
         """How many packets `lose` has lost at this broker since it was told to."""
-        lost = 0
-        for device in self._both_ends(node):
-            shown = json.loads(device("-s -j qdisc show"))
-            lost += sum(queue["drops"] for queue in shown if queue["kind"] == "pfifo")
-        return lost
+        return self._count(node, "pfifo", "drops")
+
+    def delayed_packets(self, node):
+        """How often packets had to wait, or were lost, since `slow_down` was told to."""
+        return self._count(node, "tbf", "overlimits")
+
+    def _count(self, node, kind, what):
+        shown = [
+            queue
+            for device in self._both_ends(node)
+            for queue in json.loads(device("-s -j qdisc show"))
+        ]
+        return sum(queue[what] for queue in shown if queue["kind"] == kind)
 
     def slow_down(self, node, rate="1mbit"):
         """Let no more than that pass from and to a broker."""
@@ -185,8 +198,11 @@ class Network:
                 device("qdisc del", "root")
 
     def reset_connections(self, node, port):
-        """Reset every connection that this broker has; returns how many there were."""
-        cut = 0
+        """Reset every connection that this broker has; returns for each how many bytes were in it.
+
+        That is what was received and not read yet, or sent and not acknowledged.
+        """
+        cut = []
         for side in ("sport", "dport"):
             command = f"ss --kill --no-header --tcp state established {side} = :{port}".split()
             done = subprocess.run(
@@ -197,8 +213,32 @@ class Network:
                 check=False,
             )
             # It complains of sockets that went away before it came to them.
-            cut += len(done.stdout.splitlines())
+            queues = [line.split()[:2] for line in done.stdout.splitlines()]
+            cut += [sum(map(int, received_and_sent)) for received_and_sent in queues]
         return cut
+
+    # --- what can be seen of them -----------------------------------------------------------------
+
+    def passes(self, sender, receiver):
+        """Whether a datagram arrives that one broker sends to another one; 0 is the clients' side.
+
+        Nothing that breaks the network is asked for that, nor any program of a broker.
+        """
+        with self._datagram_socket(receiver) as receiving, self._datagram_socket(sender) as sending:
+            receiving.bind((self.address(receiver or BRIDGE_HOST), 0))
+            receiving.settimeout(ARRIVES_WITHIN_S)
+            sending.sendto(b"arrived", receiving.getsockname())
+            try:
+                return receiving.recv(100) == b"arrived"
+            except TimeoutError:
+                return False
+
+    def _datagram_socket(self, node):
+        if node == 0:
+            return socket.socket(type=socket.SOCK_DGRAM)
+        # A thread of its own, which ends: a socket stays where it was made.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(_socket_within, self.path(node)).result()
 
     # --- how it is made ---------------------------------------------------------------------------
 
@@ -301,6 +341,17 @@ def _claim_subnet():
             return subnet, lock
         os.close(lock)
     raise AssertionError("all subnets are taken")
+
+
+def _socket_within(namespace):
+    """Enter a network namespace with this thread, and make a datagram socket there."""
+    descriptor = os.open(namespace, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
+    finally:
+        os.close(descriptor)
+    return socket.socket(type=socket.SOCK_DGRAM)
 
 
 def _link_exists(name):

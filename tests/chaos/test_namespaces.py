@@ -97,8 +97,36 @@ def test_what_is_dropped_one_way_still_comes_the_other_way(pair):
     pair.network.drop(1, 2)
     assert not arrives(1, 2, TIMEOUT_S)
     assert arrives(2, 1, 10)
+    assert not pair.network.passes(1, 2)
+    assert pair.network.passes(2, 1)
     pair.network.pass_on(1, 2)
     assert arrives(1, 2, 10)
+
+
+def test_what_passes_is_told_for_clients_too(pair):
+    ends = (0, 1, 2)
+    assert all(
+        eventually(lambda a=a, b=b: pair.network.passes(a, b)) for a in ends for b in ends if a != b
+    )
+    pair.network.partition([0], [2])
+    assert not pair.network.passes(0, 2)
+    assert not pair.network.passes(2, 0)
+    assert pair.network.passes(0, 1)
+    pair.network.heal()
+
+
+def test_packets_that_wait_at_a_slow_link_are_counted(pair):
+    assert pair.network.delayed_packets(1) == 0
+    pair.network.slow_down(1)
+    assert pair.network.delayed_packets(1) == 0
+    many = (
+        "import socket, sys; s = socket.socket(type=socket.SOCK_DGRAM);"
+        "[s.sendto(bytes(1_000), (sys.argv[1], 9)) for _ in range(50)]"
+    )
+    subprocess.run(pair.python(0, many, pair.network.address(1)), check=True)
+    assert pair.network.delayed_packets(1) > 0
+    pair.network.repair_link(1)
+    assert pair.network.delayed_packets(1) == 0
 
 
 def test_packets_are_lost_and_counted(pair):
@@ -115,8 +143,24 @@ def test_connections_are_reset_in_their_middle(pair):
     with subprocess.Popen(
         pair.python(0, hold, pair.network.address(2)), stderr=subprocess.PIPE
     ) as holding:
-        eventually(lambda: pair.network.reset_connections(2, PORT) > 0)
+        eventually(lambda: pair.network.reset_connections(2, PORT))
         assert b"ConnectionResetError" in holding.stderr.read()
+
+
+def test_what_was_under_way_in_a_connection_that_is_cut_is_told(pair):
+    fill = (
+        "import socket, sys; s = socket.create_connection((sys.argv[1], {port}), 10);"
+        "s.setblocking(False); s.send(bytes(1 << 16)); print('sent', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        pair.python(0, fill.format(port=PORT), pair.network.address(2)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as filling:
+        assert filling.stdout.readline() == b"sent\n"
+        # Nobody reads there: it lies with the receiver.
+        assert max(eventually(lambda: pair.network.reset_connections(2, PORT))) >= 1 << 15
+        filling.stdin.close()
 
 
 def test_what_a_killed_run_left_behind_is_removed(tmp_path):

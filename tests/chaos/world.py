@@ -38,7 +38,11 @@ SETTINGS = {
     "OTTLA_CLUSTER_SECRET": "a-secret-of-chaos",
     "OTTLA_INSECURE_LISTEN": "true",
     "OTTLA_DISK_RESERVE_BYTES": str(16 * MEBIBYTE),
-    "OTTLA_REPLICA_LAG_TIME_MAX_MS": "5000",
+    # So short that a fault of a few seconds is long enough for what these limits are for.
+    "OTTLA_REPLICA_LAG_TIME_MAX_MS": "2000",
+    "OTTLA_DISK_HANG_TIMEOUT_MS": "1000",
+    # Retention looks while a clock is wrong.
+    "OTTLA_RETENTION_CHECK_INTERVAL_MS": "500",
     # So few that voters restart from snapshots, and one that was away is sent the leader's.
     "OTTLA_METADATA_SNAPSHOT_ENTRIES": "20",
 }
@@ -296,14 +300,20 @@ class World:
         begun_s = time.monotonic()
         for partition in range(self.partitions):
             left_s = max(1.0, timeout_s - (time.monotonic() - begun_s))
-            eventually(lambda partition=partition: self._write(partition), left_s)
+            eventually(lambda partition=partition: self.write(partition), left_s)
         return time.monotonic() - begun_s
 
-    def _write(self, partition):
+    def write(self, partition):
+        """Write one record through the first broker that takes it; none that stands still is asked.
+
+        Raises:
+            AssertionError: none does.
+        """
         value = f"probe-{time.monotonic_ns()}"
         number = self.prober.invoke(SEND, partition=partition, value=value)
         detail = None
-        for node in self.node_ids:
+        awake = [node for node in self.node_ids if not self.broker(node).is_paused]
+        for node in awake:
             try:
                 answer = self.client.produce(
                     TOPIC,
@@ -319,15 +329,14 @@ class World:
                 continue
             if answer.status == 200:
                 self.prober.ok(number, offset=answer.document["records"][0]["offset"])
-                self._ask_for_end(partition, node)
+                self._ask_for_end(partition, awake[awake.index(node) - 1])
                 return True
             detail = answer.code
         self.prober.info(number, detail=detail)
         raise AssertionError(f"partition {partition} takes no writes: {detail}")
 
-    def _ask_for_end(self, partition, node):
+    def _ask_for_end(self, partition, other):
         """An end that is asked for right after a write, of another broker, must cover it."""
-        other = self.node_ids[node % len(self.node_ids)]
         number = self.prober.invoke(END_OFFSET, partition=partition)
         try:
             answer = self.client.offset(TOPIC, partition, via=other)
