@@ -282,7 +282,8 @@ def test_a_run_whose_final_reads_fail_has_a_verdict_and_keeps_what_there_is(tmp_
     monkeypatch.setattr(chaos_run, "World", EndlessWorld)
     monkeypatch.setattr(chaos_run, "_make_trouble", no_trouble)
     monkeypatch.setattr(chaos_run, "FinalReads", Unread)
-    outcome = run_plan(PLAN, tmp_path / "run")
+    monkeypatch.setattr(Plan, "needs", frozenset())
+    outcome = run_plan(Plan(seed=1, seconds=0, faults=("a",)), tmp_path / "run")
     assert outcome.problems == ["a topic cannot be read in the end: TimeoutError('nobody answers')"]
     assert "nothing was read in the end" in outcome.verdict.trivial
     assert "nobody answers" in (tmp_path / "run" / "outcome.txt").read_text()

@@ -3,14 +3,17 @@
 strace makes system calls of the running process fail, from one moment on.
 """
 
+import itertools
 import json
 import os
+from contextlib import suppress
 
 import pytest
+import urllib3
 
 from ottla_broker.app import EXIT_STORAGE
 from ottla_ops.local_cluster import BROKER_COMMAND, LocalBroker, LocalCluster
-from tests.chaos.faulty_disks import failing_calls, injecting, needs
+from tests.chaos.faulty_disks import MEBIBYTE, failing_calls, injecting, needs
 from tests.cluster.awaiting import eventually
 from tests.cluster.cluster_client import ClusterClient
 from tests.cluster.http_client import HttpClient
@@ -26,6 +29,9 @@ SECONDS = float(os.environ.get("OTTLA_SOAK_SECONDS", "0"))
 SECONDS_PER_FAULT = 10
 TOPIC = "orders"
 PARTITIONS = 3
+SEGMENT_BYTES = MEBIBYTE
+LARGE_CHARACTERS = 300_000
+ENOUGH_RECORDS = 2 * PARTITIONS * SEGMENT_BYTES // LARGE_CHARACTERS
 RAFT_STORE_SYNC = 5
 """Which sync of a first start is the Raft store's: those of the data directory come before."""
 
@@ -33,6 +39,8 @@ FAULTS = (
     # Commits, the Raft log, checkpoints of high watermarks, folders: all end in one of these.
     ("fsync,fdatasync", "EIO"),
     ("pwrite64", "EIO"),
+    # What is mapped, or in memory, is not read so; the log of a segment that is sealed is.
+    ("pread64", "EIO"),
     # A full disk that shows only when it is too late to roll back is a failure like any other.
     ("fsync,fdatasync", "ENOSPC"),
 )
@@ -43,14 +51,19 @@ def client(tmp_path_factory):
     http = HttpClient()
     with LocalCluster(tmp_path_factory.mktemp("failing")) as cluster:
         made = ClusterClient(cluster, http)
-        made.create_topic(TOPIC, partitions=PARTITIONS, replication_factor=3)
+        made.create_topic(
+            TOPIC,
+            partitions=PARTITIONS,
+            replication_factor=3,
+            configs={"segment.bytes": SEGMENT_BYTES},
+        )
         made.wait_isr(TOPIC, 3)
         yield made
     http.close()
 
 
 def test_a_broker_whose_disk_fails_stops_and_says_why_and_nothing_is_lost(client):
-    faults = 1 + int(SECONDS / SECONDS_PER_FAULT)
+    faults = len(FAULTS) + int(SECONDS / SECONDS_PER_FAULT)
     with Writers(client, TOPIC, partitions=PARTITIONS) as writers:
         for number in range(faults):
             calls, error = FAULTS[number % len(FAULTS)]
@@ -58,6 +71,8 @@ def test_a_broker_whose_disk_fails_stops_and_says_why_and_nothing_is_lost(client
             eventually(lambda broker=broker: leads(client, broker.node_id), 30)
             writers.wait_for_more(20, timeout_s=30)
             with failing_calls(broker.pid, calls, error):
+                if calls == "pread64":
+                    fill_segments(client, broker)
                 assert broker.wait_exit(20) == EXIT_STORAGE, broker.log_tail()
             told = json.loads(broker.log_tail().strip().splitlines()[-1])
             assert told["event"] == "fail_stop"
@@ -97,6 +112,22 @@ def test_a_broker_whose_disk_fails_at_its_start_ends_too_and_does_not_hang(tmp_p
         failing.kill()
     last_line = failing.log_tail().strip().splitlines()[-1]
     assert "ottla broker: " in last_line or json.loads(last_line)["event"] == "fail_stop"
+
+
+def fill_segments(client, broker):
+    """Write until that broker has sealed a segment, or rather ended over it."""
+    others = client.others(broker.node_id)
+    for number in itertools.count():
+        if not broker.is_running or number == ENOUGH_RECORDS:
+            return
+        with suppress(urllib3.exceptions.HTTPError):
+            client.produce(
+                TOPIC,
+                [{"value": f"large-{broker.pid}-{number}-{'x' * LARGE_CHARACTERS}"}],
+                partition=number % PARTITIONS,
+                via=others[0],
+                timeout_s=5,
+            )
 
 
 def leaders(client):
