@@ -140,6 +140,7 @@ class BitFlips(Nemesis):
     # A partition with damage in two of three replicas takes no writes until one is fetched anew.
     settles_s = 60.0
     lingers = True
+    felt_within_s = 0.0  # Looked for at once, before a broker finds and heals it.
 
     def inject(self):
         self.nodes = self.numbers.sample(self.world.node_ids, self.world.minority)
