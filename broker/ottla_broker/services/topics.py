@@ -17,7 +17,11 @@ from ottla_cluster.controller.commands import (
     PartitionState,
 )
 from ottla_cluster.controller.image import BrokerRegistration, Partition, Topic
-from ottla_cluster.controller.topic_configs import effective_configs, obeyed_configs
+from ottla_cluster.controller.topic_configs import (
+    effective_configs,
+    obeyed_configs,
+    refuse_brokers_configs,
+)
 from ottla_cluster.controller.topic_names import refuse_internal
 from ottla_protocol.errors import ControllerNotAvailableError
 from ottla_protocol.models import (
@@ -135,11 +139,12 @@ class TopicService:
 
         Raises:
             InvalidConfigError: a name is unknown or a value out of range; none is changed.
-            InvalidTopicError: the topic is internal.
+            InvalidTopicError: the topic is internal, and a config is none that operators set.
             UnknownTopicOrPartitionError: there is no such topic.
             UnavailableError: no controller decided in time.
         """
-        refuse_internal(name, parameter="topic")
+        # Here, too: the controller may be of a version that left this to the brokers.
+        refuse_brokers_configs(name, request.configs)
         await self._commands.change(
             AlterTopicConfigs(name=name, configs=dict(request.configs)), repeatable=True
         )

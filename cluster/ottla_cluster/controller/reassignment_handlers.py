@@ -24,7 +24,6 @@ from ottla_cluster.controller.records import (
     UncleanLeaderElected,
 )
 from ottla_cluster.controller.replay import replay
-from ottla_cluster.controller.topic_names import refuse_internal
 from ottla_cluster.state_machine.result import ResponseT, Result
 from ottla_protocol.errors import (
     InvalidReplicaAssignmentError,
@@ -93,7 +92,6 @@ def finish_reassignments(
 
 
 def _alter(image: MetadataImage, wanted: Reassignment) -> tuple[PartitionReassigned, ...]:
-    refuse_internal(wanted.topic, field="topic")
     partition = image.partition(wanted.topic, wanted.partition)
     former = partition.former_replicas
     if wanted.replicas is None:

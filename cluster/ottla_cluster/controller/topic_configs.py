@@ -5,12 +5,12 @@ once the broker obeys it; any other is refused. Values arrive from JSON and from
 text or numbers, and are stored as the config's own type.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from ottla_cluster.controller.topic_names import is_internal
-from ottla_protocol.errors import InvalidConfigError
+from ottla_protocol.errors import InvalidConfigError, InvalidTopicError
 
 ConfigValue = str | int | float | bool
 """What a config's value may be on the wire and in the metadata log."""
@@ -269,6 +269,11 @@ A coordinator reads the newest record of each key when it begins, and besides wh
 yet, so segments are small.
 """
 
+OPERATORS_CONFIGS = (MIN_INSYNC_REPLICAS, UNCLEAN_LEADER_ELECTION_ENABLE)
+"""The configs of such topics that operators set: what is to happen while replicas are missing. All
+others, above all those of compaction, say how coordinators keep what they decided.
+"""
+
 TOPIC_CONFIGS: Mapping[str, TopicConfig] = {config.name: config for config in _DEFINITIONS}
 """Every config that can be set on a topic, by name, in alphabetical order."""
 
@@ -314,6 +319,24 @@ def definition(name: str) -> TopicConfig:
         f"The topic config {name!r} is unknown or not supported.{suggestion} "
         f"Known: {', '.join(TOPIC_CONFIGS)}."
     )
+
+
+def refuse_brokers_configs(topic: str, names: Iterable[str]) -> None:
+    """Refuses to change configs of the brokers' own topics that are not the operators' to set.
+
+    Raises:
+        InvalidConfigError: no such config.
+        InvalidTopicError: the topic is internal, and one of the names is none of OPERATORS_CONFIGS.
+    """
+    if not is_internal(topic):
+        return
+    for name in sorted(names):
+        if definition(name).name not in OPERATORS_CONFIGS:
+            raise InvalidTopicError(
+                f"The topic {topic!r} is internal: only {' and '.join(OPERATORS_CONFIGS)} can be "
+                f"set on it, not {name}.",
+                parameter="topic",
+            )
 
 
 def effective_configs(configs: Mapping[str, ConfigValue]) -> dict[str, ConfigValue]:

@@ -1,6 +1,6 @@
 """Handlers that create, configure and remove topics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ottla_cluster.controller.commands import (
@@ -31,10 +31,12 @@ from ottla_cluster.controller.topic_configs import (
     definition,
     effective_configs,
     parse_configs,
+    refuse_brokers_configs,
     require_consistent,
 )
 from ottla_cluster.controller.topic_names import (
     collides,
+    is_internal,
     refuse_internal,
     validate_topic_name,
     warnings_for,
@@ -104,8 +106,14 @@ def alter_topic_configs(
     Raises:
         UnknownTopicOrPartitionError: there is no such topic.
         InvalidConfigError: an unknown config or a value out of range.
+        InvalidTopicError: the topic is the brokers' own, and a config is none that operators set.
     """
     topic = image.topic(command.name)
+    refuse_brokers_configs(topic.name, command.configs)
+    # What a topic is made with, it has again once that is reset: see `create_topic`.
+    defaults: Mapping[str, ConfigValue] = config.default_topic_configs
+    if is_internal(topic.name):
+        defaults = {}
     configs: dict[str, ConfigValue] = dict(topic.configs)
     for name in sorted(command.configs):
         value = command.configs[name]
@@ -114,8 +122,8 @@ def alter_topic_configs(
             configs[name] = known.parse(value)
         elif name == MIN_INSYNC_REPLICAS:
             configs[name] = config.default_min_insync_replicas
-        elif name in config.default_topic_configs:
-            configs[name] = config.default_topic_configs[name]
+        elif name in defaults:
+            configs[name] = defaults[name]
         else:
             configs.pop(name, None)
     require_consistent(configs)

@@ -20,7 +20,12 @@ __all__ = [
 ]
 
 INTERNAL_TOPICS = ("__consumer_offsets", "__transaction_state")
-"""Topics that only the brokers create, write and remove."""
+"""Topics that only the brokers create, write and remove.
+
+Where their replicas lie is the operators' business, and so are the configs of
+`topic_configs.OPERATORS_CONFIGS`: what was lost with a disk, or made while there was one broker, is
+nothing that the brokers can mend by themselves.
+"""
 
 
 def is_internal(name: str) -> bool:

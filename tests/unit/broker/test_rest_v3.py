@@ -8,6 +8,7 @@ from ottla_broker.http.rest_v3.errors import item_error, rest_code, rest_error
 from ottla_broker.http.rest_v3.links import Links
 from ottla_protocol import errors
 from ottla_protocol.errors import ERRORS_BY_CODE, NotFoundError, OffsetNotAvailableError, Outcome
+from ottla_protocol.models import TopicConfigs, TopicConfigValue
 from ottla_protocol.models_groups import GroupDescription, GroupMemberDescription, PartitionLag
 
 LINKS = Links("http://broker:7101", "local")
@@ -105,3 +106,13 @@ def test_a_lag_that_nobody_knows_is_not_told_as_none():
 def test_a_group_without_commits_has_no_lag_summary():
     with pytest.raises(NotFoundError):
         resources.lag_summary(LINKS, "g", resources.lags(LINKS, group(lag(0, None, 9))))
+
+
+def test_the_configs_that_operators_set_on_internal_topics_are_not_read_only():
+    def read_only(topic):
+        values = {name: TopicConfigValue(1, "topic") for name in ("min.insync.replicas", "x")}
+        found = resources.topic_configs(LINKS, TopicConfigs(topic, values))
+        return {each.name: each.is_read_only for each in found}
+
+    assert read_only("orders") == {"min.insync.replicas": False, "x": False}
+    assert read_only("__consumer_offsets") == {"min.insync.replicas": False, "x": True}

@@ -271,13 +271,13 @@ def test_each_reassignment_is_decided_on_its_own(metadata):
                 Reassignment("nothing", 0, (1,)),
                 Reassignment("orders", 0, (*metadata.former, d)),
                 Reassignment("clicks", 7, (1,)),
-                Reassignment("__consumer_offsets", 0, (1,)),
+                Reassignment("clicks", 0, ()),
             )
         )
     )
     codes = [result.error and result.error["code"] for result in response.results]
     unknown = "UNKNOWN_TOPIC_OR_PARTITION"
-    assert codes == [unknown, None, unknown, "INVALID_TOPIC_EXCEPTION"]
+    assert codes == [unknown, None, unknown, "INVALID_REPLICA_ASSIGNMENT"]
     assert metadata.partition().is_reassigning
 
 

@@ -167,6 +167,9 @@ OPERATIONS = (
             Reply(207, "Some failed: see `error`.", (Content(ReassignmentResponse),)),
         ),
         reassignments.alter_reassignments,
+        description="New replicas copy first; a partition switches to its new replicas once all "
+        "of them are in sync. `replicas` is null to call that off. The brokers' own topics are "
+        "moved as any others.",
         request=(
             Content(
                 ReassignmentRequest,

@@ -17,6 +17,8 @@ from ottla_broker.http.operations import (
     ok,
 )
 from ottla_cluster.controller.limits import MAX_BROKERS, MAX_PARTITIONS_PER_TOPIC
+from ottla_cluster.controller.topic_configs import OPERATORS_CONFIGS
+from ottla_cluster.controller.topic_names import INTERNAL_TOPICS
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     ControllerNotAvailableError,
@@ -243,7 +245,9 @@ OPERATIONS = (
         "Set or reset configs of a topic",
         ok(TopicConfigs, "All configs as they are now."),
         topics.alter_configs,
-        description="All are changed, or none. `null` resets a config to its default.",
+        description="All are changed, or none. `null` resets a config to its default. Of the "
+        f"brokers' own topics ({' and '.join(f'`{name}`' for name in INTERNAL_TOPICS)}) only "
+        f"{' and '.join(f'`{name}`' for name in OPERATORS_CONFIGS)} can be changed.",
         parameters=(TOPIC,),
         request=(
             Content(

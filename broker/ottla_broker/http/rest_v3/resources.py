@@ -5,6 +5,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from ottla_broker.http.rest_v3.links import Links
+from ottla_cluster.controller.topic_configs import OPERATORS_CONFIGS
 from ottla_cluster.controller.topic_names import is_internal
 from ottla_cluster.groups.commands import GroupListing
 from ottla_protocol import models_rest_v3 as rest
@@ -105,7 +106,7 @@ def topic_configs(links: Links, found: TopicConfigs) -> list[rest.KafkaTopicConf
                 name=name,
                 value=value,
                 is_default=is_default,
-                is_read_only=is_internal(found.topic),
+                is_read_only=is_internal(found.topic) and name not in OPERATORS_CONFIGS,
                 is_sensitive=False,
                 source="DEFAULT_CONFIG" if is_default else "DYNAMIC_TOPIC_CONFIG",
                 synonyms=[rest.ConfigSynonym(name, value, source)],
