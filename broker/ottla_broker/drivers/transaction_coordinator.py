@@ -36,9 +36,11 @@ from ottla_cluster.transactions.records import (
     ProducerIdentity,
     TransactionalIdChanged,
     TransactionPartition,
+    TransactionRecord,
     TransactionState,
     decode_record,
 )
+from ottla_cluster.transactions.revocation import as_revoked
 from ottla_protocol.errors import (
     ConcurrentTransactionsError,
     CoordinatorNotAvailableError,
@@ -153,7 +155,14 @@ class TransactionCoordinatorDriver(
     def _replay(
         self, image: TransactionsImage, batches: Sequence[StoredBatch]
     ) -> TransactionsImage:
-        records = [decode_record(record.key, record.value) for record in records_of(batches)]
+        unclean_epoch = self.partition.state.unclean_leader_epoch
+        records: list[TransactionRecord] = []
+        for batch in batches:
+            decoded = [decode_record(each.key, each.value) for each in records_of((batch,))]
+            if unclean_epoch is not None and batch.leader_epoch < unclean_epoch:
+                # What came after it may be lost.
+                decoded = [as_revoked(record) for record in decoded]
+            records += decoded
         return replay(image, records, batches[-1].last_offset + 1)
 
     def _activate(self, image: TransactionsImage) -> ClockedCoordinator:

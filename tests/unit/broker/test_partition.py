@@ -37,7 +37,7 @@ BROKER_EPOCHS = {LOCAL: 11, OTHER: 12}
 FAR_MS = 60_000
 
 
-def state(leader, leader_epoch, *, isr=(LOCAL, OTHER)):
+def state(leader, leader_epoch, *, isr=(LOCAL, OTHER), unclean_leader_epoch=None):
     return PartitionState(
         topic_id="t" * 32,
         topic="orders",
@@ -47,6 +47,7 @@ def state(leader, leader_epoch, *, isr=(LOCAL, OTHER)):
         leader=leader,
         leader_epoch=leader_epoch,
         partition_epoch=leader_epoch * 10 + len(isr),
+        unclean_leader_epoch=unclean_leader_epoch,
     )
 
 
@@ -86,10 +87,10 @@ class Hosted:
         )
         return self
 
-    async def lead(self, leader_epoch, **changes):
+    async def lead(self, leader_epoch, *, min_insync_replicas=2, **changes):
         await self.partition.become_leader(
             state(LOCAL, leader_epoch, **changes),
-            min_insync_replicas=2,
+            min_insync_replicas=min_insync_replicas,
             eligible=BROKER_EPOCHS,
             draining=(),
         )

@@ -25,6 +25,7 @@ from ottla_protocol.errors import (
     CoordinatorNotAvailableError,
     NotCoordinatorError,
     Outcome,
+    ProducerFencedError,
     UnavailableError,
 )
 from tests.unit.awaiting import until
@@ -69,8 +70,8 @@ class Coordinated:
             raise UnavailableError("no controller")
         return next(self.producer_ids)
 
-    async def coordinate(self, leader_epoch):
-        await self.hosted.lead(leader_epoch)
+    async def coordinate(self, leader_epoch, **changes):
+        await self.hosted.lead(leader_epoch, **changes)
         self.driver = TransactionCoordinatorDriver(
             self.hosted.partition,
             leader_epoch,
@@ -188,6 +189,33 @@ async def test_the_next_coordinator_writes_all_markers_again_and_completes(coord
     coordinated.write(again)
     await until(lambda: coordinated.driver.open_count() == 0)
     assert await coordinated.state() is TransactionState.COMPLETE_COMMIT
+
+
+async def test_what_stands_before_an_unclean_election_is_revoked_until_it_is_decided_upon(
+    coordinated,
+):
+    """Each coordinator after the election reads it so; what is decided after it counts."""
+    open_one = await coordinated.begun("open")
+    idle = (await coordinated.execute(InitialiseProducer("idle", 1_000, None))).granted
+    for leader_epoch in (2, 4):
+        await coordinated.hosted.partition.become_follower(state(OTHER, leader_epoch - 1))
+        await coordinated.coordinate(leader_epoch, unclean_leader_epoch=2)
+        assert await coordinated.state("open") is TransactionState.PREPARE_ABORT
+        with pytest.raises(ProducerFencedError):
+            await coordinated.execute(AddPartitions("idle", idle, PARTITIONS))
+    decision = await coordinated.decided_markers(2)
+    assert (decision.transactional_id, decision.is_commit) == ("open", False)
+    assert decision.marker.producer_epoch == open_one.producer_epoch + 1
+    coordinated.write(decision)
+    await until(lambda: coordinated.driver.open_count() == 0)
+    successor = (await coordinated.execute(InitialiseProducer("idle", 1_000, None))).granted
+    assert successor.producer_id not in {open_one.producer_id, idle.producer_id}
+    await coordinated.hosted.partition.become_follower(state(OTHER, 5))
+    await coordinated.coordinate(6, unclean_leader_epoch=2)
+    assert await coordinated.state("open") is TransactionState.COMPLETE_ABORT
+    await coordinated.execute(AddPartitions("idle", successor, PARTITIONS))
+    ended = await coordinated.execute(EndTransaction("idle", successor, True))
+    assert ended.granted.producer_id == successor.producer_id
 
 
 async def test_a_transaction_whose_time_is_up_is_aborted_by_a_tick(coordinated):
