@@ -290,6 +290,7 @@ def wire_services(settings: Settings, drivers: Drivers) -> BrokerContext:
         ),
         hanging_transactions=HangingTransactions(
             replicas=drivers.replicas,
+            groups=drivers.coordinators,
             known=transactions,
             markers=transaction_markers,
             hanging_after_ms=hanging_after_ms(settings.transaction_config),

@@ -34,6 +34,7 @@ from ottla_cluster.groups.instance_commands import PollInstance
 from ottla_cluster.groups.records import decode_record
 from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
 from ottla_cluster.state_machine.runtime import Submitted
+from ottla_cluster.transactions.records import ProducerIdentity
 from ottla_protocol.errors import OttlaError
 
 TICK_DECISIONS_MS = 20
@@ -99,6 +100,19 @@ class CoordinatorDriver(CoordinatorRuntime[GroupsImage, ActiveCoordinator, Comma
     def groups(self) -> Collection[Group]:
         """The groups as they are committed; none before they are loaded."""
         return () if self._active is None else self._active.committed_image.groups.values()
+
+    def pending_transactions(self) -> frozenset[ProducerIdentity]:
+        """Transactions with offsets that wait for their end, as it is committed."""
+        if self._active is None:
+            return frozenset()
+        image = self._active.committed_image
+        return frozenset(
+            ProducerIdentity(
+                producer_id, image.groups[group_id].pending[producer_id].producer_epoch
+            )
+            for producer_id, group_ids in image.pending_groups.items()
+            for group_id in group_ids
+        )
 
     # --- commands ---------------------------------------------------------------------------
 

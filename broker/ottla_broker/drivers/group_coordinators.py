@@ -28,6 +28,7 @@ from ottla_cluster.groups.config import GroupConfig
 from ottla_cluster.groups.image import Group, GroupsImage
 from ottla_cluster.groups.instance_commands import SubscribeInstance
 from ottla_cluster.groups.transaction_commands import CommitTransactionOffsets
+from ottla_cluster.transactions.records import ProducerIdentity
 from ottla_protocol.errors import (
     CoordinatorNotAvailableError,
     NotCoordinatorError,
@@ -137,6 +138,12 @@ class GroupCoordinators:
     def groups(self) -> Iterator[Group]:
         """Every group that is coordinated here, as it is committed."""
         return itertools.chain.from_iterable(driver.groups() for driver in self._coordinators)
+
+    def pending_transactions(self) -> Iterator[tuple[Partition, ProducerIdentity]]:
+        """The transactions with offsets that wait here for their end, and the partition it is."""
+        for driver in self._coordinators:
+            for identity in driver.pending_transactions():
+                yield driver.partition, identity
 
     def _report(self) -> None:
         """Set the gauges of what is coordinated here."""

@@ -18,6 +18,7 @@ from ottla_broker.drivers.peer_messages import (
     WriteMarkers,
 )
 from ottla_broker.drivers.replica_manager import ReplicaManager
+from ottla_cluster.groups.commands import DoneResponse
 from ottla_cluster.groups.transaction_commands import EndTransactionOffsets
 from ottla_protocol.control_records import EndMarker
 from ottla_protocol.errors import InvalidProducerEpochError, NotLeaderOrFollowerError, OttlaError
@@ -111,7 +112,10 @@ class MarkerAppends:
             marker.producer_id, marker.producer_epoch, marker.is_commit, marker.coordinator_epoch
         )
         try:
-            await self._groups.execute(hosted.state.partition, command, deadline_ms=deadline_ms)
+            done = await self._groups.execute(
+                hosted.state.partition, command, deadline_ms=deadline_ms
+            )
         except OttlaError as error:
             return _Fate(error.code)
-        return _Fate()
+        assert isinstance(done, DoneResponse), done
+        return _Fate(is_appended=done.has_changed)

@@ -1,16 +1,19 @@
 """Ends transactions that hang in the logs that are led here; see `ottla_cluster` on which do.
 
-What `find-hanging` shows to an operator after the same time, and what he would do.
+What `find-hanging` shows to an operator after the same time, and what he would do. Offsets that
+wait for the end of a transaction hang likewise, where a partition of `__consumer_offsets` has lost
+the marker: nobody could read them as stable, or commit any with the producer's next transaction.
 """
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask
+from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.peer_messages import TransactionMarker
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.services.open_transactions import (
@@ -34,11 +37,19 @@ INTERVAL_MS: Final = 60_000
 log = structlog.get_logger()
 
 
+class PendingTransactions(Protocol):
+    """The group coordinators of this broker."""
+
+    def pending_transactions(self) -> Iterator[tuple[Partition, ProducerIdentity]]:
+        """The transactions with offsets that wait there for their end, and the partition."""
+
+
 class HangingTransactions:
     """Looks now and then, for as long as this broker leads partitions.
 
     Args:
         replicas: the logs.
+        groups: the offsets that wait.
         known: the coordinators.
         markers: writes what ends them.
         hanging_after_ms: for how long something must be open; longer than any transaction may be.
@@ -48,11 +59,13 @@ class HangingTransactions:
         self,
         *,
         replicas: ReplicaManager,
+        groups: PendingTransactions,
         known: KnownTransactions,
         markers: Markers,
         hanging_after_ms: int,
     ) -> None:
         self._replicas = replicas
+        self._groups = groups
         self._known = known
         self._markers = markers
         self._open = OpenForLong(hanging_after_ms)
@@ -101,6 +114,8 @@ class HangingTransactions:
                     ProducerIdentity(each.producer_id, each.producer_epoch),
                     each.first_offset,
                 )
+        for hosted, identity in self._groups.pending_transactions():
+            yield OpenInPartition(hosted.state.topic_id, hosted.state.partition, identity, None)
 
     async def _end(self, hanging: OpenInPartition, *, is_commit: bool) -> None:
         identity = hanging.identity

@@ -332,7 +332,10 @@ class SeekOffsetsResponse(ResponseMessage, frozen=True, tag="offsets_sought"):
 
 
 class DoneResponse(ResponseMessage, frozen=True, tag="done"):
-    """A command that no client sent is carried out."""
+    """A command that no client sent is carried out. Never crosses the wire."""
+
+    has_changed: bool = True
+    """Whether there was anything to do; told by `EndTransactionOffsets` alone."""
 
 
 Response = (

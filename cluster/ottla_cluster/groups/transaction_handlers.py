@@ -135,19 +135,20 @@ def end_transaction_offsets(
     Of two commits of an offset the later one counts: what was committed after the transaction's own
     stays, and what is pending elsewhere and came before it will not count.
 
-    A marker that was here before, or that a later one has overtaken, changes nothing.
+    A marker that was here before, or that a later one has overtaken, changes nothing. The answer
+    tells whether something was pending that this one ended.
     """
     producer_id, marker_epoch = command.producer_id, command.producer_epoch
     last = image.ended.get(producer_id)
     if last is not None and last.producer_epoch >= marker_epoch:
-        return Result((), DoneResponse())
+        return Result((), DoneResponse(has_changed=False))
     records: list[GroupRecord] = []
     for group_id in sorted(image.pending_groups.get(producer_id, ())):
         group = image.groups[group_id]
         pending = group.pending[producer_id]
         if pending.producer_epoch >= marker_epoch:
             # The next transaction has begun, so the one that the marker names is over.
-            return Result((), DoneResponse())
+            return Result((), DoneResponse(has_changed=False))
         of_group: list[RecordOfGroup] = [PendingOffsetsRemoved(group_id, producer_id)]
         if command.is_commit:
             of_group += _committed(group, pending, context)
@@ -155,8 +156,9 @@ def end_transaction_offsets(
             # Nothing else was known of it.
             of_group.append(GroupRemoved(group_id))
         records += of_group
+    has_changed = bool(records)
     records.append(ProducerEnded(producer_id, marker_epoch))
-    return Result(tuple(records), DoneResponse())
+    return Result(tuple(records), DoneResponse(has_changed=has_changed))
 
 
 def forget_producers(

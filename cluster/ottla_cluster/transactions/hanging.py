@@ -14,12 +14,13 @@ from ottla_cluster.transactions.records import ProducerIdentity, TransactionalId
 
 
 class OpenInPartition(NamedTuple):
-    """A transaction that is open in one log."""
+    """A transaction that is open in one partition."""
 
     topic_id: str
     partition: int
     identity: ProducerIdentity
-    first_offset: int
+    first_offset: int | None
+    """Of its records; None where offsets wait for its end at a group coordinator."""
 
 
 class OpenForLong:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from random import Random
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from ottla_broker.drivers import coordinator_driver
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.coordinator_driver import CoordinatorDriver
+from ottla_cluster.controller.features import TRANSACTIONS
 from ottla_cluster.groups.active_coordinator import ActiveCoordinator
 from ottla_cluster.groups.cluster_view import ClusterView, TopicView
 from ottla_cluster.groups.commands import (
@@ -22,6 +24,11 @@ from ottla_cluster.groups.commands import (
     OwnedTopic,
 )
 from ottla_cluster.groups.config import GroupConfig
+from ottla_cluster.groups.transaction_commands import (
+    CommitTransactionOffsets,
+    EndTransactionOffsets,
+)
+from ottla_cluster.transactions.records import ProducerIdentity
 from ottla_protocol.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
@@ -126,6 +133,47 @@ async def test_a_read_waits_for_what_it_saw(coordinated):
     await coordinated.replicate()
     assert (await reading).offsets[0].offset == 7
     await writing
+
+
+async def test_it_loads_once_min_isr_is_lowered_to_what_there_is(coordinated):
+    """After an unclean election the new leader is alone in the ISR."""
+    await coordinated.coordinate(0)
+    unanswered = coordinated.start(commit(7))
+    await coordinated.until(lambda: coordinated.partition.log.next_offset > 0)
+    await coordinated.partition.log.wait_durable(coordinated.partition.log.next_offset)
+    await coordinated.partition.become_follower(state(None, 1))
+    with pytest.raises(NotCoordinatorError):
+        await unanswered
+    now = {"isr": (LOCAL,), "unclean_leader_epoch": 2}
+    await coordinated.coordinate(2, follower_keeps_up=False, **now)
+    await asyncio.sleep(0.01)
+    assert coordinated.driver.state == "loading"
+    with pytest.raises(CoordinatorLoadInProgressError):
+        await coordinated.execute(FetchOffsets("g"))
+    await coordinated.hosted.lead(2, min_insync_replicas=1, **now)
+    await coordinated.until(lambda: coordinated.driver.state == "active")
+    assert (await coordinated.execute(FetchOffsets("g"))).offsets[0].offset == 7
+    await coordinated.execute(commit(8))
+    assert (await coordinated.execute(FetchOffsets("g"))).offsets[0].offset == 8
+
+
+async def test_it_tells_whose_offsets_wait_for_the_end_of_a_transaction(coordinated):
+    assert VIEW.feature_level < TRANSACTIONS.level
+    view = replace(VIEW, feature_level=TRANSACTIONS.level)
+    await coordinated.coordinate(0)
+    for group in ("g", "h"):
+        command = CommitTransactionOffsets(group, "t", 7, 3, (OffsetToCommit("orders", 0, 5),))
+        pending = asyncio.ensure_future(
+            coordinated.driver.execute(command, view, deadline_ms=soon())
+        )
+        await asyncio.sleep(0)
+        if group == "g":
+            assert not coordinated.driver.pending_transactions(), "it is not committed yet"
+        await coordinated.replicate()
+        await pending
+        assert coordinated.driver.pending_transactions() == {ProducerIdentity(7, 3)}
+    await coordinated.executed(EndTransactionOffsets(7, 4, is_commit=True, coordinator_epoch=0))
+    assert not coordinated.driver.pending_transactions()
 
 
 async def test_the_next_epoch_knows_what_was_answered(coordinated):

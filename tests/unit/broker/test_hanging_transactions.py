@@ -19,6 +19,7 @@ from ottla_cluster.transactions.records import (
 from ottla_protocol.errors import LeaderNotAvailableError
 
 TOPIC_ID = "a" * 32
+OFFSETS_ID = "b" * 32
 LIMIT_MS = 1_000
 HANGING = ProducerIdentity(7, 3)
 
@@ -36,14 +37,20 @@ class World:
 
     def __init__(self):
         self.open = [SimpleNamespace(producer_id=7, producer_epoch=3, first_offset=10)]
+        self.pending = []
         self.known = []
         self.asked = 0
         self.fails = False
         self.is_late = False
         self.markers = []
         self.looker = HangingTransactions(
-            replicas=self, known=self, markers=self, hanging_after_ms=LIMIT_MS
+            replicas=self, groups=self, known=self, markers=self, hanging_after_ms=LIMIT_MS
         )
+
+    def pending_transactions(self):
+        state = SimpleNamespace(topic_id=OFFSETS_ID, partition=5)
+        for identity in self.pending:
+            yield SimpleNamespace(state=state), identity
 
     def leaders(self):
         state = SimpleNamespace(topic_id=TOPIC_ID, partition=2)
@@ -59,10 +66,10 @@ class World:
     async def write_one(self, topic_id, partition, marker):
         if self.fails:
             raise LeaderNotAvailableError("not now")
-        assert (topic_id, partition) == (TOPIC_ID, 2)
+        assert (topic_id, partition) in {(TOPIC_ID, 2), (OFFSETS_ID, 5)}
         assert marker.coordinator_epoch == NO_COORDINATOR_EPOCH
         self.markers.append((marker.producer_id, marker.producer_epoch, marker.is_commit))
-        self.open.clear()
+        (self.open if topic_id == TOPIC_ID else self.pending).clear()
         return not self.is_late
 
 
@@ -100,6 +107,27 @@ async def test_a_decision_that_is_known_is_carried_out(world):
     await world.looker.look(0)
     await world.looker.look(LIMIT_MS)
     assert world.markers == [(7, 4, True)]
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+async def test_offsets_that_wait_for_a_marker_that_was_lost_are_ended_too(world, is_committed):
+    world.open.clear()
+    world.pending.append(HANGING)
+    world.known = [known(ProducerIdentity(7, 4), ended=ended(HANGING, is_committed=is_committed))]
+    await world.looker.look(0)
+    await world.looker.look(LIMIT_MS - 1)
+    assert world.markers == []
+    await world.looker.look(LIMIT_MS)
+    assert world.markers == [(7, 4, is_committed)]
+
+
+async def test_offsets_of_a_transaction_that_may_go_on_are_left_alone(world):
+    world.open.clear()
+    world.pending.append(HANGING)
+    world.known = [known(HANGING, TransactionState.ONGOING)]
+    for now_ms in (0, LIMIT_MS, 2 * LIMIT_MS):
+        await world.looker.look(now_ms)
+    assert world.markers == []
 
 
 async def test_another_transaction_has_a_time_of_its_own(world):

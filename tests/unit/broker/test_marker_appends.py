@@ -8,6 +8,7 @@ import pytest
 from ottla_broker.drivers.group_coordinators import OFFSETS_TOPIC
 from ottla_broker.drivers.marker_appends import MarkerAppends
 from ottla_broker.drivers.peer_messages import PartitionMarkers, TransactionMarker, WriteMarkers
+from ottla_cluster.groups.commands import DoneResponse
 from ottla_cluster.groups.transaction_commands import EndTransactionOffsets
 from ottla_protocol.control_records import read_end_marker
 from ottla_protocol.errors import NotCoordinatorError
@@ -24,11 +25,13 @@ class Groups:
     def __init__(self):
         self.commands = []
         self.refusal = None
+        self.has_pending = True
 
     async def execute(self, partition, command, *, deadline_ms):
         self.commands.append((partition, command))
         if self.refusal is not None:
             raise self.refusal
+        return DoneResponse(has_changed=self.has_pending)
 
 
 class Led:
@@ -134,5 +137,9 @@ async def test_who_does_not_lead_says_so(led):
 async def test_offsets_are_the_group_coordinators_business(led):
     assert await led.write(COMMIT, topic_id=OFFSETS_ID, partition=2) == (None,)
     assert led.groups.commands == [(2, EndTransactionOffsets(5, 1, True, 9))]
+    assert led.appended == (True,)
+    led.groups.has_pending = False
+    assert await led.write(COMMIT, topic_id=OFFSETS_ID, partition=2) == (None,)
+    assert led.appended == (False,)
     led.groups.refusal = NotCoordinatorError("moved")
     assert await led.write(COMMIT, topic_id=OFFSETS_ID, partition=2) == ("NOT_COORDINATOR",)

@@ -92,6 +92,16 @@ def test_offsets_are_committed_with_the_transaction():
     assert not groups.image.pending_groups
 
 
+def test_a_marker_tells_whether_it_ended_anything():
+    groups = Transactions()
+    groups.pend(5)
+    assert groups.end().has_changed
+    assert not groups.end().has_changed, "it comes again"
+    assert not groups.end(1).has_changed, "nothing is pending"
+    groups.pend(6, epoch=2)
+    assert not groups.end(1).has_changed, "it comes late"
+
+
 def test_offsets_vanish_with_the_transaction_and_so_does_the_group_that_they_made():
     groups = Transactions()
     groups.pend(5)
