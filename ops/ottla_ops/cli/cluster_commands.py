@@ -143,7 +143,8 @@ def reassign(
     """Move partitions to other brokers; without arguments, show what is under way, and how far.
 
     New replicas catch up first. A partition switches to its new replicas once all of them are in
-    sync; until then it can be called off. A throttle holds back only what new replicas copy.
+    sync; until then it can be called off. A throttle holds back only what new replicas copy. The
+    brokers' own topics, __consumer_offsets and __transaction_state, are moved as any others.
     """
     from ottla_protocol import routes
     from ottla_protocol.models import ReassignmentList, ReassignmentResponse

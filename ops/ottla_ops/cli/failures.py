@@ -108,8 +108,10 @@ HINTS_BY_CODE: Final = {
     "NO_REASSIGNMENT_IN_PROGRESS": "`ottla cluster reassign` shows those under way",
     "PREFERRED_LEADER_NOT_AVAILABLE": "`ottla topic describe NAME` shows who is in sync, "
     "`ottla cluster health` why others are not",
-    "ELIGIBLE_LEADERS_NOT_AVAILABLE": "`ottla cluster info` shows which brokers are missing",
-    "POLICY_VIOLATION": "`ottla topic alter NAME --config KEY=VALUE` changes a topic's rule",
+    "ELIGIBLE_LEADERS_NOT_AVAILABLE": "`ottla cluster info` shows which brokers are missing; where "
+    "none of them comes back, `ottla cluster reassign TOPIC:PARTITION=ID` gives it another replica",
+    "POLICY_VIOLATION": "`ottla topic alter NAME --config KEY=VALUE` changes a topic's rule, of "
+    "the brokers' own topics, too",
     "OFFSET_OUT_OF_RANGE": "`ottla topic describe NAME` shows where partitions begin and end, "
     "`--from earliest` reads from the first record that is still kept",
     "NON_EMPTY_GROUP": "`ottla group describe NAME` shows the members; stop them first",

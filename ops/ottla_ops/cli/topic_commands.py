@@ -173,7 +173,11 @@ def alter_topic(
         typer.Option(min=1, metavar="N", help="How many partitions there are to be in all."),
     ] = None,
 ) -> None:
-    """Change a topic's configs, or give it more partitions; configs come first."""
+    """Change a topic's configs, or give it more partitions; configs come first.
+
+    Of the brokers' own topics, __consumer_offsets and __transaction_state, only
+    min.insync.replicas and unclean.leader.election.enable can be changed.
+    """
     from ottla_ops.cli.http_connection import path_of
     from ottla_protocol import routes
     from ottla_protocol.models import TopicConfigs, TopicDescription
