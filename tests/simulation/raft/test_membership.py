@@ -13,6 +13,8 @@ from tests.simulation.raft.world import Options
 SEEDS_PER_CHUNK = 30
 """Of so many, some put a directory back."""
 SEED_COUNT = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "30"))
+FIRST_SEED = int(os.environ.get("OTTLA_SIMULATION_FIRST_SEED", "0"))
+CHUNKS = range(FIRST_SEED, FIRST_SEED + SEED_COUNT, SEEDS_PER_CHUNK)
 
 
 @pytest.mark.parametrize("schedule", MEMBERSHIP_SCHEDULES.values(), ids=MEMBERSHIP_SCHEDULES)
@@ -20,7 +22,7 @@ def test_schedule(schedule):
     schedule(Host)
 
 
-@pytest.mark.parametrize("first_seed", range(0, SEED_COUNT, SEEDS_PER_CHUNK))
+@pytest.mark.parametrize("first_seed", CHUNKS)
 def test_random_changes_break_neither_safety_nor_liveness(first_seed):
     rolled_back_count = 0
     for seed in range(first_seed, first_seed + SEEDS_PER_CHUNK):

@@ -1,5 +1,7 @@
 """Observers under random faults and in named schedules, and the planted bugs that these catch."""
 
+import os
+
 import pytest
 
 from tests.simulation.raft.checker import InvariantViolatedError
@@ -8,8 +10,11 @@ from tests.simulation.raft.mutants import running
 from tests.simulation.raft.observers import OBSERVER_MUTANTS, OBSERVER_SCHEDULES, ObserverWorld
 from tests.simulation.raft.world import Options, SimulationFailedError
 
-SEED_COUNT = 150
+SEEDS_PER_CHUNK = 150
 """The rarest of the planted bugs that seeds find takes fewer."""
+SEED_COUNT = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "750")) // 5
+FIRST_SEED = int(os.environ.get("OTTLA_SIMULATION_FIRST_SEED", "0"))
+CHUNKS = range(FIRST_SEED, FIRST_SEED + SEED_COUNT, SEEDS_PER_CHUNK)
 
 CAUGHT_BY_SCHEDULE = {
     "commits with observers": (
@@ -45,14 +50,15 @@ def test_schedule(schedule):
     schedule(Host)
 
 
-def test_random_faults_break_neither_safety_nor_liveness():
+@pytest.mark.parametrize("first_seed", CHUNKS)
+def test_random_faults_break_neither_safety_nor_liveness(first_seed):
     """Every observer too has applied a proposal of the healed phase in the end."""
     installed_count = 0
-    for seed in range(SEED_COUNT):
+    for seed in range(first_seed, first_seed + SEEDS_PER_CHUNK):
         run = world(seed)
         run.run()
         installed_count += run.checker.installed_count
-    assert installed_count > SEED_COUNT / 2
+    assert installed_count > SEEDS_PER_CHUNK / 2
 
 
 @pytest.mark.parametrize("name", CAUGHT_BY_SCHEDULE)
@@ -63,7 +69,7 @@ def test_a_schedule_catches_the_mutant(name):
 
 
 def run_seeds(host_class):
-    for seed in range(SEED_COUNT):
+    for seed in range(SEEDS_PER_CHUNK):
         world(seed, host_class).run()
 
 

@@ -13,12 +13,13 @@ from tests.simulation.replication.damage import MUTANTS, DamagedWorld
 from tests.simulation.replication.world import InvariantViolationError
 
 SEEDS = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "6000")) // 12
+FIRST_SEED = int(os.environ.get("OTTLA_SIMULATION_FIRST_SEED", "0"))
 MUTANT_SEEDS_MAX = 1_500
 
 
 def test_whoever_lost_something_knows_and_is_refilled():
     events = Counter()
-    for seed in range(SEEDS):
+    for seed in range(FIRST_SEED, FIRST_SEED + SEEDS):
         world = DamagedWorld(seed)
         try:
             world.run()

@@ -13,13 +13,14 @@ from tests.simulation.replication.unclean import MUTANTS, UncleanWorld
 from tests.simulation.replication.world import InvariantViolationError
 
 SEEDS = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "3600")) // 12
+FIRST_SEED = int(os.environ.get("OTTLA_SIMULATION_FIRST_SEED", "0"))
 MUTANT_SEEDS_MAX = 1_000
 
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_only_what_the_elected_replica_lacks_is_lost(allowed):
     events = Counter()
-    for seed in range(SEEDS):
+    for seed in range(FIRST_SEED, FIRST_SEED + SEEDS):
         world = UncleanWorld(seed, allowed=allowed)
         try:
             world.run()
@@ -29,7 +30,10 @@ def test_only_what_the_elected_replica_lacks_is_lost(allowed):
         events += world.events
     print(events)
     for event in ("unclean election", "committed records lost", "shown records cut"):
-        assert (events[event] >= 5) is allowed, (event, events)
+        assert allowed or not events[event], (event, events)
+        # The last one is too rare to be asked of any seeds.
+        if allowed and (FIRST_SEED == 0 or event != "shown records cut"):
+            assert events[event] >= 5, (event, events)
 
 
 def is_caught(mutant, seed):
