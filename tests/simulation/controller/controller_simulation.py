@@ -34,6 +34,7 @@ from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.image import BrokerState, MetadataImage
 from ottla_cluster.controller.records import (
     PartitionChanged,
+    PartitionDirectoryAwaited,
     PartitionReassigned,
     UncleanLeaderElected,
     decode_records,
@@ -50,6 +51,12 @@ CLUSTER_ID = "simulated"
 NODE_IDS = (1, 2, 3, 4)
 TOPIC_NAMES = ("a.b", "a_b", "orders", "clicks")
 REMEMBERED_IMAGES = 6
+DIRECTORIES = (0, 1, 0, 2)
+"""In which data directory one process after the other of a broker finds itself."""
+
+
+CHANGES = PartitionChanged | PartitionReassigned | UncleanLeaderElected | PartitionDirectoryAwaited
+"""What raises a partition's epoch."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class ControllerSimulation:
         self.producer_ids = set()
         self.counts = {"accepted": 0, "refused": 0, "leaderships": 0, "altered": 0, "elected": 0}
         self.counts |= {"reassigning": 0, "reassigned": 0, "called_off": 0, "grown": 0, "blocks": 0}
-        self.counts |= {"unclean": 0}
+        self.counts |= {"unclean": 0, "awaited": 0, "returned": 0}
         self._lead()
 
     def run(self, steps):
@@ -219,6 +226,7 @@ class ControllerSimulation:
         node_id = self.random.choice(NODE_IDS)
         if self.random.random() < 0.8:
             self.incarnations[node_id] += 1
+        directory = DIRECTORIES[self.incarnations[node_id] % len(DIRECTORIES)]
         return RegisterBroker(
             node_id=node_id,
             incarnation_id=str(self.incarnations[node_id]),
@@ -226,8 +234,7 @@ class ControllerSimulation:
             rack=f"rack{node_id % 2}",
             cluster_id=CLUSTER_ID,
             latest_feature_level=LATEST_FEATURE_LEVEL,
-            # Every fourth process finds another directory than the one before.
-            directory_id=f"disk {node_id}/{self.incarnations[node_id] // 4}",
+            directory_id=f"disk {node_id}/{directory}",
         )
 
     def _heartbeat(self):
@@ -381,7 +388,9 @@ class ControllerSimulation:
                 for member in partition.isr:
                     assert image.brokers[member].state is not BrokerState.FENCED
             else:
-                assert not any(image.is_active(n) for n in partition.isr), "it could be led"
+                is_awaited = partition.awaited_directory_id is not None
+                is_there = any(image.is_active(n) for n in partition.isr)
+                assert is_awaited or not is_there, "it could be led"
             self._check_reassignment(image, partition)
         names = [topic.name.replace("_", ".") for topic in image.topics.values()]
         assert len(set(names)) == len(names)
@@ -442,8 +451,7 @@ class ControllerSimulation:
         changes = [
             record
             for record in records
-            if isinstance(record, PartitionChanged | PartitionReassigned | UncleanLeaderElected)
-            and (record.topic_id, record.partition) == key
+            if isinstance(record, CHANGES) and (record.topic_id, record.partition) == key
         ]
         assert now.partition_epoch == former.partition_epoch + len(changes)
         in_sync = set(former.isr)
@@ -459,6 +467,7 @@ class ControllerSimulation:
             assert now.leader_epoch > former.leader_epoch
             assert now.leader is None or now.leader in in_sync, "an unclean election"
             self.counts["elected"] += 1
+        self._check_awaited(former, now, entry)
         self._check_replicas(former, now, entry, in_sync)
 
     def _check_unclean_election(self, former, record):
@@ -467,10 +476,32 @@ class ControllerSimulation:
         allowed = boolean_config(topic.configs, UNCLEAN_LEADER_ELECTION_ENABLE)
         assert allowed, "an unclean election that the topic forbids"
         assert former.leader is None, "an unclean election beside a leader"
-        assert not any(self.before_entry.is_active(n) for n in former.isr), "needless"
+        is_there = any(self.before_entry.is_active(n) for n in former.isr)
+        assert former.awaited_directory_id is not None or not is_there, "needless"
         assert record.leader in former.replicas
         assert self.before_entry.is_active(record.leader), "elected who is not there"
         self.counts["unclean"] += 1
+
+    def _check_awaited(self, former, now, entry):
+        """Nobody leads without the log of the last member, until it is back or given up."""
+        command = entry.command
+        is_told = isinstance(command, RegisterBroker) and former.isr == (command.node_id,)
+        before, after = former.awaited_directory_id, now.awaited_directory_id
+        if is_told and after is None and len(now.replicas) > 1:
+            known = self.before_entry.brokers[command.node_id].directory_id
+            assert command.directory_id == (before or known), "its log is elsewhere"
+        if before == after:
+            return
+        if after is None and now.unclean_leader_epoch != former.unclean_leader_epoch:
+            return
+        assert is_told
+        if after is None:
+            assert command.directory_id == before
+            self.counts["returned"] += 1
+        else:
+            assert before is None, "another directory has what counts"
+            assert after == self.before_entry.brokers[command.node_id].directory_id
+            self.counts["awaited"] += 1
 
     def _check_replicas(self, former, now, entry, in_sync):
         """Replicas are added and removed by reassignments alone, and removed at their end alone."""

@@ -7,6 +7,7 @@ import msgspec
 
 from ottla_cluster.controller import (
     broker_handlers,
+    directory_handlers,
     elections,
     partition_handlers,
     producer_id_handlers,
@@ -258,6 +259,24 @@ def an_unclean_election_is_not_told_as_one(monkeypatch):
     monkeypatch.setattr("ottla_cluster.controller.handlers.elect_unclean", elect_unclean)
 
 
+def another_directory_is_as_good(monkeypatch):
+    """Nobody looks whether a directory is the one that a broker had."""
+
+    def directory_told(image, former, told, left):
+        yield told
+
+    monkeypatch.setattr(broker_handlers, "directory_told", directory_told)
+
+
+def the_newest_directory_is_the_awaited_one(monkeypatch):
+    """A second start with the new directory forgets that the log is in another one."""
+    monkeypatch.setattr(
+        directory_handlers,
+        "_awaited",
+        lambda _, former, present: None if former == present else former,
+    )
+
+
 def _with(command, **fields):
     known = {name: getattr(command, name) for name in command.__struct_fields__}
     return type(command)(**(known | fields))
@@ -285,4 +304,6 @@ MUTANTS = (
     an_unclean_election_asks_no_topic,
     an_unclean_election_takes_whoever_is_registered,
     an_unclean_election_is_not_told_as_one,
+    another_directory_is_as_good,
+    the_newest_directory_is_the_awaited_one,
 )

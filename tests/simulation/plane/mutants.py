@@ -11,7 +11,6 @@ import pytest
 
 from ottla_cluster.controller import (
     active_controller,
-    broker_handlers,
     unclean_election_handlers,
 )
 from ottla_cluster.raft.membership import Membership
@@ -311,15 +310,6 @@ class BeginsBeforeItsNoOp(ControllerHost):
 # --- the controller -------------------------------------------------------------------------------
 
 
-def another_directory_is_as_good(monkeypatch):
-    """Nobody looks whether a directory is the one that a broker had."""
-
-    def directory_told(image, former, told, left):
-        yield told
-
-    monkeypatch.setattr(broker_handlers, "directory_told", directory_told)
-
-
 def a_lost_log_is_a_short_one(monkeypatch):
     """An unclean election takes the replica without its log for one like the others."""
     monkeypatch.setattr(unclean_election_handlers, "_is_without_its_log", lambda *_: False)
@@ -407,7 +397,6 @@ CONTROLLERS = {plant.__name__.replace("_", " "): plant for plant in CONTROLLER_M
 CONTROLLERS |= {
     plant.__name__.replace("_", " "): plant
     for plant in (
-        another_directory_is_as_good,
         a_lost_log_is_a_short_one,
         answers_with_the_version_of_before,
     )
