@@ -61,6 +61,10 @@ def test_random_faults_break_neither_safety_nor_liveness(first_seed):
     assert installed_count > SEEDS_PER_CHUNK / 2
 
 
+def test_every_mutant_has_its_schedule():
+    assert set(CAUGHT_BY_SCHEDULE) == set(OBSERVER_MUTANTS)
+
+
 @pytest.mark.parametrize("name", CAUGHT_BY_SCHEDULE)
 def test_a_schedule_catches_the_mutant(name):
     schedule, error, rule = CAUGHT_BY_SCHEDULE[name]
