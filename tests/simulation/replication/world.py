@@ -415,6 +415,8 @@ class World:
         leading = self.brokers[controller.leader]
         if leading.leader is None or leading.leader.leader_epoch != controller.leader_epoch:
             return False
+        if set(leading.leader.isr) != set(controller.isr):
+            return False  # It has not heard yet whom the controller has let in.
         if not leading.lease.valid(self.now_ms + SESSION_TIMEOUT_MS // 2):
             return False  # It may still lose its leadership to the faults of before.
         log = leading.log
