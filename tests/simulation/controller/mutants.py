@@ -277,6 +277,14 @@ def the_newest_directory_is_the_awaited_one(monkeypatch):
     )
 
 
+def a_directory_that_is_back_is_awaited_on(monkeypatch):
+    monkeypatch.setattr(
+        directory_handlers,
+        "_awaited",
+        lambda partition, former, _: partition.awaited_directory_id or former,
+    )
+
+
 def _with(command, **fields):
     known = {name: getattr(command, name) for name in command.__struct_fields__}
     return type(command)(**(known | fields))
@@ -306,4 +314,5 @@ MUTANTS = (
     an_unclean_election_is_not_told_as_one,
     another_directory_is_as_good,
     the_newest_directory_is_the_awaited_one,
+    a_directory_that_is_back_is_awaited_on,
 )

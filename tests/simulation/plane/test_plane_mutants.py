@@ -219,6 +219,7 @@ CAUGHT_BY_SCHEDULE = {
 }
 
 CAUGHT_BY_SEEDS = {
+    "a directory that is back is awaited on": "liveness",
     "acknowledged before fsync": "committed on min.insync.replicas disks",
     "acknowledges at append": "acknowledged at its own offset",
     "another directory is as good": "the ISR holds all that is committed",

@@ -82,7 +82,8 @@ class World(HostTimers):
         self._last_token = 0
         self._is_live = False
         self._healed_at_ms = 0
-        self._has_been_left_alone = False
+        self._left_to_an_operator = frozenset()
+        """Keys of partitions of which no more is asked."""
         self.hosts = {
             node_id: voter_class(self, self._raft_config(node_id, voter_ids), node_id)
             for node_id in node_ids
@@ -181,27 +182,28 @@ class World(HostTimers):
         self._check_liveness()
 
     def await_liveness(self):
-        self.run_until(
-            self.now_ms + HEALED_MS_MAX, lambda: self._is_live or self._has_been_left_alone
-        )
+        self.run_until(self.now_ms + HEALED_MS_MAX, lambda: self._is_live)
         if not self._is_live:
-            if self._is_left_to_an_operator():
-                self.events["left to an operator"] += 1
-                return
             raise AssertionError(f"liveness: {self._what_is_missing()}")
-        self.invariants.check_final()
+        self.events["left to an operator"] += bool(self._left_to_an_operator)
+        self.invariants.check_final(self._left_to_an_operator)
 
     def _check_liveness(self):
         """Once all have written again they stop, and then everything has to be equal."""
+        if self.now_ms >= self._healed_at_ms + LEFT_ALONE_MS_MIN:
+            self._left_to_an_operator = self._who_needs_an_operator()
         missing = self._what_is_missing()
         if missing is None:
             if self.is_quiet:
                 self._is_live = True
                 return
-            self.is_quiet = all(producer.has_written_healed for producer in self.producers)
-        if self.now_ms >= self._healed_at_ms + LEFT_ALONE_MS_MIN:
-            self._has_been_left_alone = self._is_left_to_an_operator()
+            self.is_quiet = all(producer.has_written_healed for producer in self._producers_left())
         self.after(LIVENESS_CHECK_MS, self._check_liveness)
+
+    def _producers_left(self):
+        """Those whose records somebody takes."""
+        left = self._left_to_an_operator
+        return (producer for producer in self.producers if producer.key not in left)
 
     def _what_is_missing(self):
         image = self.invariants.image
@@ -214,9 +216,10 @@ class World(HostTimers):
         if not self.keys:
             return "no topic is there"
         for _, state in image.all_partitions():
-            missing = self._what_a_partition_misses(state)
-            if missing is not None:
-                return missing
+            if (state.topic_id, state.partition) not in self._left_to_an_operator:
+                missing = self._what_a_partition_misses(state)
+                if missing is not None:
+                    return missing
         return None
 
     def _what_a_partition_misses(self, state):
@@ -238,15 +241,20 @@ class World(HostTimers):
                 or not replica.fitness.is_whole
             ):
                 return f"broker {node_id} is not level with {key}"
-        if not all(producer.is_idle for producer in self.producers):
+        if not all(producer.is_idle for producer in self._producers_left()):
             return "a producer waits"
         return None
 
-    def _is_left_to_an_operator(self):
-        """The last member of an ISR lost its log: nobody else is known to hold everything."""
-        return any(
-            state.awaited_directory_id is not None or self._is_last_and_short(state)
+    def _who_needs_an_operator(self):
+        """Where the last member of an ISR lost its log: nobody else is known to hold everything.
+
+        A directory that is in place is no excuse, however it was lost before.
+        """
+        in_place = {process.directory_id for process in self.processes.values()}
+        return frozenset(
+            (state.topic_id, state.partition)
             for _, state in self.invariants.image.all_partitions()
+            if state.awaited_directory_id not in {None, *in_place} or self._is_last_and_short(state)
         )
 
     def _is_last_and_short(self, state):
