@@ -4,6 +4,7 @@ A fault that did something counts in `world.events`; a test over many seeds asks
 """
 
 from tests.simulation.network import around, some_links, two_sides
+from tests.simulation.plane.timing import SESSION_TIMEOUT_MS
 
 
 class Faults:
@@ -210,6 +211,8 @@ class Faults:
         step_ms = self.random.choice((-100, 20, 200, 60_000))
         process.clock_offset_ms += step_ms
         process.clock_jumps_ms += max(0, step_ms)
+        # A lease is too long by what the holder's clock misses, a session by what its judge's adds.
+        self.world.leases_overlap(2 * SESSION_TIMEOUT_MS)
         if process.is_up:
             self.world.wake(process.voter)
 

@@ -6,10 +6,11 @@ who knows every disk at every moment.
 """
 
 from ottla_cluster.controller.elections import effective_min_isr
-from ottla_cluster.controller.image import MetadataImage
+from ottla_cluster.controller.image import BrokerState, MetadataImage
 from ottla_cluster.replication.throttle import BURST_MS
 from ottla_protocol.errors import OttlaError
 from tests.simulation.plane.replica_log import RECORD_BYTES
+from tests.simulation.plane.timing import SESSION_TIMEOUT_MS
 
 
 class InvariantViolatedError(AssertionError):
@@ -99,6 +100,13 @@ class Invariants:
         self.require(
             state.leader is None or broker.state != "fenced", "no fenced leader", key, state
         )
+        if before.leader not in (None, state.leader):
+            former = self.image.brokers[before.leader]
+            if former.state is BrokerState.ACTIVE and not former.is_full:
+                # Nobody waits for its lease: it was moved by a reassignment, or to the preferred
+                # leader.
+                self.world.events["moved"] += 1
+                self.world.leases_overlap(SESSION_TIMEOUT_MS)
 
     def _gives_up(self, before, state):
         """An unclean election: what the elected replica lacks is committed no more."""

@@ -79,6 +79,8 @@ class World(HostTimers):
         self.is_quiet = False
         """Whether clients begin nothing new."""
         self.is_healed = False
+        self.leases_overlap_until_ms = 0
+        """Up to then a leader that is one no more may hold its lease beside the next one."""
         self._last_token = 0
         self._is_live = False
         self._healed_at_ms = 0
@@ -355,6 +357,10 @@ class World(HostTimers):
         if not process.is_up:
             self.note(process.node_id, "starts")
             process.start()
+
+    def leases_overlap(self, duration_ms):
+        until_ms = self.now_ms + duration_ms
+        self.leases_overlap_until_ms = max(self.leases_overlap_until_ms, until_ms)
 
     def activates(self, process):
         """A broker opens its logs; a replaced disk has none of those that are in no ISR."""
