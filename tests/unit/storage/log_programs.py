@@ -9,7 +9,7 @@ import asyncio
 import random
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -21,7 +21,7 @@ from ottla_broker.storage.policy.producer_state import PRODUCER_BATCHES_MAX
 from ottla_broker.storage.segment import base_offset_of
 from ottla_broker.storage.stored_batch import StoredBatch
 from ottla_broker.storage.tail_cache import TailCache
-from ottla_protocol.errors import OffsetOutOfRangeError
+from ottla_protocol.errors import OffsetOutOfRangeError, StorageError
 from ottla_protocol.record_batch import patch_batch, read_header
 from ottla_protocol.record_codec import RecordData, encode_batch
 from tests.unit.storage.crash_points import (
@@ -30,6 +30,7 @@ from tests.unit.storage.crash_points import (
     removals_watched,
     statements_counted,
 )
+from tests.unit.storage.failing_commits import commits_failing
 from tests.unit.storage.log_harness import UNLIMITED, LogHarness, read_all, request
 from tests.unit.storage.log_model import (
     LogModel,
@@ -269,7 +270,7 @@ class LogProgram:
         await self.log.begin_epoch(self.model.epoch)
 
     async def retry_request(self, *numbers):
-        asked = [batch for batch in self.model.kept if batch.request is not None]
+        asked = [batch for batch in self.model.batches if batch.request is not None]
         if asked:
             batch = asked[numbers[0] % len(asked)]
             wanted = request(batch.request)
@@ -278,7 +279,8 @@ class LogProgram:
             assert (found.base_offset, found.last_offset) == (batch.base, batch.last)
 
     async def retry_sequenced(self, *numbers):
-        sent = [batch for batch in self.model.kept if batch.sequence is not None]
+        """What the log has let go of was stored all the same."""
+        sent = [batch for batch in self.model.batches if batch.sequence is not None]
         if sent:
             known = sent[-PRODUCER_BATCHES_MAX:]
             batch = known[numbers[0] % len(known)]
@@ -287,9 +289,8 @@ class LogProgram:
             info = self.log.append_as_leader(
                 again, read_header(again), leader_epoch=self.model.epoch, now_ms=0
             )
-            assert (info.duplicate, info.base_offset, info.last_offset) == (
-                True, batch.base, batch.last,
-            )  # fmt: skip
+            assert info.duplicate, f"a retry of {batch} is stored again"
+            assert (info.base_offset, info.last_offset) == (batch.base, batch.last)
 
     async def truncate(self, *numbers):
         # What a compaction was told to be committed never goes.
@@ -502,6 +503,32 @@ class LogProgram:
         assert self.log.recovery.damaged_from is None
         assert not self.log.recovery.suspect_tail
 
+    async def fail_to_sync(self, *numbers):
+        """A commit that fails is durable for nobody, whatever of it the disk has got.
+
+        The log fails with it, and the next process finds the log without the batch or with it.
+        """
+        await self.log.wait_durable(self.model.end)
+        before = self.model.copy()
+        with commits_failing(is_written=numbers[4] % 2):
+            await self.append_one(numbers)
+            try:
+                await self.log.wait_durable(self.model.end)
+            except StorageError:
+                assert self.harness.failures, "nobody is told of a commit that failed"
+            else:
+                raise AssertionError("a commit that failed counts as durable")
+        assert self.log.log_end_offset == before.end, "a commit that failed counts as durable"
+        with suppress(StorageError):
+            await self.log.close()
+        self.harness.failures.clear()
+        self.log = await self.trimmed(await self.harness.open(self.log.directory, **self.config))
+        assert self.log.next_offset in {before.end, self.model.end}
+        if self.log.next_offset != self.model.end:
+            self.model = before
+        await self.opened()
+        assert self.log.recovery.damaged_from is None
+
     # --- what holds after each of them ------------------------------------------------------------
 
     def check_ends(self):
@@ -555,6 +582,7 @@ WEIGHTS = {
     "read": 4,
     "restart": 2,
     "crash": 2,
+    "fail_to_sync": 1,
     "check_everything": 1,
 }
 

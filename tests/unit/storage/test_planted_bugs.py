@@ -4,19 +4,26 @@ Truncation to the high watermark, which no single log can tell from a right one,
 simulation of replication.
 """
 
+from contextlib import suppress
+from dataclasses import replace
+
 import pytest
 
 from ottla_broker.storage import (
     log_cleanup,
     log_compactor,
     log_files,
+    log_state,
     segment,
     segment_compaction,
     segment_reader,
 )
+from ottla_broker.storage.group_commit import Group, GroupCommit
 from ottla_broker.storage.log_cleanup import LogCleanup
 from ottla_broker.storage.log_files import LogFiles
+from ottla_broker.storage.log_state import LogState
 from ottla_broker.storage.segment import remove_file
+from ottla_protocol.errors import StorageError
 from tests.unit.storage.log_programs import WEIGHTS, LogProgram, ProgramFailedError, run_programs
 
 PROGRAMS_MAX = 600
@@ -166,6 +173,76 @@ def test_a_compaction_that_makes_room_before_the_new_file_counts(monkeypatch):
 
     monkeypatch.setattr(log_files, "replace_segments", removes_first)
     assert_caught(r"crash-\d+/.* damaged at offset|after a crash before|lost", {"compact"})
+
+
+SENDS = ("append_sequenced", "append_request", "retry_sequenced", "retry_request")
+
+
+def assert_resend_caught(reason, *steps):
+    """Within a few hundred programs of what is sent, sent again, and steps that are as likely."""
+    weights = dict.fromkeys((*SENDS, *steps), 1)
+    with pytest.raises(ProgramFailedError, match=reason):
+        run_programs(range(PROGRAMS_MAX), weights=weights)
+
+
+@pytest.mark.parametrize("forgotten", ["producers", "requests"])
+def test_a_segment_that_begins_without_what_was_sent(monkeypatch, forgotten):
+    """A roll forgets nothing by itself: only who opens the log again reads the snapshot."""
+    sound = LogState.snapshot
+    monkeypatch.setattr(LogState, "snapshot", lambda self: replace(sound(self), **{forgotten: ()}))
+    assert_resend_caught("is stored again|is forgotten", "restart", "crash")
+
+
+def test_a_state_that_is_not_rebuilt_from_the_rows(monkeypatch):
+    def snapshot_alone(connection, snapshot, limits):
+        producers, requests = log_state._empty_memory(limits)
+        producers.load(snapshot.producers, limits.monotonic_ms)
+        requests.load(snapshot.requests, limits.monotonic_ms)
+        return producers, requests, log_state.LogTransactions(snapshot)
+
+    monkeypatch.setattr(log_state, "_replay_rows", snapshot_alone)
+    assert_resend_caught("is stored again|is forgotten", "restart", "crash")
+
+
+def test_a_retention_that_forgets_who_sent_what_goes(monkeypatch):
+    """The retry of a batch comes when the batch is gone, and is no new one."""
+    sound = LogCleanup._log_start_after_retention
+
+    async def forgetful(self, limits, *, high_watermark, now_ms):
+        start = await sound(self, limits, high_watermark=high_watermark, now_ms=now_ms)
+        producers = self._appender.state.producers
+        producers.load(
+            (producer_id, producer)
+            for producer_id, producer in producers.entries()
+            if producer.batches[-1].last_offset >= start
+        )
+        return start
+
+    monkeypatch.setattr(LogCleanup, "_log_start_after_retention", forgetful)
+    assert_resend_caught("is stored again", "let_go_by_age")
+
+
+def test_a_sync_whose_failure_is_ignored(monkeypatch):
+    sound = LogFiles.commit
+
+    async def hopeful(self, group):
+        with suppress(StorageError):
+            await sound(self, group)
+
+    monkeypatch.setattr(LogFiles, "commit", hopeful)
+    assert_caught("a commit that failed counts as durable", {"fail_to_sync"})
+
+
+def test_a_commit_that_counts_before_it_is_synced(monkeypatch):
+    sound = GroupCommit._write_or_hold
+
+    async def hasty(self, item):
+        if isinstance(item, Group) and item.end_offset is not None:
+            self.durable_end = item.end_offset
+        return await sound(self, item)
+
+    monkeypatch.setattr(GroupCommit, "_write_or_hold", hasty)
+    assert_caught("a commit that failed counts as durable", {"fail_to_sync"})
 
 
 TRIMS = {"trim", "remove_expired", "restart", "crash"}
