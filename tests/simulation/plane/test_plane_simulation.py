@@ -45,6 +45,7 @@ def test_random_faults_break_neither_safety_nor_liveness(first_seed):
         "acknowledged": 3 * SEEDS_PER_CHUNK,
         "read": 3 * SEEDS_PER_CHUNK,
         "latest": 2 * SEEDS_PER_CHUNK,
+        "bounded latest": SEEDS_PER_CHUNK,
         "controller": SEEDS_PER_CHUNK,
         "catch-up": SEEDS_PER_CHUNK // 5,
         "ISR expanded": SEEDS_PER_CHUNK // 10,
