@@ -19,6 +19,7 @@ from ottla._admin_calls import (
 )
 from ottla._config import AdminConfig, AdminOptions
 from ottla._errors import ForkedProcessError
+from ottla._sockets import RESET_ON_CLOSE
 from ottla._transport import MAX_RESPONSE_BYTES, BrokerUnreachableError, Response
 from ottla_protocol import routes
 from ottla_protocol.errors import Outcome
@@ -66,10 +67,12 @@ class Urllib3Transport:
 
     def __init__(self, *, client_id: str) -> None:
         import urllib3
+        from urllib3.connection import HTTPConnection
 
         self._pool: urllib3.PoolManager = urllib3.PoolManager(
             maxsize=_CONNECTIONS_PER_BROKER,
             retries=False,
+            socket_options=[*HTTPConnection.default_socket_options, RESET_ON_CLOSE],
             headers={"User-Agent": f"{client_id} ottla-python"},
         )
 

@@ -4,7 +4,8 @@ What a general client does for every call (redirects, cookies, bodies in pieces 
 costs a consumer more than everything else it does off its caller's thread, and all of that holds
 the interpreter's lock. So POSTs go this short way (decision 54).
 
-Nothing is ever sent twice: whether to try again is for those to decide who know what was asked.
+Nothing is ever sent twice: whether to try again is for those to decide who know what was asked. And
+nothing is sent after the call is over: a connection that is closed is reset (`_sockets.py`).
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from ottla._answer_reader import Answer, AnswerReader, NotAnAnswerError
+from ottla._sockets import RESET_ON_CLOSE
 
 JOINED_BODY_BYTES: Final = 64 << 10
 """A body up to this size is copied behind its head, so that both are one write."""
@@ -98,6 +100,8 @@ class BrokerConnection(asyncio.BufferedProtocol):
         """Part of asyncio.BaseProtocol."""
         # A cast, because uvloop's transports are no subclass of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        # At once, since a process that is killed closes nothing itself.
+        self._transport.get_extra_info("socket").setsockopt(*RESET_ON_CLOSE)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of asyncio.BaseProtocol."""

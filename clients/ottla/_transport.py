@@ -17,6 +17,7 @@ import msgspec
 
 from ottla._answer_reader import ForeignAnswerError, NotAnAnswerError
 from ottla._connections import BrokerConnections, NotSentError
+from ottla._sockets import new_socket
 from ottla_protocol import routes
 from ottla_protocol.errors import OttlaError, Outcome, UnavailableError, error_from_problem
 
@@ -177,6 +178,7 @@ class AiohttpTransport:
                     limit=0,
                     limit_per_host=self._connections_per_broker,
                     keepalive_timeout=KEEPALIVE_S,
+                    socket_factory=new_socket,
                 ),
                 # The deadline of each call bounds it; aiohttp's own five minutes would not.
                 timeout=aiohttp.ClientTimeout(total=None),

@@ -5,7 +5,9 @@ general client does for each of them (cookies, redirects, proxies, pools of ever
 than the replication itself. This connection does what peers need and no more: POST a body of known
 length, read an answer of known length. The parsing is httptools'.
 
-Nothing is ever sent twice: whether to try again is for those to decide who know what was asked.
+Nothing is ever sent twice: whether to try again is for those to decide who know what was asked. And
+nothing is sent once an exchange was given up: a connection that is closed is reset
+(`ottla_broker.reset_on_close`).
 """
 
 import asyncio
@@ -15,6 +17,7 @@ from typing import cast
 import httptools
 
 from ottla_broker.drivers.clock import monotonic_ms, within
+from ottla_broker.reset_on_close import RESET_ON_CLOSE
 
 MAX_ANSWER_BYTES = 128 << 20
 """A peer's answer longer than this ends the connection."""
@@ -123,6 +126,8 @@ class PeerConnection(asyncio.BufferedProtocol):
         """Part of asyncio.BaseProtocol."""
         # A cast, because uvloop's transports are no subclass of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        # At once, since a process that is killed closes nothing itself.
+        self._transport.get_extra_info("socket").setsockopt(*RESET_ON_CLOSE)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
         """Part of asyncio.BufferedProtocol."""

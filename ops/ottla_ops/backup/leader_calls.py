@@ -7,7 +7,7 @@ import msgspec
 import urllib3
 
 from ottla_ops.cli.failures import CommandError, ExitCode
-from ottla_ops.cli.http_connection import CONNECT_TIMEOUT_S, HttpConnection
+from ottla_ops.cli.http_connection import CONNECT_TIMEOUT_S, SOCKET_OPTIONS, HttpConnection
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     LeaderNotAvailableError,
@@ -37,7 +37,7 @@ class LeaderCalls:
         self._connection = connection
         self._timeout_s = timeout_s
         self._leaders: dict[tuple[str, int], str] = {}
-        self._pool = urllib3.PoolManager(retries=False)
+        self._pool = urllib3.PoolManager(retries=False, socket_options=SOCKET_OPTIONS)
 
     def call(self, topic: str, partition: int, path: str, body: Any, kind: type[T]) -> T:
         """Send `body` to the partition's leader; sending it twice must do no harm.

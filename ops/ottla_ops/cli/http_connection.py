@@ -14,7 +14,9 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 import urllib3
+from urllib3.connection import HTTPConnection
 
+from ottla_broker.reset_on_close import RESET_ON_CLOSE
 from ottla_ops.cli.bootstrap import parse_bootstrap
 from ottla_ops.cli.failures import (
     CommandError,
@@ -33,6 +35,9 @@ WRITE_TIMEOUT_S: Final = 15.0
 """How long a write may take: it waits for the controller, maybe for the election of one."""
 
 CONNECTIONS_PER_BROKER_MAX: Final = 64
+
+SOCKET_OPTIONS: Final = [*HTTPConnection.default_socket_options, RESET_ON_CLOSE]
+"""So that a request that was given up does not arrive later."""
 
 RETRY_BACKOFF_FIRST_S: Final = 0.05
 RETRY_BACKOFF_MAX_S: Final = 1.0
@@ -82,7 +87,9 @@ class HttpConnection:
         self.urls = parse_bootstrap(bootstrap)
         self._preferred = 0
         self._has_answered = False
-        self._pool = urllib3.PoolManager(maxsize=CONNECTIONS_PER_BROKER_MAX, retries=False)
+        self._pool = urllib3.PoolManager(
+            maxsize=CONNECTIONS_PER_BROKER_MAX, retries=False, socket_options=SOCKET_OPTIONS
+        )
 
     def request(
         self,

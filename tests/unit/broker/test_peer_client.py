@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -320,9 +321,11 @@ async def test_peers_share_the_connections_that_there_are():
 
     async def serve(reader, writer):
         serving.append(asyncio.current_task())
-        await reader.read()
+        with suppress(ConnectionResetError):
+            await reader.read()
         writer.close()
-        await writer.wait_closed()
+        with suppress(ConnectionResetError):
+            await writer.wait_closed()
 
     servers = [await asyncio.start_server(serve, "127.0.0.1", 0) for _ in range(2)]
     first, second = [f"http://127.0.0.1:{s.sockets[0].getsockname()[1]}" for s in servers]

@@ -1,6 +1,7 @@
 """A small HTTP server that answers what a test tells it to, on a free port."""
 
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -39,6 +40,11 @@ class AnsweringServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def handle(self):
+                # Clients reset the connections that they close.
+                with suppress(ConnectionResetError):
+                    super().handle()
 
             def handle_any(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
