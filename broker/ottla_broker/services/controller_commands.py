@@ -10,6 +10,7 @@ from ottla_protocol.errors import (
     FencedLeaderEpochError,
     OttlaError,
     Outcome,
+    UnknownTopicIdError,
 )
 
 DECISION_TIMEOUT_MS = 10_000
@@ -43,6 +44,7 @@ class ControllerCommands:
             OttlaError: the controller's refusal.
             PeerBusyError: too many commands of clients wait there; told at once.
             FencedLeaderEpochError: it names another leader epoch than there is; told at once.
+            UnknownTopicIdError: it names a topic that is gone; told at once.
             UnavailableError: no controller decided within DECISION_TIMEOUT_MS.
         """
         deadline_ms = monotonic_ms() + DECISION_TIMEOUT_MS
@@ -55,7 +57,9 @@ class ControllerCommands:
                 )
             except OttlaError as error:
                 # The same command would be refused again: its sender is to look at what changed.
-                is_final = isinstance(error, PeerBusyError | FencedLeaderEpochError)
+                is_final = isinstance(
+                    error, PeerBusyError | FencedLeaderEpochError | UnknownTopicIdError
+                )
                 again = error.retriable and (repeatable or error.outcome is Outcome.NOT_APPLIED)
                 if is_unknown:
                     # Of all attempts together: a later refusal says nothing of an earlier one.

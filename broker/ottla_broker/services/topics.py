@@ -16,6 +16,7 @@ from ottla_cluster.controller.commands import (
     DeleteTopic,
     PartitionState,
 )
+from ottla_cluster.controller.features import NAMED_DELETIONS, is_enabled
 from ottla_cluster.controller.image import BrokerRegistration, Partition, Topic
 from ottla_cluster.controller.topic_configs import (
     effective_configs,
@@ -111,10 +112,16 @@ class TopicService:
         Raises:
             InvalidTopicError: the topic is internal.
             UnknownTopicOrPartitionError: there is none.
+            UnknownTopicIdError: it was deleted meanwhile, and another one has its name.
             UnavailableError: no controller decided in time.
         """
         refuse_internal(name, parameter="topic")
-        await self._commands.change(DeleteTopic(name=name))
+        # What has the name at this moment is meant, and nothing that has it later. Where that is
+        # not known here, the controller decides by the name.
+        await self._controller.catch_up()
+        image = self._metadata.image
+        topic_id = image.topic_ids.get(name, "") if is_enabled(image, NAMED_DELETIONS) else ""
+        await self._commands.change(DeleteTopic(name, topic_id))
 
     async def configs(self, name: str) -> TopicConfigs:
         """Every config of a topic, with where its value comes from.

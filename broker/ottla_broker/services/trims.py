@@ -3,6 +3,10 @@
 The leader knows what is committed and where a time is; it asks the controller, whose decision binds
 every replica. A trim is answered when that is committed and this leader reads nothing below any
 more. It may be asked for again: what is done already changes nothing.
+
+The end of a log, or a time, is another offset at each moment. So the leader is first asked which
+one it is, and all attempts at the trim name that one: an attempt that arrives late takes nothing
+that was appended since (decision 59).
 """
 
 import asyncio
@@ -99,13 +103,28 @@ class TrimService:
         deadline_ms = monotonic_ms() + LEADER_WAIT_MS
         # Of all attempts together: a later refusal says nothing of an earlier one.
         outcome = Outcome.NOT_APPLIED
+        # By topic id, for the offsets of a namesake are others.
+        before_offsets: dict[str, int] = {}
         while True:
             state = await self._topics.find_partition(topic, partition)
             image = self._metadata.image
+            before_offset = before_offsets.get(state.topic_id, request.before_offset)
+            # Without an offset it is a question only.
+            call = TrimCall(
+                state.topic_id,
+                partition,
+                before_offset=before_offset,
+                before_timestamp=request.before_timestamp if before_offset is None else None,
+                dry_run=request.dry_run or before_offset is None,
+            )
             try:
                 require(image, TRIMS)
                 require_trimmable(image.topics[state.topic_id])
-                return await self._trim_at_leader(state, request)
+                told = await self._at_leader(state, call)
+                if call.dry_run == request.dry_run:
+                    return told
+                before_offsets[state.topic_id] = told.log_start_offset
+                continue
             except (
                 RoutingError,
                 LeaderNotAvailableError,
@@ -113,7 +132,7 @@ class TrimService:
                 UnknownTopicIdError,
                 PeerUnavailableError,
             ) as error:
-                if error.outcome is Outcome.UNKNOWN:
+                if error.outcome is Outcome.UNKNOWN and not call.dry_run:
                     outcome = Outcome.UNKNOWN
                 if monotonic_ms() >= deadline_ms:
                     raise LeaderNotAvailableError(
@@ -121,21 +140,12 @@ class TrimService:
                         outcome=outcome,
                     ) from error
             except OttlaError as error:
-                if outcome is Outcome.UNKNOWN:
+                if call.dry_run or outcome is Outcome.UNKNOWN:
                     error.outcome = outcome
                 raise error.with_outcome(outcome) from error
             await self._metadata.wait_for_change(timeout_ms=RETRY_INTERVAL_MS)
 
-    async def _trim_at_leader(
-        self, state: PartitionState, request: TrimPartitionRequest
-    ) -> TrimmedPartition:
-        call = TrimCall(
-            state.topic_id,
-            state.partition,
-            before_offset=request.before_offset,
-            before_timestamp=request.before_timestamp,
-            dry_run=request.dry_run,
-        )
+    async def _at_leader(self, state: PartitionState, call: TrimCall) -> TrimmedPartition:
         leader = state.leader
         if leader == self._node_id:
             return await self.trim_here(call)

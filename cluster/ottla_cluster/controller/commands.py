@@ -163,10 +163,13 @@ class TrimPartition(CommandMessage, frozen=True, tag="trim_partition"):
     first_offset: int
 
 
-class DeleteTopic(CommandMessage, frozen=True, tag="delete_topic"):
+class DeleteTopic(CommandMessage, frozen=True, omit_defaults=True, tag="delete_topic"):
     """Removes a topic with all its records."""
 
     name: str
+    topic_id: str = ""
+    """Of the topic that is meant, so that a command that comes late spares its namesake; told from
+    `NAMED_DELETIONS` on. Empty for whichever has the name."""
 
 
 class TopicPartition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -72,6 +72,7 @@ TRIMS: Final = Feature("trims", 6, "Trimming the beginning of a partition at any
 PARTITION_COUNTS: Final = Feature(
     "partition_counts", 6, "Batches that are appended only while their topic has so many partitions"
 )
+NAMED_DELETIONS: Final = Feature("named_deletions", 6, "Deletions that spare a topic's namesake")
 
 FEATURES: Final[tuple[Feature, ...]] = (
     UNCLEAN_ELECTIONS,
@@ -87,6 +88,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     TRANSACTIONS,
     TRIMS,
     PARTITION_COUNTS,
+    NAMED_DELETIONS,
 )
 """Everything that came after OLDEST_FEATURE_LEVEL, in the order of the levels."""
 

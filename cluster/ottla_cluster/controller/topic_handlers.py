@@ -46,9 +46,11 @@ from ottla_protocol.counted_nouns import counted
 from ottla_protocol.errors import (
     InvalidPartitionsError,
     InvalidReplicationFactorError,
+    Outcome,
     TopicAlreadyExistsError,
     TopicBeingRestoredError,
     UnavailableError,
+    UnknownTopicIdError,
 )
 
 if TYPE_CHECKING:
@@ -183,9 +185,15 @@ def delete_topic(
     Raises:
         InvalidTopicError: the topic is the brokers' own.
         UnknownTopicOrPartitionError: there is no such topic.
+        UnknownTopicIdError: another topic has the name now.
     """
     refuse_internal(command.name, parameter="topic")
     topic = image.topic(command.name)
+    if command.topic_id and command.topic_id != topic.topic_id:
+        raise UnknownTopicIdError(
+            f"The topic {topic.name!r} that is to be deleted is gone; another one has its name.",
+            outcome=Outcome.NOT_APPLIED,
+        )
     return Result((TopicRemoved(topic.topic_id),), DeleteTopicResponse(topic.name, topic.topic_id))
 
 

@@ -18,6 +18,7 @@ from ottla_protocol.errors import (
     LeaderNotAvailableError,
     Outcome,
     RequestTimedOutError,
+    UnknownTopicIdError,
 )
 from ottla_protocol.idempotency import Idempotency
 from ottla_protocol.models import ACKS_ALL, BatchToAppend
@@ -128,6 +129,16 @@ async def test_a_refusal_after_a_lost_answer_does_not_say_that_nothing_was_done(
     with pytest.raises(type(refusal)) as caught:
         await commands.decide(object(), repeatable=True)
     assert caught.value.outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize("error", [FencedLeaderEpochError("moved"), UnknownTopicIdError("gone")])
+async def test_what_names_something_that_is_no_more_is_refused_once(metadata, error):
+    error.outcome = Outcome.NOT_APPLIED
+    assert error.retriable
+    peer = Peer(error)
+    with pytest.raises(type(error)):
+        await ControllerCommands(metadata=metadata, controller=peer).decide(object())
+    assert peer.attempts == 1
 
 
 async def test_what_may_pass_is_tried_again(metadata):

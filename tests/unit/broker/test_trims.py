@@ -3,6 +3,7 @@
 import asyncio
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from ottla_broker.drivers.peer_client import PeerUnavailableError
@@ -23,6 +24,7 @@ from ottla_protocol.errors import (
     Outcome,
     PolicyViolationError,
     RequestTimedOutError,
+    UnavailableError,
     UnsupportedFeatureLevelError,
 )
 from ottla_protocol.models_trims import TrimmedPartition, TrimPartitionRequest
@@ -45,6 +47,7 @@ class Cluster:
         self.name = "orders"
         self.configs = {}
         self.commands = []
+        self.calls = []
         self.refusals = []
         self.answers_of_peers = []
         self.applies = True
@@ -90,7 +93,8 @@ class Cluster:
             raise self.refusals.pop(0)
         return PartitionTrimmedResponse(command.topic_id, command.partition, command.first_offset)
 
-    async def call(self, _url, _path, _body, **_options):
+    async def call(self, _url, _path, body, **_options):
+        self.calls.append(msgspec.msgpack.decode(body, type=TrimCall))
         answer = self.answers_of_peers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -247,6 +251,59 @@ async def test_a_leader_elsewhere_is_asked_until_it_answers(service, cluster):
         answer,
     ]
     assert await trim(service, before_offset=7) == answer
+
+
+@pytest.mark.parametrize(
+    ("wanted", "question"),
+    [
+        ({"before_end": True}, TrimCall(TOPIC_ID, 0, None, None, dry_run=True)),
+        ({"before_timestamp": 99}, TrimCall(TOPIC_ID, 0, None, 99, dry_run=True)),
+    ],
+)
+async def test_what_moves_on_is_an_offset_before_anything_is_trimmed(
+    service, cluster, wanted, question
+):
+    cluster.leader = THERE
+    silent = PeerUnavailableError("no answer", refused=False, outcome=Outcome.UNKNOWN)
+    answer = TrimmedPartition("orders", 0, 0, 7, 7, 0, 0, dry_run=False)
+    cluster.answers_of_peers = [
+        silent,
+        TrimmedPartition("orders", 0, 0, 7, 7, 0, 0, dry_run=True),
+        silent,
+        answer,
+    ]
+    assert await trim(service, **wanted) == answer
+    trimming = TrimCall(TOPIC_ID, 0, 7, None, dry_run=False)
+    assert cluster.calls == [question, question, trimming, trimming]
+
+
+async def test_here_too_all_attempts_name_one_offset(service, cluster):
+    async def refuse_once_more_has_come(command, *, repeatable):
+        cluster.commands.append(command)
+        if len(cluster.commands) == 1:
+            await append_committed(cluster.hosted, 1)
+            raise FencedLeaderEpochError("it moved", outcome=Outcome.UNKNOWN)
+        return PartitionTrimmedResponse(command.topic_id, command.partition, command.first_offset)
+
+    cluster.change = refuse_once_more_has_come
+    assert (await trim(service, before_end=True)).log_start_offset == 15
+    assert [command.first_offset for command in cluster.commands] == [15, 15]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PeerUnavailableError("no answer", refused=False, outcome=Outcome.UNKNOWN),
+        RequestTimedOutError("too late", outcome=Outcome.UNKNOWN),
+    ],
+)
+async def test_a_question_without_an_answer_trimmed_nothing(service, cluster, monkeypatch, error):
+    monkeypatch.setattr(trims, "LEADER_WAIT_MS", 0)
+    cluster.leader = THERE
+    cluster.answers_of_peers = [error]
+    with pytest.raises(UnavailableError) as refused:
+        await trim(service, before_end=True)
+    assert refused.value.outcome is Outcome.NOT_APPLIED
 
 
 async def test_without_a_leader_in_time_it_says_whether_it_may_be_done(

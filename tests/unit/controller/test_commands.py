@@ -43,6 +43,7 @@ from ottla_protocol.errors import MalformedBodyError
         CreateTopic("t", configs={"durability": "os", "segment.bytes": 4096}),
         AlterTopicConfigs("t", {"durability": None}),
         DeleteTopic("t"),
+        DeleteTopic("t", "id"),
         ElectPreferred(),
         ElectPreferred((TopicPartition("t", 0),)),
         AllocateProducerIds(1, 2),
@@ -54,6 +55,11 @@ from ottla_protocol.errors import MalformedBodyError
 )
 def test_commands_cross_the_wire(command):
     assert decode_command(encode_message(command)) == command
+
+
+def test_a_deletion_by_name_is_as_older_versions_know_it():
+    encoded = msgspec.msgpack.decode(encode_message(DeleteTopic("t")))
+    assert encoded == {"type": "delete_topic", "name": "t"}
 
 
 def test_responses_cross_the_wire_and_may_gain_fields():

@@ -13,6 +13,7 @@ from ottla_protocol.errors import (
     InvalidTopicError,
     TopicAlreadyExistsError,
     UnavailableError,
+    UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
 from tests.unit.controller.metadata_under_test import MetadataUnderTest
@@ -164,6 +165,16 @@ def test_a_namesake_gets_a_new_id_and_none_of_the_old_configs(metadata):
 def test_deleting_what_is_not_there_is_unknown(metadata):
     with pytest.raises(UnknownTopicOrPartitionError):
         metadata.apply(DeleteTopic("orders"))
+
+
+def test_a_deletion_that_comes_late_spares_the_namesake(metadata):
+    first = metadata.create()
+    metadata.apply(DeleteTopic("orders", first.topic_id))
+    second = metadata.create()
+    with pytest.raises(UnknownTopicIdError):
+        metadata.apply(DeleteTopic("orders", first.topic_id))
+    assert metadata.image.topic("orders").topic_id == second.topic_id
+    metadata.apply(DeleteTopic("orders", second.topic_id))
 
 
 def test_configs_are_set_and_reset_one_by_one(metadata):

@@ -37,6 +37,7 @@ from ottla_protocol.errors import (
     TopicAlreadyExistsError,
     TopicBeingRestoredError,
     UnknownMetadataPathError,
+    UnknownTopicIdError,
     UnknownTopicOrPartitionError,
     UnsupportedFeatureLevelError,
 )
@@ -189,7 +190,7 @@ OPERATIONS = (
         (Reply(204, "It is gone."),),
         topics.delete_topic,
         parameters=(TOPIC,),
-        problems=CHANGE,
+        problems=(*CHANGE, UnknownTopicIdError),
     ),
     Operation(
         "POST",
