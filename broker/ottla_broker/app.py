@@ -50,6 +50,7 @@ from ottla_broker.drivers.replica_healer import ReplicaHealer
 from ottla_broker.drivers.replica_logs import ReplicaLogs
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.drivers.transaction_coordinators import TransactionCoordinators
+from ottla_broker.drivers.trusted_time import TrustedTime
 from ottla_broker.http.aiohttp_connection import AiohttpConnections
 from ottla_broker.http.application import build_application
 from ottla_broker.http.listener import Listener
@@ -283,8 +284,10 @@ class Broker:
             bytes_per_second=settings.scrub_bytes_per_second,
             on_failure=self._fail,
         )
+        self._trusted_time = TrustedTime(directory=directory, on_failure=self._fail)
         self._compaction = LogCompactionTask(
             replicas=self._replicas,
+            trusted_ms=self._trusted_time.read,
             interval_ms=settings.compaction_check_interval_ms,
             limits=CompactionLimits(
                 settings.compaction_map_bytes,
@@ -295,6 +298,7 @@ class Broker:
         )
         self._retention = LogRetention(
             replicas=self._replicas,
+            trusted_ms=self._trusted_time.read,
             interval_ms=settings.retention_check_interval_ms,
             on_failure=self._fail,
         )
@@ -433,6 +437,7 @@ class Broker:
     def _start_hosting(self) -> None:
         """Register as a broker and host replicas, which a dedicated controller never does."""
         self._replicas.start()
+        self._trusted_time.start()
         self._retention.start()
         self._compaction.start()
         self._healer.start()
@@ -493,6 +498,7 @@ class Broker:
         await self._coordinators.stop()
         await self._compaction.stop()
         await self._retention.stop()
+        await self._trusted_time.stop()
         await self._disk.stop()
         await self._scrubber.stop()
         await self._healer.stop()

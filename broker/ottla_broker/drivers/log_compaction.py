@@ -14,13 +14,12 @@ from collections.abc import Callable
 
 import structlog
 
-from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
+from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.storage.disk_full import DiskFullError
 from ottla_broker.storage.log_compactor import CompactionLimits, CompactionResult
-from ottla_broker.storage.policy.trusted_clock import TrustedClock
 from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_broker.telemetry import METRICS
 from ottla_protocol.errors import OttlaError, StorageError, UnavailableError
@@ -39,7 +38,7 @@ class LogCompactionTask:
         interval_ms: how often they are looked at.
         limits: what one compaction may take.
         on_failure: a log failed; the process must stop.
-        wall_ms: the wall clock; tombstones are removed by it, so jumps ahead are not believed.
+        trusted_ms: the time by which tombstones are old, see `TrustedTime`.
         steady_ms: the monotonic clock.
     """
 
@@ -50,16 +49,15 @@ class LogCompactionTask:
         interval_ms: int,
         limits: CompactionLimits,
         on_failure: Callable[[OttlaError], None],
-        wall_ms: Callable[[], int] = wall_clock_ms,
+        trusted_ms: Callable[[], int],
         steady_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
         self._replicas = replicas
         self._interval_ms = interval_ms
         self._limits = limits
         self._on_failure = on_failure
-        self._wall_ms = wall_ms
+        self._trusted_ms = trusted_ms
         self._steady_ms = steady_ms
-        self._clock = TrustedClock(wall_ms(), steady_ms())
         # Logs that could not be compacted, and when to try again, on the monotonic clock.
         self._not_before_ms: dict[tuple[str, int], int] = {}
         self._task: CriticalTask | None = None
@@ -101,7 +99,7 @@ class LogCompactionTask:
         is_complete = False
         while not is_complete:
             started_ms = self._steady_ms()
-            now_ms = self._clock.read(self._wall_ms(), started_ms)
+            now_ms = self._trusted_ms()
             try:
                 result = await partition.compact(now_ms, self._limits)
             except UnavailableError:

@@ -13,12 +13,11 @@ from collections.abc import Callable
 
 import structlog
 
-from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
+from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.storage.disk_full import DiskFullError
-from ottla_broker.storage.policy.trusted_clock import TrustedClock
 from ottla_broker.telemetry import METRICS
 from ottla_protocol.errors import OttlaError, RoutingError, StorageError, UnavailableError
 
@@ -35,7 +34,7 @@ class LogRetention:
         replicas: the hosted replicas, with their roles.
         interval_ms: how often the logs that are led here are held against their limits.
         on_failure: a log failed; the process must stop.
-        wall_ms: the wall clock.
+        trusted_ms: the time by which records are old, see `TrustedTime`.
         steady_ms: the monotonic clock.
     """
 
@@ -45,15 +44,14 @@ class LogRetention:
         replicas: ReplicaManager,
         interval_ms: int,
         on_failure: Callable[[OttlaError], None],
-        wall_ms: Callable[[], int] = wall_clock_ms,
+        trusted_ms: Callable[[], int],
         steady_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
         self._replicas = replicas
         self._interval_ms = interval_ms
         self._on_failure = on_failure
-        self._wall_ms = wall_ms
+        self._trusted_ms = trusted_ms
         self._steady_ms = steady_ms
-        self._clock = TrustedClock(wall_ms(), steady_ms())
         self._task: CriticalTask | None = None
 
     def start(self) -> None:
@@ -82,10 +80,7 @@ class LogRetention:
         Raises:
             StorageError: a log failed.
         """
-        was_ahead = self._clock.is_ahead
-        now_ms = self._clock.read(self._wall_ms(), self._steady_ms())
-        if self._clock.is_ahead and not was_ahead:
-            log.warning("wall_clock_jumped_ahead", ahead_ms=self._wall_ms() - now_ms)
+        now_ms = self._trusted_ms()
         for hosted in tuple(self._replicas.leaders()):
             before = hosted.log.log_start_offset
             try:

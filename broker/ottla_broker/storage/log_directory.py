@@ -4,6 +4,7 @@
     <data>/meta.json                    node id and cluster id
     <data>/directory.json               the directory's own id
     <data>/high-watermarks.json         checkpoint of every replica's high watermark
+    <data>/clock.json                   the time that was believed last
     <data>/<topic>-<partition>/         one replica
     <data>/deleted/<id>-<partition>/    a replica on its way out
 
@@ -29,6 +30,7 @@ import msgspec
 
 from ottla_broker.storage import sqlite
 from ottla_broker.storage.atomic_file import write_atomically
+from ottla_broker.storage.policy.trusted_clock import KnownTime
 from ottla_broker.storage.replica_directory import read_partition_metadata, remove_directory
 from ottla_protocol.errors import StorageError
 
@@ -36,6 +38,7 @@ LOCK_FILE = ".lock"
 IDENTITY_FILE = "meta.json"
 DIRECTORY_ID_FILE = "directory.json"
 HIGH_WATERMARKS_FILE = "high-watermarks.json"
+CLOCK_FILE = "clock.json"
 DELETED_DIRECTORY = "deleted"
 
 _REPLICA_NAME = re.compile(r"[A-Za-z0-9._-]+-\d+")
@@ -239,6 +242,22 @@ class LogDirectory:
             StorageError: it cannot be written.
         """
         _write_json(self.path / HIGH_WATERMARKS_FILE, dict(sorted(high_watermarks.items())))
+
+    def read_clock(self) -> KnownTime | None:
+        """What the process before knew of the time; None where none has written it down.
+
+        Raises:
+            StorageError: the file is damaged.
+        """
+        return _read_json(self.path / CLOCK_FILE, KnownTime)
+
+    def write_clock(self, known: KnownTime) -> None:
+        """Replace what is known of the time, durably and all at once.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        _write_json(self.path / CLOCK_FILE, known)
 
 
 def high_watermark_key(topic_id: str, partition: int) -> str:

@@ -41,6 +41,7 @@ class Compaction:
             interval_ms=1,
             limits=CompactionLimits(has_room=self.disk.has_room_to_replace),
             on_failure=lambda error: pytest.fail(str(error)),
+            trusted_ms=lambda: self.now_ms,
             steady_ms=lambda: self.now_ms,
         )
 

@@ -6,7 +6,7 @@ from ottla_broker.drivers.log_compaction import RETRY_INTERVAL_MS, LogCompaction
 from ottla_broker.storage.log_compactor import CompactionLimits, CompactionResult
 from ottla_broker.storage.log_config import LogConfig
 from ottla_broker.storage.policy.compaction import CompactionConfig
-from ottla_broker.storage.policy.trusted_clock import CLOCK_JUMP_GRACE_MS
+from ottla_broker.storage.policy.trusted_clock import CLOCK_JUMP_GRACE_MS, TrustedClock
 from ottla_broker.storage.segment_compaction import CompactionCounts
 from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_broker.telemetry import METRICS
@@ -50,6 +50,8 @@ class Clocks:
 
 
 def task_of(clocks, *partitions):
+    trusted = TrustedClock(clocks.wall_ms, clocks.steady_ms)
+
     class Replicas:
         pass
 
@@ -60,7 +62,7 @@ def task_of(clocks, *partitions):
         interval_ms=1,
         limits=LIMITS,
         on_failure=pytest.fail,
-        wall_ms=lambda: clocks.wall_ms,
+        trusted_ms=lambda: trusted.read(clocks.wall_ms, clocks.steady_ms),
         steady_ms=lambda: clocks.steady_ms,
     )
 

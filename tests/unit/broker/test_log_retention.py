@@ -7,7 +7,7 @@ import pytest
 from ottla_broker.drivers.log_retention import LogRetention
 from ottla_broker.drivers.replica_activity import ReplicaActivity
 from ottla_broker.storage.log_config import RemovedSegments
-from ottla_broker.storage.policy.trusted_clock import CLOCK_JUMP_GRACE_MS
+from ottla_broker.storage.policy.trusted_clock import CLOCK_JUMP_GRACE_MS, TrustedClock
 from ottla_broker.telemetry import METRICS
 from ottla_protocol.errors import LeaderNotAvailableError, StorageError, UnavailableError
 
@@ -80,11 +80,12 @@ def clocks():
 
 
 def retention_of(clocks, led, followed=(), *, failures=None, interval_ms=1):
+    trusted = TrustedClock(clocks.wall_ms, clocks.steady_ms)
     return LogRetention(
         replicas=FakeReplicas(led, followed),
         interval_ms=interval_ms,
         on_failure=pytest.fail if failures is None else failures.append,
-        wall_ms=lambda: clocks.wall_ms,
+        trusted_ms=lambda: trusted.read(clocks.wall_ms, clocks.steady_ms),
         steady_ms=lambda: clocks.steady_ms,
     )
 

@@ -15,6 +15,7 @@ from ottla_broker.storage.policy.rolling import SegmentFill
 from ottla_broker.storage.policy.trusted_clock import (
     CLOCK_JUMP_GRACE_MS,
     CLOCK_JUMP_MS,
+    KnownTime,
     TrustedClock,
 )
 
@@ -113,6 +114,52 @@ def test_a_jump_that_is_put_right_is_forgotten():
     assert clock.is_ahead
     later = 2 * HOUR_MS - 1
     assert clock.read(9 * HOUR_MS + later, later) == later
+
+
+MONTH_MS = 30 * 24 * HOUR_MS
+
+
+def test_a_clock_that_was_set_ahead_between_two_processes_has_jumped():
+    known = TrustedClock(0, 0).known(5_000, 5_000)
+    clock = TrustedClock(MONTH_MS, 70, known)
+    assert clock.read(MONTH_MS, 70) == 5_000
+    assert clock.is_ahead
+    assert clock.read(MONTH_MS + HOUR_MS - 1, 70 + HOUR_MS - 1) == 5_000 + HOUR_MS - 1
+    assert clock.read(MONTH_MS + HOUR_MS, 70 + HOUR_MS) == MONTH_MS + HOUR_MS
+
+
+def test_a_process_that_begins_soon_after_the_one_before_believes_the_clock():
+    known = TrustedClock(0, 0).known(5_000, 5_000)
+    clock = TrustedClock(5_000 + CLOCK_JUMP_MS, 9, known)
+    assert clock.read(5_000 + CLOCK_JUMP_MS, 9) == 5_000 + CLOCK_JUMP_MS
+    assert not clock.is_ahead
+
+
+def test_the_hour_goes_on_in_the_process_after():
+    clock, ran = TrustedClock(0, 0), HOUR_MS // 4
+    for run in range(1, 4):
+        # A day between two runs of a quarter of an hour; the first is the jump.
+        clock = TrustedClock(MONTH_MS * run, 0, clock.known(MONTH_MS * (run - 1) + 1, ran))
+        assert clock.read(MONTH_MS * run, 0) < MONTH_MS
+        assert clock.is_ahead
+    clock = TrustedClock(MONTH_MS * 9, 0, clock.known(MONTH_MS * 3 + 1, ran))
+    assert clock.read(MONTH_MS * 9 + ran - 1, ran - 1) < MONTH_MS
+    assert clock.read(MONTH_MS * 9 + ran, ran) == MONTH_MS * 9 + ran
+
+
+def test_what_is_known_for_the_next_process_is_read_without_being_believed():
+    clock = TrustedClock(0, 0)
+    for step in range(1, 9):
+        # Each step alone would be small enough; between two readings they are one jump.
+        clock.known(step * CLOCK_JUMP_MS, step)
+    assert clock.read(9 * CLOCK_JUMP_MS, 10) == 10
+
+
+def test_a_clock_that_was_wrong_in_the_process_before_is_put_right():
+    known = KnownTime(MONTH_MS, ahead_for_ms=9)
+    clock = TrustedClock(50, 0, known)
+    assert clock.read(50, 0) == 50
+    assert not clock.is_ahead
 
 
 def test_a_clock_that_is_set_back_is_believed_at_once():
