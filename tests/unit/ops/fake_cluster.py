@@ -10,6 +10,7 @@ import json
 import threading
 import time
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -378,6 +379,11 @@ def _handler(state, node_id):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
+
+        def handle(self):
+            # Clients reset the connections that they close.
+            with suppress(ConnectionResetError):
+                super().handle()
 
         def do_GET(self):
             parts = urlsplit(self.path)
