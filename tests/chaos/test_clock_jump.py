@@ -1,4 +1,4 @@
-"""A wall clock that jumps makes no retry under an Idempotency-Key a new request."""
+"""A wall clock that jumps makes no retry under an Idempotency-Key a new request, and no log old."""
 
 import sys
 import time
@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 TOPIC = "orders"
 MONTH_S = 30 * 24 * 60 * 60
 STAMPED_BY_THE_BROKER = {"message.timestamp.type": "LogAppendTime"}
+KEPT_FOR_AN_HOUR = {"retention.ms": "3600000"}
+LOOKED_AT_OFTEN = {"OTTLA_RETENTION_CHECK_INTERVAL_MS": "100"}
 
 
 def launch(clock, environment, log_path):
@@ -76,3 +78,33 @@ def test_a_retry_is_known_after_a_jump_and_after_a_restart_in_it(client, clock):
     send(client, "last")
     assert send(client, "late")["records"] == first
     assert list(client.values(TOPIC).values()).count("late") == 1
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill"])
+def test_a_clock_that_is_set_ahead_while_the_broker_is_down_makes_nothing_old(tmp_path, clock, end):
+    http = HttpClient()
+    with LocalCluster(
+        tmp_path, brokers=1, launch=partial(launch, clock), settings=LOOKED_AT_OFTEN
+    ) as cluster:
+        client = ClusterClient(cluster, http)
+        client.create_topic(
+            TOPIC, partitions=1, configs={**KEPT_FOR_AN_HOUR, **STAMPED_BY_THE_BROKER}
+        )
+        client.wait_led(TOPIC, partitions=1)
+        client.produce(TOPIC, [{"value": "kept"}], partition=0).expect(200)
+        broker = cluster.broker(1)
+        getattr(broker, end)()
+        shifted_clock.set_clock(clock, MONTH_S)
+        broker.start()
+        broker.wait_ready()
+        client.wait_led(TOPIC, partitions=1)
+        stamped = client.produce(TOPIC, [{"value": "stamp"}], partition=0).expect(200).document
+        assert stamped["results"][0]["timestamp"] > (time.time() + MONTH_S / 2) * 1000
+        eventually(lambda: check_looked(broker), 20)
+        assert "kept" in client.values(TOPIC).values()
+    http.close()
+
+
+def check_looked(broker):
+    """Retention has looked, and not believed what it saw."""
+    assert "wall_clock_jumped_ahead" in broker.log_path.read_text()
