@@ -3,7 +3,7 @@
 A write has one of two fates, and every error says which: NOT_APPLIED errors come from before the
 append, UNKNOWN ones from after it or from a forward that broke. The former are tried again here
 until the request's own deadline, and with an Idempotency-Key the latter too: during a failover the
-caller waits instead of failing.
+caller waits instead of failing. What is told in the end is what became of all attempts together.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from functools import partial
+from typing import TypeVar
 
 from ottla_broker.drivers.clock import monotonic_ms, wall_clock_ms
 from ottla_broker.drivers.metadata import MetadataCache
@@ -56,6 +57,8 @@ PINNED_BODY_FACTOR = 4
 """A batch may keep a body of this many times its size in memory, instead of being copied."""
 
 NO_OFFSET = -1
+
+ResultT = TypeVar("ResultT")
 
 
 def measure_produce(acks: int, started_ms: int) -> None:
@@ -308,6 +311,11 @@ class ProduceService:
         todo = list(range(len(batches)))
         while True:
             attempt = await self._deliver_once([batches[index] for index in todo], options)
+            if results:
+                attempt = [
+                    of_all_attempts(results[index], result)
+                    for index, result in zip(todo, attempt, strict=True)
+                ]
             results.update(zip(todo, attempt, strict=True))
             todo = [index for index in todo if self._may_try_again(batches[index], results[index])]
             if not todo or options.remaining_ms <= 0:
@@ -406,6 +414,27 @@ class ProduceService:
             # Nothing of these was appended, but what goes to other leaders may be: so the error
             # belongs to each batch and not to the request.
             return [copy(error).with_outcome(Outcome.NOT_APPLIED) for _ in batches]
+
+
+def of_all_attempts(former: object, latest: ResultT) -> ResultT:
+    """The latest attempt's result; an error says `unknown` where that became of a former attempt.
+
+    A later refusal says nothing of the former one: what that appended may be committed by the next
+    leader yet.
+
+    Args:
+        former: the result of the attempts before, taken together.
+        latest: of the same batch, sent once more.
+    """
+    if (
+        isinstance(latest, OttlaError)
+        and isinstance(former, OttlaError)
+        and former.outcome is Outcome.UNKNOWN
+    ):
+        # Its own, because one error may tell of several batches.
+        latest = copy(latest)
+        latest.outcome = Outcome.UNKNOWN
+    return latest
 
 
 def _not_applied(error: OttlaError) -> OttlaError:

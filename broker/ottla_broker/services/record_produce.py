@@ -17,7 +17,7 @@ from ottla_broker.drivers.clock import wall_clock_ms
 from ottla_broker.drivers.peer_messages import IdempotencyHit
 from ottla_broker.services.heavy_work import on_worker
 from ottla_broker.services.idempotency import IdempotencyService
-from ottla_broker.services.produce import NO_OFFSET, ProduceService
+from ottla_broker.services.produce import NO_OFFSET, ProduceService, of_all_attempts
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.services.record_gathering import RecordGathering
 from ottla_broker.services.shared_failure import shared_failure
@@ -204,10 +204,12 @@ class RecordProduceService:
         batches = await encode(split, now_ms)
         results = await self._produce.deliver(batches, options)
         for position, (number, indexes) in enumerate(split.items()):
-            leader_ms = _refused_stamp(results[position], now_ms)
+            refused = results[position]
+            leader_ms = _refused_stamp(refused, now_ms, is_keyed=number in marks)
             if leader_ms is not None:
                 again = await encode({number: indexes}, leader_ms)
-                [results[position]] = await self._produce.deliver(again, options)
+                [result] = await self._produce.deliver(again, options)
+                results[position] = of_all_attempts(refused, result)
         return results
 
     def _check_partition(self, topic: Topic, partition: int) -> None:
@@ -291,12 +293,17 @@ class _KeyedRequest:
         )
 
 
-def _refused_stamp(result: AppendedBatch | OttlaError, now_ms: int) -> int | None:
+def _refused_stamp(
+    result: AppendedBatch | OttlaError, now_ms: int, *, is_keyed: bool
+) -> int | None:
     """The leader's time, where what it refused is this broker's stamp `now_ms`; else None.
 
-    A leader of an earlier version does not say.
+    A leader of an earlier version does not say. With a key the batch may be sent again though it
+    may be there from an attempt before: with another stamp it is the same request still.
     """
-    if not isinstance(result, InvalidTimestampError) or result.outcome is not Outcome.NOT_APPLIED:
+    if not isinstance(result, InvalidTimestampError):
+        return None
+    if result.outcome is not Outcome.NOT_APPLIED and not is_keyed:
         return None
     leader_ms = result.members.get("broker_time")
     is_own_stamp = result.members.get("timestamp") == now_ms

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeAlias
 
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.services.idempotency import IdempotencyService
-from ottla_broker.services.produce import NO_OFFSET
+from ottla_broker.services.produce import NO_OFFSET, of_all_attempts
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.services.record_appends import halves, refuses_some_record
 from ottla_broker.services.record_produce import ANONYMOUS, RecordProduceService
@@ -260,6 +260,8 @@ class StreamProduceService:
                 await self._deliver(
                     stream, destination, lines, {partition: part}, results, options, next_cuts
                 )
+                for position in part:
+                    results[position] = of_all_attempts(answer, results[position])
                 failure = results[part[-1]]
                 if stream.ends_at_an_error and isinstance(failure, OttlaError):
                     # Nothing may be stored behind a line that perhaps is not.
