@@ -14,7 +14,7 @@ import structlog
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_exceptions import LineTooLong
 
-from ottla_broker.http.answering import count
+from ottla_broker.http.answering import count, no_room
 from ottla_broker.http.connection import UNREAD
 from ottla_broker.http.deadlines import (
     HALF_CLOSED_READ_S,
@@ -182,7 +182,7 @@ class AiohttpConnection(web.RequestHandler):
             try:
                 held.grow(size_bytes)
             except OverloadedError as error:
-                resp = problem_response(request, error)
+                resp = problem_response(request, no_room(error, is_write=_is_write(request)))
             return await self._finish(request, resp, start_time, size_bytes)
 
     async def send_whole(self, request: web.BaseRequest, response: web.Response) -> None:
@@ -301,6 +301,14 @@ class AiohttpConnection(web.RequestHandler):
         """Close at once, whatever is unsent; the handler is cancelled."""
         if self.transport is not None:
             self.transport.abort()
+
+
+def _is_write(request: web.Request) -> bool:
+    """Whether serving a request may have changed something."""
+    if request.method in ("GET", "HEAD"):
+        return False
+    resource = request.match_info.route.resource
+    return resource is None or resource.canonical != routes.FETCH
 
 
 def _cut_off(body: StreamReader, reason: str) -> None:

@@ -11,7 +11,7 @@ from ottla_broker.http.context import BrokerContext
 from ottla_broker.http.post import Answer, Post, PostRoute, problem_answer
 from ottla_broker.request_id import REQUEST_ID
 from ottla_broker.telemetry import METRICS
-from ottla_protocol.errors import InternalError, OttlaError, Outcome
+from ottla_protocol.errors import InternalError, OttlaError, Outcome, OverloadedError
 
 # Looking a labelled counter up costs more than counting; bounded by routes, methods and statuses.
 _counters: dict[tuple[str, str, int], Counter] = {}
@@ -53,6 +53,17 @@ def refusal(route: PostRoute, error: OttlaError) -> Answer:
         error = error.with_outcome(Outcome.NOT_APPLIED)
     answered("POST", route.path, error.status)
     return problem_answer(error)
+
+
+def no_room(error: OverloadedError, *, is_write: bool) -> OttlaError:
+    """What a client hears where its answer has no room among those that nobody takes.
+
+    The request has been served by then, so of a write it is not said that nothing was applied: who
+    believed that would send it again.
+    """
+    if is_write:
+        error.outcome = Outcome.UNKNOWN
+    return error
 
 
 async def answer_post(context: BrokerContext, route: PostRoute, post: Post) -> Answer:

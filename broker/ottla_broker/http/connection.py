@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
-from ottla_broker.http.answering import answer_post, count, refusal
+from ottla_broker.http.answering import answer_post, count, no_room, refusal
 from ottla_broker.http.bodies import slow_body
 from ottla_broker.http.deadlines import (
     HALF_CLOSED_READ_S,
@@ -318,7 +318,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         path = request.route.path
         keep_alive = request.keep_alive and not self._listener.sends_away(path)
         if self._listener.unsent.held_bytes and not path.startswith(routes.INTERNAL_PREFIX):
-            answer = self._if_there_is_room(answer)
+            answer = self._if_there_is_room(answer, is_write=request.route.is_write)
         self._send(answer, keep_alive=keep_alive)
         if self._send_blocked is not None:
             await self._sent(self._send_blocked)
@@ -335,7 +335,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._is_reading_paused = False
             self._transport.resume_reading()
 
-    def _if_there_is_room(self, answer: Answer) -> Answer:
+    def _if_there_is_room(self, answer: Answer, *, is_write: bool) -> Answer:
         """The answer, or a refusal where those that nobody takes are too many."""
         size_bytes = sum(len(part) for part in answer.body)
         if size_bytes <= SMALL_ANSWER_BYTES:
@@ -344,7 +344,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             with self._listener.unsent.hold() as held:
                 held.grow(size_bytes)
         except OverloadedError as error:
-            return problem_answer(error)
+            return problem_answer(no_room(error, is_write=is_write))
         return answer
 
     async def _sent(self, unblocked: asyncio.Event) -> None:

@@ -1,6 +1,8 @@
 """Clients that drip, break off or take nothing, on both ways from a socket to a handler."""
 
 import asyncio
+import json
+from dataclasses import replace
 
 import pytest
 import structlog
@@ -8,6 +10,7 @@ import structlog
 from ottla_broker.http import aiohttp_connection, deadlines
 from ottla_broker.http import connection as connections
 from ottla_broker.http.post import Answer
+from ottla_protocol import routes
 from tests.unit.broker import test_listener
 from tests.unit.broker.test_listener import LIMIT_BYTES, UNSENT_BYTES, until
 
@@ -239,6 +242,38 @@ class TestNotTaken:
         assert (await other.send(b"x").answer())[0] == 200
         assert (await get.send(method="GET", target="/much").answer())[0] == 200
         await until(lambda: not unsent.held_bytes)
+
+    @pytest.mark.parametrize(
+        ("way", "target", "outcome"),
+        [
+            ("write", "/here", "unknown"),
+            ("read", "/here", "not_applied"),
+            ("POST", "/much", "unknown"),
+            ("POST", routes.FETCH, "not_applied"),
+            ("GET", "/much", "not_applied"),
+        ],
+    )
+    async def test_a_write_whose_answer_is_refused_was_carried_out(
+        self, broker, much, way, target, outcome
+    ):
+        broker.route = replace(broker.route, is_write=way == "write")
+        idle, other = [await broker.connect() for _ in range(2)]
+        idle.send(b"x")
+        await until(lambda: broker.context.unsent.held_bytes > 10 << 20)
+        served = len(broker.posts) + (target == "/here")
+        is_get = way == "GET"
+        other.send(b"" if is_get else b"x", target=target, method="GET" if is_get else "POST")
+        status, _, body = await other.answer()
+        assert (status, json.loads(body)["outcome"]) == (503, outcome)
+        assert len(broker.posts) == served
+
+    async def test_clients_of_rest_proxies_are_told_so_too(self, broker, much):
+        idle, other = [await broker.connect() for _ in range(2)]
+        idle.send(b"x")
+        await until(lambda: broker.context.unsent.held_bytes > 10 << 20)
+        status, _, body = await other.send(b"x", target="/topics/much").answer()
+        assert (status, json.loads(body)["error_code"]) == (503, 503)
+        assert "it may have been applied" in json.loads(body)["message"]
 
     @pytest.mark.parametrize("target", ["/here", "/much"])
     async def test_an_answer_that_drips_away_is_given_up(self, broker, client, much, target, shift):

@@ -14,6 +14,7 @@ from ottla_broker.http.inflight import InflightBytes
 from ottla_broker.http.listener import Listener
 from ottla_broker.http.post import Answer, PostRoute
 from ottla_broker.site_policy import SitePolicy
+from ottla_protocol import routes
 from ottla_protocol.errors import ClusterAuthorizationFailedError, NotControllerError
 
 LIMIT_BYTES = 3 << 20
@@ -89,6 +90,8 @@ class Broker:
 
         application = web.Application(client_max_size=0)
         application.router.add_get("/much", much)
+        for path in ("/much", "/topics/much", routes.FETCH):
+            application.router.add_post(path, much)
         application.router.add_get("/park", park)
         application.router.add_route("*", "/{any:.*}", elsewhere)
         self.runner = web.AppRunner(application, shutdown_timeout=0, handler_cancellation=True)

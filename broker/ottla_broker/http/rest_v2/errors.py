@@ -188,14 +188,10 @@ def error_code_of(error: OttlaError | ProxyError) -> tuple[int, int]:
 def error_response(error: OttlaError | ProxyError) -> web.Response:
     """The error as this API renders it."""
     status, error_code = error_code_of(error)
-    # It may quote bytes of a header that were no UTF-8.
-    message = error.detail.encode("utf-8", "replace").decode()
     retry_after_seconds = 1
     if isinstance(error, OttlaError):
         retry_after_seconds = error.members.get("retry_after_seconds", 1)
-        if error.outcome is Outcome.UNKNOWN:
-            message += " (it may have been applied)"
-    response = proxy_response(ErrorBody(error_code, message), status)
+    response = proxy_response(ErrorBody(error_code, _message(error)), status)
     if status in (429, 503):
         response.headers["Retry-After"] = str(retry_after_seconds)
     return response
@@ -215,9 +211,16 @@ def is_proxy_path(path: str) -> bool:
 
 
 def plain_error_response(error: OttlaError) -> web.Response:
-    """An error that no handler of this API has seen: no such path, or not with that method."""
+    """An error that no handler of this API has seen: no such path, or no room for the answer."""
+    return proxy_response(ErrorBody(error.status, _message(error)), error.status)
+
+
+def _message(error: OttlaError | ProxyError) -> str:
+    # It may quote bytes of a header that were no UTF-8.
     message = error.detail.encode("utf-8", "replace").decode()
-    return proxy_response(ErrorBody(error.status, message), error.status)
+    if isinstance(error, OttlaError) and error.outcome is Outcome.UNKNOWN:
+        message += " (it may have been applied)"
+    return message
 
 
 def proxy_response(document: object, status: int = 200, media_type: str = V2_JSON) -> web.Response:
