@@ -124,6 +124,9 @@ class ReplicaHealer:
         except (UnavailableError, DiskFullError):
             # Closed, being truncated, or no room for the copy: it is looked at next time.
             return
+        if hosted.fitness.lost_tail:
+            # What was told before is not what there is to tell now.
+            self._not_before_ms.pop(hosted.key, None)
 
     def _must_report(self, hosted: Partition) -> bool:
         state = hosted.state

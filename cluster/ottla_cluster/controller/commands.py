@@ -522,7 +522,8 @@ class UnfitReplicaResult(msgspec.Struct, frozen=True):
     topic_id: str
     partition: int
     in_isr: bool
-    """Still, because it is the last member, or nobody else can lead now."""
+    """Still: it is the last member, or nobody else can lead now, or it led and has to follow first,
+    so that it can be cut."""
     partition_epoch: int
     """Whoever lets it into the ISR from here on does so at a later one."""
 

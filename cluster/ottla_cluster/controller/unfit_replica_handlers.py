@@ -4,6 +4,10 @@ A leader sees how far its followers fetch, not what became of their disks, and t
 neither: only the broker itself can know that a log came back shorter than it was, or cannot be read
 any more. It says so here, and leaves the ISR before anybody counts on it. What is decided is what
 fencing would decide, for one partition: another member leads, and the last one stays.
+
+Unlike a fenced broker a leader with damage may still hold its lease, and hear of this late. So it
+stays in the ISR that it leads no more, as in a planned move: then nothing is acknowledged without
+it before it has heard. It leaves when it has cut its log, for which it has to follow.
 """
 
 from ottla_cluster.controller.broker_handlers import current_incarnation
@@ -24,7 +28,10 @@ from ottla_protocol.errors import InvalidRequestError
 def report_unfit_replicas(
     image: MetadataImage, command: ReportUnfitReplicas
 ) -> Result[MetadataRecord, ReportUnfitReplicasResponse]:
-    """Takes each replica out of the ISR, where another member remains, and off the leadership.
+    """Takes each replica that lost its end out of the ISR, where another member remains.
+
+    It leads no more either, and so does one that only cannot read all of its log: as a follower it
+    cuts that, and comes again for the end that it has lost by then.
 
     The partition epoch rises for a replica that is in no ISR, too: a proposal to let it in that is
     under way was made before its leader knew how much it lost, and must not be accepted after this.
@@ -72,17 +79,16 @@ def _without_unfit(
     image: MetadataImage, partition: Partition, node_id: int, replica: UnfitReplica
 ) -> PartitionChanged | None:
     """What the partition becomes; None where it stays as it is."""
-    isr, leader = partition.isr, partition.leader
-    remaining = without(isr, node_id)
-    if remaining:
-        isr = remaining
-        if leader == node_id:
-            leader = elect_leader(image, partition, remaining, excluding=node_id)
-            if leader is None and not replica.lost_tail:
-                # The others are about to stop: better a leader with a hole than none.
-                return None
-    elif leader != node_id or not replica.lost_tail:
+    leads = partition.leader == node_id
+    remaining = without(partition.isr, node_id)
+    successor = partition.leader
+    if leads:
+        successor = elect_leader(image, partition, remaining, excluding=node_id)
+    if replica.lost_tail:
+        if not remaining and not leads:
+            return None
+        return changed(partition, isr=remaining or partition.isr, leader=successor)
+    if not leads or successor is None:
+        # The others are about to stop: better a leader with a hole than none.
         return None
-    else:
-        leader = None
-    return changed(partition, isr=isr, leader=leader)
+    return changed(partition, isr=partition.isr, leader=successor)

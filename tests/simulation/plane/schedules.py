@@ -4,6 +4,7 @@ from tests.simulation.plane import (
     added_replica_schedules,
     cluster_schedules,
     giving_up_schedules,
+    handover_schedules,
     partition_schedules,
     quorum_schedules,
     unclean_schedules,
@@ -16,6 +17,7 @@ SCHEDULES = (
     | cluster_schedules.SCHEDULES
     | voter_schedules.SCHEDULES
     | giving_up_schedules.SCHEDULES
+    | handover_schedules.SCHEDULES
     | unclean_schedules.SCHEDULES
     | added_replica_schedules.SCHEDULES
 )

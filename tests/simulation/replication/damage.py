@@ -145,8 +145,11 @@ class ReportedController(Controller):
         leader = self.leader
         if leader == broker_id:
             leader = self.elect(remaining)
-            if leader is None and not lost_tail:
-                return True, self.partition_epoch
+        if not lost_tail:
+            # It has to hear of it before others acknowledge anything without it.
+            if leader not in (None, self.leader):
+                self._change(self.isr, leader)
+            return True, self.partition_epoch
         self._change(remaining, leader)
         return False, self.partition_epoch
 

@@ -111,10 +111,10 @@ class Manager:
         async with asyncio.timeout(10):
             await self.replicas.wait_applied(published.version)
 
-    async def begin(self):
+    async def begin(self, leader=OTHER):
         self.replicas.start()
         self.replicas.activate()
-        await self.apply(image(1))
+        await self.apply(image(1, leader=leader))
         cut = self.hosted.log.cut_at_damage
 
         async def slow_cut():
@@ -250,6 +250,42 @@ async def test_a_broker_that_stops_waits_for_the_log_that_is_being_cut(manager):
     manager.disk_goes_on.set()
     await stopping
     await until(lambda: manager.hosted.log.damage.first is None)
+
+
+class BusyController:
+    """Has another member lead, and the replica still in the ISR."""
+
+    def __init__(self):
+        self.told = []
+
+    async def execute(self, command, *, timeout_ms):
+        [reported] = command.replicas
+        self.told.append(reported.lost_tail)
+        result = UnfitReplicaResult(
+            reported.topic_id, reported.partition, in_isr=True, partition_epoch=5
+        )
+        return ReportUnfitReplicasResponse((result,))
+
+
+async def test_what_a_former_leader_has_cut_is_told_at_once(manager):
+    """It is in the ISR until then, and nothing is acknowledged without it."""
+    controller = BusyController()
+    await manager.begin(leader=LOCAL)
+    healer = ReplicaHealer(
+        node_id=LOCAL,
+        replicas=manager.replicas,
+        controller=controller,
+        broker_epoch=lambda: 1,
+        on_failure=lambda error: pytest.fail(str(error)),
+    )
+    manager.disk_goes_on.set()
+    await healer.heal()
+    assert controller.told == [False]
+    await manager.apply(image(9))
+    await healer.heal()
+    manager.hosted.fitness.leader_answered()
+    await healer.heal()
+    assert controller.told == [False, True]
 
 
 class SlowController:

@@ -34,13 +34,27 @@ def report(metadata, node_id, *, lost_tail=True, broker_epoch=None):
     ).results
 
 
-@pytest.mark.parametrize("lost_tail", [True, False])
-def test_an_unfit_leader_gives_way_to_another_member(metadata, lost_tail):
+def test_a_leader_without_its_end_gives_way_to_another_member(metadata):
     leader, second, third = metadata.partition().replicas
-    [result] = report(metadata, leader, lost_tail=lost_tail)
+    [result] = report(metadata, leader)
     after = metadata.partition()
     assert (after.leader, after.leader_epoch, after.isr) == (second, 1, (second, third))
     assert (result.in_isr, result.partition_epoch) == (False, after.partition_epoch)
+
+
+def test_a_leader_with_a_hole_stays_in_sync_until_it_follows(metadata):
+    """Its lease holds: nothing may be acknowledged without it before it has heard."""
+    leader, second, third = metadata.partition().replicas
+    [result] = report(metadata, leader, lost_tail=False)
+    after = metadata.partition()
+    assert (after.leader, after.leader_epoch, after.isr) == (second, 1, (leader, second, third))
+    assert (result.in_isr, result.partition_epoch) == (True, after.partition_epoch)
+    # Told again, because the answer was lost, nothing changes.
+    assert report(metadata, leader, lost_tail=False)[0].in_isr
+    assert metadata.partition() == after
+    # It has cut its log.
+    assert not report(metadata, leader)[0].in_isr
+    assert metadata.partition().isr == (second, third)
 
 
 def test_an_unfit_follower_leaves_the_isr_and_the_leader_stays(metadata):
