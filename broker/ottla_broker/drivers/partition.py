@@ -13,7 +13,7 @@ begins in `partition_log_start`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
 from ottla_broker.drivers.clock import monotonic_ms
@@ -21,7 +21,7 @@ from ottla_broker.drivers.disk_space import DiskRoom
 from ottla_broker.drivers.partition_acks import PartitionAcks
 from ottla_broker.drivers.partition_appends import PartitionAppends
 from ottla_broker.drivers.partition_following import PartitionFollowing
-from ottla_broker.drivers.partition_role import PartitionRole
+from ottla_broker.drivers.partition_log_start import Truncating
 from ottla_broker.drivers.purgatory import OffsetWaiters, Watchers
 from ottla_broker.drivers.replica_activity import ReplicaActivity
 from ottla_broker.storage.disk_full import DiskFullError
@@ -67,8 +67,7 @@ class Partition(PartitionAppends, PartitionFollowing, PartitionAcks):
         propose: takes an ISR proposal to the controller, and answers through `proposal_answered`
             or `proposal_failed`.
         lost_tail: the log ends below where it is known to have ended.
-        before_truncation: called with the replica before its log is truncated, and with the end
-            that it will have; None where it begins anew.
+        truncating: see `Truncating`.
         activity: told what happens here, for whoever looks now and then.
     """
 
@@ -84,7 +83,7 @@ class Partition(PartitionAppends, PartitionFollowing, PartitionAcks):
         lease_valid: Callable[[], bool],
         propose: Callable[["Partition", IsrProposal], None],
         lost_tail: bool = False,
-        before_truncation: Callable[[PartitionRole, int | None], Awaitable[None]] | None = None,
+        truncating: Truncating | None = None,
         activity: ReplicaActivity | None = None,
     ) -> None:
         self.log = log
@@ -104,7 +103,7 @@ class Partition(PartitionAppends, PartitionFollowing, PartitionAcks):
         self._replica_lag_time_max_ms = replica_lag_time_max_ms
         self._lease_valid = lease_valid
         self._propose = propose
-        self._before_truncation = before_truncation
+        self._truncating = truncating
         self._activity = activity or ReplicaActivity()
         # The fetch sessions that speak for followers of this leader epoch, by replica.
         self._sessions: dict[int, FollowerContact] = {}

@@ -58,8 +58,8 @@ class PartitionFollowing(PartitionLogStart, PartitionAcks):
             return self.log.log_end_offset
         if output.truncate_to is not None:
             self._fail_acks(self.state, above=output.truncate_to)
-            await self._will_end_at(output.truncate_to)
-            await self.log.truncate_to(output.truncate_to)
+            async with self._truncation(output.truncate_to):
+                await self.log.truncate_to(output.truncate_to)
             self.follower_log_changed()
             return self.log.log_end_offset
         # Never past what is committed here: the leader is ahead of this log.

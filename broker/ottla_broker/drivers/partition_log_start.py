@@ -5,16 +5,22 @@ hides what it has below; one that ends below begins anew there before it leads. 
 whole batch: one that is filled from amid a batch has all of it, and hides its first records.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TypeAlias
 
 from ottla_broker.drivers.partition_role import PartitionRole
 from ottla_protocol.record_batch import read_header, validate_batch
+
+Truncating: TypeAlias = Callable[[PartitionRole, int | None], AbstractAsyncContextManager[None]]
+"""Entered with a replica while its log is truncated, and with the end that it will have; None where
+it begins anew."""
 
 
 class PartitionLogStart(PartitionRole):
     """The beginning of a replica's log, whatever its role."""
 
-    _before_truncation: Callable[[PartitionRole, int | None], Awaitable[None]] | None
+    _truncating: Truncating | None
 
     def _begin_at_first_offset(self) -> None:
         """Let nobody read what was trimmed (decision 51), as far as this log goes.
@@ -53,10 +59,9 @@ class PartitionLogStart(PartitionRole):
 
     async def _begin_anew_at(self, offset: int) -> None:
         """Drop all that the log has, and have its next batch at `offset`."""
-        await self._will_end_at(None)
-        await self.log.reset_to(offset)
+        async with self._truncation(None):
+            await self.log.reset_to(offset)
 
-    async def _will_end_at(self, offset: int | None) -> None:
-        """Before the log is truncated to `offset`, or begins anew (None)."""
-        if self._before_truncation is not None:
-            await self._before_truncation(self, offset)
+    def _truncation(self, offset: int | None) -> AbstractAsyncContextManager[None]:
+        """Entered while the log is truncated to `offset`, or begins anew (None)."""
+        return nullcontext() if self._truncating is None else self._truncating(self, offset)

@@ -345,7 +345,7 @@ class ReplicaManager(HostedReplicas):
             lease_valid=self._lease_valid,
             propose=self._propose,
             lost_tail=loss is not None,
-            before_truncation=self._witness.lower,
+            truncating=self._witness.truncating,
             activity=self.activity,
         )
         # What was found while the log was opened is looked at once.

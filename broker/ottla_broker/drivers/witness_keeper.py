@@ -8,8 +8,8 @@ witness tells what it should have.
 """
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from ottla_broker.drivers.critical_task import CriticalTask
@@ -55,6 +55,8 @@ class WitnessKeeper:
         self._writing = writing
         self._on_failure = on_failure
         self._moved: set[ReplicaKey] = set()
+        # Their end is told by what was written before, and moves when they have been truncated.
+        self._truncating: set[ReplicaKey] = set()
         self._flushing = asyncio.Lock()
         self._task: CriticalTask | None = None
 
@@ -76,24 +78,32 @@ class WitnessKeeper:
         """A replica's log is durable up to another end than before."""
         self._moved.add(key)
 
-    async def lower(self, partition: PartitionRole, end_offset: int | None) -> None:
-        """Write down that a log is about to end at `end_offset`, before it is truncated.
+    @asynccontextmanager
+    async def truncating(
+        self, partition: PartitionRole, end_offset: int | None
+    ) -> AsyncIterator[None]:
+        """Write down that a log is about to end at `end_offset`; it is truncated within.
 
-        None where it begins anew, elsewhere: then nothing is known until it has begun.
+        None where it begins anew, elsewhere: then nothing is known until it has begun. Until this
+        is over the log may still say that it ends where it did, which nobody is to write.
 
         Raises:
             StorageError: it cannot be written.
         """
-        known = self._witness.ends.get(partition.key)
-        if not self._is_told(partition) or known is None:
-            return
-        # What it ended at until now must not be written behind this.
+        self._truncating.add(partition.key)
         self._moved.discard(partition.key)
-        if end_offset is None:
-            self._witness.forget(partition.key)
-        elif known.end_offset > end_offset:
-            self._witness.record(partition.key, self._end_of(partition, end_offset))
-        await self._write()
+        try:
+            known = self._witness.ends.get(partition.key)
+            if known is not None and self._is_told(partition):
+                if end_offset is None:
+                    self._witness.forget(partition.key)
+                elif known.end_offset > end_offset:
+                    self._witness.record(partition.key, self._end_of(partition, end_offset))
+                await self._write()
+            yield
+        finally:
+            self._truncating.discard(partition.key)
+            self._moved.add(partition.key)
 
     async def mark_short(self, key: ReplicaKey, end_offset: int) -> None:
         """Write down that a replica lacks some of what it had below `end_offset`.
@@ -123,10 +133,8 @@ class WitnessKeeper:
         Raises:
             StorageError: it cannot be written.
         """
-        known = self._witness.ends.get(partition.key)
-        if known is not None and partition.fitness.lost_tail:
-            start_offset = partition.log.log_start_offset
-            self._witness.record(partition.key, replace(known, start_offset=start_offset))
+        if partition.fitness.lost_tail:
+            self._record_start(partition)
         self._moved.add(partition.key)
         # Without room it is written later, and the files go all the same: they make room. Should
         # the broker end before, the log is refilled without need.
@@ -157,13 +165,22 @@ class WitnessKeeper:
             partition = self._partition(key)
             if partition is None or partition.fitness.lost_tail:
                 continue
-            if not self._outlasts_anything(partition):
+            if key in self._truncating:
+                self._record_start(partition)
+            elif not self._outlasts_anything(partition):
                 # It promises less, so after a loss of power it may well be shorter.
                 self._witness.forget(key)
             elif self._is_told(partition):
                 end = self._end_of(partition, partition.log.log_end_offset)
                 self._witness.record(key, end)
         await self._write()
+
+    def _record_start(self, partition: PartitionRole) -> None:
+        """Record where a log begins, beside the end that is known."""
+        known = self._witness.ends.get(partition.key)
+        if known is not None:
+            start_offset = partition.log.log_start_offset
+            self._witness.record(partition.key, replace(known, start_offset=start_offset))
 
     def _end_of(self, partition: PartitionRole, end_offset: int) -> WitnessedEnd:
         syncs_commits = partition.log.durability is Durability.FSYNC

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -383,14 +384,17 @@ async def test_a_truncation_is_told_of_before_it_happens(hosted):
     await follow_with(hosted, b"one", b"two")
     partition = hosted.partition
 
-    async def before(replica, end_offset):
+    @asynccontextmanager
+    async def truncating(replica, end_offset):
+        told.append((end_offset, replica.log.log_end_offset))
+        yield
         told.append((end_offset, replica.log.log_end_offset))
 
-    partition._before_truncation = before
+    partition._truncating = truncating
     await partition.become_follower(state(OTHER, 5))
     position = partition.follower.fetch_position
     await partition.take_fetched(position, FetchResult("t" * 32, 0, None, 0, 0, (2, 1), []))
-    assert told == [(1, 2)]
+    assert told == [(1, 2), (1, 1)]
     assert partition.log.log_end_offset == 1
 
 

@@ -7,6 +7,7 @@ import pytest
 import structlog
 
 from ottla_broker.drivers.metadata import MetadataCache
+from ottla_broker.drivers.peer_messages import FetchResult, ReplicatedBatch
 from ottla_broker.drivers.replica_fetcher import ReplicaFetcher
 from ottla_broker.drivers.replica_healer import ReplicaHealer
 from ottla_broker.drivers.replica_logs import ReplicaLogs
@@ -23,6 +24,7 @@ from ottla_cluster.controller.commands import ReportUnfitReplicasResponse, Unfit
 from ottla_cluster.controller.image import MetadataImage, Partition, Topic
 from ottla_cluster.controller.image_sharing import sharing_with
 from ottla_cluster.replication.fitness import ReplicaFitness
+from ottla_protocol.record_codec import RecordData, encode_batch
 from tests.unit.awaiting import until
 from tests.unit.broker.disks import DiskOf
 
@@ -105,6 +107,13 @@ class Manager:
     @property
     def hosted(self):
         return self.replicas.partitions[KEY]
+
+    def written_end(self):
+        witness = EndWitness(self.witness_path)
+        try:
+            return witness.ends[KEY].end_offset
+        finally:
+            witness.close()
 
     async def apply(self, published):
         self.metadata.publish(published)
@@ -375,6 +384,41 @@ async def test_a_start_is_witnessed_before_files_go(manager, monkeypatch):
     log._files.advance_log_start(3)
     await manager.replicas.remove_expired(manager.hosted)
     assert seen == [0, 3]
+
+
+async def test_an_end_that_is_about_to_go_is_not_witnessed_again(manager, monkeypatch):
+    """Whatever else is written down while the log is being cut, and though it is not yet."""
+    manager.replicas.start()
+    manager.replicas.activate()
+    await manager.apply(image(1))
+    hosted = manager.hosted
+    for offset in range(2):
+        batch = encode_batch(
+            [RecordData(timestamp=1, key=None, value=b"x")], base_offset=offset, leader_epoch=0
+        )
+        hosted.log.append_as_follower([ReplicatedBatch(memoryview(batch), None)])
+    await hosted.log.wait_durable(2)
+    hosted.follower_log_changed()
+    await manager.replicas._witness.flush()
+    truncate_to, witnessed = hosted.log.truncate_to, []
+
+    async def slow_truncate(offset):
+        await manager.replicas.remove_expired(hosted)
+        await manager.replicas._witness.flush()
+        witnessed.append(manager.written_end())
+        await truncate_to(offset)
+
+    async def remove_nothing():
+        return None
+
+    monkeypatch.setattr(hosted.log, "truncate_to", slow_truncate)
+    monkeypatch.setattr(hosted.log.cleanup, "remove_expired", remove_nothing)
+    monkeypatch.setattr(LogCleanup, "has_expired", True)
+    diverging = FetchResult(ORDERS, 0, None, 0, 0, (0, 1), [])
+    await hosted.take_fetched(hosted.follower.fetch_position, diverging)
+    assert witnessed == [1]
+    await manager.replicas._witness.flush()
+    assert manager.written_end() == hosted.log.log_end_offset == 1
 
 
 async def test_a_replica_at_rest_is_looked_at_by_nobody(manager):

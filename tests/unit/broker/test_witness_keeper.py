@@ -71,8 +71,11 @@ async def test_a_log_that_does_not_sync_outlasts_its_process_only(
     kept.keeper.moved(KEY)
     await kept.keeper.flush()
     assert kept.written() == written
-    await kept.keeper.lower(kept.replica, 60)
     lowered = None if written is None else replace(written, end_offset=60)
+    async with kept.keeper.truncating(kept.replica, 60):
+        assert kept.written() == lowered
+        kept.replica.log.log_end_offset = 60
+    await kept.keeper.flush()
     assert kept.written() == lowered
     await kept.keeper.stop()
 
@@ -129,4 +132,48 @@ async def test_a_start_is_written_down_before_files_go(tmp_path, is_short):
     kept.replica.log.log_start_offset = 40
     await kept.keeper.before_removal(kept.replica)
     assert (kept.written().start_offset, kept.written().is_short) == (40, is_short)
+    await kept.keeper.stop()
+
+
+async def test_a_log_that_is_being_truncated_is_told_of_as_what_it_will_be(tmp_path):
+    kept = Keeper(tmp_path)
+    kept.keeper.moved(KEY)
+    await kept.keeper.flush()
+    async with kept.keeper.truncating(kept.replica, 60):
+        # Retention goes on meanwhile.
+        kept.replica.log.log_start_offset = 40
+        await kept.keeper.before_removal(kept.replica)
+        assert kept.written() == WitnessedEnd(1, 60, start_offset=40)
+        kept.replica.log.log_end_offset = 60
+    kept.replica.log.log_end_offset = 80
+    await kept.keeper.flush()
+    assert kept.written() == WitnessedEnd(1, 80, start_offset=40)
+    await kept.keeper.stop()
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_log_that_begins_anew_is_told_of_when_it_has_begun(tmp_path, is_known):
+    kept = Keeper(tmp_path)
+    if is_known:
+        kept.keeper.moved(KEY)
+        await kept.keeper.flush()
+    async with kept.keeper.truncating(kept.replica, None):
+        kept.keeper.moved(KEY)
+        await kept.keeper.flush()
+        assert kept.written() is None
+    await kept.keeper.flush()
+    assert kept.written() == WitnessedEnd(1, 100, start_offset=7)
+    await kept.keeper.stop()
+
+
+async def test_a_log_that_could_not_be_truncated_ends_where_it_did(tmp_path):
+    kept = Keeper(tmp_path)
+    kept.keeper.moved(KEY)
+    await kept.keeper.flush()
+    with pytest.raises(DiskFullError):
+        async with kept.keeper.truncating(kept.replica, 60):
+            raise DiskFullError("no room")
+    assert kept.written().end_offset == 60
+    await kept.keeper.flush()
+    assert kept.written().end_offset == 100
     await kept.keeper.stop()
