@@ -30,6 +30,7 @@ from ottla_cluster.controller.handlers import handle
 from ottla_cluster.controller.image import BrokerState, MetadataImage
 from ottla_cluster.controller.limits import MAX_WAITING_REQUESTS
 from ottla_cluster.controller.partition_handlers import elect_preferred
+from ottla_cluster.controller.reassignment_schedule import ReassignmentSchedule
 from ottla_cluster.controller.records import MetadataRecord, PartitionChanged, encode_records
 from ottla_cluster.controller.replay import replay
 from ottla_cluster.controller.sessions import BrokerSessions
@@ -97,6 +98,7 @@ class ActiveController:
         self._preferred_elections_seen: set[tuple[str, int, int]] = set()
         self._drains_due_ms = now_ms
         self._unclean_elections = UncleanElectionSchedule(config.session_timeout_ms, now_ms)
+        self._reassignments = ReassignmentSchedule(config.session_timeout_ms)
         self._runtime: SpeculativeRuntime[MetadataImage, Command, MetadataRecord, Response]
         self._runtime = SpeculativeRuntime(
             ControllerMachine(config, random),
@@ -121,8 +123,8 @@ class ActiveController:
 
         Forming a new cluster, fencing brokers whose session is over, the election of preferred
         leaders, and of any replica where the topic allows it and nobody in sync can lead, the next
-        moves away from drained brokers. What is still true at the next call is due again, so a
-        refused command needs no care.
+        moves away from drained brokers, the ends of reassignments. What is still true at the next
+        call is due again, so a refused command needs no care.
         """
         image = self.speculative_image
         if image.cluster_id is None:
@@ -135,6 +137,9 @@ class ActiveController:
             self._drains_due_ms = now_ms + DRAIN_INTERVAL_MS
             if moves_are_due(image):
                 commands.append(AdvanceDrains())
+        finished = self._reassignments.due(self.committed_image, now_ms)
+        if finished is not None:
+            commands.append(finished)
         unclean = self._unclean_elections.due(image, now_ms)
         if unclean is not None:
             commands.append(unclean)
@@ -171,7 +176,7 @@ class ActiveController:
             self._refuse_namesake(command, now_ms)
         submitted = self._runtime.submit(command, now_ms)
         if isinstance(command, Heartbeat):
-            self._touch(command.node_id, command.broker_epoch, now_ms)
+            self._touch(command, now_ms)
         return submitted
 
     def appended(self, request_id: int, index: int) -> None:
@@ -217,11 +222,12 @@ class ActiveController:
                 outcome=Outcome.NOT_APPLIED,
             )
 
-    def _touch(self, node_id: int, broker_epoch: int, now_ms: int) -> None:
+    def _touch(self, heartbeat: Heartbeat, now_ms: int) -> None:
         """Prolongs the session, unless the heartbeat came from a former incarnation."""
-        broker = self.speculative_image.brokers.get(node_id)
-        if broker is not None and broker.broker_epoch == broker_epoch:
-            self._sessions.touched(node_id, broker_epoch, now_ms)
+        broker = self.speculative_image.brokers.get(heartbeat.node_id)
+        if broker is not None and broker.broker_epoch == heartbeat.broker_epoch:
+            self._sessions.touched(broker.node_id, broker.broker_epoch, now_ms)
+            self._reassignments.heard(heartbeat)
 
 
 def _with_what_it_changed(done: Completed[Response]) -> Completed[Response]:

@@ -245,6 +245,20 @@ class CancelDrain(CommandMessage, frozen=True, tag="cancel_drain"):
     node_id: int
 
 
+class HandedOverPartition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A partition that is being reassigned, as it was when its leader was known to everybody."""
+
+    topic_id: str
+    partition: int
+    partition_epoch: int
+
+
+class FinishReassignments(CommandMessage, frozen=True, tag="finish_reassignments"):
+    """The controller's own: end these reassignments; who leaves the ISR knows who leads."""
+
+    partitions: tuple[HandedOverPartition, ...]
+
+
 class AdvanceDrains(CommandMessage, frozen=True, tag="advance_drains"):
     """The controller's own: begin the next moves away from brokers that are being drained."""
 
@@ -293,6 +307,7 @@ Command = (
     | AllocateProducerIds
     | AddPartitions
     | AlterReassignments
+    | FinishReassignments
     | ReportUnfitReplicas
     | UpgradeFeatureLevel
     | ElectUnclean
@@ -497,6 +512,12 @@ class DrainChangedResponse(ResponseMessage, frozen=True, tag="drain_changed"):
     """How many replicas the broker has."""
 
 
+class ReassignmentsFinishedResponse(ResponseMessage, frozen=True, tag="reassignments_finished"):
+    """How many have ended."""
+
+    finished: int
+
+
 class DrainsAdvancedResponse(ResponseMessage, frozen=True, tag="drains_advanced"):
     """How many moves have begun."""
 
@@ -548,6 +569,7 @@ Response = (
     | AllocateProducerIdsResponse
     | AddPartitionsResponse
     | AlterReassignmentsResponse
+    | ReassignmentsFinishedResponse
     | ReportUnfitReplicasResponse
     | FeatureLevelUpgradedResponse
     | ElectUncleanResponse

@@ -144,9 +144,14 @@ def broker_unfenced(partition: Partition, node_id: int) -> Change:
 
 
 def preferred_leader_returns(image: MetadataImage, partition: Partition) -> Change:
-    """Gives leadership back to the first replica when it is active, in sync and has room."""
+    """Gives leadership back to the first replica when it is active, in sync and has room.
+
+    Not to one that a reassignment takes away: it would have to hand over again.
+    """
     preferred = partition.replicas[0]
     if preferred not in partition.isr or not image.takes_appends(preferred):
+        return ()
+    if preferred in partition.removing_replicas:
         return ()
     if partition.awaited_directory_id is not None:
         return ()

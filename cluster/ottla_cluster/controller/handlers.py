@@ -30,6 +30,7 @@ from ottla_cluster.controller.commands import (
     ElectPreferred,
     ElectUnclean,
     FenceBroker,
+    FinishReassignments,
     FinishRestore,
     FormCluster,
     Heartbeat,
@@ -53,6 +54,7 @@ from ottla_cluster.controller.partition_handlers import alter_partition, elect_p
 from ottla_cluster.controller.producer_id_handlers import allocate_producer_ids
 from ottla_cluster.controller.reassignment_handlers import (
     alter_reassignments,
+    finish_handed_over,
     finish_reassignments,
 )
 from ottla_cluster.controller.records import MetadataRecord
@@ -140,6 +142,8 @@ def _decide(  # noqa: C901  one case for each command
             return elect_unclean(image, command)
         case AlterReassignments():
             return alter_reassignments(image, command)
+        case FinishReassignments():
+            return finish_handed_over(image, command)
         case AlterReplicationThrottle():
             return alter_replication_throttle(image, command)
         case AllocateProducerIds():

@@ -2,9 +2,13 @@
 
 A reassignment adds the target replicas behind the present ones and then waits: the added ones fetch
 like any follower, and the leader proposes them for the ISR. Once every target replica is in the
-ISR, the partition switches to the target list in one step: the others leave replicas and ISR, and
-where the leader is among them, a target replica leads. Whoever is no replica any more drops its
-log; at that moment every target replica holds all that is committed.
+ISR, a target replica leads, and the partition switches to the target list in one step: the others
+leave replicas and ISR. Whoever is no replica any more drops its log; at that moment every target
+replica holds all that is committed.
+
+A leader that is to go hands over first, and stays in the ISR with the others until they have heard
+who leads (`reassignment_schedule` says when): its lease holds, and what others acknowledged without
+it would be more than it tells of where the partition ends.
 
 Until the switch nothing is lost by calling it off: the former replicas are all still there.
 """
@@ -12,9 +16,12 @@ Until the switch nothing is lost by calling it off: the former replicas are all 
 from ottla_cluster.controller.commands import (
     AlterReassignments,
     AlterReassignmentsResponse,
+    FinishReassignments,
     Reassignment,
     ReassignmentResult,
+    ReassignmentsFinishedResponse,
 )
+from ottla_cluster.controller.elections import changed
 from ottla_cluster.controller.image import MetadataImage, Partition
 from ottla_cluster.controller.limits import MAX_REASSIGNMENTS
 from ottla_cluster.controller.records import (
@@ -65,9 +72,9 @@ def alter_reassignments(
 def finish_reassignments(
     image: MetadataImage, result: Result[MetadataRecord, ResponseT]
 ) -> Result[MetadataRecord, ResponseT]:
-    """A handler's result, with the ends of the reassignments that it makes possible.
+    """A handler's result, with the steps of reassignments that it makes possible.
 
-    The end is a record of its own behind the change that allowed it: a leader that learns of its
+    A step is a record of its own behind the change that allowed it: a leader that learns of its
     accepted proposal first knows an older partition epoch than the metadata's, and so takes over
     what the metadata says when that arrives.
 
@@ -128,14 +135,53 @@ def call_off_reassignment(image: MetadataImage, partition: Partition) -> Partiti
     return _reassigned(image, partition, partition.former_replicas, adding=(), target=())
 
 
-def _end(image: MetadataImage, partition: Partition) -> tuple[PartitionReassigned, ...]:
-    """The switch to the target replicas, if they are all in sync and one of them can lead."""
+def finish_handed_over(
+    image: MetadataImage, command: FinishReassignments
+) -> Result[MetadataRecord, ReassignmentsFinishedResponse]:
+    """Ends reassignments of partitions that are as they were when everybody was found to know."""
+    records: list[MetadataRecord] = []
+    for each in command.partitions:
+        topic = image.topics.get(each.topic_id)
+        partition = None if topic is None else topic.partitions[each.partition]
+        if (
+            partition is not None
+            and partition.partition_epoch == each.partition_epoch
+            and is_handed_over(partition)
+        ):
+            records.append(_switched(image, partition))
+    return Result(tuple(records), ReassignmentsFinishedResponse(len(records)))
+
+
+def is_handed_over(partition: Partition) -> bool:
+    """Whether all that a reassignment waits for is that those who leave the ISR know who leads."""
     target = partition.target_replicas
+    return partition.leader in target and set(target) <= set(partition.isr)
+
+
+def _end(image: MetadataImage, partition: Partition) -> tuple[MetadataRecord, ...]:
+    """The next step, if the target replicas are all in sync: the last one, or that one leads."""
+    target = partition.target_replicas
+    if is_handed_over(partition):
+        return (_switched(image, partition),) if set(partition.isr) <= set(target) else ()
     if not target or partition.leader is None or not set(target) <= set(partition.isr):
         return ()
-    if partition.leader not in target and not any(image.is_active(node_id) for node_id in target):
-        return ()
-    return (_reassigned(image, partition, target, adding=(), target=()),)
+    heir = _heir(image, partition)
+    return () if heir is None else (changed(partition, isr=partition.isr, leader=heir),)
+
+
+def _heir(image: MetadataImage, partition: Partition) -> int | None:
+    """The target replica that is to lead in place of one that is to go; None for none as yet."""
+    able = [node_id for node_id in partition.target_replicas if image.is_active(node_id)]
+    with_room = [node_id for node_id in able if image.takes_appends(node_id)]
+    assert partition.leader is not None, partition
+    if not with_room and image.takes_appends(partition.leader):
+        # Whoever is full would be relieved of it at once.
+        return None
+    return next(iter(with_room or able), None)
+
+
+def _switched(image: MetadataImage, partition: Partition) -> PartitionReassigned:
+    return _reassigned(image, partition, partition.target_replicas, adding=(), target=())
 
 
 def _reassigned(

@@ -37,6 +37,7 @@ from ottla_cluster.controller.replay import replay
 from ottla_cluster.controller.snapshot import decode_image, encode_image
 from ottla_cluster.controller.topic_configs import UNCLEAN_LEADER_ELECTION_ENABLE
 from ottla_protocol.errors import OttlaError
+from tests.simulation.controller.handovers import Handovers
 from tests.simulation.controller.metadata_checks import MetadataChecks
 
 CLUSTER_ID = "simulated"
@@ -74,6 +75,7 @@ class ControllerSimulation(MetadataChecks):
         self.counts = {"accepted": 0, "refused": 0, "leaderships": 0, "altered": 0, "elected": 0}
         self.counts |= {"reassigning": 0, "reassigned": 0, "called_off": 0, "grown": 0, "blocks": 0}
         self.counts |= {"unclean": 0, "awaited": 0, "returned": 0}
+        self.handovers = Handovers(self.config.session_timeout_ms)
         self._lead()
 
     def run(self, steps):
@@ -161,8 +163,10 @@ class ControllerSimulation(MetadataChecks):
 
     def _pass_time(self):
         self.now_ms += self.random.randint(0, 500)
+        waiting = self.handovers.waiting(self.controller, self.replica, self.now_ms)
         for command in self.controller.due(self.now_ms):
             self._give(command)
+        self.handovers.check_ended(waiting, self.controller.speculative_image)
 
     def _submit(self):
         command = self.random.choices(
@@ -193,6 +197,7 @@ class ControllerSimulation(MetadataChecks):
             self.counts["refused"] += 1
             self._check_refusal(command, error)
             return
+        self.handovers.told(command)
         if submitted.payload is None:
             if submitted.response is None:
                 self.waiting[submitted.request_id] = max(

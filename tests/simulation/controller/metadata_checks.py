@@ -8,6 +8,7 @@ from ottla_cluster.controller.commands import (
     RegisterBroker,
 )
 from ottla_cluster.controller.image import BrokerState
+from ottla_cluster.controller.reassignment_handlers import is_handed_over
 from ottla_cluster.controller.records import (
     PartitionChanged,
     PartitionDirectoryAwaited,
@@ -47,6 +48,7 @@ class MetadataChecks:
                 assert broker.state is not BrokerState.FENCED
                 if member.node_id not in now.isr:
                     assert broker.state is BrokerState.ACTIVE
+        self.handovers.check(before, command, self.now_ms)
         if isinstance(command, Heartbeat):
             broker = before.brokers[command.node_id]
             if broker.state is BrokerState.FENCED:
@@ -78,10 +80,11 @@ class MetadataChecks:
             assert not partition.adding_replicas
             return
         assert set(partition.replicas) == {*partition.former_replicas, *partition.target_replicas}
-        if set(partition.target_replicas) <= set(partition.isr) and partition.leader is not None:
+        if is_handed_over(partition):
+            assert not set(partition.isr) <= set(partition.target_replicas), "it could have ended"
+        elif set(partition.target_replicas) <= set(partition.isr) and partition.leader is not None:
             heirs = [n for n in partition.target_replicas if image.is_active(n)]
-            assert not heirs, "it could have ended"
-            assert partition.leader not in partition.target_replicas, "it could have ended"
+            assert not heirs, "it could have handed over"
 
     def _check_entry(self, before, entry, records):
         after = self.replica
@@ -110,6 +113,7 @@ class MetadataChecks:
         """One incarnation of one broker leads in one leader epoch, over all of history."""
         key = (partition.topic_id, partition.partition, partition.leader_epoch)
         leader = partition.leader
+        self.handovers.led(key, image.version, self.now_ms)
         holder = (leader, None if leader is None else image.brokers[leader].broker_epoch)
         assert self.leaderships.setdefault(key, holder) == holder, "two leaders in one epoch"
 
@@ -143,6 +147,7 @@ class MetadataChecks:
             assert now.leader is None or now.leader in in_sync, "an unclean election"
             self.counts["elected"] += 1
         self._check_replicas(former, now, entry, in_sync)
+        self.handovers.check_entry(former, changes, entry.command)
 
     def _check_unclean_election(self, former, record):
         """Where the topic allows it, and nobody who is in sync leads or could."""

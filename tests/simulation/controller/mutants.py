@@ -15,6 +15,7 @@ from ottla_cluster.controller import (
     unclean_election_handlers,
 )
 from ottla_cluster.controller.elections import change, without
+from ottla_cluster.controller.reassignment_schedule import ReassignmentSchedule
 from ottla_cluster.controller.records import PartitionChanged
 from ottla_cluster.state_machine import runtime
 
@@ -200,16 +201,21 @@ def only_its_own_command_ends_a_reassignment(monkeypatch):
 
 
 def a_reassignment_ends_under_a_leader_that_is_removed(monkeypatch):
-    """It forgets to look for an heir, so leadership stays with none until a broker returns."""
-    real = reassignment_handlers._reassigned
+    """It does not hand over first, but switches with another leader in one step."""
 
-    def reassigned(image, partition, replicas, *, adding, target):
-        record = real(image, partition, replicas, adding=adding, target=target)
-        if record.leader == partition.leader:
-            return record
-        return msgspec.structs.replace(record, leader=None)
+    def end(image, partition):
+        target = partition.target_replicas
+        if not target or partition.leader is None or not set(target) <= set(partition.isr):
+            return ()
+        if partition.leader not in target and not any(image.is_active(n) for n in target):
+            return ()
+        return (reassignment_handlers._switched(image, partition),)
 
-    monkeypatch.setattr(reassignment_handlers, "_reassigned", reassigned)
+    monkeypatch.setattr(reassignment_handlers, "_end", end)
+
+
+def a_reassignment_asks_nobody_whether_he_has_heard(monkeypatch):
+    monkeypatch.setattr(ReassignmentSchedule, "_is_known", lambda *_: True)
 
 
 def a_block_of_producer_ids_begins_within_the_last_one(monkeypatch):
@@ -308,6 +314,7 @@ MUTANTS = (
     a_new_target_keeps_what_the_former_one_added,
     only_its_own_command_ends_a_reassignment,
     a_reassignment_ends_under_a_leader_that_is_removed,
+    a_reassignment_asks_nobody_whether_he_has_heard,
     a_block_of_producer_ids_begins_within_the_last_one,
     an_unclean_election_asks_no_topic,
     an_unclean_election_takes_whoever_is_registered,

@@ -33,6 +33,66 @@ def damaged_leader_hides_who_leads(*classes):
     script.finish()
 
 
+def removed_leader_hides_who_leads(*classes):
+    """A reassignment takes the leader away, which hears nothing of it."""
+    script = Script(*classes)
+    a, b, c = script.state.replicas
+    script.commit(a)
+    script.run(100)
+    news = hold_metadata(script, a)
+    script.reassign((b, c))
+    script.until(script.leads(b), "a leads on")
+    answers = script.produce(b)
+    script.run(60)
+    script.require(script.replica(a).leader is not None, "a knows who leads")
+    script.latest(a)
+    script.require(script.state.is_reassigning, "it ends though a leads on")
+    news.release()
+    script.until(lambda: not script.state.is_reassigning, "the reassignment does not end")
+    script.require(script.state.replicas == (b, c), f"moved: {script.state}")
+    script.until(lambda: answers, "a record is not acknowledged")
+    script.require(not isinstance(answers[0], OttlaError), f"a record is refused: {answers}")
+    script.finish()
+
+
+def removed_leader_is_gone(*classes):
+    """The leader that a reassignment takes away dies before it hears of it: nobody waits long."""
+    script = Script(*classes)
+    a, b, c = script.state.replicas
+    script.commit(a)
+    script.run(100)
+    hold_metadata(script, a)
+    script.reassign((b, c))
+    script.until(script.leads(b), "a leads on")
+    script.kill(a)
+    script.until(lambda: not script.state.is_reassigning, "the reassignment does not end")
+    script.commit_at_the_leader()
+    script.finish()
+
+
+def former_leader_is_removed_before_it_hears(*classes):
+    """Its leadership went back to the preferred leader; it is to leave the ISR a moment later."""
+    script = Script(*classes)
+    p, q, r = script.state.replicas
+    script.kill(p)
+    script.until(script.leads(q), "no other leader")
+    script.start(p)
+    script.until(lambda: script.state.isr == (p, q, r), "p is not in sync again")
+    script.commit(q)
+    news = hold_metadata(script, q)
+    script.elect_preferred()
+    script.reassign((p, r))
+    script.until(script.leads(p), "p does not lead")
+    answers = script.produce(p)
+    script.run(60)
+    script.require(script.replica(q).leader is not None, "q knows who leads")
+    script.latest(q)
+    news.release()
+    script.until(lambda: answers, "a record is not acknowledged")
+    script.until(lambda: not script.state.is_reassigning, "the reassignment does not end")
+    script.finish()
+
+
 def hold_metadata(script, node_id):
     """Hold what the controller's log has for a broker; it hears that it is not forgotten."""
     return script.hold("raft", receiver=node_id, where=lambda a: getattr(a[0], "entries", ()))
@@ -55,4 +115,12 @@ def cut_at_damage(script, node_id, *, offset):
     replica.log.truncate(offset, is_cut)
 
 
-SCHEDULES = {schedule.__name__: schedule for schedule in (damaged_leader_hides_who_leads,)}
+SCHEDULES = {
+    schedule.__name__: schedule
+    for schedule in (
+        damaged_leader_hides_who_leads,
+        removed_leader_hides_who_leads,
+        removed_leader_is_gone,
+        former_leader_is_removed_before_it_hears,
+    )
+}

@@ -22,9 +22,13 @@ from tests.simulation.raft.snapshot_mutants import SNAPSHOT_MUTANTS
 # machines themselves is about.
 CAUGHT_BY_SCHEDULE = {
     "a lost log is a short one": ("whoever_has_a_log_leads", "an empty log leads"),
+    "a reassignment asks nobody whether he has heard": (
+        "removed_leader_hides_who_leads",
+        "latest covers what was acknowledged",
+    ),
     "a reassignment ends under a leader that is removed": (
-        "failover_amid_a_reassignment",
-        "nobody leads",
+        "removed_leader_hides_who_leads",
+        "latest covers what was acknowledged",
     ),
     "a reassignment ends with one target replica in sync": (
         "failover_amid_a_reassignment",

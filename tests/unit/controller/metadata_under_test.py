@@ -7,7 +7,9 @@ from ottla_cluster.controller.commands import (
     AlterPartition,
     CreateTopic,
     FenceBroker,
+    FinishReassignments,
     FormCluster,
+    HandedOverPartition,
     Heartbeat,
     IsrMember,
     RegisterBroker,
@@ -16,6 +18,7 @@ from ottla_cluster.controller.config import ControllerConfig
 from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.handlers import handle
 from ottla_cluster.controller.image import MetadataImage
+from ottla_cluster.controller.reassignment_handlers import is_handed_over
 from ottla_cluster.controller.records import decode_records, encode_records
 from ottla_cluster.controller.replay import replay
 
@@ -23,7 +26,12 @@ CLUSTER_ID = "test"
 
 
 class MetadataUnderTest:
-    """Keeps the newest image; every command's records go through their encoding."""
+    """Keeps the newest image; every command's records go through their encoding.
+
+    Every broker hears at once who leads what is being reassigned, unless `hears_late`.
+    """
+
+    hears_late = False
 
     def __init__(self, broker_count=3, *, racks=None, seed=1, **config):
         self.config = ControllerConfig(cluster_id=CLUSTER_ID, **config)
@@ -36,10 +44,29 @@ class MetadataUnderTest:
             self.heartbeat(node_id)
 
     def apply(self, command):
+        response = self.commit(command)
+        if not self.hears_late:
+            self.finish_reassignments()
+        return response
+
+    def commit(self, command):
+        """One entry of the log."""
         result = handle(self.image, command, 0, self.random, self.config)
         self.last_records = decode_records(encode_records(result.records))
         self.image = replay(self.image, self.last_records, self.image.version + 1)
         return result.response
+
+    def finish_reassignments(self):
+        """Everybody has heard who leads."""
+        handed_over = tuple(
+            HandedOverPartition(each.topic_id, each.partition, each.partition_epoch)
+            for _, each in self.image.all_partitions()
+            if is_handed_over(each)
+        )
+        if handed_over:
+            before = self.last_records
+            self.commit(FinishReassignments(handed_over))
+            self.last_records = (*before, *self.last_records)
 
     def be_at_level(self, feature_level):
         """As a cluster of an older version: its brokers tell no directories."""

@@ -3,7 +3,13 @@ from dataclasses import replace
 import pytest
 
 from ottla_cluster.controller import reassignment_handlers
-from ottla_cluster.controller.commands import AlterReassignments, Reassignment
+from ottla_cluster.controller.commands import (
+    AlterReassignments,
+    ElectPreferred,
+    FinishReassignments,
+    HandedOverPartition,
+    Reassignment,
+)
 from ottla_cluster.controller.elections import effective_min_isr
 from ottla_cluster.controller.records import PartitionChanged, PartitionReassigned
 from ottla_cluster.controller.snapshot import decode_image, encode_image
@@ -97,7 +103,8 @@ def test_leadership_moves_to_the_target_s_first_active_replica(metadata):
     metadata.joins(f, d)
     now = metadata.partition()
     assert now.replicas == (d, e, f)
-    assert (now.leader, now.leader_epoch) == (d, before.leader_epoch + 1)
+    # One epoch in which all are there still, and one without those who were taken away.
+    assert (now.leader, now.leader_epoch) == (d, before.leader_epoch + 2)
     with pytest.raises(FencedLeaderEpochError):
         metadata.apply(
             metadata.proposal(
@@ -137,7 +144,7 @@ def test_replicas_that_are_all_in_sync_are_taken_at_once(metadata):
     assert not now.is_reassigning
     metadata.reassign(c)
     now = metadata.partition()
-    assert (now.replicas, now.leader, now.leader_epoch) == ((c,), c, epoch + 2)
+    assert (now.replicas, now.leader, now.leader_epoch) == ((c,), c, epoch + 3)
 
 
 def test_what_is_known_of_a_replica_that_was_taken_away_ends_with_the_leader_epoch(metadata):
@@ -150,6 +157,65 @@ def test_what_is_known_of_a_replica_that_was_taken_away_ends_with_the_leader_epo
     assert (again.leader, again.leader_epoch) == (a, first.leader_epoch), "adding alone needs none"
     metadata.reassign(a)
     assert metadata.partition().leader_epoch == first.leader_epoch + 1
+
+
+def test_a_leader_that_is_to_go_hands_over_and_stays_in_sync_until_it_has_heard(metadata):
+    a, b, c = metadata.former
+    d, e, _ = metadata.others
+    metadata.hears_late = True
+    metadata.reassign(d, c)
+    before = metadata.partition()
+    metadata.joins(d)
+    now = metadata.partition()
+    assert (now.leader, now.leader_epoch) == (d, before.leader_epoch + 1)
+    assert (now.isr, now.target_replicas) == ((a, b, c, d), (d, c))
+    # Whatever else happens to it meanwhile.
+    metadata.set_isr([a, c, d])
+    metadata.apply(ElectPreferred())
+    assert (metadata.partition().leader, metadata.partition().isr) == (d, (a, c, d))
+    metadata.finish_reassignments()
+    now = metadata.partition()
+    assert (now.replicas, now.isr, now.leader) == ((d, c), (d, c), d)
+    assert not now.is_reassigning
+    # Where nobody leaves the ISR there is nothing to hear of.
+    metadata.reassign(d, c, e)
+    metadata.joins(e)
+    assert metadata.partition().replicas == (d, c, e)
+
+
+def test_what_was_known_of_a_partition_before_it_changed_ends_nothing(metadata):
+    a, b, c = metadata.former
+    metadata.hears_late = True
+    metadata.reassign(a, c)
+    waiting = metadata.partition()
+    assert (waiting.leader, waiting.is_reassigning) == (a, True)
+    # Another leads for a while.
+    metadata.fence(a)
+    metadata.heartbeat(a)
+    assert metadata.partition().leader == b
+    metadata.joins(a)
+    assert metadata.partition().leader == a
+    handed_over = HandedOverPartition(waiting.topic_id, 0, waiting.partition_epoch)
+    gone = HandedOverPartition("gone", 0, 0)
+    response = metadata.apply(FinishReassignments((handed_over, gone)))
+    assert response.finished == 0
+    assert metadata.partition().is_reassigning
+    metadata.finish_reassignments()
+    assert metadata.partition().replicas == (a, c)
+
+
+def test_a_target_without_room_takes_no_leadership_over(metadata):
+    """It would be relieved of it at once, and so on with every heartbeat."""
+    a, b, _c = metadata.former
+    metadata.hears_late = True
+    metadata.set_isr([a, b])
+    metadata.heartbeat(b, is_full=True)
+    metadata.set_isr([a, b])
+    metadata.reassign(b)
+    assert (metadata.partition().leader, metadata.partition().is_reassigning) == (a, True)
+    metadata.heartbeat(a, is_full=True)
+    metadata.set_isr([a, b])
+    assert metadata.partition().leader == b
 
 
 def test_a_lagging_target_replica_is_waited_for(metadata):

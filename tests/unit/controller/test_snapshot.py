@@ -98,8 +98,8 @@ class RecordingMetadata(MetadataUnderTest):
         self.entries = []
         super().__init__(*arguments)
 
-    def apply(self, command):
-        response = super().apply(command)
+    def commit(self, command):
+        response = super().commit(command)
         self.entries.append((self.image.version, self.last_records))
         return response
 
