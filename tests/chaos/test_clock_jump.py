@@ -93,7 +93,9 @@ def test_a_clock_that_is_set_ahead_while_the_broker_is_down_makes_nothing_old(tm
         client.wait_led(TOPIC, partitions=1)
         client.produce(TOPIC, [{"value": "kept"}], partition=0).expect(200)
         broker = cluster.broker(1)
+        pid = broker.pid
         getattr(broker, end)()
+        shifted_clock.remove_shared_memory(pid)
         shifted_clock.set_clock(clock, MONTH_S)
         broker.start()
         broker.wait_ready()
