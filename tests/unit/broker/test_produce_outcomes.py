@@ -3,13 +3,11 @@
 The leaders here are the world's: they answer attempt after attempt as a test has it.
 """
 
-import asyncio
 from types import SimpleNamespace
 
 import pytest
 
-from ottla_broker.drivers.clock import monotonic_ms
-from ottla_broker.services import record_produce
+from ottla_broker.services import produce_options, record_produce
 from ottla_broker.services.produce import ProduceService
 from ottla_broker.services.produce_options import ProduceOptions
 from ottla_broker.services.record_produce import RecordProduceService
@@ -29,8 +27,7 @@ from ottla_protocol.json_records import ParsedRecord
 from ottla_protocol.models import ACKS_ALL, AppendedBatch, BatchToAppend
 from ottla_protocol.record_batch import read_header
 
-TIMEOUT_MS = 200
-LONG_MS = 60_000
+TIMEOUT_MS = 1_000
 KEY = bytes(32)
 HERE_MS = 1_700_000_000_000
 LEADER_MS = HERE_MS - 1_000
@@ -47,6 +44,26 @@ def refused(error_class=LeaderNotAvailableError, **members):
 def stored(batch):
     header = read_header(batch.batch)
     return AppendedBatch(batch.topic, batch.partition, 7, header.record_count, header.max_timestamp)
+
+
+class Clock:
+    """Goes on only while somebody waits."""
+
+    def __init__(self):
+        self.now_ms = 0
+
+    def __call__(self):
+        return self.now_ms
+
+    async def wait_for_change(self, *, timeout_ms):
+        self.now_ms += timeout_ms
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(produce_options, "monotonic_ms", clock)
+    return clock
 
 
 class Leaders:
@@ -69,15 +86,12 @@ class Leaders:
 
 
 def produce_service(leaders):
-    async def wait_for_change(*, timeout_ms):
-        await asyncio.sleep(timeout_ms / 1000)
-
     metadata = SimpleNamespace(
         image=SimpleNamespace(
             topics={"id": object()},
             partition_by_id=lambda *_: SimpleNamespace(leader=2),
         ),
-        wait_for_change=wait_for_change,
+        wait_for_change=produce_options.monotonic_ms.wait_for_change,
     )
     return ProduceService(
         node_id=1,
@@ -89,12 +103,12 @@ def produce_service(leaders):
     )
 
 
-async def deliver(leaders, *, idempotency=KEY, timeout_ms=TIMEOUT_MS):
+async def deliver(leaders, *, idempotency=KEY):
     batches = [
         BatchToAppend("t", partition, memoryview(b"x"), topic_id="id", idempotency=idempotency)
         for partition in leaders.scripts
     ]
-    options = ProduceOptions(ACKS_ALL, monotonic_ms() + timeout_ms)
+    options = ProduceOptions(ACKS_ALL, TIMEOUT_MS)
     return await produce_service(leaders).deliver(batches, options)
 
 
@@ -120,13 +134,13 @@ async def test_only_what_was_lost_is_unknown():
 
 async def test_what_was_lost_and_is_acknowledged_after_all_is_acknowledged():
     here = AppendedBatch("t", 0, 7, 1, 0, duplicate=True)
-    [result] = await deliver(Leaders(of_0=[lost, refused, here]), timeout_ms=LONG_MS)
+    [result] = await deliver(Leaders(of_0=[lost, refused, here]))
     assert result is here
 
 
 async def test_without_a_key_nothing_is_sent_again_that_may_be_there():
     leaders = Leaders(of_0=[refused, lost, refused])
-    [result] = await deliver(leaders, idempotency=None, timeout_ms=LONG_MS)
+    [result] = await deliver(leaders, idempotency=None)
     assert (result.outcome, len(leaders.attempts)) == (Outcome.UNKNOWN, 2)
 
 
@@ -150,7 +164,7 @@ async def produce_without_timestamps(leaders, monkeypatch):
     monkeypatch.setattr(record_produce, "wall_clock_ms", lambda: HERE_MS)
     service = RecordProduceService(topics=None, produce=produce_service(leaders), idempotency=None)
     records = [ParsedRecord(b"key", b"value", (), None, None)]
-    options = ProduceOptions(ACKS_ALL, monotonic_ms() + TIMEOUT_MS)
+    options = ProduceOptions(ACKS_ALL, produce_options.monotonic_ms() + TIMEOUT_MS)
     [result] = await service.deliver_split(TOPIC, records, {0: [0]}, {0: KEY}, options)
     return result
 
@@ -181,7 +195,7 @@ async def append_lines(leaders):
         ),
         idempotency=SimpleNamespace(counted=lambda _: None),
     )
-    options = ProduceOptions(ACKS_ALL, monotonic_ms() + TIMEOUT_MS)
+    options = ProduceOptions(ACKS_ALL, produce_options.monotonic_ms() + TIMEOUT_MS)
     stream = await service.begin(options, topic="t", partition=0, key="key")
     lines = [
         StreamLine(number, "t", ParsedRecord(None, b"%d" % number, (), HERE_MS, None))
