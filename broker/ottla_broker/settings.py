@@ -114,7 +114,10 @@ class Settings(BaseSettings):
         description="voters that miss their leader for this long to twice as long elect another",
     )
     replica_lag_time_max_ms: int = Field(
-        10_000, ge=500, le=600_000, description="a follower this far behind leaves the ISR"
+        10_000,
+        ge=500,
+        le=600_000,
+        description="a follower this far behind leaves the ISR; not below the session's timeout",
     )
     default_replication_factor: int | None = Field(
         None,

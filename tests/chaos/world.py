@@ -38,8 +38,9 @@ SETTINGS = {
     "OTTLA_CLUSTER_SECRET": "a-secret-of-chaos",
     "OTTLA_INSECURE_LISTEN": "true",
     "OTTLA_DISK_RESERVE_BYTES": str(16 * MEBIBYTE),
-    # So short that a fault of a few seconds is long enough for what these limits are for.
-    "OTTLA_REPLICA_LAG_TIME_MAX_MS": "2000",
+    # So short that a fault of a few seconds is long enough for what these limits are for. But a
+    # follower is missed no sooner than its lease ends: it may have led until a moment before.
+    "OTTLA_REPLICA_LAG_TIME_MAX_MS": "3000",
     "OTTLA_DISK_HANG_TIMEOUT_MS": "1000",
     # Retention looks while a clock is wrong.
     "OTTLA_RETENTION_CHECK_INTERVAL_MS": "500",

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from ottla_broker.request_id import outside_requests
-from ottla_broker.storage.disk_full import is_disk_failure
+from ottla_broker.storage.disk_full import is_disk_failure, is_out_of_descriptors
 from ottla_protocol.errors import InternalError, OttlaError, StorageError
 
 log = structlog.get_logger()
@@ -58,7 +58,7 @@ class CriticalTask:
             self._on_failure(error)
         except Exception as error:
             log.exception("task_failed", task=self._name)
-            if is_disk_failure(error):
+            if is_disk_failure(error) or is_out_of_descriptors(error):
                 self._on_failure(StorageError(f"{self._name} failed: {error}"))
             else:
                 self._fail(f"{type(error).__name__}: {error}")

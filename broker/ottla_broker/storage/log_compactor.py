@@ -331,8 +331,17 @@ class LogCompactor:
             return await self._read_progress()
 
     async def _read_progress(self) -> CompactionProgress:
+        """What is written down.
+
+        Raises:
+            StorageError: the file cannot be read; `NoDescriptorError` where that passes.
+        """
         if self._progress is None:
-            self._progress = await asyncio.to_thread(read_progress, self._files.directory)
+            directory = self._files.directory
+            try:
+                self._progress = await asyncio.to_thread(read_progress, directory)
+            except OSError as error:
+                raise sqlite.storage_error(directory, "compaction", error) from error
         return self._progress
 
     async def _write_progress(

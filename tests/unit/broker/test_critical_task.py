@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 
 import pytest
 
@@ -49,11 +50,12 @@ async def test_a_defect_is_told_with_its_name():
     assert "loop failed: KeyError" in failures[0].detail
 
 
-async def test_a_disk_that_fails_a_loop_is_a_failure_of_storage():
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EMFILE])
+async def test_a_disk_that_fails_a_loop_is_a_failure_of_storage(code):
     failures = []
 
     async def fail():
-        raise OSError(errno.EIO, "Input/output error", "/data/meta.json")
+        raise OSError(code, os.strerror(code), "/data/meta.json")
 
     started(fail(), failures)
     await asyncio.sleep(0)

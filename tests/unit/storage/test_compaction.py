@@ -1,15 +1,16 @@
 """What compaction leaves of a log, and what it never touches."""
 
 import asyncio
+import errno
 import shutil
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from ottla_broker.storage import segment_compaction, sqlite
+from ottla_broker.storage import log_compactor, segment_compaction, sqlite
 from ottla_broker.storage.compaction_progress import read_progress
-from ottla_broker.storage.disk_full import DiskFullError
+from ottla_broker.storage.disk_full import DiskFullError, NoDescriptorError
 from ottla_broker.storage.log_compactor import CompactionLimits
 from ottla_broker.storage.policy.compaction import CompactionConfig
 from ottla_broker.storage.stored_batch import DamagedSegmentError
@@ -475,6 +476,21 @@ async def test_room_is_asked_for_only_where_something_is_compacted(harness):
     await put(log, ("a", 11))
     assert await compact(log, limits=full) is None
     assert len(asked) == 1
+
+
+async def test_without_a_descriptor_for_the_progress_it_is_tried_again(harness, monkeypatch):
+    log = await harness.open(**ONE_EACH)
+    await fill(log, *(("abc"[number % 3], number) for number in range(6)))
+
+    def opens_nothing(directory):
+        raise OSError(errno.EMFILE, "Too many open files", str(directory))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(log_compactor, "read_progress", opens_nothing)
+        with pytest.raises(NoDescriptorError):
+            await compact(log)
+    assert log.failure is None
+    assert await compact(log) is not None
 
 
 async def test_what_has_expired_is_not_joined_with_what_stays(harness, monkeypatch):
