@@ -48,6 +48,7 @@ class PartitionQueue:
         open: the batch that still grows, if any.
         closed: batches that wait to be sent, or to be sent again.
         in_flight: whether a request with batches of this partition is out.
+        sent_epoch: the leader epoch of this partition that the last request went by.
         retry_at_ms: nothing is sent before.
         failures: attempts that failed since the last success.
         producer_id, producer_epoch, next_sequence: what the next batch is numbered with.
@@ -71,6 +72,7 @@ class PartitionQueue:
         "producer_epoch",
         "producer_id",
         "retry_at_ms",
+        "sent_epoch",
         "topic",
     )
 
@@ -80,6 +82,7 @@ class PartitionQueue:
         self.open: Batch | None = None
         self.closed: deque[Batch] = deque()
         self.in_flight = False
+        self.sent_epoch = -1
         self.retry_at_ms = 0
         self.failures = 0
         self.producer_id = NO_PRODUCER_ID

@@ -56,7 +56,10 @@ class SenderOptions(SettlementOptions, Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProduceCall:
-    """One request to one leader: its batches in order, those of one partition side by side."""
+    """One request to one leader: its batches in order, those of one partition side by side.
+
+    `leader` is under the first one's epoch; each has its own, `PartitionQueue.sent_epoch`.
+    """
 
     leader: Leader
     batches: tuple[Batch, ...]
@@ -191,6 +194,7 @@ class Sender:
         draft.batches += batches
         draft.size_bytes += sum(batch.size_bytes for batch in batches)
         queue.in_flight = True
+        queue.sent_epoch = leader.leader_epoch
         del self._accumulator.active[queue]
 
     def _take(self, queue: PartitionQueue, room_bytes: int, now_ms: int) -> list[Batch]:
@@ -275,7 +279,15 @@ class Sender:
         settled: list[Batch] = []
         pairs = zip(call.batches, results, strict=True)
         for queue, group in groupby(pairs, key=lambda pair: pair[0].queue):
-            self._settlement.take_results(queue, list(group), call.leader, now_ms, settled)
+            leader = call.leader._replace(leader_epoch=queue.sent_epoch)
+            self._settlement.take_results(
+                queue,
+                list(group),
+                leader,
+                now_ms,
+                settled,
+                is_alone=call.batches[0].queue is call.batches[-1].queue,
+            )
         return settled
 
     def on_new_leaders(self, partitions: Iterable[tuple[str, int]]) -> None:

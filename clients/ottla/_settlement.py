@@ -98,8 +98,20 @@ class Settlement:
         leader: Leader,
         now_ms: int,
         settled: list[Batch],
+        *,
+        is_alone: bool,
     ) -> None:
-        """Decide about every batch of one partition of one request."""
+        """Decide about every batch of one partition of one request.
+
+        Args:
+            queue: the partition.
+            pairs: its batches, with what became of each.
+            leader: who was asked, under this partition's epoch.
+            now_ms: the time.
+            settled: see above.
+            is_alone: the request had no other partition, so that an error of the whole request
+                is this one's, with the leader that it names.
+        """
         queue.in_flight = False
         successes = [index for index, (_, result) in enumerate(pairs) if is_success(result)]
         last_success = successes[-1] if successes else -1
@@ -133,6 +145,7 @@ class Settlement:
             self._succeeded(queue, pairs[last_success][0])
         queue.closed.extendleft(reversed(again))
         if again:
+            self._take_hint(queue, pairs[-1][1], is_alone=is_alone)
             self._back_off(queue, error_in(pairs[-1][1]), leader, now_ms)
         if self._options.enable_idempotence:
             if restart:
@@ -221,6 +234,18 @@ class Settlement:
         """Let the partition wait, unless somebody else leads it by now."""
         queue.failures += 1
         queue.retry_at_ms = now_ms + self.backoff_ms(queue.failures)
+        if error.refresh_metadata or error.outcome is not Outcome.NOT_APPLIED:
+            self._metadata.suspect(queue.topic, queue.partition, leader.leader_epoch)
+        known = self._metadata.leader(queue.topic, queue.partition)
+        if known is not None and known.leader_epoch > leader.leader_epoch:
+            queue.retry_at_ms = 0
+
+    def _take_hint(self, queue: PartitionQueue, result: Result, *, is_alone: bool) -> None:
+        """Who leads the partition, if its error tells that."""
+        if not is_alone and isinstance(result, OttlaError):
+            # Of several partitions together: it names the leader of one, and its epoch.
+            return
+        error = error_in(result)
         members = error.members
         if isinstance(error, RoutingError) and "leader_url" in members:
             self._metadata.hint(
@@ -230,11 +255,6 @@ class Settlement:
                 str(members["leader_url"]),
                 int(members.get("leader_epoch", -1)),
             )
-        if error.refresh_metadata or error.outcome is not Outcome.NOT_APPLIED:
-            self._metadata.suspect(queue.topic, queue.partition, leader.leader_epoch)
-        known = self._metadata.leader(queue.topic, queue.partition)
-        if known is not None and known.leader_epoch > leader.leader_epoch:
-            queue.retry_at_ms = 0
 
     def backoff_ms(self, failures: int) -> int:
         """How long to wait after so many failures in a row."""

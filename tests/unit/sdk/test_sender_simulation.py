@@ -65,9 +65,9 @@ class TrustsSilence(Settlement):
 class RetriesBehind(Settlement):
     """Puts a failed batch behind those that wait."""
 
-    def take_results(self, queue, pairs, leader, now_ms, settled):
+    def take_results(self, queue, pairs, leader, now_ms, settled, **options):
         waiting = list(queue.closed)
-        super().take_results(queue, pairs, leader, now_ms, settled)
+        super().take_results(queue, pairs, leader, now_ms, settled, **options)
         again = [batch for batch in queue.closed if batch not in waiting]
         queue.closed.clear()
         queue.closed.extend([*(each for each in waiting if not each.is_done), *again])
