@@ -7,18 +7,22 @@ what is fetched is checked as always. It costs the transfer of all that lies beh
 replica leaves the ISR for that time, because the controller is told of it, and a leader lets it in
 again. `ReplicaFitness` has the order of these steps, and why.
 
+Telling waits for no cut. A replica that is made the leader while its log is being cut, or while
+another's is, says at once that it cannot lead: the partition would be led by nobody until the copy
+is done.
+
 A replica that came back short after a restart takes the same way, from the point where the leader
 knows how short it is.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from ottla_broker.drivers.clock import monotonic_ms
 from ottla_broker.drivers.controller_client import ControllerClient
-from ottla_broker.drivers.critical_task import CriticalTask
+from ottla_broker.drivers.critical_task import CriticalTask, stop_all
 from ottla_broker.drivers.partition import Partition
 from ottla_broker.drivers.replica_manager import ReplicaManager
 from ottla_broker.storage.disk_full import DiskFullError
@@ -42,7 +46,7 @@ log = structlog.get_logger()
 
 
 class ReplicaHealer:
-    """One task that looks after the unfit replicas of this broker.
+    """Two tasks that look after the unfit replicas of this broker: one cuts, one tells.
 
     Args:
         node_id: this broker.
@@ -66,40 +70,52 @@ class ReplicaHealer:
         self._controller = controller
         self._broker_epoch = broker_epoch
         self._on_failure = on_failure
-        # Monotonic time before which a replica that was reported in vain is not reported again.
-        self._not_before_ms: dict[tuple[str, int], int] = {}
+        # Of a replica that was reported in vain how often it had been cut by then, and the
+        # monotonic time before which the same is not told again.
+        self._told: dict[tuple[str, int], tuple[int, int]] = {}
         # Held while a log is cut: a thread goes on with that, whatever is cancelled.
         self._cutting = asyncio.Lock()
-        self._task: CriticalTask | None = None
+        self._tasks: list[CriticalTask] = []
 
     def start(self) -> None:
         """Begin to look."""
-        self._task = CriticalTask(self._run(), name="replica-healer", on_failure=self._on_failure)
+        self._tasks = [
+            CriticalTask(self._every(step), name=name, on_failure=self._on_failure)
+            for step, name in ((self.heal, "replica-healer"), (self.report, "replica-reports"))
+        ]
 
     async def stop(self) -> None:
         """End; a log that is being cut is cut first, or has failed."""
         async with self._cutting:
-            if self._task is not None:
-                self._task.cancel()
-        if self._task is not None:
-            await self._task.stop()
+            for task in self._tasks:
+                task.cancel()
+        await stop_all(self._tasks)
 
-    async def _run(self) -> None:
+    async def _every(self, step: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(HEAL_INTERVAL_MS / 1000)
-            await self.heal()
+            await step()
 
     async def heal(self) -> None:
-        """Do the next step for every replica that lacks something.
+        """Cut the logs of the followers that are damaged, one after another.
 
         Raises:
             StorageError: a log failed while it was cut.
         """
+        damaged = [
+            hosted
+            for hosted in self._unfit()
+            if hosted.log.damage.first is not None and not hosted.is_only_replica
+        ]
+        for hosted in damaged:
+            hosted.fitness.damage_found()
+        for hosted in damaged:
+            await self._cut(hosted)
+
+    async def report(self) -> None:
+        """Tell the controller of the replicas of which it has to know."""
         unfit = self._unfit()
         METRICS.unfit_replicas.set(len(unfit))
-        for hosted in unfit:
-            if hosted.log.damage.first is not None:
-                await self._cut(hosted)
         await self._report([hosted for hosted in unfit if self._must_report(hosted)])
 
     def _unfit(self) -> list[Partition]:
@@ -115,32 +131,25 @@ class ReplicaHealer:
         return unfit
 
     async def _cut(self, hosted: Partition) -> None:
-        if hosted.is_only_replica:
-            return
-        hosted.fitness.damage_found()
         try:
             async with self._cutting:
                 await self._replicas.cut_at_damage(hosted.key)
         except (UnavailableError, DiskFullError):
             # Closed, being truncated, or no room for the copy: it is looked at next time.
             return
-        if hosted.fitness.lost_tail:
-            # What was told before is not what there is to tell now.
-            self._not_before_ms.pop(hosted.key, None)
 
     def _must_report(self, hosted: Partition) -> bool:
         state = hosted.state
+        losses, not_before_ms = self._told.get(hosted.key, (-1, 0))
         return (
             not hosted.is_only_replica
-            and self._not_before_ms.get(hosted.key, 0) <= monotonic_ms()
+            and (losses != hosted.fitness.losses or not_before_ms <= monotonic_ms())
             and hosted.fitness.must_report(state.isr, state.leader)
         )
 
     async def _report(self, unfit: list[Partition]) -> None:
-        self._not_before_ms = {
-            key: time_ms
-            for key, time_ms in self._not_before_ms.items()
-            if key in self._replicas.partitions
+        self._told = {
+            key: told for key, told in self._told.items() if key in self._replicas.partitions
         }
         reported = unfit[:MAX_UNFIT_REPLICAS]
         if not reported:
@@ -154,7 +163,7 @@ class ReplicaHealer:
             ),
         )
         for hosted in reported:
-            self._not_before_ms[hosted.key] = monotonic_ms() + REPORT_RETRY_MS
+            self._told[hosted.key] = losses[hosted.key], monotonic_ms() + REPORT_RETRY_MS
         try:
             response = await self._controller.execute(command, timeout_ms=REPORT_TIMEOUT_MS)
         except OttlaError as error:
@@ -167,7 +176,7 @@ class ReplicaHealer:
             if partition is None:
                 continue
             if not result.in_isr:
-                del self._not_before_ms[key]
+                self._told.pop(key, None)
                 if partition.fitness.left_isr(result.partition_epoch, losses[key]):
                     await self._replicas.refilled(partition)
             log.warning(

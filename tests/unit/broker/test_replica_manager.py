@@ -289,12 +289,39 @@ async def test_what_a_former_leader_has_cut_is_told_at_once(manager):
     )
     manager.disk_goes_on.set()
     await healer.heal()
+    await healer.report()
     assert controller.told == [False]
     await manager.apply(image(9))
     await healer.heal()
+    await healer.report()
+    assert controller.told == [False]
     manager.hosted.fitness.leader_answered()
-    await healer.heal()
+    await healer.report()
     assert controller.told == [False, True]
+    # In vain: the same is told again after a while only.
+    await healer.report()
+    assert controller.told == [False, True]
+
+
+async def test_who_is_made_the_leader_while_its_log_is_cut_says_at_once_that_it_cannot(manager):
+    """Nobody would lead until the copy is done."""
+    controller = BusyController()
+    await manager.begin()
+    healer = ReplicaHealer(
+        node_id=LOCAL,
+        replicas=manager.replicas,
+        controller=controller,
+        broker_epoch=lambda: 1,
+        on_failure=lambda error: pytest.fail(str(error)),
+    )
+    healer.start()
+    await manager.is_cutting.wait()
+    assert controller.told == []
+    await manager.apply(image(9, leader=LOCAL))
+    await until(lambda: controller.told == [True])
+    assert manager.hosted.leader is None
+    manager.disk_goes_on.set()
+    await healer.stop()
 
 
 class SlowController:
@@ -328,7 +355,7 @@ async def test_a_replica_whose_refill_was_heard_of_before_the_answer_is_whole(ma
         broker_epoch=lambda: 1,
         on_failure=lambda error: pytest.fail(str(error)),
     )
-    await healer.heal()
+    await healer.report()
     assert manager.hosted.fitness.is_whole
     assert not aside.exists()
 
