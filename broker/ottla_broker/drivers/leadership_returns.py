@@ -6,6 +6,9 @@ partition's first replica is in sync again can do better: it appends nothing for
 until the others have everything, and asks the controller to elect. What it refuses meanwhile was
 not applied, and is sent again to the next leader.
 
+A preferred replica that does not fetch gets nothing, though it be in the ISR: a former leader whose
+log is being cut at damage is in it, too, and could not lead.
+
 The controller does it by itself, later, where a leader does not.
 """
 
@@ -85,6 +88,7 @@ class LeadershipReturns:
             for hosted in self._replicas.leaders()
             if hosted.state.replicas[0] != hosted.state.leader
             and preferred_leader_returns(image, hosted.state)
+            and hosted.is_followed_by(hosted.state.replicas[0])
         ][:MAX_RETURNS]
         if not owed:
             return

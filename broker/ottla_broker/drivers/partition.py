@@ -279,6 +279,13 @@ class Partition(PartitionAppends, PartitionFollowing, PartitionAcks):
             self._hear_sessions(self.leader)
             yield from self.leader.follower_lags(monotonic_ms())
 
+    def is_followed_by(self, replica_id: int) -> bool:
+        """Whether this broker leads and the replica follows it, not only lately."""
+        if self.leader is None:
+            return False
+        self._hear_sessions(self.leader)
+        return self.leader.is_followed_by(replica_id, monotonic_ms())
+
     def _hear_sessions(self, leader: PartitionLeader) -> None:
         """Let the leader know when the followers were last there, before it decides anything.
 

@@ -31,6 +31,10 @@ from ottla_protocol.errors import NotLeaderOrFollowerError, StaleBrokerEpochErro
 PROPOSAL_RETRY_BACKOFF_MS = 100
 """How long a leader waits after a failed proposal before it makes the next one."""
 
+FOLLOWED_MS = 1_000
+"""How long ago the last fetch of a replica may be that follows: twice as long as a leader parks a
+fetch that finds nothing."""
+
 UNKNOWN_LOG_END_OFFSET = -1
 """The log end offset of a follower that has not fetched under this leader epoch."""
 
@@ -256,6 +260,19 @@ class PartitionLeader:
         """Whether the replica has fetched in this epoch, since it was assigned."""
         follower = self._followers.get(replica_id)
         return follower is not None and follower.log_end_offset != UNKNOWN_LOG_END_OFFSET
+
+    def is_followed_by(self, replica_id: int, now_ms: int) -> bool:
+        """Whether the replica follows this leadership, as far as can be known from its fetches.
+
+        It has fetched lately, and not only when it began to. A former leader whose log is damaged
+        does that, too, before it cuts its log, for which it ceases to fetch.
+        """
+        follower = self._followers.get(replica_id)
+        return (
+            follower is not None
+            and follower.last_fetch_ms >= self._began_ms + FOLLOWED_MS
+            and follower.last_fetch_ms >= now_ms - FOLLOWED_MS
+        )
 
     def missing_replicas(self, now_ms: int) -> tuple[MissingReplica, ...]:
         """The assigned replicas outside the ISR, in order of preference."""

@@ -3,9 +3,10 @@
 Its lease holds, and what it says of the partition's end is believed. See `partition_schedules`.
 """
 
+from ottla_cluster.replication.leader import FOLLOWED_MS
 from ottla_protocol.errors import OttlaError
 from tests.simulation.plane.script import Script
-from tests.simulation.plane.timing import REPORT_RETRY_MS
+from tests.simulation.plane.timing import HEARTBEAT_INTERVAL_MS, REPORT_RETRY_MS
 
 
 def damaged_leader_hides_who_leads(*classes):
@@ -31,6 +32,50 @@ def damaged_leader_hides_who_leads(*classes):
     script.until(lambda: a in script.state.isr, "a is not refilled")
     script.run(REPORT_RETRY_MS)
     script.finish()
+
+
+def preferred_leader_is_cut_slowly(*classes):
+    """Its successor looks whether it may lead again, and then an operator has it elected."""
+    script = Script(*classes)
+    a, b, c = script.state.replicas
+    script.commit(a)
+    script.commit(a)
+    script.run(100)
+    script.replica(a).fitness.damage_found()
+    script.until(script.leads(b), "a leads on")
+    script.until(lambda: script.replica(a).follower is not None, "a does not follow")
+    script.run(60)
+    writes, write = [], script.replica(a).log._write
+    script.replica(a).log._write = writes.append
+    cut_at_damage(script, a, offset=1)
+    script.run(HEARTBEAT_INTERVAL_MS)
+    script.require(a in script.state.isr, "a leaves the ISR before its leader knows its end")
+    for _ in range(3 * FOLLOWED_MS // HEARTBEAT_INTERVAL_MS):
+        give_back(script)
+        script.require(script.state.leader == b, "a leads in the middle of its cut")
+        script.run(HEARTBEAT_INTERVAL_MS)
+    script.elect_preferred()
+    script.require(script.state.leader == a, "a is not elected")
+    script.until(lambda: script.state.leader in (b, c), "nobody leads until a is cut", 200)
+    script.require(script.state.isr == (b, c), "a could be elected again")
+    script.until(script.leads(script.state.leader), "nobody leads until a is cut", 200)
+    script.replica(a).log._write = write
+    script.require(len(writes) == 1, "a is cut")
+    writes.pop()()
+    script.until(lambda: a in script.state.isr, "a is not refilled")
+    script.until(lambda: script.replica(a).fitness.is_whole, "a is not whole")
+    script.run(2 * FOLLOWED_MS)
+    give_back(script)
+    script.until(script.leads(a), "the leadership does not go back")
+    script.finish()
+
+
+def give_back(script):
+    """What the leader does that sees its partition's first replica in sync."""
+    leader = script.replica(script.state.leader)
+    preferred, now_ms = script.state.replicas[0], leader.process.clock_ms()
+    if preferred in script.state.isr and leader.leader.is_followed_by(preferred, now_ms):
+        script.elect_preferred()
 
 
 def removed_leader_hides_who_leads(*classes):
@@ -109,8 +154,9 @@ def cut_at_damage(script, node_id, *, offset):
 
     def is_cut():
         replica.high_watermark = min(replica.high_watermark, offset)
-        replica.process._assuming = [replica.process.applied_image, 1]
-        replica._follow(replica.state)
+        if not replica.log._when_settled:
+            replica.process._assuming = [replica.process.applied_image, 1]
+            replica._follow(replica.state)
 
     replica.log.truncate(offset, is_cut)
 
@@ -119,6 +165,7 @@ SCHEDULES = {
     schedule.__name__: schedule
     for schedule in (
         damaged_leader_hides_who_leads,
+        preferred_leader_is_cut_slowly,
         removed_leader_hides_who_leads,
         removed_leader_is_gone,
         former_leader_is_removed_before_it_hears,

@@ -17,11 +17,14 @@ class Replicas:
         self._metadata = metadata
         self._node_id = node_id
         self.handed_over = []
+        self.followers = {1, 2, 3}
 
     def leaders(self):
         for _, partition in self._metadata.image.all_partitions():
             if partition.leader == self._node_id:
-                yield SimpleNamespace(state=partition)
+                yield SimpleNamespace(
+                    state=partition, is_followed_by=lambda node_id: node_id in self.followers
+                )
 
     async def hand_over(self, partitions, refuse_appends_ms, *, timeout_ms):
         assert timeout_ms < refuse_appends_ms
@@ -91,6 +94,18 @@ async def test_who_is_not_in_sync_or_has_no_room_gets_nothing(metadata):
     metadata.set_isr([n for n in metadata.partition().replicas if n != preferred])
     await task.give_back()
     assert replicas.handed_over == []
+
+
+async def test_who_does_not_fetch_gets_nothing(metadata):
+    """It may be a former leader whose log is being cut: that stays in the ISR."""
+    leader, preferred = metadata.partition().leader, metadata.partition().replicas[0]
+    task, replicas, controller = returns(metadata, leader)
+    replicas.followers.remove(preferred)
+    await task.give_back()
+    assert replicas.handed_over == controller.asked == []
+    replicas.followers.add(preferred)
+    await task.give_back()
+    assert metadata.partition().leader == preferred
 
 
 async def test_without_a_controller_it_stays(metadata):

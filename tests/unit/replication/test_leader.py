@@ -3,6 +3,7 @@
 import pytest
 
 from ottla_cluster.replication.leader import (
+    FOLLOWED_MS,
     NOTHING,
     PROPOSAL_RETRY_BACKOFF_MS,
     UNKNOWN_LOG_END_OFFSET,
@@ -37,6 +38,20 @@ def lead(*, isr=(1, 2, 3), replicas=(1, 2, 3), start=10, end=10, high_watermark=
 
 def fetch(leader, replica_id, offset, now_ms=0):
     return leader.follower_fetched(replica_id, EPOCHS[replica_id], offset, now_ms)
+
+
+def test_who_has_fetched_when_a_leadership_began_need_not_follow_it():
+    leader = lead()
+    assert not leader.is_followed_by(2, 0), "it has never fetched"
+    fetch(leader, 2, 10, FOLLOWED_MS - 1)
+    assert not leader.is_followed_by(2, FOLLOWED_MS), "it may be about to cut its log"
+    fetch(leader, 2, 10, FOLLOWED_MS)
+    assert leader.is_followed_by(2, 2 * FOLLOWED_MS)
+    assert not leader.is_followed_by(2, 2 * FOLLOWED_MS + 1), "it has ceased"
+    leader.session_fetched(2, EPOCHS[2], 3 * FOLLOWED_MS)
+    assert leader.is_followed_by(2, 3 * FOLLOWED_MS)
+    assert not leader.is_followed_by(3, 3 * FOLLOWED_MS)
+    assert not leader.is_followed_by(9, 3 * FOLLOWED_MS), "it is no replica"
 
 
 def proposal(*replica_ids, partition_epoch=20):
