@@ -69,6 +69,13 @@ def _last_in_sync(image: MetadataImage, partition: Partition) -> str:
             f"broker {partition.isr[0]}, the last in-sync replica, came back without its log, "
             f"which is in the data directory with the id {partition.awaited_directory_id}"
         )
+    for node_id in partition.isr:
+        if image.is_active(node_id):
+            # It would have been elected when it came.
+            return (
+                f"broker {node_id}, the last in-sync replica, is there and may not lead, for it "
+                "lost the end of its log: the partition waits for an unclean election"
+            )
     return f"it waits for {' or '.join(_named(image, node_id) for node_id in partition.isr)}"
 
 

@@ -146,14 +146,17 @@ def broker_unfenced(partition: Partition, node_id: int) -> Change:
 def preferred_leader_returns(image: MetadataImage, partition: Partition) -> Change:
     """Gives leadership back to the first replica when it is active, in sync and has room.
 
-    Not to one that a reassignment takes away: it would have to hand over again.
+    Not to one that a reassignment takes away: it would have to hand over again. Not where nobody
+    leads: who is back leads at once (`broker_unfenced`), so a member of the ISR that is there may
+    not lead, for its log lost its end or is in another directory. It would stand aside and lose the
+    leadership again, each time.
     """
+    if partition.leader is None:
+        return ()
     preferred = partition.replicas[0]
     if preferred not in partition.isr or not image.takes_appends(preferred):
         return ()
     if preferred in partition.removing_replicas:
-        return ()
-    if partition.awaited_directory_id is not None:
         return ()
     return change(partition, isr=partition.isr, leader=preferred)
 

@@ -84,7 +84,7 @@ def elect_preferred(
         if not returned and partition.leader != preferred:
             error = PreferredLeaderNotAvailableError(
                 f"Broker {preferred}, the preferred leader of {topic.name}-{partition.partition}, "
-                "is not active, not in sync or has no room on its disk."
+                f"{_why_it_stays_away(partition)}."
             ).problem()
         results.append(
             ElectionResult(
@@ -96,6 +96,19 @@ def elect_preferred(
             )
         )
     return Result(tuple(records), ElectPreferredResponse(len(records), tuple(results)))
+
+
+def _why_it_stays_away(partition: Partition) -> str:
+    """What keeps the preferred replica from being given the leadership."""
+    preferred = partition.replicas[0]
+    if preferred in partition.removing_replicas:
+        return "is taken away by a reassignment that is under way"
+    if partition.leader is None and preferred in partition.isr:
+        return (
+            "is not active, or is without its log or the end of it; where it can, it leads as soon "
+            "as it is back"
+        )
+    return "is not active, not in sync or has no room on its disk"
 
 
 def _to_elect(image: MetadataImage) -> Iterator[tuple[Topic, Partition]]:

@@ -346,7 +346,8 @@ def _admin(image: MetadataImage) -> TreeNode:
                     ]
                 ),
                 "Partitions that their preferred replica does not lead: the controller elects it "
-                "by itself when it is in sync, `ottla cluster elect` at once.",
+                "by itself when it is in sync, `ottla cluster elect` at once; not one that a "
+                "reassignment takes away.",
             ),
             "reassign_partitions": lambda: leaf(
                 lambda: _partitions(

@@ -15,6 +15,8 @@ from ottla_cluster.controller.commands import (
     CreateTopic,
     DrainBroker,
     Reassignment,
+    ReportUnfitReplicas,
+    UnfitReplica,
     UnregisterBroker,
 )
 from ottla_cluster.controller.drain_handlers import moves_are_due, room_for_moves
@@ -321,6 +323,18 @@ def test_who_is_in_sync_only_where_it_is_added_is_told():
     assert metadata.last_records == ()
     (detail,) = told(metadata, 2).values()
     assert "only [2] of its replicas is in sync" in detail
+
+
+def test_who_is_there_and_lost_its_end_is_told():
+    metadata = MetadataUnderTest(4)
+    metadata.create(replication_factor=2)
+    first, second = metadata.partition().replicas
+    metadata.fence(second)
+    lost = UnfitReplica(metadata.partition().topic_id, 0, lost_tail=True)
+    metadata.apply(ReportUnfitReplicas(first, metadata.epoch(first), (lost,)))
+    metadata.apply(DrainBroker(first))
+    (detail,) = told(metadata, first).values()
+    assert f"broker {first}, the last in-sync replica, is there and may not lead" in detail
 
 
 def test_a_drain_is_called_off_with_its_moves():

@@ -1,6 +1,14 @@
 import pytest
 
-from ottla_cluster.controller.commands import ElectPreferred, TopicPartition
+from ottla_cluster.controller.active_controller import ActiveController
+from ottla_cluster.controller.commands import (
+    AlterReassignments,
+    ElectPreferred,
+    Reassignment,
+    ReportUnfitReplicas,
+    TopicPartition,
+    UnfitReplica,
+)
 from tests.unit.controller.metadata_under_test import MetadataUnderTest
 
 
@@ -77,3 +85,46 @@ def test_a_partition_that_does_not_exist_is_told_and_named_ones_count_once(metad
     assert unknown.error["code"] == "UNKNOWN_TOPIC_OR_PARTITION"
     (unknown,) = elect(metadata, 0, topic="nothing").results
     assert unknown.error["code"] == "UNKNOWN_TOPIC_OR_PARTITION"
+
+
+def without_its_end():
+    """A partition whose last member in sync is there, and has told that its log lost its end."""
+    made = MetadataUnderTest()
+    made.create(replication_factor=2)
+    first, second = made.partition().replicas
+    made.fence(second)
+    lost = UnfitReplica(made.partition().topic_id, 0, lost_tail=True)
+    made.apply(ReportUnfitReplicas(first, made.epoch(first), (lost,)))
+    now = made.partition()
+    assert (now.leader, now.isr, made.image.is_active(first)) == (None, (first,), True)
+    return made
+
+
+def test_the_last_member_that_lost_its_end_is_not_elected_for_ever():
+    metadata = without_its_end()
+    interval_ms = metadata.config.preferred_election_interval_ms
+    active = ActiveController(metadata.image, metadata.config, metadata.random, 0)
+    for look in range(1, 4):
+        active.restart_sessions(look * interval_ms)
+        assert active.due(look * interval_ms) == ()
+    (result,) = elect(metadata, 0).results
+    assert metadata.last_records == ()
+    assert (result.leader, result.elected) == (None, False)
+    assert "without its log or the end of it" in result.error["detail"]
+    # Once it is started again, its log may be whole.
+    first = metadata.partition().replicas[0]
+    metadata.restart(first, "second")
+    assert metadata.partition().leader == first
+
+
+def test_a_preferred_replica_that_a_reassignment_takes_away_is_told_as_such():
+    metadata = MetadataUnderTest(4)
+    metadata.create()
+    first, second, third = metadata.partition().replicas
+    (other,) = {1, 2, 3, 4} - {first, second, third}
+    metadata.apply(AlterReassignments((Reassignment("orders", 0, (second, third, other)),)))
+    metadata.restart(first, "second")
+    metadata.set_isr((first, second, third))
+    (result,) = elect(metadata, 0).results
+    assert (result.leader, result.elected) == (second, False)
+    assert "taken away by a reassignment" in result.error["detail"]
