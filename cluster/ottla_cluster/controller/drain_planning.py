@@ -58,6 +58,14 @@ def is_moving(image: MetadataImage, partition: Partition) -> bool:
     return partition.is_reassigning and _can_go_on(image, partition, partition.target_replicas)
 
 
+def is_in_sync_only_where_it_leaves(image: MetadataImage, partition: Partition) -> bool:
+    """Whether a reassignment added all that is in sync to brokers that are drained, too.
+
+    It cannot be given another target: what is committed would be lost.
+    """
+    return set(partition.isr) <= set(partition.adding_replicas) & image.drains.keys()
+
+
 def hindrances(
     image: MetadataImage, partition: Partition, replicas: Iterable[int]
 ) -> Iterator[int]:
@@ -90,6 +98,8 @@ def begins_at_once(image: MetadataImage, partition: Partition, *, room: int) -> 
 
     One that is moving has its place already, whatever its new target is.
     """
+    if is_in_sync_only_where_it_leaves(image, partition):
+        return False
     return is_moving(image, partition) or (
         room > 0 and _can_go_on(image, partition, kept_replicas(image, partition))
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ottla_cluster.controller.drain_planning import (
     brokers_with_room,
     hindrances,
+    is_in_sync_only_where_it_leaves,
     kept_replicas,
     lacks_brokers,
     wanted_replicas,
@@ -54,7 +55,7 @@ def _waits_for(
     if lacks_brokers(image, partition, brokers):
         taken = counted(len(brokers), "broker")
         return f"each broker that may take a replica has one of it already ({taken})"
-    if set(partition.isr) <= set(partition.adding_replicas) & image.drains.keys():
+    if is_in_sync_only_where_it_leaves(image, partition):
         return (
             f"only {list(partition.isr)} of its replicas is in sync, which its present "
             "reassignment adds, and which is to be left as well"

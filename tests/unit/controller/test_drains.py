@@ -325,6 +325,24 @@ def test_who_is_in_sync_only_where_it_is_added_is_told():
     assert "only [2] of its replicas is in sync" in detail
 
 
+def test_what_is_in_sync_only_where_it_leaves_keeps_nothing_from_moving():
+    metadata = MetadataUnderTest(6)
+    alone_on(metadata, 1, name="first", partitions=MAX_DRAIN_MOVES)
+    alone_on(metadata, 2, name="second", partitions=1)
+    names = [("first", number) for number in range(MAX_DRAIN_MOVES)]
+    metadata.apply(AlterReassignments(tuple(Reassignment(*name, (2, 3)) for name in names)))
+    for name, number in names:
+        metadata.set_isr((1, 2), name=name, partition=number)
+    metadata.fence(1)
+    metadata.fence(3)
+    metadata.apply(DrainBroker(2))
+    metadata.apply(DrainBroker(3))
+    advance(metadata)
+    assert 2 not in metadata.partition("second").replicas
+    assert set(told(metadata, 2)) == set(names)
+    assert not moves_are_due(metadata.image)
+
+
 def test_who_is_there_and_lost_its_end_is_told():
     metadata = MetadataUnderTest(4)
     metadata.create(replication_factor=2)
