@@ -254,7 +254,10 @@ class HandedOverPartition(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class FinishReassignments(CommandMessage, frozen=True, tag="finish_reassignments"):
-    """The controller's own: end these reassignments; who leaves the ISR knows who leads."""
+    """The controller's own: end these reassignments, for who leaves the ISR knows who leads.
+
+    Where a leader that is to go leads yet, it hands over.
+    """
 
     partitions: tuple[HandedOverPartition, ...]
 

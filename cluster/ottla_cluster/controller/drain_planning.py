@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ottla_cluster.controller.image import BrokerRegistration, MetadataImage, Partition, Topic
 from ottla_cluster.controller.placement import broker_load, load_of
+from ottla_cluster.controller.reassignment_handlers import heir_of, is_to_hand_over
 
 if TYPE_CHECKING:
     from random import Random
@@ -55,7 +56,16 @@ def misplaced(image: MetadataImage, drained: Iterable[int]) -> Iterator[tuple[To
 
 def is_moving(image: MetadataImage, partition: Partition) -> bool:
     """Whether a reassignment is under way that can go on as things are."""
-    return partition.is_reassigning and _can_go_on(image, partition, partition.target_replicas)
+    return (
+        partition.is_reassigning
+        and _can_go_on(image, partition, partition.target_replicas)
+        and not awaits_heir(image, partition)
+    )
+
+
+def awaits_heir(image: MetadataImage, partition: Partition) -> bool:
+    """Whether a reassignment is at its end, and none of its replicas can take leadership over."""
+    return is_to_hand_over(partition) and heir_of(image, partition) is None
 
 
 def is_in_sync_only_where_it_leaves(image: MetadataImage, partition: Partition) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ottla_cluster.controller.drain_planning import (
+    awaits_heir,
     brokers_with_room,
     hindrances,
     is_in_sync_only_where_it_leaves,
@@ -50,6 +51,9 @@ def _waits_for(
     missing = list(hindrances(image, partition, kept_replicas(image, partition)))
     if missing:
         return f"it waits for {' and '.join(_named(image, node_id) for node_id in missing)}"
+    if awaits_heir(image, partition):
+        heirs = " or ".join(_named(image, node_id) for node_id in partition.target_replicas)
+        return f"it waits for {heirs}: one of its new replicas has to lead it"
     if image.drains.keys().isdisjoint(wanted_replicas(partition)):
         return None
     if lacks_brokers(image, partition, brokers):

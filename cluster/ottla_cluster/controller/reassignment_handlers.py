@@ -109,7 +109,7 @@ def _alter(image: MetadataImage, wanted: Reassignment) -> tuple[PartitionReassig
     if wanted.replicas == former:
         if not partition.is_reassigning:
             return ()
-        return (_reassigned(image, partition, former, adding=(), target=()),)
+        return (call_off_reassignment(image, partition),)
     return (begin_reassignment(image, partition, wanted.replicas),)
 
 
@@ -123,7 +123,8 @@ def begin_reassignment(
     """
     former = partition.former_replicas
     adding = tuple(node_id for node_id in target if node_id not in former)
-    return _reassigned(image, partition, (*former, *adding), adding=adding, target=target)
+    replicas = *former, *adding
+    return _reassigned(image, partition, replicas, adding=adding, target=target)
 
 
 def call_off_reassignment(image: MetadataImage, partition: Partition) -> PartitionReassigned:
@@ -138,17 +139,20 @@ def call_off_reassignment(image: MetadataImage, partition: Partition) -> Partiti
 def finish_handed_over(
     image: MetadataImage, command: FinishReassignments
 ) -> Result[MetadataRecord, ReassignmentsFinishedResponse]:
-    """Ends reassignments of partitions that are as they were when everybody was found to know."""
+    """Takes the next step of reassignments whose partitions are as they were when it was due.
+
+    That is the end, for everybody was found to know who leads, or the hand-over that comes before.
+    """
     records: list[MetadataRecord] = []
     for each in command.partitions:
         topic = image.topics.get(each.topic_id)
         partition = None if topic is None else topic.partitions[each.partition]
-        if (
-            partition is not None
-            and partition.partition_epoch == each.partition_epoch
-            and is_handed_over(partition)
-        ):
+        if partition is None or partition.partition_epoch != each.partition_epoch:
+            continue
+        if is_handed_over(partition):
             records.append(_switched(image, partition))
+        else:
+            records.extend(_end(image, partition))
     return Result(tuple(records), ReassignmentsFinishedResponse(len(records)))
 
 
@@ -158,18 +162,28 @@ def is_handed_over(partition: Partition) -> bool:
     return partition.leader in target and set(target) <= set(partition.isr)
 
 
+def is_to_hand_over(partition: Partition) -> bool:
+    """Whether the target replicas are all in sync and one that is to go leads."""
+    target = partition.target_replicas
+    leader = partition.leader
+    return (
+        bool(target)
+        and leader is not None
+        and leader not in target
+        and set(target) <= set(partition.isr)
+    )
+
+
 def _end(image: MetadataImage, partition: Partition) -> tuple[MetadataRecord, ...]:
     """The next step, if the target replicas are all in sync: the last one, or that one leads."""
-    target = partition.target_replicas
     if is_handed_over(partition):
-        return (_switched(image, partition),) if set(partition.isr) <= set(target) else ()
-    if not target or partition.leader is None or not set(target) <= set(partition.isr):
-        return ()
-    heir = _heir(image, partition)
+        leaves_nobody = set(partition.isr) <= set(partition.target_replicas)
+        return (_switched(image, partition),) if leaves_nobody else ()
+    heir = heir_of(image, partition) if is_to_hand_over(partition) else None
     return () if heir is None else (changed(partition, isr=partition.isr, leader=heir),)
 
 
-def _heir(image: MetadataImage, partition: Partition) -> int | None:
+def heir_of(image: MetadataImage, partition: Partition) -> int | None:
     """The target replica that is to lead in place of one that is to go; None for none as yet."""
     able = [node_id for node_id in partition.target_replicas if image.is_active(node_id)]
     with_room = [node_id for node_id in able if image.takes_appends(node_id)]

@@ -7,6 +7,10 @@ heartbeat, that its replicas reflect metadata with the present leadership, or un
 left: one that was confirmed before that leadership ends within a session, and later heartbeats
 confirm none before their sender knows.
 
+Mostly a leader that is to go hands over with the change that put the last target replica into the
+ISR. Where that replica had no room then, or another one has taken the leadership since, nothing
+changes in the partition when it could: so that step, too, is looked for here.
+
 What is seen here is the active controller's own and begins anew with each one: its successor waits
 once more.
 """
@@ -16,7 +20,11 @@ from typing import NamedTuple
 from ottla_cluster.controller.commands import FinishReassignments, HandedOverPartition, Heartbeat
 from ottla_cluster.controller.image import BrokerState, MetadataImage, Partition
 from ottla_cluster.controller.limits import MAX_REASSIGNMENTS
-from ottla_cluster.controller.reassignment_handlers import is_handed_over
+from ottla_cluster.controller.reassignment_handlers import (
+    heir_of,
+    is_handed_over,
+    is_to_hand_over,
+)
 
 
 class _Leadership(NamedTuple):
@@ -48,7 +56,7 @@ class ReassignmentSchedule:
         self._applied[heartbeat.node_id] = heartbeat.broker_epoch, heartbeat.applied_version
 
     def due(self, image: MetadataImage, now_ms: int) -> FinishReassignments | None:
-        """The reassignments whose time has come; again at each call until they have ended.
+        """The reassignments with a step whose time has come; again at each call until it is taken.
 
         Args:
             image: what is committed.
@@ -65,7 +73,13 @@ class ReassignmentSchedule:
             if known is None or known.leader_epoch != partition.leader_epoch:
                 known = _Leadership(partition.leader_epoch, image.version, now_ms)
             leaderships[key] = known
-            if is_handed_over(partition) and self._is_known(image, partition, known, now_ms):
+            if is_to_hand_over(partition):
+                is_due = heir_of(image, partition) is not None
+            else:
+                is_due = is_handed_over(partition) and self._is_known(
+                    image, partition, known, now_ms
+                )
+            if is_due:
                 finished.append(HandedOverPartition(*key, partition.partition_epoch))
         self._leaderships = leaderships
         return FinishReassignments(tuple(finished[:MAX_REASSIGNMENTS])) if finished else None

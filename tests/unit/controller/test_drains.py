@@ -355,6 +355,24 @@ def test_who_is_there_and_lost_its_end_is_told():
     assert f"broker {first}, the last in-sync replica, is there and may not lead" in detail
 
 
+def test_a_leadership_that_nobody_has_room_for_is_told_and_keeps_no_place():
+    metadata = MetadataUnderTest(4)
+    metadata.create(replication_factor=2)
+    first, second = metadata.partition().replicas
+    metadata.heartbeat(second, is_full=True)
+    assert second in metadata.partition().isr
+    metadata.apply(AlterReassignments((Reassignment("orders", 0, (second,)),)))
+    metadata.apply(DrainBroker(first))
+    (detail,) = told(metadata, first).values()
+    assert detail == (
+        f"it waits for broker {second}, whose disk is full: one of its new replicas has to lead it"
+    )
+    assert room_for_moves(metadata.image) == MAX_DRAIN_MOVES
+    metadata.heartbeat(second)
+    assert told(metadata, first) == {}
+    assert room_for_moves(metadata.image) == MAX_DRAIN_MOVES - 1
+
+
 def test_a_drain_is_called_off_with_its_moves():
     metadata = MetadataUnderTest(4)
     metadata.create(partitions=4)

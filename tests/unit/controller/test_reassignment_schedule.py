@@ -102,3 +102,36 @@ def test_what_is_being_copied_does_not_end(scheduled):
     scheduled.tell(*scheduled.former, *scheduled.others)
     assert scheduled.due(100) is None
     assert scheduled.due(100 + SESSION_MS) is None
+
+
+def test_a_target_that_gets_room_leads_though_nothing_changes_in_the_partition():
+    scheduled = Scheduled()
+    a, b, _ = scheduled.former
+    scheduled.set_isr([a, b])
+    scheduled.heartbeat(b, is_full=True)
+    scheduled.reassign(b)
+    assert scheduled.partition().leader == a
+    assert scheduled.due(0) is None
+    scheduled.heartbeat(b)
+    command = scheduled.due(100)
+    assert scheduled.due(200) == command, "until it is done"
+    scheduled.apply(command)
+    assert (scheduled.partition().leader, scheduled.partition().isr) == (b, (a, b))
+    assert scheduled.due(300) is None
+    scheduled.tell(a, b)
+    scheduled.apply(scheduled.due(400))
+    assert scheduled.partition().replicas == (b,)
+
+
+def test_a_target_that_lost_its_room_again_is_handed_nothing():
+    scheduled = Scheduled()
+    a, b, _ = scheduled.former
+    scheduled.set_isr([a, b])
+    scheduled.heartbeat(b, is_full=True)
+    scheduled.reassign(b)
+    scheduled.heartbeat(b)
+    command = scheduled.due(0)
+    scheduled.heartbeat(b, is_full=True)
+    scheduled.apply(command)
+    assert scheduled.last_records == ()
+    assert (scheduled.partition().leader, scheduled.partition().is_reassigning) == (a, True)
