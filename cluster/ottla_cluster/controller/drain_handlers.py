@@ -92,7 +92,7 @@ def cancel_drain(
             try:
                 records.append(call_off_reassignment(image, partition))
             except InvalidReplicaAssignmentError:
-                # Only what was added is in sync: it goes on.
+                # Only what was added is in sync, or leads already: it goes on.
                 continue
     return Result(tuple(records), response)
 
@@ -111,7 +111,7 @@ def advance_drains(
         try:
             records.append(begin_reassignment(image, move.partition, move.target))
         except InvalidReplicaAssignmentError:
-            # Only what its present reassignment has added is in sync; that ends first.
+            # What its present reassignment has added leads already; that ends first.
             continue
     return Result(tuple(records), DrainsAdvancedResponse(len(records)))
 

@@ -10,7 +10,9 @@ A leader that is to go hands over first, and stays in the ISR with the others un
 who leads (`reassignment_schedule` says when): its lease holds, and what others acknowledged without
 it would be more than it tells of where the partition ends.
 
-Until the switch nothing is lost by calling it off: the former replicas are all still there.
+Until the switch nothing is lost by calling it off: the former replicas are all still there. But an
+added replica that leads for them would lose leadership and ISR at once. So whoever has handed over
+to one is let go on: it ends within a session.
 """
 
 from ottla_cluster.controller.commands import (
@@ -119,11 +121,13 @@ def begin_reassignment(
     """The record by which the partition begins to move to other replicas than its former ones.
 
     Raises:
-        InvalidReplicaAssignmentError: what an earlier target added is all that is in sync.
+        InvalidReplicaAssignmentError: what an earlier target added is all that is in sync, or
+            leads already and is about to be all that there is.
     """
     former = partition.former_replicas
     adding = tuple(node_id for node_id in target if node_id not in former)
     replicas = *former, *adding
+    _check_leader_stays(partition, replicas)
     return _reassigned(image, partition, replicas, adding=adding, target=target)
 
 
@@ -131,8 +135,10 @@ def call_off_reassignment(image: MetadataImage, partition: Partition) -> Partiti
     """The record by which the partition returns to its former replicas.
 
     Raises:
-        InvalidReplicaAssignmentError: none of them is in sync, or none of those could lead.
+        InvalidReplicaAssignmentError: none of them is in sync, or none of those could lead, or a
+            replica leads already that was added and is about to be one of those that are left.
     """
+    _check_leader_stays(partition, partition.former_replicas)
     return _reassigned(image, partition, partition.former_replicas, adding=(), target=())
 
 
@@ -236,6 +242,21 @@ def _reassigned(
         leader_epoch=partition.leader_epoch + (takes_away or leader != partition.leader),
         partition_epoch=partition.partition_epoch + 1,
     )
+
+
+def _check_leader_stays(partition: Partition, replicas: tuple[int, ...]) -> None:
+    """Refuses to take a leader away to which another one has just handed over.
+
+    It would leave the ISR in the same moment, and its lease holds: it would tell of an end of the
+    partition below what others acknowledge. Where a target replica has left the ISR, so that the
+    reassignment would not end, the leader is taken away all the same.
+    """
+    if is_handed_over(partition) and partition.leader not in replicas:
+        raise InvalidReplicaAssignmentError(
+            f"Broker {partition.leader}, which the reassignment of {_name(partition)} adds, leads "
+            "already: it ends in a few seconds and cannot be called off any more. Reassign the "
+            "partition again then."
+        )
 
 
 def _check_target(image: MetadataImage, partition: Partition, target: tuple[int, ...]) -> None:

@@ -389,6 +389,36 @@ def test_a_drain_is_called_off_with_its_moves():
     assert metadata.last_records == ()
 
 
+def test_a_move_whose_new_replica_leads_already_goes_on_when_the_drain_is_called_off():
+    metadata = MetadataUnderTest(2)
+    alone_on(metadata, 1, name="first", partitions=1)
+    metadata.hears_late = True
+    metadata.apply(DrainBroker(1))
+    metadata.apply(AdvanceDrains())
+    metadata.set_isr((1, 2), name="first")
+    assert metadata.partition("first").leader == 2
+    metadata.apply(CancelDrain(1))
+    assert metadata.image.drains == {}
+    assert (metadata.partition("first").leader, metadata.partition("first").isr) == (2, (1, 2))
+    metadata.finish_reassignments()
+    assert metadata.partition("first").replicas == (2,)
+
+
+def test_a_target_that_is_drained_after_it_led_is_left_only_when_all_have_heard():
+    metadata = MetadataUnderTest(3)
+    alone_on(metadata, 1, name="first", partitions=1)
+    metadata.apply(AlterReassignments((Reassignment("first", 0, (2,)),)))
+    metadata.hears_late = True
+    metadata.set_isr((1, 2), name="first")
+    metadata.apply(DrainBroker(2))
+    metadata.apply(AdvanceDrains())
+    assert metadata.last_records == ()
+    metadata.hears_late = False
+    metadata.finish_reassignments()
+    drain(metadata, 2)
+    assert 2 not in metadata.partition("first").replicas
+
+
 def test_a_reassignment_towards_the_broker_is_turned_around():
     metadata = MetadataUnderTest(4)
     metadata.create(replication_factor=1)

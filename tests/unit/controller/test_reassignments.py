@@ -372,3 +372,24 @@ def test_a_reassignment_survives_a_snapshot(metadata):
     d, _, _ = metadata.others
     metadata.reassign(d)
     assert decode_image(encode_image(metadata.image)) == metadata.image
+
+
+def test_nobody_is_taken_away_to_whom_a_leader_has_just_handed_over(metadata):
+    a, _b, c = metadata.former
+    d, e, _ = metadata.others
+    metadata.hears_late = True
+    metadata.reassign(d, c)
+    metadata.joins(d)
+    before = metadata.partition()
+    assert before.leader == d
+    refused = (metadata.cancel(), metadata.reassign(*metadata.former), metadata.reassign(a, e))
+    for result in refused:
+        assert result.error["code"] == "INVALID_REPLICA_ASSIGNMENT"
+        assert f"Broker {d}" in result.error["detail"]
+    assert metadata.partition() == before
+    # Another target that leaves it the leadership is as good as any.
+    assert metadata.reassign(d, e).error is None
+    assert metadata.partition().leader == d
+    metadata.joins(e)
+    metadata.finish_reassignments()
+    assert metadata.partition().replicas == (d, e)
