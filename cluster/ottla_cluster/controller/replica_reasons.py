@@ -156,9 +156,9 @@ def _no_leader_reasons(
     if by_name:
         detail = (
             "the topic allows unclean elections, but of its replicas only "
-            f"{', '.join(map(str, by_name))} {'is' if len(by_name) == 1 else 'are'} there, with a "
-            "log that is being copied or known to be gone: nobody elects one of those but an "
-            "operator, by naming the partition"
+            f"{', '.join(map(str, by_name))} {'is' if len(by_name) == 1 else 'are'} there, which "
+            "a reassignment adds or whose log is known to be gone: nobody elects one of those but "
+            "an operator, by naming the partition"
         )
         yield _reason("unclean_election_by_name", detail)
     else:

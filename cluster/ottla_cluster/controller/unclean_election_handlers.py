@@ -138,8 +138,9 @@ def _elect(
     # Who was there when the election was called for may have gone while the brokers were asked.
     if by_controller and only_by_name(image, partition):
         raise EligibleLeadersNotAvailableError(
-            f"Of the replicas of {name} only {candidates} are active, whose logs are being copied "
-            "or known to be gone: an operator may elect one of them by naming the partition."
+            f"Of the replicas of {name} only {candidates} are active, which a reassignment adds "
+            "or whose logs are known to be gone: an operator may elect one of them by naming the "
+            "partition."
         )
     return UncleanLeaderElected(
         topic_id=partition.topic_id,
@@ -163,7 +164,10 @@ def _is_without_its_log(partition: Partition, node_id: int) -> bool:
 
 
 def _is_being_copied(partition: Partition, node_id: int) -> bool:
-    """Whether the replica is being added and was never in sync: how much it has is chance."""
+    """Whether the replica is being added and is not in sync: how much it has is chance.
+
+    It may have been in sync and have left the ISR; the metadata does not tell.
+    """
     return node_id in partition.adding_replicas and node_id not in partition.isr
 
 
