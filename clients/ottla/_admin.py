@@ -351,7 +351,8 @@ class Admin:
         """Have a partition begin further up: what is before goes for good, for every reader.
 
         One of the three ends is named. Files go whole, so some of what went may still take room.
-        Asked for again, nothing changes.
+        Asked for again with the same offset, nothing changes. A time and the end move on: where it
+        is not known whether that was done (`outcome`), it is not asked for again by itself.
 
         Args:
             topic: whose.

@@ -232,7 +232,15 @@ def delete_records(
         topic=_topic_in_path(topic), partition=_partition_in_path(partition)
     )
     request = TrimPartitionRequest(before_offset, before_timestamp, before_end, dry_run)
-    return AdminCall("POST", path, _decoder(TrimmedPartition), _json(request))
+    # The end, or a time, is another offset when it is asked for again: what was written since, and
+    # acknowledged, would go as well.
+    return AdminCall(
+        "POST",
+        path,
+        _decoder(TrimmedPartition),
+        _json(request),
+        is_repeatable=dry_run or before_offset is not None,
+    )
 
 
 def arguments_told(rule: str) -> Callable[[Callable[P, T]], Callable[P, T]]:

@@ -60,14 +60,16 @@ def trim_topic(
     connection = session.connect()
     numbers = sorted(set(partition or ())) or _partitions_of(connection, topic_name)
     told: dict[int, dict[str, Any]] = dict.fromkeys(numbers, end)
-    if dry_run or not yes:
+    if dry_run or not yes or before_offset is None:
         found = _trim_all(session, connection, topic_name, told, dry_run=True)
         if dry_run:
             _show(session, topic_name, found, dry_run=True)
             return
-        records = counted(sum(each.records for each in found), "record")
-        confirm(f"Delete {records} of {topic_name} in {counted(len(found), 'partition')}?")
-        # What was told to go, and nothing that came since.
+        if not yes:
+            records = counted(sum(each.records for each in found), "record")
+            confirm(f"Delete {records} of {topic_name} in {counted(len(found), 'partition')}?")
+        # What was told to go, and nothing that came since. A time, or the end, moves on until the
+        # next attempt.
         told = {each.partition: {"before_offset": each.log_start_offset} for each in found}
     trimmed = _trim_all(session, connection, topic_name, told, dry_run=False)
     _show(session, topic_name, trimmed, dry_run=False)
@@ -127,7 +129,7 @@ def _trim_all(
         path = path_of(routes.PARTITION_TRIM, topic=topic, partition=str(number))
         body = json.dumps({**end, "dry_run": dry_run}).encode()
         try:
-            # Trimmed again, a partition stays as it is.
+            # Trimmed again to the same offset, a partition stays as it is.
             answer = connection.request(
                 "POST", path, body=body, answer_timeout_s=TRIM_TIMEOUT_S, repeatable=True
             )

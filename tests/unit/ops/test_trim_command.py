@@ -45,7 +45,20 @@ def test_all_partitions_begin_where_a_time_or_their_end_is(cli, orders):
     assert (code, rows(out)) == (0, [[0, 0, 3, 3], [1, 0, 2, 2]])
     code, out, _ = cli(*trim, "--before", "end", to=orders)
     assert rows(out) == [[0, 3, 5, 2], [1, 2, 2, 0]]
-    assert orders.calls("POST")[-1].body == {"before_end": True, "dry_run": False}
+
+
+@pytest.mark.parametrize(
+    ("before", "end"),
+    [("end", {"before_end": True}), (TIME_OF_3, {"before_timestamp": TIME_OF_3})],
+)
+def test_a_trim_that_may_be_sent_twice_names_an_offset(cli, orders, before, end):
+    """Records that came between two attempts stay, for nobody was told that they would go."""
+    trim = ("topic", "trim", "orders", "--partition", 1, "--before", before, "--yes")
+    assert cli(*trim, to=orders)[0] == 0
+    assert [call.body for call in orders.calls("POST")] == [
+        {**end, "dry_run": True},
+        {"before_offset": 2, "dry_run": False},
+    ]
 
 
 def test_a_dry_run_tells_and_changes_nothing(cli, orders):
@@ -115,11 +128,22 @@ def test_what_is_not_clear_is_refused(cli, orders, options, told):
     assert orders.calls("POST") == []
 
 
-def test_a_refusal_names_what_is_done_already(cli, orders):
-    trim = ("topic", "trim", "orders", "--partition", 0, "--partition", 5, "--before", "end")
-    code, _, err = cli(*trim, "--yes", to=orders)
+def test_a_refusal_names_what_is_done_already(cli, orders, monkeypatch):
+    def confirm(_question, **_):
+        orders.state.topics["orders"].pop()
+        return True
+
+    monkeypatch.setattr(confirmation, "has_terminal", lambda: True)
+    monkeypatch.setattr("typer.confirm", confirm)
+    code, _, err = cli("topic", "trim", "orders", "--all-partitions", "--before", "end", to=orders)
     assert code == 3
     assert "orders-0 begins at 5 now" in err
+
+
+def test_a_partition_that_is_not_there_is_told_before_anything_goes(cli, orders):
+    trim = ("topic", "trim", "orders", "--partition", 0, "--partition", 5, "--before", "end")
+    assert cli(*trim, "--yes", to=orders)[0] == 3
+    assert orders.state.starts == {}
 
 
 def test_an_offset_above_the_end_is_refused(cli, orders):

@@ -281,6 +281,31 @@ class TestOutcome:
         with pytest.raises(ControllerNotAvailableError):
             machine.answered(machine.next_attempt(0), unavailable())
 
+    @pytest.mark.parametrize(
+        ("named", "is_repeated"),
+        [
+            ({"before_end": True}, False),
+            ({"before_timestamp": 5}, False),
+            ({"before_offset": 5}, True),
+            ({"before_end": True, "dry_run": True}, True),
+        ],
+    )
+    def test_a_trim_is_repeated_where_it_names_what_does_not_move(self, named, is_repeated):
+        unnamed = {
+            "before_offset": None,
+            "before_timestamp": None,
+            "before_end": False,
+            "dry_run": False,
+        }
+        machine = attempts(calls.delete_records("flights", 2, **{**unnamed, **named}))
+        if is_repeated:
+            fail(machine, outcome=Outcome.UNKNOWN)
+            machine.next_attempt(0)
+            return
+        with pytest.raises(BrokerUnreachableError) as caught:
+            fail(machine, outcome=Outcome.UNKNOWN)
+        assert caught.value.outcome is Outcome.UNKNOWN
+
     def test_one_that_did_not_happen_is_repeated(self):
         machine = attempts(CREATED)
         fail(machine)
