@@ -32,6 +32,7 @@ from ottla_protocol.errors import (
     OttlaError,
     Outcome,
     PreferredLeaderNotAvailableError,
+    UnknownTopicIdError,
 )
 from ottla_protocol.models_trims import TrimmedPartition, TrimPartitionRequest
 
@@ -112,7 +113,14 @@ def describe_topic(name: str) -> AdminCall[models.TopicDescription]:
 
 def delete_topic(name: str) -> AdminCall[None]:
     """`DELETE /v1/topics/{topic}`."""
-    return AdminCall("DELETE", _topic_path(name), _nothing, is_repeatable=False)
+    return AdminCall(
+        "DELETE",
+        _topic_path(name),
+        _nothing,
+        is_repeatable=False,
+        # Another topic has the name by now, and would be deleted the next time.
+        final_errors=(UnknownTopicIdError,),
+    )
 
 
 def add_partitions(name: str, total: int) -> AdminCall[models.TopicDescription]:

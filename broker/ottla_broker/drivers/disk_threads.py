@@ -1,4 +1,4 @@
-"""Threads for the files that a broker keeps up to date all the time: witness and checkpoints.
+"""Threads for the files that a broker keeps up to date all the time: witness, checkpoint, clock.
 
 They are these files' own. A write that hangs keeps its thread for as long as the disk hangs, which
 nobody else must miss; and behind other work a write would look slow while the disk is not even
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
 DISK_THREADS: Final = 4
-"""One each for the witness, the checkpoint and free space, and one to spare."""
+"""One each for the witness, the checkpoint, the clock and free space."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -52,6 +52,9 @@ class TrustedTime:
             log.warning("clock_file_unreadable", detail=error.detail)
             known = None
         self._clock = TrustedClock(wall_ms(), steady_ms(), known)
+        # Held while it is written: a thread goes on with that, whatever is cancelled, and two would
+        # take each other's temporary file away.
+        self._writing = asyncio.Lock()
         self._task: CriticalTask | None = None
 
     def read(self) -> int:
@@ -68,10 +71,13 @@ class TrustedTime:
         self._task = CriticalTask(self._run(), name="trusted-time", on_failure=self._on_failure)
 
     async def stop(self) -> None:
-        """Write it down for the last time."""
-        if self._task is not None:
-            await self._task.stop()
-            await self.write()
+        """Write it down for the last time, when a write under way has ended."""
+        if self._task is None:
+            return
+        async with self._writing:
+            self._task.cancel()
+        await self._task.stop()
+        await self.write()
 
     async def write(self) -> None:
         """Write it down.
@@ -79,12 +85,13 @@ class TrustedTime:
         Raises:
             StorageError: the file cannot be written.
         """
-        known = self._clock.known(self._wall_ms(), self._steady_ms())
-        try:
-            await on_disk_thread(self._directory.write_clock, known)
-        except (DiskFullError, NoDescriptorError):
-            # An older one is on the disk, and costs an hour at most.
-            log.debug("clock_not_written")
+        async with self._writing:
+            known = self._clock.known(self._wall_ms(), self._steady_ms())
+            try:
+                await on_disk_thread(self._directory.write_clock, known)
+            except (DiskFullError, NoDescriptorError):
+                # An older one is on the disk, and costs an hour at most.
+                log.debug("clock_not_written")
 
     async def _run(self) -> None:
         while True:

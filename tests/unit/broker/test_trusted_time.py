@@ -1,6 +1,7 @@
 """The time that outlives the process."""
 
 import asyncio
+import threading
 from functools import partial
 
 import pytest
@@ -73,6 +74,34 @@ async def test_it_is_written_down_again_and_again(clocks, begin, directory, monk
     clocks.wall_ms += 5
     await until(lambda: directory.read_clock() == KnownTime(1_000_005))
     await time.stop()
+
+
+async def test_the_last_write_waits_for_one_that_is_under_way(
+    clocks, begin, directory, monkeypatch
+):
+    begun, may_end = threading.Event(), threading.Event()
+    under_way = []
+    write = directory.write_clock
+
+    def write_slowly(known):
+        under_way.append(known)
+        assert len(under_way) == 1
+        begun.set()
+        may_end.wait(5)
+        write(known)
+        under_way.clear()
+
+    monkeypatch.setattr(directory, "write_clock", write_slowly)
+    time = begin()
+    time.start()
+    await until(begun.is_set)
+    clocks.wall_ms += 5
+    stopped = asyncio.create_task(time.stop())
+    for _ in range(10):
+        await asyncio.sleep(0.001)
+    may_end.set()
+    await stopped
+    assert directory.read_clock() == KnownTime(1_000_005)
 
 
 async def test_a_broker_that_never_started_writes_nothing(begin, directory):
