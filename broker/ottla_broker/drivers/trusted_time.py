@@ -14,7 +14,7 @@ from ottla_broker.drivers.critical_task import CriticalTask
 from ottla_broker.drivers.disk_threads import on_disk_thread
 from ottla_broker.storage.disk_full import DiskFullError, NoDescriptorError
 from ottla_broker.storage.log_directory import LogDirectory
-from ottla_broker.storage.policy.trusted_clock import TrustedClock
+from ottla_broker.storage.policy.trusted_clock import CLOCK_JUMP_MS, TrustedClock
 from ottla_protocol.errors import OttlaError, StorageError
 
 WRITE_INTERVAL_MS = 10_000
@@ -52,6 +52,8 @@ class TrustedTime:
             log.warning("clock_file_unreadable", detail=error.detail)
             known = None
         self._clock = TrustedClock(wall_ms(), steady_ms(), known)
+        # At the last reading.
+        self._ahead_ms = 0
         # Held while it is written: a thread goes on with that, whatever is cancelled, and two would
         # take each other's temporary file away.
         self._writing = asyncio.Lock()
@@ -59,11 +61,12 @@ class TrustedTime:
 
     def read(self) -> int:
         """The time that may be relied on, in ms since the epoch."""
-        was_ahead = self._clock.is_ahead
         wall_ms = self._wall_ms()
         trusted_ms = self._clock.read(wall_ms, self._steady_ms())
-        if self._clock.is_ahead and not was_ahead:
-            log.warning("wall_clock_jumped_ahead", ahead_ms=wall_ms - trusted_ms)
+        ahead_ms = max(0, wall_ms - trusted_ms)
+        if ahead_ms > self._ahead_ms + CLOCK_JUMP_MS:
+            log.warning("wall_clock_jumped_ahead", ahead_ms=ahead_ms)
+        self._ahead_ms = ahead_ms
         return trusted_ms
 
     def start(self) -> None:

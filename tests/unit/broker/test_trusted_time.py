@@ -5,12 +5,13 @@ import threading
 from functools import partial
 
 import pytest
+from structlog.testing import capture_logs
 
 from ottla_broker.drivers import trusted_time
 from ottla_broker.drivers.trusted_time import TrustedTime
 from ottla_broker.storage.disk_full import DiskFullError, NoDescriptorError
 from ottla_broker.storage.log_directory import CLOCK_FILE, LogDirectory
-from ottla_broker.storage.policy.trusted_clock import CLOCK_JUMP_GRACE_MS, KnownTime
+from ottla_broker.storage.policy.trusted_clock import CLOCK_JUMP_GRACE_MS, CLOCK_JUMP_MS, KnownTime
 from ottla_protocol.errors import StorageError
 from tests.unit.awaiting import until
 
@@ -57,6 +58,18 @@ async def test_a_clock_that_is_set_ahead_while_the_broker_is_down_waits_its_hour
     clocks.wall_ms += CLOCK_JUMP_GRACE_MS
     clocks.steady_ms += CLOCK_JUMP_GRACE_MS
     assert time.read() == clocks.wall_ms
+
+
+async def test_each_jump_is_told_once(clocks, begin):
+    time = begin()
+    with capture_logs() as logs:
+        for jump_ms in (0, 2 * CLOCK_JUMP_MS, 0, MONTH_MS, 0):
+            clocks.wall_ms += jump_ms
+            time.read()
+    assert [each["ahead_ms"] for each in logs] == [
+        2 * CLOCK_JUMP_MS,
+        2 * CLOCK_JUMP_MS + MONTH_MS,
+    ]
 
 
 async def test_without_a_process_before_the_clock_is_believed(clocks, begin, directory):

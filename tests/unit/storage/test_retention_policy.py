@@ -136,15 +136,60 @@ def test_a_process_that_begins_soon_after_the_one_before_believes_the_clock():
 
 
 def test_the_hour_goes_on_in_the_process_after():
-    clock, ran = TrustedClock(0, 0), HOUR_MS // 4
-    for run in range(1, 4):
-        # A day between two runs of a quarter of an hour; the first is the jump.
-        clock = TrustedClock(MONTH_MS * run, 0, clock.known(MONTH_MS * (run - 1) + 1, ran))
-        assert clock.read(MONTH_MS * run, 0) < MONTH_MS
+    """A month between two runs of a quarter of an hour: a gap is believed after four of them."""
+    known, ran = KnownTime(0), HOUR_MS // 4
+    for run in range(1, 5):
+        wall_ms = run * MONTH_MS
+        clock = TrustedClock(wall_ms, 0, known)
+        assert clock.read(wall_ms, 0) == (run - 1) * ran
         assert clock.is_ahead
-    clock = TrustedClock(MONTH_MS * 9, 0, clock.known(MONTH_MS * 3 + 1, ran))
-    assert clock.read(MONTH_MS * 9 + ran - 1, ran - 1) < MONTH_MS
-    assert clock.read(MONTH_MS * 9 + ran, ran) == MONTH_MS * 9 + ran
+        known = clock.known(wall_ms + ran, ran)
+    assert known.trusted_ms == MONTH_MS + HOUR_MS
+    for run in range(5, 9):
+        clock = TrustedClock(run * MONTH_MS, 0, known)
+        known = clock.known(run * MONTH_MS + ran, ran)
+    assert 3 * MONTH_MS < known.trusted_ms < 5 * MONTH_MS
+
+
+def test_a_jump_in_the_hour_of_another_has_an_hour_of_its_own():
+    down_ms = 2 * CLOCK_JUMP_MS
+    clock = TrustedClock(down_ms, 0, KnownTime(0))
+    assert clock.read(down_ms, 0) == 0
+    wall_ms = MONTH_MS + down_ms
+    assert clock.read(wall_ms + HOUR_MS - 1, HOUR_MS - 1) == HOUR_MS - 1
+    assert clock.read(wall_ms + HOUR_MS, HOUR_MS) == down_ms + HOUR_MS
+    assert clock.is_ahead
+    later = 2 * HOUR_MS - 1
+    assert clock.read(wall_ms + later, later) == down_ms + later
+    assert clock.read(wall_ms + later + 1, later + 1) == wall_ms + later + 1
+    assert not clock.is_ahead
+
+
+def test_so_has_a_jump_between_two_processes_in_the_hour_of_another():
+    down_ms, ran = 2 * CLOCK_JUMP_MS, HOUR_MS - 1
+    clock = TrustedClock(down_ms, 0, KnownTime(0))
+    clock.read(down_ms, 0)
+    known = clock.known(down_ms + ran, ran)
+    assert known == KnownTime(ran, ahead_for_ms=ran, ahead_by_ms=down_ms)
+    wall_ms = MONTH_MS + down_ms + ran
+    clock = TrustedClock(wall_ms, 0, known)
+    assert clock.read(wall_ms + 1, 1) == down_ms + ran + 1
+    assert clock.read(wall_ms + HOUR_MS, HOUR_MS) == down_ms + ran + HOUR_MS
+    assert clock.read(wall_ms + HOUR_MS + 1, HOUR_MS + 1) == wall_ms + HOUR_MS + 1
+
+
+def test_what_was_put_right_within_the_hour_was_not_ahead_for_all_of_it():
+    clock = TrustedClock(0, 0)
+    clock.read(MONTH_MS, 0)
+    clock.read(2 * HOUR_MS, 1)
+    assert clock.read(MONTH_MS + HOUR_MS, HOUR_MS) == 3 * HOUR_MS - 1
+    assert clock.is_ahead
+
+
+def test_an_hour_of_a_version_that_did_not_tell_the_gap_believes_nothing_by_itself():
+    clock = TrustedClock(MONTH_MS, 0, KnownTime(0, ahead_for_ms=HOUR_MS))
+    assert clock.read(MONTH_MS, 0) == 0
+    assert clock.read(MONTH_MS + HOUR_MS, HOUR_MS) == MONTH_MS + HOUR_MS
 
 
 def test_what_is_known_for_the_next_process_is_read_without_being_believed():
