@@ -225,6 +225,7 @@ class Admin:
 
         Raises:
             UnknownTopicOrPartitionError: there is none of that name.
+            UnknownTopicIdError: it was deleted meanwhile, and another one has its name.
         """
         self._call(calls.delete_topic(name))
 

@@ -75,18 +75,21 @@ class ControllerCommands:
         await self._controller.catch_up()
         return response
 
-    async def catch_up(self, *, outcome: Outcome | None = None) -> None:
+    async def catch_up(
+        self, *, outcome: Outcome | None = None, patience_ms: int = CATCH_UP_PATIENCE_MS
+    ) -> None:
         """Have this broker know all that was decided before this call, or say that it cannot.
 
         For answers that are wrong where they are old: 'nothing is under way' ends somebody's wait.
 
         Args:
             outcome: what became of the write that the answer is about, if it is about one.
+            patience_ms: how long a controller may take.
 
         Raises:
             ControllerNotAvailableError: no controller confirmed in time what is known here.
         """
-        deadline_ms = monotonic_ms() + CATCH_UP_PATIENCE_MS
+        deadline_ms = monotonic_ms() + patience_ms
         while not await self._controller.catch_up():
             if monotonic_ms() >= deadline_ms:
                 raise ControllerNotAvailableError(

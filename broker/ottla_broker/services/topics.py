@@ -6,7 +6,7 @@ from ottla_broker.drivers.controller_client import ControllerClient
 from ottla_broker.drivers.metadata import MetadataCache
 from ottla_broker.drivers.raft_driver import RaftDriver
 from ottla_broker.services.broker_drains import drain_state
-from ottla_broker.services.controller_commands import ControllerCommands
+from ottla_broker.services.controller_commands import DECISION_TIMEOUT_MS, ControllerCommands
 from ottla_cluster.controller.commands import (
     AddPartitions,
     AddPartitionsResponse,
@@ -24,7 +24,7 @@ from ottla_cluster.controller.topic_configs import (
     refuse_brokers_configs,
 )
 from ottla_cluster.controller.topic_names import refuse_internal
-from ottla_protocol.errors import ControllerNotAvailableError
+from ottla_protocol.errors import ControllerNotAvailableError, Outcome
 from ottla_protocol.models import (
     AddPartitionsRequest,
     AlterTopicConfigsRequest,
@@ -116,11 +116,14 @@ class TopicService:
             UnavailableError: no controller decided in time.
         """
         refuse_internal(name, parameter="topic")
-        # What has the name at this moment is meant, and nothing that has it later. Where that is
-        # not known here, the controller decides by the name.
-        await self._controller.catch_up()
-        image = self._metadata.image
-        topic_id = image.topic_ids.get(name, "") if is_enabled(image, NAMED_DELETIONS) else ""
+        topic_id = ""
+        if is_enabled(self._metadata.image, NAMED_DELETIONS):
+            # What has the name at this moment is meant, and nothing that has it later. What is
+            # known here may be older: it would have the topic that is meant refused as a namesake.
+            await self._commands.catch_up(
+                outcome=Outcome.NOT_APPLIED, patience_ms=DECISION_TIMEOUT_MS
+            )
+            topic_id = self._metadata.image.topic_ids.get(name, "")
         await self._commands.change(DeleteTopic(name, topic_id))
 
     async def configs(self, name: str) -> TopicConfigs:

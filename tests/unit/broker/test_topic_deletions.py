@@ -7,7 +7,7 @@ import pytest
 from ottla_broker.services.topics import TopicService
 from ottla_cluster.controller.commands import DeleteTopic
 from ottla_cluster.controller.features import NAMED_DELETIONS
-from ottla_protocol.errors import UnknownTopicIdError
+from ottla_protocol.errors import ControllerNotAvailableError, Outcome
 
 
 class Cluster:
@@ -20,16 +20,13 @@ class Cluster:
         self.news = {"orders": "new"}
         self.commands = []
 
-    async def catch_up(self):
+    async def catch_up(self, *, outcome, patience_ms):
         if self.news is None:
-            return False
+            raise ControllerNotAvailableError("none", outcome=outcome)
         self.image.topic_ids = self.news
-        return True
 
     async def change(self, command):
         self.commands.append(command)
-        if command.topic_id == "old":
-            raise UnknownTopicIdError("gone")
 
 
 @pytest.fixture
@@ -39,7 +36,7 @@ def cluster():
 
 @pytest.fixture
 def service(cluster):
-    return TopicService(metadata=cluster, controller=cluster, commands=cluster, raft=None)
+    return TopicService(metadata=cluster, controller=None, commands=cluster, raft=None)
 
 
 async def test_the_topic_that_has_the_name_now_is_named(service, cluster):
@@ -58,8 +55,9 @@ async def test_below_its_feature_level_the_name_is_all(service, cluster):
     assert cluster.commands == [DeleteTopic("orders")]
 
 
-async def test_a_namesake_that_nobody_told_of_is_spared(service, cluster):
+async def test_without_a_controller_to_say_which_one_it_is_nothing_is_deleted(service, cluster):
     cluster.news = None
-    with pytest.raises(UnknownTopicIdError):
+    with pytest.raises(ControllerNotAvailableError) as refused:
         await service.delete("orders")
-    assert cluster.commands == [DeleteTopic("orders", "old")]
+    assert refused.value.outcome is Outcome.NOT_APPLIED
+    assert cluster.commands == []

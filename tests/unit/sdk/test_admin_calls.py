@@ -20,6 +20,7 @@ from ottla_protocol.errors import (
     Outcome,
     PreferredLeaderNotAvailableError,
     TopicAlreadyExistsError,
+    UnknownTopicIdError,
 )
 
 SERVERS = ("http://a:1", "http://b:2", "http://c:3")
@@ -182,6 +183,13 @@ class TestAnswers:
         error = PreferredLeaderNotAvailableError("it is down", outcome=Outcome.NOT_APPLIED)
         assert error.retriable
         with pytest.raises(PreferredLeaderNotAvailableError):
+            machine.answered(machine.next_attempt(0), refused(error))
+
+    def test_a_deletion_does_not_go_on_to_another_topic_of_the_name(self):
+        machine = attempts(calls.delete_topic("flights"))
+        error = UnknownTopicIdError("another one has its name", outcome=Outcome.NOT_APPLIED)
+        assert error.retriable
+        with pytest.raises(UnknownTopicIdError):
             machine.answered(machine.next_attempt(0), refused(error))
 
     def test_an_answer_of_something_else_is_an_error_of_its_own(self):
