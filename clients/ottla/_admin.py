@@ -370,6 +370,7 @@ class Admin:
             InvalidRequestError: not one of the three ends is named, or an argument is missing or
                 is none that there is.
             UnknownTopicOrPartitionError: there is no such partition.
+            UnknownTopicIdError: it was deleted meanwhile, and another topic has its name.
         """
         return self._call(
             calls.delete_records(

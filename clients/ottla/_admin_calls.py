@@ -118,7 +118,7 @@ def delete_topic(name: str) -> AdminCall[None]:
         _topic_path(name),
         _nothing,
         is_repeatable=False,
-        # Another topic has the name by now, and would be deleted the next time.
+        # Another topic has the name by now, and would be the next one to go.
         final_errors=(UnknownTopicIdError,),
     )
 
@@ -248,6 +248,7 @@ def delete_records(
         _decoder(TrimmedPartition),
         _json(request),
         is_repeatable=dry_run or before_offset is not None,
+        final_errors=(UnknownTopicIdError,),
     )
 
 

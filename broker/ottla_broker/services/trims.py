@@ -6,7 +6,7 @@ more. It may be asked for again: what is done already changes nothing.
 
 The end of a log, or a time, is another offset at each moment. So the leader is first asked which
 one it is, and all attempts at the trim name that one: an attempt that arrives late takes nothing
-that was appended since (decision 59).
+that was appended since (decision 59). Nor do they go on to another topic that has got the name.
 """
 
 import asyncio
@@ -89,6 +89,7 @@ class TrimService:
 
         Raises:
             UnknownTopicOrPartitionError: there is no such partition.
+            UnknownTopicIdError: it was deleted meanwhile, and another topic has its name.
             UnsupportedFeatureLevelError: the cluster does not know trims yet.
             InvalidTopicError, PolicyViolationError, TopicBeingRestoredError: the topic is none that
                 is trimmed; see `require_trimmable`.
@@ -100,15 +101,24 @@ class TrimService:
                 it may be done yet.
         """
         require_one_end(request)
+        if not request.dry_run:
+            # What has the name now is meant; an older topic that is known here would be missed, and
+            # the one that is meant be taken for its namesake.
+            await self._commands.catch_up(outcome=Outcome.NOT_APPLIED, patience_ms=LEADER_WAIT_MS)
         deadline_ms = monotonic_ms() + LEADER_WAIT_MS
         # Of all attempts together: a later refusal says nothing of an earlier one.
         outcome = Outcome.NOT_APPLIED
-        # By topic id, for the offsets of a namesake are others.
-        before_offsets: dict[str, int] = {}
+        before_offset = request.before_offset
+        topic_id: str | None = None
         while True:
             state = await self._topics.find_partition(topic, partition)
             image = self._metadata.image
-            before_offset = before_offsets.get(state.topic_id, request.before_offset)
+            topic_id = topic_id or state.topic_id
+            if state.topic_id != topic_id and not request.dry_run:
+                raise UnknownTopicIdError(
+                    f"the topic {topic!r} that is to be trimmed is gone; another one has its name",
+                    outcome=outcome,
+                )
             # Without an offset it is a question only.
             call = TrimCall(
                 state.topic_id,
@@ -123,7 +133,7 @@ class TrimService:
                 told = await self._at_leader(state, call)
                 if call.dry_run == request.dry_run:
                     return told
-                before_offsets[state.topic_id] = told.log_start_offset
+                before_offset = told.log_start_offset
                 continue
             except (
                 RoutingError,

@@ -14,6 +14,7 @@ from ottla_cluster.controller.commands import PartitionTrimmedResponse
 from ottla_cluster.controller.features import TRIMS
 from ottla_protocol.control_records import EndMarker
 from ottla_protocol.errors import (
+    ControllerNotAvailableError,
     FencedLeaderEpochError,
     InvalidRequestError,
     InvalidTopicError,
@@ -25,6 +26,7 @@ from ottla_protocol.errors import (
     PolicyViolationError,
     RequestTimedOutError,
     UnavailableError,
+    UnknownTopicIdError,
     UnsupportedFeatureLevelError,
 )
 from ottla_protocol.models_trims import TrimmedPartition, TrimPartitionRequest
@@ -45,6 +47,7 @@ class Cluster:
         self.feature_level = TRIMS.level
         self.leader = HERE
         self.name = "orders"
+        self.topic_id = self.news = TOPIC_ID
         self.configs = {}
         self.commands = []
         self.calls = []
@@ -59,9 +62,14 @@ class Cluster:
         return SimpleNamespace(
             version=7,
             feature_level=self.feature_level,
-            topics={TOPIC_ID: topic},
+            topics={self.topic_id: topic},
             brokers={THERE: SimpleNamespace(url="http://two", broker_epoch=1)},
         )
+
+    async def catch_up(self, *, outcome, patience_ms):
+        if self.news is None:
+            raise ControllerNotAvailableError("none", outcome=outcome)
+        self.topic_id = self.news
 
     def replacement_of(self, *_):
         return asyncio.get_running_loop().create_future()
@@ -72,7 +80,7 @@ class Cluster:
 
     async def find_partition(self, topic, partition):
         return SimpleNamespace(
-            topic_id=TOPIC_ID, topic=topic, partition=partition, leader=self.leader
+            topic_id=self.topic_id, topic=topic, partition=partition, leader=self.leader
         )
 
     def by_topic_id(self, _topic_id, _partition):
@@ -288,6 +296,36 @@ async def test_here_too_all_attempts_name_one_offset(service, cluster):
     cluster.change = refuse_once_more_has_come
     assert (await trim(service, before_end=True)).log_start_offset == 15
     assert [command.first_offset for command in cluster.commands] == [15, 15]
+
+
+async def test_what_has_the_name_when_it_is_asked_for_is_meant(service, cluster):
+    cluster.topic_id = "o" * 32
+    await trim(service, before_offset=7)
+    assert [command.topic_id for command in cluster.commands] == [TOPIC_ID]
+    cluster.news = None
+    with pytest.raises(ControllerNotAvailableError) as refused:
+        await trim(service, before_offset=8)
+    assert refused.value.outcome is Outcome.NOT_APPLIED
+    assert (await trim(service, before_offset=8, dry_run=True)).log_start_offset == 8
+    assert len(cluster.commands) == 1
+
+
+@pytest.mark.parametrize("wanted", [{"before_end": True}, {"before_offset": 7}])
+@pytest.mark.parametrize("outcome", [Outcome.NOT_APPLIED, Outcome.UNKNOWN])
+async def test_another_topic_that_has_got_the_name_stays_whole(service, cluster, wanted, outcome):
+    cluster.leader = THERE
+    if "before_end" in wanted:
+        cluster.answers_of_peers = [TrimmedPartition("orders", 0, 0, 7, 7, 0, 0, dry_run=True)]
+
+    async def replaced(*_, **__):
+        cluster.topic_id, cluster.leader = "n" * 32, HERE
+
+    cluster.answers_of_peers.append(PeerUnavailableError("gone", refused=False, outcome=outcome))
+    cluster.wait_for_change = replaced
+    with pytest.raises(UnknownTopicIdError) as refused:
+        await trim(service, **wanted)
+    assert refused.value.outcome is outcome
+    assert cluster.commands == []
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ SERVERS = ("http://a:1", "http://b:2", "http://c:3")
 GOOD = Response(200, routes.JSON, b'{"topics": []}')
 LISTED = calls.list_topics()
 CREATED = calls.create_topic("flights", 3, None, None, validate_only=False)
+TRIMMED = calls.delete_records(
+    "flights", 2, before_offset=5, before_timestamp=None, before_end=False, dry_run=False
+)
 
 
 def config(**options):
@@ -185,8 +188,9 @@ class TestAnswers:
         with pytest.raises(PreferredLeaderNotAvailableError):
             machine.answered(machine.next_attempt(0), refused(error))
 
-    def test_a_deletion_does_not_go_on_to_another_topic_of_the_name(self):
-        machine = attempts(calls.delete_topic("flights"))
+    @pytest.mark.parametrize("call", [calls.delete_topic("flights"), TRIMMED])
+    def test_what_destroys_does_not_go_on_to_another_topic_of_the_name(self, call):
+        machine = attempts(call)
         error = UnknownTopicIdError("another one has its name", outcome=Outcome.NOT_APPLIED)
         assert error.retriable
         with pytest.raises(UnknownTopicIdError):

@@ -202,9 +202,10 @@ OPERATIONS = (
         trims.trim_partition,
         description=(
             "What is before goes for good, at all replicas: no leader brings it back. Asked for "
-            "again, it changes nothing. One of `before_offset`, `before_timestamp` (ms) and "
-            "`before_end` is named; only what is committed and of transactions that are over is "
-            "trimmed, and only in topics with `delete` in `cleanup.policy`."
+            "again with an offset, it changes nothing; a time and the end move on. One of "
+            "`before_offset`, `before_timestamp` (ms) and `before_end` is named; only what is "
+            "committed and of transactions that are over is trimmed, and only in topics with "
+            "`delete` in `cleanup.policy`."
         ),
         parameters=(TOPIC, PARTITION),
         request=(
@@ -223,6 +224,7 @@ OPERATIONS = (
             UnsupportedFeatureLevelError,
             TopicBeingRestoredError,
             StorageError,
+            UnknownTopicIdError,
             *CHANGE,
         ),
         broker_only=True,
