@@ -35,6 +35,16 @@ async def broker_to_broker(url):
         await peers.close()
 
 
+async def streamed_through(url):
+    peers = PeerClient(node_id=1, cluster_id="c", cluster_secret=None)
+    await peers.start()
+    try:
+        async with asyncio.timeout(TIMEOUT_MS / 1000), peers.streaming() as session:
+            await session.get(url, data=BODY)
+    finally:
+        await peers.close()
+
+
 async def sdk_records(url):
     connections = BrokerConnections(user_agent="me", connections_per_broker=1, max_body_bytes=1)
     try:
@@ -67,7 +77,7 @@ def command_line(url):
         connection.close()
 
 
-ASYNC = [broker_to_broker, sdk_records, sdk_admin_asyncio]
+ASYNC = [broker_to_broker, streamed_through, sdk_records, sdk_admin_asyncio]
 THREADED = [sdk_admin, command_line]
 
 

@@ -42,6 +42,7 @@ from ottla_broker.drivers.peer_pool import (
     connect,
 )
 from ottla_broker.request_id import REQUEST_ID
+from ottla_broker.reset_on_close import new_socket
 from ottla_protocol import routes
 from ottla_protocol.errors import (
     InconsistentClusterIdError,
@@ -156,7 +157,9 @@ class PeerClient:
     async def start(self) -> None:
         """Open the pool; must run on the event loop."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._streamed_reads_max),
+            connector=aiohttp.TCPConnector(
+                limit=self._streamed_reads_max, socket_factory=new_socket
+            ),
             headers=self._headers,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -7,9 +7,10 @@ second time: a log would take the first batch of its new holder for a repetition
 one's, and acknowledge what it never stored.
 
 So whatever stands in the log from before the election is read as if the identity had been taken
-back: the last epoch of the producer id is granted, which nobody was told of, and what comes after
-it is a new producer id (`known_ids.next_identity`). What was open is aborted, for it may have
-ended; its producer hears that an operator did so, and goes on.
+back: the last epoch of the producer id is granted, which was granted to nobody before, and what
+comes after it is a new producer id (`known_ids.next_identity`). Only who repeats the last decision
+or take-over that is known is told of it, as the one producer that these were granted to. What was
+open is aborted, for it may have ended; its producer hears that an operator did so, and goes on.
 
 Nothing is written for that. It is a function of the log and of the metadata, so each coordinator
 after the election reads the same, until the id is decided upon again, which is a record of a later
