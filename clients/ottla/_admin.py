@@ -6,7 +6,7 @@ from random import Random
 from threading import Lock
 from time import monotonic, sleep
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack, cast
 
 from ottla import _admin_calls as calls
 from ottla._admin_calls import (
@@ -69,10 +69,12 @@ class Urllib3Transport:
         import urllib3
         from urllib3.connection import HTTPConnection
 
+        # A cast, because pyright takes the class's variable for its annotation.
+        defaults = cast(list[tuple[int, int, int | bytes]], HTTPConnection.default_socket_options)
         self._pool: urllib3.PoolManager = urllib3.PoolManager(
             maxsize=_CONNECTIONS_PER_BROKER,
             retries=False,
-            socket_options=[*HTTPConnection.default_socket_options, RESET_ON_CLOSE],
+            socket_options=[*defaults, RESET_ON_CLOSE],
             headers={"User-Agent": f"{client_id} ottla-python"},
         )
 
