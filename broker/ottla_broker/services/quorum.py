@@ -1,7 +1,7 @@
 """Who votes in the metadata quorum and who leads it, as an operator sees and changes it.
 
 Only the leader knows how far the others are, so every call ends there: this broker does what it is
-asked if it leads, and else asks the leader, once.
+asked if it leads, and else asks the leader. A change waits through an election, as others do.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from ottla_protocol.errors import (
     ControllerNotAvailableError,
     InvalidRequestError,
     InvalidVoterChangeError,
+    NotControllerError,
     OttlaError,
     Outcome,
 )
@@ -44,6 +45,9 @@ SETTLE_TIMEOUT_MS = 3_000
 """How long the next leader may take to tell what has become of the quorum."""
 
 SETTLE_INTERVAL_MS = 50
+
+ELECTION_PATIENCE_MS = 5_000
+"""How long a change waits for somebody to lead."""
 
 _answer_decoder: msgspec.msgpack.Decoder[QuorumDescription | None] = msgspec.msgpack.Decoder(
     QuorumDescription | None
@@ -81,7 +85,7 @@ class QuorumService:
 
     async def _change(self, call: QuorumCall) -> QuorumDescription:
         """Have the leader do it, and describe what came of it, by the next leader if need be."""
-        found = await self._ask(call)
+        found = await self._ask_who_leads(call)
         deadline_ms = monotonic_ms() + SETTLE_TIMEOUT_MS
         while found is None:
             try:
@@ -92,6 +96,17 @@ class QuorumService:
                     raise error.with_outcome(Outcome.UNKNOWN) from error
                 await asyncio.sleep(SETTLE_INTERVAL_MS / 1000)
         return found
+
+    async def _ask_who_leads(self, call: QuorumCall) -> QuorumDescription | None:
+        """As `_ask`, again while nobody leads; what was certainly not done is not done twice."""
+        deadline_ms = monotonic_ms() + ELECTION_PATIENCE_MS
+        while True:
+            try:
+                return await self._ask(call)
+            except (NotControllerError, ControllerNotAvailableError) as error:
+                if error.outcome is not Outcome.NOT_APPLIED or monotonic_ms() >= deadline_ms:
+                    raise
+            await asyncio.sleep(SETTLE_INTERVAL_MS / 1000)
 
     async def add_voter(self, request: AddVoterRequest) -> QuorumDescription:
         """Have a running controller become a voter: as a learner first, until it has caught up.

@@ -5,8 +5,14 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from ottla_broker.services import quorum
 from ottla_broker.services.quorum import QuorumService
-from ottla_protocol.errors import LeadershipTransferFailedError, Outcome
+from ottla_protocol.errors import (
+    ControllerNotAvailableError,
+    LeadershipTransferFailedError,
+    NotControllerError,
+    Outcome,
+)
 from ottla_protocol.models_quorum import QuorumDescription, TransferRequest
 
 
@@ -40,3 +46,46 @@ async def test_that_another_one_leads_is_a_failure():
     with pytest.raises(LeadershipTransferFailedError, match="node 4 took over") as failed:
         await service_led_by(2, 4).transfer(TransferRequest(3))
     assert failed.value.outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        lambda: NotControllerError("no leader is known", outcome=Outcome.NOT_APPLIED),
+        lambda: ControllerNotAvailableError("nobody is elected", outcome=Outcome.NOT_APPLIED),
+    ],
+)
+async def test_a_change_waits_through_an_election(refusal):
+    service = service_led_by(2, 3)
+    asked = service._peers.post
+    refusals = [refusal(), refusal()]
+
+    async def post(*arguments, **options):
+        if refusals:
+            raise refusals.pop()
+        return await asked(*arguments, **options)
+
+    service._peers.post = post
+    found = await service.remove_voter(2, force=False)
+    assert (found.leader, refusals) == (3, [])
+
+
+async def test_a_change_that_may_be_made_is_not_made_again():
+    service = service_led_by(2, 3)
+    calls = []
+
+    async def post(*_arguments, **_options):
+        calls.append(1)
+        raise NotControllerError("deposed while it was committed", outcome=Outcome.UNKNOWN)
+
+    service._peers.post = post
+    with pytest.raises(NotControllerError):
+        await service.remove_voter(2, force=False)
+    assert len(calls) == 1
+
+
+async def test_a_change_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr(quorum, "ELECTION_PATIENCE_MS", 0)
+    service = service_led_by(None, None)
+    with pytest.raises(ControllerNotAvailableError):
+        await service.remove_voter(2, force=False)
