@@ -514,7 +514,8 @@ class RaftDriver:
 
         Without those of which that is not known here.
         """
-        urls = {voter_id: self.member_urls[voter_id] for voter_id in self.voter_ids}
+        known = self.member_urls
+        urls = {voter_id: known[voter_id] for voter_id in self.voter_ids}
         return {voter_id: url for voter_id, url in urls.items() if url}
 
     @property

@@ -241,15 +241,20 @@ async def test_a_broker_that_stops_leaves_logs_to_the_next_start(manager, monkey
     assert len(manager.replicas._removals) == 1
 
 
-async def test_a_broker_that_stops_waits_for_the_log_that_is_being_cut(manager):
-    await manager.begin()
-    healer = ReplicaHealer(
+def healer_of(manager, controller):
+    """What looks after the unfit replicas, and tells this controller."""
+    return ReplicaHealer(
         node_id=LOCAL,
         replicas=manager.replicas,
-        controller=None,
+        controller=controller,
         broker_epoch=lambda: 1,
         on_failure=lambda error: pytest.fail(str(error)),
     )
+
+
+async def test_a_broker_that_stops_waits_for_the_log_that_is_being_cut(manager):
+    await manager.begin()
+    healer = healer_of(manager, None)
     healer.start()
     await manager.is_cutting.wait()
     stopping = asyncio.create_task(healer.stop())
@@ -280,13 +285,7 @@ async def test_what_a_former_leader_has_cut_is_told_at_once(manager):
     """It is in the ISR until then, and nothing is acknowledged without it."""
     controller = BusyController()
     await manager.begin(leader=LOCAL)
-    healer = ReplicaHealer(
-        node_id=LOCAL,
-        replicas=manager.replicas,
-        controller=controller,
-        broker_epoch=lambda: 1,
-        on_failure=lambda error: pytest.fail(str(error)),
-    )
+    healer = healer_of(manager, controller)
     manager.disk_goes_on.set()
     await healer.heal()
     await healer.report()
@@ -307,13 +306,7 @@ async def test_who_is_made_the_leader_while_its_log_is_cut_says_at_once_that_it_
     """Nobody would lead until the copy is done."""
     controller = BusyController()
     await manager.begin()
-    healer = ReplicaHealer(
-        node_id=LOCAL,
-        replicas=manager.replicas,
-        controller=controller,
-        broker_epoch=lambda: 1,
-        on_failure=lambda error: pytest.fail(str(error)),
-    )
+    healer = healer_of(manager, controller)
     healer.start()
     await manager.is_cutting.wait()
     assert controller.told == []
@@ -348,13 +341,7 @@ async def test_a_replica_whose_refill_was_heard_of_before_the_answer_is_whole(ma
     manager.replicas.activity.unfit.add(KEY)
     aside = manager.hosted.log.directory / "00000000000000000000.sqlite.damaged"
     aside.touch()
-    healer = ReplicaHealer(
-        node_id=LOCAL,
-        replicas=manager.replicas,
-        controller=SlowController(manager),
-        broker_epoch=lambda: 1,
-        on_failure=lambda error: pytest.fail(str(error)),
-    )
+    healer = healer_of(manager, SlowController(manager))
     await healer.report()
     assert manager.hosted.fitness.is_whole
     assert not aside.exists()
@@ -461,13 +448,7 @@ async def test_a_replica_at_rest_is_looked_at_by_nobody(manager):
         hosted.follower_fetched(follower, 1, 0)
     assert not hosted.tick({LOCAL: 1, OTHER: 1, THIRD: 1}, ())
     await until(lambda: KEY not in activity.restless)
-    healer = ReplicaHealer(
-        node_id=LOCAL,
-        replicas=manager.replicas,
-        controller=None,
-        broker_epoch=lambda: 1,
-        on_failure=lambda error: pytest.fail(str(error)),
-    )
+    healer = healer_of(manager, None)
     await healer.heal()
     assert activity.unfit == set()
     assert manager.replicas.pending_bytes == 0
