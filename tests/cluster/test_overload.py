@@ -26,10 +26,14 @@ def test_a_full_purgatory_refuses_its_own_part_of_a_write_and_tells_of_the_rest(
     there = next(partition for partition, leader in enumerate(leaders) if leader != 1)
     written = {here: [], there: []}
     with ExitStack() as polls:
-        for _ in range(PLACES):
+
+        def park():
             polls.enter_context(parked_poll(client, 1, polled))
+
+        for _ in range(PLACES):
+            park()
         client.wait_parked(1, PLACES - len(client.others(1)))
-        mixed = write_until_refused_in_part(client, here, there, written)
+        mixed = write_until_refused_in_part(client, here, there, written, park)
         assert mixed[here]["error"]["outcome"] == "not_applied"
         assert mixed[here]["error"]["retriable"]
         assert mixed[there].get("error") is None
@@ -56,11 +60,12 @@ def parked_poll(client, node_id, partition):
     return connection
 
 
-def write_until_refused_in_part(client, here, there, written):
+def write_until_refused_in_part(client, here, there, written, park):
     """Write to both partitions until one call is refused its part on broker 1; adds to `written`.
 
-    Followers' fetches leave their places for a moment when they come back, and a write may find
-    such a place: then it is applied whole, and another one is tried.
+    Followers' fetches took places from polls, and leave them for a moment when they come back. A
+    write that finds such a place is applied whole; then one more poll is to `park` in it, and
+    another write is tried.
 
     Returns:
         The results of the refused call, by partition.
@@ -74,4 +79,5 @@ def write_until_refused_in_part(client, here, there, written):
         if answer.status == 207:
             return results
         written[here].append(number)
+        park()
     raise AssertionError("the purgatory never was full")

@@ -320,12 +320,17 @@ class CoordinatorCalls:
         wait_end_ms = monotonic_ms() + _wait_ms(command)
         deadline_ms = wait_end_ms + (CALL_TIMEOUT_MS if timeout_ms is None else timeout_ms)
 
+        is_first = True
+
         async def ask(leader: int) -> Response:
+            nonlocal is_first
             asked = command
-            if isinstance(asked, Heartbeat):
+            # The first is sent as it came: the coordinator judges the wait that was asked for.
+            if isinstance(asked, Heartbeat) and not is_first:
                 # A part of the wait may have passed at a coordinator that is none any more.
                 remaining_ms = min(_wait_ms(asked), wait_end_ms - monotonic_ms())
                 asked = msgspec.structs.replace(asked, max_wait_ms=max(0, remaining_ms))
+            is_first = False
             return await self._decide_once(leader, partition, asked, deadline_ms)
 
         return await self._routes.call(

@@ -1,6 +1,7 @@
 """How calls reach a coordinator: those that wait where there is room, those that go wrong."""
 
 import asyncio
+import itertools
 from types import SimpleNamespace
 
 import msgspec
@@ -173,6 +174,21 @@ async def test_a_heartbeat_waits_at_its_coordinator_where_there_is_room():
     assert (answer, node_id) == (NO_NEWS, THERE)
     assert world.parking == [True]
     assert 4_000 < world.asked[0].max_wait_ms <= 5_000
+
+
+async def test_a_coordinator_judges_the_wait_that_was_asked_for(monkeypatch):
+    """A millisecond that passes on the way makes no allowed wait of one that is too long."""
+    world = World(HERE)
+    refusal = asyncio.get_running_loop().create_future()
+    refusal.set_exception(NotCoordinatorError("moved", outcome=Outcome.NOT_APPLIED))
+    world.answers = [refusal, NO_NEWS]
+    start_ms = monotonic_ms()
+    readings = itertools.count(start_ms)
+    monkeypatch.setattr(coordinator_calls, "monotonic_ms", lambda: next(readings))
+    await world.calls.decide("g", heartbeat(2_001), repeatable=True)
+    first, second = (command.max_wait_ms for command in world.asked)
+    assert first == 2_001
+    assert second < 2_001, "what passed at the coordinator before is a part of the wait"
 
 
 async def test_without_room_there_it_is_repeated_until_there_is_news(monkeypatch):
