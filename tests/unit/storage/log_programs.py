@@ -398,6 +398,9 @@ class LogProgram:
         """Files go after the log's start has moved, and only those below it."""
         with removals_watched(self.going):
             await self.log.cleanup.remove_expired()
+            # A write under way may just have begun a segment, with which the one before expired.
+            await self.log.wait_durable(self.model.end)
+            await self.log.cleanup.remove_expired()
         names = sorted(int(path.stem) for path in self.log.directory.glob("*.sqlite"))
         assert names[0] <= self.model.start
         assert all(base > self.model.start for base in names[1:])
