@@ -80,13 +80,18 @@ class Handovers:
             isr = getattr(record, "isr", isr)
 
     def waiting(self, controller, image, now_ms):
-        """Partitions whose reassignment this controller may not hold up any longer."""
+        """Partitions whose reassignment this controller may not hold up any longer.
+
+        One with a change on its way waits for that: the end names what is committed.
+        """
         waiting = []
         for _, partition in image.all_partitions():
             if is_handed_over(partition):
                 key = partition.topic_id, partition.partition, partition.leader_epoch
                 since_ms = self._waiting_since_ms.setdefault((controller, *key), now_ms)
-                if now_ms - since_ms >= self._session_timeout_ms:
+                topic = controller.speculative_image.topics.get(partition.topic_id)
+                is_changing = topic is None or topic.partitions[partition.partition] != partition
+                if now_ms - since_ms >= self._session_timeout_ms and not is_changing:
                     waiting.append(key)
         return waiting
 

@@ -42,12 +42,12 @@ def test_random_lives_keep_the_invariants(first_seed):
     # A simulation in which nothing happens proves nothing.
     for event, at_least in {
         "accepted": 20 * SEEDS_PER_CHUNK,
-        "refused": 10 * SEEDS_PER_CHUNK,
+        "refused": 8 * SEEDS_PER_CHUNK,
         "altered": 8 * SEEDS_PER_CHUNK,
-        "elected": 4 * SEEDS_PER_CHUNK,
+        "elected": 3 * SEEDS_PER_CHUNK,
         "leaderships": 2 * SEEDS_PER_CHUNK,
         "reassigning": 2 * SEEDS_PER_CHUNK,
-        "reassigned": SEEDS_PER_CHUNK,
+        "reassigned": SEEDS_PER_CHUNK // 2,
         "called_off": SEEDS_PER_CHUNK // 5,
         "blocks": SEEDS_PER_CHUNK // 2,
         "awaited": SEEDS_PER_CHUNK // 20,

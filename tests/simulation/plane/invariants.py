@@ -272,11 +272,9 @@ class Invariants:
         state = self._partition(history.key)
         if state is None:
             return
+        version = replica.process.image.version
         copies = sum(
-            1
-            for process in self.world.processes.values()
-            if history.key in process.disks
-            and self._holds_all(history, process.disks[history.key].records)
+            self._has_copy(process, history, version) for process in self.world.processes.values()
         )
         topic = self.image.topics[history.key[0]]
         if not self.world.has_lost_tails and not self.world.has_lost_directories:
@@ -288,6 +286,17 @@ class Invariants:
                 copies,
             )
         self.check_isr(state)
+
+    def _has_copy(self, process, history, version):
+        """Whether it holds all, or did until its disk was replaced, of which nobody has heard.
+
+        Nobody: who knows the metadata up to this version, in which it still is in the ISR.
+        """
+        records, lost_version = process.replaced.get(history.key, ((), -1))
+        if version < lost_version and self._holds_all(history, records):
+            return True
+        disk = process.disks.get(history.key)
+        return disk is not None and self._holds_all(history, disk.records)
 
     def check_isr(self, state):
         """Every member of the ISR holds all that is committed, or knows that it does not."""

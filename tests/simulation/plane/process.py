@@ -64,6 +64,8 @@ class Process(Serving, Hosting, ControllerCalls, GivingUp):
         self.is_full = False
         self.loses_disk = False
         """Whether its logs are gone when it comes back, so far as they are in no ISR."""
+        self.replaced = {}
+        """What was lost so, by partition: its records, and the metadata version of the loss."""
         self.directory_id = f"{self.node_id}/0"
         # The directory that is away, and its logs; None while the first one is in place.
         self._directory_away = None

@@ -366,10 +366,12 @@ class World(HostTimers):
         """A broker opens its logs; a replaced disk has none of those that are in no ISR."""
         if process.loses_disk:
             process.loses_disk = False
-            for key in list(process.disks):
+            version = self.invariants.image.version
+            for key, disk in process.disks.items():
                 state = self.invariants._partition(key)
                 if state is not None and process.node_id not in state.isr:
                     self.events["replaced disk"] += 1
+                    process.replaced[key] = disk.records, version
                     process.disks[key] = ReplicaDisk()
 
     def proposal_ended(self, outcome, members):
