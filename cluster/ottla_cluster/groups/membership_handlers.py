@@ -115,7 +115,8 @@ def heartbeat(
     Raises:
         UnknownMemberIdError: it is no member, or no longer.
         FencedInstanceIdError: another process has joined under its instance id.
-        FencedMemberEpochError: its generation is one that it was never given.
+        FencedMemberEpochError: its generation is one that it was never given, or is from before it
+            was given what it says that it holds.
         InvalidRequestError: it would wait for too long.
     """
     group = member_group(image, command.group, command.member_id)
@@ -127,10 +128,13 @@ def heartbeat(
             generation=before.generation,
         )
     said: frozenset[TopicPartition] | None = None
-    if command.owned is not None and command.generation == before.generation:
+    if command.owned is not None:
         said = frozenset(
             (owned.topic, partition) for owned in command.owned for partition in owned.partitions
         )
+        _refuse_former_tenure(before, said, command.generation)
+        if command.generation != before.generation:
+            said = None
     changes = GroupChanges(group)
     take_step(changes, command.member_id, said)
     current = changes.group.currents[command.member_id]
@@ -234,6 +238,24 @@ def _refuse_replaced(group: Group, member_id: str | None) -> None:
             raise FencedInstanceIdError(
                 f"Another process has joined as {member.instance_id!r}: this one must stop.",
                 instance_id=member.instance_id,
+            )
+
+
+def _refuse_former_tenure(
+    current: CurrentAssignment, said: frozenset[TopicPartition], generation: int
+) -> None:
+    """Refuses a member that goes on with what it has lost and been given again since.
+
+    It left or expired, and a late copy of its join has made it a member again. Others may have
+    read its partitions between; a commit in its former generation is refused for the same reason.
+    """
+    for key in sorted(said):
+        held = current.held(key)
+        if held is not None and held.generation > generation:
+            raise FencedMemberEpochError(
+                f"The member has {held.topic}-{held.partition} since generation {held.generation}; "
+                f"what it held in generation {generation} it has lost.",
+                generation=current.generation,
             )
 
 

@@ -239,6 +239,20 @@ def test_a_rebalance_elsewhere_leaves_an_owner_alone():
     assert groups.beat("a", "orders-0").generation == before.generation
 
 
+def test_a_member_goes_on_with_nothing_that_it_lost_and_got_again(groups):
+    """A late copy of its join made it a member once more; others may have read on between."""
+    groups.join("a")
+    former = groups.group().currents["a"].generation
+    groups.leave("a")
+    groups.join("b")
+    groups.commit(0, 7, "b")
+    groups.leave("b")
+    groups.join("a")
+    with pytest.raises(FencedMemberEpochError, match="orders-0 since generation"):
+        groups.beat("a", "orders-0", generation=former)
+    assert "orders-0" in names(groups.beat("a", generation=former).assignment)
+
+
 def test_strangers_and_generations_from_the_future_are_refused(groups):
     with pytest.raises(UnknownMemberIdError):
         groups.apply(Heartbeat("g", "a", 1))
