@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ottla_cluster.raft.messages import AppendRequest, AppendResponse
+from ottla_cluster.raft.reads import answered_round
 
 if TYPE_CHECKING:
     from ottla_cluster.raft.config import RaftConfig
@@ -59,5 +60,5 @@ class AppendReceiver:
             index=request.prev_index,
             hint_index=hint_index,
             hint_term=hint_term,
-            read_sequence=request.read_sequence,
+            read_sequence=answered_round(request, term),
         )

@@ -160,7 +160,8 @@ class VoteResponse(msgspec.Struct, frozen=True, array_like=True, tag="vote_respo
 class AppendRequest(msgspec.Struct, frozen=True, array_like=True, tag="append_request"):
     """Entries that follow (prev_index, prev_term); without entries a heartbeat or commit news.
 
-    `read_sequence` numbers the leader's read rounds; the response repeats it.
+    `read_sequence` numbers the read rounds of this leadership; a response of the same term repeats
+    it, one of a newer term tells 0.
     """
 
     term: _Count

@@ -9,6 +9,10 @@ the next round, as writes do in a group commit.
 
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ottla_cluster.raft.messages import AppendRequest, InstallSnapshotRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +86,12 @@ class ReadRounds:
         self._rounds.clear()
         self._waiting = []
         return tokens
+
+
+def answered_round(request: "AppendRequest | InstallSnapshotRequest", term: int) -> int:
+    """The round for which an answer of this term counts; 0 for none.
+
+    A request of an older term, which comes late, is of another leadership, and each numbers its
+    rounds anew. Its sender may lead again by now, in the answer's term.
+    """
+    return request.read_sequence if request.term == term else 0

@@ -14,6 +14,7 @@ from ottla_cluster.raft.messages import (
     InstallSnapshotResponse,
     Snapshot,
 )
+from ottla_cluster.raft.reads import answered_round
 
 if TYPE_CHECKING:
     from ottla_cluster.raft.config import RaftConfig
@@ -66,7 +67,7 @@ class SnapshotReceiver:
             receiver=request.sender,
             index=request.index,
             next_offset=0,
-            read_sequence=request.read_sequence,
+            read_sequence=answered_round(request, term),
         )
 
     def _gather(self, request: InstallSnapshotRequest) -> bytes | None:

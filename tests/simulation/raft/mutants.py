@@ -14,6 +14,8 @@ from ottla_cluster.raft import (
     RaftNode,
     ReadConfirmed,
     VoteResponse,
+    appends,
+    snapshots,
 )
 from ottla_cluster.raft import node as node_module
 from ottla_cluster.raft.leadership import Leadership
@@ -216,6 +218,11 @@ class ReadsOnOldAnswers(Leadership):
         super().handle_response(repeated, now_ms)
 
 
+def repeated_round(request, term):
+    """An answer repeats the round of any request."""
+    return request.read_sequence
+
+
 class NeverStepsDown(Leadership):
     """No check-quorum."""
 
@@ -286,6 +293,12 @@ MUTANTS = {
     "reads without a round": {"leadership": ReadsWithoutRound},
     "reads before its own commit": {"leadership": ReadsBeforeOwnCommit},
     "reads on old answers": {"leadership": ReadsOnOldAnswers},
+    "answers rounds of older terms": {
+        "patches": (
+            (appends, "answered_round", repeated_round),
+            (snapshots, "answered_round", repeated_round),
+        )
+    },
     "never steps down": {"leadership": NeverStepsDown},
     "elects anybody": {"log": ElectsAnybody},
     "elects the longest log": {"log": ElectsLongest},

@@ -232,6 +232,38 @@ def old_answers_reach_a_replaced_leader(host_class):
     assert script.checker.confirmed_read_count == 0
 
 
+def late_requests_of_a_former_leadership(host_class):
+    """What refuses a request of an older term answers no round of this one (seed 520603761)."""
+    script = Script(3, host_class)
+    script.elect(1, 2, 3)
+    script.settle()
+    for token in (1, 2):
+        script[1].read(token)
+    late = script.select(AppendRequest, sender=1)
+    script.elect(2, 3)
+    script.settle()
+    script.elect(1, 2, 3)
+    script.settle()
+    for request in late:
+        script[request.receiver].receive(request)
+    script.deliver(AppendResponse, receiver=1)
+    script.wait(100)
+    # Node 1 leads again, and does not hear that it is replaced again.
+    for follower in (2, 3):
+        script[follower].refused(1)
+    script.wait(200)
+    script.tick(2)
+    script.settle(2, 3)
+    script.drop(receiver=1)
+    assert script.node(2).role == "leader"
+    script[2].propose([b"unknown to node 1"])
+    script.settle(2, 3)
+    script.drop(receiver=1)
+    assert script.node(1).role == "leader"
+    script[1].read(3)
+    assert script.checker.confirmed_read_count == 0
+
+
 def new_leader_reads_at_once(host_class):
     """A leader's commit index is current only when an entry of its term is committed (§6.4)."""
     script = Script(3, host_class)
@@ -342,6 +374,7 @@ SCHEDULES = {
         stale_tail_meets_commit_news,
         isolated_leader_reads,
         old_answers_reach_a_replaced_leader,
+        late_requests_of_a_former_leadership,
         new_leader_reads_at_once,
         paused_leader_wakes,
         leader_cannot_hear,

@@ -33,6 +33,10 @@ CAUGHT_BY_SCHEDULE = {
     "reads without a round": ("isolated_leader_reads", "linearizable reads"),
     "reads before its own commit": ("new_leader_reads_at_once", "linearizable reads"),
     "reads on old answers": ("old_answers_reach_a_replaced_leader", "linearizable reads"),
+    "answers rounds of older terms": (
+        "late_requests_of_a_former_leadership",
+        "linearizable reads",
+    ),
     "never steps down": ("leader_cannot_hear", ""),
     "elects anybody": ("shorter_log_campaigns", "leader completeness"),
     "elects the longest log": ("longer_log_of_an_older_term_campaigns", "leader completeness"),

@@ -57,6 +57,14 @@ def test_a_refusal_confirms_a_read_too():
     assert ready.confirmed_reads == (ReadConfirmed(7, 1),)
 
 
+def test_what_refuses_a_request_of_an_older_term_answers_no_round():
+    """Its sender may lead again, and numbers its rounds anew."""
+    node = make_node(term=4)
+    late = AppendRequest(3, 2, 1, 0, 0, (), 0, 7)
+    (refusal,) = sent(node.step(late, START_MS), AppendResponse)
+    assert (refusal.term, refusal.accepted, refusal.read_sequence) == (4, False, 0)
+
+
 def test_a_new_leader_reads_only_after_its_own_entry_is_committed():
     node, _ = make_leader(terms=(1,), commits=False)
     waiting = node.request_read(7, EXPIRED_MS)

@@ -133,7 +133,8 @@ def test_parts_of_another_leader_do_not_count():
 def test_a_snapshot_of_an_older_term_changes_nothing():
     node = make_node(terms=(1,), term=4)
     ready = node.step(part(3), START_MS)
-    assert ready.messages == (InstallSnapshotResponse(4, 1, 2, 5, 0, 7),)
+    # It answers no read round of term 4.
+    assert ready.messages == (InstallSnapshotResponse(4, 1, 2, 5, 0, 0),)
     assert not ready.must_persist
     assert (ready.snapshot, node.leader_id, node.last_index) == (None, None, 1)
 
