@@ -350,11 +350,28 @@ class World:
             self.prober.fail(number, detail=answer.code)
 
     def wait_whole(self, timeout_s):
-        """Wait until every broker is ready and every replica, also of groups' offsets, in sync."""
+        """Wait until every broker is ready and votes, and every replica is in sync, of offsets too.
+
+        Else the next fault would come on top of this one: without one more, too few may vote.
+        """
         self.cluster.wait_ready(timeout_s)
+        eventually(self._check_voters, timeout_s)
         self.client.wait_isr(TOPIC, self.replication_factor, timeout_s=timeout_s)
         if self.has_groups():
             self.client.wait_isr(OFFSETS_TOPIC, OFFSETS_REPLICAS, timeout_s=timeout_s)
+
+    def _check_voters(self):
+        """A directory that took the place of a lost one is a voter of its own, and later."""
+        url = self.client.any_url() + routes.CLUSTER_QUORUM
+        quorum = self.client.http.get(url, timeout_s=5).expect(200).document
+        assert quorum["configuration_committed"]
+        named = {voter["id"]: voter["directory_id"] for voter in quorum["voters"]}
+        assert named == {
+            broker.node_id: json.loads((broker.data_dir / "directory.json").read_bytes())[
+                "directory_id"
+            ]
+            for broker in self.cluster.brokers
+        }
 
     def has_groups(self):
         """Whether there is the topic in which groups keep their offsets, for there was a group."""
