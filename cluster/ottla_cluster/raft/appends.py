@@ -50,8 +50,16 @@ class AppendReceiver:
         )
 
     def refusal(self, request: AppendRequest, term: int) -> AppendResponse:
-        """The log does not agree, or the sender's leadership is over: `term` is a newer one."""
-        hint_index, hint_term = self._log.last_at_or_below(request.prev_index, request.prev_term)
+        """The log does not agree, or the sender's leadership is over: `term` is a newer one.
+
+        Then the hint is the end of the log. The sender may lead again, in the newer term, and would
+        take a hint below what it knows of this log for a loss.
+        """
+        log = self._log
+        if request.term == term:
+            hint_index, hint_term = log.last_at_or_below(request.prev_index, request.prev_term)
+        else:
+            hint_index, hint_term = log.last_index, log.last_term
         return AppendResponse(
             term=term,
             sender=self._config.node_id,

@@ -181,7 +181,8 @@ class AppendResponse(msgspec.Struct, frozen=True, array_like=True, tag="append_r
     Accepted: the sender's log equals the leader's up to `index`. Refused: it holds no entry
     (prev_index, prev_term) with prev_index = `index`; (`hint_index`, `hint_term`) is then the last
     entry of the sender at or before it whose term is not above prev_term, so that the leader steps
-    back over whole terms at once (Raft §5.3, last paragraphs).
+    back over whole terms at once (Raft §5.3, last paragraphs). To a request of an older term the
+    hint is the sender's last entry.
     """
 
     term: _Count

@@ -245,6 +245,7 @@ LEFT_TO_THE_PARTS = {
     "a new target keeps what the former one added",
     "a stale view is unfenced",
     "acknowledges a snapshot before persisting",
+    "answers rounds of older terms",
     "applies before persisting",
     "campaigns as an observer",
     "changes before its own commit",

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from msgspec.structs import replace as replace_field
 
-from ottla_cluster.raft import AppendRequest, ObserveRequest
+from ottla_cluster.raft import AppendRequest, AppendResponse, ObserveRequest
 from tests.simulation.raft.checker import FINAL_PREFIX
 from tests.simulation.raft.host import Host
 from tests.simulation.raft.script import LONG_MS, Script
@@ -413,6 +413,26 @@ def rolled_back_within_one_start(host_class):
     assert script[3].set_aside_count == 1
 
 
+def late_request_of_a_former_leadership_meets_a_new_start(host_class):
+    """What refuses it has lost nothing, though it was asked about an entry far behind."""
+    script = MembershipScript(3, host_class)
+    script.settled(1, 2, 3)
+    script[1].propose([b"on its way for long"])
+    (late,) = script.select(AppendRequest, receiver=3)
+    script.elect(2, 3)
+    script.settle()
+    script.elect(1, 2, 3)
+    script.settle()
+    script[1].propose([b"acknowledged by 3"])
+    script.settle()
+    script.power_loss(3)
+    script.restart(3)
+    script[3].receive(late)
+    assert script.deliver(AppendResponse, sender=3, receiver=1) == 1
+    script.run(LONG_MS)
+    assert script[3].set_aside_count == 0
+
+
 def leadership_is_transferred(host_class):
     """§3.10: the target is brought up to the leader's log, and leads without a time-out."""
     script = MembershipScript(3, host_class)
@@ -478,6 +498,7 @@ MEMBERSHIP_SCHEDULES = {
         lost_directory_before_it_is_named,
         rolled_back_voter_votes_again,
         rolled_back_within_one_start,
+        late_request_of_a_former_leadership_meets_a_new_start,
         leadership_is_transferred,
         transfer_of_a_vote_that_is_not_persisted,
         transfer_fails,
