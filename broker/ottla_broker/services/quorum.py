@@ -41,13 +41,11 @@ from ottla_protocol.models_quorum import (
 )
 
 CALL_TIMEOUT_MS = QUESTION_TIMEOUT_MS + CHANGE_TIMEOUT_MS + TRANSFER_TIMEOUT_MS
-SETTLE_TIMEOUT_MS = 3_000
-"""How long the next leader may take to tell what has become of the quorum."""
-
 SETTLE_INTERVAL_MS = 50
 
-ELECTION_PATIENCE_MS = 5_000
-"""How long a change waits for somebody to lead."""
+ELECTION_PATIENCE_MS = 8_000
+"""How long a change waits for somebody to lead, and then for the next leader to tell what came of
+it: who removes itself is succeeded by an election."""
 
 _answer_decoder: msgspec.msgpack.Decoder[QuorumDescription | None] = msgspec.msgpack.Decoder(
     QuorumDescription | None
@@ -86,7 +84,7 @@ class QuorumService:
     async def _change(self, call: QuorumCall) -> QuorumDescription:
         """Have the leader do it, and describe what came of it, by the next leader if need be."""
         found = await self._ask_who_leads(call)
-        deadline_ms = monotonic_ms() + SETTLE_TIMEOUT_MS
+        deadline_ms = monotonic_ms() + ELECTION_PATIENCE_MS
         while found is None:
             try:
                 found = await self.describe()
