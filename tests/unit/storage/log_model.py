@@ -150,13 +150,14 @@ class LogModel:
         )
 
 
-def check_after_crash(before, after, found, *, may_begin_anew):
+def check_after_crash(before, after, found, *, base_offsets, may_begin_anew):
     """A crash amid one step leaves the log of before or of after it, or something on the way.
 
     Args:
         before: the log before the step; all of it was durable.
         after: the log after it.
         found: what was there after the crash.
+        base_offsets: where the segments began before the step.
         may_begin_anew: the step drops everything.
     """
     known = {record.offset: record for record in (*before.let_go, *before.records, *after.records)}
@@ -172,9 +173,11 @@ def check_after_crash(before, after, found, *, may_begin_anew):
         assert is_start, "neither a beginning of the old log nor the new one"
         return
     assert found.start <= after.start, (found.start, after.start)
-    # A truncation into a gap first cuts back to the last batch, then begins a segment there.
-    last_batch = max((batch.last for batch in after.batches), default=after.start - 1)
-    least_end = min(before.end, after.end, last_batch + 1)
+    # A truncation into a gap first cuts back to the last batch, or to the beginning of a segment
+    # that is left with none (the log's start may be above it), then begins a segment there.
+    left = [batch.last + 1 for batch in after.batches]
+    begun = [base for base in base_offsets if base <= after.end]
+    least_end = min(before.end, after.end, max(left + begun))
     assert least_end <= found.end <= max(before.end, after.end), (least_end, found.end)
     stays = {r.offset for r in before.records} & {r.offset for r in after.records}
     assert stays <= there.keys(), f"lost {sorted(stays - there.keys())}"

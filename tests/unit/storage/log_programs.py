@@ -149,15 +149,16 @@ class LogProgram:
             return
         await self.log.wait_durable(self.model.end)
         before = self.model.copy()
+        base_offsets = self.log.inspector.base_offsets()
         self.copies += 1
         point = CrashPoint(self.log.directory, self.root / f"crash-{self.copies}", number)
         with crash_at(point):
             await step(*numbers)
         if point.hit is not None:
-            await self.crashed(point, before, may_begin_anew=name == "reset")
+            await self.crashed(point, before, base_offsets, may_begin_anew=name == "reset")
 
-    async def crashed(self, point, before, *, may_begin_anew):
-        """Go on with what was there at the crash."""
+    async def crashed(self, point, before, base_offsets, *, may_begin_anew):
+        """Go on with what was there at the crash, of segments that began at `base_offsets`."""
         self.crashes += 1
         await self.log.wait_durable(self.model.end)
         after, abandoned = self.model, self.log
@@ -182,7 +183,13 @@ class LogProgram:
             horizons=old.horizons,
         )
         try:
-            check_after_crash(before, after, self.model, may_begin_anew=may_begin_anew)
+            check_after_crash(
+                before,
+                after,
+                self.model,
+                base_offsets=base_offsets,
+                may_begin_anew=may_begin_anew,
+            )
         except AssertionError as error:
             raise AssertionError(f"after a crash before {point.hit}: {error}") from error
         self.model.batches = sorted(b for b in self.model.batches if b.last < self.model.end)
