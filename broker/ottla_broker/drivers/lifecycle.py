@@ -28,7 +28,7 @@ from ottla_cluster.controller.commands import (
     RegisterBroker,
     RegisterBrokerResponse,
 )
-from ottla_cluster.controller.elections import loses_when_draining, loses_when_full
+from ottla_cluster.controller.elections import may_be_relieved
 from ottla_cluster.controller.features import (
     BROKER_DIRECTORIES,
     LATEST_FEATURE_LEVEL,
@@ -251,7 +251,8 @@ class BrokerLifecycle:
             await self._pause(self._interval_ms)
             return
         is_full = self._is_full()
-        if self._asks_to_be_relieved(is_full=is_full):
+        image = self._metadata.image
+        if may_be_relieved(image, self._node_id, is_draining=self._draining, is_full=is_full):
             # Others may lead before the answer is here, without this broker in their ISR. The
             # answer's version has what they got, so nothing is led here before it is known.
             self.lease.revoked()
@@ -287,12 +288,6 @@ class BrokerLifecycle:
             self.lease.confirmed(sent_at_ms)
         pause_ms = RETRY_INTERVAL_MS if response.fenced or self._draining else self._interval_ms
         await self._pause(pause_ms - (monotonic_ms() - sent_at_ms))
-
-    def _asks_to_be_relieved(self, *, is_full: bool) -> bool:
-        image = self._metadata.image
-        if self._draining and loses_when_draining(image, self._node_id):
-            return True
-        return is_full and loses_when_full(image, self._node_id)
 
     async def _reflects(self, version: int) -> bool:
         try:

@@ -117,18 +117,24 @@ def broker_fills(image: MetadataImage, topic: Topic, partition: Partition, node_
     return change(partition, isr=isr, leader=leader)
 
 
-def loses_when_full(image: MetadataImage, node_id: int) -> bool:
-    """Whether this broker loses anything by saying that its disk has no room."""
+def may_be_relieved(
+    image: MetadataImage, node_id: int, *, is_draining: bool, is_full: bool
+) -> bool:
+    """Whether others may lead before this broker hears what came of its heartbeat.
+
+    The controller may know of leaderships and members of ISRs that this image has not. So a broker
+    that shuts down has to assume the worst, and so has one that tells for the first time that its
+    disk has no room. One that tells it again and again may lead what nobody else has room for.
+    """
+    if is_draining or not is_full:
+        return is_draining
+    broker = image.brokers.get(node_id)
+    return broker is None or not broker.is_full or _loses_when_full(image, node_id)
+
+
+def _loses_when_full(image: MetadataImage, node_id: int) -> bool:
     return any(
         broker_fills(image, topic, partition, node_id)
-        for topic, partition in image.all_partitions()
-    )
-
-
-def loses_when_draining(image: MetadataImage, node_id: int) -> bool:
-    """Whether this broker loses anything by saying that it shuts down."""
-    return any(
-        broker_drains(image, topic, partition, node_id)
         for topic, partition in image.all_partitions()
     )
 

@@ -3,12 +3,15 @@
 See `partition_schedules`.
 """
 
+from ottla_cluster.controller.commands import Heartbeat
 from ottla_protocol.errors import OttlaError, Outcome
-from tests.simulation.plane.script import Script
+from tests.simulation.plane.handover_schedules import hold_metadata
+from tests.simulation.plane.script import TOPICS_MAX, Script
 from tests.simulation.plane.timing import (
     DISK_HANG_TIMEOUT_MS,
     ELECTION_TIMEOUT_MIN_MS,
     HANDOVER_TIMEOUT_MS,
+    SESSION_TIMEOUT_MS,
 )
 
 
@@ -96,6 +99,37 @@ def shutdown_hides_who_leads(*classes):
     script.finish()
 
 
+def shutdown_hides_who_leads_a_new_topic(*classes):
+    """A broker that leads nothing stops in order, and is given a partition before that is heard."""
+    script = Script(*classes, seed=3, process_count=7)
+    taken = {node_id for key in script.keys for node_id in script.state_of(key).replicas}
+    (a,) = set(script.processes) - taken - {script.controller()}
+    stopping = script.processes[a]
+    nearly_a_session_ms = SESSION_TIMEOUT_MS - 10
+    script.until(
+        lambda: stopping.lease.valid(stopping.clock_ms() + nearly_a_session_ms), "no new lease"
+    )
+    goodbye = script.hold("command", sender=a, where=lambda a: isinstance(a[1], Heartbeat))
+    stopping.stop()
+    script.until(lambda: stopping.is_draining and goodbye.messages, "it does not say that it stops")
+    while script.state.leader != a:
+        script.require(len(script.keys) < TOPICS_MAX, "it is given nothing")
+        count = len(script.keys)
+        script.administrator.create(1, script.add_clients)
+        script.until(lambda count=count: len(script.keys) > count, "no topic is made")
+        script.key = script.keys[-1]
+    script.until(script.leads(a), "it does not lead")
+    hold_metadata(script, a)
+    answers = script.hold("answer", receiver=a)
+    goodbye.release()
+    script.until(lambda: script.state.leader != a, "the leadership does not move")
+    script.commit_at_the_leader()
+    script.require(script.replica(a).leader is not None, "it knows who leads")
+    script.require(script.look_up(a, 0) is not None, "it tells what is no more true")
+    answers.end()
+    script.finish()
+
+
 def hung_disk_gives_up(*classes):
     """A leader lives, and its disk does not: others lead, though it could heartbeat for ever."""
     script = Script(*classes)
@@ -146,6 +180,7 @@ SCHEDULES = {
         ack_comes_from_the_next_leader,
         full_disk_hides_who_leads,
         shutdown_hides_who_leads,
+        shutdown_hides_who_leads_a_new_topic,
         hung_disk_gives_up,
         hung_disk_of_the_controller,
     )

@@ -226,6 +226,15 @@ class KeepsItsLeaseWhenItAsksToBeRelieved(Process):
         return False
 
 
+class TrustsItsImageWhenItAsksToBeRelieved(Process):
+    """A broker that stops leads on where it knows of nothing that it could lose."""
+
+    def asks_to_be_relieved(self):
+        return super().asks_to_be_relieved() and any(
+            self.node_id in partition.isr for _, partition in self.image.all_partitions()
+        )
+
+
 class HeartbeatsWhileItsDiskHangs(Process):
     """A broker keeps what it cannot exercise for as long as its process lives."""
 
@@ -378,6 +387,9 @@ PROCESSES = {
     "lease before the metadata": built(process=LeaseBeforeTheMetadata),
     "keeps its lease when it asks to be relieved": built(
         process=KeepsItsLeaseWhenItAsksToBeRelieved
+    ),
+    "trusts its image when it asks to be relieved": built(
+        process=TrustsItsImageWhenItAsksToBeRelieved
     ),
     "acts for its former self": built(process=ActsForItsFormerSelf),
     "assumes followers are equal": with_leader(replication.AssumesFollowersAreEqual),

@@ -10,7 +10,7 @@ from ottla_cluster.controller.commands import (
     Heartbeat,
     RegisterBroker,
 )
-from ottla_cluster.controller.elections import loses_when_draining, loses_when_full
+from ottla_cluster.controller.elections import may_be_relieved
 from ottla_cluster.controller.features import LATEST_FEATURE_LEVEL
 from ottla_cluster.controller.image import MetadataImage
 from ottla_cluster.replication.fetch_session import FetchSessions
@@ -255,6 +255,8 @@ class Process(Serving, Hosting, ControllerCalls, GivingUp):
 
     def _heartbeat(self, now_ms):
         self._heartbeat_due_ms = now_ms + CALL_TIMEOUT_MS
+        # The driver waits for one answer's metadata at a time.
+        self._awaited_lease = None
         if self.asks_to_be_relieved():
             self.lease.revoked()
         command = Heartbeat(
@@ -268,8 +270,8 @@ class Process(Serving, Hosting, ControllerCalls, GivingUp):
 
     def asks_to_be_relieved(self):
         """Whether others may lead as soon as the controller hears, without this broker in sync."""
-        return (self.is_draining and loses_when_draining(self.image, self.node_id)) or (
-            self.is_full and loses_when_full(self.image, self.node_id)
+        return may_be_relieved(
+            self.image, self.node_id, is_draining=self.is_draining, is_full=self.is_full
         )
 
     def _heartbeat_answered(self, sent_at_ms, outcome):

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from ottla_cluster.controller.commands import ElectPreferred
-from ottla_cluster.controller.elections import loses_when_full
+from ottla_cluster.controller.elections import may_be_relieved
 from ottla_cluster.controller.records import BrokerDiskChanged, PartitionChanged
 from ottla_cluster.controller.snapshot import decode_image, encode_image
 from ottla_protocol.errors import IneligibleReplicaError
@@ -31,13 +31,24 @@ def test_leadership_leaves_a_full_broker_which_leaves_the_isr(metadata):
     assert len(metadata.partition().isr) == 2
 
 
-def test_a_broker_knows_beforehand_what_it_loses(metadata):
+def test_a_broker_knows_beforehand_that_it_may_be_relieved(metadata):
+    def may_be(node_id, *, is_draining=False, is_full=True):
+        return may_be_relieved(metadata.image, node_id, is_draining=is_draining, is_full=is_full)
+
+    # Also of what it has not heard of yet.
+    assert may_be(1)
     metadata.create()
-    for node_id in (1, 2):
-        assert loses_when_full(metadata.image, node_id)
+    leader = leader_of(metadata)
+    first, last = sorted({1, 2, 3} - {leader})
+    for node_id in (first, last, leader):
+        assert not may_be(node_id, is_full=False)
+        assert may_be(node_id)
         metadata.heartbeat(node_id, is_full=True)
-        assert metadata.last_records
-        assert not loses_when_full(metadata.image, node_id)
+        assert not may_be(node_id)
+        assert may_be(node_id, is_draining=True)
+    assert leader_of(metadata) == leader
+    metadata.heartbeat(last, is_full=False)
+    assert may_be(leader)
 
 
 def test_a_full_follower_leaves_the_isr_and_the_leader_stays(metadata):
