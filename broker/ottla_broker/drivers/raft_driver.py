@@ -177,7 +177,8 @@ class RaftDriver:
 
     async def start(self) -> None:
         """Load what was persisted and begin to take inputs."""
-        persisted = await self._store.load()
+        incarnation = f"{self._random.getrandbits(64):016x}"
+        persisted = await self._store.load(incarnation)
         self._node = RaftNode(
             self._config,
             hard_state=persisted.hard_state,
@@ -188,7 +189,8 @@ class RaftDriver:
             origin=Origin(
                 self._directory_id,
                 persisted.start_count,
-                f"{self._random.getrandbits(64):016x}",
+                incarnation,
+                persisted.former_incarnations,
             ),
             remembered=persisted.remembered,
         )

@@ -10,6 +10,7 @@ between them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ottla_cluster.raft.configuration import (
     encode_configuration,
 )
 from ottla_cluster.raft.messages import (
+    FORMER_STARTS_MAX,
     Compaction,
     Entry,
     EntryKind,
@@ -62,6 +64,9 @@ ADDED_TABLES = (
     "CREATE TABLE IF NOT EXISTS remembered_starts (node_id INTEGER PRIMARY KEY,"
     " directory_id TEXT NOT NULL, start_count INTEGER NOT NULL, incarnation TEXT NOT NULL,"
     " term INTEGER NOT NULL)",
+    # A version that does not know it counts starts whose incarnations are missing here.
+    "CREATE TABLE IF NOT EXISTS start_incarnations (start_count INTEGER PRIMARY KEY,"
+    " incarnation TEXT NOT NULL)",
 )
 
 SCHEMA = (
@@ -80,7 +85,7 @@ class PersistedState:
     """Everything that the file holds; `entries` in order of their indexes.
 
     `start_count` is that of the present start: each `load` counts one. `remembered` is what other
-    voters' directories told last, by node id.
+    voters' directories told last, by node id. `former_incarnations` are as in `Origin`.
     """
 
     hard_state: HardState
@@ -88,6 +93,7 @@ class PersistedState:
     entries: tuple[Entry, ...]
     start_count: int = 1
     remembered: Mapping[int, RememberedStart] = field(default_factory=dict)
+    former_incarnations: tuple[str, ...] = ()
 
 
 class RaftStore:
@@ -97,10 +103,11 @@ class RaftStore:
         self._path = path
         self._connection: SegmentConnection | None = None
 
-    async def load(self) -> PersistedState:
+    async def load(self, incarnation: str) -> PersistedState:
         """Open the file, bring it up to the present format, count this start and read everything.
 
-        The count is durable before anything is said in this start's name.
+        The count is durable before anything is said in this start's name, and so is `incarnation`,
+        which tells this start from every other.
 
         Raises:
             StorageError: the file cannot be opened or read, its snapshot is damaged, or a newer
@@ -112,7 +119,7 @@ class RaftStore:
             self._path, lambda: connect_active(self._path, Durability.FSYNC)
         )
         await self._connection.run("upgrade the Raft state", _upgrade)
-        await self._connection.run("count the start", _count_start)
+        await self._connection.run("count the start", partial(_count_start, incarnation))
         return await self._connection.run("read the Raft state", _read)
 
     async def persist(
@@ -183,25 +190,46 @@ def _upgrade(connection: Any) -> None:
         raise StorageError(
             f"the Raft state is of format {version}, and this version reads up to {FORMAT}"
         )
-    if version < FORMAT:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            if version < FORMAT_WITHOUT_CONFIGURATIONS:
-                connection.execute(SNAPSHOT_TABLE)
-                connection.execute(f"PRAGMA user_version={FORMAT_WITHOUT_CONFIGURATIONS}")
-            for statement in ADDED_TABLES:
-                connection.execute(statement)
-            connection.execute("COMMIT")
-        except BaseException:
-            _roll_back(connection)
-            raise
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if version < FORMAT_WITHOUT_CONFIGURATIONS:
+            connection.execute(SNAPSHOT_TABLE)
+            connection.execute(f"PRAGMA user_version={FORMAT_WITHOUT_CONFIGURATIONS}")
+        for statement in ADDED_TABLES:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+    except BaseException:
+        _roll_back(connection)
+        raise
 
 
-def _count_start(connection: Any) -> None:
-    connection.execute(
-        "INSERT INTO starts VALUES (1, 1)"
-        " ON CONFLICT (id) DO UPDATE SET start_count = start_count + 1"
+def _count_start(incarnation: str, connection: Any) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(
+            "INSERT INTO starts VALUES (1, 1)"
+            " ON CONFLICT (id) DO UPDATE SET start_count = start_count + 1"
+        )
+        connection.execute(
+            "INSERT INTO start_incarnations SELECT start_count, ? FROM starts", (incarnation,)
+        )
+        connection.execute(
+            "DELETE FROM start_incarnations"
+            " WHERE start_count < (SELECT start_count FROM starts) - ?",
+            (FORMER_STARTS_MAX,),
+        )
+        connection.execute("COMMIT")
+    except BaseException:
+        _roll_back(connection)
+        raise
+
+
+def _read_former_incarnations(connection: Any, start_count: int) -> tuple[str, ...]:
+    known = dict(
+        connection.execute("SELECT start_count, incarnation FROM start_incarnations").fetchall()
     )
+    oldest = min(known, default=start_count)
+    return tuple(known.get(count, "") for count in range(start_count - 1, oldest - 1, -1))
 
 
 def _read(connection: Any) -> PersistedState:
@@ -221,6 +249,7 @@ def _read(connection: Any) -> PersistedState:
         tuple(Entry(index, term, payload, _kind(kind)) for index, term, payload, kind in entries),
         start_count,
         {node_id: RememberedStart(*row) for node_id, *row in remembered},
+        _read_former_incarnations(connection, start_count),
     )
 
 

@@ -19,6 +19,9 @@ import msgspec
 from ottla_cluster.raft.configuration import UNKNOWN_DIRECTORY, Configuration
 from ottla_protocol.errors import MalformedBodyError
 
+FORMER_STARTS_MAX: Final = 8
+"""How many starts back a data directory tells which ones they were."""
+
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _NodeId = Annotated[int, msgspec.Meta(ge=1)]
 _Url = Annotated[str, msgspec.Meta(max_length=2_048)]
@@ -83,12 +86,14 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
     """Which of a node's data directories speaks, and which start of its process.
 
     `start_count` is one more at every start on the directory, and on disk before anything is said;
-    `incarnation` is random and tells two starts of one count apart.
+    `incarnation` is random and tells two starts of one count apart. `former_incarnations` are those
+    of the starts before this one, newest first, at most FORMER_STARTS_MAX; "" where not known.
     """
 
     directory_id: str
     start_count: _Count
     incarnation: str
+    former_incarnations: Annotated[tuple[str, ...], msgspec.Meta(max_length=FORMER_STARTS_MAX)] = ()
 
 
 class RememberedStart(msgspec.Struct, frozen=True, array_like=True):

@@ -6,7 +6,9 @@ shows here:
 
 * Every start on a directory has the next number, on disk before the start says anything, and a
   random incarnation. A start with a lower number than one that is remembered, or with the same
-  number and another incarnation, began from an older copy.
+  number and another incarnation, began from an older copy. So did a later one that does not name
+  the remembered one among those before it: an older copy that was started again and again, unheard,
+  until its number was high enough.
 * A voter has on disk the term that it tells. A start that tells a lower one than an earlier start
   did has forgotten it.
 
@@ -89,6 +91,10 @@ class RememberedStarts:
 
 
 def _is_rolled_back(origin: Origin, term: int, known: RememberedStart) -> bool:
-    if origin.start_count == known.start_count:
+    later_by = origin.start_count - known.start_count
+    if later_by == 0:
         return origin.incarnation != known.incarnation
-    return origin.start_count < known.start_count or term < known.term
+    if later_by < 0 or term < known.term:
+        return True
+    former = origin.former_incarnations[later_by - 1 : later_by]
+    return former not in ((), ("",), (known.incarnation,))

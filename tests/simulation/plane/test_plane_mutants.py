@@ -269,6 +269,7 @@ LEFT_TO_THE_PARTS = {
     "sends votes of a transfer before persisting",
     "takes an older snapshot",
     "takes parts as they come",
+    "trusts later starts",
     "trusts directories that nobody named",
     "trusts observers",
     "trusts shorter logs",

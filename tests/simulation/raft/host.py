@@ -16,6 +16,7 @@ from ottla_cluster.raft import (
     RaftDirectoryRolledBackError,
     RaftNode,
 )
+from ottla_cluster.raft.messages import FORMER_STARTS_MAX
 from ottla_protocol.errors import (
     DuplicateVoterError,
     InvalidVoterChangeError,
@@ -37,6 +38,7 @@ class Disk:
         # None where directories have no ids.
         self.directory_id = None
         self.start_count = 0
+        self.incarnations = []
         self.unsynced = None
 
     def copy(self):
@@ -44,6 +46,7 @@ class Disk:
         made = copy(self)
         made.entries = list(self.entries)
         made.remembered = dict(self.remembered)
+        made.incarnations = list(self.incarnations)
         made.unsynced = None
         return made
 
@@ -123,6 +126,7 @@ class Host:
         self.state = self.machine.EMPTY
         self.has_applied_final = False
         self.disk.start_count += 1
+        self.disk.incarnations.insert(0, f"{self.node_id}.{self.incarnation}")
         self.node = self.node_class(
             self.config,
             hard_state=self.disk.hard_state,
@@ -139,8 +143,8 @@ class Host:
     def origin(self):
         if self.disk.directory_id is None:
             return None
-        incarnation = f"{self.node_id}.{self.incarnation}"
-        return Origin(self.disk.directory_id, self.disk.start_count, incarnation)
+        incarnation, *former = self.disk.incarnations[: 1 + FORMER_STARTS_MAX]
+        return Origin(self.disk.directory_id, self.disk.start_count, incarnation, tuple(former))
 
     def lose_directory(self):
         """The disk is gone; another one is in its place."""

@@ -2,6 +2,8 @@
 
 from unittest.mock import patch
 
+from msgspec.structs import replace
+
 from ottla_cluster.raft import VoteRequest
 from ottla_cluster.raft import leadership as leadership_module
 from ottla_cluster.raft import node as node_module
@@ -91,6 +93,14 @@ class TrustsEveryStart(RememberedStarts):
         return Standing.TRUSTED
 
 
+class TrustsLaterStarts(RememberedStarts):
+    """A start with a higher number is believed to follow the one that is remembered."""
+
+    def judge(self, node_id, origin, term, configuration):
+        unnamed = origin and replace(origin, former_incarnations=())
+        return super().judge(node_id, unnamed, term, configuration)
+
+
 class TrustsShorterLogs(Leadership):
     """A follower that lacks what it acknowledged is sent it again, and goes on voting."""
 
@@ -145,6 +155,7 @@ MEMBERSHIP_MUTANTS = {
     "counts acknowledgements of any directory": member(CountsAnyAcknowledgement),
     "trusts directories that nobody named": {"node": TrustsUnnamedDirectories},
     "trusts every start": {"patches": ((node_module, "RememberedStarts", TrustsEveryStart),)},
+    "trusts later starts": {"patches": ((node_module, "RememberedStarts", TrustsLaterStarts),)},
     "trusts shorter logs": {"leadership": TrustsShorterLogs},
     "sends votes of a transfer before persisting": {"host": SendsTransferVotesBeforePersisting},
     "transfers for ever": {"leadership": TransfersForEver},

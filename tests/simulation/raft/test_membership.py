@@ -5,8 +5,9 @@ import os
 import pytest
 
 from tests.simulation.raft.host import Host
-from tests.simulation.raft.membership import MEMBERSHIP_SCHEDULES, MembershipWorld
+from tests.simulation.raft.membership import MembershipWorld
 from tests.simulation.raft.membership_mutants import MEMBERSHIP_MUTANTS
+from tests.simulation.raft.membership_schedules import MEMBERSHIP_SCHEDULES
 from tests.simulation.raft.mutants import running
 from tests.simulation.raft.world import Options
 
@@ -42,6 +43,7 @@ CAUGHT_BY_SCHEDULE = {
     "counts acknowledgements of any directory": "lost_directory_acknowledges",
     "trusts directories that nobody named": "lost_directory_before_it_is_named",
     "trusts every start": "rolled_back_voter_votes_again",
+    "trusts later starts": "rolled_back_voter_starts_twice_unheard",
     "trusts shorter logs": "rolled_back_within_one_start",
     "sends votes of a transfer before persisting": "transfer_of_a_vote_that_is_not_persisted",
     "transfers for ever": "transfer_fails",

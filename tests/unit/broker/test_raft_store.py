@@ -8,6 +8,7 @@ from ottla_broker.drivers.raft_store import SCHEMA, PersistedState, RaftStore
 from ottla_broker.storage.sqlite import driver
 from ottla_cluster.raft.configuration import Configuration, Voter, encode_configuration
 from ottla_cluster.raft.messages import (
+    FORMER_STARTS_MAX,
     Compaction,
     Entry,
     EntryKind,
@@ -21,7 +22,16 @@ from ottla_protocol.errors import StorageError
 async def reopened(path):
     store = RaftStore(path)
     try:
-        return replace(await store.load(), start_count=1)
+        return replace(await store.load("reopened"), start_count=1, former_incarnations=())
+    finally:
+        await store.close()
+
+
+async def started(path, incarnation):
+    store = RaftStore(path)
+    try:
+        persisted = await store.load(incarnation)
+        return persisted.start_count, persisted.former_incarnations
     finally:
         await store.close()
 
@@ -29,7 +39,7 @@ async def reopened(path):
 @pytest.fixture
 async def store(tmp_path):
     store = RaftStore(tmp_path / "raft.sqlite")
-    await store.load()
+    await store.load("first")
     yield store
     await store.close()
 
@@ -112,7 +122,7 @@ async def test_a_file_from_before_snapshots_opens(tmp_path):
     expected = PersistedState(HardState(1, 2, 1), None, (Entry(1, 1, b"\0"),))
     assert await reopened(path) == expected
     store = RaftStore(path)
-    await store.load()
+    await store.load("first")
     await store.persist(HardState(1, 2, 1), None, (), compaction(1))
     await store.close()
     assert await reopened(path) == PersistedState(HardState(1, 2, 1), compaction(1), ())
@@ -163,7 +173,7 @@ async def test_the_version_before_can_take_it_back_until_the_log_names_its_voter
     assert [entry.index for entry in found.entries] == [1, 9]
     assert found.compaction == compaction(1)
     store = RaftStore(path)
-    await store.load()
+    await store.load("first")
     voters = Entry(10, 1, encode_configuration(Configuration((Voter(1),))), EntryKind.CONFIGURATION)
     await store.persist(HardState(1, None, 0), None, [voters])
     await store.close()
@@ -184,12 +194,25 @@ async def test_what_was_cut_off_leaves_no_kind_behind(tmp_path, store):
 
 
 async def test_every_start_is_counted_before_it_says_anything(tmp_path):
-    counts = []
-    for _ in range(3):
-        store = RaftStore(tmp_path / "raft.sqlite")
-        counts.append((await store.load()).start_count)
-        await store.close()
-    assert counts == [1, 2, 3]
+    starts = [await started(tmp_path / "raft.sqlite", name) for name in "abc"]
+    assert starts == [(1, ()), (2, ("a",)), (3, ("b", "a"))]
+
+
+async def test_only_the_last_starts_are_named(tmp_path):
+    for number in range(2 * FORMER_STARTS_MAX):
+        await started(tmp_path / "raft.sqlite", str(number))
+    _, former = await started(tmp_path / "raft.sqlite", "last")
+    assert former == tuple(map(str, range(2 * FORMER_STARTS_MAX - 1, FORMER_STARTS_MAX - 1, -1)))
+
+
+async def test_starts_of_a_version_that_names_none_are_counted(tmp_path):
+    """A file whose log names its voters has the highest format already."""
+    path = tmp_path / "raft.sqlite"
+    await started(path, "a")
+    statements(path, "DROP TABLE start_incarnations", "PRAGMA user_version=2")
+    assert await started(path, "b") == (2, ())
+    statements(path, "UPDATE starts SET start_count = 4")
+    assert await started(path, "c") == (5, ("", "", "b"))
 
 
 async def test_what_is_remembered_of_others_survives(tmp_path, store):
