@@ -1,5 +1,6 @@
 """Voters come, go, hand over and lose their directories, on real processes."""
 
+import asyncio
 import shutil
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,6 +8,7 @@ from threading import Thread
 
 import pytest
 
+from ottla_broker.drivers.raft_store import RaftStore
 from ottla_protocol import routes
 from tests.cluster.awaiting import eventually
 
@@ -146,10 +148,35 @@ def test_a_voter_is_added_leads_and_is_removed(start_cluster):
     eventually(lambda: client.describe("after", via=4), WAIT_S)
 
 
-def test_a_directory_that_was_put_back_sets_its_raft_state_aside(start_cluster, tmp_path):
+async def start_unheard(data_dir):
+    """What a process leaves that starts and reaches nobody."""
+    store = RaftStore(data_dir / "raft.sqlite")
+    await store.load("unheard")
+    await store.close()
+
+
+def lead_anew(client, controller):
+    """Have the controller lead again in a new process, which knows its followers from disk only."""
+    client.cluster.broker(controller).kill()
+    client.cluster.broker(controller).restart()
+    client.cluster.broker(controller).wait_ready()
+
+    def leads():
+        url = client.any_url() + routes.CLUSTER_QUORUM_TRANSFER
+        client.http.post(url, {"target": controller})
+        return quorum(client)["leader"] == controller
+
+    eventually(leads, WAIT_S)
+
+
+@pytest.mark.parametrize("unheard_count", [0, 2])
+def test_a_directory_that_was_put_back_sets_its_raft_state_aside(
+    start_cluster, tmp_path, unheard_count
+):
     client = start_cluster()
     before = eventually(lambda: voters(client), WAIT_S)
-    stale = next(node_id for node_id in client.node_ids if node_id != client.controller())
+    controller = client.controller()
+    stale = next(node_id for node_id in client.node_ids if node_id != controller)
     broker = client.cluster.broker(stale)
     broker.terminate()
     shutil.copytree(broker.data_dir, tmp_path / "copy")
@@ -159,6 +186,11 @@ def test_a_directory_that_was_put_back_sets_its_raft_state_aside(start_cluster, 
     broker.terminate()
     shutil.rmtree(broker.data_dir)
     shutil.copytree(tmp_path / "copy", broker.data_dir)
+    if unheard_count:
+        # The copy's starts outnumber the one that was heard.
+        for _ in range(unheard_count):
+            asyncio.run(start_unheard(broker.data_dir))
+        lead_anew(client, controller)
     broker.restart()
     assert broker.wait_exit(WAIT_S) == 1
     assert (broker.data_dir / "raft.set-aside").exists()
