@@ -45,7 +45,7 @@ def directory_told(
     for _, partition in image.all_partitions():
         change = changed.get((partition.topic_id, partition.partition))
         isr = partition.isr if change is None else change.isr
-        if isr != (told.node_id,) or len(partition.replicas) == 1:
+        if isr != (told.node_id,) or _is_harmless(partition):
             continue
         awaited = _awaited(partition, former.directory_id, told.directory_id)
         if awaited != partition.awaited_directory_id:
@@ -56,6 +56,12 @@ def directory_told(
                 directory_id=awaited,
                 partition_epoch=before.partition_epoch + 1,
             )
+
+
+def _is_harmless(partition: Partition) -> bool:
+    """Whether nobody would have to cut his log to that of the last member."""
+    # One that awaits a directory already had other replicas then, which were to be added.
+    return len(partition.replicas) == 1 and partition.awaited_directory_id is None
 
 
 def _awaited(partition: Partition, former: str, present: str) -> str | None:

@@ -4,9 +4,11 @@ import msgspec
 import pytest
 
 from ottla_cluster.controller.commands import (
+    AlterReassignments,
     ElectPreferred,
     ElectUnclean,
     FormCluster,
+    Reassignment,
     RegisterBroker,
     ReplicaEnd,
     UncleanElection,
@@ -115,6 +117,24 @@ def test_the_only_replica_leads_with_what_it_has():
     assert response.former_directory_id == "disk"
     metadata.heartbeat(node_id)
     assert metadata.partition().leader == node_id
+
+
+def test_the_only_replica_that_is_left_leads_when_it_brings_its_directory_back():
+    """It was waited for when others were being added."""
+    metadata = MetadataUnderTest()
+    metadata.create(replication_factor=1)
+    node_id = last_member(metadata)
+    added = next(n for n in (1, 2, 3) if n != node_id)
+    metadata.apply(AlterReassignments((Reassignment("orders", 0, (node_id, added)),)))
+    metadata.restart(node_id, "second", directory_id="new")
+    metadata.apply(AlterReassignments((Reassignment("orders", 0, None),)))
+    after = metadata.partition()
+    assert (after.replicas, after.leader) == ((node_id,), None)
+    metadata.restart(node_id, "third", directory_id="newer")
+    assert metadata.partition().leader is None
+    metadata.restart(node_id, "fourth", directory_id="disk")
+    after = metadata.partition()
+    assert (after.leader, after.awaited_directory_id) == (node_id, None)
 
 
 def test_a_former_directory_does_not_count_once_its_log_was_given_up():
