@@ -105,6 +105,8 @@ class BrokerLifecycle:
         self._on_fatal = on_fatal
         self._incarnation_id = uuid.uuid4().hex
         self._draining = False
+        # Whether the replicas here reflect what came of a heartbeat that told of a full disk.
+        self._was_told_full = False
         self._may_shut_down = asyncio.Event()
         self._hurry = asyncio.Event()
         self._task: CriticalTask | None = None
@@ -252,7 +254,14 @@ class BrokerLifecycle:
             return
         is_full = self._is_full()
         image = self._metadata.image
-        if may_be_relieved(image, self._node_id, is_draining=self._draining, is_full=is_full):
+        self._was_told_full = self._was_told_full and is_full
+        if may_be_relieved(
+            image,
+            self._node_id,
+            is_draining=self._draining,
+            is_full=is_full,
+            was_told_full=self._was_told_full,
+        ):
             # Others may lead before the answer is here, without this broker in their ISR. The
             # answer's version has what they got, so nothing is led here before it is known.
             self.lease.revoked()
@@ -286,6 +295,7 @@ class BrokerLifecycle:
             self.lease.revoked()
         elif await self._reflects(response.version) and sent_at_ms > self._lease_from_ms:
             self.lease.confirmed(sent_at_ms)
+            self._was_told_full = is_full
         pause_ms = RETRY_INTERVAL_MS if response.fenced or self._draining else self._interval_ms
         await self._pause(pause_ms - (monotonic_ms() - sent_at_ms))
 

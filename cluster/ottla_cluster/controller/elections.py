@@ -118,18 +118,18 @@ def broker_fills(image: MetadataImage, topic: Topic, partition: Partition, node_
 
 
 def may_be_relieved(
-    image: MetadataImage, node_id: int, *, is_draining: bool, is_full: bool
+    image: MetadataImage, node_id: int, *, is_draining: bool, is_full: bool, was_told_full: bool
 ) -> bool:
-    """Whether others may lead before this broker hears what came of its heartbeat.
+    """Whether this broker has to assume that others lead before it hears of it.
 
     The controller may know of leaderships and members of ISRs that this image has not. So a broker
-    that shuts down has to assume the worst, and so has one that tells for the first time that its
-    disk has no room. One that tells it again and again may lead what nobody else has room for.
+    that shuts down has to assume the worst, and so has one whose disk has no room and that has not
+    been answered yet since it began to tell so. One that tells it again goes by its image, for it
+    may lead what nobody else has room for; it may miss that others got room a moment ago.
     """
     if is_draining or not is_full:
         return is_draining
-    broker = image.brokers.get(node_id)
-    return broker is None or not broker.is_full or _loses_when_full(image, node_id)
+    return not was_told_full or _loses_when_full(image, node_id)
 
 
 def _loses_when_full(image: MetadataImage, node_id: int) -> bool:

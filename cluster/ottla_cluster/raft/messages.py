@@ -22,8 +22,12 @@ from ottla_protocol.errors import MalformedBodyError
 FORMER_STARTS_MAX: Final = 8
 """How many starts back a data directory tells which ones they were."""
 
+FORMER_STARTS_ACCEPTED: Final = 64
+"""How many are taken from others: a later version may tell more."""
+
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _NodeId = Annotated[int, msgspec.Meta(ge=1)]
+_FormerStarts = Annotated[tuple[str, ...], msgspec.Meta(max_length=FORMER_STARTS_ACCEPTED)]
 _Url = Annotated[str, msgspec.Meta(max_length=2_048)]
 
 
@@ -93,7 +97,15 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
     directory_id: str
     start_count: _Count
     incarnation: str
-    former_incarnations: Annotated[tuple[str, ...], msgspec.Meta(max_length=FORMER_STARTS_MAX)] = ()
+    former_incarnations: _FormerStarts = ()
+
+    def is_start_of(self, other: "Origin") -> bool:
+        """Whether both are one start; a version that knows no former ones echoes none."""
+        return (self.directory_id, self.start_count, self.incarnation) == (
+            other.directory_id,
+            other.start_count,
+            other.incarnation,
+        )
 
 
 class RememberedStart(msgspec.Struct, frozen=True, array_like=True):

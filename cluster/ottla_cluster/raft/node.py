@@ -445,7 +445,7 @@ class RaftNode(Elections, VoterChanges):
             self._leadership.admit_observer(request.sender, self._now_ms)
 
     def _handle_start_refused(self, refusal: StartRefused) -> None:
-        if refusal.refused != self._origin:
+        if self._origin is None or not refusal.refused.is_start_of(self._origin):
             return
         if self._log.configuration.voter_ids == (self._config.node_id,):
             # Set aside it would begin an empty log, and nobody could give it the other one back.

@@ -90,7 +90,8 @@ class Process(Serving, Hosting, ControllerCalls, GivingUp):
         self._calls = {}
         self._assuming = None  # [image, roles that are still being assumed]
         self._heartbeat_due_ms = 0
-        self._awaited_lease = None  # (version, sent at)
+        self._awaited_lease = None  # (version, sent at, whether it told of a full disk)
+        self._was_told_full = False
         self._eligible = (None, {}, ())
 
     # --- process --------------------------------------------------------------------------------
@@ -257,6 +258,7 @@ class Process(Serving, Hosting, ControllerCalls, GivingUp):
         self._heartbeat_due_ms = now_ms + CALL_TIMEOUT_MS
         # The driver waits for one answer's metadata at a time.
         self._awaited_lease = None
+        self._was_told_full = self._was_told_full and self.is_full
         if self.asks_to_be_relieved():
             self.lease.revoked()
         command = Heartbeat(
@@ -266,15 +268,19 @@ class Process(Serving, Hosting, ControllerCalls, GivingUp):
             draining=self.is_draining,
             is_full=self.is_full,
         )
-        self.call(command, partial(self._heartbeat_answered, now_ms))
+        self.call(command, partial(self._heartbeat_answered, now_ms, self.is_full))
 
     def asks_to_be_relieved(self):
         """Whether others may lead as soon as the controller hears, without this broker in sync."""
         return may_be_relieved(
-            self.image, self.node_id, is_draining=self.is_draining, is_full=self.is_full
+            self.image,
+            self.node_id,
+            is_draining=self.is_draining,
+            is_full=self.is_full,
+            was_told_full=self._was_told_full,
         )
 
-    def _heartbeat_answered(self, sent_at_ms, outcome):
+    def _heartbeat_answered(self, sent_at_ms, told_full, outcome):
         if isinstance(outcome, StaleBrokerEpochError):
             self.world.exits(self)
             return
@@ -286,7 +292,8 @@ class Process(Serving, Hosting, ControllerCalls, GivingUp):
             if outcome.fenced:
                 self.lease.revoked()
             else:
-                self._awaited_lease = (outcome.version, self.lease_counts_from(sent_at_ms))
+                counts_from_ms = self.lease_counts_from(sent_at_ms)
+                self._awaited_lease = (outcome.version, counts_from_ms, told_full)
                 self._confirm_lease()
                 pause_ms = RETRY_INTERVAL_MS if self.is_draining else HEARTBEAT_INTERVAL_MS
             if outcome.may_shut_down and self.is_draining:
@@ -303,11 +310,12 @@ class Process(Serving, Hosting, ControllerCalls, GivingUp):
     def _confirm_lease(self):
         """Only when the replicas here reflect the metadata that the controller had."""
         if self._awaited_lease is not None:
-            version, sent_at_ms = self._awaited_lease
+            version, sent_at_ms, told_full = self._awaited_lease
             if self.applied_image.version >= version:
                 self._awaited_lease = None
                 if self._counts_for_the_lease(sent_at_ms):
                     self.lease.confirmed(sent_at_ms)
+                    self._was_told_full = told_full
 
     def lease_is_valid(self):
         return not self.gives_up and self.lease.valid(self.clock_ms())

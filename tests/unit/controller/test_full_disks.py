@@ -32,8 +32,14 @@ def test_leadership_leaves_a_full_broker_which_leaves_the_isr(metadata):
 
 
 def test_a_broker_knows_beforehand_that_it_may_be_relieved(metadata):
-    def may_be(node_id, *, is_draining=False, is_full=True):
-        return may_be_relieved(metadata.image, node_id, is_draining=is_draining, is_full=is_full)
+    def may_be(node_id, *, is_draining=False, is_full=True, was_told_full=False):
+        return may_be_relieved(
+            metadata.image,
+            node_id,
+            is_draining=is_draining,
+            is_full=is_full,
+            was_told_full=was_told_full,
+        )
 
     # Also of what it has not heard of yet.
     assert may_be(1)
@@ -44,11 +50,12 @@ def test_a_broker_knows_beforehand_that_it_may_be_relieved(metadata):
         assert not may_be(node_id, is_full=False)
         assert may_be(node_id)
         metadata.heartbeat(node_id, is_full=True)
-        assert not may_be(node_id)
+        assert may_be(node_id)
+        assert not may_be(node_id, was_told_full=True)
         assert may_be(node_id, is_draining=True)
     assert leader_of(metadata) == leader
     metadata.heartbeat(last, is_full=False)
-    assert may_be(leader)
+    assert may_be(leader, was_told_full=True)
 
 
 def test_a_full_follower_leaves_the_isr_and_the_leader_stays(metadata):

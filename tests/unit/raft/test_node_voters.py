@@ -282,10 +282,17 @@ def test_a_late_answer_to_less_does_not_hide_what_a_later_start_has_lost():
 @pytest.mark.parametrize(
     ("voters", "error"), [(1, RaftStateCorruptError), (3, RaftDirectoryRolledBackError)]
 )
-def test_an_only_voter_that_was_put_back_keeps_its_state_and_stops(voters, error):
+@pytest.mark.parametrize("echoed", [("w",), ()], ids=["whole", "by a version without former ones"])
+def test_an_only_voter_that_was_put_back_keeps_its_state_and_stops(voters, error, echoed):
     """Nobody could give it another one."""
-    own = Origin("one", 1, "x")
-    node = make_node(voters, origin=own)
+    node = make_node(voters, origin=Origin("one", 2, "x", ("w",)))
     node.tick(START_MS)
     with pytest.raises(error):
-        node.step(StartRefused(node.term, 4, 1, own), START_MS)
+        node.step(StartRefused(node.term, 4, 1, Origin("one", 2, "x", echoed)), START_MS)
+
+
+@pytest.mark.parametrize("refused", [Origin("other", 2, "x"), Origin("one", 1, "x")])
+def test_the_refusal_of_another_start_is_nothing_to_this_one(refused):
+    node = make_node(3, origin=Origin("one", 2, "x"))
+    node.tick(START_MS)
+    assert node.step(StartRefused(node.term, 4, 1, refused), START_MS).messages == ()
