@@ -140,7 +140,7 @@ class ReplicaLogs:
             log.error("witness_damaged", slots=self._witness.damaged_slots)
         for key in [key for key in self._witness.ends if key not in wanted]:
             self._witness.forget(key)
-        await asyncio.to_thread(self._directory.remove_retired)
+        await asyncio.to_thread(self._directory.remove_all_retired)
         for replica in await asyncio.to_thread(self._directory.replicas):
             if (replica.topic_id, replica.partition) not in wanted:
                 await self._remove(replica)
@@ -314,8 +314,8 @@ class ReplicaLogs:
             self._high_watermarks.pop(key, None)
 
     async def _remove(self, replica: ReplicaDirectory) -> None:
-        await asyncio.to_thread(self._directory.retire, replica)
-        await asyncio.to_thread(self._directory.remove_retired)
+        retired = await asyncio.to_thread(self._directory.retire, replica)
+        await asyncio.to_thread(self._directory.remove_retired, retired)
         log.info(
             "replica_removed",
             partition=f"{replica.topic}-{replica.partition}",

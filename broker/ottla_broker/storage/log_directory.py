@@ -212,19 +212,30 @@ class LogDirectory:
             raise sqlite.storage_error(replica.path, "retire", error) from error
         return target
 
-    def remove_retired(self) -> None:
-        """Remove everything in `deleted`, also what a crash left there.
+    def remove_retired(self, retired: Path) -> None:
+        """Remove what `retire` moved there, and nothing that another thread may be removing.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        try:
+            remove_directory(retired)
+        except OSError as error:
+            raise sqlite.storage_error(retired, "remove", error) from error
+
+    def remove_all_retired(self) -> None:
+        """Remove what a crash left in `deleted`, while nobody else removes anything.
 
         Raises:
             StorageError: something cannot be removed.
         """
         deleted = self.path / DELETED_DIRECTORY
         try:
-            if deleted.exists():
-                for path in sorted(deleted.iterdir()):
-                    remove_directory(path)
+            left = sorted(deleted.iterdir()) if deleted.exists() else []
         except OSError as error:
             raise sqlite.storage_error(deleted, "remove", error) from error
+        for path in left:
+            self.remove_retired(path)
 
     def read_high_watermarks(self) -> dict[str, int]:
         """The checkpoint: high watermark by `<topic id>-<partition>`; empty before the first.

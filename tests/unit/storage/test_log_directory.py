@@ -100,7 +100,24 @@ def test_a_namesake_moves_aside_under_its_own_id(directory):
     assert directory.replicas() == ()
     make_replica(directory, "orders", "new", 0)
     assert [replica.topic_id for replica in directory.replicas()] == ["new"]
-    directory.remove_retired()
+    directory.remove_retired(target)
+    assert list((directory.path / "deleted").iterdir()) == []
+
+
+def test_a_removal_leaves_what_another_one_is_at(directory):
+    make_replica(directory, "orders", "old", 0)
+    make_replica(directory, "orders", "old", 1)
+    first, second = [directory.retire(replica) for replica in directory.replicas()]
+    directory.remove_retired(first)
+    assert list((directory.path / "deleted").iterdir()) == [second]
+
+
+def test_what_a_crash_left_aside_is_removed_as_a_whole(directory):
+    make_replica(directory, "orders", "old", 0)
+    make_replica(directory, "orders", "old", 1)
+    for replica in directory.replicas():
+        directory.retire(replica)
+    directory.remove_all_retired()
     assert list((directory.path / "deleted").iterdir()) == []
 
 
