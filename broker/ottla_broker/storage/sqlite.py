@@ -10,6 +10,7 @@ database in WAL mode when two connections race to reset the log (fixed in 3.51.3
 where pysqlite3 has no wheel: one connection per file keeps the race from happening.
 """
 
+import asyncio
 import importlib
 import os
 import sqlite3
@@ -173,6 +174,7 @@ class SegmentConnection(aiosqlite.Connection):
         """Whether an active segment is out of WAL for large commits; see `set_bulk`."""
         self.before_close: Callable[[Any], object] | None = None
         """What `close` does first, on the connection's thread: a last write."""
+        self._stopped: asyncio.Future[Any] | None = None
 
     async def run(self, action: str, function: Callable[[Any], T]) -> T:
         """Run `function(driver connection)` on the connection's thread.
@@ -208,6 +210,16 @@ class SegmentConnection(aiosqlite.Connection):
         finally:
             await super().close()
 
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Have the thread end; aiosqlite calls it, also where the file cannot be opened."""
+        self._stopped = super().stop()
+        return self._stopped
+
+    async def wait_stopped(self) -> None:
+        """Wait until the thread has nothing more to tell: it fails where the loop is gone by then."""
+        if self._stopped is not None:
+            await self._stopped
+
 
 async def connect(path: Path, connector: Callable[[], Any]) -> SegmentConnection:
     """Start a connection's thread and run `connector`, which opens the file, on it.
@@ -219,6 +231,7 @@ async def connect(path: Path, connector: Callable[[], Any]) -> SegmentConnection
     try:
         await connection
     except (DriverError, OSError, UnicodeDecodeError) as error:
+        await connection.wait_stopped()
         raise storage_error(path, "open", error) from error
     return connection
 

@@ -96,3 +96,16 @@ def test_a_file_that_is_no_database_counts_as_damage(tmp_path):
     with pytest.raises(sqlite.DriverError) as raised:
         sqlite.connect_active(path, Durability.FSYNC)
     assert sqlite.is_damage(raised.value)
+
+
+async def test_a_file_that_does_not_open_leaves_no_thread_behind(tmp_path, monkeypatch):
+    """One that still had something to tell would fail where its event loop is closed by then."""
+    stopped, stop = [], sqlite.SegmentConnection.stop
+    monkeypatch.setattr(
+        sqlite.SegmentConnection, "stop", lambda self: stopped.append(stop(self)) or stopped[-1]
+    )
+    path = tmp_path / "absent.sqlite"
+    with pytest.raises(StorageError, match="open failed"):
+        await sqlite.connect(path, lambda: sqlite.connect_active(path, Durability.FSYNC))
+    (told,) = stopped
+    assert told.done()
