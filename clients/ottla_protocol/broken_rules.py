@@ -88,8 +88,10 @@ def broken_rule(error: msgspec.ValidationError, model: Any = None) -> BrokenRule
     return BrokenRule(path or BODY, _rule(message, path, model))
 
 
-def malformation(body: bytes | bytearray, error: msgspec.DecodeError) -> str:
+def malformation(body: bytes | bytearray, error: msgspec.DecodeError | UnicodeDecodeError) -> str:
     """Why a body is no JSON, and where."""
+    if isinstance(error, UnicodeDecodeError):
+        return "JSON is malformed: a text in it is no UTF-8"
     if not body:
         return "the body is empty; it must be JSON"
     if "truncated" in str(error):

@@ -56,7 +56,7 @@ def decode(decoder: "msgspec.msgpack.Decoder[MessageT]", body: bytes | bytearray
     except msgspec.ValidationError as error:
         broken = broken_rule(error)
         raise InvalidRequestError(str(broken), field=broken.field) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedBodyError(f"the body is no MessagePack: {error}") from error
 
 

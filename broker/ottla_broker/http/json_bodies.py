@@ -71,5 +71,5 @@ def decode_json(
     except msgspec.ValidationError as error:
         broken = broken_rule(error, decoder.type)
         raise InvalidRequestError(str(broken), field=broken.field) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedBodyError(malformation(body, error)) from error

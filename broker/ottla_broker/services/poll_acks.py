@@ -65,7 +65,7 @@ def decode_ack(text: str, *, group: str, member_id: str | None) -> PollAck:
     try:
         padded = text.encode("ascii") + b"=" * (-len(text) % 4)
         encoded = _decoder.decode(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (UnicodeEncodeError, binascii.Error, msgspec.MsgspecError) as error:
+    except (UnicodeError, binascii.Error, msgspec.MsgspecError) as error:
         raise InvalidRequestError("ack is not the ack of a poll", field="ack") from error
     count = sum(len(partitions) for partitions in encoded.topics.values())
     if encoded.version != VERSION or not 1 <= count <= MAX_ACK_PARTITIONS:

@@ -216,7 +216,7 @@ class SegmentConnection(aiosqlite.Connection):
         return self._stopped
 
     async def wait_stopped(self) -> None:
-        """Wait until the thread has nothing more to tell: it fails where the loop is gone by then."""
+        """Wait for the last that the thread tells: it fails where the loop is gone by then."""
         if self._stopped is not None:
             await self._stopped
 

@@ -48,6 +48,7 @@ def test_a_field_that_is_wrong_is_told_with_its_rule(model, body, told):
     ("body", "told"),
     [
         (b"", "the body is empty; it must be JSON"),
+        (b'{"topics": ["\xd3"]}', "JSON is malformed: a text in it is no UTF-8"),
         (b'{"topics":', "JSON is malformed: it ends too early (byte 10)"),
         (b"{topics}", "JSON is malformed: object keys must be strings (byte 1)"),
     ],
