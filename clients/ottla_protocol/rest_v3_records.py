@@ -173,7 +173,7 @@ def _decoded(decoder: "msgspec.json.Decoder[Any]", document: bytes) -> Any:
     except msgspec.ValidationError as error:
         broken = broken_rule(error, decoder.type)
         raise InvalidRequestError(str(broken), field=broken.field) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise MalformedBodyError(malformation(document, error)) from error
     except RecursionError as error:
         raise InvalidRequestError("the JSON is nested too deeply") from error

@@ -16,6 +16,7 @@ from typing import Any
 
 import google_crc32c
 
+from ottla_broker.storage.segment_meta import Transaction
 from ottla_broker.storage.sqlite import (
     Durability,
     SegmentConnection,
@@ -190,22 +191,16 @@ def _upgrade(connection: Any) -> None:
         raise StorageError(
             f"the Raft state is of format {version}, and this version reads up to {FORMAT}"
         )
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with Transaction(connection):
         if version < FORMAT_WITHOUT_CONFIGURATIONS:
             connection.execute(SNAPSHOT_TABLE)
             connection.execute(f"PRAGMA user_version={FORMAT_WITHOUT_CONFIGURATIONS}")
         for statement in ADDED_TABLES:
             connection.execute(statement)
-        connection.execute("COMMIT")
-    except BaseException:
-        _roll_back(connection)
-        raise
 
 
 def _count_start(incarnation: str, connection: Any) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with Transaction(connection):
         connection.execute(
             "INSERT INTO starts VALUES (1, 1)"
             " ON CONFLICT (id) DO UPDATE SET start_count = start_count + 1"
@@ -218,10 +213,6 @@ def _count_start(incarnation: str, connection: Any) -> None:
             " WHERE start_count < (SELECT start_count FROM starts) - ?",
             (FORMER_STARTS_MAX,),
         )
-        connection.execute("COMMIT")
-    except BaseException:
-        _roll_back(connection)
-        raise
 
 
 def _read_former_incarnations(connection: Any, start_count: int) -> tuple[str, ...]:
@@ -293,8 +284,7 @@ def _write(
     compaction: Compaction | None,
     remembered: Sequence[tuple[int, RememberedStart]],
 ) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with Transaction(connection):
         if compaction is not None:
             _write_compaction(connection, compaction)
         if truncate_from is not None:
@@ -312,10 +302,6 @@ def _write(
             "INSERT OR REPLACE INTO hard_state VALUES (1, ?, ?, ?)",
             (hard_state.term, hard_state.voted_for, hard_state.commit_index),
         )
-        connection.execute("COMMIT")
-    except BaseException:
-        _roll_back(connection)
-        raise
 
 
 def _write_entries(connection: Any, entries: Sequence[Entry]) -> None:
@@ -357,8 +343,3 @@ def _write_compaction(connection: Any, compaction: Compaction) -> None:
             f'DELETE FROM {table} WHERE "index" <= ?',  # noqa: S608  constant names
             (compaction.compacted_index,),
         )
-
-
-def _roll_back(connection: Any) -> None:
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")

@@ -28,7 +28,7 @@ def set_meta(connection: Any, name: str, value: Any) -> None:
 
 
 class Transaction:
-    """BEGIN IMMEDIATE, then COMMIT or, if the block raised, ROLLBACK."""
+    """BEGIN IMMEDIATE, then COMMIT or, if the block or the COMMIT raised, ROLLBACK."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -37,8 +37,10 @@ class Transaction:
         self._connection.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._connection.execute("COMMIT")
-        elif self._connection.in_transaction:
+        try:
+            if kind is None:
+                self._connection.execute("COMMIT")
+        finally:
             # SQLite itself has rolled back after a full disk or an IO error.
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")

@@ -59,7 +59,7 @@ def directory_told(
 
 
 def _is_harmless(partition: Partition) -> bool:
-    """Whether nobody would have to cut his log to that of the last member."""
+    """Whether nobody would have to cut its log to that of the last member."""
     # One that awaits a directory already had other replicas then, which were to be added.
     return len(partition.replicas) == 1 and partition.awaited_directory_id is None
 

@@ -22,12 +22,12 @@ from ottla_protocol.errors import MalformedBodyError
 FORMER_STARTS_MAX: Final = 8
 """How many starts back a data directory tells which ones they were."""
 
-FORMER_STARTS_ACCEPTED: Final = 64
+FORMER_STARTS_ACCEPTED_MAX: Final = 64
 """How many are taken from others: a later version may tell more."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _NodeId = Annotated[int, msgspec.Meta(ge=1)]
-_FormerStarts = Annotated[tuple[str, ...], msgspec.Meta(max_length=FORMER_STARTS_ACCEPTED)]
+_FormerStarts = Annotated[tuple[str, ...], msgspec.Meta(max_length=FORMER_STARTS_ACCEPTED_MAX)]
 _Url = Annotated[str, msgspec.Meta(max_length=2_048)]
 
 

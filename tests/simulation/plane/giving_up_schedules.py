@@ -109,7 +109,7 @@ def shutdown_hides_who_leads_a_new_topic(*classes):
     script.until(
         lambda: stopping.lease.valid(stopping.clock_ms() + nearly_a_session_ms), "no new lease"
     )
-    goodbye = script.hold("command", sender=a, where=lambda a: isinstance(a[1], Heartbeat))
+    goodbye = script.hold("command", sender=a, where=lambda sent: isinstance(sent[1], Heartbeat))
     stopping.stop()
     script.until(lambda: stopping.is_draining and goodbye.messages, "it does not say that it stops")
     while script.state.leader != a:

@@ -3,7 +3,9 @@
 import msgspec
 import pytest
 
+from ottla_broker.http.binary import decode
 from ottla_broker.http.json_bodies import parse_json
+from ottla_broker.http.rest_v2.consumer_bodies import parse_document
 from ottla_protocol.errors import (
     InvalidRequestError,
     MalformedBodyError,
@@ -11,6 +13,7 @@ from ottla_protocol.errors import (
 )
 from ottla_protocol.models_groups import SeekGroupRequest
 from ottla_protocol.models_poll import GroupPollRequest
+from ottla_protocol.models_rest_v2 import CreateConsumer
 
 UNKNOWN_FIELD = "topic is no field of this call, which takes: " + ", ".join(
     each.encode_name for each in msgspec.structs.fields(GroupPollRequest)
@@ -81,3 +84,12 @@ def test_another_media_type_is_refused(content_type):
     assert refused.value.members["accepted"] == ["application/json"]
     with pytest.raises(MalformedBodyError):
         parse_json(b"", GroupPollRequest, content_type)
+
+
+def test_a_text_that_is_no_utf8_is_malformed_in_every_encoding():
+    body = b'{"name": "\xd3"}'
+    with pytest.raises(MalformedBodyError, match="no UTF-8"):
+        parse_document(body, CreateConsumer)
+    body = msgspec.msgpack.encode({"topics": ["xx"]}).replace(b"xx", b"\xd3x")
+    with pytest.raises(MalformedBodyError, match="no MessagePack"):
+        decode(msgspec.msgpack.Decoder(GroupPollRequest), body)

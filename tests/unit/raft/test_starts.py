@@ -6,7 +6,7 @@ from ottla_cluster.raft.configuration import Configuration, Voter
 from ottla_cluster.raft.messages import Origin, RememberedStart
 from ottla_cluster.raft.starts import RememberedStarts, Standing
 
-CONFIGURATION = Configuration((Voter(2, "", "d"),))
+CONFIGURATION = Configuration((Voter(2, "d"),))
 KNOWN = RememberedStart("d", 7, "seventh", 5)
 
 

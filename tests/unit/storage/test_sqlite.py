@@ -5,6 +5,7 @@ import stat
 import pytest
 
 from ottla_broker.storage import sqlite
+from ottla_broker.storage.segment_meta import Transaction
 from ottla_broker.storage.sqlite import Durability, has_wal_reset_bug
 from ottla_broker.storage.stored_batch import DamagedSegmentError
 from ottla_protocol.errors import StorageError
@@ -109,3 +110,17 @@ async def test_a_file_that_does_not_open_leaves_no_thread_behind(tmp_path, monke
         await sqlite.connect(path, lambda: sqlite.connect_active(path, Durability.FSYNC))
     (told,) = stopped
     assert told.done()
+
+
+def test_a_commit_that_fails_leaves_no_transaction_open(tmp_path):
+    connection = sqlite.connect_new(tmp_path / "new.sqlite")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("CREATE TABLE a (id INTEGER PRIMARY KEY)")
+    reference = "INTEGER REFERENCES a (id) DEFERRABLE INITIALLY DEFERRED"
+    connection.execute(f"CREATE TABLE b (a {reference})")
+    with pytest.raises(sqlite.DriverError, match="FOREIGN KEY"), Transaction(connection):
+        connection.execute("INSERT INTO b VALUES (7)")
+    assert not connection.in_transaction
+    with Transaction(connection):
+        assert connection.execute("SELECT * FROM b").fetchall() == []
+    connection.close()

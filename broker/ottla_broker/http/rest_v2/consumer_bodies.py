@@ -48,7 +48,7 @@ def parse_document(body: bytes, model: type[DocumentT]) -> DocumentT:
         return msgspec.json.decode(body, type=model)
     except msgspec.ValidationError as error:
         raise PayloadError(f"Payload error. {broken_rule(error, model)}.") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedBodyError(malformation(body, error)) from error
     except RecursionError as error:
         raise PayloadError("Payload error. The body is nested too deeply.") from error
